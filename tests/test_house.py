@@ -1,0 +1,303 @@
+"""The house keeps its order: who may import whom, how big things get, what tests may do, what the documents name.
+
+The tables are the rules; CONTRIBUTING.md says why. The numbers are a ratchet: each stands at or near what the tree
+measures today, and a change may lower it, never raise it. The rules, with tests of their own, are in tests/house/.
+"""
+
+import itertools
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import BY_REASON
+from tests.house import habits, imports, shape
+from tests.house.source import load
+
+ROOT = Path(__file__).parent.parent
+
+# --- rooms ------------------------------------------------------------------------------------------------------------
+BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
+MIDDLE = {
+    "edge_agent.engine",
+    "edge_agent.engine.protocol",
+    "edge_agent.routing",
+    "edge_agent.store",
+    "edge_agent.update",
+}
+# Room: the rooms it may import. A room is a package or a module; the most exact one counts.
+ROOMS: dict[str, set[str]] = {
+    "edge_agent.errors": set(),
+    "edge_agent.config": {"edge_agent.errors"},
+    "edge_agent.formats": {"edge_agent.errors"},
+    "edge_agent.v1": set(),
+    "edge_agent.client": {"edge_agent.v1"},
+    "edge_agent.logs": {"edge_agent.config"},
+    "edge_agent.systemd": set(),
+    "edge_agent.engine.protocol": set(),
+    "edge_agent.engine.runtimes": {"edge_agent.errors", "edge_agent.formats", "edge_agent.engine.protocol"},
+    # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
+    "edge_agent.engine.child": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.runtimes",
+    },
+    "edge_agent.engine": BASE | {"edge_agent.engine.protocol"},
+    "edge_agent.routing": BASE,
+    "edge_agent.store": BASE,
+    "edge_agent.update": BASE | {"edge_agent.store"},
+    "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
+    "edge_agent.daemon": BASE | MIDDLE | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
+    "edge_agent.cli": BASE | {"edge_agent.daemon", "edge_agent.client"},
+    "convert": {"edge_agent.errors", "edge_agent.formats"},
+    # Scores come from the code that will serve.
+    "convert.evaluate": {"convert", "edge_agent.errors", "edge_agent.formats", "edge_agent.engine"},
+    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
+    "benchmarks": BASE | {"edge_agent.client", "tests"},
+    "tests": set(),
+}
+
+RUNTIMES = "edge_agent.engine.runtimes"
+EDGE = ("edge_agent.service", "edge_agent.client", "edge_agent.v1")
+SCREEN = ("edge_agent.cli", "convert.cli", "benchmarks")
+# Library: the rooms that may import it. A library that is not here may be imported nowhere.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "llama_cpp": (f"{RUNTIMES}.llama",),
+    "jinja2": (f"{RUNTIMES}.llama",),
+    "onnxruntime": (RUNTIMES,),
+    "tokenizers": (RUNTIMES,),
+    "numpy": (RUNTIMES,),
+    "msgspec": ("edge_agent.engine",),
+    "sqlite3": ("edge_agent.store",),
+    "grpc": EDGE,
+    "grpc_health": EDGE,
+    "grpc_reflection": EDGE,
+    "grpc_status": EDGE,
+    "google": EDGE,
+    "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
+    "yaml": ("edge_agent.config", "convert"),
+    "structlog": (
+        "edge_agent.logs",
+        "edge_agent.daemon",
+        "edge_agent.service",
+        "edge_agent.engine",
+        "edge_agent.update",
+    ),
+    "uvloop": ("edge_agent.daemon",),
+    "typer": SCREEN,
+    "click": SCREEN,
+    "rich": SCREEN,
+}
+
+# Modules that only decide: no clock, no waiting, no file. Time is an argument.
+PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.restart", "edge_agent.routing.policy")
+
+# --- exceptions, each with its reason ---------------------------------------------------------------------------------
+ENTRIES = {
+    "edge_agent.cli.__main__": "started with python -m",
+    "edge_agent.engine.child": "started with python -m",
+    "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
+    "edge_agent.v1.feedback_pb2_grpc": "the messages are there before the service is",
+}
+LATE_IMPORTS: dict[str, str] = {}
+BROAD_EXCEPTS = {
+    "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
+    "edge_agent.service.guard": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
+}
+SLEEPING_TESTS = {
+    "tests.eventually": "polls with a deadline, so that no test has to sleep",
+    "tests.daemon": "polls until a real daemon serves; shows its log when it does not",
+}
+
+# --- the ratchet ------------------------------------------------------------------------------------------------------
+FILE_LINES_MAX = 500
+FILE_LINES_MEDIAN_MAX = 200
+FUNCTION_MAX = {"lines": 70, "complexity": 12, "parameters": 6}
+FUNCTION_LINES_MEAN_MAX = 12
+COMPLEXITY_MEAN_MAX = 3.0
+TEST_LINES_PER_SOURCE_LINE = (0.9, 1.7)
+
+CODE = load(ROOT, ["edge_agent", "convert", "benchmarks"])
+OURS = [source for source in CODE if not source.path.startswith("edge_agent/v1/")]
+SHIPPED = [source for source in OURS if not source.path.startswith("benchmarks/")]
+TESTS = load(ROOT, ["tests"])
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def require_none(violations: list[str], remedy: str) -> None:
+    """Fail with every violation and what to do about it."""
+    if violations:
+        pytest.fail("\n".join([*violations, f"=> {remedy}"]), pytrace=False)
+
+
+def require_at_most(limit: float, measured: float, remedy: str) -> None:
+    """Fail when a figure of the whole tree is over its limit."""
+    require_none([f"measured {measured:.2f}, the limit is {limit}"] if measured > limit else [], remedy)
+
+
+def document(name: str) -> str:
+    """Read a document of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_file_has_a_room():
+    """Every module is in a room of the table."""
+    inside = [source for source in CODE if source.module != "edge_agent"]
+    require_none(
+        imports.homeless(inside, ROOMS), "Put it into a room, or give the new room a line in ROOMS and in the README."
+    )
+
+
+def test_rooms_import_only_what_they_may():
+    """No room imports another one that its line in the table does not name."""
+    remedy = "Hand it over from daemon.py as a callable or a small object, or move the code to the room that owns it."
+    require_none(imports.forbidden_edges(CODE, ROOMS), remedy)
+
+
+def test_libraries_have_one_importer():
+    """Each foreign library is known in one room, and none is used that the table does not name."""
+    remedy = (
+        "Use it through the room that owns it. A new one needs a line in LIBRARIES, pyproject.toml, ARCHITECTURE.md."
+    )
+    require_none(imports.foreign_edges(CODE, LIBRARIES), remedy)
+
+
+def test_no_import_cycle():
+    """Modules import each other in one direction."""
+    require_none(imports.cycles(CODE), "Move what both need into a module below them.")
+
+
+def test_no_late_import():
+    """Imports stand at the top of the file."""
+    require_none(
+        imports.late_imports(OURS, LATE_IMPORTS),
+        "Move it to the top, or list the module in LATE_IMPORTS with the reason.",
+    )
+
+
+def test_no_dead_module():
+    """Every module is imported by another, or is an entry point."""
+    entries = ENTRIES | {
+        entry.partition(":")[0]: "console script" for entry in PYPROJECT["project"]["scripts"].values()
+    }
+    require_none(imports.unused(SHIPPED, entries), "Delete it, or list it in ENTRIES with the reason.")
+
+
+def test_deciding_modules_are_pure():
+    """Modules that decide have no clock, do not wait and open no file."""
+    require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
+    require_none(sorted(set(PURE) - imports.modules(CODE)), "PURE names a module that is not there.")
+
+
+def test_daemon_loads_no_model_library():
+    """Importing the daemon loads no library that only the child may have."""
+    script = "import sys, edge_agent.daemon; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"llama_cpp", "onnxruntime", "tokenizers", "numpy", "jinja2", "edge_agent.engine.runtimes"}
+    require_none(
+        sorted(heavy & set(loaded)),
+        "Only edge_agent.engine.child may lead to these; find the import with python -X importtime.",
+    )
+
+
+def test_files_are_short():
+    """No file is longer than the hard limit, and half of them are shorter than the median's limit."""
+    require_none(shape.long_files(OURS + TESTS, FILE_LINES_MAX), "Split it where the idea changes.")
+    require_at_most(FILE_LINES_MEDIAN_MAX, shape.median_lines(OURS), "Split the longest files where the idea changes.")
+
+
+def test_functions_are_short_and_simple():
+    """No function is over a hard limit."""
+    remedy = "Take a step out and name it; pass what belongs together as one frozen dataclass."
+    require_none(shape.oversized(shape.functions(OURS + TESTS), FUNCTION_MAX), remedy)
+
+
+def test_functions_are_short_and_simple_on_average():
+    """The mean function is short, and simple."""
+    measured = shape.functions(OURS)
+    require_at_most(FUNCTION_LINES_MEAN_MAX, shape.average(measured, "lines"), "Shorten the functions of your change.")
+    require_at_most(
+        COMPLEXITY_MEAN_MAX, shape.average(measured, "complexity"), "Simplify the functions of your change."
+    )
+
+
+def test_names_say_what_is_inside():
+    """No module or class has a name that fits anything."""
+    require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")
+
+
+def test_interfaces_have_two_implementations():
+    """Each protocol and abstract class has two implementations in the tree; a shipped fake counts."""
+    require_none(shape.lonely_interfaces(OURS), "Use the class itself, or take a Callable.")
+
+
+def test_nothing_catches_everything():
+    """Only the process boundaries catch every exception."""
+    require_none(habits.broad_excepts(OURS, BROAD_EXCEPTS), "Catch what can be raised, by name.")
+
+
+def test_tests_do_not_sleep():
+    """No test waits by sleeping."""
+    remedy = "Wait for the event, or poll with a deadline through tests/eventually.py."
+    require_none(habits.sleeping(TESTS, SLEEPING_TESTS), remedy)
+
+
+def test_tests_do_not_patch():
+    """No test replaces a part of our code."""
+    require_none(
+        habits.patching(TESTS), "Pass the fake in at the seam (the echo runtime, a callable, a clock argument)."
+    )
+
+
+def test_tests_state_facts():
+    """Every test says in its docstring what holds."""
+    require_none(habits.without_fact(TESTS), "Write the behaviour as one sentence.")
+
+
+def test_there_are_enough_tests_and_not_too_many():
+    """Lines of tests per line of source stay in the range."""
+    low, high = TEST_LINES_PER_SOURCE_LINE
+    ratio = sum(source.lines for source in TESTS) / sum(source.lines for source in SHIPPED)
+    require_at_most(high, ratio, "Put cases that differ in data only into one table.")
+    require_at_most(-low, -ratio, "Test what the change does.")
+
+
+def test_dependencies_are_explained():
+    """ARCHITECTURE.md says of every dependency what it saves us."""
+    project = PYPROJECT["project"]
+    every = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    named = [f"`{name}`" for name in habits.dependency_names(every)]
+    require_none(habits.unnamed(named, document("ARCHITECTURE.md")), "Give it a line in the dependency table.")
+
+
+def test_errors_are_listed():
+    """docs/errors.md has the stable reason of every error."""
+    require_none(
+        habits.unnamed([f"`{reason}`" for reason in BY_REASON], document("docs/errors.md")), "Give it a row there."
+    )
+
+
+def test_readme_shows_the_tree():
+    """The README's tree has every room and every module that is a room of its own."""
+    inside = [path for folder in ("edge_agent", "convert") for path in sorted((ROOT / folder).iterdir())]
+    folders = {f"{path.name}/" for path in inside if path.is_dir() and any(path.glob("*.py"))}
+    files = {path.name for path in inside if path.suffix == ".py" and path.name != "__init__.py"}
+    require_none(habits.unnamed(folders | files, document("README.md")), "Give it a line in the tree.")
+
+
+def test_scripts_are_explained():
+    """CONTRIBUTING.md explains every script."""
+    names = {f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir() if path.is_file()}
+    require_none(habits.unnamed(names, document("CONTRIBUTING.md")), "Say there what it does.")
+
+
+def test_exceptions_are_needed():
+    """Every module that has an exception exists: an exception does not outlive its reason."""
+    there = imports.modules(CODE + TESTS)
+    named = {*ENTRIES, *LATE_IMPORTS, *BROAD_EXCEPTS, *SLEEPING_TESTS}
+    require_none(sorted(named - there), "Remove the line.")
