@@ -1,0 +1,181 @@
+import datetime
+
+from edge_agent.v1 import task_pb2 as _task_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENGINE_STATE_UNSPECIFIED: _ClassVar[EngineState]
+    ENGINE_STATE_STARTING: _ClassVar[EngineState]
+    ENGINE_STATE_READY: _ClassVar[EngineState]
+    ENGINE_STATE_BACKING_OFF: _ClassVar[EngineState]
+    ENGINE_STATE_FAILED: _ClassVar[EngineState]
+    ENGINE_STATE_STOPPING: _ClassVar[EngineState]
+ENGINE_STATE_UNSPECIFIED: EngineState
+ENGINE_STATE_STARTING: EngineState
+ENGINE_STATE_READY: EngineState
+ENGINE_STATE_BACKING_OFF: EngineState
+ENGINE_STATE_FAILED: EngineState
+ENGINE_STATE_STOPPING: EngineState
+
+class Engine(_message.Message):
+    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    runtime: str
+    state: EngineState
+    pid: int
+    resident_bytes: int
+    pending: int
+    restarts: int
+    problem: str
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    device: str
+    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ...) -> None: ...
+
+class Bundle(_message.Message):
+    __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time")
+    REF_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_TIME_FIELD_NUMBER: _ClassVar[int]
+    ref: _task_pb2.BundleRef
+    kind: _task_pb2.TaskKind
+    runtime: str
+    active: bool
+    previous: bool
+    signed: bool
+    size_bytes: int
+    install_time: _timestamp_pb2.Timestamp
+    def __init__(self, ref: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., runtime: _Optional[str] = ..., active: _Optional[bool] = ..., previous: _Optional[bool] = ..., signed: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., install_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes")
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    agent_version: str
+    start_time: _timestamp_pb2.Timestamp
+    serving: bool
+    resident_bytes: int
+    tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
+    engines: _containers.RepeatedCompositeFieldContainer[Engine]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    store_bytes: int
+    disk_free_bytes: int
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+
+class ListBundlesRequest(_message.Message):
+    __slots__ = ("task", "page_size", "page_token")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    page_size: int
+    page_token: str
+    def __init__(self, task: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListBundlesResponse(_message.Message):
+    __slots__ = ("bundles", "next_page_token")
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
+    next_page_token: str
+    def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class InstallBundleRequest(_message.Message):
+    __slots__ = ("path", "no_activate", "request_id")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    NO_ACTIVATE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    no_activate: bool
+    request_id: str
+    def __init__(self, path: _Optional[str] = ..., no_activate: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class InstallBundleResponse(_message.Message):
+    __slots__ = ("bundle", "newly_installed")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    NEWLY_INSTALLED_FIELD_NUMBER: _ClassVar[int]
+    bundle: Bundle
+    newly_installed: bool
+    def __init__(self, bundle: _Optional[_Union[Bundle, _Mapping]] = ..., newly_installed: _Optional[bool] = ...) -> None: ...
+
+class ActivateBundleRequest(_message.Message):
+    __slots__ = ("task", "bundle")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    bundle: str
+    def __init__(self, task: _Optional[str] = ..., bundle: _Optional[str] = ...) -> None: ...
+
+class ActivateBundleResponse(_message.Message):
+    __slots__ = ("bundle",)
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    bundle: Bundle
+    def __init__(self, bundle: _Optional[_Union[Bundle, _Mapping]] = ...) -> None: ...
+
+class RollbackTaskRequest(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    def __init__(self, task: _Optional[str] = ...) -> None: ...
+
+class RollbackTaskResponse(_message.Message):
+    __slots__ = ("bundle",)
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    bundle: Bundle
+    def __init__(self, bundle: _Optional[_Union[Bundle, _Mapping]] = ...) -> None: ...
+
+class RemoveBundleRequest(_message.Message):
+    __slots__ = ("task", "bundle")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    bundle: str
+    def __init__(self, task: _Optional[str] = ..., bundle: _Optional[str] = ...) -> None: ...
+
+class RemoveBundleResponse(_message.Message):
+    __slots__ = ("freed_bytes",)
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    freed_bytes: int
+    def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

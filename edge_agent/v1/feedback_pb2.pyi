@@ -1,0 +1,93 @@
+import datetime
+
+from edge_agent.v1 import task_pb2 as _task_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SubmitFeedbackRequest(_message.Message):
+    __slots__ = ("prediction_id", "reviewer", "request_id", "accept", "corrected_label", "corrected_json", "corrected_text", "reject_reason")
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    REVIEWER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_LABEL_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_JSON_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_TEXT_FIELD_NUMBER: _ClassVar[int]
+    REJECT_REASON_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    reviewer: str
+    request_id: str
+    accept: bool
+    corrected_label: str
+    corrected_json: str
+    corrected_text: str
+    reject_reason: str
+    def __init__(self, prediction_id: _Optional[str] = ..., reviewer: _Optional[str] = ..., request_id: _Optional[str] = ..., accept: _Optional[bool] = ..., corrected_label: _Optional[str] = ..., corrected_json: _Optional[str] = ..., corrected_text: _Optional[str] = ..., reject_reason: _Optional[str] = ...) -> None: ...
+
+class SubmitFeedbackResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListReviewQueueRequest(_message.Message):
+    __slots__ = ("task", "page_size", "page_token")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    page_size: int
+    page_token: str
+    def __init__(self, task: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class Prediction(_message.Message):
+    __slots__ = ("prediction_id", "bundle", "input", "output", "confidence", "route", "answer_time")
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_TIME_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    bundle: _task_pb2.BundleRef
+    input: str
+    output: str
+    confidence: _task_pb2.Confidence
+    route: _task_pb2.Route
+    answer_time: _timestamp_pb2.Timestamp
+    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., route: _Optional[_Union[_task_pb2.Route, str]] = ..., answer_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListReviewQueueResponse(_message.Message):
+    __slots__ = ("predictions", "next_page_token")
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
+    next_page_token: str
+    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetPredictionRequest(_message.Message):
+    __slots__ = ("prediction_id",)
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    def __init__(self, prediction_id: _Optional[str] = ...) -> None: ...
+
+class GetPredictionResponse(_message.Message):
+    __slots__ = ("prediction",)
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    prediction: Prediction
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ...) -> None: ...
+
+class ErasePredictionRequest(_message.Message):
+    __slots__ = ("prediction_id",)
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    prediction_id: str
+    def __init__(self, prediction_id: _Optional[str] = ...) -> None: ...
+
+class ErasePredictionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
