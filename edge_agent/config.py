@@ -1,0 +1,245 @@
+"""agent.yaml: one section per room, every limit with its unit, defaults that work without a file.
+
+Sources, the later one wins: the defaults below, the directories that systemd hands over, the file (`--config`,
+`$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the command line. An unknown key is an error that
+names the nearest known one. Only this module reads the environment. The result is frozen; each room gets
+its own section.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_agent.errors import ConfigInvalid, SocketPathTooLong
+
+DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
+CONFIG_BYTES_MAX = 1024 * 1024
+SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogConfig(_Section):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level shown.")
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto = console on a terminal, JSON lines otherwise."
+    )
+
+
+class StoreConfig(_Section):
+    """What may be installed."""
+
+    allow_unsigned: bool = Field(
+        default=False, description="Install bundles without a signature. Every status then says so."
+    )
+    bundle_bytes_max: int = Field(default=16 * 2**30, ge=1, description="Largest bundle, all files together, in bytes.")
+    bundles_per_task_max: int = Field(
+        default=10, ge=2, le=1000, description="Versions kept for each task; the oldest idle one makes room."
+    )
+    disk_reserve_bytes: int = Field(
+        default=64 * 2**20, ge=0, description="Bytes that an install must leave free on the disk."
+    )
+
+
+class EngineConfig(_Section):
+    """Engines: one model in one child process each."""
+
+    cpu_threads: int = Field(default=0, ge=0, le=1024, description="Threads for all engines; 0 = one for each core.")
+    sequences_max: int = Field(default=8, ge=1, le=64, description="Requests that one engine computes together.")
+    queue_requests_max: int = Field(
+        default=64, ge=1, le=100_000, description="Inputs waiting for one engine; one more is refused."
+    )
+    load_seconds_max: Seconds = Field(
+        default=120, description="Longest time that loading a model may take, in seconds."
+    )
+    heartbeat_seconds_max: Seconds = Field(
+        default=30,
+        description="Longest silence of an engine with work, in seconds; then it is killed and started again.",
+    )
+    restart_seconds_first: Seconds = Field(
+        default=0.5, description="Pause before the first restart, in seconds; doubles with each."
+    )
+    restart_seconds_max: Seconds = Field(default=60, description="Longest pause before a restart, in seconds.")
+    load_failures_max: int = Field(
+        default=3, ge=1, le=100, description="Loads that may fail in a row; then the engine is left alone."
+    )
+
+
+class ServiceConfig(_Section):
+    """The gRPC edge."""
+
+    tcp_address: str = Field(
+        default="", description="Also listen there, e.g. 127.0.0.1:9443; empty = Unix sockets only."
+    )
+    insecure: bool = Field(default=False, description="Allow tcp_address without TLS. Anyone who reaches it may infer.")
+    inference_group: str = Field(
+        default="", description="Group that may use inference.sock (mode 0660); empty = the daemon's own."
+    )
+    message_bytes_max: int = Field(
+        default=4 * 2**20, ge=1024, le=2**30, description="Largest request or response message, in bytes."
+    )
+    calls_max: int = Field(default=256, ge=1, le=100_000, description="Calls in progress on all connections.")
+    deadline_seconds_default: Seconds = Field(
+        default=60, description="Deadline of a call that comes without one, in seconds."
+    )
+    drain_seconds: Seconds = Field(
+        default=10, description="Time that running calls get to finish when the daemon stops, in seconds."
+    )
+    request_ids_max: int = Field(
+        default=1024,
+        ge=0,
+        le=1_000_000,
+        description="Answers remembered by request_id, so that a retry is not run twice.",
+    )
+    request_id_seconds: Seconds = Field(default=300, description="How long they are remembered, in seconds.")
+
+
+class Config(_Section):
+    """The whole file."""
+
+    state_dir: Path = Field(
+        default=Path("/var/lib/edge-agent"), description="Installed bundles and state.db; one daemon owns it."
+    )
+    run_dir: Path = Field(default=Path("/run/edge-agent"), description="Sockets.")
+    log: LogConfig = LogConfig()
+    store: StoreConfig = StoreConfig()
+    engine: EngineConfig = EngineConfig()
+    service: ServiceConfig = ServiceConfig()
+
+    @property
+    def inference_socket(self) -> Path:
+        """The socket of the devices."""
+        return self.run_dir / "inference.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The socket of the operator."""
+        return self.run_dir / "admin.sock"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says; None = nothing."""
+
+    state_dir: Path | None = None
+    run_dir: Path | None = None
+
+
+def load(
+    path: Path | None = None, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
+) -> Config:
+    """Read the configuration.
+
+    Raises:
+        ConfigInvalid: the file cannot be read, is not YAML, has an unknown key or a value out of range.
+        SocketPathTooLong: a socket below run_dir has more than 107 bytes.
+    """
+    named = path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
+    plain = _read(named) if named else (_read(DEFAULT_PATH) if DEFAULT_PATH.exists() else {})
+    source = str(named or DEFAULT_PATH)
+    overrides = overrides or Overrides()
+    for key, variable in (("state_dir", "STATE_DIRECTORY"), ("run_dir", "RUNTIME_DIRECTORY")):
+        # systemd sets these from StateDirectory= and RuntimeDirectory=; several are joined by colons.
+        if environ.get(variable):
+            plain.setdefault(key, environ[variable].split(":")[0])
+        given = getattr(overrides, key)
+        if given is not None:
+            plain[key] = str(given)
+    config = _validate(plain, source)
+    if not config.service.insecure and config.service.tcp_address:
+        raise ConfigInvalid(
+            f"{source}: service.tcp_address is set without TLS",
+            remedy="Set 'insecure: true' beside it if everyone on that network may use the models, or remove it.",
+        )
+    longest = max(len(os.fsencode(sock)) for sock in (config.inference_socket, config.admin_socket))
+    if longest > SOCKET_PATH_BYTES_MAX:
+        raise SocketPathTooLong(
+            f"a socket below run_dir {config.run_dir} has {longest} bytes; the limit is {SOCKET_PATH_BYTES_MAX}"
+        )
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_BYTES_MAX + 1)
+        plain = yaml.safe_load(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
+        raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Mend the line it names.") from None
+    if plain is None:
+        return {}
+    if not isinstance(plain, dict):
+        raise ConfigInvalid(f"{path} must hold keys and values, and at most {CONFIG_BYTES_MAX} bytes")
+    return plain
+
+
+def _validate(plain: dict[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_nearest(problem["loc"])) from None
+        said = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
+        raise ConfigInvalid(said, remedy=f"See {where} in the sample agent.yaml.") from None
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    model: type[BaseModel] = Config
+    for part in loc[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    close = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean '{'.'.join([*map(str, loc[:-1]), close[0]])}'?"
+    return f"Known keys there: {', '.join(model.model_fields)}."
+
+
+def sample() -> str:
+    """Return agent.yaml with every key, its default and its meaning, every line commented out."""
+    head = [
+        "## Configuration of edge-agent. Every line is commented out because the defaults work.",
+        "## Remove the '#' in front of a key (and of its section) to change it.",
+        "#",
+    ]
+    return "\n".join([*head, *_sample_lines(Config(), "")]) + "\n"
+
+
+def _sample_lines(section: BaseModel, indent: str) -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            yield "#"
+            yield f"## {(type(value).__doc__ or '').strip()}"
+            yield f"#{indent}{key}:"
+            yield from _sample_lines(value, indent + "  ")
+            continue
+        choices = get_args(field.annotation)
+        one_of = f" One of: {', '.join(choices)}." if choices and isinstance(choices[0], str) else ""
+        yield f"#{indent}# {field.description}{one_of}"
+        yield f"#{indent}{key}: {_as_yaml(value)}"
+
+
+def _as_yaml(value: object) -> str:
+    plain = str(value) if isinstance(value, Path) else value
+    return yaml.safe_dump(plain, default_flow_style=True).replace("\n...\n", "").strip()

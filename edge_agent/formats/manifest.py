@@ -1,0 +1,289 @@
+"""The bundle manifest: what `manifest.json` may say, and the rules it is held to.
+
+A bundle is an immutable version of one task. Its identity is the sha256 of the stored bytes of `manifest.json`, so the
+bytes are kept as they came and never written again. The manifest names every file of the bundle by role, path, size and
+sha256. Unknown keys are refused: a typo must not silently drop a threshold.
+
+`parse` is the only way in; it raises SchemaUnknown or ManifestInvalid and never anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edge_agent.errors import ManifestInvalid, SchemaUnknown
+
+SCHEMA = "edge-agent/bundle/v1"
+MANIFEST_NAME = "manifest.json"
+MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+
+Kind = Literal["classify", "extract", "generate", "embed"]
+RuntimeName = Literal["llama", "onnx", "echo"]
+Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
+
+# What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
+RUNTIME_KINDS: dict[str, frozenset[str]] = {
+    "llama": frozenset({"classify", "generate"}),
+    "onnx": frozenset({"classify", "extract", "embed"}),
+    "echo": frozenset({"classify", "extract", "generate", "embed"}),
+}
+ROLES_NEEDED: dict[str, tuple[str, ...]] = {"llama": ("weights",), "onnx": ("weights", "tokenizer"), "echo": ()}
+
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+# https://semver.org, without build metadata: two versions that differ only there would sort as equal.
+Version = Annotated[str, Field(max_length=64, pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Prompt(_Section):
+    """How an input becomes the text that a decoder model reads."""
+
+    template: str = Field(default="{input}", max_length=200_000)
+    """Holds `{input}` exactly once. What stands before it is the prefix that all requests of the task share."""
+    chat: bool = False
+    """Wrap the text as a user message in the model's own chat template."""
+    system: str = Field(default="", max_length=200_000)
+    """System message; only with `chat`."""
+    label_prefix: str = Field(default=" ", max_length=16)
+    """Written before a label when it is scored; most tokenizers want the space."""
+    stops: tuple[str, ...] = Field(default=(), max_length=16)
+    """Strings that end a generation; they are not part of the answer."""
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    """0 = always the likeliest token."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Prompt:
+        if self.template.count("{input}") != 1:
+            raise ValueError("'template' must hold {input} exactly once")
+        if self.system and not self.chat:
+            raise ValueError("'system' needs 'chat: true'")
+        if any(not stop for stop in self.stops):
+            raise ValueError("'stops' must not hold an empty string")
+        return self
+
+
+class Limits(_Section):
+    """Limits of one task."""
+
+    input_tokens_max: int = Field(default=512, ge=1, le=131_072)
+    output_tokens_max: int = Field(default=256, ge=0, le=131_072)
+    inputs_max: int = Field(default=64, ge=1, le=1024)
+
+
+class Task(_Section):
+    """What devices call."""
+
+    name: TaskName
+    kind: Kind
+    labels: tuple[Label, ...] = Field(default=(), max_length=1000)
+    """classify: in the order of the model's outputs. extract on onnx: the model's tags (BIO), likewise."""
+    prompt: Prompt = Prompt()
+    limits: Limits = Limits()
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"duplicate labels: {', '.join(twice)}")
+        return labels
+
+    @model_validator(mode="after")
+    def _labels_fit_kind(self) -> Task:
+        if self.kind == "classify" and len(self.labels) < 2:
+            raise ValueError("a classify task needs at least 2 labels")
+        if self.kind in ("generate", "embed") and self.labels:
+            raise ValueError(f"a task of kind {self.kind} has no labels")
+        return self
+
+
+class Artifact(_Section):
+    """One file of the bundle."""
+
+    role: Role
+    path: str = Field(min_length=1, max_length=255)
+    sha256: Sha256
+    size_bytes: int = Field(ge=0)
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if not is_safe_path(path):
+            raise ValueError(f"path {path!r} must be relative, without '..', and of plain characters")
+        return path
+
+
+class Quantization(_Section):
+    """What the weights really hold, not what the file is called."""
+
+    type: str = Field(max_length=32)
+    bits_per_weight: float = Field(gt=0, le=64)
+    fallback_tensors: int = Field(default=0, ge=0)
+
+
+class EngineSettings(_Section):
+    """How the weights are loaded. Bundles with the same weights and the same settings share one engine."""
+
+    context_tokens: int = Field(default=1024, ge=16, le=131_072)
+    """Room for one request, prompt and answer, in tokens."""
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    """Type of the key-value cache. Confidence is calibrated with it, so the site cannot change it."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """embed on onnx: how token vectors become one vector."""
+    normalize: bool = True
+    """embed: scale the vector to length 1."""
+    quantization: Quantization | None = None
+
+
+class Threshold(_Section):
+    """Calibrated confidence: see Angelopoulos et al., Learn then Test (arXiv 2110.01052)."""
+
+    policy: Literal["threshold"] = "threshold"
+    temperature: float = Field(gt=0.0, le=100.0)
+    """Scores are divided by it before the softmax (Guo et al. 2017)."""
+    threshold: float = Field(ge=0.0, le=1.0)
+    target_risk: float = Field(gt=0.0, lt=1.0)
+    delta: float = Field(gt=0.0, lt=1.0)
+    n: int = Field(ge=1)
+    bound: float = Field(ge=0.0, le=1.0)
+    coverage: float = Field(ge=0.0, le=1.0)
+
+
+class AlwaysEscalate(_Section):
+    """No calibration: no answer counts as sure."""
+
+    policy: Literal["always_escalate"] = "always_escalate"
+    temperature: float = Field(default=1.0, gt=0.0, le=100.0)
+
+
+Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
+
+
+class Provenance(_Section):
+    """Where the bundle comes from. Free text, shown and carried, never interpreted."""
+
+    base: str = Field(default="", max_length=500)
+    licence: str = Field(default="", max_length=200)
+    sources: dict[str, str] = Field(default_factory=dict, max_length=100)
+    converter: dict[str, str] = Field(default_factory=dict, max_length=100)
+
+
+class Requires(_Section):
+    """What the machine must have."""
+
+    agent: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    """The oldest agent that can run it."""
+    memory_bytes: int = Field(default=0, ge=0)
+    device: Literal["any", "cuda", "vulkan"] = "any"
+
+
+class Manifest(_Section):
+    """`manifest.json`."""
+
+    schema_: Literal["edge-agent/bundle/v1"] = Field(default="edge-agent/bundle/v1", alias="schema")
+    task: Task
+    version: Version
+    runtime: RuntimeName
+    artifacts: tuple[Artifact, ...] = Field(default=(), max_length=64)
+    engine: EngineSettings = EngineSettings()
+    confidence: Confidence = AlwaysEscalate()
+    provenance: Provenance = Provenance()
+    requires: Requires = Requires()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if self.task.kind not in RUNTIME_KINDS[self.runtime]:
+            able = ", ".join(sorted(RUNTIME_KINDS[self.runtime]))
+            raise ValueError(f"runtime {self.runtime!r} serves {able}; not {self.task.kind}")
+        self._check_artifacts()
+        limits, room = self.task.limits, self.engine.context_tokens
+        needed = limits.input_tokens_max + (limits.output_tokens_max if self.task.kind == "generate" else 0)
+        if self.runtime == "llama" and needed > room:
+            raise ValueError(f"input and output limits need {needed} tokens; 'context_tokens' is {room}")
+        return self
+
+    def _check_artifacts(self) -> None:
+        paths = [artifact.path for artifact in self.artifacts]
+        if len(set(paths)) != len(paths) or MANIFEST_NAME in paths:
+            raise ValueError("two artifacts have the same path, or one is called manifest.json")
+        for role in ROLES_NEEDED[self.runtime]:
+            if not self.by_role(role):
+                raise ValueError(f"runtime {self.runtime!r} needs an artifact of role {role!r}")
+        for role in ("weights", "adapter", "tokenizer", "golden"):
+            if len(self.by_role(role)) > 1:
+                raise ValueError(f"more than one artifact of role {role!r}")
+
+    def by_role(self, role: str) -> tuple[Artifact, ...]:
+        """Return the artifacts of that role."""
+        return tuple(artifact for artifact in self.artifacts if artifact.role == role)
+
+    def engine_key(self) -> str:
+        """Return what bundles must share to share an engine: runtime, weights and the settings they load with."""
+        weights = [artifact.sha256 for artifact in self.by_role("weights")]
+        identity = [self.runtime, weights, self.engine.context_tokens, self.engine.kv_type]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(artifact.size_bytes for artifact in self.artifacts)
+
+
+def is_safe_path(path: str) -> bool:
+    """Tell whether a path stays inside the bundle and has nothing a file system or terminal could stumble over."""
+    plain = re.fullmatch(r"[A-Za-z0-9._/+ -]+", path) is not None
+    return plain and not {"", ".", ".."} & set(path.split("/"))
+
+
+def digest_of(manifest_bytes: bytes) -> str:
+    """Return a bundle's identity: the lower-case hexadecimal sha256 of its manifest as stored."""
+    return hashlib.sha256(manifest_bytes).hexdigest()
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline)."""
+    plain = manifest.model_dump(mode="json", by_alias=True)
+    return (json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse(manifest_bytes: bytes) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        SchemaUnknown: the `schema` key names another schema.
+        ManifestInvalid: not JSON, over 4 MiB, or a rule is broken; the message names the field and the rule.
+    """
+    if len(manifest_bytes) > MANIFEST_BYTES_MAX:
+        raise ManifestInvalid(f"manifest.json has {len(manifest_bytes)} bytes; the limit is {MANIFEST_BYTES_MAX}")
+    try:
+        plain = json.loads(manifest_bytes)
+    except (ValueError, RecursionError) as error:
+        raise ManifestInvalid(f"manifest.json is not valid JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise ManifestInvalid("manifest.json must hold a JSON object")
+    schema = plain.get("schema")
+    if schema != SCHEMA:
+        shown = repr(schema)[:100]
+        raise SchemaUnknown(f"manifest.json has schema {shown}; this agent knows {SCHEMA!r}", schema=shown)
+    try:
+        return Manifest.model_validate(plain)
+    except ValidationError as error:
+        raise ManifestInvalid(f"manifest.json: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the manifest"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{where[:200]}: {said[:500]}{more}"
