@@ -113,7 +113,7 @@ class Artifact(_Section):
     role: Role
     path: str = Field(min_length=1, max_length=255)
     sha256: Sha256
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=2**62)
 
     @field_validator("path")
     @classmethod
@@ -183,7 +183,7 @@ class Requires(_Section):
 
     agent: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
     """The oldest agent that can run it."""
-    memory_bytes: int = Field(default=0, ge=0)
+    memory_bytes: int = Field(default=0, ge=0, le=2**62)
     device: Literal["any", "cuda", "vulkan"] = "any"
 
 

@@ -1,0 +1,1 @@
+"""Content-addressed blobs, bundle archives and state.db."""

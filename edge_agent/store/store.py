@@ -1,0 +1,276 @@
+"""The store of one site: bundles in, bundles found, bundles forgotten, and never a state in between.
+
+    state_dir/lock            held while a process owns the directory
+    state_dir/state.db        which bundles there are, and which one answers (state.py)
+    state_dir/blobs/          their files, by content (blobs.py)
+
+A bundle exists when its row does, and the row is written after the last blob is durable; a row is deleted before its
+blobs are. So a kill or power cut at any point leaves only blobs that no row names, and the next open deletes them. The
+active and the previous bundle of every task are never deleted, except with the whole task.
+
+Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import edge_agent
+from edge_agent.errors import (
+    AmbiguousBundle,
+    BundleInUse,
+    BundleTooLarge,
+    BundleUnsigned,
+    DiskFull,
+    FileMissing,
+    HashMismatch,
+    ManifestInvalid,
+    RequirementUnmet,
+    StateDirInUse,
+    StateDirUnwritable,
+    StoreDamaged,
+    UnknownBundle,
+)
+from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, parse
+from edge_agent.store import archive
+from edge_agent.store.archive import Member
+from edge_agent.store.blobs import Blobs
+from edge_agent.store.limits import StoreLimits
+from edge_agent.store.state import InstalledBundle, State
+
+__all__ = ["InstalledBundle", "Store", "StoreLimits"]
+
+DIGEST_PREFIX_CHARACTERS_MIN = 8
+ENGINE_ROLES = ("weights", "adapter", "tokenizer", "golden")
+"""Roles of the files that an engine opens; a manifest has at most one file of each."""
+
+
+class Store:
+    """One owned state directory. Make it with `open`."""
+
+    def __init__(
+        self, blobs: Blobs, state: State, limits: StoreLimits, now: Callable[[], float], closing: ExitStack
+    ) -> None:
+        """Take over what `open` opened."""
+        self._blobs, self._state = blobs, state
+        self._limits, self._now = limits, now
+        self._closing = closing
+
+    @classmethod
+    def open(cls, state_dir: Path, limits: StoreLimits, now: Callable[[], float] = time.time) -> Store:
+        """Open a state directory, creating what is missing; `now` gives seconds since 1970.
+
+        Raises:
+            StateDirUnwritable: the directory cannot be created or written.
+            StateDirInUse: another process owns it; the message has its process id.
+            StoreDamaged: state.db cannot be used; the remedy says what to do.
+        """
+        with ExitStack() as closing:
+            closing.callback(os.close, _locked(state_dir))
+            blobs = Blobs(state_dir / "blobs")
+            state = State(state_dir / "state.db", may_create=blobs.used_bytes() == 0)
+            closing.callback(state.close)
+            store = cls(blobs, state, limits, now, closing)
+            store._collect()
+            store._closing = closing.pop_all()
+        return store
+
+    def close(self) -> None:
+        """Close the files and give up the directory; closing twice is fine."""
+        self._closing.close()
+
+    def install(self, path: Path, allow_unsigned: bool) -> tuple[InstalledBundle, bool]:
+        """Verify a bundle directory or tar and keep it; return it, and whether it was new.
+
+        Installing a bundle again checks the stored files too and replaces damaged ones. A new bundle does not answer
+        until `set_active`. It may push out the oldest idle bundle of its task: see `bundles_per_task_max`.
+
+        Raises:
+            BundleError: the bundle is refused; the message names the file and the rule. Nothing is left behind.
+            DiskFull: it does not fit on the disk beside the reserve. Nothing is left behind.
+        """
+        with archive.opened(path, self._limits) as members:
+            manifest_bytes = archive.manifest_bytes(members)
+            manifest = parse(manifest_bytes)
+            _check_files(manifest, members, self._limits)
+            _check_agent(manifest, edge_agent.__version__)
+            if not allow_unsigned:
+                said = f"bundle {manifest.task.name} {manifest.version} has no signature"
+                raise BundleUnsigned(said, task=manifest.task.name, version=manifest.version)
+            digest = digest_of(manifest_bytes)
+            bundle = InstalledBundle(digest, manifest_bytes, manifest, signed=False, installed_at=self._now())
+            added = self._keep(bundle, members)
+        return self._by_digest(digest), added
+
+    def bundles(self, task: str = "") -> list[InstalledBundle]:
+        """Return the installed bundles, of one task or all: by task, the newest first."""
+        return [bundle for bundle in self._state.bundles() if task in ("", bundle.manifest.task.name)]
+
+    def find(self, task: str, wanted: str) -> InstalledBundle:
+        """Return the task's bundle with that version, digest, or digest prefix of at least 8 characters.
+
+        Raises UnknownBundle, whose message lists what is installed, or AmbiguousBundle.
+        """
+        installed = self.bundles(task)
+        found = [bundle for bundle in installed if _matches(bundle, wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            said = f"{len(found)} bundles of task '{task}' match '{wanted}': {_listed(found)}"
+            raise AmbiguousBundle(said, task=task, wanted=wanted)
+        if installed:
+            said = f"task '{task}' has no bundle '{wanted}'; installed: {_listed(installed)}"
+            raise UnknownBundle(said, task=task, wanted=wanted)
+        tasks = sorted({bundle.manifest.task.name for bundle in self.bundles()})
+        said = f"task '{task}' has no bundle; tasks with bundles: {', '.join(tasks) or 'none'}"
+        raise UnknownBundle(said, task=task, wanted=wanted)
+
+    def active(self) -> dict[str, InstalledBundle]:
+        """Return the bundle that answers, by task."""
+        found = {bundle.digest: bundle for bundle in self._state.bundles()}
+        return {task: found[active] for task, (active, _) in self._state.pointers().items()}
+
+    def previous(self, task: str) -> InstalledBundle | None:
+        """Return the bundle that answered before the active one."""
+        _, previous = self._state.pointers().get(task, ("", ""))
+        return self._by_digest(previous) if previous else None
+
+    def set_active(self, digest: str) -> None:
+        """Let a bundle answer for its task; the one before becomes the previous. Once more changes nothing.
+
+        Raises UnknownBundle.
+        """
+        self._state.set_active(self._by_digest(digest).digest)
+
+    def remove(self, digest: str) -> int:
+        """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""
+        bundle = self._by_digest(digest)
+        name, version = bundle.manifest.task.name, bundle.manifest.version
+        active, previous = self._state.pointers().get(name, ("", ""))
+        if digest in (active, previous):
+            use = f"answers for task '{name}'" if digest == active else f"is what task '{name}' would roll back to"
+            raise BundleInUse(f"bundle {version} ({digest[:12]}) {use}", task=name, version=version, digest=digest)
+        self._state.remove(digest)
+        return self._collect()
+
+    def remove_task(self, task: str) -> int:
+        """Forget a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
+        if not self.bundles(task):
+            raise UnknownBundle(f"task '{task}' has no bundle", task=task)
+        self._state.remove_task(task)
+        return self._collect()
+
+    def paths(self, bundle: InstalledBundle) -> dict[str, Path]:
+        """Return the files that an engine opens, by role. Raises StoreDamaged if one is missing or has another size."""
+        paths: dict[str, Path] = {}
+        for artifact in bundle.manifest.artifacts:
+            size = self._blobs.size(artifact.sha256)
+            if size != artifact.size_bytes:
+                is_now = "is missing" if size < 0 else f"has {size} bytes instead of {artifact.size_bytes}"
+                name = f"{bundle.manifest.task.name} {bundle.manifest.version}"
+                path = self._blobs.path(artifact.sha256)
+                raise StoreDamaged(f"file {artifact.path} of bundle {name} {is_now}: {path}", path=path)
+            if artifact.role in ENGINE_ROLES:
+                paths[artifact.role] = self._blobs.path(artifact.sha256)
+        return paths
+
+    def usage(self) -> tuple[int, int]:
+        """Return the bytes of all blobs, and the bytes free on their disk."""
+        return self._blobs.used_bytes(), self._blobs.free_bytes()
+
+    def _by_digest(self, digest: str) -> InstalledBundle:
+        for bundle in self._state.bundles():
+            if bundle.digest == digest:
+                return bundle
+        raise UnknownBundle(f"no bundle with digest '{digest}' is installed", digest=digest)
+
+    def _keep(self, bundle: InstalledBundle, members: dict[str, Member]) -> bool:
+        with ExitStack() as closing:
+            closing.callback(self._collect)
+            self._copy(bundle.manifest, members)
+            try:
+                return self._state.add(bundle, self._limits.bundles_per_task_max)
+            except StoreDamaged:
+                # The commit failed but may be on the disk all the same; the next open tells. So the blobs stay.
+                closing.pop_all()
+                raise
+
+    def _copy(self, manifest: Manifest, members: dict[str, Member]) -> None:
+        sizes = {artifact.sha256: artifact.size_bytes for artifact in manifest.artifacts}
+        needed = sum(size for sha256, size in sizes.items() if self._blobs.size(sha256) != size)
+        free, reserve = self._blobs.free_bytes(), self._limits.disk_reserve_bytes
+        if needed and free - needed < reserve:
+            said = f"the bundle needs {needed} bytes; the disk has {free} free, of which {reserve} stay reserved"
+            raise DiskFull(said, needed=needed, free=free, reserve=reserve)
+        for artifact in manifest.artifacts:
+            self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
+
+    def _collect(self) -> int:
+        return self._blobs.collect({file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts})
+
+
+def _locked(state_dir: Path) -> int:
+    """Create the directory and lock it; return the descriptor that holds the lock."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        said = f"cannot write the state directory {state_dir}: {error.strerror}"
+        raise StateDirUnwritable(said, path=state_dir) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        said = f"state directory {state_dir} is in use by process {holder or 'unknown'}"
+        raise StateDirInUse(said, path=state_dir, pid=holder) from None
+    except OSError as error:
+        os.close(fd)
+        said = f"cannot lock the state directory {state_dir}: {error.strerror}"
+        raise StateDirUnwritable(said, path=state_dir) from None
+    return fd
+
+
+def _check_files(manifest: Manifest, members: dict[str, Member], limits: StoreLimits) -> None:
+    """Hold the names and sizes in the bundle against the manifest and the limits."""
+    named = {artifact.path for artifact in manifest.artifacts} | {MANIFEST_NAME}
+    for path in sorted(members.keys() - named):
+        raise ManifestInvalid(f"the bundle holds {path}, which {MANIFEST_NAME} does not name", path=path)
+    for artifact in manifest.artifacts:
+        if artifact.path not in members:
+            said = f"the bundle has no {artifact.path}, which {MANIFEST_NAME} names as {artifact.role}"
+            raise FileMissing(said, path=artifact.path, remedy="Copy the bundle again, with all its files.")
+        actual = members[artifact.path].size_bytes
+        if actual != artifact.size_bytes:
+            said = f"{artifact.path} has {actual} bytes; the manifest says {artifact.size_bytes}"
+            raise HashMismatch(said, path=artifact.path, expected=artifact.size_bytes, actual=actual)
+    if manifest.size_bytes > limits.bundle_bytes_max:
+        said = f"the bundle has {manifest.size_bytes} bytes; the limit is {limits.bundle_bytes_max}"
+        raise BundleTooLarge(said, size=manifest.size_bytes, limit=limits.bundle_bytes_max)
+
+
+def _check_agent(manifest: Manifest, agent_version: str) -> None:
+    needed = manifest.requires.agent
+    if _numbers(needed) > _numbers(agent_version):
+        said = f"the bundle needs edge-agent {needed} or newer; this is {agent_version}"
+        raise RequirementUnmet(said, remedy="Update edge-agent.", needed=needed, actual=agent_version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _matches(bundle: InstalledBundle, wanted: str) -> bool:
+    is_prefix = len(wanted) >= DIGEST_PREFIX_CHARACTERS_MIN and bundle.digest.startswith(wanted)
+    return is_prefix or wanted == bundle.manifest.version
+
+
+def _listed(bundles: list[InstalledBundle]) -> str:
+    return ", ".join(f"{bundle.manifest.version} ({bundle.digest[:12]})" for bundle in bundles)

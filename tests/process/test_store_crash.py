@@ -1,0 +1,206 @@
+"""A store killed, or failed by its disk, at every system call that matters: it ends in the old or the new release.
+
+strace stops a process at its N-th call of a kind, before the kernel runs it (`inject=CALL:signal=KILL:when=N`), or
+lets that call fail. The sweep installs and activates version 2 beside an active version 1. Where strace cannot run,
+the process is killed after seeded random times instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from edge_agent.store.store import Store
+from tests.store_cases import LIMITS, bundle, sha256_of
+
+SEED = 2
+QUICK_POINTS = 12
+CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "mkdir", "ftruncate", "fchmod")
+UPDATE = """
+import sys
+from pathlib import Path
+from edge_agent.errors import EdgeAgentError
+from edge_agent.store.store import Store, StoreLimits
+
+state_dir, source = map(Path, sys.argv[1:])
+try:
+    store = Store.open(state_dir, StoreLimits(disk_reserve_bytes=0))
+    installed, _ = store.install(source, allow_unsigned=True)
+    store.set_active(installed.digest)
+    store.close()
+except EdgeAgentError as error:
+    print(error.reason)
+    sys.exit(3)
+"""
+Point = tuple[str, int]
+
+
+@functools.cache
+def strace_works() -> bool:
+    """Tell whether strace is there and may trace."""
+    if not shutil.which("strace"):
+        return False
+    probe = [*_strace("trace=fsync"), sys.executable, "-c", ""]
+    return 0 == subprocess.run(probe, capture_output=True, check=False).returncode
+
+
+needs_strace = pytest.mark.skipif("not strace_works()", reason="strace is not installed or may not trace here")
+
+
+class Site:
+    """A state directory where version 1 answers, to be copied for each point, and a version 2 to install."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.old = bundle(root / "old", "1.0.0", weights=b"base", golden=b"old")
+        self.new = bundle(root / "new", "2.0.0", weights=b"base", golden=b"new", tokenizer=b"t" * 70_000)
+        assert 0 == self.update(root / "ready", self.old).returncode
+
+    def fresh(self) -> Path:
+        """Return a new copy of the state directory."""
+        shutil.rmtree(self.root / "state", ignore_errors=True)
+        return shutil.copytree(self.root / "ready", self.root / "state")
+
+    def update(self, state_dir: Path, source: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Install and activate a bundle in a process of its own."""
+        command = [*tracer, sys.executable, "-B", "-c", UPDATE, str(state_dir), str(source)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    def points(self, state_dir: Path) -> list[Point]:
+        """Count the calls of one undisturbed update, and return each as (call, number)."""
+        log = self.root / "log"
+        done = self.update(state_dir, self.new, *_strace(f"trace={','.join(CALLS)}"), "-o", str(log))
+        assert 0 == done.returncode, done.stderr
+        counts = Counter(re.findall(r"^(?:\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE))
+        return [(call, number) for call in CALLS for number in range(1, counts[call] + 1)]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Return a site in an empty directory."""
+    return Site(tmp_path)
+
+
+def _strace(*expressions: str) -> list[str]:
+    return ["strace", "-f", "-qq", *(part for each in expressions for part in ("-e", each))]
+
+
+def killed_at(call: str, number: int) -> list[str]:
+    """Return the strace command that kills at one point."""
+    return [*_strace(f"trace={call}", f"inject={call}:signal=KILL:when={number}"), "-o", "/dev/null"]
+
+
+def failed_at(call: str, number: int, error: str) -> list[str]:
+    """Return the strace command that lets one call fail."""
+    # --seccomp-bpf spares time, but with it strace 6.13 loses injected signals.
+    traced = _strace(f"trace={call}", f"inject={call}:error={error}:when={number}")
+    return [*traced, "--seccomp-bpf", "-o", "/dev/null"]
+
+
+def check(site: Site, state_dir: Path, allowed: tuple[str, ...]) -> str:
+    """Open the store as the next start would, hold it to its promises, finish the update; return what answered."""
+    store = Store.open(state_dir, LIMITS)
+    active = store.active().get("pos")
+    version = active.manifest.version if active else ""
+    assert version in allowed
+    assert [] == list((state_dir / "blobs" / "staging").iterdir())
+    for each in store.bundles():
+        expected = {artifact.role: artifact.sha256 for artifact in each.manifest.artifacts}
+        assert expected == {role: sha256_of(path.read_bytes()) for role, path in store.paths(each).items()}
+    named = {artifact.sha256 for each in store.bundles() for artifact in each.manifest.artifacts}
+    assert named == {path.name for path in (state_dir / "blobs").rglob("*") if path.is_file()}
+    installed, _ = store.install(site.new, allow_unsigned=True)
+    store.set_active(installed.digest)
+    assert "2.0.0" == store.active()["pos"].manifest.version
+    previous = store.previous("pos")
+    assert ("1.0.0" if "1.0.0" in allowed else None) == (previous.manifest.version if previous else None)
+    store.close()
+    return version
+
+
+def sample(points: list[Point]) -> list[Point]:
+    """Return a seeded choice of points, in order."""
+    return sorted(random.Random(SEED).sample(points, min(QUICK_POINTS, len(points))))
+
+
+def kill_sweep(site: Site, points: list[Point]) -> Counter[str]:
+    """Kill one update at each point; return how often which version answered afterwards."""
+    outcomes: Counter[str] = Counter()
+    for call, number in points:
+        state_dir = site.fresh()
+        killed = site.update(state_dir, site.new, *killed_at(call, number))
+        assert killed.returncode != 0, (call, number)
+        outcomes[check(site, state_dir, ("1.0.0", "2.0.0"))] += 1
+    return outcomes
+
+
+def error_sweep(site: Site, points: list[Point], error: str) -> Counter[str]:
+    """Let one call fail at each point; return the reasons with which the updates ended ("" = it got over it)."""
+    reasons: Counter[str] = Counter()
+    for call, number in points:
+        state_dir = site.fresh()
+        done = site.update(state_dir, site.new, *failed_at(call, number, error))
+        assert done.returncode in (0, 3), (call, number, done.stderr)
+        reasons[done.stdout.strip()] += 1
+        check(site, state_dir, ("1.0.0", "2.0.0"))
+    return reasons
+
+
+@needs_strace
+def test_a_kill_at_sampled_points_ends_in_the_old_or_the_new_release(site: Site) -> None:
+    """Never in neither, and the same update then succeeds."""
+    outcomes = kill_sweep(site, sample(site.points(site.fresh())))
+    assert {"1.0.0", "2.0.0"} >= outcomes.keys()
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_anywhere_ends_in_the_old_or_the_new_release(site: Site) -> None:
+    """Every call of the sweep; both ends occur."""
+    outcomes = kill_sweep(site, site.points(site.fresh()))
+    assert {"1.0.0", "2.0.0"} == outcomes.keys()
+
+
+@needs_strace
+def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> None:
+    """From no directory at all to the first active bundle."""
+    for call, number in sample(site.points(site.root / "first")):
+        shutil.rmtree(site.root / "first", ignore_errors=True)
+        killed = site.update(site.root / "first", site.new, *killed_at(call, number))
+        assert killed.returncode != 0, (call, number)
+        check(site, site.root / "first", ("", "2.0.0"))
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site: Site, error: str) -> None:
+    """Each write and each sync fails once. Only the checkpoint after the last commit may fail unnoticed."""
+    points = [point for point in site.points(site.fresh()) if point[0] in ("write", "pwrite64", "fsync", "fdatasync")]
+    reasons = error_sweep(site, points, error)
+    assert {"", "STATE_DIR_UNWRITABLE", "STORE_DAMAGED"} == reasons.keys() - {"DISK_FULL"}
+    assert (error == "ENOSPC") == ("DISK_FULL" in reasons)
+    assert reasons[""] < len(points) / 2
+
+
+@pytest.mark.skipif("strace_works()", reason="the sweep with strace is exact")
+def test_a_kill_at_random_times_ends_in_the_old_or_the_new_release(site: Site) -> None:
+    """The stand-in for the sweep where strace cannot run."""
+    rng = random.Random(SEED)
+    for _ in range(QUICK_POINTS):
+        state_dir = site.fresh()
+        command = [sys.executable, "-B", "-c", UPDATE, str(state_dir), str(site.new)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                process.wait(timeout=rng.uniform(0.1, 0.4))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        check(site, state_dir, ("1.0.0", "2.0.0"))

@@ -1,0 +1,101 @@
+"""The store on a disk of a few megabytes, read-only, or owned by another process."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import DiskFull, StateDirInUse, StateDirUnwritable
+from edge_agent.store.store import Store
+from tests.store_cases import LIMITS, blob_names, bundle
+
+HOLD = """
+import sys
+from pathlib import Path
+from edge_agent.store.store import Store, StoreLimits
+
+store = Store.open(Path(sys.argv[1]), StoreLimits())
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def mount(*arguments: str) -> None:
+    """Mount, or skip the test where this process may not."""
+    if not shutil.which("mount"):
+        pytest.skip("needs mount")
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return the root of a file system of 2 MiB and 14 files."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("-t", "tmpfs", "-o", "size=2m,nr_inodes=14", "edge-agent-test", str(disk))
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_bundle_larger_than_the_disk_is_refused_before_it_is_copied(small_disk: Path, tmp_path: Path) -> None:
+    """The message has the numbers, and the store goes on working."""
+    store = Store.open(small_disk / "state", LIMITS)
+    big = bundle(tmp_path / "big", "2.0.0", weights=b"w" * 3 * 2**20)
+    with pytest.raises(DiskFull, match="needs 3145728 bytes; the disk has"):
+        store.install(big, allow_unsigned=True)
+    assert set() == blob_names(small_disk / "state")
+    assert store.install(bundle(tmp_path / "small", weights=b"w"), allow_unsigned=True)[1]
+    store.close()
+
+
+def test_the_reserve_counts_on_a_real_disk(small_disk: Path, tmp_path: Path) -> None:
+    """A bundle that would fit alone does not fit beside the reserve."""
+    store = Store.open(small_disk / "state", replace(LIMITS, disk_reserve_bytes=2**20))
+    with pytest.raises(DiskFull, match="of which 1048576 stay reserved"):
+        store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
+    store.close()
+
+
+def test_a_disk_that_fills_while_copying_leaves_nothing_of_the_bundle(small_disk: Path, tmp_path: Path) -> None:
+    """Free space said yes, but the disk has no more files to give; what was active before still is."""
+    store = Store.open(small_disk / "state", LIMITS)
+    first, _ = store.install(bundle(tmp_path / "small"), allow_unsigned=True)
+    store.set_active(first.digest)
+    files = {"weights": b"1", "adapter": b"2", "tokenizer": b"3", "golden": b"4"}
+    with pytest.raises(DiskFull, match="No space left on device"):
+        store.install(bundle(tmp_path / "many", "2.0.0", **files), allow_unsigned=True)
+    assert set() == blob_names(small_disk / "state")
+    assert ([first], {"pos": first}) == (store.bundles(), store.active())
+    store.close()
+
+
+def test_a_read_only_disk_is_unwritable(tmp_path: Path) -> None:
+    """An existing state directory that the kernel lets nobody write."""
+    Store.open(tmp_path / "state", LIMITS).close()
+    mount("--bind", str(tmp_path / "state"), str(tmp_path / "state"))
+    try:
+        mount("-o", "remount,bind,ro", str(tmp_path / "state"))
+        with pytest.raises(StateDirUnwritable, match="Read-only file system"):
+            Store.open(tmp_path / "state", LIMITS)
+    finally:
+        subprocess.run(["umount", str(tmp_path / "state")], check=True)
+
+
+def test_a_second_process_is_told_who_owns_the_directory(tmp_path: Path) -> None:
+    """The lock goes with the process, however it ends."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "state")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert "open\n" == holder.stdout.readline()
+        with pytest.raises(StateDirInUse, match=f"in use by process {holder.pid}$"):
+            Store.open(tmp_path / "state", LIMITS)
+        holder.kill()
+    Store.open(tmp_path / "state", LIMITS).close()

@@ -1,0 +1,49 @@
+"""What the tests of the store share: small bundles with chosen files, tars of them, and a look at the disk.
+
+folder = bundle(tmp_path / "b", version="1.1.0", weights=b"w", golden=b"g")
+tar = tar_of(folder, tmp_path / "b.tar")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from edge_agent.store.store import StoreLimits
+from tests.bundles import echo_bundle
+
+LIMITS = StoreLimits(disk_reserve_bytes=0)
+
+
+def bundle(directory: Path, version: str = "1.0.0", task: str = "pos", more: Any = None, **files: bytes) -> Path:
+    """Write an echo bundle with one file for each role."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for role, content in files.items():
+        (directory / f"{role}.bin").write_bytes(content)
+    artifacts = [_artifact(role, content) for role, content in files.items()]
+    return echo_bundle(directory, task, labels=("no", "yes"), version=version, artifacts=artifacts, **(more or {}))
+
+
+def _artifact(role: str, content: bytes) -> dict[str, Any]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"role": role, "path": f"{role}.bin", "sha256": sha256, "size_bytes": len(content)}
+
+
+def tar_of(directory: Path, path: Path, prefix: str = "") -> Path:
+    """Write a directory's files as a tar."""
+    with tarfile.open(path, "w") as tar:
+        for file in sorted(directory.rglob("*")):
+            tar.add(file, prefix + str(file.relative_to(directory)), recursive=False)
+    return path
+
+
+def blob_names(state_dir: Path) -> set[str]:
+    """Return the names of all blobs, and of whatever lies in staging."""
+    return {path.name for path in (state_dir / "blobs").rglob("*") if path.is_file()}
+
+
+def sha256_of(content: bytes) -> str:
+    """Return the name that a blob of these bytes has."""
+    return hashlib.sha256(content).hexdigest()

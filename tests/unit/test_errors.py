@@ -1,0 +1,90 @@
+"""The error tree: drawn, stable, and able to cross a pipe."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from edge_agent import errors
+from edge_agent.errors import BY_REASON, CapacityError, EdgeAgentError, ModelFailed, QueueFull, from_wire
+
+LEAVES = sorted(BY_REASON.values(), key=lambda cls: cls.__name__)
+
+
+def drawn() -> dict[str, str]:
+    """Return the family of each leaf, as the module's docstring draws them."""
+    families: dict[str, str] = {}
+    family = ""
+    for line in (errors.__doc__ or "").splitlines():
+        names = re.findall(r"\b[A-Z][A-Za-z]+\b", line)
+        head = re.match(r"    [├└]── (\w+)", line)
+        if head:
+            family = head[1]
+        elif re.match(r"    [│ ]   [├└]──", line):
+            families.update(dict.fromkeys(names, family))
+    return families
+
+
+def test_every_leaf_is_drawn_under_its_family() -> None:
+    """The tree in the docstring names each class once, under the class it inherits from."""
+    assert {cls.__name__: cls.__bases__[0].__name__ for cls in LEAVES} == drawn()
+
+
+def test_a_class_without_a_reason_is_a_family() -> None:
+    """No class is left out of BY_REASON but the root and the six families."""
+    everything = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    families = set(drawn().values())
+    assert {"EdgeAgentError", "CapacityError"} | families == everything - {cls.__name__ for cls in LEAVES}
+    assert 6 == len(families)
+
+
+def test_reasons_are_unique() -> None:
+    """No two classes share a reason."""
+    own = [vars(cls)["reason"] for cls in LEAVES]
+    assert len(set(own)) == len(own)
+
+
+@pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
+def test_a_reason_is_upper_snake(cls: type[EdgeAgentError]) -> None:
+    """ErrorInfo.reason is at most 63 characters of [A-Z][A-Z0-9_]+[A-Z0-9] (google/rpc/error_details.proto)."""
+    assert re.fullmatch(r"[A-Z][A-Z0-9_]+[A-Z0-9]", cls.reason)
+    assert len(cls.reason) <= 63
+
+
+@pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
+def test_an_error_crosses_the_wire_whole(cls: type[EdgeAgentError]) -> None:
+    """Class, message, remedy and metadata come back as they were sent."""
+    sent = cls("it broke at 7", remedy="Mend it.", count=7, path="a/b")
+    back = from_wire(sent.reason, sent.message, sent.remedy, sent.metadata)
+    assert (cls, "it broke at 7", "Mend it.") == (type(back), back.message, back.remedy)
+    assert {"count": "7", "path": "a/b"} == back.metadata
+
+
+def test_an_unknown_reason_becomes_model_failed() -> None:
+    """A child of another version cannot make the parent stumble."""
+    back = from_wire("NEVER_HEARD_OF", "something", "", {})
+    assert (ModelFailed, "something") == (type(back), back.message)
+
+
+def test_the_root_s_reason_cannot_be_claimed_from_the_wire() -> None:
+    """INTERNAL is nobody's reason on the wire: the root itself is never raised."""
+    assert ModelFailed is type(from_wire("INTERNAL", "x", "", {}))
+
+
+def test_the_message_is_the_text_of_the_exception() -> None:
+    """Logs and tracebacks show the same sentence as the caller."""
+    assert "the queue has 64 of 64" == str(QueueFull("the queue has 64 of 64"))
+
+
+def test_a_class_s_remedy_applies_until_an_instance_has_its_own() -> None:
+    """`remedy_default` stands in."""
+    assert QueueFull.remedy_default == QueueFull("full").remedy
+    assert "Wait." == QueueFull("full", remedy="Wait.").remedy
+
+
+def test_capacity_errors_say_when_to_try_again() -> None:
+    """The default is one second."""
+    assert 1.0 == QueueFull("full").retry_seconds
+    assert 2.5 == QueueFull("full", retry_seconds=2.5).retry_seconds
+    assert all(issubclass(cls, CapacityError) for cls in LEAVES if drawn()[cls.__name__] == "CapacityError")
