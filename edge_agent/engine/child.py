@@ -1,0 +1,130 @@
+"""The child's side of the pipe: one thread that reads its mailbox, does one step of work, sends what came out.
+
+Started as `python -m edge_agent.engine.child FD` by `process.py`; ends when the parent's end of the socketpair closes,
+on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+
+from edge_agent.engine import protocol, runtimes
+from edge_agent.engine.runtimes.jobs import failed
+from edge_agent.errors import EdgeAgentError, ModelFailed, ModelLoadFailed
+from edge_agent.formats import manifest
+
+RECEIVE_BYTES = 1 << 20
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Child:
+    """Owns the socket and the runtime."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take the child's end of the socketpair."""
+        self._socket = sock
+        self._splitter = protocol.FrameSplitter()
+        self._runtime: runtimes.Runtime | None = None
+        self._progress_at = 0.0
+        self._stopped = False
+
+    def run(self) -> None:
+        """Serve until the parent says Stop or is gone."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while not self._stopped:
+                self._receive()
+                if self._busy():
+                    self._step()
+        if self._runtime is not None:
+            self._runtime.close()
+
+    def _busy(self) -> bool:
+        return self._runtime is not None and self._runtime.busy
+
+    def _receive(self) -> None:
+        """Handle what is in the mailbox; wait for it only when there is nothing to compute."""
+        timeout = 0 if self._busy() else None
+        while not self._stopped and select.select([self._socket], [], [], timeout)[0]:
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                self._stopped = True
+                return
+            for body in self._splitter.feed(data):
+                self._handle(protocol.decode_to_child(body))
+            timeout = 0
+
+    def _step(self) -> None:
+        assert self._runtime is not None
+        self._send(self._runtime.step())
+        now = time.monotonic()
+        if now - self._progress_at >= protocol.PROGRESS_SECONDS:
+            self._progress_at = now
+            self._send([protocol.Progress()])
+
+    def _send(self, messages: Iterable[protocol.Message]) -> None:
+        data = b"".join(map(protocol.frame, messages))
+        if data:
+            self._socket.sendall(data)
+
+    def _handle(self, message: protocol.ToChild) -> None:
+        match message:
+            case protocol.Run(job_id=about) | protocol.Attach(digest=about):
+                fallback: type[EdgeAgentError] = ModelFailed
+            case _:
+                about, fallback = "", ModelLoadFailed
+        try:
+            self._send(self._act(message))
+        except EdgeAgentError as error:
+            self._send([failed(about, error)])
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
+            # Whatever a model library throws becomes that request's failure.
+            traceback.print_exc()
+            self._send([failed(about, fallback(f"the runtime raised {type(error).__name__}"))])
+
+    def _act(self, message: protocol.ToChild) -> Iterable[protocol.Message]:
+        match message:
+            case protocol.Load():
+                runtime = runtimes.create(message.runtime)
+                details = runtime.load(message)
+                self._runtime = runtime
+                return [protocol.Ready(device=runtime.device, details=details)]
+            case protocol.Ping():
+                return [protocol.Pong()]
+            case protocol.Stop():
+                self._stopped = True
+                return []
+        assert self._runtime is not None, "the parent sends Load first"
+        match message:
+            case protocol.Run():
+                self._runtime.submit(message)
+            case protocol.Cancel():
+                return self._runtime.cancel(message.job_id)
+            case protocol.Detach():
+                return self._runtime.detach(message.digest)
+            case protocol.Attach():
+                self._runtime.attach(message.digest, manifest.parse(message.manifest), message.paths)
+                return [protocol.Attached(digest=message.digest)]
+        return []
+
+
+def main(descriptor: int) -> None:
+    """Run the child on an inherited socket."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; stopping is the parent's business
+    with socket.socket(fileno=descriptor) as sock:
+        sock.setblocking(True)
+        Child(sock).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

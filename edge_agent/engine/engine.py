@@ -1,0 +1,451 @@
+"""One engine: a loaded base in a supervised child, and the jobs on their way through it.
+
+The engine owns all its state and lives on one event loop. A supervising task starts the child, loads the base, attaches
+the bundles and watches: *alive* is the process, *ready* is loaded and every bundle attached, *progressing* is any
+message within `heartbeat_seconds_max`; a child that is silent for longer is killed and started again.
+
+When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
+job that was alone and kills the child again ends with EngineCrashed. Jobs still waiting simply wait for the next child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine import protocol
+from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.restart import RestartPolicy
+from edge_agent.engine.waiting import Ticket, Waiting
+from edge_agent.errors import (
+    DeadlineExpired,
+    EdgeAgentError,
+    EngineCrashed,
+    EngineNotReady,
+    ModelLoadFailed,
+    StreamBroken,
+    from_wire,
+)
+
+STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
+
+log = structlog.get_logger("edge_agent.engine")
+
+
+class State(enum.Enum):
+    """What an engine is doing."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BACKING_OFF = "backing off"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+@dataclass
+class _Job:
+    run: protocol.Run
+    ticket: Ticket
+    queued_at: float
+    events: asyncio.Queue[protocol.Event | EdgeAgentError] = field(default_factory=asyncio.Queue)
+    sent_at: float = 0.0
+    streamed: bool = False
+    retried: bool = False
+
+
+@dataclass
+class _Bundle:
+    attach: protocol.Attach
+    attached: asyncio.Future[None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a job, with the time it waited in this process."""
+
+    done: protocol.Done
+    queue_ms: float
+
+
+class Engine:
+    """See the module. `on_change` is called whenever readiness may have changed."""
+
+    def __init__(self, name: str, load: protocol.Load, config: EngineConfig, on_change: Callable[[], None]) -> None:
+        """Prepare; `start` begins."""
+        self.name = name
+        self.load = load
+        self.state = State.STARTING
+        self.problem = ""
+        self.device = ""
+        self.restarts = 0
+        self._config = config
+        self._on_change = on_change
+        self._policy = RestartPolicy(config)
+        self._waiting = Waiting(config.queue_requests_max)
+        self._jobs: dict[str, _Job] = {}
+        self._running: dict[str, _Job] = {}
+        self._bundles: dict[str, _Bundle] = {}
+        self._child: ChildProcess | None = None
+        self._exit: asyncio.Future[int] = asyncio.Future()
+        self._loaded: asyncio.Future[None] = asyncio.Future()
+        self._heard_at = 0.0
+        self._idle = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child, 0 without one."""
+        return self._child.pid if self._child else 0
+
+    @property
+    def pending(self) -> int:
+        """Jobs waiting and running."""
+        return len(self._jobs)
+
+    @property
+    def digests(self) -> list[str]:
+        """Bundles on this engine."""
+        return list(self._bundles)
+
+    def ready(self, digest: str) -> bool:
+        """Tell whether that bundle answers now."""
+        bundle = self._bundles.get(digest)
+        # STARTING counts as well: the bundle may be attached a moment before the supervisor notes that all of them are.
+        up = self.state in (State.STARTING, State.READY)
+        return up and bundle is not None and _succeeded(bundle.attached)
+
+    def start(self) -> None:
+        """Start the supervising task; also again after FAILED."""
+        if self._supervisor is None or self._supervisor.done():
+            self._policy = RestartPolicy(self._config)
+            self._set_state(State.STARTING)
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.name}")
+
+    async def attach(self, attach: protocol.Attach) -> None:
+        """Add a bundle and wait until it is ready. After an error it is still wanted: `detach` drops it.
+
+        Raises:
+            ModelLoadFailed, EngineCrashed: the first try failed.
+        """
+        bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
+        self.start()
+        if self.state is State.READY:
+            self._send(attach)
+        await asyncio.shield(bundle.attached)
+
+    async def detach(self, digest: str, drain_seconds: float) -> None:
+        """Remove a bundle; its jobs get that long to finish."""
+        bundle = self._bundles.pop(digest, None)
+        if bundle is None:
+            return
+        _resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
+        deadline = _now() + drain_seconds
+        while any(job.run.digest == digest for job in self._jobs.values()) and _now() < deadline:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._idle.wait()
+            except TimeoutError:
+                break
+        self._send(protocol.Detach(digest=digest))
+
+    def reserve(self, digest: str, jobs: int) -> None:
+        """Raise QueueFull, EngineNotReady or ModelLoadFailed unless `jobs` more would be taken now."""
+        if self.state is State.FAILED:
+            raise ModelLoadFailed(f"the model does not load: {self.problem}")
+        if not self.ready(digest):
+            pause = self._config.restart_seconds_first
+            raise EngineNotReady(f"the model is {self.state.value}", retry_seconds=pause, state=self.state.value)
+        self._waiting.reserve(jobs)
+
+    async def events(self, run: protocol.Run, deadline: float) -> AsyncGenerator[protocol.Chunk | Answer, None]:
+        """Compute one input: yield its chunks, then its Answer. Leaving early cancels it.
+
+        Raises:
+            CallerError, CapacityError, ModelError: as the job ended.
+        """
+        self.reserve(run.digest, 1)
+        job = _Job(run, Ticket(run.job_id, deadline), _now())
+        self._jobs[run.job_id] = job
+        self._waiting.add(job.ticket)
+        self._pump()
+        try:
+            while True:
+                event = await self._next_event(job)
+                if isinstance(event, protocol.Done):
+                    yield Answer(event, 1000 * max(job.sent_at - job.queued_at, 0.0))
+                    return
+                yield event
+        finally:
+            self._forget(job)
+
+    async def stop(self) -> None:
+        """End the child. Unfinished jobs end with EngineNotReady."""
+        self._set_state(State.STOPPING)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._fail_all(EngineNotReady("the engine is stopping"))
+
+    # --- one job -------------------------------------------------------------------------------------------------
+
+    async def _next_event(self, job: _Job) -> protocol.Chunk | protocol.Done:
+        try:
+            async with asyncio.timeout_at(job.ticket.deadline):
+                event = await job.events.get()
+        except TimeoutError:
+            raise DeadlineExpired("the deadline passed before the answer was there") from None
+        if isinstance(event, EdgeAgentError):
+            raise event
+        if isinstance(event, protocol.Failed):
+            raise from_wire(event.reason, event.message, event.remedy, event.metadata)
+        return event
+
+    def _forget(self, job: _Job) -> None:
+        if self._jobs.pop(job.run.job_id, None) is None:
+            return
+        if not self._waiting.discard(job.run.job_id) and job.run.job_id in self._running:
+            # It keeps its place among the running until the child confirms, so the child is never given too much.
+            self._send(protocol.Cancel(job_id=job.run.job_id))
+        self._idle.set()
+
+    def _pump(self) -> None:
+        """Give the child what it can take."""
+        if self.state is not State.READY:
+            return
+        for late in self._waiting.expired(_now()):
+            self._end(late.job_id, DeadlineExpired("the deadline passed while the input was waiting"))
+        running = [job.ticket for job in self._running.values()]
+        while ticket := self._waiting.next(running, self.load.sequences_max):
+            job = self._jobs[ticket.job_id]
+            job.sent_at = _now()
+            if not self._running:
+                self._heard_at = job.sent_at
+            self._running[ticket.job_id] = job
+            running.append(ticket)
+            self._send(job.run)
+
+    def _end(self, job_id: str, error: EdgeAgentError) -> None:
+        if job := self._jobs.get(job_id):
+            job.events.put_nowait(error)
+
+    def _fail_all(self, error: EdgeAgentError) -> None:
+        self._waiting.drain()
+        self._running.clear()
+        for job_id in self._jobs:
+            self._end(job_id, error)
+
+    # --- the child's messages ------------------------------------------------------------------------------------
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._child is not None:
+            self._child.send(message)
+
+    def _on_message(self, message: protocol.FromChild) -> None:
+        self._heard_at = _now()
+        match message:
+            case protocol.Ready():
+                self.device = message.device
+                _resolve(self._loaded, None)
+            case protocol.Attached():
+                self._resolve_attach(message.digest, None)
+            case protocol.Chunk():
+                if job := self._running.get(message.job_id):
+                    job.streamed = True
+                    job.events.put_nowait(message)
+            case protocol.Done():
+                self._policy.answered()
+                self._finish(message)
+            case protocol.Failed():
+                self._on_failed(message)
+            case protocol.Progress() | protocol.Pong():
+                pass
+
+    def _on_failed(self, message: protocol.Failed) -> None:
+        if message.job_id in self._running:
+            self._finish(message)
+            return
+        error = from_wire(message.reason, message.message, message.remedy, message.metadata)
+        if message.job_id == "" and not self._loaded.done():
+            self._loaded.set_exception(error)
+        elif message.job_id in self._bundles:
+            self._resolve_attach(message.job_id, error)
+        else:
+            log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
+
+    def _finish(self, event: protocol.Done | protocol.Failed) -> None:
+        job = self._running.pop(event.job_id, None)
+        if job is not None:
+            job.events.put_nowait(event)
+        self._pump()
+
+    def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
+        if bundle := self._bundles.get(digest):
+            _resolve(bundle.attached, error)
+            self._on_change()
+
+    # --- supervision ---------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Keep a child running until cancelled or until loading it has failed too often."""
+        try:
+            while True:
+                self._set_state(State.STARTING)
+                pause = await self._one_life()
+                if pause is None:
+                    self._set_state(State.FAILED)
+                    self._fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
+                    return
+                self._set_state(State.BACKING_OFF)
+                await asyncio.sleep(pause)
+                self.restarts += 1
+        finally:
+            await self._end_child()
+
+    async def _one_life(self) -> float | None:
+        """Run one child from start to end; return the pause before the next, or None for no next."""
+        loop = asyncio.get_running_loop()
+        self._exit, self._loaded = loop.create_future(), loop.create_future()
+        self._heard_at, self.problem = _now(), ""
+        for bundle in self._bundles.values():
+            if bundle.attached.done():
+                bundle.attached = loop.create_future()
+        self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
+        try:
+            await self._load()
+        except EdgeAgentError as error:
+            self._note_load_failure(error)
+            await self._end_child()
+            return self._policy.pause_after_load_failure()
+        self._policy.loaded()
+        self._set_state(State.READY)
+        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device)
+        self._pump()
+        await self._watch()
+        self._after_crash(await self._exit)
+        await self._end_child()
+        return self._policy.pause_after_crash()
+
+    async def _load(self) -> None:
+        self._send(self.load)
+        await self._await_child(self._loaded, "load")
+        sent: set[str] = set()
+        # Not a plain loop: `attach` may add a bundle while another one is being attached.
+        while todo := [bundle for digest, bundle in self._bundles.items() if digest not in sent]:
+            sent.add(todo[0].attach.digest)
+            await self._attach_again(todo[0])
+
+    async def _attach_again(self, bundle: _Bundle) -> None:
+        self._send(bundle.attach)
+        try:
+            await self._await_child(bundle.attached, "attach")
+        except EdgeAgentError as error:
+            if self._exit.done():
+                raise
+            # One bad bundle must not take the others on this base down.
+            self.problem = error.message
+            _resolve(bundle.attached, error)
+
+    async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
+        """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
+        limit = self._config.load_seconds_max
+        either: list[asyncio.Future[None] | asyncio.Future[int]] = [future, self._exit]
+        await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        if self._exit.done():
+            raise ModelLoadFailed(f"the model's process died during {what}: {_death(self._exit.result())}")
+        raise ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
+
+    async def _watch(self) -> None:
+        """Return when the child is gone; kill it when it is silent for too long."""
+        limit = self._config.heartbeat_seconds_max
+        while not self._exit.done():
+            await asyncio.wait([self._exit], timeout=limit / 4)
+            self._expire()
+            silence = _now() - self._heard_at
+            attaching = any(not bundle.attached.done() for bundle in self._bundles.values())
+            if silence > (self._config.load_seconds_max if attaching else limit):
+                log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
+                self._send_kill()
+                await asyncio.wait([self._exit])
+            elif silence > limit / 2:
+                self._send(protocol.Ping())
+
+    def _expire(self) -> None:
+        for late in self._waiting.expired(_now()):
+            self._end(late.job_id, DeadlineExpired("the deadline passed while the input was waiting"))
+
+    def _send_kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+    def _on_exit(self, code: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(code)
+
+    def _after_crash(self, code: int) -> None:
+        self.problem = f"the model's process died: {_death(code)}"
+        self._set_state(State.BACKING_OFF)
+        log.error("engine_died", engine=self.name, how=_death(code), running=len(self._running))
+        again = []
+        for job in self._running.values():
+            if job.streamed:
+                self._end(job.run.job_id, StreamBroken("the model's process ended in the middle of the stream"))
+            elif job.retried:
+                self._end(job.run.job_id, EngineCrashed("the model's process died twice on this input"))
+            elif job.run.job_id in self._jobs:
+                job.retried = True
+                again.append(job.ticket)
+        self._running.clear()
+        self._waiting.put_back(again)
+        for bundle in self._bundles.values():
+            _resolve(bundle.attached, EngineCrashed(self.problem))
+
+    def _note_load_failure(self, error: EdgeAgentError) -> None:
+        self.problem = error.message
+        log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
+        for bundle in self._bundles.values():
+            _resolve(bundle.attached, error)
+
+    async def _end_child(self) -> None:
+        if self._child is None:
+            return
+        self._child.send(protocol.Stop())
+        await asyncio.wait([self._exit], timeout=STOP_SECONDS_MAX)
+        self._child.kill()
+        await self._child.ended()
+        self._child = None
+
+    def _set_state(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_change()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _resolve(future: asyncio.Future[None], error: EdgeAgentError | None) -> None:
+    """Give a future its outcome unless it has one; an error that nobody awaits is logged elsewhere."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # marks it as seen: asyncio would complain of an error that nobody awaited
+
+
+def _succeeded(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _death(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

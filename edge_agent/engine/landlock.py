@@ -1,0 +1,75 @@
+"""What of the file system a confined child may read; writing and executing nothing (landlock(7)).
+
+Holds for the calling thread and those it starts later. Names, sizes and times of other files stay visible to stat(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from edge_agent.engine import kernel
+
+# The same on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION, _PATH_BENEATH = 1, 1
+_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_NET_TCP = 0b11  # bind and connect
+_SCOPES = 0b11  # abstract Unix sockets and signals
+
+_REASONS = {
+    errno.ENOSYS: "the kernel has no Landlock",
+    errno.EOPNOTSUPP: "Landlock is not enabled: the kernel's parameter 'lsm' leaves it out",
+}
+
+
+def restrict(readable: Iterable[Path]) -> str:
+    """Leave only reading at and below these paths, as they are now; return "on" or why not.
+
+    Paths that are not there are left out. Needs PR_SET_NO_NEW_PRIVS.
+    """
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    try:
+        _restrict(readable)
+    except OSError as error:
+        return _REASONS.get(error.errno or 0, f"the kernel refuses Landlock: {error.strerror}")
+    return "on" if threads == 1 else f"not on all threads: {threads - 1} were started before it"
+
+
+def ruleset(abi: int) -> bytes:
+    """Return struct landlock_ruleset_attr with every restriction that this version of the interface has."""
+    rights = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)  # files; + refer; + truncate; + ioctl of devices
+    fields = [(1 << rights) - 1]
+    if abi >= 4:
+        fields.append(_NET_TCP)
+    if abi >= 6:
+        fields.append(_SCOPES)
+    return struct.pack(f"={len(fields)}Q", *fields)
+
+
+def _restrict(readable: Iterable[Path]) -> None:
+    attributes = ruleset(kernel.call(_CREATE_RULESET, ctypes.c_void_p(), 0, _VERSION))
+    descriptor = kernel.call(_CREATE_RULESET, attributes, len(attributes), 0)
+    try:
+        for path in readable:
+            _allow_reading(descriptor, path)
+        kernel.call(_RESTRICT_SELF, descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _allow_reading(descriptor: int, path: Path) -> None:
+    try:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        rights = _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE
+        # struct landlock_path_beneath_attr is packed
+        kernel.call(_ADD_RULE, descriptor, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
+    finally:
+        os.close(place)

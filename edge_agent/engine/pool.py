@@ -1,0 +1,148 @@
+"""All engines of the daemon: bundles with the same base and settings share one.
+
+The pool is told which bundles to attach and detach; it starts an engine for the first bundle of a base and stops it
+after the last. It knows digests and manifests, nothing of tasks, disks or networks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine.engine import Answer, Engine, State
+from edge_agent.engine.protocol import Attach, Chunk, Load, Run
+from edge_agent.errors import EngineNotReady
+from edge_agent.formats.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What status shows of an engine."""
+
+    name: str
+    runtime: str
+    state: State
+    pid: int
+    resident_bytes: int
+    pending: int
+    restarts: int
+    problem: str
+    device: str
+    digests: tuple[str, ...]
+
+
+class EnginePool:
+    """See the module. One event loop owns it."""
+
+    def __init__(self, config: EngineConfig, on_change: Callable[[], None]) -> None:
+        """Start with no engines; `on_change` is called whenever a bundle may have become ready or not ready."""
+        self._config = config
+        self._on_change = on_change
+        self._engines: dict[str, Engine] = {}
+        self._by_digest: dict[str, Engine] = {}
+
+    async def attach(
+        self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
+    ) -> None:
+        """Make a bundle ready to answer, starting its engine when it is the first on its base.
+
+        With `keep`, a bundle that fails stays wanted: the engine tries again by its own rules.
+
+        Raises:
+            ModelLoadFailed, EngineCrashed: it does not load.
+        """
+        if digest in self._by_digest and not keep:
+            await self.detach(digest, drain_seconds=0)
+        engine = self._by_digest[digest] = self._engine_for(manifest, paths)
+        message = Attach(
+            digest=digest, manifest=manifest_bytes, paths={role: str(path) for role, path in paths.items()}
+        )
+        try:
+            await engine.attach(message)
+        except BaseException:
+            if not keep:
+                await self.detach(digest, drain_seconds=0)
+            raise
+
+    async def detach(self, digest: str, drain_seconds: float) -> None:
+        """Forget a bundle after its running jobs had that long to finish; stop an engine without bundles."""
+        engine = self._by_digest.pop(digest, None)
+        if engine is None:
+            return
+        await engine.detach(digest, drain_seconds)
+        if not engine.digests:
+            self._engines = {key: other for key, other in self._engines.items() if other is not engine}
+            await engine.stop()
+
+    def ready(self, digest: str) -> bool:
+        """Tell whether that bundle answers now."""
+        engine = self._by_digest.get(digest)
+        return engine is not None and engine.ready(digest)
+
+    def reserve(self, digest: str, jobs: int) -> None:
+        """Raise QueueFull, EngineNotReady or ModelLoadFailed unless `jobs` more inputs would be taken now."""
+        self._engine_of(digest).reserve(digest, jobs)
+
+    def events(self, run: Run, deadline: float) -> AsyncGenerator[Chunk | Answer, None]:
+        """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds."""
+        return self._engine_of(run.digest).events(run, deadline)
+
+    def device(self, digest: str) -> str:
+        """Return the device that computes for a bundle."""
+        return self._engine_of(digest).device
+
+    def statuses(self) -> list[EngineStatus]:
+        """Describe every engine."""
+        return [
+            EngineStatus(
+                name=engine.name,
+                runtime=engine.load.runtime,
+                state=engine.state,
+                pid=engine.pid,
+                resident_bytes=resident_bytes(engine.pid),
+                pending=engine.pending,
+                restarts=engine.restarts,
+                problem=engine.problem,
+                device=engine.device,
+                digests=tuple(engine.digests),
+            )
+            for engine in self._engines.values()
+        ]
+
+    async def stop(self) -> None:
+        """Stop every engine."""
+        await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+
+    def _engine_of(self, digest: str) -> Engine:
+        engine = self._by_digest.get(digest)
+        if engine is None:
+            raise EngineNotReady("the model is not loaded yet")
+        return engine
+
+    def _engine_for(self, manifest: Manifest, paths: Mapping[str, Path]) -> Engine:
+        key = manifest.engine_key()
+        if key not in self._engines:
+            weights = paths.get("weights")
+            load = Load(
+                runtime=manifest.runtime,
+                weights=str(weights) if weights else "",
+                context_tokens=manifest.engine.context_tokens,
+                kv_type=manifest.engine.kv_type,
+                sequences_max=self._config.sequences_max,
+                threads=self._config.cpu_threads or len(os.sched_getaffinity(0)),
+            )
+            self._engines[key] = Engine(f"{manifest.runtime}-{key[:8]}", load, self._config, self._on_change)
+        return self._engines[key]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process, 0 when it is gone (proc(5), statm)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) if pid else 0
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

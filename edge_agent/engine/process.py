@@ -1,0 +1,118 @@
+"""One child process and the socketpair to it. Spawned, never forked: fork after gRPC has started is not safe.
+
+`subprocess.Popen` is used and not asyncio's subprocesses: it starts the child by vfork and exec, which runs no fork
+handlers of gRPC, while uvloop forks. The end of the child is read from a pidfd (pidfd_open(2), Linux 5.3).
+
+Says nothing of what the messages mean; `engine.py` does. `on_message` is called for every message in order, then
+`on_exit` exactly once with the return code (negative = killed by that signal).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from edge_agent.engine.protocol import FrameSplitter, FromChild, Message, decode_from_child, frame
+
+# GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
+# 1.5 s; a bounded count costs a few per cent on a quiet machine. The library reads it when it loads.
+CHILD_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+LAST_WORDS_SECONDS_MAX = 1.0
+
+
+class _Pipe(asyncio.Protocol):
+    def __init__(self, on_message: Callable[[FromChild], None]) -> None:
+        self._on_message = on_message
+        self._splitter = FrameSplitter()
+        self.transport: asyncio.WriteTransport | None = None
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast and not a check: uvloop's transports do not inherit from asyncio's.
+        self.transport = cast(asyncio.WriteTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                self._on_message(decode_from_child(body))
+        except (ValueError, msgspec.MsgspecError):
+            # A child that speaks nonsense has lost its mind: closing the pipe ends it.
+            assert self.transport is not None
+            self.transport.abort()
+
+
+class ChildProcess:
+    """A running child."""
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: _Pipe, on_exit: Callable[[int], None]) -> None:
+        """Use `spawn`."""
+        self._process = process
+        self._pipe = pipe
+        self._waiter = asyncio.create_task(self._wait(on_exit))
+
+    @classmethod
+    async def spawn(cls, on_message: Callable[[FromChild], None], on_exit: Callable[[int], None]) -> ChildProcess:
+        """Start a child."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec take about a millisecond; our own module
+                [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **CHILD_ENVIRONMENT},
+            )
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, pipe = await loop.create_unix_connection(lambda: _Pipe(on_message), sock=ours)
+        return cls(process, pipe, on_exit)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Queue a message; lost when the child is gone, which `on_exit` tells."""
+        if self._pipe.transport is not None and not self._pipe.transport.is_closing():
+            self._pipe.transport.write(frame(message))
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def ended(self) -> None:
+        """Wait until the process is gone and `on_exit` was called."""
+        await asyncio.shield(self._waiter)
+
+    async def _wait(self, on_exit: Callable[[int], None]) -> None:
+        code = await self._exit_code()
+        # What the child said before it died stands in the socket: it is read before the end of file.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._pipe.lost.wait(), LAST_WORDS_SECONDS_MAX)
+        if self._pipe.transport is not None:
+            self._pipe.transport.abort()
+        on_exit(code)
+
+    async def _exit_code(self) -> int:
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = os.pidfd_open(self._process.pid)
+        try:
+            loop.add_reader(descriptor, gone.set)
+            await gone.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return self._process.wait()

@@ -1,0 +1,184 @@
+"""What parent and child say to each other: msgpack structs in length-prefixed frames over one socketpair.
+
+Parent to child: `Load` once, then `Attach`, `Detach`, `Run`, `Cancel`, `Ping`, `Stop` in any order.
+Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Attached` or `Failed(job_id=<digest>)` after `Attach`;
+for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`; `Pong`; and `Progress` after steps of work,
+at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and none of these is wedged.
+
+A frame is a 4-byte little-endian length and that many bytes of one msgpack map with its type in `t`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+PROGRESS_SECONDS = 0.25
+_LENGTH = struct.Struct("<I")
+
+
+class Message(msgspec.Struct, tag_field="t", kw_only=True):
+    """The base of all messages."""
+
+
+class Load(Message, tag="load"):
+    """Load the base that every later bundle stands on."""
+
+    runtime: str
+    weights: str = ""
+    """Path of the weights; empty for echo."""
+    context_tokens: int = 1024
+    kv_type: str = "f16"
+    sequences_max: int = 8
+    """Requests computed together."""
+    threads: int = 1
+
+
+class Attach(Message, tag="attach"):
+    """Make one bundle ready: tokenize its prefix, load its adapter."""
+
+    digest: str
+    manifest: bytes
+    """The stored bytes of manifest.json."""
+    paths: dict[str, str]
+    """Path of each artifact of the bundle, by role."""
+
+
+class Detach(Message, tag="detach"):
+    """Forget a bundle. Jobs still running on it are cancelled."""
+
+    digest: str
+
+
+class Run(Message, tag="run"):
+    """Compute one input."""
+
+    job_id: str
+    digest: str
+    text: str
+    output_tokens_max: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+    stops: tuple[str, ...] = ()
+
+
+class Cancel(Message, tag="cancel"):
+    """Stop a job; answered with Failed(CANCELLED) unless it was finished already."""
+
+    job_id: str
+
+
+class Ping(Message, tag="ping"):
+    """Ask an idle child for a sign of life."""
+
+
+class Stop(Message, tag="stop"):
+    """End the process; nothing is answered."""
+
+
+class Ready(Message, tag="ready"):
+    """The base is loaded."""
+
+    device: str
+    details: dict[str, str] = {}
+
+
+class Attached(Message, tag="attached"):
+    """The bundle is ready and warmed."""
+
+    digest: str
+
+
+class Found(msgspec.Struct, array_like=True):
+    """One entity: label, [start, end) in code points, score 0 to 1."""
+
+    label: str
+    start: int
+    end: int
+    score: float
+
+
+class Chunk(Message, tag="chunk"):
+    """More text of a generation: whole characters."""
+
+    job_id: str
+    text: str
+
+
+class Done(Message, tag="done"):
+    """The answer to a job. Only the fields of its task kind are set."""
+
+    job_id: str
+    scores: tuple[float, ...] = ()
+    """classify: temperature-scaled probabilities in the order of the task's labels, adding up to 1."""
+    label_mass: float = 1.0
+    entities: tuple[Found, ...] = ()
+    confidence: float = 0.0
+    """extract: probability of the whole record, 0 to 1."""
+    vector: bytes = b""
+    """embed: little-endian float32."""
+    finish: str = ""
+    """generate: "stop" or "length"."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+class Failed(Message, tag="failed"):
+    """A job, an attach or the load failed: the parts of an EdgeAgentError."""
+
+    job_id: str
+    reason: str
+    message: str
+    remedy: str = ""
+    metadata: dict[str, str] = {}
+
+
+class Progress(Message, tag="progress"):
+    """The heartbeat of the step loop."""
+
+
+class Pong(Message, tag="pong"):
+    """The answer to Ping."""
+
+
+ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop
+FromChild = Ready | Attached | Chunk | Done | Failed | Progress | Pong
+Event = Chunk | Done | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+decode_to_child = msgspec.msgpack.Decoder(ToChild).decode
+decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
+
+
+def frame(message: Message) -> bytes:
+    """Encode one message with its length in front."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameSplitter:
+    """Cuts a byte stream into frames. Raises ValueError on a frame over FRAME_BYTES_MAX."""
+
+    def __init__(self) -> None:
+        """Start with nothing received."""
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the body of every frame that is complete with `data`."""
+        self._buffer += data
+        start, end = 0, len(self._buffer)
+        while end - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > FRAME_BYTES_MAX:
+                raise ValueError(f"a frame of {length} bytes; the limit is {FRAME_BYTES_MAX}")
+            if end - start - _LENGTH.size < length:
+                break
+            body_start = start + _LENGTH.size
+            start = body_start + length
+            yield bytes(self._buffer[body_start:start])
+        del self._buffer[:start]

@@ -1,0 +1,40 @@
+"""When a dead child is started again: pure. Pauses double; loads that fail in a row end the tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_agent.config import EngineConfig
+
+
+@dataclass
+class RestartPolicy:
+    """Counts failures of one engine."""
+
+    config: EngineConfig
+    load_failures: int = 0
+    crashes: int = 0
+
+    def loaded(self) -> None:
+        """Note that the child became ready."""
+        self.load_failures = 0
+
+    def answered(self) -> None:
+        """Note a good answer: the next crash starts again at the shortest pause."""
+        self.crashes = 0
+
+    def pause_after_crash(self) -> float:
+        """Return the seconds to wait before the next start."""
+        self.crashes += 1
+        return self._pause(self.crashes)
+
+    def pause_after_load_failure(self) -> float | None:
+        """Return the seconds to wait, or None when it has failed often enough."""
+        self.load_failures += 1
+        if self.load_failures >= self.config.load_failures_max:
+            return None
+        return self._pause(self.load_failures)
+
+    def _pause(self, failures: int) -> float:
+        doubled: float = self.config.restart_seconds_first * 2.0 ** min(failures - 1, 32)
+        return min(doubled, self.config.restart_seconds_max)

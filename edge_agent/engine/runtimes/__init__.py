@@ -1,0 +1,66 @@
+"""The seam behind which models run, and the table that chooses one.
+
+A runtime lives in the child process, on one thread, and is driven step by step: `submit` and `cancel` only note what is
+to be done, `step` does one bounded piece of it and returns what came out. Nothing else blocks. That keeps the loop of
+the child (mailbox, step, send) the same for every runtime and lets tests run a runtime in their own process.
+
+Contract (tests/contract/test_runtimes.py holds every runtime to it):
+- `load` once, then everything else. It raises ModelLoadFailed, never returns a half-loaded model.
+- every submitted job ends with exactly one Done or Failed, whatever happens; a failure of one job is that job's alone.
+- `submit` raises CallerError for what is wrong with the input; the job then does not exist.
+- a score does not depend on which other jobs ran in the same step.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+from edge_agent.engine.protocol import Event, Load, Run
+from edge_agent.formats.manifest import Manifest
+
+
+class Runtime(Protocol):
+    """One loaded base and the bundles attached to it."""
+
+    device: str
+
+    def load(self, spec: Load) -> dict[str, str]:
+        """Load the base; return details for status. Raises ModelLoadFailed."""
+
+    def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
+        """Make a bundle ready and prove that it computes. Raises ModelLoadFailed."""
+
+    def detach(self, digest: str) -> list[Event]:
+        """Forget a bundle; return Failed(CANCELLED) for its running jobs. Unknown digests are ignored."""
+
+    def submit(self, job: Run) -> None:
+        """Take a job. Raises CallerError (EmptyInput, InputTooLong, ...)."""
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job; return its Failed(CANCELLED), or nothing if it is unknown."""
+
+    def step(self) -> list[Event]:
+        """Do one bounded piece of work. Call only while `busy`."""
+
+    @property
+    def busy(self) -> bool:
+        """True while a job is unfinished."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+# Runtime name: module and class. Imported on use, in the child only: llama_cpp and onnxruntime never enter the daemon.
+TABLE = {
+    "echo": ("edge_agent.engine.runtimes.echo", "EchoRuntime"),
+    "onnx": ("edge_agent.engine.runtimes.onnx", "OnnxRuntime"),
+    "llama": ("edge_agent.engine.runtimes.llama.runtime", "LlamaRuntime"),
+}
+
+
+def create(name: str) -> Runtime:
+    """Return a new, unloaded runtime."""
+    module, cls = TABLE[name]
+    return cast(Runtime, getattr(importlib.import_module(module), cls)())

@@ -1,0 +1,152 @@
+"""A model without weights: the same input always gets the same answer. The shipped fake behind the runtime seam.
+
+It lets a device developer build against the daemon before a model exists, and tests drive every path of the engine. A
+text that starts with one of these words behaves as it says:
+
+    !crash    the process dies            !hang      the step never returns
+    !fail     this job fails              !slow N    each step of the job takes N milliseconds
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import signal
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Found, Load, Run
+from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed
+from edge_agent.errors import ModelFailed, ModelLoadFailed
+from edge_agent.formats.manifest import Manifest
+
+VECTOR_LENGTH = 8
+
+
+@dataclass
+class _Job:
+    run: Run
+    words: list[str]
+    next_word: int = 0
+
+
+class EchoRuntime:
+    """Splits on white space: a word is a token."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._bundles: dict[str, Manifest] = {}
+        self._jobs: dict[str, _Job] = {}
+
+    def load(self, spec: Load) -> dict[str, str]:
+        """Load nothing; a path to weights must exist all the same."""
+        if spec.weights and not os.path.exists(spec.weights):  # noqa: PTH110
+            raise ModelLoadFailed(f"weights file {spec.weights} does not exist")
+        return {"model": "echo"}
+
+    def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
+        """Note the bundle."""
+        self._bundles[digest] = manifest
+
+    def detach(self, digest: str) -> list[Event]:
+        """Forget the bundle and its jobs."""
+        self._bundles.pop(digest, None)
+        gone = [job_id for job_id, job in self._jobs.items() if job.run.digest == digest]
+        return [event for job_id in gone for event in self.cancel(job_id)]
+
+    def submit(self, job: Run) -> None:
+        """Take a job."""
+        if job.digest not in self._bundles:
+            raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
+        words = job.text.split()
+        checked_length(len(words), self._bundles[job.digest].task.limits.input_tokens_max)
+        self._jobs[job.job_id] = _Job(job, words)
+
+    def cancel(self, job_id: str) -> list[Event]:
+        """Drop a job."""
+        return [cancelled(job_id)] if self._jobs.pop(job_id, None) else []
+
+    @property
+    def busy(self) -> bool:
+        """True while a job is unfinished."""
+        return bool(self._jobs)
+
+    def step(self) -> list[Event]:
+        """Write one word of every generation; finish everything else."""
+        events: list[Event] = []
+        for job in list(self._jobs.values()):
+            made = self._advance(job)
+            events += made
+            if any(isinstance(event, Done | Failed) for event in made):
+                del self._jobs[job.run.job_id]
+        return events
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._bundles.clear()
+        self._jobs.clear()
+
+    def _advance(self, job: _Job) -> list[Event]:
+        _obey(job.words)
+        if job.words[0] == "!fail":
+            return [failed(job.run.job_id, ModelFailed("the echo model was told to fail"))]
+        manifest = self._bundles[job.run.digest]
+        if manifest.task.kind == "generate":
+            return _generate(job)
+        done = Done(job_id=job.run.job_id, input_tokens=len(job.words))
+        if manifest.task.kind == "classify":
+            done.scores = _scores(job.run.text, manifest)
+        elif manifest.task.kind == "embed":
+            done.vector = _vector(job.run.text)
+        else:
+            done.entities, done.confidence = _numbers(job.run.text, manifest), 1.0
+        return [done]
+
+
+def _obey(words: list[str]) -> None:
+    if words[0] == "!crash":
+        os.kill(os.getpid(), signal.SIGABRT)
+    if words[0] == "!hang":
+        signal.pause()
+    if words[0] == "!slow":
+        time.sleep(float(words[1]) / 1000)
+
+
+def _generate(job: _Job) -> list[Event]:
+    limit = job.run.output_tokens_max
+    if job.next_word >= min(len(job.words), limit):
+        finish = "stop" if job.next_word == len(job.words) else "length"
+        return [Done(job_id=job.run.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word)]
+    text = ("" if job.next_word == 0 else " ") + job.words[job.next_word]
+    job.next_word += 1
+    return [Chunk(job_id=job.run.job_id, text=text)]
+
+
+def _fraction(*parts: str) -> float:
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4], "big") / 2**32
+
+
+def _scores(text: str, manifest: Manifest) -> tuple[float, ...]:
+    """A label that occurs in the text wins clearly; otherwise the hash of the text decides."""
+    lowered = text.lower()
+    raw = [8.0 * (label.lower() in lowered) + _fraction(lowered, label) for label in manifest.task.labels]
+    weights = [math.exp(score / manifest.confidence.temperature) for score in raw]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _vector(text: str) -> bytes:
+    values = [_fraction(text, str(i)) - 0.5 for i in range(VECTOR_LENGTH)]
+    norm = math.sqrt(sum(value * value for value in values))
+    return struct.pack(f"<{VECTOR_LENGTH}f", *(value / norm for value in values))
+
+
+def _numbers(text: str, manifest: Manifest) -> tuple[Found, ...]:
+    """Every run of digits is an entity of the first type."""
+    label = manifest.task.labels[0] if manifest.task.labels else "number"
+    return tuple(Found(label, match.start(), match.end(), 1.0) for match in re.finditer(r"\d+", text))

@@ -1,0 +1,26 @@
+"""What every runtime does the same way with jobs: check the length, fail, cancel."""
+
+from __future__ import annotations
+
+from edge_agent.engine.protocol import Failed
+from edge_agent.errors import EdgeAgentError, EmptyInput, InputTooLong, RequestCancelled
+
+
+def checked_length(tokens: int, limit: int) -> None:
+    """Raise EmptyInput or InputTooLong unless 1 <= tokens <= limit."""
+    if tokens == 0:
+        raise EmptyInput("the input has no text")
+    if tokens > limit:
+        raise InputTooLong(f"the input has {tokens} tokens; the limit is {limit}", tokens=tokens, limit=limit)
+
+
+def failed(job_id: str, error: EdgeAgentError) -> Failed:
+    """Write an error as the end of a job."""
+    return Failed(
+        job_id=job_id, reason=error.reason, message=error.message, remedy=error.remedy, metadata=error.metadata
+    )
+
+
+def cancelled(job_id: str) -> Failed:
+    """Write the end of a job whose caller went away."""
+    return failed(job_id, RequestCancelled("the request was cancelled"))

@@ -1,0 +1,37 @@
+"""Which waiting inputs an encoder computes together, and how they lie in one array. Pure.
+
+Batching on a CPU gains little (about 30 % for fp32 and 7 % for int8 at MiniLM's size) and padding is computed for
+nothing, so nobody ever waits for a batch to fill: it takes the oldest input and those of the nearest length that are
+there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+ROWS_MAX = 8  # beyond that throughput is flat and every further row only delays the first
+TOKENS_MAX = 512  # padding included; bounds a step, and with it the wait for a cancel or a newcomer, at some 60 ms
+
+
+def chosen(lengths: Sequence[int], rows_max: int) -> list[int]:
+    """Return the places of the inputs to compute next: the first always, then the nearest in length that fit."""
+    batch, longest = [0], lengths[0]
+    for place in sorted(range(1, len(lengths)), key=lambda place: abs(lengths[place] - lengths[0])):
+        if len(batch) == rows_max:
+            break
+        width = max(longest, lengths[place])
+        if width * (len(batch) + 1) <= TOKENS_MAX:
+            batch.append(place)
+            longest = width
+    return batch
+
+
+def padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
+    """Return [rows, longest], filled up with zeros. The attention mask makes the filling count for nothing."""
+    array = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
+    for place, row in enumerate(rows):
+        array[place, : len(row)] = row
+    return array

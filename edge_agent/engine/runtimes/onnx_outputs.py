@@ -1,0 +1,123 @@
+"""From the numbers of an encoder to answers: label probabilities, entities, a vector. Pure.
+
+A row is what the model gave for one input, padding cut off: [outputs], or [tokens, outputs] for one vector a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.engine.protocol import Found
+from edge_agent.errors import ModelLoadFailed
+from edge_agent.formats.manifest import Task
+
+Floats = npt.NDArray[np.float32]
+
+# The outputs to look for, by task kind, as exporters name them; without any of them it is the model's first.
+OUTPUT_NAMES = {
+    "classify": ("logits",),
+    "extract": ("logits",),
+    "embed": ("sentence_embedding", "last_hidden_state"),
+}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the input: its first token, and [start, end) in code points."""
+
+    token: int
+    start: int
+    end: int
+
+
+def output_for(kind: str, names: Sequence[str]) -> str:
+    """Return the output of a model that answers a task kind."""
+    return next((name for name in OUTPUT_NAMES[kind] if name in names), names[0])
+
+
+def check_row(task: Task, row: Floats) -> None:
+    """Raise ModelLoadFailed unless the row has the shape and the number of outputs that the task needs."""
+    wanted = {"classify": (1,), "extract": (2,), "embed": (1, 2)}[task.kind]
+    if row.ndim not in wanted:
+        raise ModelLoadFailed(f"the model's output has {row.ndim + 1} dimensions, which does not suit {task.kind!r}")
+    if task.kind != "embed" and row.shape[-1] != len(task.labels):
+        raise ModelLoadFailed(
+            f"the model has {row.shape[-1]} outputs and the manifest has {len(task.labels)} labels",
+            outputs=row.shape[-1],
+            labels=len(task.labels),
+        )
+    strange = [tag for tag in task.labels if tag != "O" and not tag.startswith(("B-", "I-"))]
+    if task.kind == "extract" and strange:
+        raise ModelLoadFailed(f"the tags of an extract task are O, B-... and I-...; {strange[0]!r} is not")
+    if not np.isfinite(row).all():
+        raise ModelLoadFailed("the model computes values that are not finite")
+
+
+def probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
+    """Return the softmax of the logits divided by the temperature, over the last axis."""
+    scaled = logits.astype(np.float64) / temperature
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def words(text: str, word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> list[Word]:
+    """Group tokens into words; tokens that stand for no text (word id None) are left out.
+
+    A new word begins with a new word id or after a gap: tokenizers without a pre-tokenizer give all tokens one id.
+    White space that a tokenizer counts to a word (SentencePiece) is cut off.
+    """
+    found: list[Word] = []
+    before: int | None = None
+    for token, (word_id, (start, end)) in enumerate(zip(word_ids, offsets, strict=True)):
+        if word_id is None:
+            continue
+        if found and word_id == before and start <= found[-1].end:
+            found[-1] = Word(found[-1].token, found[-1].start, end)
+        else:
+            found.append(Word(token, end - len(text[start:end].lstrip()), end))
+        before = word_id
+    return found
+
+
+def entities(
+    of_words: Sequence[Word], shares: npt.NDArray[np.float64], tags: Sequence[str]
+) -> tuple[tuple[Found, ...], float]:
+    """Decode BIO tags; return the entities and the confidence of the whole record.
+
+    A word has the tag of its first token, as token classifiers are trained. I-X goes on with an open X and opens one
+    otherwise (the rule of conlleval). An entity's score is the mean probability of its words' tags. The record is at
+    most as likely right as its least sure word, so its confidence is the smallest of the words' probabilities.
+    """
+    found: list[Found] = []
+    scores: list[list[float]] = []
+    sure = 1.0
+    open_label = ""
+    for word in of_words:
+        best = int(shares[word.token].argmax())
+        share = float(shares[word.token, best])
+        sure = min(sure, share)
+        begins, _, label = tags[best].partition("-")
+        if label and label == open_label and begins == "I":
+            found[-1] = Found(label, found[-1].start, word.end, 0.0)
+            scores[-1].append(share)
+        elif label:
+            found.append(Found(label, word.start, word.end, 0.0))
+            scores.append([share])
+        open_label = label
+    for entity, each in zip(found, scores, strict=True):
+        entity.score = sum(each) / len(each)
+    return tuple(found), sure
+
+
+def vector(row: Floats, pooling: str, normalize: bool) -> bytes:
+    """Return one vector as little-endian float32: one vector a token is pooled, one for all is taken as it is."""
+    pooled = row.astype(np.float64)
+    if pooled.ndim == 2:
+        pooled = pooled[0] if pooling == "cls" else pooled.mean(axis=0)
+    if normalize:
+        pooled = pooled / max(float(np.linalg.norm(pooled)), 1e-12)  # a zero vector stays one
+    return pooled.astype("<f4").tobytes()

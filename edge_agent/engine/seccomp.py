@@ -1,0 +1,166 @@
+"""Which system calls a confined child may make, as a classic BPF program (seccomp(2)).
+
+A list of what is denied, closed at the top, and not a list of what is allowed: what a C library, Python and two compute
+libraries call changes with each of their versions, and a till whose engine no longer starts after an update of the
+system is worse than one more harmless call. A new kernel opens no way round the list, because numbers it does not know
+do not exist for the child (ENOSYS): a C library then does what it does on an older kernel. x32 falls there too.
+
+Denied calls fail with EPERM, so that a library that tries one for comfort goes on without it. Two that carry their
+flags in memory, where no filter can read them, do not exist either: instead of clone3 glibc uses clone, instead of
+openat2 programs use openat. Only a call in the convention of another architecture ends the process: nobody but an
+attacker makes one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from dataclasses import dataclass
+
+from edge_agent.engine import kernel
+
+# name x86_64 aarch64, as in the kernel's unistd.h; "-" where the architecture has no such call.
+DENIED = """
+socket 41 198, socketpair 53 199, connect 42 203, bind 49 200, listen 50 201, accept 43 202, accept4 288 242,
+
+execve 59 221, execveat 322 281, fork 57 -, vfork 58 -, unshare 272 97, setns 308 268,
+
+ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, process_madvise 440 440, process_mrelease 448 448,
+kcmp 312 272, perf_event_open 298 241, pidfd_open 434 434, pidfd_getfd 438 438, pidfd_send_signal 424 424,
+tkill 200 130, setpriority 141 140, ioprio_set 251 30, sched_setaffinity 203 122, sched_setattr 314 274,
+sched_setparam 142 118, sched_setscheduler 144 119, migrate_pages 256 238, move_pages 279 239,
+
+creat 85 -, truncate 76 45, mkdir 83 -, mkdirat 258 34, mknod 133 -, mknodat 259 33, unlink 87 -, unlinkat 263 35,
+rmdir 84 -, rename 82 -, renameat 264 38, renameat2 316 276, link 86 -, linkat 265 37, symlink 88 -, symlinkat 266 36,
+chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54,
+utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7,
+removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16, open_by_handle_at 304 265,
+
+memfd_create 319 279, memfd_secret 447 447, shmget 29 194, shmat 30 196, semget 64 190, msgget 68 186, mq_open 240 180,
+setrlimit 160 164,
+
+setuid 105 146, setgid 106 144, setreuid 113 145, setregid 114 143, setresuid 117 147, setresgid 119 149,
+setfsuid 122 151, setfsgid 123 152, setgroups 116 159, capset 126 91, personality 135 92,
+
+mount 165 40, umount2 166 39, pivot_root 155 41, chroot 161 51, open_tree 428 428, move_mount 429 429, fsopen 430 430,
+fsconfig 431 431, fsmount 432 432, fspick 433 433, mount_setattr 442 442, swapon 167 224, swapoff 168 225,
+quotactl 179 60, quotactl_fd 443 443, acct 163 89, reboot 169 142, kexec_load 246 104, kexec_file_load 320 294,
+init_module 175 105, finit_module 313 273, delete_module 176 106, settimeofday 164 170, clock_settime 227 112,
+clock_adjtime 305 266, adjtimex 159 171, sethostname 170 161, setdomainname 171 162, syslog 103 116, vhangup 153 58,
+iopl 172 -, ioperm 173 -, modify_ldt 154 -, uselib 134 -,
+
+bpf 321 280, userfaultfd 323 282, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427,
+io_setup 206 0, fanotify_init 300 262, add_key 248 217, request_key 249 218, keyctl 250 219
+"""
+ABSENT = "clone3 435 435, openat2 437 437"
+DEPENDS = """
+open 2 -, openat 257 56, clone 56 220, mmap 9 222, kill 62 129, tgkill 234 131, rt_sigqueueinfo 129 138,
+rt_tgsigqueueinfo 297 240, fcntl 72 25, ioctl 16 29, prctl 157 167, prlimit64 302 261
+"""
+LAST_KNOWN = 462  # mseal, Linux 6.10; from 424 on all architectures share their numbers
+
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_SET_MODE_FILTER, _TSYNC = 1, 1
+# Kernels before 5.16 slow a filtered process down against a leak between parts of one process; here is nothing to part.
+_SPEC_ALLOW = 1 << 2
+
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # struct seccomp_data
+ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_WORD = 0xFFFFFFFF
+
+_CLONE_THREAD = 0x10000
+_WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+# Shared anonymous memory and stacks that grow are outside RLIMIT_DATA. MAP_SHARED 1, MAP_PRIVATE 2, MAP_DROPPABLE 8,
+# MAP_ANONYMOUS 0x20, MAP_GROWSDOWN 0x100.
+_MAP_KIND, _MAP_KINDS = 0x12F, (0x01, 0x02, 0x03, 0x22, 0x28)
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # they make the kernel send signals to others
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. TIOCSTI would type into the operator's terminal.
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+# PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_MM, PR_SET_PTRACER: the child stays its parent's, and its memory unread.
+_PRCTLS = (1, kernel.PR_SET_DUMPABLE, 35, 0x59616D61)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A 32-bit word of an argument, masked: only these values pass, or these do not."""
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = _WORD
+    only: bool = True
+    high: bool = False
+    """The upper word. The kernel ignores it in arguments that are no address."""
+
+
+def install() -> str:
+    """Filter every thread of this process from now on; return "on" or why not. Needs PR_SET_NO_NEW_PRIVS."""
+    machine = platform.machine()
+    if machine not in AUDIT_ARCH:
+        return f"not supported on {machine}"
+    code = ctypes.create_string_buffer(program(machine, os.getpid()))
+    length = (len(code) - 1) // 8
+    # struct sock_fprog: a length and an address
+    fprog = struct.pack("@HP", length, ctypes.addressof(code))
+    try:
+        unsynced = kernel.call(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, fprog)
+    except OSError as error:
+        return f"the kernel refuses a filter: {error.strerror}"
+    return f"the kernel refuses a filter for thread {unsynced}" if unsynced else "on"
+
+
+def numbers(table: str, machine: str) -> dict[str, int]:
+    """Return the number of each call of a table that the architecture has."""
+    column = list(AUDIT_ARCH).index(machine) + 1
+    entries = [entry.split() for entry in table.split(",")]
+    return {entry[0]: int(entry[column]) for entry in entries if entry[column] != "-"}
+
+
+def program(machine: str, pid: int) -> bytes:
+    """Assemble the filter of an architecture for the process of that id."""
+    code = [_op(_LOAD, _ARCH_AT), _op(_EQUAL, AUDIT_ARCH[machine], 1, 0), _op(_RETURN, KILL_PROCESS)]
+    code += [_op(_LOAD, _NUMBER_AT), _op(_AT_LEAST, LAST_KNOWN + 1, 0, 1), _op(_RETURN, ERRNO | errno.ENOSYS)]
+    rules = _rules(pid)
+    for name, number in numbers(DEPENDS, machine).items():
+        body = [op for rule in rules[name] for op in _checks(rule)]
+        code += [_op(_EQUAL, number, 0, len(body) + 1), *body, _op(_RETURN, ALLOW)]
+    for table, error in ((ABSENT, errno.ENOSYS), (DENIED, errno.EPERM)):
+        for number in numbers(table, machine).values():
+            code += [_op(_EQUAL, number, 0, 1), _op(_RETURN, ERRNO | error)]
+    return b"".join([*code, _op(_RETURN, ALLOW)])
+
+
+def _rules(pid: int) -> dict[str, tuple[Rule, ...]]:
+    to_itself = (Rule(0, (pid,)),)  # abort(3) sends a signal
+    return {
+        "open": (Rule(1, (0,), mask=_WRITING),),
+        "openat": (Rule(2, (0,), mask=_WRITING),),
+        "clone": (Rule(0, (_CLONE_THREAD,), mask=_CLONE_THREAD),),
+        "mmap": (Rule(3, _MAP_KINDS, mask=_MAP_KIND),),
+        "kill": to_itself,
+        "tgkill": to_itself,
+        "rt_sigqueueinfo": to_itself,
+        "rt_tgsigqueueinfo": to_itself,
+        "fcntl": (Rule(1, (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX), only=False),),
+        "ioctl": (Rule(1, _IOCTLS),),
+        "prctl": (Rule(0, _PRCTLS, only=False),),
+        "prlimit64": (Rule(2, (0,)), Rule(2, (0,), high=True)),  # reading only: no address of new limits
+    }
+
+
+def _checks(rule: Rule) -> list[bytes]:
+    """Return the instructions that end in EPERM for what the rule denies and fall through for the rest."""
+    code = [_op(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4 * rule.high), _op(_AND, rule.mask)]
+    deny = _op(_RETURN, ERRNO | errno.EPERM)
+    if rule.only:
+        count = len(rule.values)
+        return [*code, *(_op(_EQUAL, value, count - place, 0) for place, value in enumerate(rule.values)), deny]
+    return [*code, *(op for value in rule.values for op in (_op(_EQUAL, value, 0, 1), deny))]
+
+
+def _op(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_true, if_false, operand)

@@ -1,0 +1,316 @@
+"""What the onnx runtime keeps beyond the common contract."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from edge_agent.engine.protocol import Done, Failed, Load, Run
+from edge_agent.engine.runtimes.onnx import CHARACTERS_PER_TOKEN_MAX, OnnxRuntime
+from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
+from tests import bert_onnx, bundles, pos_intents
+
+
+def opened(folder: Path) -> OnnxRuntime:
+    """Load a bundle directory and attach it as "a"."""
+    runtime = OnnxRuntime()
+    runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx")))
+    attach(runtime, "a", folder)
+    return runtime
+
+
+def attach(runtime: OnnxRuntime, digest: str, folder: Path) -> None:
+    """Attach a bundle directory to what is loaded already."""
+    runtime.attach(digest, bundles.manifest_of(folder), bundles.paths_of(folder))
+
+
+def submit(runtime: OnnxRuntime, texts: list[str], digest: str = "a") -> None:
+    """Submit texts as jobs "0", "1", ..."""
+    for i, text in enumerate(texts):
+        runtime.submit(Run(job_id=str(i), digest=digest, text=text))
+
+
+def answers(runtime: OnnxRuntime, texts: list[str], digest: str = "a") -> list[Done | Failed]:
+    """Compute texts together; return the answers in their order."""
+    submit(runtime, texts, digest)
+    events = []
+    while runtime.busy:
+        events += runtime.step()
+    return sorted(events, key=lambda event: int(event.job_id))
+
+
+def refuse(folder: Path, message: str) -> None:
+    """Require that a bundle does not load or attach, with this in the message."""
+    with pytest.raises(ModelLoadFailed) as caught:
+        opened(folder)
+    assert message in caught.value.message
+
+
+def rebuilt(folder: Path, change) -> Path:
+    """Let `change` edit the bundle's graph in place."""
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    onnx.save(model, folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> OnnxRuntime:
+    """A random classifier."""
+    return opened(bundles.tiny_onnx_bundle(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory) -> OnnxRuntime:
+    """all-MiniLM-L6-v2 as an embedder."""
+    return opened(bundles.minilm_bundle(tmp_path_factory.mktemp("minilm")))
+
+
+def test_a_batch_is_one_step(tiny):
+    """Up to 8 waiting jobs are computed in one step, the oldest among them; the ninth waits."""
+    submit(tiny, ["refund"] * 9)
+    assert [str(i) for i in range(8)] == [event.job_id for event in tiny.step()]
+    assert ["8"] == [event.job_id for event in tiny.step()]
+
+
+def test_a_batch_holds_jobs_of_one_bundle(tiny, tmp_path):
+    """Jobs of another bundle wait for a step of their own, and get it as soon as one of them is the oldest."""
+    attach(tiny, "b", bundles.tiny_onnx_bundle(tmp_path, version="2.0.0"))
+    for job_id, digest, text in [
+        ("short", "a", "no"),
+        ("other", "b", "no"),
+        *((f"long{i}", "a", "no " * 60) for i in range(8)),
+    ]:
+        tiny.submit(Run(job_id=job_id, digest=digest, text=text))
+    first = [event.job_id for event in tiny.step()]
+    assert "short" == first[0]
+    assert "other" not in first
+    assert ["other"] == [event.job_id for event in tiny.step()]
+    while tiny.busy:
+        tiny.step()
+    tiny.detach("b")
+
+
+def test_timing_and_size_are_told(tiny):
+    """An answer tells its tokens, special ones included, and the milliseconds of its run."""
+    (done,) = answers(tiny, ["no"])
+    assert 4 == done.input_tokens
+    assert done.prefill_ms > 0
+
+
+def test_truncation_and_padding_of_the_tokenizer_are_undone(tiny):
+    """A tokenizer.json that would cut or fill texts to 16 tokens does neither."""
+    assert [3, 42] == [done.input_tokens for done in answers(tiny, ["a", "ab" * 20])]
+
+
+def test_special_tokens_count_against_the_limit(tmp_path):
+    """A text fits exactly when its tokens and the model's own tokens fit."""
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path, task={"limits": {"input_tokens_max": 5}}))
+    assert 5 == answers(runtime, ["abc"])[0].input_tokens
+    with pytest.raises(InputTooLong, match="the input has 6 tokens; the limit is 5"):
+        answers(runtime, ["abcd"])
+
+
+def test_absurd_lengths_are_refused_unread(tiny):
+    """A text of more characters than any language needs is refused before it is tokenized, with the count."""
+    length = 512 * CHARACTERS_PER_TOKEN_MAX + 1
+    with pytest.raises(InputTooLong) as caught:
+        answers(tiny, ["a" * length])
+    assert {"characters": str(length), "characters_limit": str(length - 1), "limit": "512"} == caught.value.metadata
+
+
+def test_text_that_the_tokenizer_drops_is_empty(tiny):
+    """A text of control characters has no token and is refused as empty."""
+    with pytest.raises(EmptyInput):
+        answers(tiny, ["\u200b\u0000"])
+
+
+def test_a_job_that_does_not_compute_fails_alone(tmp_path):
+    """A text with a token that the model does not have fails; its batch mates are answered."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zebra"] = 9_999
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    events = answers(opened(folder), ["refund", "zebra", "price"])
+    assert [Done, Failed, Done] == [type(event) for event in events]
+    assert ("MODEL_FAILED", {"tokens": "3"}) == (events[1].reason, events[1].metadata)
+
+
+def test_not_a_number_fails_that_job(tmp_path):
+    """A text for which the model computes NaN fails; its batch mates are answered."""
+    weights = bert_onnx.random_weights(bert_onnx.TINY, outputs=len(bundles.INTENTS))
+    letter = list(json.loads(bert_onnx.tiny_tokenizer())["model"]["vocab"]).index("q")
+    weights["embeddings.word_embeddings.weight"][letter] = np.nan
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    (folder / "model.onnx").write_bytes(bert_onnx.build(bert_onnx.TINY, weights, "classify"))
+    events = answers(opened(folder), ["refund", "q", "price"])
+    assert [Done, Failed, Done] == [type(event) for event in events]
+    assert "not finite" in events[1].message
+
+
+def test_dynamically_quantized_models_compute_one_at_a_time(tmp_path):
+    """A model whose answers would move with their neighbours gets none: alone and together are equal bits."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    quantized = tmp_path / "int8.onnx"
+    quantize_dynamic(folder / "model.onnx", quantized, weight_type=QuantType.QInt8)
+    quantized.replace(folder / "model.onnx")
+    runtime = opened(folder)
+    texts = ["refund", "a much longer text with other letters in it, 42", "no"]
+    alone = [answers(runtime, [text])[0].scores for text in texts]
+    assert alone == [done.scores for done in answers(runtime, texts)]
+
+
+def test_wrong_label_count_is_refused(tmp_path):
+    """A manifest with another number of labels than the model has outputs does not attach; both numbers are told."""
+    folder = bundles.tiny_onnx_bundle(tmp_path, labels=("yes", "no"))
+    refuse(folder, "the model has 8 outputs and the manifest has 2 labels")
+
+
+def test_kind_that_the_model_cannot_do_is_refused(tmp_path):
+    """A classify task on a model with one output a token does not attach."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    (folder / "model.onnx").write_bytes(bundles.tiny_onnx("extract"))
+    refuse(folder, "the model's output has 3 dimensions, which does not suit 'classify'")
+
+
+def test_limit_over_the_models_positions_is_refused(tmp_path):
+    """A manifest that allows more tokens than the model has positions for does not attach."""
+    folder = bundles.tiny_onnx_bundle(tmp_path, task={"limits": {"input_tokens_max": 600}})
+    refuse(folder, "the model does not compute 600 tokens; the manifest allows 600")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff\xfe"], ids=["empty", "no model", "text", "bytes"])
+def test_bad_tokenizer_is_refused(tmp_path, content):
+    """A file that is no tokenizer.json does not attach, and its name is told."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    (folder / "tokenizer.json").write_bytes(content)
+    refuse(folder, "tokenizer tokenizer.json is no tokenizer.json")
+
+
+def test_missing_tokenizer_is_refused(tmp_path):
+    """A tokenizer that is not there does not attach."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    refuse(folder, "tokenizer tokenizer.json cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 64, b"GGUF" + b"\1" * 200, b"hello, this is text"])
+def test_garbage_is_no_model(tmp_path, content):
+    """A file of something else is refused in plain words."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    (folder / "model.onnx").write_bytes(content)
+    refuse(folder, f"model.onnx ({len(content)} bytes) is no ONNX model, or it is cut short")
+
+
+def test_every_cut_is_refused(tmp_path):
+    """Wherever a model file is cut, it does not load."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    whole = (folder / "model.onnx").read_bytes()
+    for size in itertools.chain(range(1, 40), range(40, len(whole), len(whole) // 60), [len(whole) - 1]):
+        (folder / "model.onnx").write_bytes(whole[:size])
+        with pytest.raises(ModelLoadFailed, match=r"model\.onnx"):
+            opened(folder)
+
+
+def test_unknown_inputs_are_named(tmp_path):
+    """A model that asks for something else than an encoder's inputs is refused, naming it."""
+
+    def rename(model):
+        model.graph.input[2].name = "pixel_values"
+        for node in model.graph.node:
+            node.input[:] = ["pixel_values" if name == "token_type_ids" else name for name in node.input]
+
+    folder = rebuilt(bundles.tiny_onnx_bundle(tmp_path), rename)
+    refuse(folder, "model.onnx asks for pixel_values; an encoder takes input_ids, attention_mask, token_type_ids")
+
+
+def test_a_mask_is_needed(tmp_path):
+    """A model without a mask, whose scores would depend on padding, is refused."""
+
+    def without(model):
+        model.graph.input.pop(1)
+        model.graph.initializer.append(helper.make_tensor("attention_mask", TensorProto.INT64, [1, 1], [1]))
+
+    refuse(rebuilt(bundles.tiny_onnx_bundle(tmp_path), without), "model.onnx does not take attention_mask")
+
+
+def test_unknown_operators_are_refused(tmp_path):
+    """A model that needs a custom operator is refused, naming it."""
+
+    def exotic(model):
+        model.graph.node[0].op_type, model.graph.node[0].domain = "Exotic", "vendor"
+        model.opset_import.append(helper.make_opsetid("vendor", 1))
+
+    refuse(rebuilt(bundles.tiny_onnx_bundle(tmp_path), exotic), "Exotic")
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "absent.bin", "/etc/hostname"])
+def test_data_outside_the_file_is_refused(tmp_path, location):
+    """A model that keeps weights in a file outside its own folder, or in one that is not there, is refused."""
+    (tmp_path / "secret.bin").write_bytes(b"\1" * 65_536)
+
+    def point_outside(model):
+        tensor = next(each for each in model.graph.initializer if len(each.raw_data) > 2048)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", location
+
+    refuse(rebuilt(bundles.tiny_onnx_bundle(tmp_path / "bundle"), point_outside), "model.onnx does not load")
+
+
+def test_each_bundle_reads_with_its_own_tokenizer(tiny, tmp_path):
+    """Two bundles on one base may have different tokenizers; each text is read with its own bundle's."""
+    folder = bundles.tiny_onnx_bundle(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    attach(tiny, "b", folder)
+    assert [3, 5] == [answers(tiny, ["ABC"], digest)[0].input_tokens for digest in ("b", "a")]
+    tiny.detach("b")
+
+
+def test_similar_sentences_have_similar_vectors(minilm):
+    """all-MiniLM-L6-v2 puts sentences of one meaning nearer to each other than to sentences of another."""
+    texts = [
+        "When do you close today?",
+        "What are your opening hours?",
+        "My toaster is broken.",
+        "The toaster stopped working.",
+    ]
+    vectors = np.stack([np.frombuffer(done.vector, "<f4") for done in answers(minilm, texts)])
+    cosine = vectors @ vectors.T
+    assert min(cosine[0, 1], cosine[2, 3]) > max(cosine[0, 2], cosine[0, 3], cosine[1, 2], cosine[1, 3]) + 0.1
+
+
+def test_vectors_are_those_of_the_plain_way(minilm):
+    """Batches, masks and pooling give the vector of one text run by hand, scaled to length 1."""
+    texts = [text for text, _ in pos_intents.held_out()[:10]]
+    by_hand = pos_intents.mean_vectors(bundles.minilm_onnx("hidden"), texts)
+    by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
+    vectors = np.stack([np.frombuffer(done.vector, "<f4") for done in answers(minilm, texts)])
+    np.testing.assert_allclose(vectors, by_hand, rtol=0, atol=1e-5)
+
+
+def test_special_words_in_a_text_are_plain_text(minilm):
+    """A text that says [SEP] has these characters in it and no separator."""
+    plain, forged = answers(minilm, ["lamp SEP kettle", "lamp [SEP] kettle"])
+    assert plain.input_tokens + 2 == forged.input_tokens
+
+
+def test_minilm_sorts_intents(tmp_path):
+    """A linear head on all-MiniLM-L6-v2 gets at least 70 % of held-out sentences right, of 8 intents."""
+    runtime = opened(bundles.minilm_bundle(tmp_path, "classify"))
+    examples = pos_intents.held_out()
+    done = answers(runtime, [text for text, _ in examples])
+    right = [
+        bundles.INTENTS[int(np.argmax(each.scores))] == intent for each, (_, intent) in zip(done, examples, strict=True)
+    ]
+    assert np.mean(right) >= 0.7

@@ -1,0 +1,25 @@
+"""Waiting for something that another process does: polled with a deadline, the one place where tests sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+POLL_SECONDS = 0.01
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return once the condition holds; fail after that many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def eventually_sync(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """The same outside an event loop."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,271 @@
+"""Engines over real child processes, driven by the echo runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine.engine import Answer, State
+from edge_agent.engine.pool import EnginePool, resident_bytes
+from edge_agent.engine.protocol import Chunk, Run
+from edge_agent.errors import (
+    DeadlineExpired,
+    EngineCrashed,
+    EngineNotReady,
+    InputTooLong,
+    ModelFailed,
+    ModelLoadFailed,
+    QueueFull,
+    StreamBroken,
+)
+from edge_agent.formats.manifest import Limits, Manifest, Task, encode
+from tests.eventually import eventually, eventually_sync
+
+CONFIG = EngineConfig(
+    queue_requests_max=4,
+    sequences_max=2,
+    heartbeat_seconds_max=1.0,
+    restart_seconds_first=0.05,
+    load_seconds_max=20,
+    load_failures_max=2,
+)
+CLASSIFY = Manifest(
+    task=Task(name="intent", kind="classify", labels=("refund", "price"), limits=Limits(input_tokens_max=8)),
+    version="1.0.0",
+    runtime="echo",
+)
+GENERATE = Manifest(task=Task(name="talk", kind="generate"), version="1.0.0", runtime="echo")
+
+
+def run(text: str, job_id: str = "job", digest: str = "classify") -> Run:
+    return Run(job_id=job_id, digest=digest, text=text, output_tokens_max=100)
+
+
+@contextlib.asynccontextmanager
+async def pool_of(config: EngineConfig = CONFIG) -> AsyncIterator[EnginePool]:
+    """A pool with a classify and a generate bundle on one echo engine."""
+    pool = EnginePool(config, lambda: None)
+    try:
+        await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {})
+        await pool.attach("generate", GENERATE, encode(GENERATE), {})
+        yield pool
+    finally:
+        await pool.stop()
+
+
+async def answer(pool: EnginePool, job: Run, seconds: float = 10.0) -> Answer:
+    deadline = asyncio.get_running_loop().time() + seconds
+    async with contextlib.aclosing(pool.events(job, deadline)) as events:
+        async for event in events:
+            if isinstance(event, Answer):
+                return event
+    raise AssertionError("no answer")
+
+
+def child(pool: EnginePool) -> int:
+    (status,) = pool.statuses()
+    return status.pid
+
+
+async def test_an_input_is_answered_from_the_child() -> None:
+    """A classify job comes back with one score for each label and the time it waited."""
+    async with pool_of() as pool:
+        got = await answer(pool, run("a refund please"))
+        assert 1.0 == pytest.approx(sum(got.done.scores))
+        assert got.done.scores[0] > got.done.scores[1]
+        assert got.queue_ms >= 0.0
+
+
+async def test_bundles_on_one_base_share_one_engine() -> None:
+    """Two bundles with the same base and settings run in one process; detaching the last stops it."""
+    async with pool_of() as pool:
+        (status,) = pool.statuses()
+        assert ("classify", "generate") == status.digests
+        assert status.resident_bytes > 0
+        await pool.detach("classify", drain_seconds=1)
+        assert [("generate",)] == [status.digests for status in pool.statuses()]
+        await pool.detach("generate", drain_seconds=1)
+        assert [] == pool.statuses()
+        assert 0 == resident_bytes(status.pid)
+
+
+async def test_a_generation_streams() -> None:
+    """Chunks arrive in order, then the answer says why it ended."""
+    async with pool_of() as pool:
+        deadline = asyncio.get_running_loop().time() + 10
+        events = [event async for event in pool.events(run("one two three", digest="generate"), deadline)]
+        assert ["one", " two", " three"] == [event.text for event in events if isinstance(event, Chunk)]
+        assert isinstance(events[-1], Answer)
+        assert "stop" == events[-1].done.finish
+
+
+async def test_leaving_a_stream_cancels_it() -> None:
+    """A caller who leaves after the first piece frees the engine: nothing is pending and the next job is answered."""
+    async with pool_of() as pool:
+        deadline = asyncio.get_running_loop().time() + 10
+        text = "!slow 20 " + "word " * 90
+        async with contextlib.aclosing(pool.events(run(text, digest="generate"), deadline)) as events:
+            assert isinstance(await anext(events), Chunk)
+        assert 0 == pool.statuses()[0].pending
+        assert (await answer(pool, run("refund", "next"), seconds=1.0)).done.scores[0] > 0.5
+
+
+async def test_errors_of_the_child_are_rebuilt() -> None:
+    """What the runtime refuses arrives as the same error with its numbers."""
+    async with pool_of() as pool:
+        with pytest.raises(InputTooLong, match="9 tokens; the limit is 8") as caught:
+            await answer(pool, run("1 2 3 4 5 6 7 8 9"))
+        assert {"tokens": "9", "limit": "8"} == caught.value.metadata
+        with pytest.raises(ModelFailed):
+            await answer(pool, run("!fail"))
+
+
+async def test_a_deadline_ends_the_wait_and_not_the_engine() -> None:
+    """A job over its deadline raises; the engine answers the next one."""
+    async with pool_of() as pool:
+        with pytest.raises(DeadlineExpired):
+            await answer(pool, run("!slow 300"), seconds=0.05)
+        assert (await answer(pool, run("refund", "next"))).done.scores[0] > 0.5
+
+
+async def test_the_queue_is_bounded() -> None:
+    """With two running and four waiting the seventh input is refused with the numbers, and the six are answered."""
+    async with pool_of() as pool:
+        jobs = [asyncio.create_task(answer(pool, run("!slow 100", f"job-{i}"))) for i in range(6)]
+        await eventually(lambda: pool.statuses()[0].pending == 6)
+        with pytest.raises(QueueFull, match="the limit is 4"):
+            pool.reserve("classify", 1)
+        assert 6 == len(await asyncio.gather(*jobs))
+        pool.reserve("classify", 4)
+        with pytest.raises(QueueFull, match="5 more do not fit"):
+            pool.reserve("classify", 5)
+
+
+async def test_only_the_input_that_kills_the_child_fails() -> None:
+    """A neighbour in flight at the crash is tried again, alone, and answered; the culprit fails the second time."""
+    async with pool_of() as pool:
+        both = [answer(pool, run("!crash", "culprit")), answer(pool, run("refund", "neighbour"))]
+        culprit, neighbour = await asyncio.gather(*both, return_exceptions=True)
+        assert isinstance(culprit, EngineCrashed)
+        assert isinstance(neighbour, Answer)
+        assert neighbour.done.scores[0] > 0.5
+        await eventually(lambda: pool.ready("classify"))
+        assert 2 == pool.statuses()[0].restarts
+
+
+async def test_a_killed_child_is_replaced_and_its_bundles_attached_again() -> None:
+    """After SIGKILL every bundle answers again from a new process."""
+    async with pool_of() as pool:
+        before = child(pool)
+        os.kill(before, signal.SIGKILL)
+        await eventually(lambda: not pool.ready("classify"))
+        with pytest.raises(EngineNotReady) as caught:
+            pool.reserve("classify", 1)
+        assert caught.value.retry_seconds > 0
+        await eventually(lambda: pool.ready("classify") and pool.ready("generate"))
+        assert before != child(pool)
+        assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+
+
+async def test_a_broken_stream_ends_with_an_error_that_allows_a_retry() -> None:
+    """A stream that had begun when the child was killed is not silently started again."""
+    async with pool_of() as pool:
+        deadline = asyncio.get_running_loop().time() + 10
+        events = pool.events(run("!slow 20 " + "word " * 90, digest="generate"), deadline)
+        assert isinstance(await anext(events), Chunk)
+        os.kill(child(pool), signal.SIGKILL)
+        with pytest.raises(StreamBroken):
+            async for _ in events:
+                pass
+
+
+async def test_a_step_that_never_returns_is_killed() -> None:
+    """A wedged child is alive but silent: it is killed after the heartbeat limit, and the engine goes on."""
+    async with pool_of() as pool:
+        with pytest.raises(EngineCrashed):
+            await answer(pool, run("!hang"), seconds=20)
+        await eventually(lambda: pool.ready("classify"))
+        assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+
+
+async def test_a_stopped_idle_child_is_noticed() -> None:
+    """SIGSTOP on a child without work is found by the unanswered ping."""
+    async with pool_of() as pool:
+        before = child(pool)
+        os.kill(before, signal.SIGSTOP)
+        await eventually(lambda: pool.ready("classify") and child(pool) != before)
+
+
+async def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Attach raises what the child said, and no engine stays."""
+    pool = EnginePool(CONFIG, lambda: None)
+    with pytest.raises(ModelLoadFailed, match="does not exist"):
+        await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": tmp_path / "gone"})
+    assert [] == pool.statuses()
+    with pytest.raises(EngineNotReady):
+        pool.reserve("classify", 1)
+
+
+async def test_loading_is_not_tried_for_ever(tmp_path: Path) -> None:
+    """A bundle kept in spite of its failure is tried load_failures_max times; then calls say that it does not load."""
+    pool = EnginePool(CONFIG, lambda: None)
+    weights = tmp_path / "weights"
+    with pytest.raises(ModelLoadFailed):
+        await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": weights}, keep=True)
+    await eventually(lambda: pool.statuses()[0].state is State.FAILED)
+    with pytest.raises(ModelLoadFailed, match="does not load"):
+        pool.reserve("classify", 1)
+    weights.touch()
+    await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": weights}, keep=True)
+    assert pool.ready("classify")
+    await pool.stop()
+
+
+async def test_detach_lets_running_jobs_finish() -> None:
+    """A job on a bundle that is being detached is answered within the drain time."""
+    async with pool_of() as pool:
+        job = asyncio.create_task(answer(pool, run("!slow 200 refund")))
+        await eventually(lambda: pool.statuses()[0].pending == 1)
+        await pool.detach("classify", drain_seconds=5)
+        assert (await job).done.scores[0] > 0.5
+
+
+async def test_stop_ends_the_child() -> None:
+    """After stop no process is left."""
+    async with pool_of() as pool:
+        pid = child(pool)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+PARENT = """
+import asyncio, sys
+sys.path.insert(0, ".")
+from tests.process.test_engine import child, pool_of
+
+async def main():
+    async with pool_of() as pool:
+        print(child(pool), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_child_does_not_outlive_its_parent() -> None:
+    """However the daemon dies, its children go with it."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert resident_bytes(pid) > 0
+        parent.kill()
+    eventually_sync(lambda: resident_bytes(pid) == 0)

@@ -1,0 +1,182 @@
+"""From an encoder's numbers to answers."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine.protocol import Found
+from edge_agent.engine.runtimes.onnx_outputs import (
+    Word,
+    check_row,
+    entities,
+    output_for,
+    probabilities,
+    vector,
+    words,
+)
+from edge_agent.errors import ModelLoadFailed
+from edge_agent.formats.manifest import Task
+
+CLASSIFY = Task(name="a", kind="classify", labels=("yes", "no"))
+EXTRACT = Task(name="a", kind="extract", labels=("O", "B-price", "I-price"))
+EMBED = Task(name="a", kind="embed")
+TAGS = ("O", "B-price", "I-price", "B-name", "I-name")
+
+
+def row(*shape: int) -> np.ndarray:
+    """Return zeros as a model would."""
+    return np.zeros(shape, np.float32)
+
+
+def decoded(*tags: str, shares: tuple[float, ...] = ()) -> tuple[tuple[Found, ...], float]:
+    """Decode words of 3 letters with a space between, tagged as said."""
+    of_words = [Word(i, i * 4, i * 4 + 3) for i in range(len(tags))]
+    table = np.zeros((len(tags), len(TAGS)))
+    for i, tag in enumerate(tags):
+        table[i, TAGS.index(tag)] = shares[i] if shares else 1.0
+    return entities(of_words, table, TAGS)
+
+
+def spans(*tags: str) -> list[tuple[str, int, int]]:
+    """Return what the tags decode to, without the scores."""
+    return [(found.label, found.start, found.end) for found in decoded(*tags)[0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "expected"),
+    [
+        ("classify", ["hidden", "logits"], "logits"),
+        ("extract", ["scores"], "scores"),
+        ("embed", ["last_hidden_state", "sentence_embedding"], "sentence_embedding"),
+        ("embed", ["pooler_output", "last_hidden_state"], "last_hidden_state"),
+    ],
+)
+def test_output_is_chosen_by_name_else_first(kind, names, expected):
+    """The output is the one exporters name for the kind; a model without that name has it first."""
+    assert expected == output_for(kind, names)
+
+
+@pytest.mark.parametrize(("task", "shape"), [(CLASSIFY, (2,)), (EXTRACT, (7, 3)), (EMBED, (7, 32)), (EMBED, (32,))])
+def test_fitting_rows_pass(task, shape):
+    """A row of the shape that the kind needs is accepted."""
+    check_row(task, row(*shape))
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "message"),
+    [
+        (CLASSIFY, (3,), "the model has 3 outputs and the manifest has 2 labels"),
+        (EXTRACT, (7, 5), "the model has 5 outputs and the manifest has 3 labels"),
+        (CLASSIFY, (7, 2), "the model's output has 3 dimensions, which does not suit 'classify'"),
+        (EXTRACT, (3,), "the model's output has 2 dimensions, which does not suit 'extract'"),
+        (EMBED, (7, 4, 4), "the model's output has 4 dimensions, which does not suit 'embed'"),
+    ],
+)
+def test_unfitting_rows_are_refused(task, shape, message):
+    """A model whose output does not suit the task is refused with both numbers."""
+    with pytest.raises(ModelLoadFailed) as caught:
+        check_row(task, row(*shape))
+    assert message == caught.value.message
+
+
+def test_tags_are_bio():
+    """Tags of another scheme are refused, naming the first."""
+    with pytest.raises(ModelLoadFailed, match=r"O, B-\.\.\. and I-\.\.\.; 'S-price' is not"):
+        check_row(Task(name="a", kind="extract", labels=("O", "S-price")), row(4, 2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused(value):
+    """A model that computes NaN or infinity for a plain text is refused."""
+    with pytest.raises(ModelLoadFailed, match="not finite"):
+        check_row(CLASSIFY, np.array([0.0, value], np.float32))
+
+
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=20),
+    st.floats(0.01, 100),
+)
+def test_probabilities_add_up(logits, temperature):
+    """Whatever the logits and the temperature, the probabilities are finite, add up to 1 and keep the winner."""
+    shares = probabilities(np.array(logits, np.float32), temperature)
+    assert math.isclose(1.0, shares.sum(), abs_tol=1e-12)
+    assert shares[int(np.argmax(logits))] == shares.max()
+
+
+def test_temperature_divides_the_logits():
+    """A temperature of 2 halves the logits before the softmax."""
+    shares = probabilities(np.array([2.0, 0.0], np.float32), 2.0)
+    assert pytest.approx([math.e / (math.e + 1), 1 / (math.e + 1)]) == shares.tolist()
+
+
+def test_words_join_their_tokens():
+    """Tokens with one word id are one word; special tokens are none."""
+    found = words("refunds now", [None, 0, 0, 1, None], [(0, 0), (0, 6), (6, 7), (8, 11), (0, 0)])
+    assert [Word(1, 0, 7), Word(3, 8, 11)] == found
+
+
+def test_a_gap_ends_a_word():
+    """Tokens of one word id with text between them are two words."""
+    assert [Word(0, 0, 2), Word(1, 3, 5)] == words("ab cd", [0, 0], [(0, 2), (3, 5)])
+
+
+def test_white_space_of_a_token_is_no_part_of_the_word():
+    """A tokenizer that counts the space before a word to it does not move the word's start."""
+    assert [Word(0, 0, 2), Word(1, 4, 6)] == words("ab  cd", [0, 1], [(0, 2), (2, 6)])
+
+
+def test_offsets_are_code_points():
+    """Offsets count code points, also behind characters of several bytes."""
+    text = "\N{GRINNING FACE} caf\u00e9"
+    assert [Word(0, 0, 1), Word(1, 2, 6)] == words(text, [0, 1], [(0, 1), (2, 6)])
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (("O", "O"), []),
+        (("B-price", "I-price", "O"), [("price", 0, 7)]),
+        (("B-price", "B-price"), [("price", 0, 3), ("price", 4, 7)]),
+        (("B-price", "I-name"), [("price", 0, 3), ("name", 4, 7)]),
+        (("I-price", "I-price"), [("price", 0, 7)]),
+        (("B-price", "O", "I-price"), [("price", 0, 3), ("price", 8, 11)]),
+    ],
+)
+def test_bio_decoding(tags, expected):
+    """B opens an entity, I goes on with one of the same label and opens one otherwise, O ends it."""
+    assert expected == spans(*tags)
+
+
+def test_entity_score_is_the_mean_of_its_words():
+    """An entity scores the mean of its words; words outside do not count."""
+    (found,), _ = decoded("O", "B-price", "I-price", shares=(0.5, 0.9, 0.7))
+    assert pytest.approx(0.8) == found.score
+
+
+def test_record_is_as_sure_as_its_least_sure_word():
+    """The confidence of the record is the smallest probability of any word, also of one outside."""
+    assert decoded("O", "B-price", "I-price", shares=(0.5, 0.9, 0.7))[1] == 0.5
+
+
+def test_mean_and_cls_pooling():
+    """Mean pooling averages the tokens, cls takes the first."""
+    values = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)
+    assert struct.pack("<2f", 2.0, 4.0) == vector(values, "mean", normalize=False)
+    assert struct.pack("<2f", 1.0, 2.0) == vector(values, "cls", normalize=False)
+
+
+def test_a_vector_for_the_whole_text_is_not_pooled():
+    """A model with one vector for a text has pooled already."""
+    assert struct.pack("<2f", 1.0, 2.0) == vector(np.array([1.0, 2.0], np.float32), "mean", normalize=False)
+
+
+def test_normalized_vectors_have_length_one():
+    """Normalizing scales to length 1 and leaves a zero vector as it is."""
+    assert struct.pack("<2f", 0.6, 0.8) == vector(np.array([3.0, 4.0], np.float32), "mean", normalize=True)
+    assert struct.pack("<2f", 0.0, 0.0) == vector(row(2), "mean", normalize=True)

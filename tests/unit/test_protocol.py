@@ -1,0 +1,112 @@
+"""The messages between parent and child, and the frames they travel in."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine import protocol
+from edge_agent.engine.protocol import FRAME_BYTES_MAX, FrameSplitter, frame
+
+TO_CHILD = [
+    protocol.Load(runtime="llama", weights="/w.gguf", context_tokens=64, kv_type="q8_0", sequences_max=2, threads=3),
+    protocol.Attach(digest="d", manifest=b"{}\n", paths={"weights": "/w"}),
+    protocol.Detach(digest="d"),
+    protocol.Run(job_id="1", digest="d", text="h\u00e9llo \N{GRINNING FACE}", output_tokens_max=9, stops=("\n",)),
+    protocol.Cancel(job_id="1"),
+    protocol.Ping(),
+    protocol.Stop(),
+]
+FROM_CHILD = [
+    protocol.Ready(device="cpu", details={"model": "m"}),
+    protocol.Attached(digest="d"),
+    protocol.Chunk(job_id="1", text="\u00fc"),
+    protocol.Done(job_id="1", scores=(0.25, 0.75), label_mass=0.5, input_tokens=3, prefill_ms=1.5),
+    protocol.Done(job_id="2", entities=(protocol.Found("price", 0, 4, 0.5),), confidence=0.5, vector=b"\0\1"),
+    protocol.Failed(job_id="1", reason="INPUT_EMPTY", message="m", remedy="r", metadata={"a": "1"}),
+    protocol.Progress(),
+    protocol.Pong(),
+]
+
+
+def bodies(data: bytes) -> list[bytes]:
+    """Return the frames of a whole stream."""
+    return list(FrameSplitter().feed(data))
+
+
+@pytest.mark.parametrize("message", TO_CHILD, ids=lambda message: type(message).__name__)
+def test_to_child_round_trip(message):
+    """Every message to a child comes out of its frame as it went in."""
+    assert [message] == [protocol.decode_to_child(body) for body in bodies(frame(message))]
+
+
+@pytest.mark.parametrize("message", FROM_CHILD, ids=lambda message: type(message).__name__)
+def test_from_child_round_trip(message):
+    """Every message from a child comes out of its frame as it went in."""
+    assert [message] == [protocol.decode_from_child(body) for body in bodies(frame(message))]
+
+
+def test_every_message_has_an_example():
+    """The round trips above leave out no type of message."""
+    both = msgspec.inspect.multi_type_info([protocol.ToChild, protocol.FromChild])
+    assert {case.cls for union in both for case in union.types} == {type(m) for m in TO_CHILD + FROM_CHILD}
+
+
+def test_direction_is_checked():
+    """A message that only a child may send is refused by a child."""
+    with pytest.raises(msgspec.ValidationError, match="Invalid value 'done'"):
+        protocol.decode_to_child(bodies(frame(protocol.Done(job_id="1")))[0])
+
+
+def test_frame_is_length_and_body():
+    """A frame is the length of the body as 4 little-endian bytes, then the body."""
+    data = frame(protocol.Cancel(job_id="1"))
+    assert (len(data) - 4, {"t": "cancel", "job_id": "1"}) == (
+        struct.unpack("<I", data[:4])[0],
+        msgspec.msgpack.decode(data[4:]),
+    )
+
+
+@given(texts=st.lists(st.text(max_size=40), max_size=8), cuts=st.lists(st.integers(0, 500), max_size=12))
+def test_splitter_does_not_care_how_bytes_arrive(texts, cuts):
+    """Cut anywhere, a stream gives the same frames in the same order."""
+    messages = [protocol.Chunk(job_id=str(i), text=text) for i, text in enumerate(texts)]
+    stream = b"".join(map(frame, messages))
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    splitter = FrameSplitter()
+    found = [
+        protocol.decode_from_child(body)
+        for start, end in itertools.pairwise(edges)
+        for body in splitter.feed(stream[start:end])
+    ]
+    assert messages == found
+
+
+def test_splitter_waits_for_the_rest():
+    """Nothing comes out of a frame before its last byte."""
+    data = frame(protocol.Pong())
+    splitter = FrameSplitter()
+    assert [] == [body for i in range(len(data) - 1) for body in splitter.feed(data[i : i + 1])]
+    assert [data[4:]] == list(splitter.feed(data[-1:]))
+
+
+def test_empty_body_is_a_frame():
+    """A length of 0 is a frame of no bytes, not the end."""
+    assert [b"", b"a"] == bodies(struct.pack("<I", 0) + struct.pack("<I", 1) + b"a")
+
+
+def test_oversize_frame_is_refused_by_its_length():
+    """A frame over the limit is refused as soon as its length is known, before any of it is kept."""
+    splitter = FrameSplitter()
+    with pytest.raises(ValueError, match=f"a frame of {FRAME_BYTES_MAX + 1} bytes; the limit is {FRAME_BYTES_MAX}"):
+        list(splitter.feed(struct.pack("<I", FRAME_BYTES_MAX + 1)))
+
+
+def test_largest_frame_is_waited_for():
+    """A frame of exactly the limit is not refused."""
+    assert [] == bodies(struct.pack("<I", FRAME_BYTES_MAX))
