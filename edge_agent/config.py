@@ -150,17 +150,11 @@ def load(
         SocketPathTooLong: a socket below run_dir has more than 107 bytes.
     """
     named = path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
-    plain = _read(named) if named else (_read(DEFAULT_PATH) if DEFAULT_PATH.exists() else {})
-    source = str(named or DEFAULT_PATH)
-    overrides = overrides or Overrides()
-    for key, variable in (("state_dir", "STATE_DIRECTORY"), ("run_dir", "RUNTIME_DIRECTORY")):
-        # systemd sets these from StateDirectory= and RuntimeDirectory=; several are joined by colons.
-        if environ.get(variable):
-            plain.setdefault(key, environ[variable].split(":")[0])
-        given = getattr(overrides, key)
-        if given is not None:
-            plain[key] = str(given)
-    config = _validate(plain, source)
+    source = named or DEFAULT_PATH
+    plain = _read(source, optional=named is None)
+    # A section whose keys are all commented out reads as nothing.
+    plain = {key: {} if value is None and key in _sections() else value for key, value in plain.items()}
+    config = _validate(_with_places(plain, overrides or Overrides(), environ), str(source))
     if not config.service.insecure and config.service.tcp_address:
         raise ConfigInvalid(
             f"{source}: service.tcp_address is set without TLS",
@@ -174,12 +168,22 @@ def load(
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:
+    # systemd sets these from StateDirectory= and RuntimeDirectory=; several are joined by colons.
+    handed = {"state_dir": environ.get("STATE_DIRECTORY"), "run_dir": environ.get("RUNTIME_DIRECTORY")}
+    from_systemd = {key: value.split(":")[0] for key, value in handed.items() if value}
+    given = {key: str(value) for key, value in vars(overrides).items() if value is not None}
+    return {**from_systemd, **plain, **given}
+
+
+def _read(path: Path, *, optional: bool) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES_MAX + 1)
         plain = yaml.safe_load(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
     except OSError as error:
+        if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
         raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
         raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Mend the line it names.") from None
@@ -203,16 +207,20 @@ def _validate(plain: dict[str, Any], source: str) -> Config:
 
 
 def _nearest(loc: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = Config
-    for part in loc[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    close = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1, cutoff=0.5)
-    if close:
-        return f"Did you mean '{'.'.join([*map(str, loc[:-1]), close[0]])}'?"
-    return f"Known keys there: {', '.join(model.model_fields)}."
+    """Name the known key that was meant: in the same section if one is like it, in any other otherwise."""
+    section, key = ".".join(map(str, loc[:-1])), str(loc[-1])
+    known = {f"{name}.{leaf}": leaf for name, part in _sections().items() for leaf in part.model_fields}
+    known |= {name: name for name in Config.model_fields}
+    here = {dotted: leaf for dotted, leaf in known.items() if dotted.rpartition(".")[0] == section}
+    for candidates in (here, known):
+        for close in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=0.6):
+            return f"Did you mean '{next(dotted for dotted, leaf in candidates.items() if leaf == close)}'?"
+    return f"Known keys there: {', '.join(here.values())}."
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    defaults = ((name, field.default) for name, field in Config.model_fields.items())
+    return {name: type(default) for name, default in defaults if isinstance(default, BaseModel)}
 
 
 def sample() -> str:

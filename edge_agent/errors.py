@@ -317,4 +317,6 @@ BY_REASON: dict[str, type[EdgeAgentError]] = {cls.reason: cls for cls in _leaves
 def from_wire(reason: str, message: str, remedy: str, metadata: dict[str, str]) -> EdgeAgentError:
     """Rebuild an error that a child sent; an unknown reason becomes ModelFailed."""
     cls = BY_REASON.get(reason, ModelFailed)
-    return cls(message, remedy=remedy, **metadata)
+    error = cls(message, remedy=remedy)
+    error.metadata = dict(metadata)  # not as keywords: a child may send any key
+    return error

@@ -88,3 +88,9 @@ def test_capacity_errors_say_when_to_try_again() -> None:
     assert 1.0 == QueueFull("full").retry_seconds
     assert 2.5 == QueueFull("full", retry_seconds=2.5).retry_seconds
     assert all(issubclass(cls, CapacityError) for cls in LEAVES if drawn()[cls.__name__] == "CapacityError")
+
+
+def test_metadata_of_a_child_may_have_any_key() -> None:
+    """Keys that are parameters of the error's constructor are kept as metadata."""
+    error = from_wire("QUEUE_FULL", "full", "wait", {"message": "m", "remedy": "r", "retry_seconds": "s"})
+    assert {"message": "m", "remedy": "r", "retry_seconds": "s"} == error.metadata

@@ -1,0 +1,138 @@
+"""`edge-agent serve`: builds the rooms, starts them in order, stops them in reverse.
+
+Start: state directory (locked), engines, listeners, then the models in the background: the daemon serves at once, and
+each task turns ready by itself. Stop, on SIGTERM or SIGINT: health turns NOT_SERVING, new work is refused, running
+calls get `drain_seconds`, then the children end and the lock is given back. A second signal stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+
+import structlog
+import uvloop
+
+from edge_agent import __version__, logs, systemd
+from edge_agent.config import Config, StoreConfig
+from edge_agent.engine.pool import EnginePool
+from edge_agent.service.admin import AdminServicer, Rooms
+from edge_agent.service.inference import InferenceServicer
+from edge_agent.service.server import Edge
+from edge_agent.store.limits import StoreLimits
+from edge_agent.store.store import Store
+from edge_agent.update.activation import Activation, Engines
+
+log = structlog.get_logger("edge_agent.daemon")
+
+
+class Daemon:
+    """The composition root: the only place that knows every room."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        """Build the rooms over an open store."""
+        self._config = config
+        self._changed = asyncio.Event()
+        self._serving = True
+        self._engines = EnginePool(config.engine, self._changed.set)
+        self._activation = Activation(
+            store,
+            Engines(self._engines.attach, self._engines.detach, self._engines.ready, self._report),
+            allow_unsigned=config.store.allow_unsigned,
+            drain_seconds=config.service.drain_seconds,
+        )
+        self._inference = InferenceServicer(self._activation, self._engines, config.service)
+        rooms = Rooms(
+            activation=self._activation,
+            engines=self._engines,
+            serving=lambda: self._serving,
+            drain=self.drain,
+            disk_free_bytes=lambda: shutil.disk_usage(config.state_dir).free,
+            pid=os.getpid(),
+        )
+        self._edge = Edge(config, self._inference, AdminServicer(rooms))
+
+    def drain(self) -> None:
+        """Take no new work."""
+        self._serving = False
+        self._inference.draining = True
+        self._changed.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve inside the block; stop in order at its end."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._engines.stop)
+            stack.push_async_callback(self._activation.stop)
+            await self._activation.resume()
+            await self._report()  # before the first call can ask
+            await self._edge.start()
+            stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
+            reporting = asyncio.create_task(self._report_changes())
+            stack.callback(reporting.cancel)
+            yield
+            self.drain()
+            await self._report()
+
+    async def _report(self) -> None:
+        ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
+        await self._edge.report(ready, serving=self._serving)
+
+    async def _report_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._report()
+
+
+def serve(config: Config) -> int:
+    """Run the daemon until it is told to stop; return the exit code.
+
+    Raises:
+        SiteError: something on this machine is in the way.
+    """
+    logs.configure(config.log)
+    store = Store.open(config.state_dir, _limits(config.store))
+    try:
+        uvloop.run(_serve(config, store))
+    finally:
+        store.close()
+    return 0
+
+
+def _limits(config: StoreConfig) -> StoreLimits:
+    return StoreLimits(
+        bundle_bytes_max=config.bundle_bytes_max,
+        file_bytes_max=config.bundle_bytes_max,
+        bundles_per_task_max=config.bundles_per_task_max,
+        disk_reserve_bytes=config.disk_reserve_bytes,
+    )
+
+
+async def _serve(config: Config, store: Store) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop_at_once() -> None:
+        os._exit(1)
+
+    def stop_gently() -> None:
+        stop.set()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop_at_once)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop_gently)
+    async with Daemon(config, store).running():
+        systemd.notify("READY=1")
+        log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
+        if config.service.tcp_address:
+            log.warning("listening_without_tls", address=config.service.tcp_address)
+        await stop.wait()
+        systemd.notify("STOPPING=1")
+        log.info("stopping")
+    log.info("stopped")

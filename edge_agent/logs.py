@@ -1,0 +1,32 @@
+"""structlog, set up once: JSON lines for journald, colours for a person. Inputs and outputs are never logged."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from edge_agent.config import LogConfig
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(config: LogConfig) -> None:
+    """Send every log event to standard error as the configuration says."""
+    pretty = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if pretty
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[config.level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,1 @@
+"""From a task to the model that answers, and what its confidence means."""

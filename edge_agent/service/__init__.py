@@ -1,0 +1,1 @@
+"""The gRPC edge: translates, authorizes and maps errors; never decides."""

@@ -1,0 +1,124 @@
+"""AdminService: what the site's operator does, on the admin socket only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent import __version__
+from edge_agent.engine.engine import State
+from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
+from edge_agent.errors import InvalidRequest
+from edge_agent.service import guard, messages
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.v1 import admin_pb2 as pb
+from edge_agent.v1 import admin_pb2_grpc
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """What the operator looks at and changes."""
+
+    activation: Activation
+    engines: EnginePool
+    serving: Callable[[], bool]
+    drain: Callable[[], None]
+    disk_free_bytes: Callable[[], int]
+    pid: int
+
+
+class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
+    """See the module."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        """Serve these rooms."""
+        self._rooms = rooms
+        self._started_at = time.time()
+
+    @guard.unary
+    async def GetStatus(self, request: pb.GetStatusRequest, context: guard.Context) -> pb.GetStatusResponse:
+        """Show the state of the daemon, its tasks and its engines."""
+        rooms = self._rooms
+        serving = dict(sorted(rooms.activation.serving.items()))
+        engines = rooms.engines.statuses()
+        response = pb.GetStatusResponse(
+            agent_version=__version__,
+            serving=rooms.serving(),
+            resident_bytes=resident_bytes(rooms.pid),
+            tasks=[messages.task_message(b, ready=rooms.engines.ready(b.digest)) for b in serving.values()],
+            engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
+            warnings=_warnings(serving, engines),
+            store_bytes=rooms.activation.inventory.store_bytes,
+            disk_free_bytes=rooms.disk_free_bytes(),
+        )
+        response.start_time.FromMilliseconds(int(self._started_at * 1000))
+        return response
+
+    @guard.unary
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: guard.Context) -> pb.ListBundlesResponse:
+        """List the installed bundles, by task and then newest first."""
+        installed = self._rooms.activation.inventory.bundles
+        bundles = [bundle for bundle in installed if request.task in ("", bundle.manifest.task.name)]
+        shown, token = messages.page(request.page_size, request.page_token, len(bundles))
+        return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
+
+    @guard.unary
+    async def InstallBundle(self, request: pb.InstallBundleRequest, context: guard.Context) -> pb.InstallBundleResponse:
+        """Verify a bundle, copy it into the store, and activate it unless told not to."""
+        if not request.path.startswith("/") or "\0" in request.path:
+            raise InvalidRequest(f"path {request.path!r} is not absolute", remedy="Give the whole path, from / on.")
+        bundle, new = await self._rooms.activation.install(Path(request.path), activate=not request.no_activate)
+        return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
+
+    @guard.unary
+    async def ActivateBundle(
+        self, request: pb.ActivateBundleRequest, context: guard.Context
+    ) -> pb.ActivateBundleResponse:
+        """Let an installed bundle answer."""
+        bundle = await self._rooms.activation.activate(request.task, request.bundle)
+        return pb.ActivateBundleResponse(bundle=self._describe(bundle))
+
+    @guard.unary
+    async def RollbackTask(self, request: pb.RollbackTaskRequest, context: guard.Context) -> pb.RollbackTaskResponse:
+        """Let the bundle before answer again."""
+        return pb.RollbackTaskResponse(bundle=self._describe(await self._rooms.activation.rollback(request.task)))
+
+    @guard.unary
+    async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: guard.Context) -> pb.RemoveBundleResponse:
+        """Remove an idle bundle, or a whole task."""
+        return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
+
+    @guard.unary
+    async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:
+        """Stop taking new work."""
+        self._rooms.drain()
+        return pb.DrainResponse()
+
+    def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
+        activation = self._rooms.activation
+        active = activation.serving.get(bundle.manifest.task.name)
+        return messages.bundle_message(
+            bundle,
+            active=active is not None and active.digest == bundle.digest,
+            previous=bundle.digest in activation.inventory.previous,
+        )
+
+
+def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
+    return [task for task, bundle in serving.items() if bundle.digest in engine.digests]
+
+
+def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) -> list[str]:
+    unsigned = [task for task, bundle in serving.items() if not bundle.signed]
+    warnings = []
+    if unsigned:
+        warnings.append(f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles.")
+    for engine in engines:
+        if engine.problem and engine.state is not State.READY:
+            warnings.append(f"Engine {engine.name} is {engine.state.value}: {engine.problem}.")
+        elif engine.problem:
+            warnings.append(f"Engine {engine.name} answers, but not for every task: {engine.problem}.")
+    return warnings

@@ -1,0 +1,231 @@
+"""InferenceService: checks a request, gives each input to its engine, writes the answers.
+
+A request with one input fails as a call; in a request with several, each input has its own answer or error. What stops
+the whole request (unknown task, full queue, model not ready) always fails the call, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from edge_agent.config import ServiceConfig
+from edge_agent.engine.engine import Answer
+from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.protocol import Chunk, Run
+from edge_agent.errors import (
+    DeadlineExpired,
+    Draining,
+    EdgeAgentError,
+    EmptyInput,
+    InvalidRequest,
+    TooManyInputs,
+    WrongTaskKind,
+)
+from edge_agent.routing.policy import Wish
+from edge_agent.service import answers, guard, messages
+from edge_agent.service.answers import Finished
+from edge_agent.service.dedupe import Deduplicator
+from edge_agent.service.status import to_input_error
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.v1 import inference_pb2 as pb
+from edge_agent.v1 import inference_pb2_grpc, task_pb2
+
+STOPS_MAX = 4
+STOP_CHARS_MAX = 64
+TEMPERATURE_MAX = 2.0
+
+Result = TypeVar("Result", pb.ClassifyResult, pb.ExtractResult, pb.EmbedResult)
+BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
+
+
+@dataclass(frozen=True)
+class _Batch(Generic[Result]):
+    """How one kind of batch is answered."""
+
+    kind: str
+    answer: Callable[[Finished], Result]
+    error: Callable[[task_pb2.InputError], Result]
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """See the module."""
+
+    def __init__(self, activation: Activation, engines: EnginePool, config: ServiceConfig) -> None:
+        """Serve what `activation` says with `engines`."""
+        self._activation = activation
+        self._engines = engines
+        self._config = config
+        self._windows: dict[str, Deduplicator[Any]] = {
+            kind: Deduplicator(config.request_ids_max, config.request_id_seconds)
+            for kind in ("classify", "extract", "embed")
+        }
+        self.draining = False
+
+    @guard.unary
+    async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
+        """Choose one label for each input."""
+        wish = _wish(request.on_low_confidence)
+        batch = _Batch(
+            "classify",
+            lambda done: pb.ClassifyResult(classification=answers.classification(done, wish, request.top_k)),
+            lambda error: pb.ClassifyResult(error=error),
+        )
+        return pb.ClassifyResponse(results=await self._deduplicated(request, context, batch))
+
+    @guard.unary
+    async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
+        """Find typed values in each input."""
+        wish = _wish(request.on_low_confidence)
+        batch = _Batch(
+            "extract",
+            lambda done: pb.ExtractResult(extraction=answers.extraction(done, wish)),
+            lambda error: pb.ExtractResult(error=error),
+        )
+        return pb.ExtractResponse(results=await self._deduplicated(request, context, batch))
+
+    @guard.unary
+    async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
+        """Turn each input into a vector."""
+        batch = _Batch(
+            "embed",
+            lambda done: pb.EmbedResult(embedding=answers.embedding(done)),
+            lambda error: pb.EmbedResult(error=error),
+        )
+        return pb.EmbedResponse(results=await self._deduplicated(request, context, batch))
+
+    @guard.stream
+    async def Generate(
+        self, request: pb.GenerateRequest, context: guard.Context
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        """Write text for one input, piece by piece."""
+        bundle = self._bundle(request.task, "generate")
+        run, deadline = _generation(request, bundle), self._deadline(context)
+        self._engines.reserve(bundle.digest, 1)
+        device = self._engines.device(bundle.digest)
+        async with contextlib.aclosing(self._engines.events(run, deadline)) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    yield pb.GenerateResponse(text=event.text)
+                else:
+                    finished = Finished(request.text, event, bundle, run.job_id, device)
+                    yield pb.GenerateResponse(finish=answers.finish(finished))
+
+    @guard.unary
+    async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
+        """List the installed tasks, by name."""
+        names = sorted(self._activation.serving)
+        shown, token = messages.page(request.page_size, request.page_token, len(names))
+        return pb.ListTasksResponse(tasks=[self._describe(name) for name in names[shown]], next_page_token=token)
+
+    @guard.unary
+    async def GetTask(self, request: pb.GetTaskRequest, context: guard.Context) -> pb.GetTaskResponse:
+        """Show one installed task."""
+        return pb.GetTaskResponse(task=self._describe(request.task))
+
+    def _describe(self, task: str) -> task_pb2.Task:
+        bundle = self._activation.bundle_of(task)
+        return messages.task_message(bundle, ready=self._engines.ready(bundle.digest))
+
+    def _bundle(self, task: str, kind: str) -> InstalledBundle:
+        if self.draining:
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._config.drain_seconds)
+        bundle = self._activation.bundle_of(task)
+        is_kind = bundle.manifest.task.kind
+        if is_kind != kind:
+            raise WrongTaskKind(
+                f"task {task!r} is of kind {is_kind}; this call needs {kind}",
+                remedy=f"Use the call for {is_kind}, or a task of kind {kind}.",
+                task=task,
+                kind=is_kind,
+            )
+        return bundle
+
+    def _deadline(self, context: guard.Context) -> float:
+        remaining = context.time_remaining()
+        seconds = self._config.deadline_seconds_default if remaining is None else remaining
+        if seconds <= 0:
+            raise DeadlineExpired("the deadline had passed when the request arrived")
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _deduplicated(self, request: BatchRequest, context: guard.Context, batch: _Batch[Result]) -> list[Result]:
+        window: Deduplicator[list[Result]] = self._windows[batch.kind]
+        content = request.SerializeToString(deterministic=True)
+        return await window.run(request.request_id, content, lambda: self._answer(request, context, batch))
+
+    async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Result]) -> list[Result]:
+        """Compute every input of a request together."""
+        bundle = self._bundle(request.task, batch.kind)
+        _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
+        deadline = self._deadline(context)
+        self._engines.reserve(bundle.digest, len(request.texts))
+        if len(request.texts) == 1:
+            return [batch.answer(await self._one(request.texts[0], bundle, deadline))]
+        computing = (self._one_or_error(text, bundle, deadline, batch) for text in request.texts)
+        return await asyncio.gather(*computing)
+
+    async def _one_or_error(self, text: str, bundle: InstalledBundle, deadline: float, batch: _Batch[Result]) -> Result:
+        try:
+            return batch.answer(await self._one(text, bundle, deadline))
+        except EdgeAgentError as error:
+            return batch.error(to_input_error(error))
+
+    async def _one(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
+        _check_text(text)
+        run = Run(job_id=str(uuid.uuid4()), digest=bundle.digest, text=text)
+        device = self._engines.device(bundle.digest)
+        async with contextlib.aclosing(self._engines.events(run, deadline)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    return Finished(text, event, bundle, run.job_id, device)
+        raise AssertionError("events end with an Answer or an error")
+
+
+def _wish(on_low_confidence: int) -> Wish:
+    wish = messages.WISHES.get(on_low_confidence)
+    if wish is None:
+        raise InvalidRequest(f"on_low_confidence is {on_low_confidence}, which this version does not know")
+    return wish
+
+
+def _check_count(inputs: int, limit: int) -> None:
+    if inputs == 0:
+        raise InvalidRequest("the request has no texts", remedy="Send at least one text.")
+    if inputs > limit:
+        raise TooManyInputs(f"the request has {inputs} texts; the limit is {limit}", inputs=inputs, limit=limit)
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise EmptyInput("the input has no text")
+
+
+def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
+    """Check a generation and fill in the bundle's values."""
+    _check_text(request.text)
+    task = bundle.manifest.task
+    temperature = request.temperature if request.HasField("temperature") else task.prompt.temperature
+    if not 0 <= temperature <= TEMPERATURE_MAX:
+        raise InvalidRequest(f"temperature is {temperature}; it must be from 0 to {TEMPERATURE_MAX}")
+    if len(request.stops) > STOPS_MAX or any(not 0 < len(stop) <= STOP_CHARS_MAX for stop in request.stops):
+        raise InvalidRequest(f"stops may hold {STOPS_MAX} strings of 1 to {STOP_CHARS_MAX} characters")
+    if request.output_tokens_max > task.limits.output_tokens_max:
+        raise InvalidRequest(
+            f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
+        )
+    return Run(
+        job_id=str(uuid.uuid4()),
+        digest=bundle.digest,
+        text=request.text,
+        output_tokens_max=request.output_tokens_max or task.limits.output_tokens_max,
+        temperature=temperature,
+        # Not for secrets: any seed will do, it only has to differ from call to call.
+        seed=request.seed if request.HasField("seed") else random.getrandbits(32),
+        stops=(*task.prompt.stops, *request.stops),
+    )

@@ -1,0 +1,115 @@
+"""Between the daemon's own words and the messages of edge_agent.v1: pure translation."""
+
+from __future__ import annotations
+
+from edge_agent.engine.engine import State
+from edge_agent.engine.pool import EngineStatus
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Manifest, Threshold
+from edge_agent.routing.policy import Wish
+from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
+
+KINDS = {
+    "classify": task_pb2.TASK_KIND_CLASSIFY,
+    "extract": task_pb2.TASK_KIND_EXTRACT,
+    "generate": task_pb2.TASK_KIND_GENERATE,
+    "embed": task_pb2.TASK_KIND_EMBED,
+}
+ROUTES = {"local": task_pb2.ROUTE_LOCAL, "abstained": task_pb2.ROUTE_ABSTAINED}
+WISHES: dict[int, Wish] = {
+    task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "answer",
+    task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
+    task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
+    task_pb2.ON_LOW_CONFIDENCE_ESCALATE: "escalate",
+}
+FINISHES = {"stop": inference_pb2.FINISH_REASON_STOP, "length": inference_pb2.FINISH_REASON_LENGTH}
+STATES = {
+    State.STARTING: admin_pb2.ENGINE_STATE_STARTING,
+    State.READY: admin_pb2.ENGINE_STATE_READY,
+    State.BACKING_OFF: admin_pb2.ENGINE_STATE_BACKING_OFF,
+    State.FAILED: admin_pb2.ENGINE_STATE_FAILED,
+    State.STOPPING: admin_pb2.ENGINE_STATE_STOPPING,
+}
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+
+
+def bundle_ref(bundle: InstalledBundle) -> task_pb2.BundleRef:
+    """Name a bundle."""
+    manifest = bundle.manifest
+    return task_pb2.BundleRef(task=manifest.task.name, version=manifest.version, digest=bundle.digest)
+
+
+def task_message(bundle: InstalledBundle, *, ready: bool) -> task_pb2.Task:
+    """Describe a task."""
+    manifest = bundle.manifest
+    limits = manifest.task.limits
+    message = task_pb2.Task(
+        name=manifest.task.name,
+        kind=KINDS[manifest.task.kind],
+        bundle=bundle_ref(bundle),
+        labels=entity_types(manifest) if manifest.task.kind == "extract" else manifest.task.labels,
+        limits=task_pb2.TaskLimits(
+            input_tokens_max=limits.input_tokens_max,
+            output_tokens_max=limits.output_tokens_max if manifest.task.kind == "generate" else 0,
+            inputs_max=limits.inputs_max,
+        ),
+        ready=ready,
+        signed=bundle.signed,
+    )
+    if isinstance(manifest.confidence, Threshold):
+        message.threshold = manifest.confidence.threshold
+    return message
+
+
+def entity_types(manifest: Manifest) -> list[str]:
+    """Return the entity types behind BIO tags: "B-PER" and "I-PER" are one, "O" is none."""
+    types = (label[2:] if label[:2] in ("B-", "I-") else label for label in manifest.task.labels if label != "O")
+    return list(dict.fromkeys(types))
+
+
+def bundle_message(bundle: InstalledBundle, *, active: bool, previous: bool) -> admin_pb2.Bundle:
+    """Describe an installed bundle."""
+    message = admin_pb2.Bundle(
+        ref=bundle_ref(bundle),
+        kind=KINDS[bundle.manifest.task.kind],
+        runtime=bundle.manifest.runtime,
+        active=active,
+        previous=previous,
+        signed=bundle.signed,
+        size_bytes=bundle.manifest.size_bytes,
+    )
+    message.install_time.FromMilliseconds(int(bundle.installed_at * 1000))
+    return message
+
+
+def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
+    """Describe an engine."""
+    return admin_pb2.Engine(
+        name=status.name,
+        runtime=status.runtime,
+        state=STATES[status.state],
+        pid=status.pid,
+        resident_bytes=status.resident_bytes,
+        pending=status.pending,
+        restarts=status.restarts,
+        problem=status.problem,
+        tasks=tasks,
+        device=status.device,
+    )
+
+
+def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
+    """Return the part of a list of `total` items that a page shows, and the token of the next (AIP-158).
+
+    Raises:
+        InvalidRequest: a negative size, or a token that no answer gave.
+    """
+    if page_size < 0:
+        raise InvalidRequest(f"page_size is {page_size}; it must not be negative")
+    if page_token and not (page_token.isascii() and page_token.isdecimal() and len(page_token) < 10):
+        raise InvalidRequest("page_token is none that this daemon gave", remedy="Start again with an empty page_token.")
+    start = int(page_token or 0)
+    end = start + min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+    return slice(start, end), str(end) if end < total else ""

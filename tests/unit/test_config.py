@@ -1,0 +1,263 @@
+"""agent.yaml: what it takes, what it refuses and how it says so, and the sample that shows it."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from edge_agent import config
+from edge_agent.config import CONFIG_BYTES_MAX, SOCKET_PATH_BYTES_MAX, Config, Overrides
+from edge_agent.errors import ConfigInvalid, SocketPathTooLong
+
+SAMPLE = Path(__file__).parents[2] / "systemd" / "agent.yaml"
+# Words that say what a number counts.
+UNITS = {"bytes", "seconds", "threads", "bundles", "sequences", "requests", "failures", "calls", "ids"}
+
+
+def write(tmp_path: Path, text: str | bytes) -> Path:
+    """Write an agent.yaml."""
+    path = tmp_path / "agent.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def refused(tmp_path: Path, text: str | bytes) -> ConfigInvalid:
+    """Return the error that a file of that text leads to."""
+    with pytest.raises(ConfigInvalid) as caught:
+        config.load(write(tmp_path, text), environ={})
+    return caught.value
+
+
+@pytest.mark.skipif(config.DEFAULT_PATH.exists(), reason="this machine has a configuration of its own")
+def test_no_file_is_needed():
+    """Without a file the defaults hold."""
+    assert Config() == config.load(environ={})
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "null\n"])
+def test_an_empty_file_changes_nothing(tmp_path, text):
+    """A file without keys is the same as none."""
+    assert Config() == config.load(write(tmp_path, text), environ={})
+
+
+def test_a_file_changes_what_it_names(tmp_path):
+    """A key in the file counts; its neighbours keep their defaults."""
+    loaded = config.load(write(tmp_path, "engine: {sequences_max: 3}\nrun_dir: /tmp/r\n"), environ={})
+    assert 3 == loaded.engine.sequences_max
+    assert Config().engine.queue_requests_max == loaded.engine.queue_requests_max
+    assert Path("/tmp/r/inference.sock") == loaded.inference_socket
+    assert Path("/tmp/r/admin.sock") == loaded.admin_socket
+
+
+def test_the_configuration_is_frozen():
+    """Nobody changes the configuration after it was read."""
+    with pytest.raises(ValueError, match="frozen"):
+        Config().engine.sequences_max = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "remedy"),
+    [
+        ("stat_dir: /x", "stat_dir", "Did you mean 'state_dir'?"),
+        ("engine: {qeue_requests_max: 1}", "engine.qeue_requests_max", "Did you mean 'engine.queue_requests_max'?"),
+        ("service: {drain_second: 1}", "service.drain_second", "Did you mean 'service.drain_seconds'?"),
+        ("log: {xyzzy: 1}", "log.xyzzy", "Known keys there: level, format."),
+        ("xyzzy: 1", "xyzzy", "Known keys there: state_dir, run_dir, log, store, engine, service."),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path, text, key, remedy):
+    """An unknown key is refused with the nearest known one, or with all of its section when none is near."""
+    error = refused(tmp_path, text)
+    assert f"unknown key '{key}'" in error.message
+    assert remedy in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("engine: {sequences_max: 65}", ["engine.sequences_max", "less than or equal to 64", "not 65"]),
+        ("engine: {load_seconds_max: 0}", ["engine.load_seconds_max", "greater than 0", "not 0"]),
+        ("engine: {load_seconds_max: .nan}", ["engine.load_seconds_max", "not nan"]),
+        ("engine: {queue_requests_max: many}", ["engine.queue_requests_max", "integer", "not 'many'"]),
+        ("store: {allow_unsigned: perhaps}", ["store.allow_unsigned", "boolean", "not 'perhaps'"]),
+        ("log: {level: loud}", ["log.level", "'debug', 'info', 'warning' or 'error'", "not 'loud'"]),
+        ("log: 5", ["log:", "not 5"]),
+        ("run_dir: [a]", ["run_dir", "not ['a']"]),
+        ("1: 2", ["1: Keys should be strings"]),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, text, parts):
+    """A value of the wrong type or out of range is refused with the file, the key, the rule and the value."""
+    error = refused(tmp_path, text)
+    assert error.message.startswith(f"{tmp_path}/agent.yaml: ")
+    assert [] == [part for part in parts if part not in error.message]
+    assert "sample agent.yaml" in error.remedy
+
+
+def test_a_huge_wrong_value_is_cut(tmp_path):
+    """The error shows a huge value cut short."""
+    error = refused(tmp_path, f"engine: {{sequences_max: {'x' * 100_000}}}")
+    assert len(error.message) - len(str(tmp_path)) < 300
+
+
+@pytest.mark.parametrize(
+    "text", [b"a: [", b"a: b: c", b"\xff\xfe\xff", b"run_dir: 2024-13-45", b"- " * 100_000, b"a: &x [*y]"]
+)
+def test_a_file_that_is_not_yaml_is_refused(tmp_path, text):
+    """Bytes that are no YAML are refused as such."""
+    assert "is not valid YAML" in refused(tmp_path, text).message
+
+
+@pytest.mark.parametrize("text", ["just words", "- a\n- b\n", "5"])
+def test_a_file_without_keys_is_refused(tmp_path, text):
+    """A file that holds something else than keys and values is refused."""
+    assert "must hold keys and values" in refused(tmp_path, text).message
+
+
+def test_a_too_large_file_is_refused(tmp_path):
+    """A file over the limit is refused with the limit, one of just the limit is read."""
+    path = write(tmp_path, "#" * CONFIG_BYTES_MAX)
+    assert Config() == config.load(path, environ={})
+    path.write_text("#" * (CONFIG_BYTES_MAX + 1))
+    with pytest.raises(ConfigInvalid, match=f"at most {CONFIG_BYTES_MAX} bytes"):
+        config.load(path, environ={})
+
+
+def test_a_named_file_must_be_readable(tmp_path):
+    """A file that was named but cannot be read is an error with the system's reason."""
+    missing = tmp_path / "missing.yaml"
+    with pytest.raises(ConfigInvalid, match=re.escape(f"cannot read {missing}: No such file or directory")):
+        config.load(missing, environ={})
+    with pytest.raises(ConfigInvalid, match="Is a directory"):
+        config.load(tmp_path, environ={})
+
+
+def test_the_environment_may_name_the_file(tmp_path):
+    """EDGE_AGENT_CONFIG names the file, and --config wins over it."""
+    other = tmp_path / "other.yaml"
+    other.write_text("log: {level: debug}")
+    environ = {"EDGE_AGENT_CONFIG": str(other)}
+    assert "debug" == config.load(environ=environ).log.level
+    assert "error" == config.load(write(tmp_path, "log: {level: error}"), environ=environ).log.level
+
+
+def test_systemd_hands_over_directories(tmp_path):
+    """STATE_DIRECTORY and RUNTIME_DIRECTORY are used; of several, the first."""
+    environ = {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "RUNTIME_DIRECTORY": "/run/a"}
+    loaded = config.load(write(tmp_path, ""), environ=environ)
+    assert (Path("/var/lib/a"), Path("/run/a")) == (loaded.state_dir, loaded.run_dir)
+
+
+def test_the_file_wins_over_systemd_and_the_command_line_over_both(tmp_path):
+    """The later source of a directory wins: systemd, file, command line."""
+    environ = {"STATE_DIRECTORY": "/from/systemd", "RUNTIME_DIRECTORY": "/from/systemd"}
+    path = write(tmp_path, "state_dir: /from/file\nrun_dir: /from/file\n")
+    loaded = config.load(path, Overrides(run_dir=Path("/from/line")), environ)
+    assert (Path("/from/file"), Path("/from/line")) == (loaded.state_dir, loaded.run_dir)
+
+
+def test_tcp_needs_insecure(tmp_path):
+    """An address without TLS is refused unless the file says that this is meant."""
+    error = refused(tmp_path, "service: {tcp_address: '127.0.0.1:9443'}")
+    assert "service.tcp_address is set without TLS" in error.message
+    assert "'insecure: true'" in error.remedy
+    path = write(tmp_path, "service: {tcp_address: '127.0.0.1:9443', insecure: true}")
+    assert "127.0.0.1:9443" == config.load(path, environ={}).service.tcp_address
+
+
+@pytest.mark.parametrize("character", ["x", "é"])
+def test_a_socket_path_must_fit_the_kernel(tmp_path, character):
+    """The longest socket path may have 107 bytes; a longer one is refused with both numbers."""
+    room = SOCKET_PATH_BYTES_MAX - len("//inference.sock")
+    fitting = Path("/" + character * (room // len(os.fsencode(character))))
+    path = write(tmp_path, "")
+    assert fitting == config.load(path, Overrides(run_dir=fitting), {}).run_dir
+    too_long = Path(f"{fitting}{character}")
+    numbers = f"has {len(os.fsencode(too_long / 'inference.sock'))} bytes; the limit is 107"
+    with pytest.raises(SocketPathTooLong, match=numbers):
+        config.load(path, Overrides(run_dir=too_long), {})
+
+
+def unitless(model: type[BaseModel], where: str = "") -> list[str]:
+    """Find numbers whose name does not say what they count."""
+    found = []
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += unitless(field.annotation, f"{where}{key}.")
+        elif field.annotation in (int, float) and not UNITS & set(key.split("_")):
+            found.append(where + key)
+    return found
+
+
+def test_every_number_has_its_unit():
+    """The name of every numeric key carries its unit."""
+
+    class Bad(Config):
+        timeout: int = 5
+
+    assert [] == unitless(Config)
+    assert ["timeout"] == unitless(Bad)
+
+
+def test_every_number_has_its_range():
+    """No numeric key takes a negative value."""
+    sections = {"store": config.StoreConfig, "engine": config.EngineConfig, "service": config.ServiceConfig}
+    for section, model in sections.items():
+        for key, field in model.model_fields.items():
+            if field.annotation in (int, float):
+                with pytest.raises(ValueError, match="greater than"):
+                    Config.model_validate({section: {key: -1}})
+
+
+def test_every_key_is_described():
+    """Every key has a description that ends as a sentence."""
+    sections = [Config, config.LogConfig, config.StoreConfig, config.EngineConfig, config.ServiceConfig]
+    fields = {key: field for model in sections for key, field in model.model_fields.items()}
+    plain = {key: field for key, field in fields.items() if field.description is not None}
+    assert {"log", "store", "engine", "service"} == fields.keys() - plain.keys()
+    assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
+
+
+def test_the_sample_is_fresh():
+    """systemd/agent.yaml is what the model says."""
+    remedy = "write it anew: python -c 'from edge_agent.config import sample; print(sample(), end=\"\")'"
+    assert config.sample() == SAMPLE.read_text(encoding="utf-8"), remedy
+
+
+def test_the_sample_changes_nothing(tmp_path):
+    """Every line of the sample is a comment."""
+    assert [] == [line for line in config.sample().splitlines() if not line.startswith("#")]
+    assert Config() == config.load(write(tmp_path, config.sample()), environ={})
+
+
+def test_the_uncommented_sample_is_the_default(tmp_path):
+    """With one '#' less on every line the sample holds every key, and each with its default."""
+    text = "\n".join(line[1:] for line in config.sample().splitlines())
+    assert Config().model_dump(mode="json") == yaml.safe_load(text)
+    assert Config() == config.load(write(tmp_path, text), environ={})
+
+
+def test_the_sample_shows_choices():
+    """The sample lists the values of a key that takes only some."""
+    assert "#  # Least severe level shown. One of: debug, info, warning, error.\n#  level: info\n" in config.sample()
+
+
+def test_a_section_without_keys_is_the_default(tmp_path: Path) -> None:
+    """Uncommenting only the name of a section changes nothing."""
+    file = tmp_path / "agent.yaml"
+    file.write_text("log:\nstore:\n  allow_unsigned: true\n")
+    loaded = config.load(file, environ={})
+    assert Config().log == loaded.log
+    assert loaded.store.allow_unsigned
+
+
+def test_a_key_at_the_wrong_level_is_named_with_its_section(tmp_path: Path) -> None:
+    """allow_unsigned at the top is answered with store.allow_unsigned."""
+    file = tmp_path / "agent.yaml"
+    file.write_text("allow_unsigned: true\n")
+    with pytest.raises(ConfigInvalid) as caught:
+        config.load(file, environ={})
+    assert "Did you mean 'store.allow_unsigned'?" == caught.value.remedy

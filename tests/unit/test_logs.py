@@ -1,0 +1,108 @@
+"""What log events look like, and which are shown."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+import structlog
+
+from edge_agent import logs
+from edge_agent.config import LogConfig
+
+ESCAPE = "\x1b["
+SEVERITIES = ["debug", "info", "warning", "error"]
+
+
+class Screen(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave structlog to the next test as it was."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def written(config: LogConfig, say: Callable[[structlog.typing.FilteringBoundLogger], object], to: io.StringIO) -> str:
+    """Return what arrives at standard error when an event is logged."""
+    with contextlib.redirect_stderr(to):
+        logs.configure(config)
+        say(structlog.get_logger("test"))
+    return to.getvalue()
+
+
+def events(text: str) -> list[dict[str, object]]:
+    """Read JSON lines."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("log_format", ["auto", "json"])
+def test_without_a_terminal_events_are_json_lines(log_format):
+    """Each event is one line of JSON with its level, its time in UTC and its values."""
+    before = datetime.now(UTC)
+    text = written(
+        LogConfig(format=log_format), lambda log: log.info("started", task="till\nx", count=3), io.StringIO()
+    )
+    (event,) = events(text)
+    at = datetime.fromisoformat(str(event.pop("timestamp")))
+    assert {"event": "started", "level": "info", "task": "till\nx", "count": 3} == event
+    assert before <= at <= datetime.now(UTC)
+
+
+def test_json_can_be_chosen_on_a_terminal():
+    """The format json holds on a terminal too."""
+    assert "started" == events(written(LogConfig(format="json"), lambda log: log.info("started"), Screen()))[0]["event"]
+
+
+@pytest.mark.parametrize(
+    ("log_format", "screen", "coloured"),
+    [("auto", Screen, True), ("console", Screen, True), ("console", io.StringIO, False)],
+)
+def test_a_person_sees_words(log_format, screen, coloured):
+    """On a terminal events are words in colours; the format console in a file has none."""
+    text = written(LogConfig(format=log_format), lambda log: log.info("started", task="till"), screen())
+    assert coloured == (ESCAPE in text)
+    assert "started" in text
+    assert "till" in text
+    assert "{" not in text
+
+
+@pytest.mark.parametrize("level", SEVERITIES)
+def test_the_level_hides_what_is_less_severe(level):
+    """Events below the configured level are not written."""
+
+    def say(log: structlog.typing.FilteringBoundLogger) -> None:
+        for severity in SEVERITIES:
+            getattr(log, severity)("event")
+
+    text = written(LogConfig(level=level, format="json"), say, io.StringIO())
+    assert SEVERITIES[SEVERITIES.index(level) :] == [event["level"] for event in events(text)]
+
+
+def test_an_exception_is_one_json_line():
+    """The traceback of a logged exception is a value of its event, not lines of its own."""
+
+    def say(log: structlog.typing.FilteringBoundLogger) -> None:
+        try:
+            raise ZeroDivisionError("by zero")
+        except ZeroDivisionError:
+            log.exception("failed")
+
+    (event,) = events(written(LogConfig(), say, io.StringIO()))
+    assert "error" == event["level"]
+    assert "ZeroDivisionError: by zero" in str(event["exception"])
+    assert "Traceback" in str(event["exception"])
+
+
+def test_every_level_of_the_configuration_is_known():
+    """Each level that agent.yaml takes has its severity."""
+    assert SEVERITIES == list(logs.LEVELS)
+    assert sorted(logs.LEVELS.values()) == list(logs.LEVELS.values())
