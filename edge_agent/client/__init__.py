@@ -1,0 +1,53 @@
+"""The Python client of edge-agent, sync and aio. It knows the API (`edge_agent.v1`) and nothing else of the appliance.
+
+    from edge_agent.client import CallFailed, Client
+
+    with Client("unix:/run/edge-agent/inference.sock") as client:
+        [answer] = client.classify("pos-intent", ["I want my money back"])
+
+Every call has a deadline. A call that gets no answer raises CallFailed, with a stable `reason` and a `remedy`; an input
+of a batch that fails alone is a Failure in its place.
+"""
+
+from edge_agent.client.admin import AdminClient
+from edge_agent.client.aio import AsyncClient, AsyncGenerateStream
+from edge_agent.client.answers import (
+    Bundle,
+    BundleRef,
+    Classification,
+    Embedding,
+    Engine,
+    Entity,
+    Extraction,
+    Failure,
+    Finish,
+    Status,
+    Task,
+    Timings,
+)
+from edge_agent.client.failure import CallFailed
+from edge_agent.client.sync import Client, GenerateStream
+from edge_agent.client.wire import GenerateOptions, OnLowConfidence
+
+__all__ = [
+    "AdminClient",
+    "AsyncClient",
+    "AsyncGenerateStream",
+    "Bundle",
+    "BundleRef",
+    "CallFailed",
+    "Classification",
+    "Client",
+    "Embedding",
+    "Engine",
+    "Entity",
+    "Extraction",
+    "Failure",
+    "Finish",
+    "GenerateOptions",
+    "GenerateStream",
+    "OnLowConfidence",
+    "Status",
+    "Task",
+    "Timings",
+]

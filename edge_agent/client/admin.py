@@ -1,0 +1,61 @@
+"""The operator's client, for the admin socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge_agent.client import wire
+from edge_agent.client.answers import Bundle, Status
+from edge_agent.client.connection import Connection
+from edge_agent.v1 import admin_pb2
+from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
+
+
+class AdminClient(Connection):
+    """Calls of the operator. Every method raises CallFailed."""
+
+    def __init__(self, target: str) -> None:
+        """Name the admin socket: "unix:/run/edge-agent/admin.sock"."""
+        super().__init__(target)
+        self._stub: Any = AdminServiceStub(self.channel)
+
+    def status(self, *, timeout_seconds: float = 10) -> Status:
+        """Show the state of the daemon, its tasks and its engines."""
+        return wire.status(self.call(self._stub.GetStatus, admin_pb2.GetStatusRequest(), timeout_seconds))
+
+    def bundles(self, task: str = "", *, timeout_seconds: float = 10) -> list[Bundle]:
+        """List the installed bundles, of one task or of all."""
+        bundles: list[Bundle] = []
+        request = admin_pb2.ListBundlesRequest(task=task, page_size=wire.PAGE_SIZE)
+        while True:
+            page = self.call(self._stub.ListBundles, request, timeout_seconds)
+            bundles += map(wire.bundle, page.bundles)
+            if not page.next_page_token:
+                return bundles
+            request.page_token = page.next_page_token
+
+    def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
+        """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""
+        request = admin_pb2.InstallBundleRequest(path=str(Path(path).absolute()), no_activate=not activate)
+        answer = self.call(self._stub.InstallBundle, request, timeout_seconds)
+        return wire.bundle(answer.bundle), answer.newly_installed
+
+    def activate(self, task: str, bundle: str, *, timeout_seconds: float = 300) -> Bundle:
+        """Let a bundle answer: a version, a digest, or 8 and more characters from the start of a digest."""
+        request = admin_pb2.ActivateBundleRequest(task=task, bundle=bundle)
+        return wire.bundle(self.call(self._stub.ActivateBundle, request, timeout_seconds).bundle)
+
+    def rollback(self, task: str, *, timeout_seconds: float = 300) -> Bundle:
+        """Let the bundle before answer again."""
+        request = admin_pb2.RollbackTaskRequest(task=task)
+        return wire.bundle(self.call(self._stub.RollbackTask, request, timeout_seconds).bundle)
+
+    def remove(self, task: str, bundle: str = "", *, timeout_seconds: float = 60) -> int:
+        """Remove one idle bundle, or the whole task when none is named; return the bytes given back."""
+        request = admin_pb2.RemoveBundleRequest(task=task, bundle=bundle)
+        return int(self.call(self._stub.RemoveBundle, request, timeout_seconds).freed_bytes)
+
+    def drain(self, *, timeout_seconds: float = 10) -> None:
+        """Let the daemon finish its work and take no more."""
+        self.call(self._stub.Drain, admin_pb2.DrainRequest(), timeout_seconds)

@@ -1,0 +1,182 @@
+"""What a client gets back: frozen values, free of gRPC.
+
+Words of an enumeration are the API's without their prefix: a route is "LOCAL", a kind is "CLASSIFY". A number that this
+client does not know, from a newer daemon, is kept as its digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class BundleRef:
+    """The exact version of a task."""
+
+    task: str
+    version: str
+    digest: str
+    """Lower-case hexadecimal sha256 of the stored manifest.json."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one input went, in milliseconds."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """All of it."""
+        return self.queue_ms + self.prefill_ms + self.decode_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What every answer carries."""
+
+    prediction_id: str
+    """Name it in feedback."""
+    bundle: BundleRef
+    route: str
+    """LOCAL, UPSTREAM, ABSTAINED or DEFERRED."""
+    timings: Timings
+    device: str
+    degraded: tuple[str, ...]
+    """Why the answer is less than it could be; empty when it is not."""
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Answer):
+    """The label of one input."""
+
+    label: str
+    """Empty when the route is ABSTAINED."""
+    confidence: float
+    """Calibrated probability that the label is right, 0 to 1."""
+    threshold: float | None
+    """None when the bundle has none."""
+    below_threshold: bool
+    """True also when the bundle has no threshold."""
+    scores: tuple[tuple[str, float], ...]
+    """Labels with their probability, best first."""
+    label_mass: float
+    """Probability left on the label set before renormalising, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One value found in a text; `start` and `end` count code points."""
+
+    label: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Answer):
+    """The record found in one input."""
+
+    json: str
+    """A JSON object."""
+    entities: tuple[Entity, ...]
+    confidence: float
+    """Calibrated probability that the whole record is right, 0 to 1."""
+    threshold: float | None
+    below_threshold: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Answer):
+    """The vector of one input."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish(Answer):
+    """The end of a generation."""
+
+    reason: str
+    """STOP or LENGTH."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one input of a batch has no answer."""
+
+    reason: str
+    message: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An installed task."""
+
+    name: str
+    kind: str
+    """CLASSIFY, EXTRACT, GENERATE or EMBED."""
+    bundle: BundleRef
+    labels: tuple[str, ...]
+    input_tokens_max: int
+    output_tokens_max: int
+    inputs_max: int
+    ready: bool
+    signed: bool
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One loaded model in one child process."""
+
+    name: str
+    runtime: str
+    state: str
+    """STARTING, READY, BACKING_OFF, FAILED or STOPPING."""
+    pid: int
+    resident_bytes: int
+    pending: int
+    restarts: int
+    problem: str
+    tasks: tuple[str, ...]
+    device: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An installed bundle."""
+
+    ref: BundleRef
+    kind: str
+    runtime: str
+    active: bool
+    previous: bool
+    signed: bool
+    size_bytes: int
+    install_time: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of the daemon."""
+
+    agent_version: str
+    start_time: datetime
+    """UTC."""
+    serving: bool
+    resident_bytes: int
+    tasks: tuple[Task, ...]
+    engines: tuple[Engine, ...]
+    warnings: tuple[str, ...]
+    store_bytes: int
+    disk_free_bytes: int

@@ -1,0 +1,57 @@
+"""One channel to one daemon, for the sync clients: open, call with a deadline, close."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from edge_agent.client.failure import call_failed
+from edge_agent.client.wire import CHANNEL_OPTIONS
+
+
+class Connection:
+    """A context manager around one channel. Nothing is sent until the first call."""
+
+    def __init__(self, target: str) -> None:
+        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port"."""
+        self.target = target
+        self.channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    def __enter__(self) -> Self:
+        """Open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after Ctrl-C only let go.
+
+        gRPC's close waits for every call, and for ever for one whose start Ctrl-C has torn.
+        """
+        if kind is not KeyboardInterrupt:
+            self.close()
+
+    def close(self) -> None:
+        """End the connection; calls in progress are cancelled."""
+        self.channel.close()
+
+    def call(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        """Make a unary call. Raises CallFailed."""
+        try:
+            return method(request, timeout=timeout_seconds)
+        except grpc.RpcError as error:
+            raise call_failed(error, self.target, timeout_seconds) from error
+
+    def serving(self, service: str = "", *, timeout_seconds: float = 5) -> bool:
+        """Tell what the daemon's health check says of itself or of one service.
+
+        Raises:
+            CallFailed: no daemon answers, or it knows no such service.
+        """
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = self.call(self._health.Check, request, timeout_seconds)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,218 @@
+"""Translation between the API's messages and the client's values, shared by the sync and the aio client. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC
+from typing import Any, Literal, TypedDict, TypeVar
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+from edge_agent.client.answers import (
+    Bundle,
+    BundleRef,
+    Classification,
+    Embedding,
+    Engine,
+    Entity,
+    Extraction,
+    Failure,
+    Finish,
+    Status,
+    Task,
+    Timings,
+)
+from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
+
+PAGE_SIZE = 1000
+
+# A local daemon that has just come up is found at once instead of after gRPC's default of a second and more; a proxy
+# meant for the Internet is not asked for a daemon in the building.
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+)
+
+OnLowConfidence = Literal["answer", "abstain", "escalate"]
+_ON_LOW_CONFIDENCE = {
+    "answer": task_pb2.ON_LOW_CONFIDENCE_ANSWER,
+    "abstain": task_pb2.ON_LOW_CONFIDENCE_ABSTAIN,
+    "escalate": task_pb2.ON_LOW_CONFIDENCE_ESCALATE,
+}
+_T = TypeVar("_T")
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What a caller may say about one generation; see GenerateRequest in inference.proto."""
+
+    output_tokens_max: int
+    """0 = the task's limit, which is also the ceiling."""
+    temperature: float | None
+    """0 = always the likeliest token; None = the bundle's value."""
+    seed: int | None
+    """None = a random one."""
+    stops: Sequence[str]
+    """Further stop strings, 4 at most."""
+    request_id: str
+
+
+def on_low_confidence(word: OnLowConfidence) -> task_pb2.OnLowConfidence:
+    """Translate the caller's word."""
+    return _ON_LOW_CONFIDENCE[word]
+
+
+def generate_request(task: str, text: str, options: GenerateOptions) -> inference_pb2.GenerateRequest:
+    """Write the request; an option that is None stays unset."""
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    return inference_pb2.GenerateRequest(task=task, text=text, **given)
+
+
+def word(enum: EnumTypeWrapper, number: int, prefix: str) -> str:
+    """Return the name of an enumeration's value without its prefix; an unknown number as digits."""
+    return enum.Name(number).removeprefix(prefix) if number in enum.values() else str(number)
+
+
+def bundle_ref(ref: task_pb2.BundleRef) -> BundleRef:
+    """Translate."""
+    return BundleRef(ref.task, ref.version, ref.digest)
+
+
+def _shared(provenance: task_pb2.Provenance) -> dict[str, Any]:
+    timings = provenance.timings
+    return {
+        "prediction_id": provenance.prediction_id,
+        "bundle": bundle_ref(provenance.bundle),
+        "route": word(task_pb2.Route, provenance.route, "ROUTE_"),
+        "timings": Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms),
+        "device": provenance.device,
+        "degraded": tuple(provenance.degraded),
+        "input_tokens": provenance.input_tokens,
+        "output_tokens": provenance.output_tokens,
+    }
+
+
+def _confidence(confidence: task_pb2.Confidence) -> dict[str, Any]:
+    return {
+        "confidence": confidence.value,
+        "threshold": confidence.threshold if confidence.HasField("threshold") else None,
+        "below_threshold": confidence.below_threshold,
+    }
+
+
+def _classification(message: inference_pb2.Classification) -> Classification:
+    return Classification(
+        label=message.label,
+        scores=tuple((score.label, score.score) for score in message.scores),
+        label_mass=message.label_mass,
+        **_confidence(message.confidence),
+        **_shared(message.provenance),
+    )
+
+
+def _extraction(message: inference_pb2.Extraction) -> Extraction:
+    return Extraction(
+        json=message.json,
+        entities=tuple(
+            Entity(found.label, found.text, found.start, found.end, found.score) for found in message.entities
+        ),
+        **_confidence(message.confidence),
+        **_shared(message.provenance),
+    )
+
+
+def _embedding(message: inference_pb2.Embedding) -> Embedding:
+    return Embedding(values=tuple(message.values), **_shared(message.provenance))
+
+
+def _each(results: Iterable[Any], field: str, translate: Callable[[Any], _T]) -> list[_T | Failure]:
+    return [
+        translate(getattr(result, field)) if result.HasField(field) else _failure(result.error) for result in results
+    ]
+
+
+def _failure(error: task_pb2.InputError) -> Failure:
+    return Failure(error.reason, error.message, dict(error.metadata))
+
+
+def classifications(response: inference_pb2.ClassifyResponse) -> list[Classification | Failure]:
+    """Translate, in the order of the inputs."""
+    return _each(response.results, "classification", _classification)
+
+
+def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:
+    """Translate, in the order of the inputs."""
+    return _each(response.results, "extraction", _extraction)
+
+
+def embeddings(response: inference_pb2.EmbedResponse) -> list[Embedding | Failure]:
+    """Translate, in the order of the inputs."""
+    return _each(response.results, "embedding", _embedding)
+
+
+def finish(message: inference_pb2.GenerateFinish) -> Finish:
+    """Translate the end of a generation."""
+    reason = word(inference_pb2.FinishReason, message.reason, "FINISH_REASON_")
+    return Finish(reason=reason, **_shared(message.provenance))
+
+
+def task(message: task_pb2.Task) -> Task:
+    """Translate."""
+    return Task(
+        name=message.name,
+        kind=word(task_pb2.TaskKind, message.kind, "TASK_KIND_"),
+        bundle=bundle_ref(message.bundle),
+        labels=tuple(message.labels),
+        input_tokens_max=message.limits.input_tokens_max,
+        output_tokens_max=message.limits.output_tokens_max,
+        inputs_max=message.limits.inputs_max,
+        ready=message.ready,
+        signed=message.signed,
+        threshold=message.threshold if message.HasField("threshold") else None,
+    )
+
+
+def bundle(message: admin_pb2.Bundle) -> Bundle:
+    """Translate."""
+    return Bundle(
+        ref=bundle_ref(message.ref),
+        kind=word(task_pb2.TaskKind, message.kind, "TASK_KIND_"),
+        runtime=message.runtime,
+        active=message.active,
+        previous=message.previous,
+        signed=message.signed,
+        size_bytes=message.size_bytes,
+        install_time=message.install_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+def _engine(message: admin_pb2.Engine) -> Engine:
+    return Engine(
+        name=message.name,
+        runtime=message.runtime,
+        state=word(admin_pb2.EngineState, message.state, "ENGINE_STATE_"),
+        pid=message.pid,
+        resident_bytes=message.resident_bytes,
+        pending=message.pending,
+        restarts=message.restarts,
+        problem=message.problem,
+        tasks=tuple(message.tasks),
+        device=message.device,
+    )
+
+
+def status(message: admin_pb2.GetStatusResponse) -> Status:
+    """Translate."""
+    return Status(
+        agent_version=message.agent_version,
+        start_time=message.start_time.ToDatetime(tzinfo=UTC),
+        serving=message.serving,
+        resident_bytes=message.resident_bytes,
+        tasks=tuple(task(each) for each in message.tasks),
+        engines=tuple(_engine(each) for each in message.engines),
+        warnings=tuple(message.warnings),
+        store_bytes=message.store_bytes,
+        disk_free_bytes=message.disk_free_bytes,
+    )

@@ -1,0 +1,258 @@
+"""A daemon without models for tests of clients: real gRPC on real sockets, answers from a table.
+
+    with FakeDaemon(f"unix:{tmp_path}/inference.sock") as daemon:
+        Client(daemon.targets[0]).classify("pos-intent", ["hello"])
+        daemon.inference.requests[-1]          # what the client sent
+
+Tasks by name: "unknown" is not there, "busy" has a full queue, "stuck" never answers, "endless" writes until it is
+cancelled, and every other name answers. A text "bad" fails alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_status import rpc_status
+
+from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc, task_pb2
+
+DIGEST = "ab" * 32
+WAIT_SECONDS_MAX = 20.0
+
+
+def provenance(task: str) -> task_pb2.Provenance:
+    """Write where an answer comes from."""
+    return task_pb2.Provenance(
+        prediction_id="p-1",
+        bundle=task_pb2.BundleRef(task=task, version="1.2.0", digest=DIGEST),
+        route=task_pb2.ROUTE_LOCAL,
+        timings=task_pb2.Timings(queue_ms=1, prefill_ms=20, decode_ms=3),
+        device="cpu",
+        degraded=["CPU_SHARED"],
+        input_tokens=7,
+        output_tokens=2,
+    )
+
+
+def abort(
+    context: grpc.ServicerContext, code: grpc.StatusCode, reason: str, message: str, retry_seconds: float = 0
+) -> None:
+    """End a call the way the service does."""
+    info = error_details_pb2.ErrorInfo(
+        reason=reason, domain="edge-agent", metadata={"task": "x", "remedy": f"the remedy for {reason}"}
+    )
+    details: list[Any] = [info]
+    if retry_seconds:
+        details.append(error_details_pb2.RetryInfo())
+        details[-1].retry_delay.FromMilliseconds(int(retry_seconds * 1000))
+    packed = [Packed() for _ in details]
+    for box, detail in zip(packed, details, strict=True):
+        box.Pack(detail)
+    context.abort_with_status(
+        rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=packed))
+    )
+
+
+class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
+    """Answers like a device's daemon."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.stream_ended = threading.Event()
+        """Set when a call to "endless" or "stuck" is over, for whatever reason."""
+        self.tasks = [task_message(name) for name in ("assistant", "pos-intent", "product-search")]
+        self.page_size = 2
+
+    def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        if request.task == "unknown":
+            abort(context, grpc.StatusCode.NOT_FOUND, "TASK_UNKNOWN", "no task 'unknown'; installed: pos-intent")
+        if request.task == "busy":
+            abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "64 inputs wait; the limit is 64", 1.5)
+        if request.task == "plain":
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+        # gRPC takes no callback for a call that is over already.
+        if request.task in ("stuck", "endless") and not context.add_callback(self.stream_ended.set):
+            self.stream_ended.set()
+        if request.task == "stuck":
+            self.stream_ended.wait(WAIT_SECONDS_MAX)
+
+    def Classify(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ClassifyResponse:
+        self._begin(request, context)
+        return inference_pb2.ClassifyResponse(results=[_classify(request.task, text) for text in request.texts])
+
+    def Extract(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ExtractResponse:
+        self._begin(request, context)
+        found = inference_pb2.Extraction(
+            json='{"price":"5"}',
+            entities=[inference_pb2.Entity(label="price", text="5", start=3, end=4, score=0.5)],
+            confidence=task_pb2.Confidence(value=0.75, threshold=0.5),
+            provenance=provenance(request.task),
+        )
+        return inference_pb2.ExtractResponse(results=[inference_pb2.ExtractResult(extraction=found)])
+
+    def Embed(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.EmbedResponse:
+        self._begin(request, context)
+        vector = inference_pb2.Embedding(values=[0.5, -0.25], provenance=provenance(request.task))
+        results = [
+            inference_pb2.EmbedResult(error=_bad()) if text == "bad" else inference_pb2.EmbedResult(embedding=vector)
+            for text in request.texts
+        ]
+        return inference_pb2.EmbedResponse(results=results)
+
+    def Generate(self, request: Any, context: grpc.ServicerContext) -> Iterator[inference_pb2.GenerateResponse]:
+        self._begin(request, context)
+        yield inference_pb2.GenerateResponse(text="Hello")
+        if request.task == "endless":
+            self.stream_ended.wait(WAIT_SECONDS_MAX)
+            return
+        if request.task == "breaks":
+            abort(context, grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN", "the engine ended", 0.5)
+        yield inference_pb2.GenerateResponse(text=" there")
+        finish = inference_pb2.GenerateFinish(
+            reason=inference_pb2.FINISH_REASON_LENGTH, provenance=provenance(request.task)
+        )
+        yield inference_pb2.GenerateResponse(finish=finish)
+
+    def ListTasks(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ListTasksResponse:
+        start = int(request.page_token or 0)
+        end = start + self.page_size
+        more = str(end) if end < len(self.tasks) else ""
+        return inference_pb2.ListTasksResponse(tasks=self.tasks[start:end], next_page_token=more)
+
+    def GetTask(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.GetTaskResponse:
+        self._begin(request, context)
+        return inference_pb2.GetTaskResponse(task=task_message(request.task))
+
+
+def _bad() -> task_pb2.InputError:
+    return task_pb2.InputError(reason="INPUT_TOO_LONG", message="9 tokens; the limit is 4", metadata={"limit": "4"})
+
+
+def _classify(task: str, text: str) -> inference_pb2.ClassifyResult:
+    if text == "bad":
+        return inference_pb2.ClassifyResult(error=_bad())
+    scores = [inference_pb2.LabelScore(label="refund", score=0.75), inference_pb2.LabelScore(label="price", score=0.25)]
+    confidence = task_pb2.Confidence(value=0.75, threshold=0.8, below_threshold=True)
+    return inference_pb2.ClassifyResult(
+        classification=inference_pb2.Classification(
+            label="refund", confidence=confidence, scores=scores, label_mass=0.5, provenance=provenance(task)
+        )
+    )
+
+
+def task_message(name: str, *, ready: bool = True) -> task_pb2.Task:
+    """Write an installed task."""
+    return task_pb2.Task(
+        name=name,
+        kind=task_pb2.TASK_KIND_CLASSIFY,
+        bundle=task_pb2.BundleRef(task=name, version="1.2.0", digest=DIGEST),
+        labels=["refund", "price"],
+        limits=task_pb2.TaskLimits(input_tokens_max=512, output_tokens_max=0, inputs_max=2),
+        ready=ready,
+        signed=False,
+    )
+
+
+class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
+    """Answers like the operator's daemon."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.status = admin_pb2.GetStatusResponse(
+            agent_version="0.1.0",
+            serving=True,
+            resident_bytes=60_000_000,
+            tasks=[task_message("pos-intent")],
+            engines=[
+                admin_pb2.Engine(
+                    name="echo-1234",
+                    runtime="echo",
+                    state=admin_pb2.ENGINE_STATE_READY,
+                    pid=42,
+                    tasks=["pos-intent"],
+                    device="cpu",
+                )
+            ],
+            warnings=["Without a verified signature: pos-intent."],
+        )
+        self.status.start_time.FromJsonString("2026-01-02T03:04:05Z")
+
+    def bundle(self, active: bool = True) -> admin_pb2.Bundle:
+        """Write an installed bundle."""
+        made = admin_pb2.Bundle(
+            ref=task_pb2.BundleRef(task="pos-intent", version="1.2.0", digest=DIGEST),
+            kind=task_pb2.TASK_KIND_CLASSIFY,
+            runtime="echo",
+            active=active,
+            size_bytes=98_000_000,
+        )
+        made.install_time.FromJsonString("2026-01-02T03:04:05Z")
+        return made
+
+    def GetStatus(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetStatusResponse:
+        return self.status
+
+    def ListBundles(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ListBundlesResponse:
+        self.requests.append(request)
+        return admin_pb2.ListBundlesResponse(
+            bundles=[self.bundle()], next_page_token="" if request.page_token else "next"
+        )
+
+    def InstallBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.InstallBundleResponse:
+        self.requests.append(request)
+        if request.path.endswith("hostile"):
+            abort(context, grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_UNSIGNED", "the bundle has no signature")
+        return admin_pb2.InstallBundleResponse(bundle=self.bundle(not request.no_activate), newly_installed=True)
+
+    def ActivateBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ActivateBundleResponse:
+        self.requests.append(request)
+        return admin_pb2.ActivateBundleResponse(bundle=self.bundle())
+
+    def RollbackTask(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.RollbackTaskResponse:
+        if request.task == "young":
+            abort(context, grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_TO_ROLL_BACK", "no bundle before")
+        return admin_pb2.RollbackTaskResponse(bundle=self.bundle())
+
+    def RemoveBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.RemoveBundleResponse:
+        self.requests.append(request)
+        return admin_pb2.RemoveBundleResponse(freed_bytes=98_000_000)
+
+    def Drain(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.DrainResponse:
+        self.requests.append(request)
+        return admin_pb2.DrainResponse()
+
+
+class FakeDaemon:
+    """Serves both services and health on the addresses given; a port 0 becomes the one that was free."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.inference = FakeInference()
+        self.admin = FakeAdmin()
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self.inference, self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self.admin, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), self._server)
+        ports = [self._server.add_insecure_port(address) for address in addresses]
+        self.targets = [
+            f"127.0.0.1:{port}" if address.endswith(":0") else address
+            for address, port in zip(addresses, ports, strict=True)
+        ]
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.inference.stream_ended.set()
+        self._server.stop(None).wait()
