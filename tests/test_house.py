@@ -62,7 +62,7 @@ ROOMS: dict[str, set[str]] = {
 
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.service", "edge_agent.client", "edge_agent.v1")
-SCREEN = ("edge_agent.cli", "convert.cli", "benchmarks")
+SCREEN = ("edge_agent.cli", "convert.cli")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama",),
@@ -115,11 +115,12 @@ SLEEPING_TESTS = {
 }
 
 # --- the ratchet ------------------------------------------------------------------------------------------------------
-FILE_LINES_MAX = 500
-FILE_LINES_MEDIAN_MAX = 200
-FUNCTION_MAX = {"lines": 70, "complexity": 12, "parameters": 6}
-FUNCTION_LINES_MEAN_MAX = 12
-COMPLEXITY_MEAN_MAX = 3.0
+# The design's own limits are 500 and 200; 70, 12 and 6; 12 and 3.
+FILE_LINES_MAX = 460
+FILE_LINES_MEDIAN_MAX = 100
+FUNCTION_MAX = {"lines": 40, "complexity": 12, "parameters": 6}
+FUNCTION_LINES_MEAN_MAX = 8.5
+COMPLEXITY_MEAN_MAX = 2.8
 TEST_LINES_PER_SOURCE_LINE = (0.9, 1.7)
 
 CODE = load(ROOT, ["edge_agent", "convert", "benchmarks"])
@@ -160,11 +161,11 @@ def test_rooms_import_only_what_they_may():
 
 
 def test_libraries_have_one_importer():
-    """Each foreign library is known in one room, and none is used that the table does not name."""
+    """Each foreign library is known in one shipped room, and none is used that the table does not name."""
     remedy = (
         "Use it through the room that owns it. A new one needs a line in LIBRARIES, pyproject.toml, ARCHITECTURE.md."
     )
-    require_none(imports.foreign_edges(CODE, LIBRARIES), remedy)
+    require_none(imports.foreign_edges(SHIPPED, LIBRARIES), remedy)
 
 
 def test_no_import_cycle():

@@ -1,0 +1,68 @@
+"""How soon and how small the daemon starts: without engines, and with SmolLM2-135M on a warm page cache."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.bars import Bar, main, median
+from tests.bundles import smollm2_bundle
+from tests.daemon import RunningDaemon
+
+ROUNDS = 7
+READY_SECONDS_MAX = 60.0
+POLL_SECONDS = 0.005
+
+
+def measure() -> list[Bar]:
+    """Start daemons, alternating between an empty state directory and one with a model, and take medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Path(folder))
+
+
+def _measure(folder: Path) -> list[Bar]:
+    empty, full = RunningDaemon(folder / "empty"), RunningDaemon(folder / "full")
+    with full:
+        full.install(smollm2_bundle(folder / "bundle", "classify"))
+    serving, resident, ready, first = [], [], [], []
+    for _ in range(ROUNDS):
+        with empty:
+            serving.append(empty.seconds_to_serving)
+            resident.append(_resident_megabytes(empty))
+        started = time.monotonic()
+        with full:
+            _wait_ready(full)
+            ready.append(time.monotonic() - started)
+            _classify(full)
+            first.append(time.monotonic() - started)
+    return [
+        Bar("daemon without engines: RSS, MB", median(resident), 120, "lower"),
+        Bar("daemon without engines: SERVING, s", median(serving), 1.5, "lower"),
+        Bar("daemon with SmolLM2, warm cache: task SERVING, s", median(ready), 4, "lower"),
+        Bar("daemon with SmolLM2, warm cache: first answer, s", median(first), 4, "lower"),
+    ]
+
+
+def _resident_megabytes(daemon: RunningDaemon) -> float:
+    with daemon.admin() as admin:
+        return admin.status().resident_bytes / 1e6
+
+
+def _wait_ready(daemon: RunningDaemon) -> None:
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    with daemon.client() as client:
+        while not client.serving("pos-intent"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(daemon.log.read_text())
+            time.sleep(POLL_SECONDS)
+
+
+def _classify(daemon: RunningDaemon) -> None:
+    with daemon.client() as client:
+        client.classify("pos-intent", ["I want my money back"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(measure))

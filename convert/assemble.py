@@ -1,0 +1,164 @@
+"""Assembles a bundle: task.yaml and model files in, one directory or one uncompressed tar out.
+
+The same input gives the same bytes: files are named by role, the tar has no times and no owners. Nothing is left half
+done: everything is made beside the output and moved there at the end. Files are hard-linked where the disk allows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from convert import recipe as recipes
+from edge_agent import __version__
+from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
+from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, Role, digest_of, encode, is_safe_path, parse
+
+SAMPLES_NAME = "samples.txt"
+GOLDEN_NAME = "golden.jsonl"
+_CHUNK_BYTES = 1024 * 1024
+_COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, its bytes read so far and its bytes in all."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to assemble."""
+
+    task: Path
+    """A task.yaml, or a directory with one and perhaps with a samples.txt."""
+    files: Mapping[Role, Path]
+    out: Path
+    """A directory, or a file that ends in .tar."""
+    version: str | None = None
+    """Instead of the recipe's."""
+    force: bool = False
+    """Replace what is there."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A bundle that was made."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+
+
+def assemble(request: Request, progress: Progress = lambda _name, _done, _size: None) -> Assembled:
+    """Make a bundle.
+
+    Raises:
+        FileMissing: the recipe or a model file is not there.
+        ManifestInvalid: the recipe, with these files, breaks a rule of the manifest.
+        InvalidRequest: the output exists, or is no place for a bundle.
+        OSError: the disk is full or not writable.
+    """
+    recipe = recipes.find(request.task)
+    plain = _completed(recipes.read(recipe), request.version)
+    for role, source in request.files.items():
+        if not source.is_file():
+            raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
+    _check_out(request.out, request.force)
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
+        bundle = Path(staging, "bundle")
+        bundle.mkdir()
+        _place(request.files, recipe.with_name(SAMPLES_NAME), bundle)
+        artifacts = [_artifact(path, progress) for path in sorted(bundle.iterdir())]
+        manifest_bytes = encode(recipes.manifest_of(plain, artifacts, str(recipe)))
+        manifest = parse(manifest_bytes)
+        (bundle / MANIFEST_NAME).write_bytes(manifest_bytes)
+        made = bundle
+        if request.out.suffix == ".tar":
+            made = Path(staging, "bundle.tar")
+            _write_tar(bundle, made)
+        _move(made, request.out, Path(staging, "replaced"))
+    return Assembled(request.out, digest_of(manifest_bytes), manifest)
+
+
+def _completed(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
+    """Add the version asked for, and who made the bundle."""
+    provenance = plain.get("provenance") or {}
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("converter", {}), dict):
+        raise ManifestInvalid("task.yaml: 'provenance' and 'provenance.converter' must hold keys and values")
+    converter = {"edge-convert": __version__, **provenance.get("converter", {})}
+    return {**plain, **({"version": version} if version else {}), "provenance": {**provenance, "converter": converter}}
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.suffix in _COMPRESSED:
+        raise InvalidRequest(f"--out {out}: a bundle is never compressed", remedy="Name a directory, or a .tar file.")
+    if not out.exists():
+        return
+    if not force:
+        raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
+    ours = not out.is_dir() if out.suffix == ".tar" else (out / MANIFEST_NAME).is_file()
+    if not ours:
+        raise InvalidRequest(f"{out} is no bundle, so --force does not replace it", remedy="Name another --out.")
+
+
+def _place(files: Mapping[Role, Path], samples: Path, bundle: Path) -> None:
+    for role, source in files.items():
+        name = role + source.suffix
+        _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
+    if samples.is_file():
+        (bundle / GOLDEN_NAME).write_text(_golden(samples), encoding="utf-8")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # Another disk, a file system without links, or another owner's file.
+        shutil.copyfile(source, target)
+
+
+def _golden(samples: Path) -> str:
+    """Return one JSON object a line for each line that has text and is no comment."""
+    try:
+        lines = samples.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{samples} is not UTF-8: {error.reason}", remedy="Save it as UTF-8.") from None
+    inputs = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return "".join(json.dumps({"input": each}, ensure_ascii=False) + "\n" for each in inputs)
+
+
+def _artifact(path: Path, progress: Progress) -> Artifact:
+    role = next(role for role in get_args(Role) if role == path.stem)
+    size = path.stat().st_size
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(path.name, done, size)
+    return Artifact(role=role, path=path.name, sha256=digest.hexdigest(), size_bytes=done)
+
+
+def _write_tar(bundle: Path, target: Path) -> None:
+    # The manifest comes first, so that a reader can refuse the bundle before it has read the weights.
+    names = sorted((path.name for path in bundle.iterdir()), key=lambda name: (name != MANIFEST_NAME, name))
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            path = bundle / name
+            entry = tarfile.TarInfo(name)
+            entry.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
+
+
+def _move(made: Path, out: Path, aside: Path) -> None:
+    """Put the bundle in its place; what was there goes aside, and away with the staging directory."""
+    if made.is_dir() and out.exists():
+        out.rename(aside)
+    made.replace(out)

@@ -1,0 +1,162 @@
+"""`edge-agent demo`: a whole life of the appliance in a minute, on a daemon of its own. Leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.text import Text
+
+from edge_agent.cli import status
+from edge_agent.cli.demo_daemon import DemoDaemon
+from edge_agent.cli.output import out, table
+from edge_agent.client import Client, Failure
+from edge_agent.errors import BundleUnreadable, FileMissing
+from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
+
+SAMPLES_MAX = 20
+
+
+@dataclass(frozen=True)
+class Show:
+    """A bundle to show, and the inputs it brings."""
+
+    path: Path
+    manifest: Manifest
+    samples: tuple[str, ...]
+
+
+def run(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE_DIR...", help="Bundle directories to show.")],
+) -> None:
+    """Start a daemon in a temporary directory, install bundles, call them, stop it, clean up.
+
+    The inputs come from each bundle's golden file.
+
+    Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
+    """
+    shows = [read_show(path) for path in bundles]
+    console, started = out(), time.monotonic()
+    with DemoDaemon() as daemon, daemon.client() as client:
+        _start(console, daemon, client, shows)
+        for show in shows:
+            present = _KINDS.get(show.manifest.task.kind)
+            if present and show.samples:
+                present(console, client, show)
+        _heading(console, "What 'edge-agent status' says")
+        with daemon.admin() as admin:
+            status.show(console, admin.status(), datetime.now(UTC))
+        with console.status("Stopping"):
+            seconds = daemon.stop()
+    console.print(f"\n[green]✓[/green] stopped cleanly in {seconds:.1f} s; nothing of the demo is left on this machine")
+    console.print(f"[green]✓[/green] [bold]done in {time.monotonic() - started:.1f} s[/bold]")
+
+
+def read_show(path: Path) -> Show:
+    """Read the manifest and the inputs of a bundle directory.
+
+    Raises:
+        BundleUnreadable: there is no manifest.json, or the golden file is no JSON lines with "input".
+        ManifestInvalid, SchemaUnknown: see formats.manifest.
+        FileMissing: the golden file is not there.
+    """
+    if not (path / MANIFEST_NAME).is_file():
+        remedy = "'edge-convert assemble' makes bundle directories."
+        raise BundleUnreadable(f"{path} is no bundle directory: it has no {MANIFEST_NAME}", remedy=remedy)
+    manifest = parse((path / MANIFEST_NAME).read_bytes())
+    samples: tuple[str, ...] = ()
+    for artifact in manifest.by_role("golden"):
+        golden = path / artifact.path
+        if not golden.is_file():
+            raise FileMissing(f"{golden} does not exist, though the manifest names it")
+        samples = _samples(golden)
+    return Show(path.absolute(), manifest, samples[:SAMPLES_MAX])
+
+
+def _samples(golden: Path) -> tuple[str, ...]:
+    try:
+        return tuple(str(json.loads(line)["input"]) for line in golden.read_text(encoding="utf-8").splitlines())
+    except (ValueError, KeyError, TypeError):
+        raise BundleUnreadable(f"{golden} must hold one JSON object with 'input' a line") from None
+
+
+def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Show]) -> None:
+    with console.status("Starting the daemon"):
+        seconds = daemon.wait_serving(client)
+    console.print(f"[green]✓[/green] daemon serves after {seconds:.1f} s")
+    for show in shows:
+        name, size = show.manifest.task.name, decimal(show.manifest.size_bytes)
+        started = time.monotonic()
+        with console.status(f"Installing {name} ({size}): verifying, copying, loading the model"):
+            with daemon.admin() as admin:
+                admin.install(show.path)
+            daemon.wait_ready(client, name)
+        console.print(
+            f"[green]✓[/green] {name} {show.manifest.version} ({show.manifest.task.kind}, {show.manifest.runtime},"
+            f" {size}) answers after {time.monotonic() - started:.1f} s"
+        )
+
+
+def _classify(console: Console, client: Client, show: Show) -> None:
+    task = show.manifest.task
+    _heading(console, f"{task.name}: classify, {len(task.labels)} labels")
+    made = table("input", "label", "confidence", "latency", right=("confidence", "latency"))
+    milliseconds = []
+    with console.status("Classifying"):
+        for text in show.samples:
+            started = time.monotonic()
+            (result,) = client.classify(task.name, [text], top_k=1)
+            milliseconds.append((time.monotonic() - started) * 1000)
+            latency = f"{milliseconds[-1]:.0f} ms"
+            if isinstance(result, Failure):
+                made.add_row(Text(text), Text(result.reason, style="red"), "", latency)
+            else:
+                made.add_row(Text(text), Text(result.label, style="bold"), f"{result.confidence:.2f}", latency)
+    console.print(made)
+    console.print(f"[dim]{len(milliseconds)} calls one after the other, median {median(milliseconds):.0f} ms[/dim]")
+    _honest(console, show.manifest)
+
+
+def _generate(console: Console, client: Client, show: Show) -> None:
+    name, text = show.manifest.task.name, show.samples[0]
+    _heading(console, f"{name}: generate, streamed")
+    console.print(Text.assemble(("you: ", "bold cyan"), text))
+    console.print(Text(f"{name}: ", style="bold green"), end="")
+    started = time.monotonic()
+    first = 0.0
+    with client.generate(name, text) as stream:
+        for piece in stream:
+            first = first or time.monotonic()
+            console.print(piece, end="", markup=False, soft_wrap=True)
+        ended = time.monotonic()
+    console.print()
+    if stream.finish and first:
+        tokens = stream.finish.output_tokens
+        rate = f", {(tokens - 1) / (ended - first):.0f} tokens/s" if tokens > 1 else ""
+        console.print(f"[dim]{tokens} tokens, first text after {(first - started) * 1000:.0f} ms{rate}[/dim]")
+    _honest(console, show.manifest)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.rule(Text(text, style="bold"), align="left", style="dim")
+
+
+def _honest(console: Console, manifest: Manifest) -> None:
+    """Say what the answers are worth."""
+    if manifest.provenance.base:
+        console.print(Text(f"model: {manifest.provenance.base}", style="dim"))
+    if manifest.task.kind == "classify" and manifest.confidence.policy == "always_escalate":
+        console.print("[dim]its confidence is not calibrated: no answer counts as sure[/dim]")
+
+
+_KINDS: dict[str, Callable[[Console, Client, Show], None]] = {"classify": _classify, "generate": _generate}

@@ -1,0 +1,58 @@
+"""Exit codes: the table of docs/exit-codes.md. Pure."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from edge_agent.errors import (
+    BY_REASON,
+    BundleError,
+    CallerError,
+    CapacityError,
+    DeadlineExpired,
+    EdgeAgentError,
+    RequestCancelled,
+    SiteError,
+    StateError,
+)
+
+
+class Exit(IntEnum):
+    """What a script may test for."""
+
+    OK = 0
+    FAILED = 1
+    """The model or the daemon failed; doctor found a problem."""
+    USAGE = 2
+    """Wrong arguments or bad input."""
+    SITE = 3
+    """Something on this machine: configuration, state directory, socket, no daemon."""
+    TRY_LATER = 4
+    """No room or not ready: the same command may work later."""
+    REFUSED = 5
+    """The bundle was refused; nothing was installed."""
+
+
+# The first match counts.
+_FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
+    (DeadlineExpired, Exit.TRY_LATER),
+    (RequestCancelled, Exit.TRY_LATER),
+    (CapacityError, Exit.TRY_LATER),
+    (CallerError, Exit.USAGE),
+    (StateError, Exit.USAGE),
+    (SiteError, Exit.SITE),
+    (BundleError, Exit.REFUSED),
+)
+# What the daemon does not say itself: reasons of the client, and gRPC's own codes.
+_OTHERS = {"UNREACHABLE": Exit.SITE, "RESOURCE_EXHAUSTED": Exit.TRY_LATER, "INVALID_ARGUMENT": Exit.USAGE}
+
+
+def exit_code(reason: str) -> Exit:
+    """Return the exit code for the reason of an error that the daemon or the client sent."""
+    cls = BY_REASON.get(reason)
+    return _OTHERS.get(reason, Exit.FAILED) if cls is None else exit_code_of(cls)
+
+
+def exit_code_of(error: type[EdgeAgentError]) -> Exit:
+    """Return the exit code for a class of errors."""
+    return next((code for family, code in _FAMILIES if issubclass(error, family)), Exit.FAILED)

@@ -1,0 +1,37 @@
+"""`edge-agent install`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.output import err, out
+from edge_agent.cli.site import site_of
+from edge_agent.client import Bundle
+
+
+def run(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle directory, or one uncompressed tar of it.")],
+    no_activate: Annotated[bool, typer.Option("--no-activate", help="Copy it into the store; change nothing.")] = False,
+) -> None:
+    """Verify a bundle, copy it into the store and let it answer.
+
+    The version that answered before stays, for 'edge-agent rollback'.
+
+    Example: [bold]edge-agent install /media/usb/pos-intent-1.2.0.tar[/bold]
+    """
+    with site_of(ctx).admin() as admin, err().status(f"Installing {path.name}: verifying, copying, loading the model"):
+        bundle, new = admin.install(path, activate=not no_activate)
+    out().print(f"{'Installed' if new else 'Already installed:'} {named(bundle)}.")
+    if bundle.active:
+        out().print(f"It answers '{bundle.ref.task}' now.")
+    else:
+        out().print(f"'edge-agent activate {bundle.ref.task} {bundle.ref.version}' lets it answer.")
+
+
+def named(bundle: Bundle) -> str:
+    """Say which bundle."""
+    return f"{bundle.ref.task} {bundle.ref.version} ({bundle.ref.digest[:12]}{'' if bundle.signed else ', unsigned'})"

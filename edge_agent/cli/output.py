@@ -1,0 +1,62 @@
+"""What the commands write: answers to standard output, errors to standard error. No colours off a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edge_agent.client import CallFailed
+from edge_agent.errors import EdgeAgentError
+
+# Off a terminal rich takes 80 columns and cuts; scripts should get whole lines.
+_COLUMNS_OFF_TERMINAL = 200
+
+
+def out() -> Console:
+    """Return a console on standard output."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL)
+
+
+def err() -> Console:
+    """Return a console on standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def report(error: EdgeAgentError | CallFailed) -> None:
+    """Print an error and what to do about it."""
+    console = err()
+    console.print(Text.assemble(("error: ", "bold red"), error.message))
+    if error.remedy:
+        console.print(Text.assemble(("  what to do: ", "bold"), error.remedy))
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns named in `right` hold numbers."""
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left")
+    return made
+
+
+def plain(value: Any) -> Any:
+    """Turn a dataclass into what JSON can hold."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON, dataclasses and times included."""
+    typer.echo(json.dumps(plain(value), ensure_ascii=False, indent=indent, default=_encode))
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

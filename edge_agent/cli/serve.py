@@ -1,0 +1,16 @@
+"""`edge-agent serve`."""
+
+from __future__ import annotations
+
+import typer
+
+from edge_agent.cli.site import site_of
+from edge_agent.daemon import serve
+
+
+def run(ctx: typer.Context) -> None:
+    """Run the daemon in the foreground, until SIGTERM or Ctrl-C.
+
+    Example: [bold]edge-agent --state-dir ./state --run-dir ./run serve[/bold]
+    """
+    raise typer.Exit(serve(site_of(ctx).config()))

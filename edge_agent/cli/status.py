@@ -1,0 +1,93 @@
+"""`edge-agent status`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.text import Text
+
+from edge_agent.cli.output import out, print_json, table
+from edge_agent.cli.site import AsJson, site_of
+from edge_agent.client import Status
+
+_STATE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
+
+
+def run(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show the tasks, the engines behind them, and what needs attention.
+
+    Example: [bold]edge-agent status --json | jq '.tasks\\[].ready'[/bold]
+    """
+    with site_of(ctx).admin() as admin:
+        status = admin.status()
+    if as_json:
+        print_json(status, indent=2)
+        return
+    show(out(), status, datetime.now(UTC))
+
+
+def show(console: Console, status: Status, now: datetime) -> None:
+    """Print the state for people."""
+    state = "serving" if status.serving else "draining"
+    console.print(
+        f"edge-agent {status.agent_version} is {state}, up {_duration((now - status.start_time).total_seconds())};"
+        f" memory {decimal(status.resident_bytes)} beside its engines;"
+        f" store {decimal(status.store_bytes)}, {decimal(status.disk_free_bytes)} free"
+    )
+    if status.tasks:
+        console.print()
+        _show_tasks(console, status)
+    else:
+        console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
+    if status.engines:
+        console.print()
+        _show_engines(console, status)
+    for warning in status.warnings:
+        console.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+def _show_tasks(console: Console, status: Status) -> None:
+    tasks = table("task", "kind", "version", "digest", "ready", "signed", "threshold", right=("threshold",))
+    for task in status.tasks:
+        tasks.add_row(
+            task.name,
+            task.kind.lower(),
+            task.bundle.version,
+            task.bundle.digest[:12],
+            "[green]yes[/green]" if task.ready else "[red]no[/red]",
+            "yes" if task.signed else "[yellow]no[/yellow]",
+            "-" if task.threshold is None else f"{task.threshold:.2f}",
+        )
+    console.print(tasks)
+
+
+def _show_engines(console: Console, status: Status) -> None:
+    numbers = ("pid", "memory", "pending", "restarts")
+    engines = table("engine", "state", "device", "pid", "memory", "pending", "restarts", "tasks", right=numbers)
+    for engine in status.engines:
+        engines.add_row(
+            engine.name,
+            Text(engine.state.lower(), style=_STATE_STYLES.get(engine.state, "")),
+            engine.device or "-",
+            str(engine.pid or "-"),
+            decimal(engine.resident_bytes),
+            str(engine.pending),
+            str(engine.restarts),
+            ", ".join(engine.tasks),
+        )
+    console.print(engines)
+    for engine in status.engines:
+        if engine.problem:
+            console.print(Text.assemble((f"{engine.name}: ", "red"), engine.problem))
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{max(0, int(seconds))} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"

@@ -1,0 +1,109 @@
+"""The real daemon as a process, for tests and benchmarks: on a state directory of the caller, on sockets of its own.
+
+with RunningDaemon(tmp_path) as daemon, daemon.client() as client:
+    daemon.admin().install(str(folder))
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from edge_agent.client import AdminClient, CallFailed, Client
+
+START_SECONDS_MAX = 20.0
+STOP_SECONDS_MAX = 20.0
+POLL_SECONDS = 0.01
+
+
+class RunningDaemon:
+    """Started and SERVING inside the block; ended by SIGTERM after it. `settings` are sections of agent.yaml."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        """Note what to start."""
+        self.state_dir = folder / "state"
+        # Socket paths are limited to 107 bytes, and pytest's folders are long.
+        self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
+        self.log = folder / "daemon.log"
+        self._config = folder / "agent.yaml"
+        folder.mkdir(parents=True, exist_ok=True)
+        store = {"allow_unsigned": True, **settings.pop("store", {})}
+        self._config.write_text(yaml.safe_dump({"store": store, "log": {"format": "json"}, **settings}))
+        self.inference = f"unix:{self.run_dir}/inference.sock"
+        self.admin_target = f"unix:{self.run_dir}/admin.sock"
+        self.environment = dict(os.environ)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.seconds_to_serving = 0.0
+
+    def __enter__(self) -> Self:
+        """Start, and wait until health says SERVING."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End, and remove the sockets' folder."""
+        try:
+            assert self.stop() in (0, -signal.SIGKILL), self.log.read_text()
+        finally:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def command(self) -> list[str]:
+        """Return the command line of this daemon."""
+        places = ["--config", self._config, "--state-dir", self.state_dir, "--run-dir", self.run_dir]
+        return [sys.executable, "-m", "edge_agent.cli", *map(str, places)]
+
+    def start(self) -> None:
+        """Start the process and wait until it serves."""
+        started = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([*self.command(), "serve"], stdout=log, stderr=log, env=self.environment)
+        with self.client() as client:
+            while not self._serving(client):
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < started + START_SECONDS_MAX, self.log.read_text()
+                time.sleep(POLL_SECONDS)
+        self.seconds_to_serving = time.monotonic() - started
+
+    def stop(self) -> int:
+        """Send SIGTERM; return the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(STOP_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def client(self) -> Client:
+        """Return a device's client."""
+        return Client(self.inference)
+
+    def admin(self) -> AdminClient:
+        """Return an operator's client."""
+        return AdminClient(self.admin_target)
+
+    def install(self, *bundles: Path) -> None:
+        """Install and activate bundles."""
+        with self.admin() as admin:
+            for bundle in bundles:
+                admin.install(str(bundle))
+
+    def _serving(self, client: Client) -> bool:
+        try:
+            return client.serving(timeout_seconds=1)
+        except CallFailed:
+            return False

@@ -1,0 +1,391 @@
+"""The whole daemon, as a device and an operator meet it: real process, real sockets, the echo runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from edge_agent.client import CallFailed, Classification, Failure
+from edge_agent.v1 import inference_pb2, inference_pb2_grpc
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+
+LABELS = ("refund", "price")
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon with a task of each kind; tests here leave it as it was."""
+    folder = tmp_path_factory.mktemp("daemon")
+    limits = {"limits": {"input_tokens_max": 8, "inputs_max": 3}}
+    with RunningDaemon(folder, engine={"queue_requests_max": 4, "sequences_max": 2}) as running:
+        running.install(
+            echo_bundle(folder / "a", "intent", "classify", LABELS, task=limits),
+            echo_bundle(folder / "b", "talk", "generate"),
+            echo_bundle(folder / "c", "numbers", "extract", ("number",)),
+            echo_bundle(folder / "d", "vector", "embed"),
+        )
+        yield running
+
+
+def refused(daemon: RunningDaemon, task: str, texts: list[str], timeout_seconds: float = 10) -> CallFailed:
+    with daemon.client() as client, pytest.raises(CallFailed) as caught:
+        client.classify(task, texts, timeout_seconds=timeout_seconds)
+    return caught.value
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_classify_answers_each_input(daemon: RunningDaemon) -> None:
+    """Each input has its answer, with a prediction id of its own and the exact bundle."""
+    with daemon.client() as client:
+        answers = client.classify("intent", ["a refund", "the price"])
+        digest = client.task("intent").bundle.digest
+    assert all(isinstance(answer, Classification) for answer in answers)
+    assert ["refund", "price"] == [answer.label for answer in answers]
+    assert 2 == len({answer.prediction_id for answer in answers})
+    assert [digest, digest] == [answer.bundle.digest for answer in answers]
+    assert "LOCAL" == answers[0].route
+    assert answers[0].below_threshold, "the bundle has no threshold, so nothing counts as sure"
+
+
+def test_a_bad_input_fails_alone(daemon: RunningDaemon) -> None:
+    """In a batch the empty and the long input are errors in their places; the good one is answered."""
+    with daemon.client() as client:
+        empty, good, long = client.classify("intent", [" ", "refund", "1 2 3 4 5 6 7 8 9"])
+    assert isinstance(empty, Failure)
+    assert "INPUT_EMPTY" == empty.reason
+    assert isinstance(good, Classification)
+    assert isinstance(long, Failure)
+    assert ("INPUT_TOO_LONG", "9", "8") == (long.reason, long.metadata["tokens"], long.metadata["limit"])
+
+
+def test_generate_streams_and_ends(daemon: RunningDaemon) -> None:
+    """Text comes piece by piece; the end says why and counts the tokens."""
+    with daemon.client() as client, client.generate("talk", "one two three", output_tokens_max=2) as stream:
+        assert ["one", " two"] == list(stream)
+        assert stream.finish is not None
+        assert ("LENGTH", 2) == (stream.finish.reason, stream.finish.output_tokens)
+
+
+def test_extract_gives_the_record_and_its_places(daemon: RunningDaemon) -> None:
+    """The record is JSON; each value has its place in the text."""
+    with daemon.client() as client:
+        [answer] = client.extract("numbers", ["pay 12 or 7"])
+    assert {"number": ["12", "7"]} == json.loads(answer.json)
+    assert [(4, 6), (10, 11)] == [(entity.start, entity.end) for entity in answer.entities]
+
+
+def test_embed_gives_a_vector(daemon: RunningDaemon) -> None:
+    """The same text has the same vector, of length 1."""
+    with daemon.client() as client:
+        first, second = client.embed("vector", ["tea", "tea"])
+    assert first.values == second.values
+    assert 1.0 == pytest.approx(sum(value * value for value in first.values))
+
+
+def test_a_retry_with_the_same_request_id_gets_the_same_answer(daemon: RunningDaemon) -> None:
+    """The second call is not a second prediction; the id cannot be used for another request."""
+    request_id = str(uuid.uuid4())
+    with daemon.client() as client:
+        [first] = client.classify("intent", ["refund"], request_id=request_id)
+        [second] = client.classify("intent", ["refund"], request_id=request_id)
+        assert first.prediction_id == second.prediction_id
+        with pytest.raises(CallFailed, match="another request") as caught:
+            client.classify("intent", ["price"], request_id=request_id)
+    assert "REQUEST_INVALID" == caught.value.reason
+
+
+def test_abstain_withholds_the_label(daemon: RunningDaemon) -> None:
+    """A caller who wants only sure answers gets none from a bundle that was never calibrated."""
+    with daemon.client() as client:
+        [answer] = client.classify("intent", ["refund"], on_low_confidence="abstain")
+    assert ("ABSTAINED", "") == (answer.route, answer.label)
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_task_lists_the_known_ones(daemon: RunningDaemon) -> None:
+    """The message names the tasks that are there."""
+    failed = refused(daemon, "intend", ["x"])
+    assert ("NOT_FOUND", "TASK_UNKNOWN") == (failed.code, failed.reason)
+    assert "known tasks: intent, numbers, talk, vector" in failed.message
+
+
+def test_empty_text(daemon: RunningDaemon) -> None:
+    """One empty input fails the call."""
+    failed = refused(daemon, "intent", ["  \n"])
+    assert ("INVALID_ARGUMENT", "INPUT_EMPTY") == (failed.code, failed.reason)
+    assert failed.remedy
+
+
+def test_input_over_the_token_limit(daemon: RunningDaemon) -> None:
+    """The message has the count and the limit."""
+    failed = refused(daemon, "intent", ["1 2 3 4 5 6 7 8 9"])
+    assert ("INVALID_ARGUMENT", "INPUT_TOO_LONG") == (failed.code, failed.reason)
+    assert "the input has 9 tokens; the limit is 8" == failed.message
+
+
+def test_no_inputs_and_too_many(daemon: RunningDaemon) -> None:
+    """A batch has at least one input and at most inputs_max."""
+    assert "REQUEST_INVALID" == refused(daemon, "intent", []).reason
+    failed = refused(daemon, "intent", ["x"] * 4)
+    assert ("TOO_MANY_INPUTS", "the request has 4 texts; the limit is 3") == (failed.reason, failed.message)
+
+
+def test_the_wrong_call_for_a_task(daemon: RunningDaemon) -> None:
+    """Classify on a generate task says what the task is."""
+    failed = refused(daemon, "talk", ["x"])
+    assert ("INVALID_ARGUMENT", "TASK_KIND_MISMATCH") == (failed.code, failed.reason)
+    assert "kind generate" in failed.message
+
+
+def test_an_expired_deadline(daemon: RunningDaemon) -> None:
+    """A call that takes too long ends with DEADLINE_EXCEEDED, and the daemon goes on."""
+    assert "DEADLINE_EXCEEDED" == refused(daemon, "intent", ["!slow 500"], timeout_seconds=0.1).code
+    with daemon.client() as client:
+        assert "refund" == client.classify("intent", ["refund"])[0].label
+
+
+def test_a_full_queue_says_when_to_try_again(daemon: RunningDaemon) -> None:
+    """Overload is RESOURCE_EXHAUSTED with a delay, at once, and what was taken is answered."""
+    results: list[list[Classification | Failure] | CallFailed] = []
+
+    def call() -> None:
+        with daemon.client() as client:
+            try:
+                results.append(client.classify("intent", ["!slow 100"] * 3))
+            except CallFailed as failed:
+                results.append(failed)
+
+    threads = [threading.Thread(target=call) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    full = [result for result in results if isinstance(result, CallFailed)]
+    assert full
+    assert {("RESOURCE_EXHAUSTED", "QUEUE_FULL")} == {(failed.code, failed.reason) for failed in full}
+    assert all(failed.retry_after_seconds for failed in full)
+    assert len(full) < len(results)
+
+
+def test_a_message_over_the_limit_is_refused(daemon: RunningDaemon) -> None:
+    """5 MB of text does not reach the model."""
+    assert "RESOURCE_EXHAUSTED" == refused(daemon, "intent", ["x" * 5_000_000]).code
+
+
+def test_generation_options_are_checked(daemon: RunningDaemon) -> None:
+    """Temperature, stops and length outside their ranges are refused with the range."""
+    for options, said in (
+        ({"temperature": 3.0}, "from 0 to 2"),
+        ({"stops": ("",)}, "1 to 64 characters"),
+        ({"output_tokens_max": 10_000}, "the task's limit is 256"),
+    ):
+        with daemon.client() as client, pytest.raises(CallFailed, match=said):
+            list(client.generate("talk", "hello", **options))
+
+
+def test_garbage_on_the_socket_changes_nothing(daemon: RunningDaemon) -> None:
+    """Bytes that are no HTTP/2, and a message that is no protobuf, leave the daemon serving."""
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(daemon.inference.removeprefix("unix:"))
+        raw.sendall(b"\xff" * 4096)
+    with grpc.insecure_channel(daemon.inference) as channel:
+        classify = channel.unary_unary("/edge_agent.v1.InferenceService/Classify")
+        with pytest.raises(grpc.RpcError):
+            classify(b"\xff\xff\xff", timeout=5)
+    with daemon.client() as client:
+        assert client.serving()
+
+
+# --- the operator ------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_tasks_engines_and_unsigned_bundles(daemon: RunningDaemon) -> None:
+    """Four tasks share one engine, and the missing signatures are said."""
+    with daemon.admin() as admin:
+        status = admin.status()
+    assert ["intent", "numbers", "talk", "vector"] == [task.name for task in status.tasks]
+    (engine,) = status.engines
+    assert ("READY", 4) == (engine.state, len(engine.tasks))
+    assert engine.pid != os.getpid()
+    assert not any(task.signed for task in status.tasks)
+    assert any("Without a verified signature: intent, numbers" in warning for warning in status.warnings)
+
+
+def test_the_sockets_are_the_roles(daemon: RunningDaemon) -> None:
+    """The devices' socket is 0660 and knows no AdminService; the operator's is 0600."""
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in daemon.run_dir.iterdir()}
+    assert {"inference.sock": 0o660, "admin.sock": 0o600} == modes
+    with grpc.insecure_channel(daemon.inference) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/edge_agent.v1.AdminService/GetStatus")(b"", timeout=5)
+    assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
+
+
+def test_reflection_is_for_the_operator(daemon: RunningDaemon) -> None:
+    """The admin socket describes its services; the devices' socket does not."""
+    with grpc.insecure_channel(daemon.admin_target) as channel:
+        services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    assert {"edge_agent.v1.AdminService", "edge_agent.v1.InferenceService", "grpc.health.v1.Health"} <= services
+    with grpc.insecure_channel(daemon.inference) as channel, pytest.raises(grpc.RpcError):
+        list(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+
+def test_health_knows_the_daemon_and_each_task(daemon: RunningDaemon) -> None:
+    """The overall state, one state for each task, NOT_FOUND for a task that is not there."""
+    with daemon.client() as client:
+        assert client.serving()
+        assert client.serving("intent")
+        with pytest.raises(CallFailed) as caught:
+            client.serving("nothing")
+    assert "NOT_FOUND" == caught.value.code
+
+
+def test_frequent_keepalive_pings_are_tolerated(daemon: RunningDaemon) -> None:
+    """A client that pings every 10 s without a call is not thrown out: gRPC's default minimum is 300 s."""
+    options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_permit_without_calls", 1)]
+    with grpc.insecure_channel(daemon.inference, options=options) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        assert 4 == len(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=5).tasks)
+
+
+def test_tasks_come_in_pages(daemon: RunningDaemon) -> None:
+    """Pages follow each other by name and end with an empty token; a negative size is an error."""
+    with grpc.insecure_channel(daemon.inference) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        first = stub.ListTasks(inference_pb2.ListTasksRequest(page_size=3))
+        rest = stub.ListTasks(inference_pb2.ListTasksRequest(page_size=3, page_token=first.next_page_token))
+        assert ["intent", "numbers", "talk"] == [task.name for task in first.tasks]
+        assert (["vector"], "") == ([task.name for task in rest.tasks], rest.next_page_token)
+        with pytest.raises(grpc.RpcError, match="negative"):
+            stub.ListTasks(inference_pb2.ListTasksRequest(page_size=-1))
+
+
+# --- a second daemon ---------------------------------------------------------------------------------------------
+
+
+def serve_again(daemon: RunningDaemon, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*daemon.command(), *options, "serve"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_a_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon) -> None:
+    """It says who has it and what to do, and exits with 3."""
+    second = serve_again(daemon)
+    assert 3 == second.returncode
+    assert "another" in second.stderr.lower()
+    assert "what to do" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_socket_in_use_is_not_taken_over(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """A daemon with another state directory does not steal the sockets: gRPC alone would."""
+    second = serve_again(daemon, "--state-dir", str(tmp_path / "other"))
+    assert 3 == second.returncode
+    assert "another process listens" in second.stderr
+    with daemon.client() as client:
+        assert client.serving()
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    """Without SO_REUSEPORT a taken port is an error, not a silent split of the traffic."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon = RunningDaemon(tmp_path, service={"tcp_address": address, "insecure": True})
+        second = serve_again(daemon)
+    assert 3 == second.returncode
+    assert f"cannot listen on {address}" in second.stderr
+
+
+def test_an_unwritable_state_directory(daemon: RunningDaemon) -> None:
+    """A state directory below a file cannot be made; the error names it."""
+    second = serve_again(daemon, "--state-dir", "/etc/hostname/state")
+    assert 3 == second.returncode
+    assert "/etc/hostname/state" in second.stderr
+
+
+def test_a_plain_port_needs_a_confession(tmp_path: Path) -> None:
+    """tcp_address without TLS is refused unless the site says insecure: true."""
+    second = serve_again(RunningDaemon(tmp_path, service={"tcp_address": "127.0.0.1:1"}))
+    assert 3 == second.returncode
+    assert "insecure: true" in second.stderr
+
+
+def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
+    """With insecure: true a device on the network is answered, and the log warns."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with RunningDaemon(tmp_path, service={"tcp_address": address, "insecure": True}) as daemon:
+        with grpc.insecure_channel(address) as channel:
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+            assert [] == list(stub.ListTasks(inference_pb2.ListTasksRequest(), timeout=5).tasks)
+        assert "listening_without_tls" in daemon.log.read_text()
+
+
+# --- stopping ----------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_finishes_running_calls_and_refuses_new_ones(tmp_path: Path) -> None:
+    """A call in progress is answered, a new one is refused, the process exits with 0 and leaves no sockets."""
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        answers: list[Classification | Failure] = []
+
+        def call() -> None:
+            with daemon.client() as client:
+                answers.extend(client.classify("intent", ["!slow 800 refund"]))
+
+        thread = threading.Thread(target=call)
+        with daemon.admin() as admin:
+            thread.start()
+            eventually_sync(lambda: admin.status().engines[0].pending == 1)
+        assert 0 == daemon.stop()
+        thread.join()
+        assert ["refund"] == [answer.label for answer in answers if isinstance(answer, Classification)]
+        assert [] == list(daemon.run_dir.iterdir())
+        with daemon.client() as client, pytest.raises(CallFailed) as caught:
+            client.classify("intent", ["refund"], timeout_seconds=2)
+        assert "UNREACHABLE" == caught.value.reason
+
+
+def test_drain_turns_health_and_refuses_work(tmp_path: Path) -> None:
+    """After Drain the daemon is NOT_SERVING and new calls get UNAVAILABLE with a delay."""
+    with RunningDaemon(tmp_path) as daemon, daemon.client() as client, daemon.admin() as admin:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        admin.drain()
+        eventually_sync(lambda: not client.serving())
+        with pytest.raises(CallFailed) as caught:
+            client.classify("intent", ["refund"])
+        assert ("UNAVAILABLE", "DRAINING") == (caught.value.code, caught.value.reason)
+        assert caught.value.retry_after_seconds
+
+
+def test_readiness_is_told_to_systemd(tmp_path: Path) -> None:
+    """READY=1 arrives at NOTIFY_SOCKET once calls are answered, STOPPING=1 at the end."""
+    path = str(tmp_path / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(path)
+        sock.settimeout(10)
+        daemon = RunningDaemon(tmp_path / "d")
+        daemon.environment["NOTIFY_SOCKET"] = path
+        with daemon:
+            assert b"READY=1" == sock.recv(100)
+        assert b"STOPPING=1" == sock.recv(100)

@@ -1,0 +1,214 @@
+"""The commands of edge-agent against a fake daemon on real Unix sockets."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_agent import __version__
+from edge_agent.cli import app
+from tests.fake_daemon import FakeDaemon
+
+COMMANDS = [
+    "serve",
+    "status",
+    "doctor",
+    "models",
+    "install",
+    "activate",
+    "rollback",
+    "remove",
+    "classify",
+    "generate",
+    "embed",
+    "demo",
+]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run edge-agent with directories of its own."""
+    config = tmp_path / "agent.yaml"
+    config.write_text("")
+    options = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path)]
+    return lambda *arguments, stdin="": CliRunner().invoke(app, [*options, *arguments], input=stdin)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(f"unix:{tmp_path}/inference.sock", f"unix:{tmp_path}/admin.sock") as running:
+        yield running
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_gives_an_example(command):
+    """`--help` teaches: every command shows a line to copy."""
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
+    assert (0, True) == (result.exit_code, "Example:" in result.stdout)
+
+
+def test_the_help_lists_the_commands_and_exit_codes():
+    """`edge-agent --help` is the way in."""
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"})
+    assert [] == [command for command in COMMANDS if f" {command} " not in result.stdout]
+    assert "Exit codes: 0 done" in result.stdout
+
+
+def test_the_module_is_the_command():
+    """`python -m edge_agent.cli` runs edge-agent."""
+    command = [sys.executable, "-m", "edge_agent.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"edge-agent {__version__}\n" == done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["classify"], ["classify", "x", "y", "--on-low-confidence", "z"], ["demo"]]
+)
+def test_wrong_usage_ends_with_2(run, arguments):
+    """Unknown commands, missing arguments and unknown words are wrong usage."""
+    assert 2 == run(*arguments).exit_code
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["models"], ["classify", "t", "x"], ["generate", "t", "x"], ["rollback", "t"]]
+)
+def test_no_daemon_ends_with_3_and_says_what_to_do(run, arguments):
+    """Without a daemon: a sentence, a remedy, exit code 3, and no traceback."""
+    result = run(*arguments)
+    assert (3, "") == (result.exit_code, result.stdout)
+    assert result.stderr.startswith("error: no daemon answers at unix:")
+    assert "\n  what to do: Is edge-agent running?" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_configuration_ends_with_3(run, tmp_path):
+    """The command names the unknown key and the nearest one."""
+    (tmp_path / "agent.yaml").write_text("stor: {}")
+    result = run("status")
+    assert 3 == result.exit_code
+    assert "unknown key 'stor'" in result.stderr
+    assert "what to do: Did you mean 'store'?" in result.stderr
+
+
+def test_status_shows_tasks_engines_and_warnings(run, daemon):
+    """The state for people has one line for each task and engine."""
+    lines = run("status").stdout.splitlines()
+    assert lines[0].startswith("edge-agent 0.1.0 is serving, up ")
+    assert any(line.split()[:3] == ["pos-intent", "classify", "1.2.0"] for line in lines)
+    assert any(line.split()[:3] == ["echo-1234", "ready", "cpu"] for line in lines)
+    assert "warning: Without a verified signature: pos-intent." == lines[-1]
+
+
+def test_status_of_an_empty_daemon_says_how_to_install(run, daemon):
+    """Nothing installed is not an empty table."""
+    daemon.admin.status.ClearField("tasks")
+    assert "'edge-agent install PATH' installs a bundle" in run("status").stdout
+
+
+def test_status_names_an_engines_problem(run, daemon):
+    """A failed engine shows why."""
+    daemon.admin.status.engines[0].state = 4
+    daemon.admin.status.engines[0].problem = "the weights are truncated"
+    assert "echo-1234: the weights are truncated" in run("status").stdout
+
+
+def test_status_as_json_is_for_scripts(run, daemon):
+    """--json holds everything, times in ISO 8601."""
+    status = json.loads(run("status", "--json").stdout)
+    assert ("2026-01-02T03:04:05+00:00", True) == (status["start_time"], status["tasks"][0]["ready"])
+
+
+def test_models_lists_bundles(run, daemon):
+    """Each installed version has a line; --json a list."""
+    assert "pos-intent  1.2.0" in run("models").stdout
+    assert "1.2.0" == json.loads(run("models", "pos-intent", "--json").stdout)[0]["ref"]["version"]
+    assert "pos-intent" == daemon.admin.requests[-1].task
+
+
+def test_install_activates_unless_told_not_to(run, daemon, tmp_path):
+    """The answer says whether the bundle answers now, or how to make it."""
+    assert "Installed pos-intent 1.2.0" in run("install", str(tmp_path)).stdout
+    assert not daemon.admin.requests[-1].no_activate
+    kept = run("install", "--no-activate", str(tmp_path))
+    assert "'edge-agent activate pos-intent 1.2.0' lets it answer." in kept.stdout
+
+
+def test_a_refused_bundle_ends_with_5(run, daemon, tmp_path):
+    """The daemon's sentence and remedy reach the technician."""
+    result = run("install", str(tmp_path / "hostile"))
+    assert 5 == result.exit_code
+    said = "error: the bundle has no signature\n  what to do: the remedy for BUNDLE_UNSIGNED\n"
+    assert said == result.stderr
+
+
+def test_activate_rollback_and_remove_say_what_changed(run, daemon):
+    """Each names the bundle."""
+    named = "pos-intent 1.2.0 (abababababab, unsigned)"
+    assert f"{named} answers 'pos-intent' now.\n" == run("activate", "pos-intent", "1.2.0").stdout
+    assert f"{named} answers 'pos-intent' again.\n" == run("rollback", "pos-intent").stdout
+    assert "Removed pos-intent 1.1.0; 98.0 MB freed.\n" == run("remove", "pos-intent", "1.1.0").stdout
+    assert "Removed the task pos-intent; 98.0 MB freed.\n" == run("remove", "pos-intent").stdout
+    assert 2 == run("rollback", "young").exit_code
+
+
+def test_classify_prints_a_table(run, daemon):
+    """Label, confidence, time and what to know about the answer."""
+    result = run("classify", "pos-intent", "give me my money")
+    assert 0 == result.exit_code
+    words = result.stdout.splitlines()[1].split("  ")
+    row = [word.strip() for word in words if word.strip()]
+    assert ["give me my money", "refund", "0.75", "24", "below the threshold 0.80, cpu shared"] == row
+
+
+def test_classify_reads_lines_in_batches_that_the_task_allows(run, daemon):
+    """Five lines for a task that takes two at once make three calls; blank lines are skipped."""
+    result = run("classify", "pos-intent", "--json", stdin="a\n\nb\nc\nd\ne\n")
+    assert ["a", "b", "c", "d", "e"] == [json.loads(line)["input"] for line in result.stdout.splitlines()]
+    sizes = [len(request.texts) for request in daemon.inference.requests if hasattr(request, "texts")]
+    assert [2, 2, 1] == sizes
+
+
+def test_one_bad_input_does_not_hide_the_others(run, daemon):
+    """Every result is printed; the exit code is that of the first failure."""
+    result = run("classify", "pos-intent", "good", "bad", "good")
+    assert (2, 4) == (result.exit_code, len(result.stdout.splitlines()))
+    assert "INPUT_TOO_LONG: 9 tokens; the limit is 4" in result.stdout
+    errors = [json.loads(line) for line in run("embed", "p", "--json", "good", "bad").stdout.splitlines()]
+    assert [["input", "embedding"], ["input", "error"]] == [list(line) for line in errors]
+
+
+def test_errors_of_the_daemon_end_with_their_code(run, daemon):
+    """An unknown task is the caller's (2), a full queue passes (4)."""
+    assert 2 == run("classify", "unknown", "x").exit_code
+    busy = run("generate", "busy", "x")
+    assert (4, "error: 64 inputs wait; the limit is 64") == (busy.exit_code, busy.stderr.splitlines()[0])
+
+
+def test_generate_writes_the_text_alone_to_standard_output(run, daemon):
+    """What is piped on is the text; remarks go to standard error."""
+    result = run("generate", "assistant", "hi", "--output-tokens-max", "9", "--temperature", "0.5")
+    assert (0, "Hello there\n", "cut at 2 tokens\n") == (result.exit_code, result.stdout, result.stderr)
+    assert (9, 0.5) == (daemon.inference.requests[-1].output_tokens_max, daemon.inference.requests[-1].temperature)
+
+
+def test_generate_reads_standard_input(run, daemon):
+    """'-' stands for standard input."""
+    run("generate", "assistant", "-", stdin="a long text")
+    assert "a long text" == daemon.inference.requests[-1].text
+
+
+def test_embed_prints_the_start_of_the_vector(run, daemon):
+    """The table shows length and first values; --json all of them."""
+    assert ["x", "2", "+0.500", "-0.250", "…", "24"] == run("embed", "p", "x").stdout.splitlines()[1].split()
+    assert [0.5, -0.25] == json.loads(run("embed", "p", "x", "--json").stdout)["embedding"]["values"]
+
+
+def test_a_target_leads_to_another_daemon(daemon, tmp_path):
+    """--target needs no configuration of that daemon's."""
+    arguments = ["classify", "--target", f"unix:{tmp_path}/inference.sock", "pos-intent", "x"]
+    assert "refund" in CliRunner().invoke(app, arguments).stdout

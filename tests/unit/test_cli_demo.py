@@ -1,0 +1,93 @@
+"""demo: the real daemon with the echo runtime, from start to clean-up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convert.assemble import Request, assemble
+from edge_agent.cli.demo import read_show
+from edge_agent.errors import BundleUnreadable, FileMissing
+
+RECIPE = "version: 1.0.0\nruntime: echo\ntask: {{name: {name}, kind: {kind}{labels}}}\n"
+
+
+def bundle(folder: Path, name: str, kind: str, samples: str, labels: str = "") -> Path:
+    source = folder / f"{name}-source"
+    source.mkdir()
+    (source / "task.yaml").write_text(RECIPE.format(name=name, kind=kind, labels=labels))
+    (source / "samples.txt").write_text(samples)
+    return assemble(Request(source, {}, folder / name)).path
+
+
+def demo(tmp_path: Path, *bundles: Path) -> subprocess.Popen[str]:
+    """Start the demo with a TMPDIR of its own."""
+    (tmp_path / "tmp").mkdir()
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "edge_agent.cli", "demo", *map(str, bundles)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
+    """Classify fills a table, generate streams, status is shown, the daemon ends with 0, the directory is gone."""
+    intent = bundle(tmp_path, "pos-intent", "classify", "I want a refund\nwhat price\n", ", labels: [refund, price]")
+    talk = bundle(tmp_path, "assistant", "generate", "good morning to you\n")
+    process = demo(tmp_path, intent, talk)
+    out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    assert "I want a refund  refund" in out
+    assert "its confidence is not calibrated: no answer counts as sure" in out
+    assert "assistant: good morning to you\n4 tokens, first text after" in out
+    assert "edge-agent 0.1.0 is serving" in out
+    assert "stopped cleanly" in out
+    assert [] == list((tmp_path / "tmp").iterdir())
+
+
+def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
+    """The error is the daemon's own, with its exit code, and the daemon is stopped all the same."""
+    intent = bundle(tmp_path, "pos-intent", "classify", "x\n", ", labels: [refund, price]")
+    golden = intent / "golden.jsonl"
+    golden.write_bytes(golden.read_bytes().replace(b"x", b"y"))
+    process = demo(tmp_path, intent)
+    _, err = process.communicate(timeout=60)
+    assert (5, True) == (process.returncode, err.startswith("error: "))
+    assert [] == list((tmp_path / "tmp").iterdir())
+
+
+def test_ctrl_c_stops_the_daemon_and_cleans_up(tmp_path):
+    """In the middle of a slow answer Ctrl-C ends with 130 and leaves nothing."""
+    process = demo(tmp_path, bundle(tmp_path, "slow", "generate", "!slow 200" + " word" * 200 + "\n"))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("you: "):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert 130 == process.returncode
+    assert [] == list((tmp_path / "tmp").iterdir())
+
+
+def test_samples_come_from_the_golden_file(tmp_path):
+    """The inputs are the bundle's own; without a golden file there are none."""
+    assert ("a", "b") == read_show(bundle(tmp_path, "talk", "generate", "a\nb\n")).samples
+    quiet = bundle(tmp_path, "quiet", "generate", "a\n")
+    manifest = json.loads((quiet / "manifest.json").read_text())
+    (quiet / "manifest.json").write_text(json.dumps({**manifest, "artifacts": []}))
+    assert () == read_show(quiet).samples
+
+
+def test_what_is_no_bundle_is_named(tmp_path):
+    """A directory without a manifest, a golden file that is gone or spoiled: an error each."""
+    with pytest.raises(BundleUnreadable, match="is no bundle directory"):
+        read_show(tmp_path)
+    spoiled = bundle(tmp_path, "talk", "generate", "a\n")
+    (spoiled / "golden.jsonl").write_text("[]\n")
+    with pytest.raises(BundleUnreadable, match="one JSON object with 'input' a line"):
+        read_show(spoiled)
+    (spoiled / "golden.jsonl").unlink()
+    with pytest.raises(FileMissing, match=r"golden\.jsonl does not exist"):
+        read_show(spoiled)
