@@ -1,0 +1,1 @@
+"""llama.cpp behind the runtime seam. Runs only inside the child."""

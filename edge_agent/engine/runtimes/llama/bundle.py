@@ -1,0 +1,75 @@
+"""What one attached bundle brings to the base: prompt, labels, adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.engine.runtimes.jobs import checked_length
+from edge_agent.engine.runtimes.llama.labels import LabelTree
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
+from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
+from edge_agent.formats.manifest import Manifest, Task
+
+TOKEN_CHARACTERS_MAX = 64
+"""A text with more characters for each allowed token is refused before it is tokenized."""
+
+
+@dataclass
+class Bundle:
+    """A task on a base, in tokens."""
+
+    digest: str
+    task: Task
+    temperature: float
+    """Scores are divided by it."""
+    prefix: list[int]
+    blanks: str
+    rest: list[int]
+    tree: LabelTree | None
+    """classify only."""
+    adapter: Any = None
+    sequence: int = -1
+    """Where the prefix lies."""
+
+    @property
+    def group(self) -> str:
+        """Return what bundles must share to be computed in one batch: the adapter."""
+        return self.digest if self.adapter else ""
+
+    def suffix(self, model: Model, text: str) -> list[int]:
+        """Return the tokens behind the prefix for an input. Raises EmptyInput, InputTooLong."""
+        limit = self.task.limits.input_tokens_max
+        if not text.strip():
+            raise EmptyInput("the input has no text")
+        if len(text) > limit * TOKEN_CHARACTERS_MAX:
+            raise InputTooLong(
+                f"the input has {len(text)} characters, more than {TOKEN_CHARACTERS_MAX} for each of {limit} tokens",
+                characters=len(text),
+                limit=limit,
+            )
+        tokens = model.tokenize(self.blanks + text, special=False) + self.rest
+        checked_length(len(self.prefix) + len(tokens), limit)
+        return tokens
+
+
+def read_bundle(digest: str, manifest: Manifest, model: Model) -> Bundle:
+    """Turn a manifest into tokens. Raises ModelLoadFailed if the task cannot work with this model."""
+    task = manifest.task
+    text = split_prompt(task.prompt, ChatTemplate(model.chat_template(), model.special_texts()))
+    prefix = model.tokenize(text.before, special=True)
+    if model.bos is not None and prefix[:1] != [model.bos]:
+        prefix.insert(0, model.bos)
+    rest = model.tokenize(text.after, special=True)
+    limit = task.limits.input_tokens_max
+    if len(prefix) + len(rest) >= limit:
+        raise ModelLoadFailed(
+            f"the prompt of task {task.name!r} takes {len(prefix) + len(rest)} tokens without an input; "
+            f"'input_tokens_max' is {limit}"
+        )
+    tree = None
+    if task.kind == "classify":
+        paths = [tuple(model.tokenize(task.prompt.label_prefix + label, special=False)) for label in task.labels]
+        tree = LabelTree(task.labels, paths)
+    return Bundle(digest, task, manifest.confidence.temperature, prefix, text.blanks, rest, tree)

@@ -1,0 +1,170 @@
+"""The context half of the adapter over llama_cpp's C API: sequences, one batch, logits, samplers.
+
+All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
+independent of its neighbours is explained, and seen to, in `cache.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.engine.runtimes.llama.native import ERRORS, Model
+from edge_agent.errors import ModelFailed, ModelLoadFailed
+
+ROWS_MAX = 63
+"""Rows in a batch, which is also one micro-batch."""
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a context is."""
+
+    cells: int
+    """Tokens of all sequences together; one shared by several sequences counts once."""
+    sequences: int
+    kv_type: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive tokens of one sequence, for one batch."""
+
+    sequence: int
+    position: int
+    """Of the first token: how many tokens the sequence has."""
+    tokens: Sequence[int]
+    logits: str
+    """Which rows have their logits kept: "none", "last" or "all"."""
+
+
+class Context:
+    """The key-value buffer of one model and the batch that works on it."""
+
+    def __init__(self, model: Model, shape: Shape) -> None:
+        """Allocate. Raises ModelLoadFailed if there is no memory for it or the model does not allow it."""
+        params = llama.llama_context_default_params()
+        params.n_ctx = shape.cells
+        # llama.cpp aborts if a batch cannot hold one row for each sequence. `decode` never fills more than ROWS_MAX.
+        params.n_batch = max(ROWS_MAX, shape.sequences)
+        params.n_ubatch = ROWS_MAX
+        params.n_seq_max = shape.sequences
+        params.n_outputs_max = params.n_outputs_max_per_seq = 0
+        params.n_threads = params.n_threads_batch = shape.threads
+        params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = True
+        ERRORS.lines.clear()
+        self._pointer: Any = llama.llama_init_from_model(model.pointer, params)
+        if not self._pointer:
+            raise ModelLoadFailed(f"no context of {shape.cells} tokens for {model.name}: {ERRORS.last()}")
+        self._memory: Any = llama.llama_get_memory(self._pointer)
+        self._vocab_size = model.vocab_size
+        self._adapter: Any = None
+        self._batch = llama.llama_batch_init(ROWS_MAX, 0, 1)
+        # Views on the batch's own arrays: filling them through ctypes, element by element, costs 500 times as much.
+        as_array = np.ctypeslib.as_array
+        self._token = as_array(self._batch.token, (ROWS_MAX,))
+        self._position = as_array(self._batch.pos, (ROWS_MAX,))
+        self._wanted = as_array(self._batch.logits, (ROWS_MAX,))
+        as_array(self._batch.n_seq_id, (ROWS_MAX,))[:] = 1
+        self._sequence = [as_array(self._batch.seq_id[row], (1,)) for row in range(ROWS_MAX)]
+
+    def use_adapter(self, adapter: Any) -> None:
+        """Compute with this adapter from now on; None = with the bare weights. Costs nothing if it is the same."""
+        if adapter is self._adapter:
+            return
+        if adapter is None:
+            llama.llama_set_adapters_lora(self._pointer, None, 0, None)
+        else:
+            one = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+            llama.llama_set_adapters_lora(self._pointer, one, 1, (ctypes.c_float * 1)(1.0))
+        self._adapter = adapter
+
+    def decode(self, parts: Sequence[Rows]) -> None:
+        """Compute at most ROWS_MAX rows.
+
+        Raises:
+            ModelFailed: llama.cpp refused; no sequence has changed.
+        """
+        used = 0
+        for part in parts:
+            used = self._fill(used, part)
+        self._batch.n_tokens = used
+        code = llama.llama_decode(self._pointer, self._batch)
+        if code != 0:
+            raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
+
+    def _fill(self, start: int, part: Rows) -> int:
+        end = start + len(part.tokens)
+        self._token[start:end] = part.tokens
+        self._position[start:end] = np.arange(part.position, part.position + len(part.tokens))
+        self._wanted[start:end] = part.logits == "all"
+        if part.logits == "last":
+            self._wanted[end - 1] = 1
+        for row in range(start, end):
+            self._sequence[row][0] = part.sequence
+        return end
+
+    def logits(self, row: int) -> Logits:
+        """Return one row's logits of the last batch: a view that the next batch overwrites.
+
+        Raises:
+            ModelFailed: the logits are not numbers.
+        """
+        pointer = llama.llama_get_logits_ith(self._pointer, row)
+        if not pointer:
+            raise ModelFailed(f"the model gave no logits for row {row}")
+        values: Logits = np.ctypeslib.as_array(pointer, (self._vocab_size,))
+        if np.isnan(values.max()):
+            raise ModelFailed("the model's logits are not numbers (NaN)")
+        return values
+
+    def copy(self, source: int, target: int) -> None:
+        """Give an empty sequence the tokens of another."""
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def drop(self, sequence: int) -> None:
+        """Empty a sequence."""
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        """Choose a token from one row's logits of the last batch."""
+        return int(llama.llama_sampler_sample(sampler.pointer, self._pointer, row))
+
+    def close(self) -> None:
+        """Free batch and buffer."""
+        if self._pointer:
+            llama.llama_batch_free(self._batch)
+            llama.llama_free(self._pointer)
+        self._pointer = None
+
+
+class Sampler:
+    """How one generation chooses its tokens."""
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        """Temperature 0: always the likeliest. Else a draw that the seed determines."""
+        self.pointer: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        if temperature == 0:
+            llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_greedy())
+            return
+        llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_temp(temperature))
+        # 0xFFFFFFFF would mean: a random seed.
+        llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_dist(seed % 0xFFFFFFFF))
+
+    def close(self) -> None:
+        """Free the chain."""
+        if self.pointer:
+            llama.llama_sampler_free(self.pointer)
+        self.pointer = None

@@ -1,0 +1,197 @@
+"""The two kinds of job as state machines: what to compute next, and what comes out of it.
+
+A job owns `tokens`, all that stands behind its bundle's prefix, of which the first `computed` are in the cache.
+`rewind` forgets what is in the cache and nothing else: a job can start anew at any time and gives the same answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge_agent.engine.protocol import Chunk, Done, Event, Run
+from edge_agent.engine.runtimes.llama.bundle import Bundle
+from edge_agent.engine.runtimes.llama.context import Context, Rows, Sampler
+from edge_agent.engine.runtimes.llama.labels import LabelTree, Tally, Tokens, scores_of
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.scheduler import Lane
+from edge_agent.engine.runtimes.llama.text import TextStream
+
+Fork = Callable[[int], int]
+"""Returns a new sequence with the tokens of the given one, for this step only."""
+
+
+@dataclass
+class Job:
+    """One input under way."""
+
+    run: Run
+    bundle: Bundle
+    tokens: list[int]
+    sequence: int = -1
+    computed: int = 0
+    input_tokens: int = field(init=False)
+    _started: float = field(init=False, default=0.0)
+    _prefilled: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        """Count the prompt."""
+        self.input_tokens = len(self.bundle.prefix) + len(self.tokens)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not in the cache yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache, prefix included."""
+        return len(self.bundle.prefix) + self.computed
+
+    def start(self, sequence: int) -> None:
+        """Take a sequence that holds the prefix."""
+        self.sequence = sequence
+        self._started = self._started or time.perf_counter()
+
+    def rewind(self) -> None:
+        """Forget what is in the cache."""
+        self.sequence = -1
+        self.computed = 0
+
+    def take_tokens(self, rows: int) -> Rows:
+        """Return the next tokens to compute."""
+        tokens = self.tokens[self.computed : self.computed + rows]
+        part = Rows(self.sequence, self.position, tokens, logits="last" if rows == self.pending else "none")
+        self.computed += rows
+        return part
+
+    def done(self) -> Done:
+        """Return the end of the job with what all kinds report: tokens, and wall time of prompt and answer."""
+        return Done(
+            job_id=self.run.job_id,
+            input_tokens=self.input_tokens,
+            prefill_ms=(self._prefilled - self._started) * 1000,
+            decode_ms=(time.perf_counter() - self._prefilled) * 1000,
+        )
+
+    def mark_prefilled(self) -> None:
+        """Note the time when the prompt was computed first."""
+        self._prefilled = self._prefilled or time.perf_counter()
+
+
+class Scoring(Job):
+    """Classify: the prompt first, then the branches of the labels, as many whole ones in a step as fit."""
+
+    exact = True
+
+    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree) -> None:
+        """Start with nothing computed."""
+        super().__init__(run, bundle, tokens)
+        self._tree = tree
+        self._tally = Tally(tree)
+        self._next_branch = 0
+        self._in_step: list[Tokens] = []
+
+    def rewind(self) -> None:
+        """Start anew."""
+        super().rewind()
+        self._tally = Tally(self._tree)
+        self._next_branch = 0
+
+    def lane(self) -> Lane:
+        """Return what could be computed now."""
+        if self.pending:
+            return Lane(self.run.job_id, self.bundle.group, self.pending)
+        left = self._tree.branches[self._next_branch :]
+        rows = sum(len(branch) for branch in left)
+        return Lane(self.run.job_id, self.bundle.group, rows, least=len(left[0]))
+
+    def parts(self, rows: int, fork: Fork) -> list[Rows]:
+        """Return what to compute with that many rows."""
+        self._in_step = []
+        if self.pending:
+            return [self.take_tokens(rows)]
+        parts = []
+        for branch in self._tree.branches[self._next_branch :]:
+            if len(branch) > rows:
+                break
+            rows -= len(branch)
+            self._in_step.append(branch)
+            parts.append(Rows(fork(self.sequence), self.position, branch, logits="all"))
+        return parts
+
+    def advance(self, context: Context, row: int, rows: int) -> list[Event]:
+        """Take the logits of the job's rows, `row` being the first. Raises ModelFailed."""
+        if self.pending:
+            return []
+        if not self._in_step:
+            self._tally.add_prompt(context.logits(row + rows - 1))
+            self.mark_prefilled()
+        for branch in self._in_step:
+            self._tally.add_branch(branch, [context.logits(row + i) for i in range(len(branch))])
+            row += len(branch)
+        self._next_branch += len(self._in_step)
+        return [self._done()] if self._next_branch == len(self._tree.branches) else []
+
+    def _done(self) -> Done:
+        done = self.done()
+        done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
+        return done
+
+    def close(self) -> None:
+        """Free nothing: all a scoring job has is its sequence."""
+
+
+class Generation(Job):
+    """Generate: the prompt first, then token after token."""
+
+    exact = False
+
+    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], model: Model) -> None:
+        """Start with nothing computed."""
+        super().__init__(run, bundle, tokens)
+        ceiling = bundle.task.limits.output_tokens_max
+        self._limit = min(run.output_tokens_max or ceiling, ceiling)
+        self._model = model
+        self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
+        self._sampler = Sampler(run.temperature, run.seed)
+        self._written = 0
+
+    def lane(self) -> Lane:
+        """Return what could be computed now."""
+        return Lane(self.run.job_id, self.bundle.group, self.pending, decoding=self._written > 0 and self.pending == 1)
+
+    def parts(self, rows: int, _fork: Fork) -> list[Rows]:
+        """Return what to compute with that many rows."""
+        return [self.take_tokens(rows)]
+
+    def advance(self, context: Context, row: int, rows: int) -> list[Event]:
+        """Choose the next token, `row` being the job's first row. Raises ModelFailed."""
+        if self.pending:
+            return []
+        self.mark_prefilled()
+        if self._written == self._limit:
+            return self._end("length")
+        context.logits(row + rows - 1)  # raises if they are no numbers; the sampler would choose all the same
+        token = context.sample(self._sampler, row + rows - 1)
+        if self._model.ends_generation(token):
+            return self._end("stop")
+        self._written += 1
+        self.tokens.append(token)
+        events = self._chunk(self._text.feed(self._model.piece(token)))
+        if self._text.stopped:
+            return events + self._end("stop")
+        return events + (self._end("length") if self._written == self._limit else [])
+
+    def _chunk(self, text: str) -> list[Event]:
+        return [Chunk(job_id=self.run.job_id, text=text)] if text else []
+
+    def _end(self, finish: str) -> list[Event]:
+        done = self.done()
+        done.finish, done.output_tokens = finish, self._written
+        return [*self._chunk(self._text.finish()), done]
+
+    def close(self) -> None:
+        """Free the sampler."""
+        self._sampler.close()
