@@ -78,6 +78,12 @@ class EngineConfig(_Section):
     load_failures_max: int = Field(
         default=3, ge=1, le=100, description="Loads that may fail in a row; then the engine is left alone."
     )
+    quarantine_seconds: float = Field(
+        default=3600,
+        ge=0,
+        le=30 * 86_400,
+        description="Time for which an input that killed its engine is refused, in seconds.",
+    )
 
 
 class ServiceConfig(_Section):
@@ -93,7 +99,14 @@ class ServiceConfig(_Section):
     message_bytes_max: int = Field(
         default=4 * 2**20, ge=1024, le=2**30, description="Largest request or response message, in bytes."
     )
-    calls_max: int = Field(default=256, ge=1, le=100_000, description="Calls in progress on all connections.")
+    calls_max: int = Field(default=256, ge=1, le=100_000, description="Inference calls in progress on all connections.")
+    devices_priority: int = Field(
+        default=1,
+        ge=0,
+        le=10,
+        description="Turn of calls on inference.sock and TCP; each step is like coming 1 s later.",
+    )
+    operator_priority: int = Field(default=0, ge=0, le=10, description="Turn of calls on admin.sock.")
     deadline_seconds_default: Seconds = Field(
         default=60, description="Deadline of a call that comes without one, in seconds."
     )

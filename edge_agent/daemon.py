@@ -20,8 +20,9 @@ import uvloop
 from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config, StoreConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.service.admin import AdminServicer, Rooms
-from edge_agent.service.inference import InferenceServicer
+from edge_agent.service.admin import AdminServicer, Operated
+from edge_agent.service.admission import Admission
+from edge_agent.service.inference import Rooms
 from edge_agent.service.server import Edge
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
@@ -38,28 +39,30 @@ class Daemon:
         self._config = config
         self._changed = asyncio.Event()
         self._serving = True
-        self._engines = EnginePool(config.engine, self._changed.set)
+        self._engines = EnginePool(config.engine, self._changed.set, store.readable)
         self._activation = Activation(
             store,
             Engines(self._engines.attach, self._engines.detach, self._engines.ready, self._report),
             allow_unsigned=config.store.allow_unsigned,
             drain_seconds=config.service.drain_seconds,
         )
-        self._inference = InferenceServicer(self._activation, self._engines, config.service)
-        rooms = Rooms(
-            activation=self._activation,
-            engines=self._engines,
-            serving=lambda: self._serving,
-            drain=self.drain,
-            disk_free_bytes=lambda: shutil.disk_usage(config.state_dir).free,
-            pid=os.getpid(),
+        self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
+        admin = AdminServicer(
+            Operated(
+                activation=self._activation,
+                engines=self._engines,
+                serving=lambda: self._serving,
+                drain=self.drain,
+                disk_free_bytes=lambda: shutil.disk_usage(config.state_dir).free,
+                pid=os.getpid(),
+            )
         )
-        self._edge = Edge(config, self._inference, AdminServicer(rooms))
+        self._edge = Edge(config, Rooms(self._activation, self._engines, self._admission), admin)
 
     def drain(self) -> None:
         """Take no new work."""
         self._serving = False
-        self._inference.draining = True
+        self._admission.draining = True
         self._changed.set()
 
     @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@
     ├── CapacityError        the caller tries again after `retry_seconds`
     │   ├── QueueFull, EngineNotReady, Draining, StreamBroken
     ├── ModelError           the central team looks at the model
-    │   ├── ModelLoadFailed, ModelFailed, EngineCrashed
+    │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
     ├── BundleError          the central team builds the bundle anew
     │   ├── BundleUnreadable, ManifestInvalid, SchemaUnknown, FileMissing, HashMismatch, PathUnsafe, BundleTooLarge,
     │   ├── BundleUnsigned, RequirementUnmet
@@ -157,6 +157,13 @@ class EngineCrashed(ModelError):
 
     reason = "ENGINE_CRASHED"
     remedy_default = "Report the input and the bundle digest to the team that made the bundle."
+
+
+class InputQuarantined(ModelError):
+    """The input killed the engine's process before, alone."""
+
+    reason = "INPUT_QUARANTINED"
+    remedy_default = "Report the input and the bundle digest to the team that made the bundle; do not send it again."
 
 
 class BundleError(EdgeAgentError):

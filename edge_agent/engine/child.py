@@ -1,27 +1,31 @@
 """The child's side of the pipe: one thread that reads its mailbox, does one step of work, sends what came out.
 
-Started as `python -m edge_agent.engine.child FD` by `process.py`; ends when the parent's end of the socketpair closes,
-on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
+Started as `python -m edge_agent.engine.child FD PARENT` by `process.py`; ends when the parent's end of the socketpair
+closes, on Stop, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import select
+import os
 import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 
 from edge_agent.engine import protocol, runtimes
+from edge_agent.engine.confinement import confine
+from edge_agent.engine.quarantine import EXIT_OUT_OF_MEMORY
 from edge_agent.engine.runtimes.jobs import failed
 from edge_agent.errors import EdgeAgentError, ModelFailed, ModelLoadFailed
 from edge_agent.formats import manifest
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -51,15 +55,13 @@ class Child:
 
     def _receive(self) -> None:
         """Handle what is in the mailbox; wait for it only when there is nothing to compute."""
-        timeout = 0 if self._busy() else None
-        while not self._stopped and select.select([self._socket], [], [], timeout)[0]:
-            data = self._socket.recv(RECEIVE_BYTES)
-            if not data:
-                self._stopped = True
-                return
-            for body in self._splitter.feed(data):
-                self._handle(protocol.decode_to_child(body))
-            timeout = 0
+        try:
+            data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT if self._busy() else 0)
+        except BlockingIOError:
+            return
+        self._stopped = not data
+        for body in self._splitter.feed(data):
+            self._handle(protocol.decode_to_child(body))
 
     def _step(self) -> None:
         assert self._runtime is not None
@@ -84,20 +86,26 @@ class Child:
             self._send(self._act(message))
         except EdgeAgentError as error:
             self._send([failed(about, error)])
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library throws becomes that request's failure.
             traceback.print_exc()
             self._send([failed(about, fallback(f"the runtime raised {type(error).__name__}"))])
 
+    def _load(self, message: protocol.Load) -> protocol.Ready:
+        """Import the runtime, give up all that it does not need, and only then open a file that others made."""
+        runtime = runtimes.create(message.runtime)
+        runtime.mailbox = self._socket.fileno()
+        confined = confine([Path(path) for path in message.readable], message.memory_bytes_max)
+        details = runtime.load(message)
+        self._runtime = runtime
+        return protocol.Ready(device=runtime.device, details={**details, **asdict(confined)})
+
     def _act(self, message: protocol.ToChild) -> Iterable[protocol.Message]:
         match message:
             case protocol.Load():
-                runtime = runtimes.create(message.runtime)
-                details = runtime.load(message)
-                self._runtime = runtime
-                return [protocol.Ready(device=runtime.device, details=details)]
+                return [self._load(message)]
             case protocol.Ping():
                 return [protocol.Pong()]
             case protocol.Stop():
@@ -117,14 +125,19 @@ class Child:
         return []
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, parent: int) -> None:
     """Run the child on an inherited socket."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return  # it died before the line above
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; stopping is the parent's business
     with socket.socket(fileno=descriptor) as sock:
         sock.setblocking(True)
-        Child(sock).run()
+        try:
+            Child(sock).run()
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

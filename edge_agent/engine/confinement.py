@@ -60,7 +60,7 @@ def confine(readable: Sequence[Path], memory_bytes_max: int) -> Confinement:
             each thread and what the imports took, but not the mapped weights. 0 = no limit.
 
     Raises:
-        FileNotFoundError: a path is not there; nothing was done.
+        OSError: a path of `readable` is not there, or out of reach; nothing was done.
     """
     for path in readable:
         path.stat()

@@ -5,7 +5,8 @@ the bundles and watches: *alive* is the process, *ready* is loaded and every bun
 message within `heartbeat_seconds_max`; a child that is silent for longer is killed and started again.
 
 When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
-job that was alone and kills the child again ends with EngineCrashed. Jobs still waiting simply wait for the next child.
+job that was alone and kills the child again ends with EngineCrashed and is quarantined. Jobs still waiting simply wait
+for the next child. `jobs.py` keeps them, `quarantine.py` says which deaths count.
 """
 
 from __future__ import annotations
@@ -13,24 +14,17 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
+from edge_agent.engine.jobs import Answer, Jobs, Limits, ToChild
 from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.quarantine import EXIT_OUT_OF_MEMORY, Quarantine, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
-from edge_agent.engine.waiting import Ticket, Waiting
-from edge_agent.errors import (
-    DeadlineExpired,
-    EdgeAgentError,
-    EngineCrashed,
-    EngineNotReady,
-    ModelLoadFailed,
-    StreamBroken,
-    from_wire,
-)
+from edge_agent.errors import EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 
@@ -48,34 +42,22 @@ class State(enum.Enum):
 
 
 @dataclass
-class _Job:
-    run: protocol.Run
-    ticket: Ticket
-    queued_at: float
-    events: asyncio.Queue[protocol.Event | EdgeAgentError] = field(default_factory=asyncio.Queue)
-    sent_at: float = 0.0
-    streamed: bool = False
-    retried: bool = False
-
-
-@dataclass
 class _Bundle:
     attach: protocol.Attach
     attached: asyncio.Future[None]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The end of a job, with the time it waited in this process."""
-
-    done: protocol.Done
-    queue_ms: float
-
-
 class Engine:
     """See the module. `on_change` is called whenever readiness may have changed."""
 
-    def __init__(self, name: str, load: protocol.Load, config: EngineConfig, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: protocol.Load,
+        config: EngineConfig,
+        quarantine: Quarantine,
+        on_change: Callable[[], None],
+    ) -> None:
         """Prepare; `start` begins."""
         self.name = name
         self.load = load
@@ -86,15 +68,14 @@ class Engine:
         self._config = config
         self._on_change = on_change
         self._policy = RestartPolicy(config)
-        self._waiting = Waiting(config.queue_requests_max)
-        self._jobs: dict[str, _Job] = {}
-        self._running: dict[str, _Job] = {}
+        limits = Limits(config.queue_requests_max, load.sequences_max)
+        self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
         self._bundles: dict[str, _Bundle] = {}
         self._child: ChildProcess | None = None
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
         self._heard_at = 0.0
-        self._idle = asyncio.Event()
+        self._wedged = False
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
@@ -106,6 +87,11 @@ class Engine:
     def pending(self) -> int:
         """Jobs waiting and running."""
         return len(self._jobs)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that the child has."""
+        return self._jobs.in_flight
 
     @property
     def digests(self) -> list[str]:
@@ -144,14 +130,7 @@ class Engine:
         if bundle is None:
             return
         _resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
-        deadline = _now() + drain_seconds
-        while any(job.run.digest == digest for job in self._jobs.values()) and _now() < deadline:
-            self._idle.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._idle.wait()
-            except TimeoutError:
-                break
+        await self._jobs.drained(digest, drain_seconds)
         self._send(protocol.Detach(digest=digest))
 
     def reserve(self, digest: str, jobs: int) -> None:
@@ -161,28 +140,23 @@ class Engine:
         if not self.ready(digest):
             pause = self._config.restart_seconds_first
             raise EngineNotReady(f"the model is {self.state.value}", retry_seconds=pause, state=self.state.value)
-        self._waiting.reserve(jobs)
+        self._jobs.reserve(jobs)
 
-    async def events(self, run: protocol.Run, deadline: float) -> AsyncGenerator[protocol.Chunk | Answer, None]:
+    def events(
+        self, run: protocol.Run, deadline: float, priority: int = 0
+    ) -> AsyncGenerator[protocol.Chunk | Answer, None]:
         """Compute one input: yield its chunks, then its Answer. Leaving early cancels it.
 
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
         """
         self.reserve(run.digest, 1)
-        job = _Job(run, Ticket(run.job_id, deadline), _now())
-        self._jobs[run.job_id] = job
-        self._waiting.add(job.ticket)
-        self._pump()
-        try:
-            while True:
-                event = await self._next_event(job)
-                if isinstance(event, protocol.Done):
-                    yield Answer(event, 1000 * max(job.sent_at - job.queued_at, 0.0))
-                    return
-                yield event
-        finally:
-            self._forget(job)
+        return self._jobs.events(run, deadline, priority)
+
+    async def answer(self, run: protocol.Run, deadline: float, priority: int = 0) -> Answer:
+        """Compute one input of a task that writes no chunks; like `events`, at less cost."""
+        self.reserve(run.digest, 1)
+        return await self._jobs.answer(run, deadline, priority)
 
     async def stop(self) -> None:
         """End the child. Unfinished jobs end with EngineNotReady."""
@@ -190,85 +164,36 @@ class Engine:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._fail_all(EngineNotReady("the engine is stopping"))
-
-    # --- one job -------------------------------------------------------------------------------------------------
-
-    async def _next_event(self, job: _Job) -> protocol.Chunk | protocol.Done:
-        try:
-            async with asyncio.timeout_at(job.ticket.deadline):
-                event = await job.events.get()
-        except TimeoutError:
-            raise DeadlineExpired("the deadline passed before the answer was there") from None
-        if isinstance(event, EdgeAgentError):
-            raise event
-        if isinstance(event, protocol.Failed):
-            raise from_wire(event.reason, event.message, event.remedy, event.metadata)
-        return event
-
-    def _forget(self, job: _Job) -> None:
-        if self._jobs.pop(job.run.job_id, None) is None:
-            return
-        if not self._waiting.discard(job.run.job_id) and job.run.job_id in self._running:
-            # It keeps its place among the running until the child confirms, so the child is never given too much.
-            self._send(protocol.Cancel(job_id=job.run.job_id))
-        self._idle.set()
-
-    def _pump(self) -> None:
-        """Give the child what it can take."""
-        if self.state is not State.READY:
-            return
-        for late in self._waiting.expired(_now()):
-            self._end(late.job_id, DeadlineExpired("the deadline passed while the input was waiting"))
-        running = [job.ticket for job in self._running.values()]
-        while ticket := self._waiting.next(running, self.load.sequences_max):
-            job = self._jobs[ticket.job_id]
-            job.sent_at = _now()
-            if not self._running:
-                self._heard_at = job.sent_at
-            self._running[ticket.job_id] = job
-            running.append(ticket)
-            self._send(job.run)
-
-    def _end(self, job_id: str, error: EdgeAgentError) -> None:
-        if job := self._jobs.get(job_id):
-            job.events.put_nowait(error)
-
-    def _fail_all(self, error: EdgeAgentError) -> None:
-        self._waiting.drain()
-        self._running.clear()
-        for job_id in self._jobs:
-            self._end(job_id, error)
+        self._jobs.fail_all(EngineNotReady("the engine is stopping"))
 
     # --- the child's messages ------------------------------------------------------------------------------------
 
     def _send(self, message: protocol.Message) -> None:
+        if isinstance(message, protocol.Run) and self._jobs.in_flight == 1:
+            self._heard_at = _now()  # an idle child says nothing: its silence counts from here
         if self._child is not None:
             self._child.send(message)
 
     def _on_message(self, message: protocol.FromChild) -> None:
         self._heard_at = _now()
         match message:
+            case protocol.Chunk():
+                self._jobs.chunk(message)
+            case protocol.Done():
+                self._policy.answered()
+                self._jobs.finish(message)
             case protocol.Ready():
                 self.device = message.device
                 _resolve(self._loaded, None)
             case protocol.Attached():
                 self._resolve_attach(message.digest, None)
-            case protocol.Chunk():
-                if job := self._running.get(message.job_id):
-                    job.streamed = True
-                    job.events.put_nowait(message)
-            case protocol.Done():
-                self._policy.answered()
-                self._finish(message)
             case protocol.Failed():
                 self._on_failed(message)
             case protocol.Progress() | protocol.Pong():
                 pass
 
     def _on_failed(self, message: protocol.Failed) -> None:
-        if message.job_id in self._running:
-            self._finish(message)
+        if self._jobs.finish(message):
             return
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not self._loaded.done():
@@ -277,12 +202,6 @@ class Engine:
             self._resolve_attach(message.job_id, error)
         else:
             log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
-
-    def _finish(self, event: protocol.Done | protocol.Failed) -> None:
-        job = self._running.pop(event.job_id, None)
-        if job is not None:
-            job.events.put_nowait(event)
-        self._pump()
 
     def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
         if bundle := self._bundles.get(digest):
@@ -299,7 +218,7 @@ class Engine:
                 pause = await self._one_life()
                 if pause is None:
                     self._set_state(State.FAILED)
-                    self._fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
+                    self._jobs.fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
                     return
                 self._set_state(State.BACKING_OFF)
                 await asyncio.sleep(pause)
@@ -311,7 +230,7 @@ class Engine:
         """Run one child from start to end; return the pause before the next, or None for no next."""
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
-        self._heard_at, self.problem = _now(), ""
+        self._heard_at, self.problem, self._wedged = _now(), "", False
         for bundle in self._bundles.values():
             if bundle.attached.done():
                 bundle.attached = loop.create_future()
@@ -325,7 +244,7 @@ class Engine:
         self._policy.loaded()
         self._set_state(State.READY)
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device)
-        self._pump()
+        self._jobs.pump()
         await self._watch()
         self._after_crash(await self._exit)
         await self._end_child()
@@ -367,21 +286,17 @@ class Engine:
         limit = self._config.heartbeat_seconds_max
         while not self._exit.done():
             await asyncio.wait([self._exit], timeout=limit / 4)
-            self._expire()
             silence = _now() - self._heard_at
             attaching = any(not bundle.attached.done() for bundle in self._bundles.values())
             if silence > (self._config.load_seconds_max if attaching else limit):
                 log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
-                self._send_kill()
+                self._kill()
                 await asyncio.wait([self._exit])
             elif silence > limit / 2:
                 self._send(protocol.Ping())
 
-    def _expire(self) -> None:
-        for late in self._waiting.expired(_now()):
-            self._end(late.job_id, DeadlineExpired("the deadline passed while the input was waiting"))
-
-    def _send_kill(self) -> None:
+    def _kill(self) -> None:
+        self._wedged = True
         if self._child is not None:
             self._child.kill()
 
@@ -392,18 +307,9 @@ class Engine:
     def _after_crash(self, code: int) -> None:
         self.problem = f"the model's process died: {_death(code)}"
         self._set_state(State.BACKING_OFF)
-        log.error("engine_died", engine=self.name, how=_death(code), running=len(self._running))
-        again = []
-        for job in self._running.values():
-            if job.streamed:
-                self._end(job.run.job_id, StreamBroken("the model's process ended in the middle of the stream"))
-            elif job.retried:
-                self._end(job.run.job_id, EngineCrashed("the model's process died twice on this input"))
-            elif job.run.job_id in self._jobs:
-                job.retried = True
-                again.append(job.ticket)
-        self._running.clear()
-        self._waiting.put_back(again)
+        to_blame = is_to_blame(code, wedged=self._wedged)
+        log.error("engine_died", engine=self.name, how=_death(code), running=self._jobs.in_flight, to_blame=to_blame)
+        self._jobs.child_died(to_blame=to_blame)
         for bundle in self._bundles.values():
             _resolve(bundle.attached, EngineCrashed(self.problem))
 
@@ -448,4 +354,6 @@ def _succeeded(future: asyncio.Future[None]) -> bool:
 
 
 def _death(code: int) -> str:
+    if code == EXIT_OUT_OF_MEMORY:
+        return "it ran out of memory"
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

@@ -30,7 +30,7 @@ _REASONS = {
 def restrict(readable: Iterable[Path]) -> str:
     """Leave only reading at and below these paths, as they are now; return "on" or why not.
 
-    Paths that are not there are left out. Needs PR_SET_NO_NEW_PRIVS.
+    Paths that this process cannot open are left out. Needs PR_SET_NO_NEW_PRIVS.
     """
     threads = len(list(Path("/proc/self/task").iterdir()))
     try:
@@ -65,7 +65,7 @@ def _restrict(readable: Iterable[Path]) -> None:
 def _allow_reading(descriptor: int, path: Path) -> None:
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return
     try:
         rights = _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.engine import Answer, Engine, State
+from edge_agent.engine import cores
+from edge_agent.engine.budget import share
+from edge_agent.engine.engine import Engine, State
+from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Attach, Chunk, Load, Run
+from edge_agent.engine.quarantine import Quarantine
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 
@@ -38,12 +42,20 @@ class EngineStatus:
 class EnginePool:
     """See the module. One event loop owns it."""
 
-    def __init__(self, config: EngineConfig, on_change: Callable[[], None]) -> None:
-        """Start with no engines; `on_change` is called whenever a bundle may have become ready or not ready."""
+    def __init__(self, config: EngineConfig, on_change: Callable[[], None], readable: Sequence[Path] = ()) -> None:
+        """Start with no engines; children may read `readable` and nothing else of the site.
+
+        `on_change` is called whenever a bundle may have become ready or not ready.
+        """
+        self._readable = tuple(map(str, readable))
+        self._quarantine = Quarantine(config.quarantine_seconds)
         self._config = config
         self._on_change = on_change
         self._engines: dict[str, Engine] = {}
         self._by_digest: dict[str, Engine] = {}
+        self._tasks: dict[str, str] = {}
+        """The task of each digest in _by_digest."""
+        self._threads = config.cpu_threads or cores.available()
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
@@ -58,6 +70,8 @@ class EnginePool:
         if digest in self._by_digest and not keep:
             await self.detach(digest, drain_seconds=0)
         engine = self._by_digest[digest] = self._engine_for(manifest, paths)
+        self._tasks[digest] = manifest.task.name
+        self._share_out()
         message = Attach(
             digest=digest, manifest=manifest_bytes, paths={role: str(path) for role, path in paths.items()}
         )
@@ -73,6 +87,8 @@ class EnginePool:
         engine = self._by_digest.pop(digest, None)
         if engine is None:
             return
+        del self._tasks[digest]
+        self._share_out()
         await engine.detach(digest, drain_seconds)
         if not engine.digests:
             self._engines = {key: other for key, other in self._engines.items() if other is not engine}
@@ -87,9 +103,17 @@ class EnginePool:
         """Raise QueueFull, EngineNotReady or ModelLoadFailed unless `jobs` more inputs would be taken now."""
         self._engine_of(digest).reserve(digest, jobs)
 
-    def events(self, run: Run, deadline: float) -> AsyncGenerator[Chunk | Answer, None]:
-        """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds."""
-        return self._engine_of(run.digest).events(run, deadline)
+    def events(self, run: Run, deadline: float, priority: int = 0) -> AsyncGenerator[Chunk | Answer, None]:
+        """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds; 0 comes first."""
+        return self._engine_of(run.digest).events(run, deadline, priority)
+
+    async def answer(self, run: Run, deadline: float, priority: int = 0) -> Answer:
+        """Compute one input of a task that writes no chunks; see Engine.answer."""
+        return await self._engine_of(run.digest).answer(run, deadline, priority)
+
+    def in_flight(self, digest: str) -> int:
+        """Return how many inputs the child behind a bundle is computing."""
+        return self._engine_of(digest).in_flight
 
     def device(self, digest: str) -> str:
         """Return the device that computes for a bundle."""
@@ -133,10 +157,20 @@ class EnginePool:
                 context_tokens=manifest.engine.context_tokens,
                 kv_type=manifest.engine.kv_type,
                 sequences_max=self._config.sequences_max,
-                threads=self._config.cpu_threads or len(os.sched_getaffinity(0)),
+                readable=self._readable,
             )
-            self._engines[key] = Engine(f"{manifest.runtime}-{key[:8]}", load, self._config, self._on_change)
+            self._engines[key] = Engine(
+                f"{manifest.runtime}-{key[:8]}", load, self._config, self._quarantine, self._on_change
+            )
         return self._engines[key]
+
+    def _share_out(self) -> None:
+        """Set the threads with which each engine starts next; one that runs keeps what it has until then."""
+        # While a task moves from one engine to another, the newer is counted and not both.
+        latest = {self._tasks[digest]: engine for digest, engine in self._by_digest.items()}
+        engines = set(latest.values())
+        for engine in engines:
+            engine.load.threads = share(self._threads, len(engines))
 
 
 def resident_bytes(pid: int) -> int:

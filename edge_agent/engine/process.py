@@ -24,9 +24,23 @@ from edge_agent.engine.protocol import FrameSplitter, FromChild, Message, decode
 
 # GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
 # 1.5 s; a bounded count costs a few per cent on a quiet machine. The library reads it when it loads.
-CHILD_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1", "TOKENIZERS_PARALLELISM": "false"}
+CHILD_ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",
+    "GGML_NO_BACKTRACE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Landlock does not reach threads that run already, and numpy's import starts some.
+    "OPENBLAS_NUM_THREADS": "1",
+    # onnxruntime otherwise starts a telemetry thread, and writes a device id into the home folder, at import.
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+# Nothing else of the daemon's environment reaches a child: it may hold credentials.
+KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "OPENBLAS_CORETYPE")
 
 LAST_WORDS_SECONDS_MAX = 1.0
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in KEPT if name in os.environ} | CHILD_ENVIRONMENT
 
 
 class _Pipe(asyncio.Protocol):
@@ -68,10 +82,10 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec take about a millisecond; our own module
-                [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno())],
+                [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **CHILD_ENVIRONMENT},
+                env=_environment(),
             )
         ours.setblocking(False)
         loop = asyncio.get_running_loop()

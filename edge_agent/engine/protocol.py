@@ -35,6 +35,10 @@ class Load(Message, tag="load"):
     sequences_max: int = 8
     """Requests computed together."""
     threads: int = 1
+    readable: tuple[str, ...] = ()
+    """All that the child may read once it is confined, beside the runtime's own code: the folder of the blobs."""
+    memory_bytes_max: int = 0
+    """Private memory that the child may take, in bytes; 0 = no limit."""
 
 
 class Attach(Message, tag="attach"):

@@ -1,16 +1,19 @@
-"""The queue in front of one engine: pure, bounded, first come first served.
+"""The queue in front of one engine: pure and bounded.
 
-A job that must run alone (it was in flight when a child crashed) waits until nothing else runs, and while it runs
-nothing else starts. A job whose deadline has passed is handed back as expired instead of being computed in vain.
-Time is an argument.
+Jobs start in the order of their turn: the time they came, and PRIORITY_SECONDS later for each step of priority. So an
+operator's call overtakes the devices' that came within the last second or so, and no job waits for ever: whoever comes
+later than that stands behind it. A job that must run alone (it was in flight when a child crashed) comes before all
+others, waits until nothing else runs, and while it runs nothing else starts.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass, field
 
 from edge_agent.errors import QueueFull
+
+PRIORITY_SECONDS = 1.0
 
 
 @dataclass
@@ -18,9 +21,16 @@ class Ticket:
     """What the queue knows of a job."""
 
     job_id: str
-    deadline: float
-    """On the caller's clock, in seconds."""
+    came_at: float
+    """In seconds, on whatever clock."""
+    priority: int = 0
+    """0 is first."""
     alone: bool = False
+
+    @property
+    def turn(self) -> float:
+        """Who has the smaller one starts first."""
+        return self.came_at + self.priority * PRIORITY_SECONDS
 
 
 @dataclass
@@ -28,15 +38,16 @@ class Waiting:
     """The queue. `limit` is the most jobs that wait; jobs put back after a crash do not count against it."""
 
     limit: int
-    _tickets: deque[Ticket] = field(default_factory=deque)
+    _tickets: list[Ticket] = field(default_factory=list)
+    _again: list[Ticket] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
-        return len(self._tickets)
+        return len(self._tickets) + len(self._again)
 
     def reserve(self, jobs: int) -> None:
         """Raise QueueFull unless `jobs` more fit: a request with many inputs is taken whole or not at all."""
-        waiting = sum(not ticket.alone for ticket in self._tickets)
+        waiting = len(self._tickets)
         if waiting + jobs > self.limit:
             raise QueueFull(
                 f"{waiting} inputs are waiting and {jobs} more do not fit; the limit is {self.limit}",
@@ -47,38 +58,32 @@ class Waiting:
     def add(self, ticket: Ticket) -> None:
         """Take a job. Raises QueueFull."""
         self.reserve(1)
-        self._tickets.append(ticket)
+        insort(self._tickets, ticket, key=lambda other: other.turn)
 
     def put_back(self, tickets: list[Ticket]) -> None:
         """Take jobs that were in flight at a crash, in front and in their order, each to run alone."""
-        for ticket in reversed(tickets):
+        for ticket in tickets:
             ticket.alone = True
-            self._tickets.appendleft(ticket)
+        self._again[:0] = tickets
 
     def discard(self, job_id: str) -> bool:
         """Forget a waiting job; tell whether it was here."""
-        kept = deque(ticket for ticket in self._tickets if ticket.job_id != job_id)
-        found = len(kept) < len(self._tickets)
-        self._tickets = kept
-        return found
-
-    def expired(self, now: float) -> list[Ticket]:
-        """Remove and return the jobs whose deadline has passed."""
-        late = [ticket for ticket in self._tickets if ticket.deadline <= now]
-        if late:
-            self._tickets = deque(ticket for ticket in self._tickets if ticket.deadline > now)
-        return late
+        for tickets in (self._tickets, self._again):
+            for ticket in tickets:
+                if ticket.job_id == job_id:
+                    tickets.remove(ticket)
+                    return True
+        return False
 
     def next(self, running: list[Ticket], running_max: int) -> Ticket | None:
         """Remove and return the job to start now, or None."""
-        if not self._tickets or len(running) >= running_max or any(ticket.alone for ticket in running):
+        if len(running) >= running_max or any(ticket.alone for ticket in running):
             return None
-        if self._tickets[0].alone and running:
-            return None
-        return self._tickets.popleft()
+        if self._again:
+            return None if running else self._again.pop(0)
+        return self._tickets.pop(0) if self._tickets else None
 
-    def drain(self) -> list[Ticket]:
-        """Remove and return everything."""
-        tickets = list(self._tickets)
+    def clear(self) -> None:
+        """Forget everything."""
         self._tickets.clear()
-        return tickets
+        self._again.clear()

@@ -19,7 +19,7 @@ from edge_agent.v1 import admin_pb2_grpc
 
 
 @dataclass(frozen=True)
-class Rooms:
+class Operated:
     """What the operator looks at and changes."""
 
     activation: Activation
@@ -33,7 +33,7 @@ class Rooms:
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Operated) -> None:
         """Serve these rooms."""
         self._rooms = rooms
         self._started_at = time.time()

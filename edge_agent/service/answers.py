@@ -6,7 +6,7 @@ import json
 import struct
 from dataclasses import dataclass
 
-from edge_agent.engine.engine import Answer
+from edge_agent.engine.jobs import Answer
 from edge_agent.routing.policy import Decision, Wish, decide
 from edge_agent.service import messages
 from edge_agent.store.state import InstalledBundle

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from edge_agent.config import ServiceConfig
-from edge_agent.engine.engine import Answer
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk, Run
 from edge_agent.errors import (
     DeadlineExpired,
-    Draining,
     EdgeAgentError,
     EmptyInput,
     InvalidRequest,
@@ -29,6 +27,7 @@ from edge_agent.errors import (
 )
 from edge_agent.routing.policy import Wish
 from edge_agent.service import answers, guard, messages
+from edge_agent.service.admission import Admission
 from edge_agent.service.answers import Finished
 from edge_agent.service.dedupe import Deduplicator
 from edge_agent.service.status import to_input_error
@@ -54,19 +53,29 @@ class _Batch(Generic[Result]):
     error: Callable[[task_pb2.InputError], Result]
 
 
+@dataclass(frozen=True)
+class Rooms:
+    """What the servicers of all roles share."""
+
+    activation: Activation
+    engines: EnginePool
+    admission: Admission
+
+
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """See the module."""
 
-    def __init__(self, activation: Activation, engines: EnginePool, config: ServiceConfig) -> None:
-        """Serve what `activation` says with `engines`."""
-        self._activation = activation
-        self._engines = engines
+    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int) -> None:
+        """Serve callers of one role, whose priority is 0 for the first."""
+        self._activation = rooms.activation
+        self._engines = rooms.engines
+        self._admission = rooms.admission
+        self._priority = priority
         self._config = config
         self._windows: dict[str, Deduplicator[Any]] = {
             kind: Deduplicator(config.request_ids_max, config.request_id_seconds)
             for kind in ("classify", "extract", "embed")
         }
-        self.draining = False
 
     @guard.unary
     async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
@@ -107,15 +116,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Write text for one input, piece by piece."""
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
-        self._engines.reserve(bundle.digest, 1)
         device = self._engines.device(bundle.digest)
-        async with contextlib.aclosing(self._engines.events(run, deadline)) as events:
-            async for event in events:
-                if isinstance(event, Chunk):
-                    yield pb.GenerateResponse(text=event.text)
-                else:
-                    finished = Finished(request.text, event, bundle, run.job_id, device)
-                    yield pb.GenerateResponse(finish=answers.finish(finished))
+        with self._admission.call():
+            async with contextlib.aclosing(self._engines.events(run, deadline, self._priority)) as events:
+                async for event in events:
+                    if isinstance(event, Chunk):
+                        yield pb.GenerateResponse(text=event.text)
+                    else:
+                        finished = Finished(request.text, event, bundle, run.job_id, device)
+                        yield pb.GenerateResponse(finish=answers.finish(finished))
 
     @guard.unary
     async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
@@ -134,8 +143,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return messages.task_message(bundle, ready=self._engines.ready(bundle.digest))
 
     def _bundle(self, task: str, kind: str) -> InstalledBundle:
-        if self.draining:
-            raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._config.drain_seconds)
         bundle = self._activation.bundle_of(task)
         is_kind = bundle.manifest.task.kind
         if is_kind != kind:
@@ -155,6 +162,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return asyncio.get_running_loop().time() + seconds
 
     async def _deduplicated(self, request: BatchRequest, context: guard.Context, batch: _Batch[Result]) -> list[Result]:
+        if not request.request_id:
+            return await self._answer(request, context, batch)
         window: Deduplicator[list[Result]] = self._windows[batch.kind]
         content = request.SerializeToString(deterministic=True)
         return await window.run(request.request_id, content, lambda: self._answer(request, context, batch))
@@ -164,11 +173,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
-        self._engines.reserve(bundle.digest, len(request.texts))
-        if len(request.texts) == 1:
-            return [batch.answer(await self._one(request.texts[0], bundle, deadline))]
-        computing = (self._one_or_error(text, bundle, deadline, batch) for text in request.texts)
-        return await asyncio.gather(*computing)
+        with self._admission.call():
+            if len(request.texts) == 1:
+                return [batch.answer(await self._one(request.texts[0], bundle, deadline))]
+            self._engines.reserve(bundle.digest, len(request.texts))
+            computing = (self._one_or_error(text, bundle, deadline, batch) for text in request.texts)
+            return await asyncio.gather(*computing)
 
     async def _one_or_error(self, text: str, bundle: InstalledBundle, deadline: float, batch: _Batch[Result]) -> Result:
         try:
@@ -180,11 +190,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         _check_text(text)
         run = Run(job_id=str(uuid.uuid4()), digest=bundle.digest, text=text)
         device = self._engines.device(bundle.digest)
-        async with contextlib.aclosing(self._engines.events(run, deadline)) as events:
-            async for event in events:
-                if isinstance(event, Answer):
-                    return Finished(text, event, bundle, run.job_id, device)
-        raise AssertionError("events end with an Answer or an error")
+        return Finished(text, await self._engines.answer(run, deadline, self._priority), bundle, run.job_id, device)
 
 
 def _wish(on_low_confidence: int) -> Wish:

@@ -25,7 +25,8 @@ from grpc_reflection.v1alpha import reflection
 from edge_agent.config import Config, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.service.admin import AdminServicer
-from edge_agent.service.inference import InferenceServicer
+from edge_agent.service.admission import RESERVED_CALLS
+from edge_agent.service.inference import InferenceServicer, Rooms
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
@@ -36,14 +37,19 @@ HEALTH_OVERALL = ""
 class Edge:
     """The servers of one daemon."""
 
-    def __init__(self, config: Config, inference: InferenceServicer, admin: AdminServicer) -> None:
+    def __init__(self, config: Config, rooms: Rooms, admin: AdminServicer) -> None:
         """Prepare; `start` binds and serves."""
         self._config = config
         self._health = health_aio.HealthServicer()
         self._known: set[str] = set()
         self._devices = _server(config.service)
         self._operator = _server(config.service)
-        for server in (self._devices, self._operator):
+        service = config.service
+        for server, priority in (
+            (self._devices, service.devices_priority),
+            (self._operator, service.operator_priority),
+        ):
+            inference = InferenceServicer(rooms, service, priority)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._operator)
@@ -105,7 +111,7 @@ def _server(config: ServiceConfig) -> grpc.aio.Server:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
-    return grpc.aio.server(options=list(options), maximum_concurrent_rpcs=config.calls_max)
+    return grpc.aio.server(options=list(options), maximum_concurrent_rpcs=config.calls_max + RESERVED_CALLS)
 
 
 def _group(name: str) -> int | None:

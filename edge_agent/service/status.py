@@ -33,6 +33,7 @@ CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.QueueFull, Code.RESOURCE_EXHAUSTED),
     (errors.CapacityError, Code.UNAVAILABLE),
     (errors.ModelLoadFailed, Code.FAILED_PRECONDITION),
+    (errors.InputQuarantined, Code.FAILED_PRECONDITION),
     (errors.ModelError, Code.INTERNAL),
     (errors.BundleError, Code.FAILED_PRECONDITION),
     (errors.UnknownBundle, Code.NOT_FOUND),

@@ -33,6 +33,11 @@ class Blobs:
             for left in self._staging.iterdir():
                 left.unlink()
 
+    @property
+    def folder(self) -> Path:
+        """The folder of all blobs; it exists."""
+        return self._named
+
     def path(self, sha256: str) -> Path:
         """Return where a blob is or would be."""
         return self._named / sha256[:2] / sha256

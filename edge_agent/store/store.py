@@ -80,6 +80,11 @@ class Store:
             store._closing = closing.pop_all()
         return store
 
+    @property
+    def readable(self) -> tuple[Path, ...]:
+        """What has to be readable for whoever loads a bundle's files: absolute, without symbolic links."""
+        return (self._blobs.folder.resolve(),)
+
     def close(self) -> None:
         """Close the files and give up the directory; closing twice is fine."""
         self._closing.close()

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.engine import Answer, State
+from edge_agent.engine.engine import State
+from edge_agent.engine.jobs import Answer
 from edge_agent.engine.pool import EnginePool, resident_bytes
 from edge_agent.engine.protocol import Chunk, Run
 from edge_agent.errors import (
     DeadlineExpired,
     EngineCrashed,
     EngineNotReady,
+    InputQuarantined,
     InputTooLong,
     ModelFailed,
     ModelLoadFailed,
@@ -160,6 +162,49 @@ async def test_only_the_input_that_kills_the_child_fails() -> None:
         assert neighbour.done.scores[0] > 0.5
         await eventually(lambda: pool.ready("classify"))
         assert 2 == pool.statuses()[0].restarts
+
+
+async def test_an_input_that_kills_its_child_alone_is_quarantined() -> None:
+    """It is refused from then on, without another crash; other inputs are answered."""
+    async with pool_of() as pool:
+        with pytest.raises(EngineCrashed):
+            await answer(pool, run("!crash"))
+        await eventually(lambda: pool.ready("classify"))
+        before = child(pool)
+        with pytest.raises(InputQuarantined, match="killed the model's process before"):
+            await answer(pool, run("!crash"))
+        assert (await answer(pool, run("refund", "other"))).done.scores[0] > 0.5
+        assert before == child(pool)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_child_killed_from_outside_blames_no_input(signum: signal.Signals) -> None:
+    """An operator's or the kernel's kill costs the input a retry at most, never its place."""
+    async with pool_of() as pool:
+        slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
+        for _ in range(2):
+            await eventually(lambda: pool.ready("classify") and pool.in_flight("classify") == 1)
+            killed = child(pool)
+            os.kill(killed, signum)
+            await eventually(lambda killed=killed: child(pool) != killed)
+        assert (await slow).done.scores[0] > 0.5
+        assert (await answer(pool, run("!slow 300 refund", "again"))).done.scores[0] > 0.5
+
+
+async def test_an_operators_call_overtakes_the_devices() -> None:
+    """With the engine busy a call of priority 0 starts before one of priority 1 that came just before it."""
+    async with pool_of(CONFIG.model_copy(update={"sequences_max": 1})) as pool:
+        order: list[str] = []
+
+        async def call(job_id: str, priority: int) -> None:
+            deadline = asyncio.get_running_loop().time() + 10
+            await pool.answer(run("!slow 100", job_id), deadline, priority)
+            order.append(job_id)
+
+        async with asyncio.TaskGroup() as calls:
+            for job_id, priority in (("first", 1), ("device", 1), ("operator", 0)):
+                calls.create_task(call(job_id, priority))
+        assert ["first", "operator", "device"] == order
 
 
 async def test_a_killed_child_is_replaced_and_its_bundles_attached_again() -> None:

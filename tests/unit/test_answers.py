@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.engine import Answer
+from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.formats.manifest import Manifest, digest_of, encode
 from edge_agent.service import answers

@@ -33,7 +33,7 @@ def test_each_family_of_errors_has_its_code(expected, error):
 def test_every_reason_but_the_models_has_a_code_of_its_family():
     """No new error falls through to 'failed' unnoticed."""
     failed = {reason for reason in errors.BY_REASON if exit_code(reason) is Exit.FAILED}
-    assert {"MODEL_LOAD_FAILED", "MODEL_FAILED", "ENGINE_CRASHED"} == failed
+    assert {"MODEL_LOAD_FAILED", "MODEL_FAILED", "ENGINE_CRASHED", "INPUT_QUARANTINED"} == failed
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "agent.yaml"
 # Words that say what a number counts.
-UNITS = {"bytes", "seconds", "threads", "bundles", "sequences", "requests", "failures", "calls", "ids"}
+UNITS = {"priority", "bytes", "seconds", "threads", "bundles", "sequences", "requests", "failures", "calls", "ids"}
 
 
 def write(tmp_path: Path, text: str | bytes) -> Path:

@@ -1,176 +1,134 @@
-"""The queue in front of an engine, as a model that hypothesis tries to break."""
+"""The queue in front of an engine: bounded, in turn, one at a time after a crash."""
 
-from collections import deque
+from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_agent.engine.waiting import Ticket, Waiting
+from edge_agent.engine.waiting import PRIORITY_SECONDS, Ticket, Waiting
 from edge_agent.errors import QueueFull
 
-SEQUENCES_MAX = 3
+LIMIT = 4
+RUNNING_MAX = 2
 
 
-def queue(limit: int, *job_ids: str) -> Waiting:
-    """Return a queue with these jobs, due at time 10."""
-    waiting = Waiting(limit)
-    for job_id in job_ids:
-        waiting.add(Ticket(job_id, deadline=10.0))
-    return waiting
+def ids(tickets: list[Ticket]) -> list[str]:
+    return [ticket.job_id for ticket in tickets]
 
 
-def started(waiting: Waiting, running: list[Ticket], running_max: int = SEQUENCES_MAX) -> str | None:
-    """Start a job; return its id."""
-    ticket = waiting.next(running, running_max)
-    return ticket.job_id if ticket else None
+def take_all(waiting: Waiting) -> list[Ticket]:
+    taken = []
+    while ticket := waiting.next([], 1):
+        taken.append(ticket)
+    return taken
 
 
-class QueueMachine(RuleBasedStateMachine):
-    """A queue, an engine that runs jobs and crashes, and a plain list that says what the queue must hold."""
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 3)), max_size=20))
+def test_jobs_start_in_turn(arrivals: list[tuple[float, int]]) -> None:
+    """A job starts as if it had come a second later for each step of priority; equals keep their order."""
+    waiting = Waiting(len(arrivals))
+    tickets = [Ticket(str(i), came_at, priority) for i, (came_at, priority) in enumerate(arrivals)]
+    for ticket in tickets:
+        waiting.add(ticket)
+    expected = sorted(tickets, key=lambda ticket: ticket.came_at + ticket.priority * PRIORITY_SECONDS)
+    assert ids(expected) == ids(take_all(waiting))
 
-    @initialize(limit=st.integers(0, 5))
-    def make(self, limit):
-        self.waiting, self.limit = Waiting(limit), limit
-        self.expected: deque[Ticket] = deque()
+
+@given(st.integers(0, 10), st.floats(0, 1000))
+def test_nobody_is_overtaken_for_ever(priority: int, came_at: float) -> None:
+    """Whoever comes more than `priority` seconds later starts later, whatever its own priority."""
+    patient = Ticket("patient", came_at, priority)
+    late = Ticket("late", came_at + priority * PRIORITY_SECONDS + 0.001, 0)
+    waiting = Waiting(2)
+    waiting.add(late)
+    waiting.add(patient)
+    assert ["patient", "late"] == ids(take_all(waiting))
+
+
+def test_a_request_is_taken_whole_or_not_at_all() -> None:
+    """Five inputs do not fit where four do, and the refusal has the numbers."""
+    waiting = Waiting(LIMIT)
+    waiting.reserve(LIMIT)
+    with pytest.raises(QueueFull, match="0 inputs are waiting and 5 more do not fit; the limit is 4") as caught:
+        waiting.reserve(LIMIT + 1)
+    assert {"waiting": "0", "limit": "4"} == caught.value.metadata
+
+
+class Queue(RuleBasedStateMachine):
+    """Random calls against two plain lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = Waiting(LIMIT)
+        self.queued: list[str] = []
+        self.again: list[str] = []
         self.running: list[Ticket] = []
-        self.made = 0
+        self.count = 0
 
-    def fresh_waiting(self) -> int:
-        return sum(not ticket.alone for ticket in self.expected)
-
-    @rule(deadline=st.integers(0, 10))
-    def add(self, deadline):
-        self.made += 1
-        ticket = Ticket(f"job-{self.made}", float(deadline))
-        if self.fresh_waiting() >= self.limit:
+    @rule()
+    def add(self) -> None:
+        """A new job is taken while there is room."""
+        self.count += 1
+        ticket = Ticket(str(self.count), float(self.count))
+        if len(self.queued) < LIMIT:
+            self.waiting.add(ticket)
+            self.queued.append(ticket.job_id)
+        else:
             with pytest.raises(QueueFull):
                 self.waiting.add(ticket)
-        else:
-            self.waiting.add(ticket)
-            self.expected.append(ticket)
-
-    @rule(jobs=st.integers(1, 6))
-    def reserve(self, jobs):
-        if self.fresh_waiting() + jobs > self.limit:
-            with pytest.raises(QueueFull):
-                self.waiting.reserve(jobs)
-        else:
-            self.waiting.reserve(jobs)
 
     @rule()
-    def start(self):
-        ticket = self.waiting.next(list(self.running), SEQUENCES_MAX)
-        if ticket is None:
-            head_alone = bool(self.expected) and self.expected[0].alone
-            busy = any(running.alone for running in self.running) or len(self.running) == SEQUENCES_MAX
-            assert not self.expected or busy or (head_alone and self.running)
-        else:
-            assert self.expected.popleft() is ticket
+    def start(self) -> None:
+        """The next job is the first that a crash put back, and it runs alone; otherwise the oldest."""
+        alone = any(ticket.alone for ticket in self.running)
+        ticket = self.waiting.next(self.running, RUNNING_MAX)
+        if alone or len(self.running) == RUNNING_MAX or (self.again and self.running):
+            assert ticket is None
+        elif self.again or self.queued:
+            assert ticket is not None
+            assert (self.again or self.queued).pop(0) == ticket.job_id
             self.running.append(ticket)
+        else:
+            assert ticket is None
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def finish(self, data):
-        self.running.remove(data.draw(st.sampled_from(self.running)))
+    @rule()
+    def finish(self) -> None:
+        """A running job ends."""
+        self.running.pop()
 
     @rule()
-    def crash(self):
-        self.waiting.put_back(list(self.running))
-        self.expected.extendleft(reversed(self.running))
-        self.running.clear()
+    def crash(self) -> None:
+        """Everything in flight comes back to the front."""
+        self.waiting.put_back(self.running)
+        self.again[:0] = ids(self.running)
+        self.running = []
 
-    @rule(now=st.integers(0, 11))
-    def expire(self, now):
-        late = [ticket for ticket in self.expected if ticket.deadline <= now]
-        assert late == self.waiting.expired(float(now))
-        self.expected = deque(ticket for ticket in self.expected if ticket.deadline > now)
-
-    @precondition(lambda self: self.made)
     @rule(data=st.data())
-    def discard(self, data):
-        job_id = f"job-{data.draw(st.integers(1, self.made))}"
-        here = any(ticket.job_id == job_id for ticket in self.expected)
-        assert here == self.waiting.discard(job_id)
-        self.expected = deque(ticket for ticket in self.expected if ticket.job_id != job_id)
-
-    @rule()
-    def drain(self):
-        assert list(self.expected) == self.waiting.drain()
-        self.expected.clear()
+    def leave(self, data: st.DataObject) -> None:
+        """A caller goes away."""
+        if everyone := self.again + self.queued:
+            job_id = data.draw(st.sampled_from(everyone))
+            assert self.waiting.discard(job_id)
+            (self.again if job_id in self.again else self.queued).remove(job_id)
+        assert not self.waiting.discard("nobody")
 
     @invariant()
-    def bounded(self):
-        assert len(self.expected) == len(self.waiting)
-        assert self.fresh_waiting() <= self.limit
-
-    @invariant()
-    def alone_is_alone(self):
-        assert len(self.running) == 1 or not any(ticket.alone for ticket in self.running)
+    def counted(self) -> None:
+        """The length is that of both lists; what was put back is over the limit if need be."""
+        assert len(self.again) + len(self.queued) == len(self.waiting)
+        assert len(self.queued) <= LIMIT
 
 
-QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
-TestQueueMachine = QueueMachine.TestCase
+TestQueue = Queue.TestCase
 
 
-def test_first_come_first_served():
-    """Jobs start in the order they came, while the engine has room."""
-    waiting = queue(5, "a", "b", "c")
-    running = [Ticket("x", 10.0)]
-    assert ["a", "b", "c"] == [started(waiting, running) for _ in range(3)]
-    assert started(waiting, running) is None
-    assert started(queue(1, "a"), running, running_max=1) is None
-
-
-def test_a_full_queue_says_how_full():
-    """The refusal has the number waiting, the number wanted and the limit, and when to try again."""
-    with pytest.raises(QueueFull, match="2 inputs are waiting and 3 more do not fit; the limit is 4") as caught:
-        queue(4, "a", "b").reserve(3)
-    assert {"waiting": "2", "limit": "4"} == caught.value.metadata
-    assert caught.value.retry_seconds > 0
-
-
-def test_reserve_takes_nothing():
-    """Asking for room changes nothing, whether there is room or not."""
-    waiting = queue(2, "a")
-    waiting.reserve(1)
-    waiting.reserve(1)
-    with pytest.raises(QueueFull):
-        waiting.reserve(2)
-    assert 1 == len(waiting)
-
-
-def test_a_job_put_back_runs_alone():
-    """After a crash each job that was in flight runs alone, before everything else."""
-    waiting = queue(5, "later")
-    waiting.put_back([Ticket("a", 10.0), Ticket("b", 10.0)])
-    assert started(waiting, [Ticket("still running", 10.0)]) is None
-    first = waiting.next([], SEQUENCES_MAX)
-    assert first == Ticket("a", 10.0, alone=True)
-    assert started(waiting, [first]) is None
-    second = waiting.next([], SEQUENCES_MAX)
-    assert second == Ticket("b", 10.0, alone=True)
-    assert started(waiting, [second]) is None
-    assert "later" == started(waiting, [])
-
-
-def test_jobs_put_back_do_not_count():
-    """A full queue takes jobs back, and they leave the room of new ones as it was."""
-    waiting = queue(2, "c")
-    waiting.put_back([Ticket(str(i), 10.0) for i in range(10)])
-    waiting.add(Ticket("d", 10.0))
-    assert 12 == len(waiting)
-    with pytest.raises(QueueFull):
-        waiting.add(Ticket("e", 10.0))
-
-
-@pytest.mark.parametrize(("now", "late"), [(1.9, []), (2.0, ["b"]), (9.0, ["b", "c"]), (99.0, ["b", "a", "c"])])
-def test_a_late_job_is_handed_back(now, late):
-    """A job whose deadline is now or was before now is removed; the others keep their order."""
-    waiting = Waiting(3)
-    for job_id, deadline in (("b", 2.0), ("a", 10.0), ("c", 9.0)):
-        waiting.add(Ticket(job_id, deadline))
-    assert late == [ticket.job_id for ticket in waiting.expired(now)]
-    assert [job_id for job_id in "bac" if job_id not in late] == [ticket.job_id for ticket in waiting.drain()]
-    assert 0 == len(waiting)
+def test_clear_forgets_everything() -> None:
+    """Waiting jobs and those put back are gone."""
+    waiting = Waiting(LIMIT)
+    waiting.add(Ticket("a", 0.0))
+    waiting.put_back([Ticket("b", 0.0)])
+    waiting.clear()
+    assert (0, None) == (len(waiting), waiting.next([], 1))

@@ -25,6 +25,9 @@ class Runtime(Protocol):
     """One loaded base and the bundles attached to it."""
 
     device: str
+    mailbox: int
+    """Descriptor that is readable when the caller has something to say, -1 for none: a step that only waits, because
+    others compute for it, ends then. A step that computes itself takes no notice of it."""
 
     def load(self, spec: Load) -> dict[str, str]:
         """Load the base; return details for status. Raises ModelLoadFailed."""
@@ -42,7 +45,7 @@ class Runtime(Protocol):
         """Drop a job; return its Failed(CANCELLED), or nothing if it is unknown."""
 
     def step(self) -> list[Event]:
-        """Do one bounded piece of work. Call only while `busy`."""
+        """Do one bounded piece of work, or wait for one. Call only while `busy`."""
 
     @property
     def busy(self) -> bool:

@@ -38,6 +38,7 @@ class EchoRuntime:
     """Splits on white space: a word is a token."""
 
     device = "cpu"
+    mailbox = -1
 
     def __init__(self) -> None:
         """Start with nothing loaded."""

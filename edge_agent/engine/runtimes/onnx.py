@@ -4,13 +4,18 @@ Beside the contract of the seam it keeps this: an answer is the same alone and i
 and vector element (rows of other lengths change the order of float32 sums). A model for which that does not hold
 computes one input at a time: int8 with dynamic quantization scales its activations over the whole batch, so that
 neighbours move each other's scores. `attach` finds out by measuring.
+
+Up to `threads` of the load are batches at work at the same time, each on one thread; see onnx_workers. `load`, `attach`
+and the tokenizer run on the thread of the caller.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +27,7 @@ from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed
 from edge_agent.engine.runtimes.onnx_batch import ROWS_MAX, chosen
 from edge_agent.engine.runtimes.onnx_outputs import Floats
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
+from edge_agent.engine.runtimes.onnx_workers import Workers
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 
@@ -53,21 +59,28 @@ class _Job:
         return self.encoding.ids, self.encoding.type_ids
 
 
+_Batch = list[tuple[_Job, Event]]
+
+
 class OnnxRuntime:
     """One session, and the bundles that share it."""
 
     device = "cpu"
+    mailbox = -1
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
         self._session: OnnxSession | None = None
+        self._workers: Workers[_Batch] | None = None
         self._bundles: dict[str, _Bundle] = {}
-        self._jobs: dict[str, _Job] = {}
+        self._waiting: dict[str, _Job] = {}
+        self._running: dict[str, _Job] = {}
 
     def load(self, spec: Load) -> dict[str, str]:
-        """Open the model. `threads` of the spec is not used: see onnx_session."""
+        """Open the model and start the threads."""
         self._session = OnnxSession(spec.weights)
-        return self._session.details()
+        self._workers = Workers(spec.threads)
+        return self._session.details() | {"threads": str(spec.threads)}
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
@@ -82,8 +95,8 @@ class OnnxRuntime:
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle and its jobs."""
         self._bundles.pop(digest, None)
-        gone = [job_id for job_id, job in self._jobs.items() if job.run.digest == digest]
-        return [event for job_id in gone for event in self.cancel(job_id)]
+        gone = [id_ for id_, job in (self._running | self._waiting).items() if job.run.digest == digest]
+        return [event for id_ in gone for event in self.cancel(id_)]
 
     def submit(self, job: Run) -> None:
         """Tokenize and take a job."""
@@ -96,49 +109,58 @@ class OnnxRuntime:
         if all(encoding.special_tokens_mask):
             raise EmptyInput("the input has no text that the tokenizer knows")
         checked_length(len(encoding.ids), limit)
-        self._jobs[job.job_id] = _Job(job, encoding)
+        self._waiting[job.job_id] = _Job(job, encoding)
 
     def cancel(self, job_id: str) -> list[Event]:
-        """Drop a job."""
-        return [cancelled(job_id)] if self._jobs.pop(job_id, None) else []
+        """Drop a job; what is computed for it already is computed to the end of its batch, in vain."""
+        job = self._waiting.pop(job_id, None) or self._running.pop(job_id, None)
+        return [cancelled(job_id)] if job else []
 
     @property
     def busy(self) -> bool:
-        """True while a job is unfinished."""
-        return bool(self._jobs)
+        """True while a job is unfinished or a batch is at work."""
+        return bool(self._waiting) or (self._workers is not None and self._workers.busy)
 
     def step(self) -> list[Event]:
-        """Compute the oldest job, and with it those of its bundle that are nearest in length."""
-        digest = next(iter(self._jobs.values())).run.digest
-        waiting = [job for job in self._jobs.values() if job.run.digest == digest]
-        bundle = self._bundles[digest]
-        batch = [waiting[place] for place in chosen([len(job.encoding) for job in waiting], bundle.rows_max)]
-        for job in batch:
-            del self._jobs[job.run.job_id]
-        return self._computed(bundle, batch)
+        """Give each idle worker a batch; wait until one is done, or until the mailbox has something."""
+        assert self._workers is not None, "load comes first"
+        while self._waiting and (idle := self._workers.idle):
+            self._workers.start(self._next_batch(idle))
+        done = (pair for batch in self._workers.wait(self.mailbox) for pair in batch)
+        return [event for job, event in done if self._ended(job)]
 
     def close(self) -> None:
-        """Free the model."""
-        self._jobs.clear()
+        """Let running batches end, and free the model."""
+        if self._workers is not None:
+            self._workers.close()
+        self._waiting.clear()
+        self._running.clear()
         self._bundles.clear()
-        self._session = None
+        self._workers = self._session = None
 
     @property
     def _opened_session(self) -> OnnxSession:
         assert self._session is not None, "load comes first"
         return self._session
 
-    def _computed(self, bundle: _Bundle, batch: list[_Job]) -> list[Event]:
-        """Compute a batch; if that fails, each job alone, so that a bad one fails nobody else."""
-        started = time.perf_counter()
-        try:
-            rows = self._opened_session.run(bundle.output, [job.row for job in batch])
-        except ModelFailed as error:
-            if len(batch) == 1:
-                return [failed(batch[0].run.job_id, error)]
-            return [event for job in batch for event in self._computed(bundle, [job])]
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        return [_answer(bundle.manifest, job, row, elapsed_ms) for job, row in zip(batch, rows, strict=True)]
+    def _next_batch(self, idle: int) -> Callable[[], _Batch]:
+        """Take the oldest job, and with it those of its bundle that are nearest in length: one idle worker's share."""
+        digest = next(iter(self._waiting.values())).run.digest
+        waiting = [job for job in self._waiting.values() if job.run.digest == digest]
+        bundle = self._bundles[digest]
+        share = math.ceil(len(waiting) / idle)
+        places = chosen([len(job.encoding) for job in waiting], min(bundle.rows_max, share))
+        batch = [waiting[place] for place in places]
+        for job in batch:
+            self._running[job.run.job_id] = self._waiting.pop(job.run.job_id)
+        return partial(_computed, self._opened_session, bundle, batch)
+
+    def _ended(self, job: _Job) -> bool:
+        """Forget a job that was computed; False if it was cancelled meanwhile."""
+        if self._running.get(job.run.job_id) is not job:
+            return False
+        del self._running[job.run.job_id]
+        return True
 
     def _proven(self, manifest: Manifest, output: str, warm: Row) -> int:
         """Return how many inputs may be computed together. Raises ModelLoadFailed if the model does not compute."""
@@ -158,6 +180,19 @@ class OnnxRuntime:
             return self._opened_session.run(output, [row])[0]
         except ModelFailed as error:
             raise ModelLoadFailed(error.message + more, **error.metadata) from None
+
+
+def _computed(session: OnnxSession, bundle: _Bundle, batch: list[_Job]) -> _Batch:
+    """Compute a batch; if that fails, each job alone, so that a bad one fails nobody else. Runs on a worker."""
+    started = time.perf_counter()
+    try:
+        rows = session.run(bundle.output, [job.row for job in batch])
+    except ModelFailed as error:
+        if len(batch) == 1:
+            return [(batch[0], failed(batch[0].run.job_id, error))]
+        return [pair for job in batch for pair in _computed(session, bundle, [job])]
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    return [(job, _answer(bundle.manifest, job, row, elapsed_ms)) for job, row in zip(batch, rows, strict=True)]
 
 
 def _opened(path: str) -> tokenizers.Tokenizer:

@@ -1,7 +1,7 @@
 """One encoder in onnxruntime: open it, know its inputs and outputs, compute rows of tokens.
 
-One thread that never spins: a session of several threads collapses as soon as something else wants the same cores, and
-the daemon starts more processes rather than more threads.
+One thread that never spins: a session of several threads collapses as soon as something else wants the same cores. For
+more cores `run` is called on several threads at the same time, each computing its own rows on the shared weights.
 """
 
 from __future__ import annotations

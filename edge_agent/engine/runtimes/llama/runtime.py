@@ -28,6 +28,7 @@ class LlamaRuntime:
     """One GGUF base and the bundles attached to it."""
 
     device = "cpu"
+    mailbox = -1
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
@@ -53,7 +54,7 @@ class LlamaRuntime:
             model.close()
             raise
         self._model, self._loaded = model, True
-        return model.describe() | {"context_cells": str(shape.cells), "kv_type": spec.kv_type}
+        return model.describe() | {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer."""

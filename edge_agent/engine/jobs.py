@@ -1,0 +1,217 @@
+"""The jobs of one engine, from the caller to the child and back: who waits, who is in flight, how each one ends.
+
+Knows nothing of processes. The engine says when the child is ready (`pump`), hands in what it says (`chunk`, `finish`)
+and when it died (`child_died`). Every job ends exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from edge_agent.engine import protocol
+from edge_agent.engine.quarantine import Quarantine
+from edge_agent.engine.waiting import Ticket, Waiting
+from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, StreamBroken, from_wire
+
+TRIES_MAX = 3  # of one job, when its child was killed from outside each time
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a job, with the time it waited in this process."""
+
+    done: protocol.Done
+    queue_ms: float
+
+
+@dataclass
+class Job:
+    """One input on its way."""
+
+    run: protocol.Run
+    ticket: Ticket
+    timer: asyncio.TimerHandle
+    """Ends the job at its deadline."""
+    events: asyncio.Queue[protocol.Event | EdgeAgentError] = field(default_factory=asyncio.Queue)
+    sent_at: float = 0.0
+    tries: int = 0
+    streamed: bool = False
+
+    def answer(self, done: protocol.Done) -> Answer:
+        """End the job."""
+        return Answer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most jobs that wait, and the most that the child is given at once."""
+
+    queue: int
+    running: int
+
+
+@dataclass(frozen=True)
+class ToChild:
+    """The way to the child: whether it takes jobs now, and how it is told something."""
+
+    ready: Callable[[], bool]
+    send: Callable[[protocol.Message], None]
+
+
+class Jobs:
+    """See the module."""
+
+    def __init__(self, limits: Limits, quarantine: Quarantine, child: ToChild) -> None:
+        """Start with none."""
+        self._waiting = Waiting(limits.queue)
+        self._running_max = limits.running
+        self._quarantine = quarantine
+        self._child = child
+        self._jobs: dict[str, Job] = {}
+        self._running: dict[str, Job] = {}
+        self._forgotten = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Return how many jobs wait or run."""
+        return len(self._jobs)
+
+    def reserve(self, jobs: int) -> None:
+        """Raise QueueFull unless `jobs` more would be taken now."""
+        self._waiting.reserve(jobs)
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs the child has."""
+        return len(self._running)
+
+    async def events(
+        self, run: protocol.Run, deadline: float, priority: int
+    ) -> AsyncGenerator[protocol.Chunk | Answer, None]:
+        """Compute one input: yield its chunks, then its Answer. Leaving early cancels it."""
+        job = self._take(run, deadline, priority)
+        self.pump()
+        try:
+            while isinstance(event := _outcome(await job.events.get()), protocol.Chunk):
+                yield event
+            yield job.answer(event)
+        finally:
+            self._forget(job)
+
+    async def answer(self, run: protocol.Run, deadline: float, priority: int) -> Answer:
+        """Compute one input of a task that writes no chunks; like `events`, at less cost."""
+        job = self._take(run, deadline, priority)
+        self.pump()
+        try:
+            done = _outcome(await job.events.get())
+            assert isinstance(done, protocol.Done), "only generate writes chunks"
+            return job.answer(done)
+        finally:
+            self._forget(job)
+
+    def pump(self) -> None:
+        """Give the child what it can take."""
+        if not self._waiting or not self._child.ready():
+            return
+        running = [job.ticket for job in self._running.values()]
+        while ticket := self._waiting.next(running, self._running_max):
+            job = self._jobs[ticket.job_id]
+            job.sent_at = _now()
+            job.tries += 1
+            self._running[ticket.job_id] = job
+            running.append(ticket)
+            self._child.send(job.run)
+
+    def chunk(self, chunk: protocol.Chunk) -> None:
+        """Hand on a piece of text."""
+        if job := self._running.get(chunk.job_id):
+            job.streamed = True
+            job.events.put_nowait(chunk)
+
+    def finish(self, event: protocol.Done | protocol.Failed) -> bool:
+        """End a job as the child says; tell whether it was in flight."""
+        job = self._running.pop(event.job_id, None)
+        if job is None:
+            return False
+        job.events.put_nowait(event)
+        self.pump()
+        return True
+
+    def child_died(self, *, to_blame: bool) -> None:
+        """Decide what becomes of the jobs in flight."""
+        again = []
+        for job in self._running.values():
+            if job.run.job_id not in self._jobs:
+                continue  # its caller went away
+            if job.streamed:
+                job.events.put_nowait(StreamBroken("the model's process ended in the middle of the stream"))
+            elif (to_blame and job.ticket.alone) or job.tries >= TRIES_MAX:
+                self._give_up(job, to_blame=to_blame)
+            else:
+                again.append(job.ticket)
+        self._running.clear()
+        self._waiting.put_back(again)
+
+    def fail_all(self, error: EdgeAgentError) -> None:
+        """End every job."""
+        self._waiting.clear()
+        self._running.clear()
+        for job in self._jobs.values():
+            job.events.put_nowait(error)
+
+    async def drained(self, digest: str, seconds: float) -> None:
+        """Return when no job of that bundle is left, or after that many seconds."""
+        deadline = _now() + seconds
+        while any(job.run.digest == digest for job in self._jobs.values()) and _now() < deadline:
+            self._forgotten.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._forgotten.wait()
+            except TimeoutError:
+                return
+
+    def _take(self, run: protocol.Run, deadline: float, priority: int) -> Job:
+        now = _now()
+        self._quarantine.check(run, now)
+        ticket = Ticket(run.job_id, now, priority)
+        self._waiting.add(ticket)
+        # One timer for the whole job, not one for each event.
+        timer = asyncio.get_running_loop().call_at(deadline, self._too_late, run.job_id)
+        job = self._jobs[run.job_id] = Job(run, ticket, timer)
+        return job
+
+    def _too_late(self, job_id: str) -> None:
+        if job := self._jobs.get(job_id):
+            job.events.put_nowait(DeadlineExpired("the deadline passed before the answer was there"))
+
+    def _give_up(self, job: Job, *, to_blame: bool) -> None:
+        if to_blame and job.ticket.alone:
+            self._quarantine.add(job.run, _now())
+            job.events.put_nowait(EngineCrashed("the model's process died on this input, twice"))
+        else:
+            job.events.put_nowait(EngineCrashed(f"the model's process was killed {job.tries} times under this input"))
+
+    def _forget(self, job: Job) -> None:
+        job.timer.cancel()
+        if self._jobs.pop(job.run.job_id, None) is None:
+            return
+        if job.run.job_id in self._running:
+            # It keeps its place in flight until the child confirms, so the child is never given too much.
+            self._child.send(protocol.Cancel(job_id=job.run.job_id))
+        else:
+            self._waiting.discard(job.run.job_id)
+        self._forgotten.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _outcome(event: protocol.Event | EdgeAgentError) -> protocol.Chunk | protocol.Done:
+    """Return what the child computed, or raise what went wrong."""
+    if isinstance(event, EdgeAgentError):
+        raise event
+    if isinstance(event, protocol.Failed):
+        raise from_wire(event.reason, event.message, event.remedy, event.metadata)
+    return event

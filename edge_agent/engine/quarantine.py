@@ -1,0 +1,58 @@
+"""Which deaths of a child an input is to blame for, and the inputs that are refused because of one: pure.
+
+Only an input that killed the child while it ran alone is refused, for a while and by its fingerprint: nothing of the
+text is kept. A child that was killed from outside (the kernel short of memory, an operator) or that ran out of memory
+says nothing of the input. Time is an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from edge_agent.engine.protocol import Run
+from edge_agent.errors import InputQuarantined
+
+ENTRIES_MAX = 1024
+EXIT_OUT_OF_MEMORY = 12  # ENOMEM; what a child exits with on MemoryError
+
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+
+
+def is_to_blame(exit_code: int, *, wedged: bool) -> bool:
+    """Tell whether the work in flight caused this death; `wedged` = we killed it ourselves for its silence."""
+    return wedged or (exit_code not in _FROM_OUTSIDE and exit_code != EXIT_OUT_OF_MEMORY)
+
+
+def fingerprint(run: Run) -> str:
+    """Return what makes two inputs the same for the model; the seed and the id of the call do not."""
+    identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+@dataclass
+class Quarantine:
+    """The inputs that are refused, oldest first."""
+
+    seconds: float
+    _until: OrderedDict[str, float] = field(default_factory=OrderedDict)
+
+    def add(self, run: Run, now: float) -> None:
+        """Refuse an input from now on."""
+        self._until[fingerprint(run)] = now + self.seconds
+        while len(self._until) > ENTRIES_MAX:
+            self._until.popitem(last=False)
+
+    def check(self, run: Run, now: float) -> None:
+        """Raise InputQuarantined for an input that is refused."""
+        if not self._until:  # hashing every input for nothing would be the dearest step of a call
+            return
+        until = self._until.get(fingerprint(run), now)
+        if until > now:
+            raise InputQuarantined(
+                f"this input killed the model's process before; it is refused for another {until - now:.0f} s",
+                seconds=round(until - now),
+            )

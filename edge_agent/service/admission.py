@@ -1,0 +1,43 @@
+"""How many inference calls are in progress, and whether more are taken.
+
+gRPC's own limit counts every call, so an overload of inference would also refuse health checks and the operator. This
+one counts inference alone and stands below gRPC's, which keeps RESERVED_CALLS for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from edge_agent.errors import Draining, QueueFull
+
+RESERVED_CALLS = 64
+RETRY_SECONDS = 1.0
+
+
+class Admission:
+    """The count of one daemon."""
+
+    def __init__(self, calls_max: int, drain_seconds: float) -> None:
+        """Take at most that many calls at a time."""
+        self._calls_max = calls_max
+        self._drain_seconds = drain_seconds
+        self._calls = 0
+        self.draining = False
+
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        """Count a call while the block runs. Raises Draining, QueueFull."""
+        if self.draining:
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._drain_seconds)
+        if self._calls >= self._calls_max:
+            raise QueueFull(
+                f"{self._calls} calls are in progress; the limit is {self._calls_max}",
+                retry_seconds=RETRY_SECONDS,
+                limit=self._calls_max,
+            )
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1

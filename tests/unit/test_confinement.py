@@ -1,0 +1,199 @@
+"""The filter's verdicts on both architectures, run by an interpreter of classic BPF, and Landlock's rulesets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engine import landlock, seccomp
+
+PID = 4321
+ARM_HEADER = Path("/usr/include/asm-generic/unistd.h")
+X86_HEADERS = [Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/include/asm/unistd_64.h")]
+# Numbers that the runtimes cannot do without: read, write, munmap, brk, mprotect, futex, madvise, exit, exit_group,
+# rt_sigaction, sendto, recvfrom, ppoll, sched_getaffinity, getrandom, clock_gettime, readv, fstat.
+NEEDED = {
+    "x86_64": (0, 1, 11, 12, 10, 202, 28, 60, 231, 13, 44, 45, 271, 204, 318, 228, 19, 5),
+    "aarch64": (63, 64, 215, 214, 226, 98, 233, 93, 94, 134, 206, 207, 73, 123, 278, 113, 65, 80),
+}
+MACHINES = pytest.mark.parametrize("machine", seccomp.AUDIT_ARCH)
+
+
+def verdict(machine: str, number: int, *arguments: int, arch: int | None = None) -> str:
+    """Run the program on one system call, as the kernel does."""
+    padded = [*arguments, *[0] * (6 - len(arguments))]
+    arch = seccomp.AUDIT_ARCH[machine] if arch is None else arch
+    data = struct.pack("<IIQ6Q", number, arch, 0, *padded)
+    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, PID)))
+    accumulator = place = 0
+    while True:
+        operation, if_true, if_false, operand = code[place]
+        place += 1
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, operand)
+        elif operation == 0x54:
+            accumulator &= operand
+        elif operation in (0x15, 0x35):
+            holds = accumulator == operand if operation == 0x15 else accumulator >= operand
+            place += if_true if holds else if_false
+        else:
+            assert operation == 0x06
+            break
+    if operand & 0xFFFF0000 == seccomp.ERRNO:
+        return errno.errorcode[operand & 0xFFFF]
+    return {seccomp.ALLOW: "allow", seccomp.KILL_PROCESS: "kill"}[operand]
+
+
+def depends(machine: str, name: str, *arguments: int) -> str:
+    """Return the verdict on a call whose arguments matter."""
+    return verdict(machine, seccomp.numbers(seccomp.DEPENDS, machine)[name], *arguments)
+
+
+@MACHINES
+def test_what_the_runtimes_need_passes(machine):
+    """Reading, writing, memory, threads' locks, clocks and the existing socket pass whatever their arguments."""
+    for number in NEEDED[machine]:
+        assert "allow" == verdict(machine, number, *[2**64 - 1] * 6)
+
+
+@MACHINES
+def test_every_listed_call_is_denied(machine):
+    """Each call of the list fails with EPERM, whatever its arguments."""
+    for name, number in seccomp.numbers(seccomp.DENIED, machine).items():
+        assert (name, "EPERM") == (name, verdict(machine, number))
+        assert (name, "EPERM") == (name, verdict(machine, number, *[2**64 - 1] * 6))
+
+
+@MACHINES
+def test_unreadable_and_unknown_calls_do_not_exist(machine):
+    """clone3, openat2, calls newer than the list and those of x32 give ENOSYS."""
+    for number in (435, 437, seccomp.LAST_KNOWN + 1, 10_000, 0x40000000, 0x40000000 | 41, 0xFFFFFFFF):
+        assert "ENOSYS" == verdict(machine, number)
+    assert "allow" == verdict(machine, seccomp.LAST_KNOWN)
+
+
+@MACHINES
+def test_the_convention_of_another_architecture_kills(machine):
+    """A call as i386 (int 0x80), 32-bit ARM or the other architecture makes it ends the process."""
+    others = [0x40000003, 0x40000028, *(arch for name, arch in seccomp.AUDIT_ARCH.items() if name != machine)]
+    assert ["kill"] * 3 == [verdict(machine, 0, arch=other) for other in others]
+
+
+@MACHINES
+def test_files_open_only_for_reading(machine):
+    """Flags that write, create or truncate are denied; those that only read pass."""
+    reading = (os.O_RDONLY, os.O_RDONLY | os.O_CLOEXEC, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    writing = (os.O_WRONLY, os.O_RDWR, os.O_ACCMODE, os.O_CREAT, os.O_TRUNC, os.O_RDWR | os.O_TMPFILE)
+    assert {"allow"} == {depends(machine, "openat", 0, 0, flags) for flags in reading}
+    assert {"EPERM"} == {depends(machine, "openat", 0, 0, flags) for flags in writing}
+
+
+def test_the_old_open_follows_the_same_rule():
+    """x86-64's open has its flags in the second argument."""
+    assert "allow" == depends("x86_64", "open", 0, os.O_RDONLY, os.O_RDWR)
+    assert "EPERM" == depends("x86_64", "open", 0, os.O_RDWR, os.O_RDONLY)
+
+
+@MACHINES
+def test_clone_makes_threads_and_no_processes(machine):
+    """The flags of glibc's threads pass; those of fork (SIGCHLD) and vfork do not."""
+    assert "allow" == depends(machine, "clone", 0x3D0F00)
+    assert ["EPERM", "EPERM"] == [depends(machine, "clone", flags) for flags in (17, 0x4111)]
+
+
+@MACHINES
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (0x22, "allow"),  # private, anonymous: the heap
+        (0x20022, "allow"),  # and MAP_STACK: a thread's stack
+        (0x4022, "allow"),  # and MAP_NORESERVE
+        (0x02, "allow"),  # private, of a file: a shared object
+        (0x8001, "allow"),  # shared, of a file, MAP_POPULATE: weights
+        (0x28, "allow"),  # droppable, anonymous: the state of the vDSO's getrandom
+        (0x21, "EPERM"),  # shared, anonymous
+        (0x122, "EPERM"),  # grows down
+    ],
+)
+def test_memory_outside_the_limit_is_not_mapped(machine, flags, expected):
+    """Kinds of memory that RLIMIT_DATA counts pass, those that it does not count are denied."""
+    assert expected == depends(machine, "mmap", 0, 4096, 3, flags)
+
+
+@MACHINES
+@pytest.mark.parametrize("name", ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"])
+def test_signals_reach_nobody_else(machine, name):
+    """A process signals itself, as abort does, and neither another process, its group nor all."""
+    assert "allow" == depends(machine, name, PID, PID)
+    others = (1, PID + 1, 0, 2**32 - 1, 2**64 - 1, -PID & 0xFFFFFFFF)
+    assert {"EPERM"} == {depends(machine, name, other, PID) for other in others}
+
+
+@MACHINES
+def test_limits_are_read_and_not_set(machine):
+    """prlimit with an address of new limits is denied, wherever in the 64 bits the address has its ones."""
+    assert "allow" == depends(machine, "prlimit64", 0, 7, 0, 0x7FFF00001000)
+    assert ["EPERM", "EPERM"] == [depends(machine, "prlimit64", 0, 7, new) for new in (0x1000, 0x700000000000)]
+
+
+@MACHINES
+def test_descriptors_send_no_signals_and_type_no_text(machine):
+    """F_SETOWN, F_SETSIG and TIOCSTI are denied; close-on-exec, non-blocking and isatty pass."""
+    assert {"EPERM"} == {depends(machine, "fcntl", 0, command) for command in (8, 10, 15)}
+    assert {"allow"} == {depends(machine, "fcntl", 0, command) for command in (1, 2, 3, 4, 1030)}
+    assert {"EPERM"} == {depends(machine, "ioctl", 0, request) for request in (0x5412, 0x8901, 0x8902)}
+    assert {"allow"} == {depends(machine, "ioctl", 0, request) for request in (0x5401, 0x5421, 0x5451)}
+
+
+@MACHINES
+def test_the_child_stays_its_parents(machine):
+    """It keeps the signal at its parent's death and stays closed to debuggers; threads may still be named."""
+    assert {"EPERM"} == {depends(machine, "prctl", option) for option in (1, 4, 35, 0x59616D61)}
+    assert {"allow"} == {depends(machine, "prctl", option) for option in (2, 3, 15, 21, 38, 39)}
+
+
+@MACHINES
+def test_no_number_is_listed_twice(machine):
+    """Each call stands in one table, once."""
+    tables = (seccomp.DENIED, seccomp.ABSENT, seccomp.DEPENDS)
+    listed = [number for table in tables for number in seccomp.numbers(table, machine).values()]
+    assert sorted(set(listed)) == sorted(listed)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_numbers_are_the_kernels(machine):
+    """Where the kernel's headers are installed, every number of the tables is the one they give."""
+    headers = [path for path in (X86_HEADERS if machine == "x86_64" else [ARM_HEADER]) if path.exists()]
+    if not headers:
+        pytest.skip("the kernel's headers are not installed")
+    found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", headers[0].read_text(encoding="ascii"))
+    known = {name: int(number) for name, number in found}
+    # Calls with a variant for 32 bits have their number under the name of both.
+    for table in (seccomp.DENIED, seccomp.ABSENT, seccomp.DEPENDS):
+        for name, number in seccomp.numbers(table, machine).items():
+            if name in known:  # older headers lack the newest calls
+                assert (name, known[name]) == (name, number)
+        assert len(known) > 300
+
+
+@pytest.mark.parametrize(
+    ("abi", "expected"),
+    [
+        (1, (0x1FFF,)),
+        (2, (0x3FFF,)),
+        (3, (0x7FFF,)),
+        (4, (0x7FFF, 3)),
+        (5, (0xFFFF, 3)),
+        (6, (0xFFFF, 3, 3)),
+        (7, (0xFFFF, 3, 3)),
+        (9, (0xFFFF, 3, 3)),
+    ],
+)
+def test_a_ruleset_restricts_all_that_its_version_can(abi, expected):
+    """Rights on files grow with versions 2, 3 and 5, TCP comes with 4, scopes with 6; what is newer is left alone."""
+    assert expected == struct.unpack(f"={len(expected)}Q", landlock.ruleset(abi))
