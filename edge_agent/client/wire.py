@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
 from typing import Any, Literal, TypedDict, TypeVar
@@ -70,6 +71,7 @@ def generate_request(task: str, text: str, options: GenerateOptions) -> inferenc
     return inference_pb2.GenerateRequest(task=task, text=text, **given)
 
 
+@functools.lru_cache(256)
 def word(enum: EnumTypeWrapper, number: int, prefix: str) -> str:
     """Return the name of an enumeration's value without its prefix; an unknown number as digits."""
     return enum.Name(number).removeprefix(prefix) if number in enum.values() else str(number)

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from edge_agent.engine import protocol, runtimes
 from edge_agent.engine.confinement import confine
-from edge_agent.engine.quarantine import EXIT_OUT_OF_MEMORY
 from edge_agent.engine.runtimes.jobs import failed
 from edge_agent.errors import EdgeAgentError, ModelFailed, ModelLoadFailed
 from edge_agent.formats import manifest
@@ -136,7 +135,7 @@ def main(descriptor: int, parent: int) -> None:
         try:
             Child(sock).run()
         except MemoryError:
-            os._exit(EXIT_OUT_OF_MEMORY)
+            os._exit(protocol.EXIT_OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

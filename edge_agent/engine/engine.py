@@ -22,7 +22,7 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.jobs import Answer, Jobs, Limits, ToChild
 from edge_agent.engine.process import ChildProcess
-from edge_agent.engine.quarantine import EXIT_OUT_OF_MEMORY, Quarantine, is_to_blame
+from edge_agent.engine.quarantine import Quarantine, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
 from edge_agent.errors import EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 
@@ -354,6 +354,6 @@ def _succeeded(future: asyncio.Future[None]) -> bool:
 
 
 def _death(code: int) -> str:
-    if code == EXIT_OUT_OF_MEMORY:
+    if code == protocol.EXIT_OUT_OF_MEMORY:
         return "it ran out of memory"
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

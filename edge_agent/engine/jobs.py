@@ -7,6 +7,7 @@ and when it died (`child_died`). Every job ends exactly once.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
@@ -26,6 +27,33 @@ class Answer:
     queue_ms: float
 
 
+class Mailbox:
+    """What happens to one job, in order, for one reader: an asyncio.Queue with a fifth of its cost."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._events: deque[protocol.Event | EdgeAgentError] = deque()
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, event: protocol.Event | EdgeAgentError) -> None:
+        """Add an event."""
+        self._events.append(event)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def get(self) -> protocol.Chunk | protocol.Done:
+        """Wait for the next event: return what the child computed, or raise what went wrong."""
+        if not self._events:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        event = self._events.popleft()
+        if isinstance(event, EdgeAgentError):
+            raise event
+        if isinstance(event, protocol.Failed):
+            raise from_wire(event.reason, event.message, event.remedy, event.metadata)
+        return event
+
+
 @dataclass
 class Job:
     """One input on its way."""
@@ -34,7 +62,7 @@ class Job:
     ticket: Ticket
     timer: asyncio.TimerHandle
     """Ends the job at its deadline."""
-    events: asyncio.Queue[protocol.Event | EdgeAgentError] = field(default_factory=asyncio.Queue)
+    events: Mailbox = field(default_factory=Mailbox)
     sent_at: float = 0.0
     tries: int = 0
     streamed: bool = False
@@ -93,7 +121,7 @@ class Jobs:
         job = self._take(run, deadline, priority)
         self.pump()
         try:
-            while isinstance(event := _outcome(await job.events.get()), protocol.Chunk):
+            while isinstance(event := await job.events.get(), protocol.Chunk):
                 yield event
             yield job.answer(event)
         finally:
@@ -104,7 +132,7 @@ class Jobs:
         job = self._take(run, deadline, priority)
         self.pump()
         try:
-            done = _outcome(await job.events.get())
+            done = await job.events.get()
             assert isinstance(done, protocol.Done), "only generate writes chunks"
             return job.answer(done)
         finally:
@@ -127,14 +155,14 @@ class Jobs:
         """Hand on a piece of text."""
         if job := self._running.get(chunk.job_id):
             job.streamed = True
-            job.events.put_nowait(chunk)
+            job.events.put(chunk)
 
     def finish(self, event: protocol.Done | protocol.Failed) -> bool:
         """End a job as the child says; tell whether it was in flight."""
         job = self._running.pop(event.job_id, None)
         if job is None:
             return False
-        job.events.put_nowait(event)
+        job.events.put(event)
         self.pump()
         return True
 
@@ -145,7 +173,7 @@ class Jobs:
             if job.run.job_id not in self._jobs:
                 continue  # its caller went away
             if job.streamed:
-                job.events.put_nowait(StreamBroken("the model's process ended in the middle of the stream"))
+                job.events.put(StreamBroken("the model's process ended in the middle of the stream"))
             elif (to_blame and job.ticket.alone) or job.tries >= TRIES_MAX:
                 self._give_up(job, to_blame=to_blame)
             else:
@@ -158,7 +186,7 @@ class Jobs:
         self._waiting.clear()
         self._running.clear()
         for job in self._jobs.values():
-            job.events.put_nowait(error)
+            job.events.put(error)
 
     async def drained(self, digest: str, seconds: float) -> None:
         """Return when no job of that bundle is left, or after that many seconds."""
@@ -183,14 +211,14 @@ class Jobs:
 
     def _too_late(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
-            job.events.put_nowait(DeadlineExpired("the deadline passed before the answer was there"))
+            job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
 
     def _give_up(self, job: Job, *, to_blame: bool) -> None:
         if to_blame and job.ticket.alone:
             self._quarantine.add(job.run, _now())
-            job.events.put_nowait(EngineCrashed("the model's process died on this input, twice"))
+            job.events.put(EngineCrashed("the model's process died on this input, twice"))
         else:
-            job.events.put_nowait(EngineCrashed(f"the model's process was killed {job.tries} times under this input"))
+            job.events.put(EngineCrashed(f"the model's process was killed {job.tries} times under this input"))
 
     def _forget(self, job: Job) -> None:
         job.timer.cancel()
@@ -206,12 +234,3 @@ class Jobs:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _outcome(event: protocol.Event | EdgeAgentError) -> protocol.Chunk | protocol.Done:
-    """Return what the child computed, or raise what went wrong."""
-    if isinstance(event, EdgeAgentError):
-        raise event
-    if isinstance(event, protocol.Failed):
-        raise from_wire(event.reason, event.message, event.remedy, event.metadata)
-    return event

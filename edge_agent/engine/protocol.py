@@ -17,6 +17,7 @@ import msgspec
 
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 PROGRESS_SECONDS = 0.25
+EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 _LENGTH = struct.Struct("<I")
 
 

@@ -13,11 +13,10 @@ import signal
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from edge_agent.engine.protocol import Run
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, Run
 from edge_agent.errors import InputQuarantined
 
 ENTRIES_MAX = 1024
-EXIT_OUT_OF_MEMORY = 12  # ENOMEM; what a child exits with on MemoryError
 
 _FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 

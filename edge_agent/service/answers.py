@@ -46,16 +46,19 @@ class Finished:
 def classification(finished: Finished, wish: Wish, top_k: int) -> pb.Classification:
     """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores."""
     done, manifest = finished.answer.done, finished.bundle.manifest
-    ranked = sorted(zip(done.scores, manifest.task.labels, strict=True), key=lambda pair: -pair[0])
-    best_score, best_label = ranked[0]
-    decision = decide(best_score, manifest.confidence, wish)
-    return pb.Classification(
-        label="" if decision.route == "abstained" else best_label,
-        confidence=_confidence(best_score, decision),
-        scores=[pb.LabelScore(label=label, score=score) for score, label in ranked[: top_k or None]],
+    labels, scores = manifest.task.labels, done.scores
+    ranked = sorted(range(len(labels)), key=scores.__getitem__, reverse=True)
+    best = ranked[0]
+    decision = decide(scores[best], manifest.confidence, wish)
+    message = pb.Classification(
+        label="" if decision.route == "abstained" else labels[best],
+        confidence=_confidence(scores[best], decision),
         label_mass=done.label_mass,
         provenance=finished.provenance(decision),
     )
+    for place in ranked[: top_k or None]:
+        message.scores.add(label=labels[place], score=scores[place])
+    return message
 
 
 def extraction(finished: Finished, wish: Wish) -> pb.Extraction:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine import landlock, seccomp
+from edge_agent.engine.confinement import landlock, seccomp
 
 PID = 4321
 ARM_HEADER = Path("/usr/include/asm-generic/unistd.h")

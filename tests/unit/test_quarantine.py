@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from edge_agent.engine.protocol import Run
-from edge_agent.engine.quarantine import ENTRIES_MAX, EXIT_OUT_OF_MEMORY, Quarantine, fingerprint, is_to_blame
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, Run
+from edge_agent.engine.quarantine import ENTRIES_MAX, Quarantine, fingerprint, is_to_blame
 from edge_agent.errors import InputQuarantined
 
 RUN = Run(job_id="1", digest="d", text="hello")

@@ -54,7 +54,8 @@ class LlamaRuntime:
             model.close()
             raise
         self._model, self._loaded = model, True
-        return model.describe() | {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
+        about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
+        return model.describe() | about
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer."""

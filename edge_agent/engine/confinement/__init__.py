@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edge_agent
-from edge_agent.engine import kernel, landlock, seccomp
+from edge_agent.engine.confinement import kernel, landlock, seccomp
 
 DESCRIPTORS_MAX = 256
 

@@ -20,7 +20,7 @@ import platform
 import struct
 from dataclasses import dataclass
 
-from edge_agent.engine import kernel
+from edge_agent.engine.confinement import kernel
 
 # name x86_64 aarch64, as in the kernel's unistd.h; "-" where the architecture has no such call.
 DENIED = """
