@@ -100,6 +100,7 @@ def daemon(status: Status) -> Iterator[Check]:
         said = f"the daemon is {status.agent_version}, this command is {__version__}"
         yield Check("version", "warn", said, "Restart the daemon: 'systemctl restart edge-agent'.")
     yield from map(_engine, status.engines)
+    yield from filter(None, map(_confinement, status.engines))
     for task in status.tasks:
         if not task.ready:
             yield Check(f"task {task.name}", "fail", "does not answer", "Look at its engine above, or roll back.")
@@ -119,6 +120,19 @@ def _engine(engine: Engine) -> Check:
     if engine.state in ("READY", "STARTING", "STOPPING"):
         return Check(name, "warn", said, "Run doctor again in a minute.")
     return Check(name, "fail", said, "'edge-agent rollback TASK' goes back; 'journalctl -u edge-agent' tells more.")
+
+
+def _confinement(engine: Engine) -> Check | None:
+    """Judge what an engine's child reports; one that is not loaded reports nothing."""
+    found = {name: engine.details[name] for name in ("seccomp", "landlock", "memory") if name in engine.details}
+    if not found:
+        return None
+    name = f"confinement of {engine.name}"
+    missing = [f"{measure}: {said}" for measure, said in found.items() if said != "on" and measure != "memory"]
+    if missing:
+        remedy = "Use a kernel with seccomp and Landlock (5.13 or newer); until then install only bundles you trust."
+        return Check(name, "warn", "; ".join(missing), remedy)
+    return Check(name, "ok", f"seccomp and landlock on; memory limit: {found.get('memory', 'unknown')}")
 
 
 def packages() -> Iterator[Check]:

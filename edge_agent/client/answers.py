@@ -149,6 +149,8 @@ class Engine:
     problem: str
     tasks: tuple[str, ...]
     device: str
+    details: dict[str, str]
+    """The model, its threads, how the child is confined."""
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,7 @@ def _engine(message: admin_pb2.Engine) -> Engine:
         problem=message.problem,
         tasks=tuple(message.tasks),
         device=message.device,
+        details=dict(message.details),
     )
 
 

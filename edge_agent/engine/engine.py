@@ -64,6 +64,7 @@ class Engine:
         self.state = State.STARTING
         self.problem = ""
         self.device = ""
+        self.details: dict[str, str] = {}
         self.restarts = 0
         self._config = config
         self._on_change = on_change
@@ -183,7 +184,7 @@ class Engine:
                 self._policy.answered()
                 self._jobs.finish(message)
             case protocol.Ready():
-                self.device = message.device
+                self.device, self.details = message.device, message.details
                 _resolve(self._loaded, None)
             case protocol.Attached():
                 self._resolve_attach(message.digest, None)

@@ -37,6 +37,7 @@ class EngineStatus:
     problem: str
     device: str
     digests: tuple[str, ...]
+    details: Mapping[str, str]
 
 
 class EnginePool:
@@ -133,6 +134,7 @@ class EnginePool:
                 problem=engine.problem,
                 device=engine.device,
                 digests=tuple(engine.digests),
+                details=engine.details,
             )
             for engine in self._engines.values()
         ]

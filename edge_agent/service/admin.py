@@ -17,6 +17,9 @@ from edge_agent.update.activation import Activation
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc
 
+# Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
+CONFINEMENT = ("seccomp", "landlock")
+
 
 @dataclass(frozen=True)
 class Operated:
@@ -121,4 +124,9 @@ def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) 
             warnings.append(f"Engine {engine.name} is {engine.state.value}: {engine.problem}.")
         elif engine.problem:
             warnings.append(f"Engine {engine.name} answers, but not for every task: {engine.problem}.")
+        warnings += [
+            f"Engine {engine.name} is not fully confined: {measure}: {engine.details[measure]}."
+            for measure in CONFINEMENT
+            if engine.details.get(measure, "on") != "on"
+        ]
     return warnings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from operator import itemgetter
 
 from edge_agent.engine.jobs import Answer
 from edge_agent.routing.policy import Decision, Wish, decide
@@ -46,18 +47,17 @@ class Finished:
 def classification(finished: Finished, wish: Wish, top_k: int) -> pb.Classification:
     """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores."""
     done, manifest = finished.answer.done, finished.bundle.manifest
-    labels, scores = manifest.task.labels, done.scores
-    ranked = sorted(range(len(labels)), key=scores.__getitem__, reverse=True)
-    best = ranked[0]
-    decision = decide(scores[best], manifest.confidence, wish)
+    ranked = sorted(zip(done.scores, manifest.task.labels, strict=True), key=itemgetter(0), reverse=True)
+    best_score, best_label = ranked[0]
+    decision = decide(best_score, manifest.confidence, wish)
     message = pb.Classification(
-        label="" if decision.route == "abstained" else labels[best],
-        confidence=_confidence(scores[best], decision),
+        label="" if decision.route == "abstained" else best_label,
+        confidence=_confidence(best_score, decision),
         label_mass=done.label_mass,
         provenance=finished.provenance(decision),
     )
-    for place in ranked[: top_k or None]:
-        message.scores.add(label=labels[place], score=scores[place])
+    for score, label in ranked[: top_k or None]:
+        message.scores.add(label=label, score=score)
     return message
 
 

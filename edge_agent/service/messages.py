@@ -97,6 +97,7 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
         problem=status.problem,
         tasks=tasks,
         device=status.device,
+        details=dict(status.details),
     )
 
 

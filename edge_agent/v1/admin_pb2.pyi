@@ -27,7 +27,14 @@ ENGINE_STATE_FAILED: EngineState
 ENGINE_STATE_STOPPING: EngineState
 
 class Engine(_message.Message):
-    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device")
+    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details")
+    class DetailsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +45,7 @@ class Engine(_message.Message):
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
     name: str
     runtime: str
     state: EngineState
@@ -48,7 +56,8 @@ class Engine(_message.Message):
     problem: str
     tasks: _containers.RepeatedScalarFieldContainer[str]
     device: str
-    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ...) -> None: ...
+    details: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Bundle(_message.Message):
     __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time")

@@ -389,3 +389,13 @@ def test_readiness_is_told_to_systemd(tmp_path: Path) -> None:
         with daemon:
             assert b"READY=1" == sock.recv(100)
         assert b"STOPPING=1" == sock.recv(100)
+
+
+def test_status_says_how_a_model_is_confined(daemon: RunningDaemon) -> None:
+    """Every measure is reported, and one that is not on is a warning."""
+    with daemon.admin() as admin:
+        status = admin.status()
+    details = status.engines[0].details
+    assert {"seccomp", "landlock", "memory"} <= set(details)
+    weak = [measure for measure in ("seccomp", "landlock") if details[measure] != "on"]
+    assert len(weak) == len([warning for warning in status.warnings if "not fully confined" in warning])

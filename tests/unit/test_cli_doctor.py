@@ -129,3 +129,20 @@ def test_a_full_disk_is_a_problem(tmp_path):
 def test_every_library_is_looked_up_without_loading_it():
     """The versions come from the metadata of the installation."""
     assert {"python", *checks.PACKAGES} == {check.name for check in checks.packages()}
+
+
+@pytest.mark.parametrize(
+    ("details", "outcome"),
+    [
+        ({"seccomp": "on", "landlock": "on", "memory": "no limit is set"}, "ok"),
+        ({"seccomp": "on", "landlock": "the kernel has no Landlock", "memory": "on"}, "warn"),
+    ],
+)
+def test_what_the_kernel_lacks_is_said(tmp_path, status_of, details, outcome):
+    """An engine that is not confined is a warning that names the measure."""
+    daemon = FakeDaemon(f"unix:{tmp_path}/a.sock")
+    daemon.admin.status.engines[0].details.update(details)
+    status = status_of(daemon)
+    assert outcome == judged(status)["confinement of echo-1234"]
+    said = {check.name: check.said for check in checks.daemon(status)}["confinement of echo-1234"]
+    assert ("the kernel has no Landlock" in said) == (outcome == "warn")
