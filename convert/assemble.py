@@ -20,11 +20,22 @@ from typing import Any, get_args
 from convert import recipe as recipes
 from edge_agent import __version__
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, Role, digest_of, encode, is_safe_path, parse
+from edge_agent.formats.manifest import (
+    MANIFEST_NAME,
+    ROLES_NEEDED,
+    Artifact,
+    Manifest,
+    Role,
+    digest_of,
+    encode,
+    is_safe_path,
+    parse,
+)
 
 SAMPLES_NAME = "samples.txt"
 GOLDEN_NAME = "golden.jsonl"
 _CHUNK_BYTES = 1024 * 1024
+_SEE_REMEDY = "docs/task-yaml.md explains every key."
 _COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
 
 Progress = Callable[[str, int, int], None]
@@ -69,6 +80,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
     for role, source in request.files.items():
         if not source.is_file():
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
+    _check_roles(plain, request.files)
     _check_out(request.out, request.force)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
@@ -91,9 +103,19 @@ def _completed(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
     """Add the version asked for, and who made the bundle."""
     provenance = plain.get("provenance") or {}
     if not isinstance(provenance, dict) or not isinstance(provenance.get("converter", {}), dict):
-        raise ManifestInvalid("task.yaml: 'provenance' and 'provenance.converter' must hold keys and values")
+        raise ManifestInvalid(
+            "task.yaml: 'provenance' and 'provenance.converter' must hold keys and values", remedy=_SEE_REMEDY
+        )
     converter = {"edge-convert": __version__, **provenance.get("converter", {})}
     return {**plain, **({"version": version} if version else {}), "provenance": {**provenance, "converter": converter}}
+
+
+def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
+    runtime = str(plain.get("runtime"))
+    for role in ROLES_NEEDED.get(runtime, ()):
+        if role not in files:
+            said = f"task.yaml: runtime '{runtime}' needs an artifact of role '{role}'"
+            raise ManifestInvalid(said, remedy=f"Give the file: --{role} FILE.")
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -20,6 +20,7 @@ from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, parse
 
 RECIPE_NAME = "task.yaml"
 RECIPE_BYTES_MAX = 4 * 1024 * 1024
+_SEE = "examples/echo/task.yaml is a small example; docs/task-yaml.md explains every key."
 _ADDED = ("schema", "schema_", "artifacts")
 
 
@@ -36,13 +37,13 @@ def read(recipe: Path) -> dict[str, Any]:
     with recipe.open("rb") as file:
         text = file.read(RECIPE_BYTES_MAX + 1)
     if len(text) > RECIPE_BYTES_MAX:
-        raise ManifestInvalid(f"{recipe} has more than {RECIPE_BYTES_MAX} bytes")
+        raise ManifestInvalid(f"{recipe} has more than {RECIPE_BYTES_MAX} bytes", remedy=_SEE)
     try:
         plain = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ManifestInvalid(f"{recipe} is not valid YAML: {error}") from None
+        raise ManifestInvalid(f"{recipe} is not valid YAML: {error}", remedy="Correct that line.") from None
     if not isinstance(plain, dict):
-        raise ManifestInvalid(f"{recipe} must hold keys and values")
+        raise ManifestInvalid(f"{recipe} must hold keys and values", remedy=_SEE)
     known = [key for key in Manifest.model_fields if key not in _ADDED]
     _check_keys(plain, [Manifest], known, str(recipe))
     return plain
@@ -54,7 +55,8 @@ def manifest_of(plain: dict[str, Any], artifacts: Sequence[Artifact], source: st
     try:
         return parse(json.dumps(whole, default=str).encode())
     except ManifestInvalid as error:
-        raise ManifestInvalid(f"{source}: {error.message.removeprefix('manifest.json: ')}") from None
+        said = f"{source}: {error.message.removeprefix('manifest.json: ')}"
+        raise ManifestInvalid(said, remedy=error.remedy) from None
 
 
 def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: list[str], where: str) -> None:

@@ -14,7 +14,8 @@
     ├── StateError           the operator names another version, or activates first
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
-        ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged
+        ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
+        ├── MemoryShort
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
 remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
@@ -142,7 +143,10 @@ class ModelLoadFailed(ModelError):
     """The model's files do not load."""
 
     reason = "MODEL_LOAD_FAILED"
-    remedy_default = "Build the bundle again; 'edge-agent rollback TASK' goes back to the version before."
+    remedy_default = (
+        "Install the bundle again, which replaces damaged files; if that does not help, have it built again. "
+        "'edge-agent rollback TASK' goes back to the version before."
+    )
 
 
 class ModelFailed(ModelError):
@@ -273,7 +277,7 @@ class StateDirInUse(SiteError):
     """Another daemon owns the state directory."""
 
     reason = "STATE_DIR_IN_USE"
-    remedy_default = "Stop the other daemon ('systemctl stop edge-agent'), or choose another --state-dir."
+    remedy_default = "Stop the other daemon, or choose another --state-dir."
 
 
 class StateDirUnwritable(SiteError):
@@ -302,6 +306,16 @@ class DiskFull(SiteError):
 
     reason = "DISK_FULL"
     remedy_default = "Free some space; 'edge-agent models' shows versions that 'edge-agent remove' can delete."
+
+
+class MemoryShort(SiteError):
+    """The model needs more memory than there is for it."""
+
+    reason = "MEMORY_SHORT"
+    remedy_default = (
+        "Free some memory, remove a task, or lower 'sequences_max' under 'engine' in agent.yaml; "
+        "where 'memory_bytes_max' or a limit of the service is the reason, raise it."
+    )
 
 
 class StoreDamaged(SiteError):

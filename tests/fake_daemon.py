@@ -22,10 +22,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 
+from edge_agent.errors import QueueFull
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc, task_pb2
 
 DIGEST = "ab" * 32
 WAIT_SECONDS_MAX = 20.0
+REMEDIES = {"QUEUE_FULL": QueueFull.remedy_default, "REQUEST_INVALID": ""}
 
 
 def provenance(task: str) -> task_pb2.Provenance:
@@ -47,7 +49,9 @@ def abort(
 ) -> None:
     """End a call the way the service does."""
     info = error_details_pb2.ErrorInfo(
-        reason=reason, domain="edge-agent", metadata={"task": "x", "remedy": f"the remedy for {reason}"}
+        reason=reason,
+        domain="edge-agent",
+        metadata={"task": "x", "remedy": REMEDIES.get(reason, f"the remedy for {reason}")},
     )
     details: list[Any] = [info]
     if retry_seconds:
@@ -110,6 +114,13 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
 
     def Generate(self, request: Any, context: grpc.ServicerContext) -> Iterator[inference_pb2.GenerateResponse]:
         self._begin(request, context)
+        if request.output_tokens_max > 4096:
+            abort(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "REQUEST_INVALID",
+                "output_tokens_max is 5000; the limit is 64",
+            )
         yield inference_pb2.GenerateResponse(text="Hello")
         if request.task == "endless":
             self.stream_ended.wait(WAIT_SECONDS_MAX)
@@ -134,7 +145,8 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
 
 
 def _bad() -> task_pb2.InputError:
-    return task_pb2.InputError(reason="INPUT_TOO_LONG", message="9 tokens; the limit is 4", metadata={"limit": "4"})
+    metadata = {"limit": "4", "remedy": "Shorten it."}
+    return task_pb2.InputError(reason="INPUT_TOO_LONG", message="9 tokens; the limit is 4", metadata=metadata)
 
 
 def _classify(task: str, text: str) -> inference_pb2.ClassifyResult:
@@ -167,6 +179,8 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.digests = [DIGEST, DIGEST]
+        """Of the two bundles that are listed."""
         self.status = admin_pb2.GetStatusResponse(
             agent_version="0.1.0",
             serving=True,
@@ -186,10 +200,10 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
         )
         self.status.start_time.FromJsonString("2026-01-02T03:04:05Z")
 
-    def bundle(self, active: bool = True) -> admin_pb2.Bundle:
+    def bundle(self, active: bool = True, digest: str = DIGEST) -> admin_pb2.Bundle:
         """Write an installed bundle."""
         made = admin_pb2.Bundle(
-            ref=task_pb2.BundleRef(task="pos-intent", version="1.2.0", digest=DIGEST),
+            ref=task_pb2.BundleRef(task="pos-intent", version="1.2.0", digest=digest),
             kind=task_pb2.TASK_KIND_CLASSIFY,
             runtime="echo",
             active=active,
@@ -203,8 +217,11 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
 
     def ListBundles(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ListBundlesResponse:
         self.requests.append(request)
+        if request.task not in ("", "pos-intent"):
+            return admin_pb2.ListBundlesResponse()
+        digest = self.digests[1 if request.page_token else 0]
         return admin_pb2.ListBundlesResponse(
-            bundles=[self.bundle()], next_page_token="" if request.page_token else "next"
+            bundles=[self.bundle(digest=digest)], next_page_token="" if request.page_token else "next"
         )
 
     def InstallBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.InstallBundleResponse:

@@ -32,7 +32,7 @@ class _Root(TyperGroup):
         except OSError as error:
             if error.filename is None:
                 raise
-            _report(f"{error.filename}: {error.strerror}", "")
+            _report(f"{error.filename}: {error.strerror}", "Name a path that this user may use, or free some space.")
             raise typer.Exit(_SITE) from error
 
 

@@ -29,7 +29,9 @@ class Command:
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     task: Annotated[Path, typer.Argument(metavar="TASK", help="A task.yaml, or the directory that holds it.")]
     out: Annotated[Path, typer.Option(metavar="PATH", help="A directory to make, or a file that ends in .tar.")]
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file.")] = None
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file; runtime echo needs none.")
+    ] = None
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="LoRA adapter as GGUF.")] = None
     tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="tokenizer.json, for ONNX.")] = None
     version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Instead of the version in task.yaml.")] = ""

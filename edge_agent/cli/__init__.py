@@ -23,6 +23,7 @@ from edge_agent.cli import (
     demo,
     doctor,
     embed,
+    extract,
     generate,
     install,
     models,
@@ -48,10 +49,27 @@ _EPILOG = (
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
+# typer has no public name for it.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
 class _Root(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for number, given in enumerate(args, 1):
+            shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            if shown != given:
+                raise _UsageError(f"argument {number} is not UTF-8: {shown}", ctx=ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            # An option of ours that stands behind the command is told from one that does not exist.
+            name = getattr(error, "option_name", "")
+            if name in {option for parameter in self.params for option in parameter.opts}:
+                raise _UsageError(f"{name} stands before the command: edge-agent {name} …", ctx=error.ctx) from None
+            raise
         except EdgeAgentError as error:
             report(error)
             raise typer.Exit(exit_code_of(type(error))) from error
@@ -106,6 +124,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "remove": remove.run,
     "classify": classify.run,
     "generate": generate.run,
+    "extract": extract.run,
     "embed": embed.run,
     "demo": demo.run,
 }

@@ -77,7 +77,7 @@ def sockets(config: Config) -> Iterator[Check]:
         if path.is_socket():
             yield Check(path.name, "ok", f"{path} is there")
         else:
-            yield Check(path.name, "fail", f"{path} is not there", "Start the daemon: 'systemctl start edge-agent'.")
+            yield Check(path.name, "fail", f"{path} is not there", "Start the daemon: 'edge-agent serve'.")
 
 
 def health(client: Client) -> Check:
@@ -98,7 +98,7 @@ def daemon(status: Status) -> Iterator[Check]:
         yield Check("version", "ok", f"edge-agent {__version__}")
     else:
         said = f"the daemon is {status.agent_version}, this command is {__version__}"
-        yield Check("version", "warn", said, "Restart the daemon: 'systemctl restart edge-agent'.")
+        yield Check("version", "warn", said, "Restart the daemon: stop it, then 'edge-agent serve'.")
     yield from map(_engine, status.engines)
     yield from filter(None, map(_confinement, status.engines))
     for task in status.tasks:
@@ -119,7 +119,7 @@ def _engine(engine: Engine) -> Check:
     said = f"{engine.state.lower().replace('_', ' ')}: {engine.problem or 'no reason given'}"
     if engine.state in ("READY", "STARTING", "STOPPING"):
         return Check(name, "warn", said, "Run doctor again in a minute.")
-    return Check(name, "fail", said, "'edge-agent rollback TASK' goes back; 'journalctl -u edge-agent' tells more.")
+    return Check(name, "fail", said, "'edge-agent rollback TASK' goes back; the daemon's log tells more.")
 
 
 def _confinement(engine: Engine) -> Check | None:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
-from edge_agent.cli.output import out, table
+from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.client import Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
@@ -109,7 +109,7 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Sho
 def _classify(console: Console, client: Client, show: Show) -> None:
     task = show.manifest.task
     _heading(console, f"{task.name}: classify, {len(task.labels)} labels")
-    made = table("input", "label", "confidence", "latency", right=("confidence", "latency"))
+    made = table("input", "label", "confidence", "latency", right=("confidence", "latency"), wrap=("input",))
     milliseconds = []
     with console.status("Classifying"):
         for text in show.samples:
@@ -121,7 +121,7 @@ def _classify(console: Console, client: Client, show: Show) -> None:
                 made.add_row(Text(text), Text(result.reason, style="red"), "", latency)
             else:
                 made.add_row(Text(text), Text(result.label, style="bold"), f"{result.confidence:.2f}", latency)
-    console.print(made)
+    print_trimmed(console, made)
     console.print(f"[dim]{len(milliseconds)} calls one after the other, median {median(milliseconds):.0f} ms[/dim]")
     _honest(console, show.manifest)
 

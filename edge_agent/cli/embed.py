@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import typer
+from rich.text import Text
 
-from edge_agent.cli.inputs import Texts, answers, worst
-from edge_agent.cli.output import out, plain, print_json, table
+from edge_agent.cli.classify import TIMEOUT_SECONDS
+from edge_agent.cli.inputs import Texts, answers
+from edge_agent.cli.results import Form, show
 from edge_agent.cli.site import AsJson, Target, TaskArgument, site_of
-from edge_agent.client import Embedding, Failure
+from edge_agent.client import Embedding
 
-_TIMEOUT_SECONDS = 60
 _VALUES_SHOWN = 4
 
 
@@ -20,26 +21,20 @@ def run(
 
     Example: [bold]edge-agent embed product-search --json 'blue backpack' > vectors.jsonl[/bold]
     """
-    failures: list[Failure] = []
-    made = table("input", "length", "vector", "ms", right=("length", "ms"))
     with site_of(ctx).client(target) as client:
-        for text, result in answers(
-            client, task, texts, lambda name, batch: client.embed(name, batch, timeout_seconds=_TIMEOUT_SECONDS)
-        ):
-            if isinstance(result, Failure):
-                failures.append(result)
-            if as_json:
-                key = "error" if isinstance(result, Failure) else "embedding"
-                print_json({"input": text, key: plain(result)})
-            else:
-                made.add_row(text, *_row(result))
-    if made.row_count:
-        out().print(made)
-    raise typer.Exit(worst(failures))
+        found = answers(
+            client, task, texts, lambda name, batch: client.embed(name, batch, timeout_seconds=TIMEOUT_SECONDS)
+        )
+        code = show(found, FORM, as_json)
+    raise typer.Exit(code)
 
 
-def _row(result: Embedding | Failure) -> tuple[str, str, str]:
-    if isinstance(result, Failure):
-        return "-", f"[red]{result.reason}: {result.message}[/red]", ""
-    start = " ".join(f"{value:+.3f}" for value in result.values[:_VALUES_SHOWN])
-    return str(len(result.values)), f"{start} …", f"{result.timings.total_ms:.0f}"
+def _cells(result: Embedding) -> tuple[str, str]:
+    return str(len(result.values)), " ".join(f"{value:+.3f}" for value in result.values[:_VALUES_SHOWN]) + " …"
+
+
+def _note(result: Embedding) -> Text:
+    return Text(", ".join(word.lower().replace("_", " ") for word in result.degraded))
+
+
+FORM = Form("embedding", ("length", "vector"), _cells, _note, right=("length",))

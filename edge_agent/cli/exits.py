@@ -44,7 +44,20 @@ _FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
     (BundleError, Exit.REFUSED),
 )
 # What the daemon does not say itself: reasons of the client, and gRPC's own codes.
-_OTHERS = {"UNREACHABLE": Exit.SITE, "RESOURCE_EXHAUSTED": Exit.TRY_LATER, "INVALID_ARGUMENT": Exit.USAGE}
+_OTHERS = {
+    "UNREACHABLE": Exit.SITE,
+    "MESSAGE_TOO_LARGE": Exit.USAGE,
+    "RESOURCE_EXHAUSTED": Exit.TRY_LATER,
+    "INVALID_ARGUMENT": Exit.USAGE,
+}
+REMEDIES = {
+    Exit.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
+    Exit.USAGE: "Change the command; --help after it explains its arguments.",
+    Exit.SITE: "'edge-agent doctor' checks this machine.",
+    Exit.TRY_LATER: "Run the same command again later.",
+    Exit.REFUSED: "Nothing was installed: have the bundle assembled again with 'edge-convert assemble'.",
+}
+"""What to do about an error that does not say it itself."""
 
 
 def exit_code(reason: str) -> Exit:

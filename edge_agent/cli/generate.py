@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
+from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import err
 from edge_agent.cli.site import Target, TaskArgument, site_of
+from edge_agent.client import CallFailed
 
 _TIMEOUT_SECONDS = 300
+
+
+@contextmanager
+def _remedies() -> Iterator[None]:
+    """Say in the words of the command line what the daemon says of a field."""
+    try:
+        yield
+    except CallFailed as error:
+        if error.reason == "REQUEST_INVALID" and error.message.startswith("output_tokens_max"):
+            error.remedy = error.remedy or "Give a smaller --output-tokens-max, or leave it out for the task's limit."
+        raise
 
 
 def run(
@@ -27,7 +42,7 @@ def run(
 
     Example: [bold]edge-agent generate assistant 'Write a sign: we close at six today'[/bold]
     """
-    asked = sys.stdin.read() if text == "-" else text
+    asked = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text
     with (
         site_of(ctx).client(target) as client,
         client.generate(
@@ -37,6 +52,7 @@ def run(
             temperature=temperature,
             timeout_seconds=_TIMEOUT_SECONDS,
         ) as stream,
+        _remedies(),
     ):
         for piece in stream:
             sys.stdout.write(piece)

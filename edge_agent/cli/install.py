@@ -9,7 +9,7 @@ import typer
 
 from edge_agent.cli.output import err, out
 from edge_agent.cli.site import site_of
-from edge_agent.client import Bundle
+from edge_agent.client import Bundle, BundleRef
 
 
 def run(
@@ -25,11 +25,18 @@ def run(
     """
     with site_of(ctx).admin() as admin, err().status(f"Installing {path.name}: verifying, copying, loading the model"):
         bundle, new = admin.install(path, activate=not no_activate)
+        name = bundle.ref.version if bundle.active else _unique(bundle.ref, admin.bundles(bundle.ref.task))
     out().print(f"{'Installed' if new else 'Already installed:'} {named(bundle)}.")
     if bundle.active:
         out().print(f"It answers '{bundle.ref.task}' now.")
     else:
-        out().print(f"'edge-agent activate {bundle.ref.task} {bundle.ref.version}' lets it answer.")
+        out().print(f"To let it answer: edge-agent activate {bundle.ref.task} {name}")
+
+
+def _unique(ref: BundleRef, installed: list[Bundle]) -> str:
+    """Return the version, or the start of the digest where another installed bundle has the same version."""
+    same = {other.ref.digest for other in installed if other.ref.version == ref.version}
+    return ref.version if same <= {ref.digest} else ref.digest[:12]
 
 
 def named(bundle: Bundle) -> str:

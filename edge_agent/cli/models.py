@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from edge_agent.cli.output import out, plain, print_json, table
+from edge_agent.cli.output import out, plain, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
+from edge_agent.errors import UnknownTask
 
 
 def run(
@@ -22,6 +23,8 @@ def run(
     """
     with site_of(ctx).admin() as admin:
         bundles = admin.bundles(task)
+        if task and not bundles:
+            raise _no_bundle(task, {bundle.ref.task for bundle in admin.bundles()})
     if as_json:
         print_json([plain(bundle) for bundle in bundles], indent=2)
         return
@@ -29,7 +32,7 @@ def run(
         out().print("Nothing is installed: 'edge-agent install PATH' installs a bundle.")
         return
     columns = ("task", "version", "digest", "kind", "runtime", "use", "signed", "size", "installed (UTC)")
-    made = table(*columns, right=("size",))
+    made = table(*columns, right=("size",), wrap=("installed (UTC)", "use"))
     for bundle in bundles:
         made.add_row(
             bundle.ref.task,
@@ -42,4 +45,10 @@ def run(
             decimal(bundle.size_bytes),
             f"{bundle.install_time:%Y-%m-%d %H:%M}",
         )
-    out().print(made)
+    print_trimmed(out(), made)
+
+
+def _no_bundle(task: str, known: set[str]) -> UnknownTask:
+    there = f"installed tasks: {', '.join(sorted(known))}" if known else "nothing is installed"
+    remedy = "'edge-agent models' lists every bundle; 'edge-agent install PATH' installs one."
+    return UnknownTask(f"the task '{task}' has no bundle; {there}", remedy=remedy)

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.cli.exits import REMEDIES, exit_code
 from edge_agent.client import CallFailed
 from edge_agent.errors import EdgeAgentError
 
-# Off a terminal rich takes 80 columns and cuts; scripts should get whole lines.
-_COLUMNS_OFF_TERMINAL = 200
+# A table in a log or a letter is still read by people; scripts take --json.
+_COLUMNS_OFF_TERMINAL = 100
 
 
 def out() -> Console:
@@ -34,16 +35,28 @@ def report(error: EdgeAgentError | CallFailed) -> None:
     """Print an error and what to do about it."""
     console = err()
     console.print(Text.assemble(("error: ", "bold red"), error.message))
-    if error.remedy:
-        console.print(Text.assemble(("  what to do: ", "bold"), error.remedy))
+    console.print(Text.assemble(("  what to do: ", "bold"), error.remedy or REMEDIES[exit_code(error.reason)]))
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table; the columns named in `right` hold numbers."""
+def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; the columns named in `right` hold numbers, those in `wrap` give way first.
+
+    Nothing is cut: what does not fit goes on below.
+    """
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left")
+        made.add_column(
+            column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
+        )
     return made
+
+
+def print_trimmed(console: Console, thing: Table | Text | str) -> None:
+    """Print something without the spaces that rich leaves at the ends of its lines."""
+    with console.capture() as captured:
+        console.print(thing)
+    for line in captured.get().splitlines():
+        console.file.write(line.rstrip() + "\n")
 
 
 def plain(value: Any) -> Any:

@@ -25,7 +25,12 @@ class Site:
 
     def client(self, target: str = "") -> Client:
         """Return a client of the inference socket, or of another address."""
-        return Client(target or f"unix:{self.config().inference_socket.absolute()}")
+        if not target:
+            return Client(f"unix:{self.config().inference_socket.absolute()}")
+        try:
+            return Client(target)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--target") from None
 
     def admin(self) -> AdminClient:
         """Return a client of the admin socket."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from edge_agent.cli.output import out, print_json, table
+from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.client import Status
 
@@ -32,10 +32,11 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
 def show(console: Console, status: Status, now: datetime) -> None:
     """Print the state for people."""
     state = "serving" if status.serving else "draining"
-    console.print(
+    print_trimmed(
+        console,
         f"edge-agent {status.agent_version} is {state}, up {_duration((now - status.start_time).total_seconds())};"
         f" memory {decimal(status.resident_bytes)} beside its engines;"
-        f" store {decimal(status.store_bytes)}, {decimal(status.disk_free_bytes)} free"
+        f" store {decimal(status.store_bytes)}, {decimal(status.disk_free_bytes)} free",
     )
     if status.tasks:
         console.print()
@@ -46,11 +47,13 @@ def show(console: Console, status: Status, now: datetime) -> None:
         console.print()
         _show_engines(console, status)
     for warning in status.warnings:
-        console.print(Text.assemble(("warning: ", "yellow"), warning))
+        print_trimmed(console, Text.assemble(("warning: ", "yellow"), warning))
 
 
 def _show_tasks(console: Console, status: Status) -> None:
-    tasks = table("task", "kind", "version", "digest", "ready", "signed", "threshold", right=("threshold",))
+    tasks = table(
+        "task", "kind", "version", "digest", "ready", "signed", "threshold", right=("threshold",), wrap=("task",)
+    )
     for task in status.tasks:
         tasks.add_row(
             task.name,
@@ -61,12 +64,14 @@ def _show_tasks(console: Console, status: Status) -> None:
             "yes" if task.signed else "[yellow]no[/yellow]",
             "-" if task.threshold is None else f"{task.threshold:.2f}",
         )
-    console.print(tasks)
+    print_trimmed(console, tasks)
 
 
 def _show_engines(console: Console, status: Status) -> None:
     numbers = ("pid", "memory", "pending", "restarts")
-    engines = table("engine", "state", "device", "pid", "memory", "pending", "restarts", "tasks", right=numbers)
+    engines = table(
+        "engine", "state", "device", "pid", "memory", "pending", "restarts", "tasks", right=numbers, wrap=("tasks",)
+    )
     for engine in status.engines:
         engines.add_row(
             engine.name,
@@ -78,10 +83,10 @@ def _show_engines(console: Console, status: Status) -> None:
             str(engine.restarts),
             ", ".join(engine.tasks),
         )
-    console.print(engines)
+    print_trimmed(console, engines)
     for engine in status.engines:
         if engine.problem:
-            console.print(Text.assemble((f"{engine.name}: ", "red"), engine.problem))
+            print_trimmed(console, Text.assemble((f"{engine.name}: ", "red"), engine.problem))
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ of a batch that fails alone is a Failure in its place.
 from edge_agent.client.admin import AdminClient
 from edge_agent.client.aio import AsyncClient, AsyncGenerateStream
 from edge_agent.client.answers import (
+    Answer,
     Bundle,
     BundleRef,
     Classification,
@@ -31,6 +32,7 @@ from edge_agent.client.wire import GenerateOptions, OnLowConfidence
 
 __all__ = [
     "AdminClient",
+    "Answer",
     "AsyncClient",
     "AsyncGenerateStream",
     "Bundle",

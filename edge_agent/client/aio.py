@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 import grpc
 import grpc.aio
 
-from edge_agent.client import wire
+from edge_agent.client import arguments, wire
 from edge_agent.client.answers import Classification, Embedding, Extraction, Failure, Finish, Task
 from edge_agent.client.failure import call_failed
 from edge_agent.v1 import inference_pb2
@@ -75,12 +75,14 @@ class AsyncGenerateStream:
 class AsyncClient:
     """Calls of a device. Every method raises CallFailed; an input of a batch that fails alone is a Failure.
 
+    What cannot be sent at all is a ValueError or TypeError: a text that is no text, a client that is closed.
     Create and use it inside one running event loop.
     """
 
     def __init__(self, target: str) -> None:
-        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port"."""
-        self.target = target
+        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port". Raises ValueError."""
+        self.target = arguments.target(target)
+        self._closed = False
         self._channel = grpc.aio.insecure_channel(target, options=wire.CHANNEL_OPTIONS)
         self._stub: Any = InferenceServiceStub(self._channel)
 
@@ -96,11 +98,17 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End the connection; calls in progress are cancelled."""
+        self._closed = True
         await self._channel.close(None)
+
+    def _start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        if self._closed:
+            raise arguments.closed()
+        return method(request, timeout=arguments.timeout(timeout_seconds))
 
     async def _call(self, method: Any, request: Any, timeout_seconds: float) -> Any:
         try:
-            return await method(request, timeout=timeout_seconds)
+            return await self._start(method, request, timeout_seconds)
         except grpc.RpcError as error:
             raise call_failed(error, self.target, timeout_seconds) from error
 
@@ -117,7 +125,7 @@ class AsyncClient:
         """Choose one label for each text; `top_k` scores are returned, 0 = all."""
         request = inference_pb2.ClassifyRequest(
             task=task,
-            texts=texts,
+            texts=arguments.texts(texts),
             request_id=request_id,
             on_low_confidence=wire.on_low_confidence(on_low_confidence),
             top_k=top_k,
@@ -136,7 +144,7 @@ class AsyncClient:
         """Find the task's record in each text."""
         request = inference_pb2.ExtractRequest(
             task=task,
-            texts=texts,
+            texts=arguments.texts(texts),
             request_id=request_id,
             on_low_confidence=wire.on_low_confidence(on_low_confidence),
         )
@@ -146,7 +154,7 @@ class AsyncClient:
         self, task: str, texts: Sequence[str], *, request_id: str = "", timeout_seconds: float = 10
     ) -> list[Embedding | Failure]:
         """Turn each text into a vector."""
-        request = inference_pb2.EmbedRequest(task=task, texts=texts, request_id=request_id)
+        request = inference_pb2.EmbedRequest(task=task, texts=arguments.texts(texts), request_id=request_id)
         return wire.embeddings(await self._call(self._stub.Embed, request, timeout_seconds))
 
     def generate(
@@ -159,7 +167,8 @@ class AsyncClient:
                 print(piece, end="")
         """
         request = wire.generate_request(task, text, options)
-        return AsyncGenerateStream(self._stub.Generate(request, timeout=timeout_seconds), self.target, timeout_seconds)
+        call = self._start(self._stub.Generate, request, timeout_seconds)
+        return AsyncGenerateStream(call, self.target, timeout_seconds)
 
     async def tasks(self, *, timeout_seconds: float = 10) -> list[Task]:
         """List the installed tasks, by name."""

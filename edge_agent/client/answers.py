@@ -115,6 +115,8 @@ class Failure:
     reason: str
     message: str
     metadata: dict[str, str]
+    remedy: str = ""
+    """What the reader can do next; may be empty."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from edge_agent.client import arguments
 from edge_agent.client.failure import call_failed
 from edge_agent.client.wire import CHANNEL_OPTIONS
 
@@ -16,9 +17,10 @@ class Connection:
     """A context manager around one channel. Nothing is sent until the first call."""
 
     def __init__(self, target: str) -> None:
-        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port"."""
-        self.target = target
+        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port". Raises ValueError."""
+        self.target = arguments.target(target)
         self.channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._closed = False
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     def __enter__(self) -> Self:
@@ -37,12 +39,19 @@ class Connection:
 
     def close(self) -> None:
         """End the connection; calls in progress are cancelled."""
+        self._closed = True
         self.channel.close()
 
+    def start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+        """Start a call. Raises ValueError when the client is closed or there is no time."""
+        if self._closed:
+            raise arguments.closed()
+        return method(request, timeout=arguments.timeout(timeout_seconds))
+
     def call(self, method: Any, request: Any, timeout_seconds: float) -> Any:
-        """Make a unary call. Raises CallFailed."""
+        """Make a unary call. Raises CallFailed; ValueError like `start`."""
         try:
-            return method(request, timeout=timeout_seconds)
+            return self.start(method, request, timeout_seconds)
         except grpc.RpcError as error:
             raise call_failed(error, self.target, timeout_seconds) from error
 

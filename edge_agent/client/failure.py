@@ -1,11 +1,14 @@
 """The one exception of the client, and how it is read from a failed gRPC call.
 
 The daemon says what went wrong in google.rpc.ErrorInfo (domain "edge-agent"); RetryInfo says when to try again. Without
-an ErrorInfo the daemon never got to answer: nobody listens, the connection broke, or the client's own deadline passed.
+an ErrorInfo the daemon never got to answer: nobody listens, this user may not, the connection broke, the message was
+too large for gRPC, or the client's own deadline passed.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TypeVar, cast
 
 import grpc
@@ -16,6 +19,9 @@ from grpc_status import rpc_status
 DOMAIN = "edge-agent"
 UNREACHABLE = "UNREACHABLE"
 DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
+MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+_TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
+_RETRY_INFO = " after the delay in RetryInfo"
 
 _Detail = TypeVar("_Detail", bound=Message)
 
@@ -37,6 +43,16 @@ class CallFailed(Exception):
         """Every dynamic value of the message, by name."""
         self.retry_after_seconds: float | None = None
 
+    def __str__(self) -> str:
+        """Return the whole of it, for a log or a traceback."""
+        said = f"{self.reason}: {self.message}"
+        return f"{said}; what to do: {self.remedy}" if self.remedy else said
+
+
+def when(remedy: str, seconds: float | None) -> str:
+    """Return a remedy that speaks of gRPC's RetryInfo in seconds, or without them where none are known."""
+    return remedy.replace(_RETRY_INFO, "" if seconds is None else f" in {seconds:g} s")
+
 
 def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float) -> CallFailed:
     """Read a failed call, sync or aio."""
@@ -46,11 +62,11 @@ def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float) -> Ca
     if info is None or info.domain != DOMAIN:
         return _without_info(call, target, timeout_seconds)
     metadata = dict(info.metadata)
-    remedy = metadata.pop("remedy", "")
-    failed = CallFailed(call.code().name, info.reason, call.details() or "", remedy=remedy, metadata=metadata)
     retry = _detail(status, error_details_pb2.RetryInfo)
-    if retry is not None:
-        failed.retry_after_seconds = retry.retry_delay.ToTimedelta().total_seconds()
+    seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
+    remedy = when(metadata.pop("remedy", ""), seconds)
+    failed = CallFailed(call.code().name, info.reason, call.details() or "", remedy=remedy, metadata=metadata)
+    failed.retry_after_seconds = seconds
     return failed
 
 
@@ -72,13 +88,9 @@ def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
 def _without_info(call: grpc.Call, target: str, timeout_seconds: float) -> CallFailed:
     code, details = call.code(), call.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return CallFailed(
-            code.name,
-            UNREACHABLE,
-            f"no daemon answers at {target}",
-            remedy=_reach_remedy(target, details),
-            metadata={"target": target, "details": details},
-        )
+        return _unreachable(target, details)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (found := _TOO_LARGE.search(details)):
+        return _too_large(found)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return CallFailed(
             code.name,
@@ -90,9 +102,36 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float) -> CallF
     return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
 
 
-def _reach_remedy(target: str, details: str) -> str:
-    if "Permission denied" in details:
-        return f"This user may not open {target}: use 'sudo', or add the user to the socket's group."
-    if target.startswith("unix:"):
-        return "Is edge-agent running? 'systemctl status edge-agent' tells; 'edge-agent serve' starts it by hand."
-    return "Is edge-agent running there, and does its agent.yaml set service.tcp_address?"
+def _unreachable(target: str, details: str) -> CallFailed:
+    message, remedy = (
+        f"no daemon answers at {target}",
+        "Is edge-agent running? 'edge-agent serve' starts it; its log says why it ended.",
+    )
+    path = target.removeprefix("unix:")
+    if path == target:
+        remedy = "Is edge-agent running there, and does its agent.yaml set service.tcp_address?"
+    elif _forbidden(path):
+        message = f"this user may not use {path}"
+        remedy = "Use 'sudo', or add the user to the socket's group; 'ls -l' shows it."
+    return CallFailed(
+        "UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target, "details": details}
+    )
+
+
+def _forbidden(path: str) -> bool:
+    """Tell whether the socket is there and closed to this user, or hidden from it. gRPC does not say."""
+    try:
+        os.stat(path)  # noqa: PTH116 a path is not worth an object here
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.W_OK, effective_ids=True)
+
+
+def _too_large(found: re.Match[str]) -> CallFailed:
+    size, limit = found.groups()
+    numbers = {"size": size, "limit": limit} if size else {}
+    said = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
+    remedy = "Send fewer or shorter texts at once, or raise 'message_bytes_max' under 'service' in agent.yaml."
+    return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, said, remedy=remedy, metadata=numbers)

@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from edge_agent.client import wire
+from edge_agent.client import arguments, wire
 from edge_agent.client.answers import Classification, Embedding, Extraction, Failure, Finish, Task
 from edge_agent.client.connection import Connection
 from edge_agent.client.failure import call_failed
@@ -63,7 +63,10 @@ class GenerateStream:
 
 
 class Client(Connection):
-    """Calls of a device. Every method raises CallFailed; an input of a batch that fails alone is a Failure."""
+    """Calls of a device. Every method raises CallFailed; an input of a batch that fails alone is a Failure.
+
+    What cannot be sent at all is a ValueError or TypeError: a text that is no text, a client that is closed.
+    """
 
     def __init__(self, target: str) -> None:
         """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port"."""
@@ -83,7 +86,7 @@ class Client(Connection):
         """Choose one label for each text; `top_k` scores are returned, 0 = all."""
         request = inference_pb2.ClassifyRequest(
             task=task,
-            texts=texts,
+            texts=arguments.texts(texts),
             request_id=request_id,
             on_low_confidence=wire.on_low_confidence(on_low_confidence),
             top_k=top_k,
@@ -102,7 +105,7 @@ class Client(Connection):
         """Find the task's record in each text."""
         request = inference_pb2.ExtractRequest(
             task=task,
-            texts=texts,
+            texts=arguments.texts(texts),
             request_id=request_id,
             on_low_confidence=wire.on_low_confidence(on_low_confidence),
         )
@@ -112,7 +115,7 @@ class Client(Connection):
         self, task: str, texts: Sequence[str], *, request_id: str = "", timeout_seconds: float = 10
     ) -> list[Embedding | Failure]:
         """Turn each text into a vector."""
-        request = inference_pb2.EmbedRequest(task=task, texts=texts, request_id=request_id)
+        request = inference_pb2.EmbedRequest(task=task, texts=arguments.texts(texts), request_id=request_id)
         return wire.embeddings(self.call(self._stub.Embed, request, timeout_seconds))
 
     def generate(
@@ -126,7 +129,8 @@ class Client(Connection):
         print(stream.finish.reason)
         """
         request = wire.generate_request(task, text, options)
-        return GenerateStream(self._stub.Generate(request, timeout=timeout_seconds), self.target, timeout_seconds)
+        call = self.start(self._stub.Generate, request, timeout_seconds)
+        return GenerateStream(call, self.target, timeout_seconds)
 
     def tasks(self, *, timeout_seconds: float = 10) -> list[Task]:
         """List the installed tasks, by name."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
+from edge_agent.client import arguments
 from edge_agent.client.answers import (
     Bundle,
     BundleRef,
@@ -23,6 +24,7 @@ from edge_agent.client.answers import (
     Task,
     Timings,
 )
+from edge_agent.client.failure import when
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 PAGE_SIZE = 1000
@@ -68,7 +70,7 @@ def on_low_confidence(word: OnLowConfidence) -> task_pb2.OnLowConfidence:
 def generate_request(task: str, text: str, options: GenerateOptions) -> inference_pb2.GenerateRequest:
     """Write the request; an option that is None stays unset."""
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    return inference_pb2.GenerateRequest(task=task, text=text, **given)
+    return inference_pb2.GenerateRequest(task=task, text=arguments.text(text), **given)
 
 
 @functools.lru_cache(256)
@@ -136,7 +138,9 @@ def _each(results: Iterable[Any], field: str, translate: Callable[[Any], _T]) ->
 
 
 def _failure(error: task_pb2.InputError) -> Failure:
-    return Failure(error.reason, error.message, dict(error.metadata))
+    metadata = dict(error.metadata)
+    remedy = when(metadata.pop("remedy", ""), None)
+    return Failure(error.reason, error.message, metadata, remedy)
 
 
 def classifications(response: inference_pb2.ClassifyResponse) -> list[Classification | Failure]:

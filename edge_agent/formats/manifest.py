@@ -9,6 +9,7 @@ sha256. Unknown keys are refused: a typo must not silently drop a threshold.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -39,6 +40,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 # https://semver.org, without build metadata: two versions that differ only there would sort as equal.
 Version = Annotated[str, Field(max_length=64, pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$")]
+
+
+_MAKE_REMEDY = "Make the bundle again with 'edge-convert assemble'."
+_MEND_REMEDY = "Correct it in task.yaml, and make the bundle again with 'edge-convert assemble'."
+# What a field must be, where its rule is a pattern: by the last part of the field's name.
+_IN_WORDS = {
+    "version": "a semantic version such as 1.2.0",
+    "agent": "a version such as 0.1.0",
+    "name": "a name of 1 to 63 lower-case letters, digits and inner hyphens",
+    "sha256": "a sha256 of 64 lower-case hexadecimal digits",
+}
 
 
 class _Section(BaseModel):
@@ -264,13 +276,15 @@ def parse(manifest_bytes: bytes) -> Manifest:
         ManifestInvalid: not JSON, over 4 MiB, or a rule is broken; the message names the field and the rule.
     """
     if len(manifest_bytes) > MANIFEST_BYTES_MAX:
-        raise ManifestInvalid(f"manifest.json has {len(manifest_bytes)} bytes; the limit is {MANIFEST_BYTES_MAX}")
+        said = f"manifest.json has {len(manifest_bytes)} bytes; the limit is {MANIFEST_BYTES_MAX}"
+        raise ManifestInvalid(said, remedy=_MAKE_REMEDY)
     try:
         plain = json.loads(manifest_bytes)
     except (ValueError, RecursionError) as error:
-        raise ManifestInvalid(f"manifest.json is not valid JSON: {error}") from None
+        remedy = f"Copy the bundle again; if it repeats: {_MAKE_REMEDY}"
+        raise ManifestInvalid(f"manifest.json is not valid JSON: {error}", remedy=remedy) from None
     if not isinstance(plain, dict):
-        raise ManifestInvalid("manifest.json must hold a JSON object")
+        raise ManifestInvalid("manifest.json must hold a JSON object", remedy=_MAKE_REMEDY)
     schema = plain.get("schema")
     if schema != SCHEMA:
         shown = repr(schema)[:100]
@@ -278,12 +292,20 @@ def parse(manifest_bytes: bytes) -> Manifest:
     try:
         return Manifest.model_validate(plain)
     except ValidationError as error:
-        raise ManifestInvalid(f"manifest.json: {_first_problem(error)}") from None
+        said, remedy = _first_problem(error)
+        raise ManifestInvalid(f"manifest.json: {said}", remedy=remedy) from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the first broken rule in words, and what to do about it."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the manifest"
+    names = [str(part) for part in problem["loc"]]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     said = problem["msg"].removeprefix("Value error, ")
-    return f"{where[:200]}: {said[:500]}{more}"
+    words = _IN_WORDS.get(names[-1]) if names else None
+    if words and problem["type"].startswith("string"):
+        said = f"{ascii(problem['input'])[:100]} is not {words}"
+    known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+    close = difflib.get_close_matches(str(problem["input"])[:100], known, n=1)
+    remedy = f"Did you mean '{close[0]}'?" if close else _MEND_REMEDY
+    return f"{'.'.join(names)[:200] or 'the manifest'}: {said[:500]}{more}", remedy

@@ -31,6 +31,9 @@ HEADER_BYTES_MAX = 8 * 2**10
 HEADERS_BYTES_MAX = 512 * 2**10
 FOLDERS_MAX = 256
 _TAR_REMEDY = "Give the path of a bundle directory or of one uncompressed tar."
+_COPY_REMEDY = "Copy the bundle again."
+_MAKE_REMEDY = "Make the bundle with 'edge-convert assemble', which names files by their role and holds no links."
+_LIMIT_REMEDY = "Make a smaller bundle: this limit is fixed."
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -61,14 +64,18 @@ class Member:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise BundleUnreadable(f"cannot read {self.path}: {error.strerror}", path=self.path) from None
+            raise BundleUnreadable(
+                f"cannot read {self.path}: {error.strerror}", path=self.path, remedy=_COPY_REMEDY
+            ) from None
 
     def _read(self, fd: int) -> Iterator[bytes]:
         done = 0
         while done < self.size_bytes:
             chunk = os.pread(fd, min(CHUNK_BYTES, self.size_bytes - done), self.offset + done)
             if not chunk:
-                raise BundleUnreadable(f"{self.path} became shorter while it was read", path=self.path)
+                raise BundleUnreadable(
+                    f"{self.path} became shorter while it was read", path=self.path, remedy=_COPY_REMEDY
+                )
             done += len(chunk)
             yield chunk
 
@@ -104,7 +111,8 @@ def manifest_bytes(members: dict[str, Member]) -> bytes:
     if member is None:
         raise FileMissing(f"the bundle has no {MANIFEST_NAME}", path=MANIFEST_NAME, remedy=_TAR_REMEDY)
     if member.size_bytes > MANIFEST_BYTES_MAX:
-        raise ManifestInvalid(f"{MANIFEST_NAME} has {member.size_bytes} bytes; the limit is {MANIFEST_BYTES_MAX}")
+        said = f"{MANIFEST_NAME} has {member.size_bytes} bytes; the limit is {MANIFEST_BYTES_MAX}"
+        raise ManifestInvalid(said, remedy=_MAKE_REMEDY)
     return b"".join(member.chunks())
 
 
@@ -112,13 +120,15 @@ def _checked(found: Iterator[Member], limits: StoreLimits) -> dict[str, Member]:
     members: dict[str, Member] = {}
     for member in found:
         if member.path in members:
-            raise ManifestInvalid(f"the bundle holds {member.path} twice", path=member.path)
+            raise ManifestInvalid(f"the bundle holds {member.path} twice", path=member.path, remedy=_MAKE_REMEDY)
         if member.size_bytes > limits.file_bytes_max:
             said = f"{member.path} has {member.size_bytes} bytes; the limit for one file is {limits.file_bytes_max}"
-            raise BundleTooLarge(said, path=member.path, size=member.size_bytes, limit=limits.file_bytes_max)
+            size = member.size_bytes
+            raise BundleTooLarge(said, remedy=_LIMIT_REMEDY, path=member.path, size=size, limit=limits.file_bytes_max)
         members[member.path] = member
         if len(members) > limits.files_max:
-            raise BundleTooLarge(f"the bundle has more than {limits.files_max} files", limit=limits.files_max)
+            said = f"the bundle has more than {limits.files_max} files"
+            raise BundleTooLarge(said, remedy=_MAKE_REMEDY, limit=limits.files_max)
     return members
 
 
@@ -126,7 +136,8 @@ def _safe(name: str) -> str:
     if not is_safe_path(name):
         # ascii(): the name may hold control characters or bytes that are no text.
         shown = ascii(name[:200])
-        raise PathUnsafe(f"the bundle holds {shown}: not relative, with '..', or not of plain characters", path=shown)
+        said = f"the bundle holds {shown}: not relative, with '..', or not of plain characters"
+        raise PathUnsafe(said, remedy=_MAKE_REMEDY, path=shown)
     return name
 
 
@@ -142,7 +153,8 @@ def _list_directory(root_fd: int) -> Iterator[Member]:
                     if not entry.is_dir(follow_symlinks=False):
                         yield _directory_member(root_fd, path, entry.stat(follow_symlinks=False))
                     elif len(folders) > FOLDERS_MAX:
-                        raise BundleTooLarge(f"the bundle has more than {FOLDERS_MAX} directories", limit=FOLDERS_MAX)
+                        said = f"the bundle has more than {FOLDERS_MAX} directories"
+                        raise BundleTooLarge(said, remedy=_MAKE_REMEDY, limit=FOLDERS_MAX)
                     else:
                         folders.append(path)
         finally:
@@ -171,7 +183,8 @@ def _open_inside(root_fd: int, path: str, flags: int = 0) -> int:
 
 
 def _not_regular(path: str) -> PathUnsafe:
-    return PathUnsafe(f"{path} is a link, device or FIFO; a bundle holds only regular files", path=path)
+    said = f"{path} is a link, device or FIFO; a bundle holds only regular files"
+    return PathUnsafe(said, remedy=_MAKE_REMEDY, path=path)
 
 
 class _HeaderReader(io.RawIOBase):
@@ -213,13 +226,13 @@ def _list_tar(fd: int, path: Path) -> Iterator[Member]:
         try:
             entry = tar.next()
         except _OPEN_ERRORS as error:
-            raise BundleUnreadable(f"{path} is a damaged tar: {error}", remedy="Copy the bundle again.") from None
+            raise BundleUnreadable(f"{path} is a damaged tar: {error}", remedy=_COPY_REMEDY) from None
         if entry is None:
             return
         member = _tar_member(entry, fd)
         if member and member.offset + member.size_bytes > size:
             said = f"{path} ends at byte {size}, but {member.path} would end at {member.offset + member.size_bytes}"
-            raise BundleUnreadable(said, remedy="Copy the bundle again.", path=member.path)
+            raise BundleUnreadable(said, remedy=_COPY_REMEDY, path=member.path)
         if member:
             yield member
 

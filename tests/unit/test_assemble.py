@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from convert.assemble import Request, assemble
 from convert.cli import app
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.manifest import digest_of, parse
+from edge_agent.formats.manifest import EngineSettings, Limits, Manifest, digest_of, parse
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -126,7 +129,7 @@ def test_an_unknown_key_names_the_nearest(task, line, key, remedy):
     ("old", "new", "said"),
     [
         ("[refund, price]", "[refund, refund]", "task.labels: duplicate labels: refund"),
-        ("version: 1.0.0", "version: 1.0", "version: Input should be a valid string"),
+        ("version: 1.0.0", "version: 1.0", "version: 1.0 is not a semantic version such as 1.2.0"),
         ("runtime: onnx", "runtime: llama", "input and output limits need 4096 tokens"),
         (RECIPE, "[1, 2]", "must hold keys and values"),
         (RECIPE, "{", "is not valid YAML"),
@@ -186,6 +189,41 @@ def test_a_compressed_output_is_refused(task):
         assemble(request(task, "bundle.tar.gz"))
 
 
+def test_a_word_that_does_not_exist_names_the_nearest(task):
+    """A slip in a value of a fixed set is answered with the value that was meant."""
+    (task / "task.yaml").write_text(RECIPE.replace("kind: classify", "kind: clasify"))
+    with pytest.raises(ManifestInvalid, match=r"task\.kind") as caught:
+        assemble(request(task))
+    assert "Did you mean 'classify'?" == caught.value.remedy
+
+
+def test_the_echo_example_needs_no_weights(tmp_path):
+    """A bundle to build against is made from task.yaml alone."""
+    made = assemble(Request(ROOT / "examples" / "echo", {}, tmp_path / "echo"))
+    assert ("echo", ()) == (made.manifest.runtime, made.manifest.artifacts)
+
+
+def keys(model):
+    """Return the names of every field of a section and of the sections inside."""
+    for name, field in model.model_fields.items():
+        yield field.alias or name
+        pending = [field.annotation]
+        while pending:
+            annotation = pending.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield from keys(annotation)
+            pending += get_args(annotation)
+
+
+def test_the_document_explains_every_key():
+    """docs/task-yaml.md names each field of the manifest, and the limits and defaults that are numbers."""
+    text = (ROOT / "docs" / "task-yaml.md").read_text(encoding="utf-8")
+    assert [] == sorted({key for key in keys(Manifest) if f"`{key}`" not in text and f".{key}`" not in text})
+    rows = dict(re.findall(r"^\| `([\w.]+)` .*\| ([^|]*) \|$", text, re.MULTILINE))
+    numbers = {**Limits().model_dump(), "engine.context_tokens": EngineSettings().context_tokens}
+    assert {key: str(value) for key, value in numbers.items()} == {key: rows[key] for key in numbers}
+
+
 @pytest.mark.parametrize("name", ["pos-intent", "assistant"])
 def test_the_examples_assemble(tmp_path, name):
     """Both examples make bundles, over the same weights and for the same engine."""
@@ -211,6 +249,7 @@ def test_the_command_says_what_to_do(task):
     result = CliRunner().invoke(app, ["assemble", str(task), "--out", str(task.parent / "made")])
     assert 2 == result.exit_code
     assert "needs an artifact of role 'weights'" in result.stderr
+    assert "  what to do: Give the file: --weights FILE." in result.stderr
     (task / "task.yaml").write_text("runtme: onnx")
     result = CliRunner().invoke(app, ["assemble", str(task), "--out", str(task.parent / "made")])
     assert "  what to do: Did you mean 'runtime'?" in result.stderr

@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from edge_agent import __version__
 from edge_agent.cli import app
+from edge_agent.cli.output import report
+from edge_agent.errors import PathUnsafe
 from tests.fake_daemon import FakeDaemon
 
 COMMANDS = [
@@ -24,6 +26,7 @@ COMMANDS = [
     "remove",
     "classify",
     "generate",
+    "extract",
     "embed",
     "demo",
 ]
@@ -135,7 +138,10 @@ def test_install_activates_unless_told_not_to(run, daemon, tmp_path):
     assert "Installed pos-intent 1.2.0" in run("install", str(tmp_path)).stdout
     assert not daemon.admin.requests[-1].no_activate
     kept = run("install", "--no-activate", str(tmp_path))
-    assert "'edge-agent activate pos-intent 1.2.0' lets it answer." in kept.stdout
+    assert "To let it answer: edge-agent activate pos-intent 1.2.0\n" in kept.stdout
+    daemon.admin.digests[1] = "cd" * 32
+    twice = run("install", "--no-activate", str(tmp_path))
+    assert "To let it answer: edge-agent activate pos-intent abababababab\n" in twice.stdout
 
 
 def test_a_refused_bundle_ends_with_5(run, daemon, tmp_path):
@@ -176,7 +182,8 @@ def test_classify_reads_lines_in_batches_that_the_task_allows(run, daemon):
 def test_one_bad_input_does_not_hide_the_others(run, daemon):
     """Every result is printed; the exit code is that of the first failure."""
     result = run("classify", "pos-intent", "good", "bad", "good")
-    assert (2, 4) == (result.exit_code, len(result.stdout.splitlines()))
+    assert (2, 5) == (result.exit_code, len(result.stdout.splitlines()))
+    assert "what to do: Shorten it." in result.stdout
     assert "INPUT_TOO_LONG: 9 tokens; the limit is 4" in result.stdout
     errors = [json.loads(line) for line in run("embed", "p", "--json", "good", "bad").stdout.splitlines()]
     assert [["input", "embedding"], ["input", "error"]] == [list(line) for line in errors]
@@ -186,7 +193,58 @@ def test_errors_of_the_daemon_end_with_their_code(run, daemon):
     """An unknown task is the caller's (2), a full queue passes (4)."""
     assert 2 == run("classify", "unknown", "x").exit_code
     busy = run("generate", "busy", "x")
-    assert (4, "error: 64 inputs wait; the limit is 64") == (busy.exit_code, busy.stderr.splitlines()[0])
+    said = "error: 64 inputs wait; the limit is 64\n  what to do: Try again in 1.5 s.\n"
+    assert (4, said) == (busy.exit_code, busy.stderr)
+    many = run("generate", "assistant", "x", "--output-tokens-max", "5000")
+    assert (2, True) == (many.exit_code, "Give a smaller --output-tokens-max" in many.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (["classify", "pos-intent"], b"ok\na\xffb\n", "line 2 of standard input is not UTF-8: byte 2 is 0xff"),
+        (["generate", "assistant", "-"], b"a\xff", "standard input is not UTF-8: byte 2 is 0xff"),
+        (["classify", "pos-intent"], b"\n \n", "no input: standard input holds no text"),
+        (["classify", "pos-intent", "a\udcff"], b"", r"is not UTF-8: a\xff"),
+        (["models", "nope"], b"", "the task 'nope' has no bundle; installed tasks: pos-intent"),
+        (["status", "--run-dir", "./run"], b"", "--run-dir stands before the command"),
+        (["classify", "--target", "/x.sock", "a", "b"], b"", "write unix:/x.sock"),
+    ],
+)
+def test_a_slip_ends_with_2_and_a_sentence(run, daemon, arguments, stdin, said):
+    """What the caller can mend is said without a traceback."""
+    result = run(*arguments, stdin=stdin)
+    assert (2, True) == (result.exit_code, said in result.stderr)
+
+
+def test_what_was_answered_before_a_bad_line_is_shown(run, daemon):
+    """A batch that went through is not lost with a later one."""
+    result = run("classify", "pos-intent", stdin=b"one\ntwo\n\xff\n")
+    assert (2, 3) == (result.exit_code, len(result.stdout.splitlines()))
+
+
+def test_extract_prints_the_record(run, daemon):
+    """The table shows the record and its confidence; --json the places, too."""
+    assert ["x", '{"price":"5"}', "0.75", "24", "cpu", "shared"] == run("extract", "p", "x").stdout.splitlines()[
+        1
+    ].split()
+    found = json.loads(run("extract", "p", "x", "--json").stdout)["extraction"]
+    assert ('{"price":"5"}', 3) == (found["json"], found["entities"][0]["start"])
+
+
+def test_tables_fit_a_page(run, daemon):
+    """Off a terminal no line is over 100 columns or ends in spaces, and no name is cut."""
+    daemon.admin.status.engines[0].name = "llama-" + "0123456789" * 2
+    daemon.admin.status.warnings.append("a warning that is long " * 9)
+    out = run("status").stdout + run("models").stdout + run("classify", "pos-intent", "long words " * 30, "bad").stdout
+    assert [] == [line for line in out.splitlines() if len(line) > 100 or line != line.rstrip()]
+    assert "llama-" + "0123456789" * 2 in out
+
+
+def test_an_error_without_a_remedy_gets_its_familys(capsys):
+    """Every error says what to do."""
+    report(PathUnsafe("the bundle holds '../x'"))
+    assert "what to do: Nothing was installed" in capsys.readouterr().err
 
 
 def test_generate_writes_the_text_alone_to_standard_output(run, daemon):
@@ -204,7 +262,9 @@ def test_generate_reads_standard_input(run, daemon):
 
 def test_embed_prints_the_start_of_the_vector(run, daemon):
     """The table shows length and first values; --json all of them."""
-    assert ["x", "2", "+0.500", "-0.250", "…", "24"] == run("embed", "p", "x").stdout.splitlines()[1].split()
+    assert ["x", "2", "+0.500", "-0.250", "…", "24", "cpu", "shared"] == run("embed", "p", "x").stdout.splitlines()[
+        1
+    ].split()
     assert [0.5, -0.25] == json.loads(run("embed", "p", "x", "--json").stdout)["embedding"]["values"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent import errors
-from edge_agent.cli.exits import Exit, exit_code, exit_code_of
+from edge_agent.cli.exits import REMEDIES, Exit, exit_code, exit_code_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 
@@ -40,6 +40,7 @@ def test_every_reason_but_the_models_has_a_code_of_its_family():
     ("expected", "reason"),
     [
         (Exit.SITE, "UNREACHABLE"),
+        (Exit.USAGE, "MESSAGE_TOO_LARGE"),
         (Exit.TRY_LATER, "RESOURCE_EXHAUSTED"),
         (Exit.USAGE, "INVALID_ARGUMENT"),
         (Exit.FAILED, "SOMETHING_NEW"),
@@ -54,3 +55,8 @@ def test_the_document_lists_every_code():
     """docs/exit-codes.md has a row for each code."""
     text = DOCUMENT.read_text(encoding="utf-8")
     assert [] == [code for code in Exit if f"\n| {code.value} | " not in text]
+
+
+def test_every_code_has_a_remedy():
+    """An error that does not say what to do is given the words of its code."""
+    assert set(Exit) - {Exit.OK} == set(REMEDIES)

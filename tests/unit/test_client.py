@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +22,10 @@ from edge_agent.client import (
     Extraction,
     Failure,
     Timings,
+    arguments,
     wire,
 )
+from edge_agent.client.failure import DEADLINE_EXPIRED, MESSAGE_TOO_LARGE, UNREACHABLE, when
 from edge_agent.v1 import task_pb2
 from tests.fake_daemon import DIGEST, WAIT_SECONDS_MAX, FakeDaemon
 
@@ -43,7 +46,7 @@ CLASSIFICATION = Classification(
     input_tokens=7,
     output_tokens=2,
 )
-BAD = Failure("INPUT_TOO_LONG", "9 tokens; the limit is 4", {"limit": "4"})
+BAD = Failure("INPUT_TOO_LONG", "9 tokens; the limit is 4", {"limit": "4"}, "Shorten it.")
 
 
 @pytest.fixture
@@ -141,7 +144,8 @@ def test_a_deadline_ends_the_call_on_both_sides(client, daemon):
 
 
 @pytest.mark.parametrize(
-    ("target", "remedy"), [("unix:/nowhere/inference.sock", "systemctl"), ("127.0.0.1:1", "tcp_address")]
+    ("target", "remedy"),
+    [("unix:/nowhere/inference.sock", "'edge-agent serve' starts it"), ("127.0.0.1:1", "tcp_address")],
 )
 def test_no_daemon_is_unreachable_with_a_remedy(target, remedy):
     """Where nobody listens the error says so at once, and asks whether edge-agent is running."""
@@ -242,6 +246,127 @@ def test_admin_activates_rolls_back_removes_and_drains(admin, daemon):
     assert ("pos-intent", "1.1.0") == (daemon.admin.requests[-1].task, daemon.admin.requests[-1].bundle)
     admin.drain()
     assert "DrainRequest" == type(daemon.admin.requests[-1]).__name__
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "said"),
+    [
+        ("I want", TypeError, r"texts must be a list of strings, not one str"),
+        (b"I want", TypeError, r"not one bytes"),
+        (7, TypeError, r"not one int"),
+        (["a", None], TypeError, r"list of strings; texts\[1\] is a NoneType"),
+        (["a", "b\ud800"], ValueError, r"texts\[1\] cannot be written as UTF-8: character 1 is '\\ud800'"),
+    ],
+)
+async def test_what_is_no_list_of_texts_is_refused(client, daemon, texts, error, said):
+    """A slip names the text; nothing is sent, and no letter is taken for a text."""
+    async with AsyncClient(daemon.targets[0]) as aio:
+        for call in (client.classify, client.extract, client.embed):
+            with pytest.raises(error, match=said):
+                call("pos-intent", texts)
+        with pytest.raises(error, match=said):
+            await aio.classify("pos-intent", texts)
+    assert [] == daemon.inference.requests
+
+
+@pytest.mark.parametrize(("text", "error"), [(7, TypeError), ("\ud800", ValueError)])
+def test_what_is_no_text_is_not_generated_from(client, text, error):
+    """generate checks its text, too."""
+    with pytest.raises(error, match=r"^text "):
+        client.generate("assistant", text)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("/tmp/x.sock", "write unix:/tmp/x.sock"),
+        ("x.sock", "write unix:x.sock"),
+        ("localhost", "write localhost:PORT"),
+        ("", "is empty"),
+    ],
+)
+async def test_an_address_is_unix_or_has_a_port(address, said):
+    """An address that gRPC would look up for ever says at once how to write it."""
+    for make in (Client, AdminClient, AsyncClient):
+        with pytest.raises(ValueError, match=said):
+            make(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:1", "[::1]:1", "unix:x", "unix:///x", "dns:///till:1", "ipv4:127.0.0.1:1"]
+)
+def test_grpcs_own_addresses_are_taken(address):
+    """Every form that gRPC documents is an address."""
+    assert address == arguments.target(address)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+async def test_a_call_needs_time(client, daemon, seconds):
+    """A timeout that is not more than 0 is a slip, not a deadline that passed."""
+    async with AsyncClient(daemon.targets[0]) as aio:
+        with pytest.raises(ValueError, match="timeout_seconds is"):
+            await aio.tasks(timeout_seconds=seconds)
+    for call in (
+        lambda: client.tasks(timeout_seconds=seconds),
+        lambda: client.generate("a", "b", timeout_seconds=seconds),
+    ):
+        with pytest.raises(ValueError, match="timeout_seconds is"):
+            call()
+
+
+async def test_a_closed_client_says_so(daemon):
+    """No call starts after close, in none of the clients."""
+    closed, aio = Client(daemon.targets[0]), AsyncClient(daemon.targets[0])
+    closed.close()
+    await aio.close()
+    for call in (closed.tasks, lambda: closed.generate("a", "b"), lambda: aio.generate("a", "b")):
+        with pytest.raises(ValueError, match="this client is closed"):
+            call()
+    with pytest.raises(ValueError, match="this client is closed"):
+        await aio.tasks()
+
+
+def test_a_message_over_the_limit_says_how_large_it_was(client):
+    """gRPC's own refusal has a reason, the numbers and a remedy."""
+    with pytest.raises(CallFailed, match=r"has 50000\d\d bytes; the limit is 4194304") as caught:
+        client.classify("pos-intent", ["x" * 5_000_000])
+    assert ("MESSAGE_TOO_LARGE", "4194304") == (caught.value.reason, caught.value.metadata["limit"])
+    assert "message_bytes_max" in caught.value.remedy
+
+
+def test_a_socket_of_others_is_told_from_a_missing_daemon(tmp_path):
+    """Another user is told that it may not use the socket, and how it may."""
+    with FakeDaemon(f"unix:{tmp_path}/inference.sock") as daemon, Client(daemon.targets[0]) as client:
+        Path(tmp_path, "inference.sock").chmod(0)
+        before = os.geteuid()
+        try:
+            if before == 0:
+                os.seteuid(65534)
+            with pytest.raises(CallFailed, match=r"this user may not use .*inference\.sock") as caught:
+                client.tasks()
+        finally:
+            os.seteuid(before)
+    assert ("UNREACHABLE", True) == (caught.value.reason, "group" in caught.value.remedy)
+
+
+def test_a_failed_call_prints_whole(client):
+    """A log or traceback has the reason, the sentence and the remedy, with the delay in seconds."""
+    with pytest.raises(CallFailed) as caught:
+        client.classify("busy", ["x"])
+    said = "QUEUE_FULL: 64 inputs wait; the limit is 64; what to do: Try again in 1.5 s."
+    assert said == str(caught.value)
+
+
+def test_a_failed_input_has_no_delay_to_speak_of():
+    """An input's error carries no RetryInfo, so its remedy does not name one."""
+    assert "Try again." == when("Try again after the delay in RetryInfo.", None)
+
+
+def test_the_document_lists_the_clients_own_reasons():
+    """docs/errors.md has a row for what no daemon writes."""
+    document = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
+    own = document.partition("## From the client's side")[2]
+    assert [] == [word for word in (UNREACHABLE, MESSAGE_TOO_LARGE, DEADLINE_EXPIRED) if f"| `{word}` |" not in own]
 
 
 async def test_the_async_client_gives_the_same_values(daemon):

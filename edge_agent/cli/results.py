@@ -1,0 +1,68 @@
+"""What classify, extract and embed print: one row or one JSON object for each input, whether it failed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from rich.text import Text
+
+from edge_agent.cli.exits import Exit, exit_code
+from edge_agent.cli.output import out, plain, print_json, print_trimmed, table
+from edge_agent.client import Answer, Classification, Extraction, Failure
+
+_A = TypeVar("_A", bound=Answer)
+
+
+@dataclass(frozen=True)
+class Form(Generic[_A]):
+    """How the answers of one kind of task look."""
+
+    key: str
+    """Of an answer in JSON."""
+    columns: tuple[str, ...]
+    """Between the input, and the milliseconds and the note."""
+    cells: Callable[[_A], Sequence[Text | str]]
+    """What stands in them."""
+    note: Callable[[_A], Text]
+    right: tuple[str, ...] = ()
+
+
+def show(found: Iterable[tuple[str, _A | Failure]], form: Form[_A], as_json: bool) -> Exit:
+    """Print every result; return the exit code of the first input that failed, or OK."""
+    code = Exit.OK
+    made = table("input", *form.columns, "ms", "note", right=(*form.right, "ms"), wrap=("input", "note", *form.columns))
+    try:
+        for text, result in found:
+            if isinstance(result, Failure):
+                code = code or exit_code(result.reason)
+            if as_json:
+                key = "error" if isinstance(result, Failure) else form.key
+                print_json({"input": text, key: plain(result)})
+            else:
+                made.add_row(Text(text), *_row(result, form))
+    finally:  # What was answered before a batch failed is shown.
+        if made.row_count:
+            print_trimmed(out(), made)
+    return code
+
+
+def _row(result: _A | Failure, form: Form[_A]) -> list[Text | str]:
+    if isinstance(result, Failure):
+        return [*("-" for _ in form.columns), "", _failure(result)]
+    return [*form.cells(result), f"{result.timings.total_ms:.0f}", form.note(result)]
+
+
+def _failure(failure: Failure) -> Text:
+    remedy = f"\nwhat to do: {failure.remedy}" if failure.remedy else ""
+    return Text(f"{failure.reason}: {failure.message}{remedy}", style="red")
+
+
+def note(result: Classification | Extraction) -> Text:
+    """Say what to know about an answer that has a confidence."""
+    notes = [f"below the threshold {result.threshold:.2f}"] if result.threshold and result.below_threshold else []
+    if result.threshold is None:
+        notes.append("not calibrated")
+    notes += [word.lower().replace("_", " ") for word in result.degraded]
+    return Text(", ".join(notes), style="yellow" if result.below_threshold else "")
