@@ -78,6 +78,16 @@ class EngineConfig(_Section):
     load_failures_max: int = Field(
         default=3, ge=1, le=100, description="Loads that may fail in a row; then the engine is left alone."
     )
+    memory_bytes_max: int = Field(
+        default=0, ge=0, description="Memory for all engines together, in bytes; 0 = what the machine has."
+    )
+    memory_reserve_bytes: int = Field(
+        default=256 * 2**20, ge=0, description="Memory that engines leave to the rest of the machine, in bytes."
+    )
+    swap: Literal["overlap", "pause"] = Field(
+        default="overlap",
+        description="pause = the old version of a task stops before the new one loads: half the memory, and a gap.",
+    )
     quarantine_seconds: float = Field(
         default=3600,
         ge=0,

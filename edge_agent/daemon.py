@@ -42,9 +42,16 @@ class Daemon:
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
         self._activation = Activation(
             store,
-            Engines(self._engines.attach, self._engines.detach, self._engines.ready, self._report),
+            Engines(
+                self._engines.attach,
+                self._engines.detach,
+                self._engines.ready,
+                self._report,
+                self._engines.replaces,
+            ),
             allow_unsigned=config.store.allow_unsigned,
             drain_seconds=config.service.drain_seconds,
+            swap=config.engine.swap,
         )
         self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
         admin = AdminServicer(

@@ -37,7 +37,13 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.logs": {"edge_agent.config"},
     "edge_agent.systemd": set(),
     "edge_agent.engine.protocol": set(),
-    "edge_agent.engine.runtimes": {"edge_agent.errors", "edge_agent.formats", "edge_agent.engine.protocol"},
+    "edge_agent.engine.memory": {"edge_agent.errors"},
+    "edge_agent.engine.runtimes": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
+    },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
     "edge_agent.engine.child": {
         "edge_agent.errors",
@@ -47,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.engine.confinement",
     },
     "edge_agent.engine.confinement": set(),
-    "edge_agent.engine": BASE | {"edge_agent.engine.protocol"},
+    "edge_agent.engine": BASE | {"edge_agent.engine.protocol", "edge_agent.engine.memory"},
     "edge_agent.routing": BASE,
     "edge_agent.store": BASE,
     "edge_agent.update": BASE | {"edge_agent.store"},

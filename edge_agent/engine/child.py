@@ -25,6 +25,8 @@ from edge_agent.errors import EdgeAgentError, ModelFailed, ModelLoadFailed
 from edge_agent.formats import manifest
 
 RECEIVE_BYTES = 1 << 16
+MEMORY_SLACK_BYTES = 128 << 20
+MEMORY_SLACK_BYTES_PER_THREAD = 32 << 20
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -96,7 +98,7 @@ class Child:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
         runtime = runtimes.create(message.runtime)
         runtime.mailbox = self._socket.fileno()
-        confined = confine([Path(path) for path in message.readable], message.memory_bytes_max)
+        confined = confine([Path(path) for path in message.readable], _memory_limit(message))
         details = runtime.load(message)
         self._runtime = runtime
         return protocol.Ready(device=runtime.device, details={**details, **asdict(confined)})
@@ -110,7 +112,8 @@ class Child:
             case protocol.Stop():
                 self._stopped = True
                 return []
-        assert self._runtime is not None, "the parent sends Load first"
+        if self._runtime is None:  # its load failed, and this was on its way already
+            return []
         match message:
             case protocol.Run():
                 self._runtime.submit(message)
@@ -122,6 +125,15 @@ class Child:
                 self._runtime.attach(message.digest, manifest.parse(message.manifest), message.paths)
                 return [protocol.Attached(digest=message.digest)]
         return []
+
+
+def _memory_limit(message: protocol.Load) -> int:
+    """Return the limit on private memory, in bytes; 0 = none.
+
+    The kernel counts what is reserved as well as what is touched: heap that malloc keeps, and the stack of each thread.
+    """
+    slack = MEMORY_SLACK_BYTES + message.threads * MEMORY_SLACK_BYTES_PER_THREAD
+    return message.memory_bytes_max + slack if message.memory_bytes_max else 0
 
 
 def main(descriptor: int, parent: int) -> None:

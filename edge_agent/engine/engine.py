@@ -41,6 +41,16 @@ class State(enum.Enum):
     STOPPING = "stopping"
 
 
+# What a caller is told of an engine that does not answer now.
+BUSY = {
+    State.STARTING: "loading",
+    State.READY: "loading",
+    State.BACKING_OFF: "being started again after its process died",
+    State.STOPPING: "being stopped",
+    State.FAILED: "not loaded",
+}
+
+
 @dataclass
 class _Bundle:
     attach: protocol.Attach
@@ -106,6 +116,11 @@ class Engine:
         up = self.state in (State.STARTING, State.READY)
         return up and bundle is not None and _succeeded(bundle.attached)
 
+    def failed(self, digest: str) -> bool:
+        """Tell whether the last try to attach that bundle failed."""
+        bundle = self._bundles.get(digest)
+        return bundle is not None and bundle.attached.done() and not _succeeded(bundle.attached)
+
     def start(self) -> None:
         """Start the supervising task; also again after FAILED."""
         if self._supervisor is None or self._supervisor.done():
@@ -113,16 +128,27 @@ class Engine:
             self._set_state(State.STARTING)
             self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.name}")
 
+    async def restart(self) -> None:
+        """Start the child anew at once; what is in flight is tried again."""
+        self._set_state(State.STARTING)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._jobs.child_died(to_blame=False)
+        self.start()
+
     async def attach(self, attach: protocol.Attach) -> None:
         """Add a bundle and wait until it is ready. After an error it is still wanted: `detach` drops it.
 
         Raises:
             ModelLoadFailed, EngineCrashed: the first try failed.
         """
-        bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
+        bundle = self._bundles.get(attach.digest)
         self.start()
-        if self.state is State.READY:
-            self._send(attach)
+        if bundle is None or bundle.attached.done():
+            bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
+            if self.state is State.READY:
+                self._send(attach)
         await asyncio.shield(bundle.attached)
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
@@ -139,9 +165,16 @@ class Engine:
         if self.state is State.FAILED:
             raise ModelLoadFailed(f"the model does not load: {self.problem}")
         if not self.ready(digest):
+            self._raise_failed_attach(digest)
             pause = self._config.restart_seconds_first
-            raise EngineNotReady(f"the model is {self.state.value}", retry_seconds=pause, state=self.state.value)
+            raise EngineNotReady(f"the model is {BUSY[self.state]}", retry_seconds=pause, state=self.state.value)
         self._jobs.reserve(jobs)
+
+    def _raise_failed_attach(self, digest: str) -> None:
+        """Raise what one bundle failed with while the engine itself answers."""
+        bundle = self._bundles.get(digest)
+        if self.state is State.READY and bundle is not None and bundle.attached.done():
+            bundle.attached.result()
 
     def events(
         self, run: protocol.Run, deadline: float, priority: int = 0
@@ -218,8 +251,7 @@ class Engine:
                 self._set_state(State.STARTING)
                 pause = await self._one_life()
                 if pause is None:
-                    self._set_state(State.FAILED)
-                    self._jobs.fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
+                    self._give_up()
                     return
                 self._set_state(State.BACKING_OFF)
                 await asyncio.sleep(pause)
@@ -231,7 +263,8 @@ class Engine:
         """Run one child from start to end; return the pause before the next, or None for no next."""
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
-        self._heard_at, self.problem, self._wedged = _now(), "", False
+        started = _now()
+        self._heard_at, self.problem, self._wedged = started, "", False
         for bundle in self._bundles.values():
             if bundle.attached.done():
                 bundle.attached = loop.create_future()
@@ -244,7 +277,8 @@ class Engine:
             return self._policy.pause_after_load_failure()
         self._policy.loaded()
         self._set_state(State.READY)
-        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device)
+        seconds = round(_now() - started, 3)
+        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=seconds)
         self._jobs.pump()
         await self._watch()
         self._after_crash(await self._exit)
@@ -318,6 +352,13 @@ class Engine:
         self.problem = error.message
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
         for bundle in self._bundles.values():
+            _resolve(bundle.attached, error)
+
+    def _give_up(self) -> None:
+        self._set_state(State.FAILED)
+        error = ModelLoadFailed(f"the model does not load: {self.problem}")
+        self._jobs.fail_all(error)
+        for bundle in self._bundles.values():  # one may have come after the last failure was told
             _resolve(bundle.attached, error)
 
     async def _end_child(self) -> None:

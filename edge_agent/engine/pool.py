@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import cores
+from edge_agent.engine import cores, memory
 from edge_agent.engine.budget import share
 from edge_agent.engine.engine import Engine, State
 from edge_agent.engine.jobs import Answer
@@ -57,6 +57,7 @@ class EnginePool:
         self._tasks: dict[str, str] = {}
         """The task of each digest in _by_digest."""
         self._threads = config.cpu_threads or cores.available()
+        self._loading = asyncio.Lock()
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
@@ -67,6 +68,7 @@ class EnginePool:
 
         Raises:
             ModelLoadFailed, EngineCrashed: it does not load.
+            MemoryShort: there is not enough memory for its engine.
         """
         if digest in self._by_digest and not keep:
             await self.detach(digest, drain_seconds=0)
@@ -77,7 +79,13 @@ class EnginePool:
             digest=digest, manifest=manifest_bytes, paths={role: str(path) for role, path in paths.items()}
         )
         try:
-            await engine.attach(message)
+            # One after the other: what is measured for one must not be promised to another as well.
+            async with self._loading:
+                if engine.ready(digest):
+                    return
+                if engine.failed(digest):
+                    await engine.restart()  # its files may be others now: the child holds the old ones
+                await self._attach(engine, message)
         except BaseException:
             if not keep:
                 await self.detach(digest, drain_seconds=0)
@@ -94,6 +102,21 @@ class EnginePool:
         if not engine.digests:
             self._engines = {key: other for key, other in self._engines.items() if other is not engine}
             await engine.stop()
+
+    async def _attach(self, engine: Engine, message: Attach) -> None:
+        if self._by_digest.get(message.digest) is not engine:
+            raise EngineNotReady("the bundle was taken off while it waited for another to load")
+        if not engine.pid:
+            used = sum(resident_bytes(other.pid) for other in self._engines.values())
+            limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
+            engine.load.memory_bytes_max = memory.available(*limits, used)
+        await engine.attach(message)
+
+    def replaces(self, digest: str, manifest: Manifest) -> bool:
+        """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""
+        engine = self._by_digest.get(digest)
+        alone = engine is not None and engine.digests == [digest]
+        return alone and manifest.engine_key() not in self._engines
 
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now."""
@@ -160,6 +183,7 @@ class EnginePool:
                 kv_type=manifest.engine.kv_type,
                 sequences_max=self._config.sequences_max,
                 readable=self._readable,
+                memory_bytes_wanted=manifest.requires.memory_bytes,
             )
             self._engines[key] = Engine(
                 f"{manifest.runtime}-{key[:8]}", load, self._config, self._quarantine, self._on_change

@@ -39,7 +39,9 @@ class Load(Message, tag="load"):
     readable: tuple[str, ...] = ()
     """All that the child may read once it is confined, beside the runtime's own code: the folder of the blobs."""
     memory_bytes_max: int = 0
-    """Private memory that the child may take, in bytes; 0 = no limit."""
+    """Memory that there is for the child, in bytes; what needs more is not loaded. 0 = no limit."""
+    memory_bytes_wanted: int = 0
+    """Memory that the bundle asks for in its manifest, in bytes."""
 
 
 class Attach(Message, tag="attach"):

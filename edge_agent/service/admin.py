@@ -41,7 +41,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._rooms = rooms
         self._started_at = time.time()
 
-    @guard.unary
+    @guard.call
     async def GetStatus(self, request: pb.GetStatusRequest, context: guard.Context) -> pb.GetStatusResponse:
         """Show the state of the daemon, its tasks and its engines."""
         rooms = self._rooms
@@ -53,14 +53,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             resident_bytes=resident_bytes(rooms.pid),
             tasks=[messages.task_message(b, ready=rooms.engines.ready(b.digest)) for b in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
-            warnings=_warnings(serving, engines),
+            warnings=[*_warnings(serving, engines), *self._problems()],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
         )
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
-    @guard.unary
+    @guard.call
     async def ListBundles(self, request: pb.ListBundlesRequest, context: guard.Context) -> pb.ListBundlesResponse:
         """List the installed bundles, by task and then newest first."""
         installed = self._rooms.activation.inventory.bundles
@@ -68,7 +68,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         shown, token = messages.page(request.page_size, request.page_token, len(bundles))
         return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
 
-    @guard.unary
+    @guard.call
     async def InstallBundle(self, request: pb.InstallBundleRequest, context: guard.Context) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
         if not request.path.startswith("/") or "\0" in request.path:
@@ -76,7 +76,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         bundle, new = await self._rooms.activation.install(Path(request.path), activate=not request.no_activate)
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
-    @guard.unary
+    @guard.call
     async def ActivateBundle(
         self, request: pb.ActivateBundleRequest, context: guard.Context
     ) -> pb.ActivateBundleResponse:
@@ -84,21 +84,29 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         bundle = await self._rooms.activation.activate(request.task, request.bundle)
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
-    @guard.unary
+    @guard.call
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: guard.Context) -> pb.RollbackTaskResponse:
         """Let the bundle before answer again."""
         return pb.RollbackTaskResponse(bundle=self._describe(await self._rooms.activation.rollback(request.task)))
 
-    @guard.unary
+    @guard.call
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: guard.Context) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
         return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
 
-    @guard.unary
+    @guard.call
     async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:
         """Stop taking new work."""
         self._rooms.drain()
         return pb.DrainResponse()
+
+    def _problems(self) -> list[str]:
+        activation, engines = self._rooms.activation, self._rooms.engines
+        return [
+            f"Task {task} does not answer: {error.message}. {error.remedy}"
+            for task, error in sorted(activation.problems.items())
+            if task in activation.serving and not engines.ready(activation.serving[task].digest)
+        ]
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
         activation = self._rooms.activation

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -77,7 +77,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             for kind in ("classify", "extract", "embed")
         }
 
-    @guard.unary
+    @guard.call
     async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
         """Choose one label for each input."""
         wish = _wish(request.on_low_confidence)
@@ -88,7 +88,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         return pb.ClassifyResponse(results=await self._deduplicated(request, context, batch))
 
-    @guard.unary
+    @guard.call
     async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
         """Find typed values in each input."""
         wish = _wish(request.on_low_confidence)
@@ -99,7 +99,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         return pb.ExtractResponse(results=await self._deduplicated(request, context, batch))
 
-    @guard.unary
+    @guard.call
     async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
         """Turn each input into a vector."""
         batch = _Batch(
@@ -109,10 +109,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         return pb.EmbedResponse(results=await self._deduplicated(request, context, batch))
 
-    @guard.stream
-    async def Generate(
-        self, request: pb.GenerateRequest, context: guard.Context
-    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+    @guard.call
+    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
         """Write text for one input, piece by piece."""
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
@@ -121,19 +119,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             async with contextlib.aclosing(self._engines.events(run, deadline, self._priority)) as events:
                 async for event in events:
                     if isinstance(event, Chunk):
-                        yield pb.GenerateResponse(text=event.text)
+                        message = pb.GenerateResponse(text=event.text)
                     else:
                         finished = Finished(request.text, event, bundle, run.job_id, device)
-                        yield pb.GenerateResponse(finish=answers.finish(finished))
+                        message = pb.GenerateResponse(finish=answers.finish(finished))
+                    await _write(context, message, deadline)
 
-    @guard.unary
+    @guard.call
     async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
         """List the installed tasks, by name."""
         names = sorted(self._activation.serving)
         shown, token = messages.page(request.page_size, request.page_token, len(names))
         return pb.ListTasksResponse(tasks=[self._describe(name) for name in names[shown]], next_page_token=token)
 
-    @guard.unary
+    @guard.call
     async def GetTask(self, request: pb.GetTaskRequest, context: guard.Context) -> pb.GetTaskResponse:
         """Show one installed task."""
         return pb.GetTaskResponse(task=self._describe(request.task))
@@ -144,6 +143,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _bundle(self, task: str, kind: str) -> InstalledBundle:
         bundle = self._activation.bundle_of(task)
+        problem = self._activation.problems.get(task)
+        if problem is not None and not self._engines.ready(bundle.digest):
+            raise problem
         is_kind = bundle.manifest.task.kind
         if is_kind != kind:
             raise WrongTaskKind(
@@ -191,6 +193,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         run = Run(job_id=str(uuid.uuid4()), digest=bundle.digest, text=text)
         device = self._engines.device(bundle.digest)
         return Finished(text, await self._engines.answer(run, deadline, self._priority), bundle, run.job_id, device)
+
+
+async def _write(context: guard.Context, message: pb.GenerateResponse, deadline: float) -> None:
+    """Send a piece. A caller who does not read holds its place until the deadline and no longer."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await context.write(message)
+    except TimeoutError:
+        raise DeadlineExpired("the caller did not read the stream before the deadline") from None
 
 
 def _wish(on_low_confidence: int) -> Wish:

@@ -18,20 +18,22 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import _async as health_aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_agent.config import Config, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
+from edge_agent.service import guard
 from edge_agent.service.admin import AdminServicer
 from edge_agent.service.admission import RESERVED_CALLS
 from edge_agent.service.inference import InferenceServicer, Rooms
+from edge_agent.service.watch import HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
 HEALTH_OVERALL = ""
+WATCHES_MAX = RESERVED_CALLS // 2  # the rest is for checks and the operator
 
 
 class Edge:
@@ -40,7 +42,7 @@ class Edge:
     def __init__(self, config: Config, rooms: Rooms, admin: AdminServicer) -> None:
         """Prepare; `start` binds and serves."""
         self._config = config
-        self._health = health_aio.HealthServicer()
+        self._health = HealthServicer(WATCHES_MAX)
         self._known: set[str] = set()
         self._devices = _server(config.service)
         self._operator = _server(config.service)
@@ -50,9 +52,9 @@ class Edge:
             (self._operator, service.operator_priority),
         ):
             inference = InferenceServicer(rooms, service, priority)
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._operator)
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, guard.WellFormed(server))
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, guard.WellFormed(server))
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, guard.WellFormed(self._operator))
         names = [
             inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
             admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,

@@ -30,6 +30,31 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise StoreDamaged(said, remedy=CHECK_DISK, path=path) from None
 
 
+class Ballast:
+    """A file of nothing: on a full disk even deleting needs room for the database's log, and this gives it."""
+
+    BYTES = 1 << 20
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; `lay` makes it."""
+        self._path = path
+
+    def lay(self) -> None:
+        """Take the room if there is some; without it the next full disk is only harder to mend."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, self.BYTES)
+            finally:
+                os.close(fd)
+        except OSError:
+            self.drop()
+
+    def drop(self) -> None:
+        """Give the room back."""
+        self._path.unlink(missing_ok=True)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -40,6 +40,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, pars
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
+from edge_agent.store.disk import Ballast
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.state import InstalledBundle, State
 
@@ -54,12 +55,19 @@ class Store:
     """One owned state directory. Make it with `open`."""
 
     def __init__(
-        self, blobs: Blobs, state: State, limits: StoreLimits, now: Callable[[], float], closing: ExitStack
+        self,
+        blobs: Blobs,
+        state: State,
+        limits: StoreLimits,
+        now: Callable[[], float],
+        closing: ExitStack,
+        ballast: Ballast,
     ) -> None:
         """Take over what `open` opened."""
         self._blobs, self._state = blobs, state
         self._limits, self._now = limits, now
         self._closing = closing
+        self._ballast = ballast
 
     @classmethod
     def open(cls, state_dir: Path, limits: StoreLimits, now: Callable[[], float] = time.time) -> Store:
@@ -75,8 +83,10 @@ class Store:
             blobs = Blobs(state_dir / "blobs")
             state = State(state_dir / "state.db", may_create=blobs.used_bytes() == 0)
             closing.callback(state.close)
-            store = cls(blobs, state, limits, now, closing)
+            ballast = Ballast(state_dir / "ballast")
+            store = cls(blobs, state, limits, now, closing, ballast)
             store._collect()
+            ballast.lay()
             store._closing = closing.pop_all()
         return store
 
@@ -160,15 +170,24 @@ class Store:
         if digest in (active, previous):
             use = f"answers for task '{name}'" if digest == active else f"is what task '{name}' would roll back to"
             raise BundleInUse(f"bundle {version} ({digest[:12]}) {use}", task=name, version=version, digest=digest)
-        self._state.remove(digest)
-        return self._collect()
+        return self._forget(lambda: self._state.remove(digest))
 
     def remove_task(self, task: str) -> int:
         """Forget a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
         if not self.bundles(task):
             raise UnknownBundle(f"task '{task}' has no bundle", task=task)
-        self._state.remove_task(task)
-        return self._collect()
+        return self._forget(lambda: self._state.remove_task(task))
+
+    def _forget(self, forget: Callable[[], None]) -> int:
+        """Delete rows and what only they named; return the bytes freed."""
+        try:
+            forget()
+        except DiskFull:
+            self._ballast.drop()
+            forget()
+        freed = self._collect()
+        self._ballast.lay()
+        return freed
 
     def paths(self, bundle: InstalledBundle) -> dict[str, Path]:
         """Return the files that an engine opens, by role. Raises StoreDamaged if one is missing or has another size."""

@@ -1,8 +1,9 @@
 """Which bundle answers each task, and the steps from one to the next.
 
 A new bundle is ready in its engine before the pointer in state.db moves; only then is the old one drained and detached.
-A bundle that does not load is never activated: the task goes on with what it had. One change at a time. The engines are
-handed in as three callables, so this room knows nothing of processes.
+A bundle that does not load is never activated: the task goes on with what it had. With `swap: pause` the old one stops
+before the new one loads, if both would need an engine of their own: half the memory, and a gap, in which health says
+NOT_SERVING. One change at a time. The engines are handed in as callables, so this room knows nothing of processes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from typing import TypeVar
 
 import structlog
 
-from edge_agent.errors import EdgeAgentError, NothingToRollBack, UnknownBundle, UnknownTask
+from edge_agent.errors import EdgeAgentError, MemoryShort, NothingToRollBack, UnknownBundle, UnknownTask, from_wire
 from edge_agent.formats.manifest import Manifest
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
 
 log = structlog.get_logger("edge_agent.update")
 KNOWN_SHOWN_MAX = 20
+PAUSE_REMEDY = (
+    "The version that answers keeps its memory until the new one is ready. Set 'swap: pause' under 'engine' in "
+    "agent.yaml: then it stops before the new one loads, and the task does not answer in between. Or free some memory."
+)
 
 Result = TypeVar("Result")
 
@@ -39,6 +44,8 @@ class Engines:
     """(digest)"""
     report: Callable[[], Awaitable[None]]
     """Tell health which tasks there are; awaited after every change, so that its caller finds health up to date."""
+    replaces: Callable[[str, Manifest], bool]
+    """(digest that answers, manifest that comes): detaching the one gives back memory that attaching the other takes"""
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,11 @@ class Activation:
     half a change would leave the pointer and the table apart.
     """
 
-    def __init__(self, store: Store, engines: Engines, *, allow_unsigned: bool, drain_seconds: float) -> None:
+    def __init__(
+        self, store: Store, engines: Engines, *, allow_unsigned: bool, drain_seconds: float, swap: str = "overlap"
+    ) -> None:
         """Serve nothing yet; `resume` serves what was active."""
+        self._swap = swap
         self._store = store
         self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._engines = engines
@@ -70,6 +80,8 @@ class Activation:
         self._lock = asyncio.Lock()
         self._changes: set[asyncio.Task[object]] = set()
         self._loading: set[asyncio.Task[None]] = set()
+        self.problems: dict[str, EdgeAgentError] = {}
+        """Why a task did not become ready, for those that the last try failed."""
         self.inventory = Inventory()
 
     @property
@@ -97,23 +109,28 @@ class Activation:
         self._serving = dict(await self._on_store(self._store.active))
         self.inventory = await self._on_store(self._take_inventory)
         for bundle in self._serving.values():
-            loading = asyncio.create_task(self._load_at_start(bundle))
-            self._loading.add(loading)
-            loading.add_done_callback(self._loading.discard)
+            self._load_in_background(bundle)
 
     async def install(self, path: Path, *, activate: bool) -> tuple[InstalledBundle, bool]:
         """Verify a bundle and copy it into the store. Returns it and whether it is new.
 
         Raises:
-            BundleError, SiteError: refused; nothing is installed.
-            ModelError: it is installed, but does not load, and the task goes on with what it had.
+            BundleError, SiteError, ModelError: refused, or it does not load. Nothing new is left in the store, and the
+                task goes on with what it had.
         """
 
         async def change() -> tuple[InstalledBundle, bool]:
             bundle, new = await self._on_store(self._store.install, path, self._allow_unsigned)
-            log.info("bundle_installed", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
+            log.info("bundle_verified", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
             if activate:
-                await self._activate(bundle)
+                try:
+                    await self._activate(bundle)
+                except EdgeAgentError as error:
+                    if new:
+                        await self._on_store(self._store.remove, bundle.digest)
+                    raise _naming(bundle, error) from None
+            for task in list(self.problems):  # what was damaged may be whole again
+                self._load_in_background(self._serving[task])
             return bundle, new
 
         return await self._alone(change)
@@ -155,10 +172,13 @@ class Activation:
                 return await self._on_store(self._store.remove, bundle.digest)
             if not await self._on_store(self._store.bundles, task):
                 raise UnknownBundle(f"nothing is installed for a task called {task[:64]!r}", task=task[:64])
+            # The disk first: if it refuses, the task goes on. A model that is loaded does not need its name any more.
+            freed = await self._on_store(self._store.remove_task, task)
             gone = self._serving.pop(task, None)
+            self.problems.pop(task, None)
             if gone is not None:
                 await self._engines.detach(gone.digest, self._drain_seconds)
-            return await self._on_store(self._store.remove_task, task)
+            return freed
 
         return await self._alone(change)
 
@@ -199,9 +219,37 @@ class Activation:
         return Inventory(bundles, digests, self._store.usage()[0])
 
     async def _activate(self, bundle: InstalledBundle) -> None:
-        task = bundle.manifest.task.name
-        before = self._serving.get(task)
-        same = before is not None and before.digest == bundle.digest
+        before = self._serving.get(bundle.manifest.task.name)
+        if before is None or before.digest == bundle.digest:
+            await self._make_active(bundle, same=before is not None)
+        elif self._swap == "pause" and self._engines.replaces(before.digest, bundle.manifest):
+            await self._take_turns(before, bundle)
+        else:
+            await self._overlap(before, bundle)
+
+    async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle) -> None:
+        """Load a bundle while the one before answers."""
+        pausing_helps = self._engines.replaces(before.digest, bundle.manifest)
+        try:
+            await self._make_active(bundle, same=False)
+        except MemoryShort as error:
+            error.remedy = PAUSE_REMEDY if pausing_helps else error.remedy
+            raise
+        await self._engines.detach(before.digest, self._drain_seconds)
+
+    async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle) -> None:
+        """Stop the bundle before, and say so, so that its memory is there; bring it back if the new one fails."""
+        log.warning("task_pauses", task=before.manifest.task.name, version=before.manifest.version)
+        await self._engines.detach(before.digest, self._drain_seconds)
+        await self._engines.report()
+        try:
+            await self._make_active(bundle, same=False)
+        except EdgeAgentError:
+            await self._load(before)
+            raise
+
+    async def _make_active(self, bundle: InstalledBundle, *, same: bool) -> None:
+        """Make a bundle ready, and only then move the pointer. `same`: it is the one that answers already."""
         if not (same and self._engines.ready(bundle.digest)):
             await self._attach(bundle, keep=same)
         try:
@@ -210,20 +258,33 @@ class Activation:
             if not same:
                 await self._engines.detach(bundle.digest, 0)
             raise
+        task = bundle.manifest.task.name
         self._serving[task] = bundle
+        self.problems.pop(task, None)
         log.info("bundle_activated", task=task, version=bundle.manifest.version, digest=bundle.digest)
-        if before is not None and not same:
-            await self._engines.detach(before.digest, self._drain_seconds)
 
-    async def _load_at_start(self, bundle: InstalledBundle) -> None:
+    def _load_in_background(self, bundle: InstalledBundle) -> None:
+        loading = asyncio.create_task(self._load(bundle))
+        self._loading.add(loading)
+        loading.add_done_callback(self._loading.discard)
+
+    async def _load(self, bundle: InstalledBundle) -> None:
         task = bundle.manifest.task.name
         try:
             paths = await self._on_store(self._store.paths, bundle)
             if self._serving.get(task) is bundle:  # the operator may have been faster
                 await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, True)
+                self.problems.pop(task, None)
         except EdgeAgentError as error:
+            self.problems[task] = error
             log.error("task_not_ready", task=task, reason=error.reason, message=error.message)
 
     async def _attach(self, bundle: InstalledBundle, *, keep: bool) -> None:
         paths = await self._on_store(self._store.paths, bundle)
         await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, keep)
+
+
+def _naming(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
+    """Say also which bundle an engine's error is about: the engine knows only files."""
+    said = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
+    return from_wire(error.reason, said, error.remedy, error.metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
 from tests import bert_onnx, bundles, pos_intents
 
 
-def opened(folder: Path) -> OnnxRuntime:
+def opened(folder: Path, threads: int = 1) -> OnnxRuntime:
     """Load a bundle directory and attach it as "a"."""
     runtime = OnnxRuntime()
-    runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx")))
+    details = runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
+    assert str(threads) == details["threads"]
     attach(runtime, "a", folder)
     return runtime
 
@@ -96,6 +98,54 @@ def test_a_batch_holds_jobs_of_one_bundle(tiny, tmp_path):
     while tiny.busy:
         tiny.step()
     tiny.detach("b")
+
+
+def test_idle_workers_share_what_waits(tmp_path):
+    """Jobs that wait for two idle workers are halved: the answers come in two batches, or in one step both."""
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path), threads=2)
+    submit(runtime, ["refund"] * 8)
+    first = runtime.step()
+    assert 0 == len(first) % 4
+    while runtime.busy:
+        first += runtime.step()
+    assert {str(i) for i in range(8)} == {event.job_id for event in first}
+    assert 2 == len({event.prefill_ms for event in first})
+    runtime.close()
+
+
+@pytest.fixture
+def at_work(tmp_path):
+    """A runtime of three threads, two of which have begun with the jobs "0" and "1"; its mailbox is never empty."""
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path), threads=3)
+    runtime.mailbox = os.eventfd(1)
+    submit(runtime, ["a b c " * 168] * 2)
+    events = runtime.step()
+    yield runtime, events
+    runtime.close()
+    os.close(runtime.mailbox)
+
+
+def test_a_newcomer_starts_beside_running_batches(at_work):
+    """A step ends when the mailbox has something, and the job that came then is computed by an idle thread."""
+    runtime, events = at_work
+    runtime.submit(Run(job_id="new", digest="a", text="no"))
+    while runtime.busy:
+        events += runtime.step()
+    assert ["0", "1", "new"] == sorted(event.job_id for event in events)
+
+
+@pytest.mark.parametrize("drop", ["cancel", "detach", "replace"])
+def test_a_job_dropped_while_it_runs_says_nothing_after(at_work, drop):
+    """What was cancelled or detached in a running batch ends once, even when its id is used again meanwhile."""
+    runtime, events = at_work
+    events += runtime.detach("a") if drop == "detach" else runtime.cancel("0")
+    ids = ["0", "1"]
+    if drop == "replace":
+        submit(runtime, ["no"])
+        ids = ["0", "0", "1"]
+    while runtime.busy:
+        events += runtime.step()
+    assert ids == sorted(event.job_id for event in events)
 
 
 def test_timing_and_size_are_told(tiny):

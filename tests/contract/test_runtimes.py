@@ -26,7 +26,11 @@ BUILDERS: dict[str, Callable[..., Path]] = {
     "onnx": bundles.tiny_onnx_bundle,
     "llama": bundles.smollm2_bundle,
 }
-PAIRS = [(name, kind) for name in BUILDERS for kind in sorted(RUNTIME_KINDS[name])]
+# 1 thread for the others: more of them collapse when something else wants the cores.
+THREADS = {"echo": (1,), "onnx": (1, 2), "llama": (1,)}
+CASES = [
+    (name, kind, threads) for name in BUILDERS for kind in sorted(RUNTIME_KINDS[name]) for threads in THREADS[name]
+]
 TEXTS = (
     "I want my money back for 2 lamps",
     "do you have this in blue",
@@ -71,13 +75,13 @@ class Subject:
         return found
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(pair))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def loaded(request, tmp_path_factory) -> Iterator[Subject]:
     """Load each runtime once for each kind."""
-    name, kind = request.param
+    name, kind, threads = request.param
     folder = BUILDERS[name](tmp_path_factory.mktemp(name) / "a", kind=kind)
     subject = Subject(name, kind, runtimes.create(name), folder)
-    load(subject.runtime, name, bundles.paths_of(folder).get("weights", ""))
+    load(subject.runtime, name, bundles.paths_of(folder).get("weights", ""), threads)
     subject.attach("a", folder)
     yield subject
     subject.runtime.close()
@@ -92,9 +96,9 @@ def subject(loaded) -> Iterator[Subject]:
     assert not loaded.runtime.busy
 
 
-def load(runtime: runtimes.Runtime, name: str, weights: str) -> dict[str, str]:
-    """Load weights with 1 thread: more collapse when something else wants the cores."""
-    return runtime.load(Load(runtime=name, weights=weights))
+def load(runtime: runtimes.Runtime, name: str, weights: str, threads: int = 1) -> dict[str, str]:
+    """Load weights."""
+    return runtime.load(Load(runtime=name, weights=weights, threads=threads))
 
 
 def ends(events: list[Event]) -> Counter[str]:

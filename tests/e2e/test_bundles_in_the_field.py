@@ -117,3 +117,50 @@ def test_a_killed_model_comes_back_by_itself(tmp_path: Path) -> None:
         eventually_sync(lambda: client.serving("intent"))
         assert "1.0.0" == version_that_answers(daemon)
         assert 1 == admin.status().engines[0].restarts
+
+
+def two_tasks_on_one_model(tmp_path: Path) -> list[Path]:
+    """Two bundles with the same weights, and so with one engine."""
+    return [tiny_onnx_bundle(tmp_path / name, "classify", name=name) for name in ("intent", "other")]
+
+
+def blobs(daemon: RunningDaemon) -> list[Path]:
+    """The stored files, largest first: the weights."""
+    files = (daemon.state_dir / "blobs" / "sha256").rglob("?" * 64)
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", ["gone", "spoilt"])
+def test_installing_again_mends_a_damaged_store_without_a_restart(tmp_path: Path, damage: str) -> None:
+    """The reason is in status and reaches callers; installing the bundle again brings back both tasks on its model."""
+    bundles = two_tasks_on_one_model(tmp_path)
+    daemon = RunningDaemon(tmp_path, engine={"load_failures_max": 1})
+    with daemon:
+        daemon.install(*bundles)
+        weights = blobs(daemon)[0]
+        daemon.kill()
+        if damage == "gone":
+            weights.unlink()
+        else:
+            weights.chmod(0o600)
+            weights.write_bytes(b"\0" * weights.stat().st_size)
+        daemon.start()
+        with daemon.admin() as admin, daemon.client() as client:
+            eventually_sync(lambda: sum("does not answer" in warning for warning in admin.status().warnings) == 2)
+            with pytest.raises(CallFailed) as caught:
+                client.classify("intent", ["refund"])
+            assert ("STORE_DAMAGED" if damage == "gone" else "MODEL_LOAD_FAILED") == caught.value.reason
+            admin.install(str(bundles[0]))
+            assert client.classify("intent", ["refund"])
+            eventually_sync(lambda: client.serving("other"))
+            assert client.classify("other", ["refund"])
+            assert not any("does not answer" in warning for warning in admin.status().warnings)
+
+
+def test_a_bundle_that_does_not_load_is_not_kept(tmp_path: Path) -> None:
+    """The error names the task and the version, and the store is as it was before."""
+    bad = spoil(tiny_onnx_bundle(tmp_path / "bad", "classify", name="intent", version="2.0.0"), 0.5)
+    with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:
+        with pytest.raises(CallFailed, match=r"bundle intent 2\.0\.0: "):
+            admin.install(str(bad))
+        assert ([], []) == (admin.bundles(), blobs(daemon))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -99,3 +100,26 @@ def test_a_second_process_is_told_who_owns_the_directory(tmp_path: Path) -> None
             Store.open(tmp_path / "state", LIMITS)
         holder.kill()
     Store.open(tmp_path / "state", LIMITS).close()
+
+
+@pytest.fixture
+def disk_of_blocks(tmp_path: Path) -> Iterator[Path]:
+    """Return the root of a file system of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("-t", "tmpfs", "-o", "size=4m", "edge-agent-test", str(disk))
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_does_not_keep_bundles_from_being_removed(disk_of_blocks: Path, tmp_path: Path) -> None:
+    """Not a byte is free, and removing still works: the ballast gives the room that the database's log needs."""
+    store = Store.open(disk_of_blocks / "state", LIMITS)
+    installed, _ = store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
+    store.set_active(installed.digest)
+    with (disk_of_blocks / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        filler.writelines(itertools.repeat(b"\0" * 4096))
+    assert store.remove_task(installed.manifest.task.name) >= 2**20
+    assert {} == store.active()
+    assert (disk_of_blocks / "state" / "ballast").stat().st_size > 0
+    store.close()

@@ -28,14 +28,15 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
         self.list_tasks: Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]
         self.generate: Callable[[], AsyncIterator[pb.GenerateResponse]]
 
-    @guard.unary
+    @guard.call
     async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
         return await self.list_tasks(context)
 
-    @guard.stream
-    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> AsyncIterator[pb.GenerateResponse]:
-        async for response in self.generate():
-            yield response
+    @guard.call
+    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+        async with contextlib.aclosing(self.generate()) as responses:
+            async for response in responses:
+                await context.write(response)
 
 
 @pytest.fixture

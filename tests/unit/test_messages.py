@@ -101,7 +101,9 @@ def test_a_bundle_is_described_whole():
 
 def test_an_engine_is_described_whole():
     """An engine shows its process, its load, its troubles and the tasks on it."""
-    status = EngineStatus("echo-1", "echo", State.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", ("d",))
+    status = EngineStatus(
+        "echo-1", "echo", State.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", ("d",), {"a": "b"}
+    )
     expected = admin_pb2.Engine(
         name="echo-1",
         runtime="echo",
@@ -113,6 +115,7 @@ def test_an_engine_is_described_whole():
         problem="the process died",
         tasks=["till"],
         device="cpu",
+        details={"a": "b"},
     )
     assert expected == messages.engine_message(status, ["till"])
 

@@ -91,6 +91,24 @@ def test_one_worker_is_the_caller():
         assert [threading.current_thread().name] == subject.wait()
 
 
+def test_lone_work_stays_with_the_caller():
+    """Work that comes one by one is not handed over; after company it is, until a work was alone again."""
+    here = threading.current_thread().name
+
+    def who(subject: Workers[str]) -> str:
+        subject.start(lambda: threading.current_thread().name, lone=True)
+        return collected(subject, 1)[0]
+
+    with workers(2) as subject, readable_mailbox() as mailbox:
+        assert [here, here] == [who(subject), who(subject)]
+        subject.start(lambda: "done", lone=True)
+        assert ["done"] == subject.wait(mailbox)  # something came while it was done
+        assert ["onnx", here] == [who(subject), who(subject)]
+        subject.start(lambda: "one of two", lone=False)
+        assert ["one of two"] == collected(subject, 1)
+        assert ["onnx", here] == [who(subject), who(subject)]
+
+
 def test_mail_ends_a_wait():
     """`wait` returns empty-handed when the mailbox is readable, and the work goes on."""
     go = threading.Event()

@@ -25,6 +25,7 @@ from edge_agent.engine.protocol import Done, Event, Load, Run
 from edge_agent.engine.runtimes import onnx_outputs
 from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed
 from edge_agent.engine.runtimes.onnx_batch import ROWS_MAX, chosen
+from edge_agent.engine.runtimes.onnx_need import need_of
 from edge_agent.engine.runtimes.onnx_outputs import Floats
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from edge_agent.engine.runtimes.onnx_workers import Workers
@@ -77,10 +78,12 @@ class OnnxRuntime:
         self._running: dict[str, _Job] = {}
 
     def load(self, spec: Load) -> dict[str, str]:
-        """Open the model and start the threads."""
+        """Open the model, if memory holds it, and start the threads."""
+        need = need_of(spec.weights, spec.threads)
+        need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
         self._session = OnnxSession(spec.weights)
         self._workers = Workers(spec.threads)
-        return self._session.details() | {"threads": str(spec.threads)}
+        return self._session.details() | {"threads": str(spec.threads)} | need.details(spec.memory_bytes_max)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
@@ -125,7 +128,8 @@ class OnnxRuntime:
         """Give each idle worker a batch; wait until one is done, or until the mailbox has something."""
         assert self._workers is not None, "load comes first"
         while self._waiting and (idle := self._workers.idle):
-            self._workers.start(self._next_batch(idle))
+            batch = self._next_batch(idle)
+            self._workers.start(batch, lone=not self._waiting)
         done = (pair for batch in self._workers.wait(self.mailbox) for pair in batch)
         return [event for job, event in done if self._ended(job)]
 

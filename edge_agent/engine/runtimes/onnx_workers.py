@@ -2,6 +2,8 @@
 
 onnxruntime lets go of the interpreter while it computes, so one session of one thread serves all of them: they share
 its weights, and nothing of the score. With one worker there is no thread: `start` computes, and nothing is handed over.
+Nor is it with more of them as long as the work comes one by one: to another thread and back costs 0.2 ms, a tenth of a
+short text. What came during such a work had to wait for it, so the next ones go to the threads until it is quiet again.
 
 A batch that takes longer than `overdue_seconds` is taken for stuck: the owner is then kept from everything else until
 it is done. So a heartbeat that the owner answers tells of its workers too.
@@ -35,6 +37,10 @@ class Workers(Generic[Outcome]):
         self._finished: deque[tuple[int, Outcome | MemoryError | None]] = deque()
         self._begun = 0
         self._running: dict[int, float] = {}
+        self._quiet = True
+        """Nothing else came while the last work was done."""
+        self._company = False
+        """Something else came since the workers were idle."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = [Thread(target=self._serve, name="onnx", daemon=True) for _ in range(count if count > 1 else 0)]
         for thread in self._threads:
@@ -50,11 +56,12 @@ class Workers(Generic[Outcome]):
         """How many would begin at once; none while a batch is overdue."""
         return 0 if self._overdue() else self._count - len(self._running)
 
-    def start(self, work: Callable[[], Outcome]) -> None:
-        """Let an idle worker do it."""
+    def start(self, work: Callable[[], Outcome], *, lone: bool = False) -> None:
+        """Let an idle worker do it. `lone`: no other work is to be had now."""
         self._begun += 1
+        self._company = bool(self._running) or not lone
         self._running[self._begun] = time.monotonic()
-        if self._threads:
+        if self._threads and (self._company or not self._quiet):
             self._tasks.put((self._begun, work))
         else:
             self._do(self._begun, work)
@@ -67,9 +74,14 @@ class Workers(Generic[Outcome]):
             RuntimeError: a worker died of something else; threading has printed it.
         """
         watched = [self._bell] if mailbox < 0 or self._overdue() else [self._bell, mailbox]
-        if self._bell in select.select(watched, [], [])[0]:
+        ready = select.select(watched, [], [])[0]
+        self._company = self._company or mailbox in ready
+        if self._bell in ready:
             os.eventfd_read(self._bell)
-        return [self._collected(*self._finished.popleft()) for _ in range(len(self._finished))]
+        outcomes = [self._collected(*self._finished.popleft()) for _ in range(len(self._finished))]
+        if not self._running:
+            self._quiet = not self._company
+        return outcomes
 
     def close(self) -> None:
         """Wait for what is running, and end the threads."""

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed
+from edge_agent.engine.runtimes.llama import header
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Rows
 from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.need import need_of
 from edge_agent.engine.runtimes.llama.scheduler import Scheduler
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import ModelFailed, ModelLoadFailed
@@ -40,7 +42,10 @@ class LlamaRuntime:
         self._scheduler = Scheduler(ROWS_MAX)
 
     def load(self, spec: Load) -> dict[str, str]:
-        """Load weights and allocate the context."""
+        """Load weights and allocate the context, if memory holds them. Raises MemoryShort, ModelLoadFailed."""
+        shape = shape_of(spec.context_tokens, spec.sequences_max, spec.kv_type, spec.threads)
+        need = need_of(header.read(spec.weights), Path(spec.weights).stat().st_size, shape, spec.sequences_max)
+        need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
         model = Model(spec.weights)
         try:
             if spec.context_tokens > model.context_tokens_max:
@@ -48,14 +53,13 @@ class LlamaRuntime:
                     f"'context_tokens' is {spec.context_tokens}; "
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
-            shape = shape_of(spec.context_tokens, spec.sequences_max, spec.kv_type, spec.threads)
             self._cache = Cache(model, spec.context_tokens, spec.sequences_max, shape)
         except ModelLoadFailed:
             model.close()
             raise
         self._model, self._loaded = model, True
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
-        return model.describe() | about
+        return model.describe() | about | need.details(spec.memory_bytes_max)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer."""

@@ -1,0 +1,240 @@
+"""Reads what the head of a GGUF file says of the model's size, before llama.cpp opens the file.
+
+The file is read as hostile: every count and length is held against a limit and against the file's end, nothing is
+allocated by what the file claims, and what is wrong is ModelLoadFailed. Not a check of the model: llama.cpp does that.
+Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.errors import ModelLoadFailed
+
+MAGIC = b"GGUF"
+KEYS_MAX = 65_536
+TENSORS_MAX = 65_536
+NAME_BYTES_MAX = 65_535
+ITEMS_MAX = 1 << 22  # of an array; the largest vocabularies have a quarter of a million tokens
+LAYERS_MAX = 4096
+NUMBER_MAX = 1 << 31
+DIMENSIONS_MAX = 4
+ALIGNMENT_DEFAULT = 32
+
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    kind: struct.Struct("<" + code)
+    for kind, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
+}
+_LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
+
+_Value = int | float | bytes | list[int | float] | None
+
+
+class _Damaged(Exception):
+    """What is wrong with the file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the memory of a model follows from."""
+
+    version: int
+    architecture: str
+    layers: int
+    width: int
+    """Elements of one token's activation (n_embd)."""
+    feed_forward: int
+    """Elements of the widest inner activation (n_ff)."""
+    cell_elements: int
+    """Elements of the keys and values of one token, all layers together."""
+    vocabulary: int
+    product_bytes: Mapping[int, int]
+    """Bytes of the tensors that are multiplied with, by ggml type; a table that is only looked up is not."""
+
+
+def read(path: str) -> Header:
+    """Read a file's head. Raises ModelLoadFailed."""
+    try:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Reader(data).header()
+    except _Damaged as error:
+        reason = str(error)
+    except OSError as error:
+        reason = error.strerror or "it cannot be read"
+    except ValueError:
+        reason = "the file is 0 bytes"
+    raise ModelLoadFailed(f"weights file {Path(path).name} does not load: {reason}")
+
+
+class _Reader:
+    """Walks through the head once, never back."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._size = len(data)
+        self._at = 0
+
+    def header(self) -> Header:
+        if self._data[: len(MAGIC)] != MAGIC:
+            raise _Damaged("it is not a GGUF file")
+        self._skip(len(MAGIC))
+        version = self._number(_U32)
+        if version not in (2, 3):
+            raise _Damaged(f"GGUF version {version} is not 2 or 3")
+        tensors, keys = self._count("tensors", TENSORS_MAX), self._count("keys", KEYS_MAX)
+        values = dict(self._pair() for _ in range(keys))
+        facts = _Facts(values)
+        product_bytes = self._product_bytes(tensors, facts.number(b"general.alignment", ALIGNMENT_DEFAULT))
+        return facts.header(version, product_bytes)
+
+    def _pair(self) -> tuple[bytes, _Value]:
+        return self._name(), self._value(self._number(_U32))
+
+    def _value(self, kind: int) -> _Value:
+        """Read a value; of an array of texts only its length, of one too long to describe layers nothing."""
+        if kind == _STRING:
+            return self._bytes(self._length(self._size))
+        if kind == _ARRAY:
+            return self._array()
+        return self._scalar(kind)
+
+    def _array(self) -> _Value:
+        kind, count = self._number(_U32), self._count("items of an array", ITEMS_MAX)
+        if kind == _STRING:
+            for _ in range(count):
+                self._skip(self._length(self._size))
+            return count
+        if kind in _SCALARS and count <= LAYERS_MAX:
+            return [self._scalar(kind) for _ in range(count)]
+        self._skip(count * self._layout(kind).size)
+        return None
+
+    def _scalar(self, kind: int) -> int | float:
+        return self._number(self._layout(kind))
+
+    def _layout(self, kind: int) -> struct.Struct:
+        if kind not in _SCALARS:
+            raise _Damaged(f"value type {kind} is unknown")
+        return _SCALARS[kind]
+
+    def _product_bytes(self, count: int, alignment: int) -> dict[int, int]:
+        """Read the list of tensors. How large one is follows from where the next begins, for every type alike."""
+        if not alignment:
+            raise _Damaged("its alignment is 0")
+        found = sorted(self._tensor() for _ in range(count))
+        names = {name for _, _, name in found}
+        starts = [start for start, _, _ in found]
+        # A file that is cut off in its last tensors is llama.cpp's to refuse.
+        end = max([self._size - -(-self._at // alignment) * alignment, *starts])
+        sizes: Counter[int] = Counter()
+        for (start, kind, name), after in zip(found, [*starts[1:], end], strict=True):
+            if name != _LOOKUP_TABLE or _OUTPUT not in names:
+                sizes[kind] += after - start
+        return dict(sizes)
+
+    def _tensor(self) -> tuple[int, int, bytes]:
+        name = self._name()
+        dimensions = self._number(_U32)
+        if dimensions > DIMENSIONS_MAX:
+            raise _Damaged(f"a tensor has {dimensions} dimensions")
+        self._skip(dimensions * _U64.size)
+        kind, start = self._number(_U32), self._number(_U64)
+        return start, kind, name
+
+    def _name(self) -> bytes:
+        return self._bytes(self._length(NAME_BYTES_MAX))
+
+    def _length(self, limit: int) -> int:
+        length = self._number(_U64)
+        if length > limit:
+            raise _Damaged(f"a text has {length} bytes")
+        return length
+
+    def _count(self, what: str, limit: int) -> int:
+        count = self._number(_U64)
+        if count > limit:
+            raise _Damaged(f"{count} {what} are over the limit of {limit}")
+        return count
+
+    def _bytes(self, length: int) -> bytes:
+        start = self._at
+        self._skip(length)
+        return self._data[start : self._at]
+
+    def _number(self, layout: struct.Struct) -> int:
+        start = self._at
+        self._skip(layout.size)
+        value: int = layout.unpack_from(self._data, start)[0]
+        return value
+
+    def _skip(self, length: int) -> None:
+        self._at += length
+        if self._at > self._size:
+            raise _Damaged(f"it is cut off: its head cannot be read from {self._size} bytes")
+
+
+class _Facts:
+    """The keys of the file, and the numbers among them."""
+
+    def __init__(self, values: Mapping[bytes, _Value]) -> None:
+        self._values = values
+        architecture = values.get(b"general.architecture")
+        if not isinstance(architecture, bytes):
+            raise _Damaged("it does not say its architecture")
+        self._architecture = architecture
+
+    def header(self, version: int, product_bytes: dict[int, int]) -> Header:
+        layers, width = self.own(b"block_count"), self.own(b"embedding_length")
+        if not 0 < layers <= LAYERS_MAX:
+            raise _Damaged(f"{layers} layers are out of range")
+        heads = self._per_layer(b"attention.head_count", layers, 0)
+        kv_heads = self._per_layer(b"attention.head_count_kv", layers, heads)
+        head_width = width // max(heads[0], 1)
+        key, value = (self.own(b"attention." + each, head_width) for each in (b"key_length", b"value_length"))
+        tokens = self.number(b"tokenizer.ggml.tokens", 0)
+        return Header(
+            version=version,
+            architecture=self._architecture[:64].decode("utf-8", "replace"),
+            layers=layers,
+            width=width,
+            feed_forward=max(self._per_layer(b"feed_forward_length", layers, 0)),
+            cell_elements=sum(kv_heads) * (key + value),
+            vocabulary=tokens or self.own(b"vocab_size", 0),
+            product_bytes=product_bytes,
+        )
+
+    def own(self, key: bytes, default: int | None = None) -> int:
+        """Return a number of the architecture."""
+        return self.number(self._architecture + b"." + key, default)
+
+    def number(self, key: bytes, default: int | None) -> int:
+        """Return a number, which may be missing if there is a default."""
+        return _checked(key, self._values.get(key, default))
+
+    def _per_layer(self, key: bytes, layers: int, default: int | list[int]) -> list[int]:
+        """Return a number for each layer, from a list or from one number for all."""
+        whole = self._architecture + b"." + key
+        value = self._values.get(whole, default)
+        if not isinstance(value, list):
+            return [_checked(whole, value)] * layers
+        if len(value) < layers:
+            raise _Damaged(f"{_shown(whole)} has {len(value)} values for {layers} layers")
+        return [_checked(whole, each) for each in value[:layers]]
+
+
+def _checked(key: bytes, value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < NUMBER_MAX:
+        said = "is missing" if value is None else "is out of range"
+        raise _Damaged(f"{_shown(key)} {said}")
+    return value
+
+
+def _shown(key: bytes) -> str:
+    return key[:100].decode("utf-8", "replace")

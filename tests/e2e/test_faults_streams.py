@@ -1,0 +1,214 @@
+"""Streams whose callers go away: cancelled, dropped with their connection, never read. What they held is given back."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pytest
+
+from edge_agent.client import AdminClient
+from edge_agent.engine.pool import resident_bytes
+from edge_agent.v1.inference_pb2 import GenerateRequest
+from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.bundles import echo_bundle, smollm2_bundle
+from tests.callers import Callers
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+
+WARM_UP, STREAMS, AT_ONCE = 200, 1000, 20
+BEGUN = 8  # of those at once: these are read from, and some of the others wait in the queue
+# A long way to go when its caller leaves: 500 words, 1 ms each, and as much for each stream beside it.
+SLOW_TEXT = "!slow 1 " + "word " * 500
+# Socket buffers and HTTP/2 windows hold some hundred kB of what nobody reads; this is 20 MB.
+LARGE_TEXT = ("x" * 40_000 + " ") * 500
+DESCRIPTORS_GROWTH_MAX = 8
+RESIDENT_GROWTH_MAX = 16 * 2**20
+
+
+class Held(NamedTuple):
+    """What a process holds."""
+
+    descriptors: int
+    resident: int
+
+
+def held(pid: int) -> Held:
+    folder = Path(f"/proc/{pid}")
+    try:
+        descriptors = len(list((folder / "fd").iterdir()))
+    except PermissionError:  # a confined child shows only root which ones; how many places it has is for all to see
+        descriptors = int(re.findall(r"FDSize:\s+(\d+)", (folder / "status").read_text())[0])
+    return Held(descriptors, resident_bytes(pid))
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A daemon with a task that writes and one that sorts, on one engine."""
+    limits = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 1000}}
+    settings = {"queue_requests_max": 2 * AT_ONCE, "sequences_max": 16}
+    with RunningDaemon(tmp_path, engine=settings, service={"message_bytes_max": 64 * 2**20}) as running:
+        running.install(
+            echo_bundle(tmp_path / "talk", "talk", "generate", task=limits, engine={"context_tokens": 4096}),
+            echo_bundle(tmp_path / "intent", "intent", labels=("refund", "price"), engine={"context_tokens": 4096}),
+        )
+        yield running
+
+
+def idle(admin: AdminClient) -> bool:
+    return [0] == [engine.pending for engine in admin.status().engines]
+
+
+def open_stream(daemon: RunningDaemon, text: str, timeout: float | None = 60) -> tuple[grpc.Channel, grpc.Call]:
+    """Start a generation on a connection of its own."""
+    channel = grpc.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)])
+    return channel, InferenceServiceStub(channel).Generate(GenerateRequest(task="talk", text=text), timeout=timeout)
+
+
+def cancelled(daemon: RunningDaemon, count: int) -> None:
+    """Some after the first piece, some before it, some while they wait in the queue."""
+    with grpc.insecure_channel(daemon.inference) as channel:
+        stub, request = InferenceServiceStub(channel), GenerateRequest(task="talk", text=SLOW_TEXT)
+        for _ in range(count // AT_ONCE):
+            calls = [stub.Generate(request, timeout=60) for _ in range(BEGUN)]
+            for call in calls:
+                next(call)
+            calls += [stub.Generate(request, timeout=60) for _ in range(AT_ONCE - BEGUN)]
+            for call in calls:
+                call.cancel()
+
+
+def dropped(daemon: RunningDaemon, count: int) -> None:
+    """The connection closes after a piece was read, or before any."""
+    for _ in range(count // AT_ONCE):
+        opened = [open_stream(daemon, SLOW_TEXT) for _ in range(BEGUN)]
+        for _, call in opened:
+            next(call)
+        opened += [open_stream(daemon, SLOW_TEXT) for _ in range(AT_ONCE - BEGUN)]
+        for channel, _ in opened:
+            channel.close()
+
+
+def unread(daemon: RunningDaemon, count: int) -> None:
+    """Nobody reads what is written, until the connection closes."""
+    for _ in range(count // AT_ONCE):
+        opened = [open_stream(daemon, LARGE_TEXT[: 40_001 * 8]) for _ in range(AT_ONCE)]
+        with daemon.client() as client:
+            client.classify("intent", ["refund"])
+        for channel, _ in opened:
+            channel.close()
+
+
+@pytest.mark.parametrize("leave", [cancelled, dropped, pytest.param(unread, marks=pytest.mark.slow)])
+def test_a_thousand_streams_left_behind_cost_nothing(
+    daemon: RunningDaemon, leave: Callable[[RunningDaemon, int], None]
+) -> None:
+    """After a warm-up of 200, 1,000 more leave descriptors and memory of daemon and child as they were."""
+    assert daemon.process is not None
+    with daemon.admin() as admin:
+        (engine,) = admin.status().engines
+        pids = (daemon.process.pid, engine.pid)
+        leave(daemon, WARM_UP)
+        eventually_sync(lambda: idle(admin))
+        before = [held(pid) for pid in pids]
+        leave(daemon, STREAMS)
+        eventually_sync(lambda: idle(admin))
+        after = [held(pid) for pid in pids]
+        assert 0 == admin.status().engines[0].restarts
+    for was, now in zip(before, after, strict=True):
+        assert now.descriptors - was.descriptors <= DESCRIPTORS_GROWTH_MAX, (before, after)
+        assert now.resident - was.resident <= RESIDENT_GROWTH_MAX, (before, after)
+    with Callers(daemon, "intent", 1) as callers:
+        callers.wait_for_answers(10)
+    assert ([], 0) == (callers.lost, callers.retries)
+
+
+CLIENT = """
+import sys
+import grpc
+from edge_agent.v1.inference_pb2 import GenerateRequest
+from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
+channel = grpc.insecure_channel(sys.argv[1])
+stub = InferenceServiceStub(channel)
+calls = [stub.Generate(GenerateRequest(task="talk", text=sys.argv[2])) for _ in range(16)]
+for call in calls:
+    next(call)
+print("streaming", flush=True)
+sys.stdin.read()
+"""
+
+
+def streaming_client(daemon: RunningDaemon, text: str) -> subprocess.Popen[bytes]:
+    """Start a process with 16 streams, each of which has begun."""
+    command = [sys.executable, "-c", CLIENT, daemon.inference, text]
+    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    assert b"streaming\n" == client.stdout.readline()
+    return client
+
+
+def test_a_killed_client_leaves_nothing_pending(daemon: RunningDaemon) -> None:
+    """A client process killed with 16 streams open frees the engine at once; the next caller is answered."""
+    with daemon.admin() as admin, streaming_client(daemon, SLOW_TEXT) as client:
+        assert 16 == admin.status().engines[0].pending
+        client.kill()
+        eventually_sync(lambda: idle(admin), 2)
+        with Callers(daemon, "intent", 1) as callers:
+            callers.wait_for_answers(1, seconds=2)
+    assert [] == callers.lost
+
+
+def test_a_stream_that_is_never_read_ends_at_its_deadline(daemon: RunningDaemon) -> None:
+    """The buffers of a connection fill up and the deadline passes: nothing stays pending."""
+    with daemon.admin() as admin:
+        channel, _ = open_stream(daemon, LARGE_TEXT, timeout=2)
+        eventually_sync(lambda: admin.status().engines[0].pending == 1)
+        eventually_sync(lambda: idle(admin), 6)
+        channel.close()
+
+
+@pytest.mark.slow
+def test_a_stream_that_is_never_read_and_has_no_deadline_ends_at_the_default_one(tmp_path: Path) -> None:
+    """A caller who names no deadline and reads nothing does not hold a place for ever."""
+    limits = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 1000}}
+    service = {"deadline_seconds_default": 2, "drain_seconds": 1, "message_bytes_max": 64 * 2**20}
+    with RunningDaemon(tmp_path, service=service) as daemon, daemon.admin() as admin:
+        daemon.install(echo_bundle(tmp_path / "talk", "talk", "generate", task=limits, engine={"context_tokens": 4096}))
+        channel, _ = open_stream(daemon, LARGE_TEXT, timeout=None)
+        eventually_sync(lambda: admin.status().engines[0].pending == 1)
+        eventually_sync(lambda: idle(admin), 6)
+        channel.close()
+
+
+def test_a_daemon_killed_with_16_streams_starts_again(daemon: RunningDaemon) -> None:
+    """kill -9 of the daemon ends its children; the state directory opens again and the tasks answer."""
+    with daemon.admin() as admin, streaming_client(daemon, SLOW_TEXT) as client:
+        (engine,) = admin.status().engines
+        daemon.kill()
+        client.kill()
+    eventually_sync(lambda: resident_bytes(engine.pid) == 0)
+    daemon.start()
+    with Callers(daemon, "intent", 1) as callers:
+        callers.wait_for_answers(1)
+    assert [] == callers.lost
+
+
+def test_a_client_gone_in_the_middle_of_the_prompt_frees_the_model(tmp_path: Path) -> None:
+    """A prompt of 4,000 tokens takes seconds; when its caller is gone, the model stops and answers the next."""
+    limits = {"limits": {"input_tokens_max": 4000, "output_tokens_max": 16}}
+    bundle = smollm2_bundle(tmp_path / "talk", "generate", "talk", task=limits, engine={"context_tokens": 4200})
+    with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:
+        daemon.install(bundle)
+        for _ in range(2):
+            channel, _ = open_stream(daemon, "word " * 3900)
+            eventually_sync(lambda: admin.status().engines[0].pending == 1)
+            channel.close()
+            eventually_sync(lambda: idle(admin), 1)
+        with daemon.client() as client, client.generate("talk", "hello", timeout_seconds=2) as stream:
+            assert "".join(stream)
+        assert 0 == admin.status().engines[0].restarts

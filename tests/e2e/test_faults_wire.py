@@ -1,0 +1,174 @@
+"""Callers that send what no caller should: text that is none, a tar that claims too much, more calls than fit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from grpc_health.v1 import health_pb2
+
+from edge_agent.client import AsyncClient, CallFailed
+from edge_agent.engine.pool import resident_bytes
+from edge_agent.v1 import admin_pb2, inference_pb2
+from tests.bundles import echo_bundle
+from tests.callers import Callers
+from tests.daemon import RunningDaemon
+
+LABELS = ("refund", "price")
+NO_TEXT = b"\xff\xfe\xc3("
+CUT_OFF = b"\x0a\x7f"
+METHODS = [
+    method
+    for file, service in (
+        (inference_pb2, "InferenceService"),
+        (admin_pb2, "AdminService"),
+        (health_pb2, "Health"),
+    )
+    for method in file.DESCRIPTOR.services_by_name[service].methods
+]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon with a short queue; tests here leave it as it was."""
+    folder = tmp_path_factory.mktemp("daemon")
+    with RunningDaemon(folder, engine={"queue_requests_max": 16, "sequences_max": 4}) as running:
+        running.install(echo_bundle(folder / "a", "intent", "classify", LABELS))
+        yield running
+
+
+def assert_well(daemon: RunningDaemon) -> None:
+    """One task, one engine, never restarted, and answers."""
+    with daemon.admin() as admin, daemon.client() as client:
+        assert client.serving()
+        assert "refund" == client.classify("intent", ["refund"])[0].label
+        assert [(0, 0)] == [(engine.restarts, engine.pending) for engine in admin.status().engines]
+
+
+def texts_of(method: MethodDescriptor) -> list[FieldDescriptor]:
+    return [field for field in method.input_type.fields if field.type == FieldDescriptor.TYPE_STRING]
+
+
+def malformed(daemon: RunningDaemon, method: MethodDescriptor, raw: bytes) -> grpc.Call:
+    """Call with bytes that are no such message; return the error."""
+    with grpc.insecure_channel(daemon.admin_target) as channel:
+        # As a stream all calls look the same: the error comes with the first message.
+        answers = channel.unary_stream(f"/{method.containing_service.full_name}/{method.name}")(raw, timeout=5)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(answers)
+    return caught.value
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
+def test_text_that_is_no_utf8_is_an_error_of_the_call(daemon: RunningDaemon, method: MethodDescriptor) -> None:
+    """In every text field of every call: an error status, and the daemon goes on."""
+    texts = [bytes([field.number << 3 | 2, len(NO_TEXT)]) + NO_TEXT for field in texts_of(method)]
+    codes = {malformed(daemon, method, raw).code() for raw in (*texts, CUT_OFF)}
+    assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+    assert_well(daemon)
+
+
+def test_the_error_of_a_malformed_message_is_a_caller_error(daemon: RunningDaemon) -> None:
+    """It is INVALID_ARGUMENT, and nothing of an exception's text leaves the daemon."""
+    error = malformed(daemon, METHODS[0], CUT_OFF)
+    assert grpc.StatusCode.INVALID_ARGUMENT == error.code()
+    assert "<class" not in error.details()
+
+
+def test_a_tar_that_claims_ten_gigabytes_is_refused(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """A header with 10 GB and nothing behind it costs neither time, nor memory, nor disk."""
+    assert daemon.process is not None
+    folder = echo_bundle(tmp_path / "b", "huge", labels=LABELS, weights=b"weights")
+    with tarfile.open(tmp_path / "huge.tar", "w") as tar:
+        tar.add(folder / "manifest.json", "manifest.json")
+        header = tarfile.TarInfo("echo.bin")
+        header.size = 10 * 2**30
+        tar.fileobj.write(header.tobuf())
+    before, started = resident_bytes(daemon.process.pid), time.monotonic()
+    with daemon.admin() as admin:
+        stored = admin.status().store_bytes
+        with pytest.raises(CallFailed) as caught:
+            admin.install(tmp_path / "huge.tar")
+        assert ("FAILED_PRECONDITION", stored) == (caught.value.code, admin.status().store_bytes)
+    assert time.monotonic() - started < 5
+    assert resident_bytes(daemon.process.pid) - before < 16 * 2**20
+    assert [] == [path for path in daemon.state_dir.rglob("*") if path.stat().st_size > 2**20]
+    assert_well(daemon)
+
+
+async def outcomes_of_calls(daemon: RunningDaemon, count: int, text: str) -> Counter[str]:
+    """Make that many calls at once; count the answers and the errors."""
+
+    async def outcome(client: AsyncClient) -> str:
+        try:
+            [answer] = await client.classify("intent", [text], timeout_seconds=20)
+        except CallFailed as failed:
+            return f"{failed.code} {failed.reason} {failed.retry_after_seconds is not None}"
+        return answer.label
+
+    async with AsyncClient(daemon.inference) as client:
+        return Counter(await asyncio.gather(*(outcome(client) for _ in range(count))))
+
+
+async def slowest_check(daemon: RunningDaemon, stop: asyncio.Event) -> float:
+    """Ask for health until told to stop; return the longest time that an answer took, in seconds."""
+    slowest = 0.0
+    async with grpc.aio.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check", response_deserializer=health_pb2.HealthCheckResponse.FromString
+        )
+        while not stop.is_set():
+            started = time.monotonic()
+            answer = await check(b"", timeout=5)
+            assert health_pb2.HealthCheckResponse.SERVING == answer.status
+            slowest = max(slowest, time.monotonic() - started)
+    return slowest
+
+
+async def test_200_calls_on_a_queue_of_16(daemon: RunningDaemon) -> None:
+    """Each is answered or told when to come back, health answers within a second, and then all is as before."""
+    stop = asyncio.Event()
+    checking = asyncio.create_task(slowest_check(daemon, stop))
+    outcomes = await outcomes_of_calls(daemon, 200, "!slow 50 refund")
+    stop.set()
+    assert {"refund", "RESOURCE_EXHAUSTED QUEUE_FULL True"} == set(outcomes)
+    assert outcomes["refund"] >= 16
+    assert await checking < 1
+    assert_well(daemon)
+
+
+async def test_health_is_answered_while_every_place_for_calls_is_taken(tmp_path: Path) -> None:
+    """With calls_max calls in progress more are told to come back, and health goes on answering."""
+    with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        stop = asyncio.Event()
+        checking = asyncio.create_task(slowest_check(daemon, stop))
+        outcomes = await outcomes_of_calls(daemon, 200, "!slow 50 refund")
+        stop.set()
+        assert await checking < 1
+        assert {"refund", "RESOURCE_EXHAUSTED QUEUE_FULL True"} == set(outcomes)
+        with Callers(daemon, "intent") as callers:
+            callers.wait_for_answers(10)
+    assert [] == callers.lost
+
+
+def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
+    """More watches than there are places for calls starve neither calls nor health checks."""
+    with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon, daemon.client() as client:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        with grpc.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+            watches = [watch(b"") for _ in range(100)]
+            with contextlib.suppress(grpc.RpcError):
+                for each in watches:
+                    next(each)  # it has begun, or was refused
+            assert client.serving()
+            assert "refund" == client.classify("intent", ["refund"])[0].label

@@ -1,0 +1,198 @@
+"""The memory contract on real children: what is reckoned is what is taken, and what does not fit is never loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import llama_cpp as llama
+import pytest
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine.pool import EnginePool, resident_bytes
+from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.protocol import Attach, Attached, Done, Failed, FromChild, Load, Ready, Run
+from edge_agent.errors import MemoryShort
+from edge_agent.formats import manifest
+from tests import bundles, models
+from tests.eventually import eventually
+
+MIB = 2**20
+BARE_BYTES_MAX = 100 * MIB  # a child with its libraries and no model
+REFUSAL_SECONDS_MAX = 10.0
+INPUTS = 2
+BundleMaker = Callable[[Path], Path]
+
+
+@dataclass
+class Talk:
+    """What a child said."""
+
+    process: ChildProcess
+    heard: list[FromChild] = field(default_factory=list)
+
+    async def next(self, kind: type[FromChild]) -> FromChild:
+        """Wait for a message of that kind."""
+
+        def found() -> list[FromChild]:
+            assert kind is Failed or not any(isinstance(each, Failed) for each in self.heard), self.heard
+            return [each for each in self.heard if isinstance(each, kind)]
+
+        await eventually(lambda: bool(found()), seconds=60)
+        return found()[-1]
+
+
+@contextlib.asynccontextmanager
+async def child() -> AsyncIterator[Talk]:
+    """Start a child; kill it in the end."""
+    heard: list[FromChild] = []
+    process = await ChildProcess.spawn(heard.append, lambda _: None)
+    try:
+        yield Talk(process, heard)
+    finally:
+        process.kill()
+        await process.ended()
+
+
+def load_of(folder: Path, memory_bytes_max: int = 0, threads: int = 2) -> Load:
+    """Return what a pool would send for a bundle."""
+    about = bundles.manifest_of(folder)
+    return Load(
+        runtime=about.runtime,
+        weights=bundles.paths_of(folder)["weights"],
+        context_tokens=about.engine.context_tokens,
+        kv_type=about.engine.kv_type,
+        threads=threads,
+        readable=(str(folder),),
+        memory_bytes_max=memory_bytes_max,
+    )
+
+
+def smollm2_q4_1(folder: Path) -> Path:
+    return bundles.smollm2_bundle(folder, "generate")
+
+
+def smollm2_q4_0(folder: Path) -> Path:
+    """Return a bundle in a type of which ggml keeps a second copy for this processor."""
+    bundles.smollm2_bundle(folder, "generate")
+    params = llama.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize, params.nthread = llama.LLAMA_FTYPE_MOSTLY_Q4_0, True, 2
+    source, target = (str(path).encode() for path in (models.smollm2_path(), folder / "model.gguf"))
+    assert 0 == llama.llama_model_quantize(source, target, ctypes.byref(params))
+    return folder
+
+
+def minilm(folder: Path) -> Path:
+    return bundles.minilm_bundle(folder)
+
+
+async def worked(talk: Talk, folder: Path) -> int:
+    """Load a bundle and compute inputs as long as it allows; return the reckoned need."""
+    talk.process.send(load_of(folder))
+    ready = await talk.next(Ready)
+    assert isinstance(ready, Ready)
+    about = bundles.manifest_of(folder)
+    talk.process.send(Attach(digest="a", manifest=manifest.encode(about), paths=bundles.paths_of(folder)))
+    await talk.next(Attached)
+    text = " the" * (about.task.limits.input_tokens_max - 40)
+    for number in range(INPUTS):
+        talk.process.send(Run(job_id=str(number), digest="a", text=text, output_tokens_max=4))
+    await eventually(lambda: INPUTS == sum(isinstance(each, Done) for each in talk.heard), seconds=60)
+    return int(ready.details["memory_estimated_bytes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", [smollm2_q4_1, smollm2_q4_0, minilm])
+async def test_the_reckoning_is_an_upper_bound_and_not_a_loose_one(tmp_path: Path, bundle: BundleMaker) -> None:
+    """After full-length inputs a child holds at most what was reckoned before loading, and at least two thirds."""
+    folder = bundle(tmp_path)
+    async with child() as talk:
+        reckoned = await worked(talk, folder)
+        taken = resident_bytes(talk.process.pid)
+    assert taken <= reckoned <= 1.5 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
+
+
+@pytest.mark.parametrize("bundle", [smollm2_q4_1, minilm])
+async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMaker) -> None:
+    """A need one byte over the limit is refused, with all numbers, by a child that has loaded nothing; one that fits
+    exactly is loaded."""
+    folder = bundle(tmp_path)
+    async with child() as talk:
+        started = time.monotonic()
+        talk.process.send(load_of(folder, memory_bytes_max=200 * MIB))
+        refused = await talk.next(Failed)
+        seconds = time.monotonic() - started
+        taken = resident_bytes(talk.process.pid)
+    assert isinstance(refused, Failed)
+    assert ("", "MEMORY_SHORT") == (refused.job_id, refused.reason)
+    parts = ("weights", "copies", "cache", "compute", "process")
+    needed = int(refused.metadata["needed_bytes"])
+    assert needed == sum(int(refused.metadata[f"{part}_bytes"]) for part in parts)
+    assert str(200 * MIB) == refused.metadata["available_bytes"]
+    assert f"needs {needed / 1e6:.1f} MB" in refused.message
+    assert taken < BARE_BYTES_MAX
+    assert seconds < REFUSAL_SECONDS_MAX
+    async with child() as talk:
+        talk.process.send(load_of(folder, memory_bytes_max=needed))
+        ready = await talk.next(Ready)
+    assert isinstance(ready, Ready)
+    assert [str(needed)] * 2 == [ready.details["memory_estimated_bytes"], ready.details["memory_limit_bytes"]]
+
+
+async def attached(pool: EnginePool, folder: Path, digest: str) -> None:
+    about = bundles.manifest_of(folder)
+    paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
+    await pool.attach(digest, about, manifest.encode(about), paths)
+
+
+async def test_engines_share_one_cap(tmp_path: Path) -> None:
+    """The cap is for all engines: what one takes is not there for the next, and comes back when it stops. Two that are
+    loaded at once are not promised the same memory."""
+    one = bundles.tiny_onnx_bundle(tmp_path / "a")
+    other = bundles.tiny_onnx_bundle(tmp_path / "b", engine={"context_tokens": 2048})
+    pool = EnginePool(EngineConfig(memory_bytes_max=160 * MIB, cpu_threads=1), lambda: None, [tmp_path])
+    try:
+        results = await asyncio.gather(
+            attached(pool, one, "one"), attached(pool, other, "other"), return_exceptions=True
+        )
+        assert [type(None), MemoryShort] == [type(result) for result in results]
+        assert pool.ready("one")
+        await pool.detach("one", drain_seconds=0)
+        await attached(pool, other, "other")
+        assert pool.ready("other")
+    finally:
+        await pool.stop()
+
+
+async def test_a_bundle_may_ask_for_more(tmp_path: Path) -> None:
+    """What `requires.memory_bytes` says is held against what is available, before anything is loaded."""
+    folder = bundles.tiny_onnx_bundle(tmp_path, requires={"memory_bytes": 2**50})
+    pool = EnginePool(EngineConfig(), lambda: None, [tmp_path])
+    try:
+        with pytest.raises(MemoryShort, match=r"the bundle asks for 1125899906\.8 MB of memory"):
+            await attached(pool, folder, "a")
+        assert [] == pool.statuses()
+    finally:
+        await pool.stop()
+
+
+async def test_pausing_gives_back_what_only_one_bundle_holds(tmp_path: Path) -> None:
+    """A bundle that is alone on its engine can be replaced by one of another engine; where an engine is shared, or is
+    there already, pausing would free nothing."""
+    one = bundles.echo_bundle(tmp_path / "a")
+    other = bundles.manifest_of(bundles.echo_bundle(tmp_path / "b", weights=b"other"))
+    pool = EnginePool(EngineConfig(), lambda: None, [tmp_path])
+    try:
+        await attached(pool, one, "one")
+        assert pool.replaces("one", other)
+        assert not pool.replaces("one", bundles.manifest_of(one))
+        assert not pool.replaces("unknown", other)
+        await attached(pool, one, "two")
+        assert not pool.replaces("one", other)
+    finally:
+        await pool.stop()
