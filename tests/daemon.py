@@ -7,11 +7,11 @@ with RunningDaemon(tmp_path) as daemon, daemon.client() as client:
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,7 @@ class RunningDaemon:
         """Note what to start."""
         self.state_dir = folder / "state"
         # Socket paths are limited to 107 bytes, and pytest's folders are long.
-        self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
+        self.run_dir = Path("/tmp") / f"ea-{secrets.token_hex(4)}"
         self.log = folder / "daemon.log"
         self._config = folder / "agent.yaml"
         folder.mkdir(parents=True, exist_ok=True)

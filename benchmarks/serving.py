@@ -1,0 +1,46 @@
+"""What the daemon adds to the models: latency, throughput, streams, a busy neighbour, a killed child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.bare.encoder import Encoder
+from benchmarks.bars import Bar, main
+from benchmarks.classifying import measure_classifying, texts_of
+from benchmarks.killing import measure_killing
+from benchmarks.streaming import measure_streaming
+from tests.bundles import minilm_bundle, smollm2_bundle
+from tests.daemon import RunningDaemon
+
+THREADS = len(os.sched_getaffinity(0))
+
+
+def measure() -> list[Bar]:
+    """Start a daemon for each part: the encoder alone, the decoder alone, both."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        limits = {"input_tokens_max": 512, "output_tokens_max": 128}
+        encoder = minilm_bundle(folder / "encoder", "classify")
+        decoder = smollm2_bundle(folder / "decoder", "generate", task={"limits": limits})
+        texts = texts_of(Encoder(encoder))
+        threads = {"engine": {"cpu_threads": THREADS}}
+        with RunningDaemon(folder / "one", **threads) as daemon:
+            daemon.install(encoder)
+            bars = asyncio.run(measure_classifying(daemon.inference, encoder, texts))
+        with RunningDaemon(folder / "two", **threads) as daemon:
+            daemon.install(decoder)
+            bars += asyncio.run(measure_streaming(daemon.inference, decoder / "model.gguf", THREADS))
+        both = RunningDaemon(folder / "both", **threads)
+        with both:
+            both.install(encoder, decoder)
+        with both:
+            bars += asyncio.run(measure_killing(both, texts))
+        return bars
+
+
+if __name__ == "__main__":
+    sys.exit(main(measure))
