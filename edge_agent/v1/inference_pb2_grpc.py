@@ -29,7 +29,8 @@ class InferenceServiceStub:
     """Answers from the models on this machine.
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
-    google.rpc.RetryInfo. A deadline set by the caller reaches the model; a cancelled call stops it.
+    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
+    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a cancelled call stops it.
     """
 
     def __init__(self, channel):
@@ -74,7 +75,8 @@ class InferenceServiceServicer:
     """Answers from the models on this machine.
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
-    google.rpc.RetryInfo. A deadline set by the caller reaches the model; a cancelled call stops it.
+    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
+    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a cancelled call stops it.
     """
 
     def Classify(self, request, context):
@@ -164,7 +166,8 @@ class InferenceService:
     """Answers from the models on this machine.
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
-    google.rpc.RetryInfo. A deadline set by the caller reaches the model; a cancelled call stops it.
+    google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
+    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a cancelled call stops it.
     """
 
     @staticmethod
