@@ -385,7 +385,7 @@ def test_truncated_weights_are_refused(tmp_path: Path, size: int, reason: str) -
 
 def test_missing_weights_and_too_much_context_are_refused(tmp_path: Path) -> None:
     """A missing file, and a context that the model was not trained for, are load errors."""
-    with pytest.raises(ModelLoadFailed, match=r"none\.gguf cannot be read: No such file"):
+    with pytest.raises(ModelLoadFailed, match=r"none\.gguf does not load: No such file"):
         load(tmp_path / "none.gguf")
     with pytest.raises(ModelLoadFailed, match=r"'context_tokens' is 9000; .* was trained with 8192"):
         LlamaRuntime().load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=9000))
