@@ -194,7 +194,7 @@ class EnginePool:
         """Set the threads with which each engine starts next; one that runs keeps what it has until then."""
         # While a task moves from one engine to another, the newer is counted and not both.
         latest = {self._tasks[digest]: engine for digest, engine in self._by_digest.items()}
-        engines = set(latest.values())
+        engines = {engine for engine in latest.values() if engine.load.runtime != "echo"}  # echo computes nothing
         for engine in engines:
             engine.load.threads = share(self._threads, len(engines))
 

@@ -95,3 +95,13 @@ async def test_a_confined_child_answers_on_several_threads(tmp_path):
         together = await answers(pool, digest, texts, "together")
         for one, other in zip(alone, together, strict=True):
             assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-5
+
+
+async def test_echo_takes_no_share(tmp_path):
+    """An engine that computes nothing leaves the others all threads, also when they start again."""
+    async with pool_on(tmp_path, cpu_threads=4) as pool:
+        directory = bundles.echo_bundle(tmp_path / "echo", name="echo")
+        stored = (directory / MANIFEST_NAME).read_bytes()
+        await pool.attach("echo", bundles.manifest_of(directory), stored, {})
+        await attach(pool, tmp_path, "first", 512)
+        assert ["4"] == [status.details["threads"] for status in pool.statuses() if status.runtime == "onnx"]
