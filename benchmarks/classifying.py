@@ -12,7 +12,7 @@ from itertools import cycle, pairwise
 from pathlib import Path
 
 from benchmarks.bare.encoder import Encoder
-from benchmarks.bare.prototype import Prototype, classify_of
+from benchmarks.bare.prototype import Prototype
 from benchmarks.bars import Bar, median
 from edge_agent.client.aio import AsyncClient
 from tests import pos_intents
@@ -21,8 +21,8 @@ TASK = "pos-intent"
 TOKENS_MIN, TOKENS_MAX = 16, 32
 CLIENTS = 16
 WARM_CALLS = 50
-ROUNDS, CALLS = 80, 12
-THROUGHPUT_ROUNDS, THROUGHPUT_SECONDS = 8, 1.5
+ROUNDS, CALLS = 30, 30
+THROUGHPUT_ROUNDS, THROUGHPUT_SECONDS = 8, 1.0
 
 Call = Callable[[str], Awaitable[object]]
 
@@ -42,16 +42,14 @@ async def measure_classifying(target: str, bundle: Path, texts: Sequence[str]) -
         encoder.classify(text)
 
     with Prototype(bundle) as prototype:
-        async with AsyncClient(target) as client, prototype.channel() as channel:
-            bare = classify_of(channel)
+        async with AsyncClient(target) as daemon, AsyncClient(prototype.target) as bare:
 
             async def by_daemon(text: str) -> None:
-                await client.classify(TASK, [text])
+                await daemon.classify(TASK, [text])
 
             async def by_prototype(text: str) -> None:
-                await bare(text.encode())
+                await bare.classify(TASK, [text])
 
-            await bare(texts[0].encode(), wait_for_ready=True)
             added = await _added([by_daemon, by_prototype, directly], texts)
             throughput = await _throughput(by_daemon, directly, texts)
     return [

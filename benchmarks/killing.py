@@ -19,6 +19,9 @@ CALLERS = 4
 KILLS = 2  # of each engine
 WARM_SECONDS, AFTER_SECONDS, ANSWER_SECONDS_MAX = 1.0, 1.0, 60.0
 AGAIN_SECONDS = 0.02
+LAST_WORDS_SECONDS = (
+    0.25  # what the dead child had said is read by then, and no other has begun: see restart_seconds_first
+)
 TASKS = {"onnx": "pos-intent", "llama": "assistant"}
 
 
@@ -27,8 +30,8 @@ class Load:
     """Callers of one engine that never stop, and what became of their calls."""
 
     call: Callable[[], Awaitable[None]]
-    good: list[tuple[float, float]] = field(default_factory=list)
-    """When each good call began and ended."""
+    good: list[float] = field(default_factory=list)
+    """When each good call ended."""
     failed: list[float] = field(default_factory=list)
     """When each failed call ended."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -36,19 +39,18 @@ class Load:
     async def caller(self) -> None:
         """Call for ever."""
         while True:
-            started = time.monotonic()
             try:
                 await self.call()
-                self.good.append((started, time.monotonic()))
+                self.good.append(time.monotonic())
                 self.news.set()
             except CallFailed:
                 self.failed.append(time.monotonic())
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def answered(self, after: float) -> float:
-        """Wait for the first good call that began after that time; return when it ended."""
+        """Wait for the first good call that ended after that time; return when."""
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            while not (ends := [end for start, end in self.good if start > after]):
+            while not (ends := [end for end in self.good if end > after]):
                 self.news.clear()
                 await self.news.wait()
         return ends[0]
@@ -91,7 +93,7 @@ async def _kill(daemon: RunningDaemon, runtime: str, loads: dict[str, Load]) -> 
         engine = next(each for each in admin.status().engines if each.runtime == runtime)
     killed = time.monotonic()
     os.kill(engine.pid, signal.SIGKILL)
-    answered = await loads[runtime].answered(killed)
+    answered = await loads[runtime].answered(killed + LAST_WORDS_SECONDS)
     await asyncio.sleep(AFTER_SECONDS)
     others = [load for name, load in loads.items() if name != runtime]
     failed = sum(at > killed for load in others for at in load.failed)

@@ -1,4 +1,4 @@
-"""The prototype as the benchmark uses it: started in a `with` block, called over its Unix socket."""
+"""The prototype as the benchmark uses it: started in a `with` block, called over its Unix socket like the daemon."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import grpc.aio
-
-from benchmarks.bare.server import METHOD, SERVICE
+from typing import Self
 
 
 class Prototype:
@@ -21,12 +17,15 @@ class Prototype:
         """Note the bundle directory."""
         self._folder = folder
         self._run_dir = tempfile.TemporaryDirectory(prefix="ea-", dir="/tmp")  # socket paths are short
-        self._address = f"unix:{self._run_dir.name}/prototype.sock"
+        self.target = f"unix:{self._run_dir.name}/prototype.sock"
 
     def __enter__(self) -> Self:
-        """Start; a call waits until it listens."""
-        command = [sys.executable, "-m", "benchmarks.bare.server", self._address, str(self._folder)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
+        """Start, and wait until it listens."""
+        command = [sys.executable, "-m", "benchmarks.bare.server", self.target, str(self._folder)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)  # noqa: S603 - our own module
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
         return self
 
     def __exit__(
@@ -35,12 +34,3 @@ class Prototype:
         """End."""
         self._process.communicate()
         self._run_dir.cleanup()
-
-    def channel(self) -> grpc.aio.Channel:
-        """Open a connection."""
-        return grpc.aio.insecure_channel(self._address)
-
-
-def classify_of(channel: grpc.aio.Channel) -> Any:
-    """Return the call: text in UTF-8 in, msgpack out."""
-    return channel.unary_unary(f"/{SERVICE}/{METHOD}", None, None)

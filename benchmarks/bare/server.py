@@ -1,6 +1,7 @@
-"""The prototype: grpc.aio on uvloop, bytes in and out, handing each text to one child over a socketpair.
+"""The prototype: grpc.aio on uvloop, handing each text to one child over a socketpair.
 
-It checks nothing, bounds nothing and survives nothing: it is what a call must cost with this division into processes.
+It speaks the API's messages, so that the same client calls it and the daemon, but fills in the scores alone. It checks
+nothing, bounds nothing and survives nothing: it is what a call must cost with this division into processes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import msgspec
 import uvloop
 
 from benchmarks.bare.child import LENGTH
+from edge_agent.v1 import inference_pb2 as pb
 
-SERVICE, METHOD = "prototype.Prototype", "Classify"
+SERVICE, METHOD = "edge_agent.v1.InferenceService", "Classify"
 
 
 class _Pipe(asyncio.Protocol):
@@ -66,16 +68,21 @@ async def _serve(address: str, folder: str) -> None:
     _, pipe = await asyncio.get_running_loop().create_unix_connection(_Pipe, sock=ours)
     await pipe.ready
 
-    encode = msgspec.msgpack.Encoder().encode
-
-    async def classify(request: bytes, _context: object) -> bytes:
-        return encode(await pipe.classify(request.decode()))
+    async def classify(request: pb.ClassifyRequest, _context: object) -> pb.ClassifyResponse:
+        response = pb.ClassifyResponse()
+        add = response.results.add().classification.scores.add
+        for score in await pipe.classify(request.texts[0]):
+            add().score = score
+        return response
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(classify)
+    handler = grpc.unary_unary_rpc_method_handler(
+        classify, pb.ClassifyRequest.FromString, pb.ClassifyResponse.SerializeToString
+    )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
     server.add_insecure_port(address)
     await server.start()
+    print("listening", flush=True)  # noqa: T201 - a pipe
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with the benchmark
     child.kill()
 

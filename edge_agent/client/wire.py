@@ -109,7 +109,7 @@ def _confidence(confidence: task_pb2.Confidence) -> dict[str, Any]:
 def _classification(message: inference_pb2.Classification) -> Classification:
     return Classification(
         label=message.label,
-        scores=tuple((score.label, score.score) for score in message.scores),
+        scores=tuple([(score.label, score.score) for score in message.scores]),
         label_mass=message.label_mass,
         **_confidence(message.confidence),
         **_shared(message.provenance),

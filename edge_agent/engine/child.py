@@ -78,21 +78,17 @@ class Child:
             self._socket.sendall(data)
 
     def _handle(self, message: protocol.ToChild) -> None:
-        match message:
-            case protocol.Run(job_id=about) | protocol.Attach(digest=about):
-                fallback: type[EdgeAgentError] = ModelFailed
-            case _:
-                about, fallback = "", ModelLoadFailed
         try:
             self._send(self._act(message))
         except EdgeAgentError as error:
-            self._send([failed(about, error)])
+            self._send([failed(_about(message), error)])
         except (BrokenPipeError, ConnectionResetError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library throws becomes that request's failure.
             traceback.print_exc()
-            self._send([failed(about, fallback(f"the runtime raised {type(error).__name__}"))])
+            fallback = ModelLoadFailed if isinstance(message, protocol.Load) else ModelFailed
+            self._send([failed(_about(message), fallback(f"the runtime raised {type(error).__name__}"))])
 
     def _load(self, message: protocol.Load) -> protocol.Ready:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
@@ -105,6 +101,9 @@ class Child:
 
     def _act(self, message: protocol.ToChild) -> Iterable[protocol.Message]:
         match message:
+            case protocol.Run() if self._runtime is not None:
+                self._runtime.submit(message)
+                return []
             case protocol.Load():
                 return [self._load(message)]
             case protocol.Ping():
@@ -115,8 +114,6 @@ class Child:
         if self._runtime is None:  # its load failed, and this was on its way already
             return []
         match message:
-            case protocol.Run():
-                self._runtime.submit(message)
             case protocol.Cancel():
                 return self._runtime.cancel(message.job_id)
             case protocol.Detach():
@@ -125,6 +122,14 @@ class Child:
                 self._runtime.attach(message.digest, manifest.parse(message.manifest), message.paths)
                 return [protocol.Attached(digest=message.digest)]
         return []
+
+
+def _about(message: protocol.ToChild) -> str:
+    """Return what a failure names: the job, the bundle, or nothing for the load."""
+    match message:
+        case protocol.Run(job_id=about) | protocol.Attach(digest=about):
+            return about
+    return ""
 
 
 def _memory_limit(message: protocol.Load) -> int:

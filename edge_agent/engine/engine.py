@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -162,13 +162,16 @@ class Engine:
 
     def reserve(self, digest: str, jobs: int) -> None:
         """Raise QueueFull, EngineNotReady or ModelLoadFailed unless `jobs` more would be taken now."""
+        self._require_ready(digest)
+        self._jobs.reserve(jobs)
+
+    def _require_ready(self, digest: str) -> None:
         if self.state is State.FAILED:
             raise ModelLoadFailed(f"the model does not load: {self.problem}")
         if not self.ready(digest):
             self._raise_failed_attach(digest)
             pause = self._config.restart_seconds_first
             raise EngineNotReady(f"the model is {BUSY[self.state]}", retry_seconds=pause, state=self.state.value)
-        self._jobs.reserve(jobs)
 
     def _raise_failed_attach(self, digest: str) -> None:
         """Raise what one bundle failed with while the engine itself answers."""
@@ -184,13 +187,13 @@ class Engine:
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
         """
-        self.reserve(run.digest, 1)
+        self._require_ready(run.digest)
         return self._jobs.events(run, deadline, priority)
 
-    async def answer(self, run: protocol.Run, deadline: float, priority: int = 0) -> Answer:
+    def answer(self, run: protocol.Run, deadline: float, priority: int = 0) -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
-        self.reserve(run.digest, 1)
-        return await self._jobs.answer(run, deadline, priority)
+        self._require_ready(run.digest)
+        return self._jobs.answer(run, deadline, priority)
 
     async def stop(self) -> None:
         """End the child. Unfinished jobs end with EngineNotReady."""

@@ -60,12 +60,12 @@ class Job:
 
     run: protocol.Run
     ticket: Ticket
-    timer: asyncio.TimerHandle
-    """Ends the job at its deadline."""
     events: Mailbox = field(default_factory=Mailbox)
     sent_at: float = 0.0
     tries: int = 0
     streamed: bool = False
+    timer: asyncio.TimerHandle = field(init=False)
+    """Ends the job at its deadline."""
 
     def answer(self, done: protocol.Done) -> Answer:
         """End the job."""
@@ -119,7 +119,6 @@ class Jobs:
     ) -> AsyncGenerator[protocol.Chunk | Answer, None]:
         """Compute one input: yield its chunks, then its Answer. Leaving early cancels it."""
         job = self._take(run, deadline, priority)
-        self.pump()
         try:
             while isinstance(event := await job.events.get(), protocol.Chunk):
                 yield event
@@ -130,7 +129,6 @@ class Jobs:
     async def answer(self, run: protocol.Run, deadline: float, priority: int) -> Answer:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
         job = self._take(run, deadline, priority)
-        self.pump()
         try:
             done = await job.events.get()
             assert isinstance(done, protocol.Done), "only generate writes chunks"
@@ -179,7 +177,7 @@ class Jobs:
             else:
                 again.append(job.ticket)
         self._running.clear()
-        self._waiting.put_back(again)
+        self._waiting.put_back(again, alone=to_blame)
 
     def fail_all(self, error: EdgeAgentError) -> None:
         """End every job."""
@@ -204,9 +202,10 @@ class Jobs:
         self._quarantine.check(run, now)
         ticket = Ticket(run.job_id, now, priority)
         self._waiting.add(ticket)
-        # One timer for the whole job, not one for each event.
-        timer = asyncio.get_running_loop().call_at(deadline, self._too_late, run.job_id)
-        job = self._jobs[run.job_id] = Job(run, ticket, timer)
+        job = self._jobs[run.job_id] = Job(run, ticket)
+        self.pump()
+        # One timer for the whole job, not one for each event; and not before the child has it.
+        job.timer = asyncio.get_running_loop().call_at(deadline, self._too_late, run.job_id)
         return job
 
     def _too_late(self, job_id: str) -> None:

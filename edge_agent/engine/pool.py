@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,9 +131,9 @@ class EnginePool:
         """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds; 0 comes first."""
         return self._engine_of(run.digest).events(run, deadline, priority)
 
-    async def answer(self, run: Run, deadline: float, priority: int = 0) -> Answer:
+    def answer(self, run: Run, deadline: float, priority: int = 0) -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; see Engine.answer."""
-        return await self._engine_of(run.digest).answer(run, deadline, priority)
+        return self._engine_of(run.digest).answer(run, deadline, priority)
 
     def in_flight(self, digest: str) -> int:
         """Return how many inputs the child behind a bundle is computing."""

@@ -2,8 +2,8 @@
 
 Jobs start in the order of their turn: the time they came, and PRIORITY_SECONDS later for each step of priority. So an
 operator's call overtakes the devices' that came within the last second or so, and no job waits for ever: whoever comes
-later than that stands behind it. A job that must run alone (it was in flight when a child crashed) comes before all
-others, waits until nothing else runs, and while it runs nothing else starts.
+later than that stands behind it. Jobs that were in flight when a child died come before all others. One that may have
+been the cause must run alone: it waits until nothing else runs, and while it runs nothing else starts.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Waiting:
         self.reserve(1)
         insort(self._tickets, ticket, key=lambda other: other.turn)
 
-    def put_back(self, tickets: list[Ticket]) -> None:
-        """Take jobs that were in flight at a crash, in front and in their order, each to run alone."""
+    def put_back(self, tickets: list[Ticket], *, alone: bool) -> None:
+        """Take jobs that were in flight when a child died, in front and in order; `alone`: one may be the cause."""
         for ticket in tickets:
-            ticket.alone = True
+            ticket.alone = ticket.alone or alone
         self._again[:0] = tickets
 
     def discard(self, job_id: str) -> bool:
@@ -80,7 +80,7 @@ class Waiting:
         if len(running) >= running_max or any(ticket.alone for ticket in running):
             return None
         if self._again:
-            return None if running else self._again.pop(0)
+            return None if self._again[0].alone and running else self._again.pop(0)
         return self._tickets.pop(0) if self._tickets else None
 
     def clear(self) -> None:

@@ -6,8 +6,7 @@ one counts inference alone and stands below gRPC's, which keeps RESERVED_CALLS f
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from types import TracebackType
 
 from edge_agent.errors import Draining, QueueFull
 
@@ -16,7 +15,7 @@ RETRY_SECONDS = 1.0
 
 
 class Admission:
-    """The count of one daemon."""
+    """The count of one daemon; a call is a `with` block."""
 
     def __init__(self, calls_max: int, drain_seconds: float) -> None:
         """Take at most that many calls at a time."""
@@ -25,9 +24,8 @@ class Admission:
         self._calls = 0
         self.draining = False
 
-    @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
-        """Count a call while the block runs. Raises Draining, QueueFull."""
+    def __enter__(self) -> None:
+        """Count a call until the end of the block. Raises Draining, QueueFull."""
         if self.draining:
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._drain_seconds)
         if self._calls >= self._calls_max:
@@ -37,7 +35,9 @@ class Admission:
                 limit=self._calls_max,
             )
         self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count it no longer."""
+        self._calls -= 1

@@ -1,4 +1,7 @@
-"""From what an engine computed to the answer a device gets: pure, one function for each task kind."""
+"""From what an engine computed to the answer a device gets: pure, one function for each task kind.
+
+Each fills a message where it lies in the response: one made outside would be copied into it, in every call.
+"""
 
 from __future__ import annotations
 
@@ -27,41 +30,36 @@ class Finished:
     prediction_id: str
     device: str
 
-    def provenance(self, decision: Decision = _UNDECIDED) -> task_pb2.Provenance:
+    def explain(self, message: task_pb2.Provenance, decision: Decision = _UNDECIDED) -> None:
         """Write where the answer comes from."""
-        done = self.answer.done
-        return task_pb2.Provenance(
-            prediction_id=self.prediction_id,
-            bundle=messages.bundle_ref(self.bundle),
-            route=messages.ROUTES[decision.route],
-            timings=task_pb2.Timings(
-                queue_ms=self.answer.queue_ms, prefill_ms=done.prefill_ms, decode_ms=done.decode_ms
-            ),
-            device=self.device,
-            degraded=decision.degraded,
-            input_tokens=done.input_tokens,
-            output_tokens=done.output_tokens,
-        )
+        done, manifest = self.answer.done, self.bundle.manifest
+        message.prediction_id = self.prediction_id
+        bundle, timings = message.bundle, message.timings
+        bundle.task, bundle.version, bundle.digest = manifest.task.name, manifest.version, self.bundle.digest
+        message.route = messages.ROUTES[decision.route]
+        timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, done.prefill_ms
+        timings.decode_ms = done.decode_ms
+        message.device = self.device
+        message.degraded.extend(decision.degraded)
+        message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
 
-def classification(finished: Finished, wish: Wish, top_k: int) -> pb.Classification:
+def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: int) -> None:
     """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores."""
     done, manifest = finished.answer.done, finished.bundle.manifest
     ranked = sorted(zip(done.scores, manifest.task.labels, strict=True), key=itemgetter(0), reverse=True)
     best_score, best_label = ranked[0]
     decision = decide(best_score, manifest.confidence, wish)
-    message = pb.Classification(
-        label="" if decision.route == "abstained" else best_label,
-        confidence=_confidence(best_score, decision),
-        label_mass=done.label_mass,
-        provenance=finished.provenance(decision),
-    )
+    message.label = "" if decision.route == "abstained" else best_label
+    message.label_mass = done.label_mass
     for score, label in ranked[: top_k or None]:
-        message.scores.add(label=label, score=score)
-    return message
+        pair = message.scores.add()
+        pair.label, pair.score = label, score
+    _grade(message.confidence, best_score, decision)
+    finished.explain(message.provenance, decision)
 
 
-def extraction(finished: Finished, wish: Wish) -> pb.Extraction:
+def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> None:
     """Write the record: for each entity type the texts found, in order. Empty when the decision is to abstain."""
     done, text = finished.answer.done, finished.text
     decision = decide(done.confidence, finished.bundle.manifest.confidence, wish)
@@ -69,28 +67,27 @@ def extraction(finished: Finished, wish: Wish) -> pb.Extraction:
     record: dict[str, list[str]] = {label: [] for label in messages.entity_types(finished.bundle.manifest)}
     for entity in found:
         record.setdefault(entity.label, []).append(text[entity.start : entity.end])
-    return pb.Extraction(
-        json="" if decision.route == "abstained" else json.dumps(record, ensure_ascii=False),
-        entities=[
-            pb.Entity(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score) for e in found
-        ],
-        confidence=_confidence(done.confidence, decision),
-        provenance=finished.provenance(decision),
-    )
+    message.json = "" if decision.route == "abstained" else json.dumps(record, ensure_ascii=False)
+    for e in found:
+        message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
+    _grade(message.confidence, done.confidence, decision)
+    finished.explain(message.provenance, decision)
 
 
-def embedding(finished: Finished) -> pb.Embedding:
+def embed(message: pb.Embedding, finished: Finished) -> None:
     """Unpack the vector."""
     vector = finished.answer.done.vector
-    values = struct.unpack(f"<{len(vector) // 4}f", vector)
-    return pb.Embedding(values=values, provenance=finished.provenance())
+    message.values.extend(struct.unpack(f"<{len(vector) // 4}f", vector))
+    finished.explain(message.provenance)
 
 
-def finish(finished: Finished) -> pb.GenerateFinish:
+def finish(message: pb.GenerateFinish, finished: Finished) -> None:
     """Write the end of a generation."""
-    reason = messages.FINISHES[finished.answer.done.finish]
-    return pb.GenerateFinish(reason=reason, provenance=finished.provenance())
+    message.reason = messages.FINISHES[finished.answer.done.finish]
+    finished.explain(message.provenance)
 
 
-def _confidence(value: float, decision: Decision) -> task_pb2.Confidence:
-    return task_pb2.Confidence(value=value, threshold=decision.threshold, below_threshold=decision.below_threshold)
+def _grade(message: task_pb2.Confidence, value: float, decision: Decision) -> None:
+    message.value, message.below_threshold = value, decision.below_threshold
+    if decision.threshold is not None:
+        message.threshold = decision.threshold

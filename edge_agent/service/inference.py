@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -40,17 +40,18 @@ STOPS_MAX = 4
 STOP_CHARS_MAX = 64
 TEMPERATURE_MAX = 2.0
 
-Result = TypeVar("Result", pb.ClassifyResult, pb.ExtractResult, pb.EmbedResult)
+Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
 BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
 
 
 @dataclass(frozen=True)
-class _Batch(Generic[Result]):
+class _Batch(Generic[Response]):
     """How one kind of batch is answered."""
 
     kind: str
-    answer: Callable[[Finished], Result]
-    error: Callable[[task_pb2.InputError], Result]
+    response: type[Response]
+    write: Callable[[Any, Finished], None]
+    """Writes an answer into a result of the response."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +82,30 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
         """Choose one label for each input."""
         wish = _wish(request.on_low_confidence)
-        batch = _Batch(
-            "classify",
-            lambda done: pb.ClassifyResult(classification=answers.classification(done, wish, request.top_k)),
-            lambda error: pb.ClassifyResult(error=error),
-        )
-        return pb.ClassifyResponse(results=await self._deduplicated(request, context, batch))
+
+        def write(result: pb.ClassifyResult, finished: Finished) -> None:
+            answers.classify(result.classification, finished, wish, request.top_k)
+
+        return await self._deduplicated(request, context, _Batch("classify", pb.ClassifyResponse, write))
 
     @guard.call
     async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
         """Find typed values in each input."""
         wish = _wish(request.on_low_confidence)
-        batch = _Batch(
-            "extract",
-            lambda done: pb.ExtractResult(extraction=answers.extraction(done, wish)),
-            lambda error: pb.ExtractResult(error=error),
-        )
-        return pb.ExtractResponse(results=await self._deduplicated(request, context, batch))
+
+        def write(result: pb.ExtractResult, finished: Finished) -> None:
+            answers.extract(result.extraction, finished, wish)
+
+        return await self._deduplicated(request, context, _Batch("extract", pb.ExtractResponse, write))
 
     @guard.call
     async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
         """Turn each input into a vector."""
-        batch = _Batch(
-            "embed",
-            lambda done: pb.EmbedResult(embedding=answers.embedding(done)),
-            lambda error: pb.EmbedResult(error=error),
-        )
-        return pb.EmbedResponse(results=await self._deduplicated(request, context, batch))
+
+        def write(result: pb.EmbedResult, finished: Finished) -> None:
+            answers.embed(result.embedding, finished)
+
+        return await self._deduplicated(request, context, _Batch("embed", pb.EmbedResponse, write))
 
     @guard.call
     async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
@@ -115,15 +113,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
         device = self._engines.device(bundle.digest)
-        with self._admission.call():
-            async with contextlib.aclosing(self._engines.events(run, deadline, self._priority)) as events:
+        streaming = contextlib.aclosing(self._engines.events(run, deadline, self._priority))
+        with self._admission:
+            async with _expires(deadline), streaming as events:
                 async for event in events:
+                    message = pb.GenerateResponse()
                     if isinstance(event, Chunk):
-                        message = pb.GenerateResponse(text=event.text)
+                        message.text = event.text
                     else:
-                        finished = Finished(request.text, event, bundle, run.job_id, device)
-                        message = pb.GenerateResponse(finish=answers.finish(finished))
-                    await _write(context, message, deadline)
+                        answers.finish(message.finish, Finished(request.text, event, bundle, run.job_id, device))
+                    await context.write(message)
 
     @guard.call
     async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
@@ -163,30 +162,40 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise DeadlineExpired("the deadline had passed when the request arrived")
         return asyncio.get_running_loop().time() + seconds
 
-    async def _deduplicated(self, request: BatchRequest, context: guard.Context, batch: _Batch[Result]) -> list[Result]:
+    async def _deduplicated(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
         if not request.request_id:
             return await self._answer(request, context, batch)
-        window: Deduplicator[list[Result]] = self._windows[batch.kind]
+        window: Deduplicator[Response] = self._windows[batch.kind]
         content = request.SerializeToString(deterministic=True)
         return await window.run(request.request_id, content, lambda: self._answer(request, context, batch))
 
-    async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Result]) -> list[Result]:
+    async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
         """Compute every input of a request together."""
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
-        with self._admission.call():
+        with self._admission:
+            outcomes: list[Finished | EdgeAgentError]
             if len(request.texts) == 1:
-                return [batch.answer(await self._one(request.texts[0], bundle, deadline))]
-            self._engines.reserve(bundle.digest, len(request.texts))
-            computing = (self._one_or_error(text, bundle, deadline, batch) for text in request.texts)
-            return await asyncio.gather(*computing)
+                outcomes = [await self._one(request.texts[0], bundle, deadline)]
+            else:
+                self._engines.reserve(bundle.digest, len(request.texts))
+                computing = (self._one_or_error(text, bundle, deadline) for text in request.texts)
+                outcomes = await asyncio.gather(*computing)
+        response = batch.response()
+        for outcome in outcomes:
+            result = response.results.add()
+            if isinstance(outcome, EdgeAgentError):
+                result.error.CopyFrom(to_input_error(outcome))
+            else:
+                batch.write(result, outcome)
+        return response
 
-    async def _one_or_error(self, text: str, bundle: InstalledBundle, deadline: float, batch: _Batch[Result]) -> Result:
+    async def _one_or_error(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished | EdgeAgentError:
         try:
-            return batch.answer(await self._one(text, bundle, deadline))
+            return await self._one(text, bundle, deadline)
         except EdgeAgentError as error:
-            return batch.error(to_input_error(error))
+            return error
 
     async def _one(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
         _check_text(text)
@@ -195,13 +204,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return Finished(text, await self._engines.answer(run, deadline, self._priority), bundle, run.job_id, device)
 
 
-async def _write(context: guard.Context, message: pb.GenerateResponse, deadline: float) -> None:
-    """Send a piece. A caller who does not read holds its place until the deadline and no longer."""
+@contextlib.asynccontextmanager
+async def _expires(deadline: float) -> AsyncIterator[None]:
+    """End a stream at its deadline, also when it is the caller who does not read."""
     try:
         async with asyncio.timeout_at(deadline):
-            await context.write(message)
+            yield
     except TimeoutError:
-        raise DeadlineExpired("the caller did not read the stream before the deadline") from None
+        raise DeadlineExpired("the deadline passed before the stream was written and read") from None
 
 
 def _wish(on_low_confidence: int) -> Wish:

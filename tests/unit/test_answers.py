@@ -9,6 +9,7 @@ import pytest
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.formats.manifest import Manifest, digest_of, encode
+from edge_agent.routing.policy import Wish
 from edge_agent.service import answers
 from edge_agent.service.answers import Finished
 from edge_agent.store.state import InstalledBundle
@@ -40,6 +41,30 @@ def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -
     return Finished(text, answer, bundle, prediction_id="p-1", device="cpu")
 
 
+def classification(done: Finished, wish: Wish, top_k: int) -> pb.Classification:
+    message = pb.Classification()
+    answers.classify(message, done, wish, top_k)
+    return message
+
+
+def extraction(done: Finished, wish: Wish) -> pb.Extraction:
+    message = pb.Extraction()
+    answers.extract(message, done, wish)
+    return message
+
+
+def embedding(done: Finished) -> pb.Embedding:
+    message = pb.Embedding()
+    answers.embed(message, done)
+    return message
+
+
+def finish(done: Finished) -> pb.GenerateFinish:
+    message = pb.GenerateFinish()
+    answers.finish(message, done)
+    return message
+
+
 def ranking(answer: pb.Classification) -> list[tuple[str, float]]:
     """Return the labels with their scores, in the order of the answer."""
     return [(pair.label, pair.score) for pair in answer.scores]
@@ -47,7 +72,7 @@ def ranking(answer: pb.Classification) -> list[tuple[str, float]]:
 
 def test_the_likeliest_label_wins():
     """The label with the highest score is the answer, and all are ranked by score."""
-    answer = answers.classification(finished("classify", scores=(0.05, 0.8, 0.15), label_mass=0.9), "answer", 0)
+    answer = classification(finished("classify", scores=(0.05, 0.8, 0.15), label_mass=0.9), "answer", 0)
     assert "price" == answer.label
     assert [("price", 0.8), ("stock", 0.15), ("refund", 0.05)] == ranking(answer)
     assert 0.9 == answer.label_mass
@@ -57,7 +82,7 @@ def test_the_likeliest_label_wins():
 
 def test_equal_scores_keep_the_model_s_order():
     """Of labels with the same score the model's first one wins."""
-    answer = answers.classification(finished("classify", scores=(0.25, 0.375, 0.375)), "answer", 0)
+    answer = classification(finished("classify", scores=(0.25, 0.375, 0.375)), "answer", 0)
     assert ["price", "stock", "refund"] == [label for label, _ in ranking(answer)]
 
 
@@ -65,8 +90,8 @@ def test_equal_scores_keep_the_model_s_order():
 def test_top_k_cuts_the_ranking(top_k, shown):
     """As many scores are shown as asked for, the best first; 0 shows all."""
     done = finished("classify", scores=(0.05, 0.8, 0.15))
-    whole = ranking(answers.classification(done, "answer", 0))
-    assert whole[:shown] == ranking(answers.classification(done, "answer", top_k))
+    whole = ranking(classification(done, "answer", 0))
+    assert whole[:shown] == ranking(classification(done, "answer", top_k))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +104,7 @@ def test_top_k_cuts_the_ranking(top_k, shown):
 )
 def test_an_unsure_label_follows_the_wish(wish, label, route, degraded):
     """Below the threshold the label is given and marked, withheld, or given with the reason; the scores are shown."""
-    answer = answers.classification(finished("classify", scores=(0.3, 0.6, 0.1)), wish, 0)
+    answer = classification(finished("classify", scores=(0.3, 0.6, 0.1)), wish, 0)
     assert (label, route, degraded) == (answer.label, answer.provenance.route, list(answer.provenance.degraded))
     assert task_pb2.Confidence(value=0.6, threshold=0.75, below_threshold=True) == answer.confidence
     assert ("price", 0.6) == ranking(answer)[0]
@@ -88,23 +113,23 @@ def test_an_unsure_label_follows_the_wish(wish, label, route, degraded):
 def test_without_calibration_nothing_is_sure():
     """A bundle without a threshold has it unset, and every answer counts as below."""
     unsure = finished("classify", calibration=None, scores=(1.0, 0.0, 0.0))
-    answer = answers.classification(unsure, "answer", 0)
+    answer = classification(unsure, "answer", 0)
     assert task_pb2.Confidence(value=1.0, below_threshold=True) == answer.confidence
     assert not answer.confidence.HasField("threshold")
-    assert "" == answers.classification(unsure, "abstain", 0).label
+    assert "" == classification(unsure, "abstain", 0).label
 
 
 def test_scores_must_fit_the_labels():
     """A model with another number of scores than labels gets no answer through."""
     with pytest.raises(ValueError, match="zip"):
-        answers.classification(finished("classify", scores=(0.5, 0.5)), "answer", 0)
+        classification(finished("classify", scores=(0.5, 0.5)), "answer", 0)
 
 
 def test_the_record_has_every_type():
     """The record lists what was found for each entity type, in order, and an empty list for the others."""
     text = "two lamps and one lamp"
     found = (Found("product", 4, 9, 0.9), Found("product", 18, 22, 0.8))
-    answer = answers.extraction(finished("extract", text, entities=found), "answer")
+    answer = extraction(finished("extract", text, entities=found), "answer")
     assert {"product": ["lamps", "lamp"], "price": []} == json.loads(answer.json)
     assert [
         pb.Entity(label="product", text="lamps", start=4, end=9, score=0.9),
@@ -123,7 +148,7 @@ def test_the_record_has_every_type():
 )
 def test_places_count_code_points(text, start, end, found):
     """Start and end count Unicode code points, whatever their width in bytes or on the screen."""
-    answer = answers.extraction(finished("extract", text, entities=(Found("product", start, end, 1.0),)), "answer")
+    answer = extraction(finished("extract", text, entities=(Found("product", start, end, 1.0),)), "answer")
     (entity,) = answer.entities
     assert (start, end, found) == (entity.start, entity.end, entity.text)
     assert {"product": [found], "price": []} == json.loads(answer.json)
@@ -131,13 +156,13 @@ def test_places_count_code_points(text, start, end, found):
 
 def test_the_record_is_readable():
     """The record keeps letters beyond ASCII as they are."""
-    answer = answers.extraction(finished("extract", "漢字", entities=(Found("product", 0, 2, 1.0),)), "answer")
+    answer = extraction(finished("extract", "漢字", entities=(Found("product", 0, 2, 1.0),)), "answer")
     assert '{"product": ["漢字"], "price": []}' == answer.json
 
 
 def test_a_type_beyond_the_manifest_is_shown():
     """An entity of a type that the labels do not name is in the record all the same."""
-    answer = answers.extraction(finished("extract", "7", entities=(Found("size", 0, 1, 1.0),)), "answer")
+    answer = extraction(finished("extract", "7", entities=(Found("size", 0, 1, 1.0),)), "answer")
     assert {"product": [], "price": [], "size": ["7"]} == json.loads(answer.json)
 
 
@@ -148,7 +173,7 @@ def test_a_type_beyond_the_manifest_is_shown():
 def test_an_unsure_record_follows_the_wish(confidence, wish, withheld):
     """Below the threshold the record is withheld only when the caller asked to abstain; the confidence is shown."""
     entities = (Found("product", 0, 4, 0.9),)
-    answer = answers.extraction(finished("extract", "lamp", entities=entities, confidence=confidence), wish)
+    answer = extraction(finished("extract", "lamp", entities=entities, confidence=confidence), wish)
     assert withheld == (answer.json == "")
     assert withheld == (not answer.entities)
     assert withheld == (answer.provenance.route == task_pb2.ROUTE_ABSTAINED)
@@ -159,7 +184,7 @@ def test_an_unsure_record_follows_the_wish(confidence, wish, withheld):
 def test_a_vector_arrives_as_it_was(values):
     """The vector has the same numbers as the engine's bytes."""
     packed = struct.pack(f"<{len(values)}f", *values)
-    answer = answers.embedding(finished("embed", vector=packed))
+    answer = embedding(finished("embed", vector=packed))
     assert packed == struct.pack(f"<{len(values)}f", *answer.values)
     assert task_pb2.ROUTE_LOCAL == answer.provenance.route
 
@@ -167,7 +192,7 @@ def test_a_vector_arrives_as_it_was(values):
 @pytest.mark.parametrize(("word", "reason"), [("stop", pb.FINISH_REASON_STOP), ("length", pb.FINISH_REASON_LENGTH)])
 def test_the_end_says_why(word, reason):
     """The end of a generation has its reason."""
-    assert reason == answers.finish(finished("generate", finish=word)).reason
+    assert reason == finish(finished("generate", finish=word)).reason
 
 
 def test_every_answer_says_where_it_comes_from():
@@ -182,4 +207,4 @@ def test_every_answer_says_where_it_comes_from():
         input_tokens=9,
         output_tokens=4,
     )
-    assert expected == answers.finish(done).provenance
+    assert expected == finish(done).provenance

@@ -64,6 +64,7 @@ class Queue(RuleBasedStateMachine):
         self.waiting = Waiting(LIMIT)
         self.queued: list[str] = []
         self.again: list[str] = []
+        self.alone: set[str] = set()
         self.running: list[Ticket] = []
         self.count = 0
 
@@ -84,7 +85,8 @@ class Queue(RuleBasedStateMachine):
         """The next job is the first that a crash put back, and it runs alone; otherwise the oldest."""
         alone = any(ticket.alone for ticket in self.running)
         ticket = self.waiting.next(self.running, RUNNING_MAX)
-        if alone or len(self.running) == RUNNING_MAX or (self.again and self.running):
+        must_wait = bool(self.running) and bool(self.again) and self.again[0] in self.alone
+        if alone or len(self.running) == RUNNING_MAX or must_wait:
             assert ticket is None
         elif self.again or self.queued:
             assert ticket is not None
@@ -99,11 +101,12 @@ class Queue(RuleBasedStateMachine):
         """A running job ends."""
         self.running.pop()
 
-    @rule()
-    def crash(self) -> None:
-        """Everything in flight comes back to the front."""
-        self.waiting.put_back(self.running)
+    @rule(alone=st.booleans())
+    def crash(self, alone: bool) -> None:
+        """Everything in flight comes back to the front; what may be the cause runs alone from then on."""
+        self.waiting.put_back(self.running, alone=alone)
         self.again[:0] = ids(self.running)
+        self.alone |= {ticket.job_id for ticket in self.running if alone}
         self.running = []
 
     @rule(data=st.data())
@@ -129,6 +132,6 @@ def test_clear_forgets_everything() -> None:
     """Waiting jobs and those put back are gone."""
     waiting = Waiting(LIMIT)
     waiting.add(Ticket("a", 0.0))
-    waiting.put_back([Ticket("b", 0.0)])
+    waiting.put_back([Ticket("b", 0.0)], alone=True)
     waiting.clear()
     assert (0, None) == (len(waiting), waiting.next([], 1))

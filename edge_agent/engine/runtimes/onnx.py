@@ -54,10 +54,7 @@ class _Bundle:
 class _Job:
     run: Run
     encoding: tokenizers.Encoding
-
-    @property
-    def row(self) -> Row:
-        return self.encoding.ids, self.encoding.type_ids
+    row: Row
 
 
 _Batch = list[tuple[_Job, Event]]
@@ -111,8 +108,9 @@ class OnnxRuntime:
         encoding = bundle.tokenizer.encode(job.text)
         if all(encoding.special_tokens_mask):
             raise EmptyInput("the input has no text that the tokenizer knows")
-        checked_length(len(encoding.ids), limit)
-        self._waiting[job.job_id] = _Job(job, encoding)
+        row = encoding.ids, encoding.type_ids
+        checked_length(len(row[0]), limit)
+        self._waiting[job.job_id] = _Job(job, encoding, row)
 
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job; what is computed for it already is computed to the end of its batch, in vain."""
@@ -130,8 +128,8 @@ class OnnxRuntime:
         while self._waiting and (idle := self._workers.idle):
             batch = self._next_batch(idle)
             self._workers.start(batch, lone=not self._waiting)
-        done = (pair for batch in self._workers.wait(self.mailbox) for pair in batch)
-        return [event for job, event in done if self._ended(job)]
+        batches = self._workers.wait(self.mailbox)
+        return [event for batch in batches for job, event in batch if self._ended(job)]
 
     def close(self) -> None:
         """Let running batches end, and free the model."""
@@ -149,12 +147,13 @@ class OnnxRuntime:
 
     def _next_batch(self, idle: int) -> Callable[[], _Batch]:
         """Take the oldest job, and with it those of its bundle that are nearest in length: one idle worker's share."""
-        digest = next(iter(self._waiting.values())).run.digest
-        waiting = [job for job in self._waiting.values() if job.run.digest == digest]
-        bundle = self._bundles[digest]
-        share = math.ceil(len(waiting) / idle)
-        places = chosen([len(job.encoding) for job in waiting], min(bundle.rows_max, share))
-        batch = [waiting[place] for place in places]
+        oldest = next(iter(self._waiting.values()))
+        bundle, batch = self._bundles[oldest.run.digest], [oldest]
+        if len(self._waiting) > 1:
+            waiting = [job for job in self._waiting.values() if job.run.digest == oldest.run.digest]
+            share = math.ceil(len(waiting) / idle)
+            places = chosen([len(job.row[0]) for job in waiting], min(bundle.rows_max, share))
+            batch = [waiting[place] for place in places]
         for job in batch:
             self._running[job.run.job_id] = self._waiting.pop(job.run.job_id)
         return partial(_computed, self._opened_session, bundle, batch)
@@ -230,12 +229,12 @@ def _stretched(row: Row, length: int) -> Row:
 
 
 def _answer(manifest: Manifest, job: _Job, row: Floats, elapsed_ms: float) -> Event:
-    if not np.isfinite(row).all():
+    if not onnx_outputs.finite(row):
         return failed(job.run.job_id, ModelFailed("the model computes values that are not finite for this input"))
     task, temperature = manifest.task, manifest.confidence.temperature
-    done = Done(job_id=job.run.job_id, input_tokens=len(job.encoding), prefill_ms=elapsed_ms)
+    done = Done(job_id=job.run.job_id, input_tokens=len(job.row[0]), prefill_ms=elapsed_ms)
     if task.kind == "classify":
-        done.scores = tuple(onnx_outputs.probabilities(row, temperature).tolist())
+        done.scores = onnx_outputs.label_probabilities(row, temperature)
     elif task.kind == "extract":
         words = onnx_outputs.words(job.run.text, job.encoding.word_ids, job.encoding.offsets)
         shares = onnx_outputs.probabilities(row, temperature)

@@ -19,6 +19,8 @@ TOKENS_MAX = 512  # padding included; bounds a step, and with it the wait for a 
 def chosen(lengths: Sequence[int], rows_max: int) -> list[int]:
     """Return the places of the inputs to compute next: the first always, then the nearest in length that fit."""
     batch, longest = [0], lengths[0]
+    if rows_max == 1:
+        return batch
     for place in sorted(range(1, len(lengths)), key=lambda place: abs(lengths[place] - lengths[0])):
         if len(batch) == rows_max:
             break
@@ -31,6 +33,8 @@ def chosen(lengths: Sequence[int], rows_max: int) -> list[int]:
 
 def padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
     """Return [rows, longest], filled up with zeros. The attention mask makes the filling count for nothing."""
+    if len(rows) == 1:
+        return np.array(rows, np.int64)
     array = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
     for place, row in enumerate(rows):
         array[place, : len(row)] = row

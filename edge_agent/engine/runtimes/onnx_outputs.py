@@ -5,6 +5,7 @@ A row is what the model gave for one input, padding cut off: [outputs], or [toke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,21 @@ def check_row(task: Task, row: Floats) -> None:
         raise ModelLoadFailed(f"the tags of an extract task are O, B-... and I-...; {strange[0]!r} is not")
     if not np.isfinite(row).all():
         raise ModelLoadFailed("the model computes values that are not finite")
+
+
+def finite(row: Floats) -> bool:
+    """Tell whether all values are numbers, and none is infinite."""
+    # For a handful of labels, here and below, numpy costs more than plain Python.
+    return all(map(math.isfinite, row.tolist())) if row.ndim == 1 else bool(np.isfinite(row).all())
+
+
+def label_probabilities(logits: Floats, temperature: float) -> tuple[float, ...]:
+    """Return `probabilities` of one row."""
+    values: list[float] = logits.tolist()
+    peak = max(values)
+    weights = [math.exp((value - peak) / temperature) for value in values]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)
 
 
 def probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:

@@ -76,7 +76,7 @@ class OnnxSession:
             ModelFailed: onnxruntime refuses; its reason goes to the child's stderr, since it may quote the input.
         """
         ids, types = padded([row[0] for row in rows]), padded([row[1] for row in rows])
-        mask = padded([[1] * len(row[0]) for row in rows])
+        mask = np.ones_like(ids) if len(rows) == 1 else padded([[1] * len(row[0]) for row in rows])
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         feed = {name: arrays[name].astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
         try:

@@ -74,7 +74,7 @@ class Workers(Generic[Outcome]):
             RuntimeError: a worker died of something else; threading has printed it.
         """
         watched = [self._bell] if mailbox < 0 or self._overdue() else [self._bell, mailbox]
-        ready = select.select(watched, [], [])[0]
+        ready = select.select(watched, [], [], 0 if self._finished else None)[0]
         self._company = self._company or mailbox in ready
         if self._bell in ready:
             os.eventfd_read(self._bell)
@@ -106,7 +106,10 @@ class Workers(Generic[Outcome]):
 
     def _serve(self) -> None:
         while task := self._tasks.get():
-            self._do(*task)
+            try:
+                self._do(*task)
+            finally:
+                os.eventfd_write(self._bell, 1)
 
     def _do(self, number: int, work: Callable[[], Outcome]) -> None:
         outcome: Outcome | MemoryError | None = None
@@ -116,4 +119,3 @@ class Workers(Generic[Outcome]):
             outcome = error
         finally:
             self._finished.append((number, outcome))
-            os.eventfd_write(self._bell, 1)

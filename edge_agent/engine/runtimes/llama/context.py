@@ -22,6 +22,8 @@ ROWS_MAX = 63
 """Rows in a batch, which is also one micro-batch."""
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
+NOT_NUMBERS = "the model's logits are not numbers (NaN)"
+
 Logits = NDArray[np.float32]
 
 
@@ -69,7 +71,7 @@ class Context:
         if not self._pointer:
             raise ModelLoadFailed(f"no context of {shape.cells} tokens for {model.name}: {ERRORS.last()}")
         self._memory: Any = llama.llama_get_memory(self._pointer)
-        self._vocab_size = model.vocab_size
+        self._row_type = ctypes.c_float * model.vocab_size
         self._adapter: Any = None
         self._batch = llama.llama_batch_init(ROWS_MAX, 0, 1)
         # Views on the batch's own arrays: filling them through ctypes, element by element, costs 500 times as much.
@@ -122,13 +124,17 @@ class Context:
         Raises:
             ModelFailed: the logits are not numbers.
         """
+        values = self._row(row)
+        if np.isnan(values.max()):
+            raise ModelFailed(NOT_NUMBERS)
+        return values
+
+    def _row(self, row: int) -> Logits:
         pointer = llama.llama_get_logits_ith(self._pointer, row)
         if not pointer:
             raise ModelFailed(f"the model gave no logits for row {row}")
-        values: Logits = np.ctypeslib.as_array(pointer, (self._vocab_size,))
-        if np.isnan(values.max()):
-            raise ModelFailed("the model's logits are not numbers (NaN)")
-        return values
+        # Not as_array, which makes a new ctypes type each time: that costs more than what is done with the row.
+        return np.frombuffer(memoryview(self._row_type.from_address(ctypes.addressof(pointer.contents))), np.float32)
 
     def copy(self, source: int, target: int) -> None:
         """Give an empty sequence the tokens of another."""
@@ -138,9 +144,17 @@ class Context:
         """Empty a sequence."""
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def sample(self, sampler: Sampler, row: int) -> int:
-        """Choose a token from one row's logits of the last batch."""
-        return int(llama.llama_sampler_sample(sampler.pointer, self._pointer, row))
+    def choose(self, sampler: Sampler | None, row: int) -> int:
+        """Choose a token by one row's logits of the last batch: what the sampler draws, or else the likeliest.
+
+        Raises:
+            ModelFailed: the logits are not numbers.
+        """
+        values = self._row(row)
+        best = int(values.argmax())  # the first NaN, if there is one
+        if np.isnan(values[best]):
+            raise ModelFailed(NOT_NUMBERS)
+        return best if sampler is None else int(llama.llama_sampler_sample(sampler.pointer, self._pointer, row))
 
     def close(self) -> None:
         """Free batch and buffer."""
@@ -151,14 +165,11 @@ class Context:
 
 
 class Sampler:
-    """How one generation chooses its tokens."""
+    """How one generation draws its tokens."""
 
     def __init__(self, temperature: float, seed: int) -> None:
-        """Temperature 0: always the likeliest. Else a draw that the seed determines."""
+        """Draw by a temperature above 0; the seed determines what."""
         self.pointer: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        if temperature == 0:
-            llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_greedy())
-            return
         llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_temp(temperature))
         # 0xFFFFFFFF would mean: a random seed.
         llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_dist(seed % 0xFFFFFFFF))

@@ -155,7 +155,7 @@ class Generation(Job):
         self._limit = min(run.output_tokens_max or ceiling, ceiling)
         self._model = model
         self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
-        self._sampler = Sampler(run.temperature, run.seed)
+        self._sampler = Sampler(run.temperature, run.seed) if run.temperature else None
         self._written = 0
 
     def lane(self) -> Lane:
@@ -173,8 +173,7 @@ class Generation(Job):
         self.mark_prefilled()
         if self._written == self._limit:
             return self._end("length")
-        context.logits(row + rows - 1)  # raises if they are no numbers; the sampler would choose all the same
-        token = context.sample(self._sampler, row + rows - 1)
+        token = context.choose(self._sampler, row + rows - 1)
         if self._model.ends_generation(token):
             return self._end("stop")
         self._written += 1
@@ -194,4 +193,5 @@ class Generation(Job):
 
     def close(self) -> None:
         """Free the sampler."""
-        self._sampler.close()
+        if self._sampler is not None:
+            self._sampler.close()
