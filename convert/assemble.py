@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from convert import recipe as recipes
+from convert import task as tasks
 from edge_agent import __version__
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
 from edge_agent.formats.manifest import (
@@ -75,8 +75,8 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
         InvalidRequest: the output exists, or is no place for a bundle.
         OSError: the disk is full or not writable.
     """
-    recipe = recipes.find(request.task)
-    plain = _completed(recipes.read(recipe), request.version)
+    recipe = tasks.find(request.task)
+    plain = _completed(tasks.read(recipe), request.version)
     for role, source in request.files.items():
         if not source.is_file():
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
@@ -88,7 +88,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
         bundle.mkdir()
         _place(request.files, recipe.with_name(SAMPLES_NAME), bundle)
         artifacts = [_artifact(path, progress) for path in sorted(bundle.iterdir())]
-        manifest_bytes = encode(recipes.manifest_of(plain, artifacts, str(recipe)))
+        manifest_bytes = encode(tasks.manifest_of(plain, artifacts, str(recipe)))
         manifest = parse(manifest_bytes)
         (bundle / MANIFEST_NAME).write_bytes(manifest_bytes)
         made = bundle

@@ -1,82 +1,173 @@
-"""task.yaml: what a bundle says of itself, before there are files. Pure, but for reading the file.
+"""recipe.yaml: everything that makes one bundle out of a model and data. Pure, but for reading the file.
 
-It holds the sections of the manifest except `schema` and `artifacts`, which `assemble` adds. An unknown key is an
-error that names the nearest known one.
+    task: task.yaml                      # what the bundle says of itself: see docs/task-yaml.md
+    source: {checkpoint: models/minilm}  # or {base: DIR, adapter: DIR}, or {gguf: FILE}
+    data: {format: text-label, train: train.jsonl, calibration: calibration.jsonl, test: test.jsonl}
+    finetune: {method: full}             # left out: the source is already tuned
+
+Paths are relative to the recipe; `package:NAME/PATH` lies inside an installed Python package. An unknown key is an
+error that names the nearest known one. docs/recipe-yaml.md explains every key.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterator, Sequence
+import importlib.util
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from convert import yaml_file
 from edge_agent.errors import FileMissing, ManifestInvalid
-from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, parse
 
-RECIPE_NAME = "task.yaml"
-RECIPE_BYTES_MAX = 4 * 1024 * 1024
-_SEE = "examples/echo/task.yaml is a small example; docs/task-yaml.md explains every key."
-_ADDED = ("schema", "schema_", "artifacts")
+RECIPE_NAME = "recipe.yaml"
+PACKAGE = "package:"
+_SEE = "'edge-convert init' writes a commented recipe; docs/recipe-yaml.md explains every key."
 
-
-def find(path: Path) -> Path:
-    """Return the recipe that a directory or a file name means. Raises FileMissing."""
-    recipe = path / RECIPE_NAME if path.is_dir() else path
-    if not recipe.is_file():
-        raise FileMissing(f"{recipe} does not exist", remedy=f"Name a {RECIPE_NAME}, or a directory that holds one.")
-    return recipe
+DataFormat = Literal["text-label", "prompt-completion", "messages", "text-spans"]
+Split = Literal["train", "importance", "calibration", "test"]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+# What the names mean is in quantize/: GGUF types of llama.cpp; for ONNX, what is done to the exported float32 graph.
+GgufType = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL"]
+OnnxType = Literal["fp32", "matmul8-gather8", "dynamic-int8"]
 
 
-def read(recipe: Path) -> dict[str, Any]:
-    """Read a recipe and check its keys. Raises ManifestInvalid."""
-    with recipe.open("rb") as file:
-        text = file.read(RECIPE_BYTES_MAX + 1)
-    if len(text) > RECIPE_BYTES_MAX:
-        raise ManifestInvalid(f"{recipe} has more than {RECIPE_BYTES_MAX} bytes", remedy=_SEE)
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Section):
+    """The weights to start from: exactly one of checkpoint, base and gguf."""
+
+    checkpoint: str = ""
+    """Directory as transformers writes it: config.json, safetensors, tokenizer."""
+    base: str = ""
+    """The same, under a PEFT adapter."""
+    adapter: str = ""
+    """Directory of a PEFT LoRA adapter for `base`."""
+    gguf: str = ""
+    """Base model as GGUF: its weights are taken back to float32, its tokenizer is built anew."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if sum(map(bool, (self.checkpoint, self.base, self.gguf))) != 1:
+            raise ValueError("name exactly one of 'checkpoint', 'base' and 'gguf'")
+        if self.adapter and self.checkpoint:
+            raise ValueError("'adapter' goes with 'base' or 'gguf'")
+        return self
+
+
+class Data(_Section):
+    """Four splits, each a JSONL file. A text that stands in two of them is refused."""
+
+    format: DataFormat = "text-label"
+    train: str = ""
+    importance: str = ""
+    """Texts for the importance matrix; empty = the training texts."""
+    calibration: str
+    """Fits temperature and threshold; never trained on."""
+    test: str
+    """Only measured on."""
+
+
+class Finetune(_Section):
+    """Training on `data.train`."""
+
+    method: Literal["lora", "full", "head"]
+    """lora: an adapter for a decoder. full, head: an encoder, all of it or only its classification head."""
+    learning_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """0 = what suits the method."""
+    epochs: int = Field(default=5, ge=1, le=1000)
+    batch_rows: int = Field(default=8, ge=1, le=4096)
+    tokens_max: int = Field(default=256, ge=8, le=131_072)
+    """Longer rows are left out and counted."""
+    rank: int = Field(default=4, ge=1, le=512)
+    layers_from: int = Field(default=0, ge=0)
+    """lora: only layers from this one on; those below run once and are cached."""
+    targets: tuple[str, ...] = ()
+    """lora: names of linear layers; empty = all."""
+    validation_share: Share = 0.1
+    """Part of the training rows kept for early stopping."""
+    patience_epochs: int = Field(default=2, ge=1, le=1000)
+    seed: int = Field(default=1, ge=0)
+
+
+class Export(_Section):
+    """From PyTorch to the format of a runtime."""
+
+    adapter: Literal["separate", "merged"] = "separate"
+    """separate: the bundle shares its base with others."""
+    llama_cpp: str = ""
+    """A llama.cpp checkout of your own, instead of the converter that 'edge-convert setup' prepares."""
+
+
+class Quantize(_Section):
+    """Smaller and faster weights."""
+
+    types: tuple[GgufType | OnnxType, ...] = ()
+    """Candidates; empty = the sensible ones for the runtime. With several, the fastest inside the budget wins."""
+    importance_matrix: bool = False
+    """llama: weigh columns by how much the importance texts use them. The base is then this recipe's own."""
+
+
+class Budget(_Section):
+    """How much may be lost on the way from the full-precision model to the served artefact."""
+
+    agreement_min: float = Field(default=0.98, ge=0.0, le=1.0)
+    """Share of test rows with the same answer as the full-precision model."""
+    kl_mean_max: float = Field(default=0.05, gt=0.0)
+    """Mean Kullback-Leibler divergence of the answer's distribution, in nats."""
+    accuracy_loss_max: float = Field(default=0.02, ge=0.0, le=1.0)
+
+
+class Risk(_Section):
+    """What a sure answer promises: wrong with at most `target`, except with probability `delta`."""
+
+    target: Share = 0.05
+    delta: Share = 0.1
+
+
+class Recipe(_Section):
+    """The whole file, and the directory it lies in."""
+
+    task: str = "task.yaml"
+    source: Source
+    data: Data
+    finetune: Finetune | None = None
+    export: Export = Export()
+    quantize: Quantize = Quantize()
+    budget: Budget = Budget()
+    risk: Risk = Risk()
+    work: str = ""
+    """Where stages leave their results; empty = build/NAME below the current directory."""
+    folder: Path = Field(default=Path(), exclude=True)
+
+    def path(self, written: str) -> Path:
+        """Return the place that a path in the recipe means. Raises FileMissing for a package that is not installed."""
+        if not written.startswith(PACKAGE):
+            return self.folder / written
+        name, _, inside = written.removeprefix(PACKAGE).partition("/")
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise FileMissing(f"the package {name} is not installed", remedy=f"pip install {name.replace('_', '-')}")
+        return Path(next(iter(spec.submodule_search_locations)), inside)
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe, or the recipe.yaml in a directory.
+
+    Raises:
+        FileMissing: it is not there.
+        ManifestInvalid: it breaks a rule; the message names the key and the rule.
+    """
+    file = path / RECIPE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise FileMissing(f"{file} does not exist", remedy=f"Name a {RECIPE_NAME}; 'edge-convert init' writes one.")
+    plain = yaml_file.read(file, Recipe, [key for key in Recipe.model_fields if key != "folder"], _SEE)
     try:
-        plain = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ManifestInvalid(f"{recipe} is not valid YAML: {error}", remedy="Correct that line.") from None
-    if not isinstance(plain, dict):
-        raise ManifestInvalid(f"{recipe} must hold keys and values", remedy=_SEE)
-    known = [key for key in Manifest.model_fields if key not in _ADDED]
-    _check_keys(plain, [Manifest], known, str(recipe))
-    return plain
-
-
-def manifest_of(plain: dict[str, Any], artifacts: Sequence[Artifact], source: str) -> Manifest:
-    """Build the manifest of a recipe and its files. Raises ManifestInvalid, naming `source`."""
-    whole = {**plain, "schema": SCHEMA, "artifacts": [artifact.model_dump() for artifact in artifacts]}
-    try:
-        return parse(json.dumps(whole, default=str).encode())
-    except ManifestInvalid as error:
-        said = f"{source}: {error.message.removeprefix('manifest.json: ')}"
-        raise ManifestInvalid(said, remedy=error.remedy) from None
-
-
-def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: list[str], where: str) -> None:
-    for key, value in plain.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            remedy = f"Did you mean '{close[0]}'?" if close else f"Known keys there: {', '.join(known)}."
-            raise ManifestInvalid(f"{where}: unknown key '{key}'", remedy=remedy)
-        inner = [sub for model in models if key in model.model_fields for sub in _sections(model, key)]
-        if inner and isinstance(value, dict):
-            _check_keys(
-                value, inner, list(dict.fromkeys(name for sub in inner for name in sub.model_fields)), f"{where}: {key}"
-            )
-
-
-def _sections(model: type[BaseModel], key: str) -> Iterator[type[BaseModel]]:
-    """Yield the sections a field may hold: one, or each member of a union."""
-    pending: list[Any] = [model.model_fields[key].annotation]
-    while pending:
-        annotation = pending.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield annotation
-        pending += get_args(annotation)
+        return Recipe.model_validate({**plain, "folder": file.parent})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the recipe"
+        said = problem["msg"].removeprefix("Value error, ")
+        raise ManifestInvalid(f"{file}: {where}: {said}", remedy=_SEE) from None

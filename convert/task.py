@@ -1,0 +1,43 @@
+"""task.yaml: what a bundle says of itself, before there are files. Pure, but for reading the file.
+
+It holds the sections of the manifest except `schema` and `artifacts`, which `assemble` adds. An unknown key is an
+error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convert import yaml_file
+from edge_agent.errors import FileMissing, ManifestInvalid
+from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, parse
+
+TASK_NAME = "task.yaml"
+_SEE = "examples/echo/task.yaml is a small example; docs/task-yaml.md explains every key."
+_ADDED = ("schema", "schema_", "artifacts")
+
+
+def find(path: Path) -> Path:
+    """Return the task.yaml that a directory or a file name means. Raises FileMissing."""
+    task = path / TASK_NAME if path.is_dir() else path
+    if not task.is_file():
+        raise FileMissing(f"{task} does not exist", remedy=f"Name a {TASK_NAME}, or a directory that holds one.")
+    return task
+
+
+def read(task: Path) -> dict[str, Any]:
+    """Read a task.yaml and check its keys. Raises ManifestInvalid."""
+    return yaml_file.read(task, Manifest, [key for key in Manifest.model_fields if key not in _ADDED], _SEE)
+
+
+def manifest_of(plain: dict[str, Any], artifacts: Sequence[Artifact], source: str) -> Manifest:
+    """Build the manifest of a task.yaml and its files. Raises ManifestInvalid, naming `source`."""
+    whole = {**plain, "schema": SCHEMA, "artifacts": [artifact.model_dump() for artifact in artifacts]}
+    try:
+        return parse(json.dumps(whole, default=str).encode())
+    except ManifestInvalid as error:
+        said = f"{source}: {error.message.removeprefix('manifest.json: ')}"
+        raise ManifestInvalid(said, remedy=error.remedy) from None

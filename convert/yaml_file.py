@@ -1,0 +1,58 @@
+"""Reading a YAML file that holds the keys of a model: an unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+from edge_agent.errors import ManifestInvalid
+
+FILE_BYTES_MAX = 4 * 1024 * 1024
+
+
+def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> dict[str, Any]:
+    """Read a file and check its keys against those of `model`; at its top level, only `known` ones.
+
+    Raises:
+        ManifestInvalid: not YAML, too large, or a key is unknown; `see` says where keys are explained.
+    """
+    with path.open("rb") as file:
+        text = file.read(FILE_BYTES_MAX + 1)
+    if len(text) > FILE_BYTES_MAX:
+        raise ManifestInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes", remedy=see)
+    try:
+        plain = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
+        raise ManifestInvalid(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
+    if not isinstance(plain, dict):
+        raise ManifestInvalid(f"{path} must hold keys and values", remedy=see)
+    _check_keys(plain, [model], known, str(path))
+    return plain
+
+
+def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: Sequence[str], where: str) -> None:
+    for key, value in plain.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            remedy = f"Did you mean '{close[0]}'?" if close else f"Known keys there: {', '.join(known)}."
+            raise ManifestInvalid(f"{where}: unknown key '{key}'", remedy=remedy)
+        inner = [sub for model in models if key in model.model_fields for sub in _sections(model, key)]
+        if inner and isinstance(value, dict):
+            _check_keys(
+                value, inner, list(dict.fromkeys(name for sub in inner for name in sub.model_fields)), f"{where}: {key}"
+            )
+
+
+def _sections(model: type[BaseModel], key: str) -> Iterator[type[BaseModel]]:
+    """Yield the sections a field may hold: one, or each member of a union."""
+    pending: list[Any] = [model.model_fields[key].annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        pending += get_args(annotation)
