@@ -167,7 +167,5 @@ def read(path: Path) -> Recipe:
     try:
         return Recipe.model_validate({**plain, "folder": file.parent})
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the recipe"
-        said = problem["msg"].removeprefix("Value error, ")
-        raise ManifestInvalid(f"{file}: {where}: {said}", remedy=_SEE) from None
+        said = yaml_file.first_problem(error, "the recipe")
+        raise ManifestInvalid(f"{file}: {said}", remedy=_SEE) from None

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from convert import yaml_file
 from edge_agent.errors import FileMissing, ManifestInvalid
-from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, parse
+from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, Task, parse
 
 TASK_NAME = "task.yaml"
 _SEE = "examples/echo/task.yaml is a small example; docs/task-yaml.md explains every key."
@@ -31,6 +33,15 @@ def find(path: Path) -> Path:
 def read(task: Path) -> dict[str, Any]:
     """Read a task.yaml and check its keys. Raises ManifestInvalid."""
     return yaml_file.read(task, Manifest, [key for key in Manifest.model_fields if key not in _ADDED], _SEE)
+
+
+def of(path: Path) -> Task:
+    """Return the task that a task.yaml, or the one in a directory, describes. Raises FileMissing, ManifestInvalid."""
+    file = find(path)
+    try:
+        return Task.model_validate(read(file).get("task"))
+    except ValidationError as error:
+        raise ManifestInvalid(f"{file}: {yaml_file.first_problem(error, 'task')}", remedy=_SEE) from None
 
 
 def manifest_of(plain: dict[str, Any], artifacts: Sequence[Artifact], source: str) -> Manifest:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from edge_agent.errors import ManifestInvalid
 
@@ -33,6 +33,13 @@ def read(path: Path, model: type[BaseModel], known: Sequence[str], see: str) -> 
         raise ManifestInvalid(f"{path} must hold keys and values", remedy=see)
     _check_keys(plain, [model], known, str(path))
     return plain
+
+
+def first_problem(error: ValidationError, whole: str) -> str:
+    """Return the first broken rule and the key it belongs to; `whole` stands for a rule of no single key."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or whole
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: Sequence[str], where: str) -> None:

@@ -105,6 +105,7 @@ PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.res
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
+    "convert.data": "the stages, which will use it, are being built",
     "convert.stage": "the pipeline, which will use it, is being built",
     "edge_agent.cli.__main__": "started with python -m",
     "edge_agent.engine.child": "started with python -m",

@@ -1,0 +1,233 @@
+"""Rows of a recipe: what is read, what is refused, what is warned of."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert import data, recipe
+from convert.data import Message, Row, Span, read_rows
+from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ManifestInvalid
+
+KINDS = {
+    "classify": "kind: classify, labels: [refund, price, other]",
+    "extract": "kind: extract, labels: [O, B-item, I-item]",
+    "generate": "kind: generate",
+    "embed": "kind: embed",
+}
+
+
+def text_label(*pairs: tuple[str, str]) -> str:
+    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in pairs)
+
+
+TRAIN = text_label(("I want my money back", "refund"), ("How much is it?", "price"), ("Nice day", "other"))
+CALIBRATION = text_label(("Give it back", "refund"), ("What does it cost?", "price"))
+TEST = text_label(("Refund please", "refund"), ("Price of milk", "price"))
+
+
+def recipe_of(folder: Path, kind: str = "classify", format_: str = "text-label", **files: str) -> recipe.Recipe:
+    """Write a recipe, a task and splits; a split given as empty text is not named."""
+    files = {"train": TRAIN, "calibration": CALIBRATION, "test": TEST} | files
+    (folder / "task.yaml").write_text(f"version: 1.0.0\nruntime: onnx\ntask: {{name: t, {KINDS[kind]}}}\n")
+    for split, lines in files.items():
+        (folder / f"{split}.jsonl").write_text(lines)
+    named = "".join(f", {split}: {split}.jsonl" for split, lines in files.items() if lines)
+    (folder / "recipe.yaml").write_text(f"source: {{checkpoint: m}}\ndata: {{format: {format_}{named}}}\n")
+    return recipe.read(folder)
+
+
+def test_each_format_is_read(tmp_path: Path):
+    """A row of each format gives its text and what is to be learned."""
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
+    cases = [
+        ("text-label", {"text": "t", "label": "l", "id": 7}, Row("t", label="l")),
+        ("text-label", {"text": "t", "label": "l", "synthetic": True}, Row("t", label="l", synthetic=True)),
+        ("prompt-completion", {"prompt": "p", "completion": "c"}, Row("p", completion="c")),
+        (
+            "messages",
+            {"messages": turns},
+            Row(
+                "u", completion="a", messages=(Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
+            ),
+        ),
+        (
+            "text-spans",
+            {"text": "ab cd", "spans": [{"start": 3, "end": 5, "label": "y"}, {"start": 0, "end": 2, "label": "x"}]},
+            Row("ab cd", spans=(Span(0, 2, "x"), Span(3, 5, "y"))),
+        ),
+    ]
+    for format_, plain, expected in cases:
+        file = tmp_path / "rows.jsonl"
+        file.write_text(f"\n{json.dumps(plain)}\n\n")
+        assert read_rows(file, format_) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("format_", "line", "said"),
+    [
+        ("text-label", "{", "rows.jsonl:2 is not JSON"),
+        ("text-label", "[1]", "must be a JSON object"),
+        ("text-label", '{"label": "x"}', "lacks 'text'"),
+        ("text-label", '{"text": " ", "label": "x"}', "'text' must be text that is not empty"),
+        ("text-label", '{"text": "t", "label": 3}', "'label' must be text"),
+        ("text-label", '{"text": "t", "label": "x", "synthetic": "yes"}', "'synthetic' must be true or false"),
+        ("prompt-completion", '{"prompt": "p"}', "lacks 'completion'"),
+        ("messages", '{"messages": "hi"}', "must be a list"),
+        ("messages", '{"messages": [{"role": "user", "content": "u"}]}', "must end with"),
+        ("text-spans", '{"text": "t"}', "'spans' must be a list"),
+        ("text-spans", '{"text": "t", "spans": [{"start": 0, "end": 2, "label": "x"}]}', "end <= 1"),
+        ("text-spans", '{"text": "t", "spans": [{"start": true, "end": 1, "label": "x"}]}', "start < end"),
+        (
+            "text-spans",
+            '{"text": "abc", "spans": [{"start": 0, "end": 2, "label": "x"}, {"start": 1, "end": 3, "label": "x"}]}',
+            "overlap",
+        ),
+        ("text-label", '{"text": "' + "x" * data.LINE_BYTES_MAX + '"}', "more than 1048576 bytes"),
+    ],
+)
+def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, format_, line: str, said: str):
+    """What is no row of the format is refused with its place."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"\n{line}\n")
+    with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2") as raised:
+        read_rows(file, format_)
+    assert said in raised.value.message
+    assert raised.value.remedy
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_rows_or_our_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    """No file makes the reader fail otherwise than with an error of ours."""
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    file.write_bytes(content)
+    try:
+        assert read_rows(file, "text-label")
+    except EdgeAgentError as error:
+        assert error.remedy
+
+
+def test_a_missing_split_file_is_named(tmp_path: Path):
+    """A path that leads nowhere is an error about the recipe."""
+    written = recipe_of(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(FileMissing, match=r"train\.jsonl does not exist"):
+        data.rows(written, "train")
+
+
+def test_a_split_left_out_is_named(tmp_path: Path):
+    """A stage that needs a split says which key is missing; importance is then the training split."""
+    written = recipe_of(tmp_path, train="")
+    with pytest.raises(InvalidRequest, match="names no train split"):
+        data.rows(written, "train")
+    whole = recipe_of(tmp_path)
+    assert data.rows(whole, "importance") == data.rows(whole, "train")
+
+
+@pytest.mark.parametrize("format_", ["prompt-completion", "messages"])
+def test_a_classify_row_has_its_label_in_every_format(tmp_path: Path, format_: str):
+    """The completion of a classify task is its label."""
+    plain = {
+        "prompt-completion": '{"prompt": "Money!", "completion": " refund"}',
+        "messages": '{"messages": [{"role": "user", "content": "!"}, {"role": "assistant", "content": "refund "}]}',
+    }[format_]
+    other = plain.replace("refund", "price")
+    written = recipe_of(tmp_path, format_=format_, train=f"{plain}\n{other}\n")
+    assert [row.label for row in data.rows(written, "train")] == ["refund", "price"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "remedy"),
+    [
+        ({"train": text_label(("a", "refnd"), ("b", "price"))}, "label 'refnd', which the task lacks", "mean 'refund'"),
+        ({"train": text_label(("a", "zzz"), ("b", "price"))}, "label 'zzz'", "The task has: refund, price, other"),
+        ({"test": text_label(("a", "price"), ("b", "price"))}, "every row of the test split", "Draw the splits anew"),
+        ({"calibration": "\n\n"}, "calibration.jsonl has no rows", "Give it examples"),
+        ({"test": TRAIN}, "3 texts stand in both the train and the test split", "Take them out"),
+        (
+            {"calibration": text_label(("  HOW much  is it", "price"), ("x", "refund"))},
+            "1 texts stand in both the train and the calibration split, such as '  HOW much  is it'",
+            "Take them out",
+        ),
+        ({"importance": '{"text": "Price of milk"}\n'}, "both the importance and the test split", "Take them out"),
+        (
+            {"test": '{"text": "a", "label": "price", "synthetic": true}\n' + TEST},
+            "1 rows are synthetic; the test split takes none",
+            "figures must be of real texts",
+        ),
+    ],
+)
+def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict[str, str], said: str, remedy: str):
+    """Overlaps, foreign labels, one-class, empty and synthetic splits are errors that say what to do."""
+    with pytest.raises(InvalidRequest) as raised:
+        data.check(recipe_of(tmp_path, **changed))
+    assert said in raised.value.message
+    assert remedy in raised.value.remedy
+
+
+def test_the_format_must_fit_the_kind_of_task(tmp_path: Path):
+    """A generate task cannot learn from labels."""
+    with pytest.raises(InvalidRequest, match="does not fit a task of kind generate"):
+        data.rows(recipe_of(tmp_path, kind="generate"), "train")
+
+
+def test_a_task_that_breaks_a_rule_is_named(tmp_path: Path):
+    """The error of a wrong task.yaml names the file and the key."""
+    written = recipe_of(tmp_path)
+    (tmp_path / "task.yaml").write_text("task: {name: t, kind: clasify}\n")
+    with pytest.raises(ManifestInvalid, match=r"task\.yaml: kind: "):
+        data.rows(written, "train")
+
+
+def test_spans_are_checked_against_tags(tmp_path: Path):
+    """An extract task knows the labels of its BIO tags, and only those."""
+    line = '{"text": "flat white", "spans": [{"start": 0, "end": 4, "label": "%s"}]}\n'
+    good = recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "item")
+    assert data.rows(good, "train")[0].spans == (Span(0, 4, "item"),)
+    with pytest.raises(InvalidRequest, match="label 'size', which the task lacks"):
+        data.rows(recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "size"), "train")
+
+
+def test_an_embed_task_and_the_importance_split_need_only_texts(tmp_path: Path):
+    """Nothing is learned from a label there."""
+    bare = '{"text": "hello"}\n'
+    assert data.rows(recipe_of(tmp_path, kind="embed", test=bare), "test") == [Row("hello")]
+    assert data.rows(recipe_of(tmp_path, importance=bare), "importance") == [Row("hello")]
+
+
+def test_a_summary_counts_and_warns(tmp_path: Path):
+    """The check counts rows, labels and synthetic rows, and says what to doubt."""
+    train = TRAIN + '{"text": "nice DAY!", "label": "price", "synthetic": true}\n'
+    summary = data.check(recipe_of(tmp_path, train=train, test=TEST + TEST))
+    assert summary.rows == {"train": 4, "calibration": 2, "test": 4}
+    assert summary.labels["train"] == {"refund": 1, "price": 2, "other": 1}
+    assert summary.synthetic == {"train": 1, "calibration": 0, "test": 0}
+    assert summary.warnings == (
+        "1 texts of the train split stand there with different answers.",
+        "2 rows of the test split repeat a text, so its figures look surer than they are.",
+        "The calibration split has no row of: other.",
+        "The test split has no row of: other.",
+        "2 calibration rows cannot show a risk of 0.05 even with no error among them: that takes 45."
+        " The bundle will always escalate.",
+    )
+
+
+@given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))
+def test_a_key_does_not_change_with_spaces_and_final_marks(text: str, around: str):
+    """Texts that differ only in outer spaces and final punctuation are one text."""
+    assert Row(around.format(text)).key == Row(text).key
+
+
+def test_a_key_keeps_what_matters():
+    """Signs inside a text, and earlier turns, make another text; case and width do not."""
+    assert Row("set to -5").key != Row("set to 5").key
+    assert Row("?").key != Row("!").key
+    assert Row("\uff21\uff22\uff23").key == Row("abc").key
+    turns = (Message("user", "hi"), Message("assistant", "yes?"), Message("user", "go"), Message("assistant", "ok"))
+    assert Row("go", messages=turns).key != Row("go").key
