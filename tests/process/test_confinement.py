@@ -310,6 +310,19 @@ print(json.dumps([report, sum(events[0].scores)]))
 """
 
 
+def test_packages_of_another_environment_load_late(blobs, elsewhere):
+    """A folder of packages on sys.path, as a .pth file adds it, is code of the runtime; another folder on it is not."""
+    for folder in ("site-packages", "work"):
+        (elsewhere / folder).mkdir()
+        (elsewhere / folder / "late.py").write_text("")
+    code = """
+    sys.path[:0] = [str(elsewhere / "work"), str(elsewhere / "site-packages")]
+    confined()
+    print(json.dumps([tried("import late"), tried("(elsewhere / 'work' / 'late.py').read_text()")]))
+    """
+    assert ["done", HIDDEN] == told(blobs, elsewhere, code)
+
+
 @pytest.mark.parametrize("build", [bundles.tiny_onnx_bundle, bundles.smollm2_bundle])
 def test_real_models_load_and_compute_confined(tmp_path, elsewhere, build):
     """After the import of its library a runtime needs nothing that is taken away: scores add up to 1."""

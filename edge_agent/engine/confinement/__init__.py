@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 import resource
 import site
+import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import edge_agent
 from edge_agent.engine.confinement import kernel, landlock, seccomp
 
 DESCRIPTORS_MAX = 256
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
 # What the C library and the runtimes read when they run: libraries loaded late, the number and kind of processors.
 SYSTEM_PATHS = (
@@ -75,9 +77,11 @@ def confine(readable: Sequence[Path], memory_bytes_max: int) -> Confinement:
 
 
 def _runtime_paths() -> list[Path]:
-    """Return where Python and the runtimes may still load from. Not sys.path: it holds the working directory."""
+    """Return where Python and the runtimes may still load from. Not all of sys.path: it holds the working directory."""
     code = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()]
-    return [*map(Path, (*code, *SYSTEM_PATHS)), Path(edge_agent.__file__).parent]
+    # A virtual environment may stand on the packages of another, by a .pth file or PYTHONPATH.
+    borrowed = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]
+    return [*map(Path, (*code, *SYSTEM_PATHS)), *borrowed, Path(edge_agent.__file__).parent]
 
 
 def _limit_memory(bytes_max: int) -> str:
