@@ -316,7 +316,7 @@ def test_packages_of_another_environment_load_late(blobs, elsewhere):
         (elsewhere / folder).mkdir()
         (elsewhere / folder / "late.py").write_text("")
     code = """
-    sys.path[:0] = [str(elsewhere / "work"), str(elsewhere / "site-packages")]
+    sys.path[:0] = [str(elsewhere / "site-packages"), str(elsewhere / "work")]
     confined()
     print(json.dumps([tried("import late"), tried("(elsewhere / 'work' / 'late.py').read_text()")]))
     """
