@@ -11,6 +11,8 @@
     ├── BundleError          the central team builds the bundle anew
     │   ├── BundleUnreadable, ManifestInvalid, SchemaUnknown, FileMissing, HashMismatch, PathUnsafe, BundleTooLarge,
     │   ├── BundleUnsigned, RequirementUnmet
+    ├── ExchangeError        whoever made or carried the file looks at it
+    │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
     ├── StateError           the operator names another version, or activates first
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
@@ -229,6 +231,40 @@ class RequirementUnmet(BundleError):
     """The bundle needs something that this machine or agent does not have."""
 
     reason = "REQUIREMENT_UNMET"
+
+
+class ExchangeError(EdgeAgentError):
+    """Whoever made or carried a file between site and centre looks at it. Nothing was taken over from it."""
+
+
+class DocumentInvalid(ExchangeError):
+    """A manifest of a segment, receipts or a status object break a rule."""
+
+    reason = "DOCUMENT_INVALID"
+    remedy_default = "Fetch or copy the file again; if it repeats, look at the program that wrote it."
+
+
+class SignatureInvalid(ExchangeError):
+    """A signed document is not by one of the trusted keys, or was changed."""
+
+    reason = "SIGNATURE_INVALID"
+    remedy_default = (
+        "Fetch or copy the file again; if it repeats, find out who changed it, or which key it should have."
+    )
+
+
+class RecordInvalid(ExchangeError):
+    """A record of an example breaks a rule."""
+
+    reason = "RECORD_INVALID"
+    remedy_default = "Read it with a newer edge-agent, or look at the program that wrote it."
+
+
+class SegmentDamaged(ExchangeError):
+    """A sealed segment does not open or unpack."""
+
+    reason = "SEGMENT_DAMAGED"
+    remedy_default = "Check that the key is the one it was sealed to; otherwise fetch or copy the segment again."
 
 
 class StateError(EdgeAgentError):

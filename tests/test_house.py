@@ -85,6 +85,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "grpc_reflection": EDGE,
     "grpc_status": EDGE,
     "google": EDGE,
+    "pyrage": ("edge_agent.formats", "convert"),
+    "zstandard": ("edge_agent.formats", "convert"),
+    "cryptography": ("edge_agent.formats", "edge_agent.examples", "convert"),
     "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
     "yaml": ("edge_agent.config", "convert"),
     "structlog": (
@@ -112,6 +115,9 @@ ENTRIES = {
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
+    "edge_agent.formats.receipts": "what centre and site exchange is fixed before both are built",
+    "edge_agent.formats.segment": "likewise",
+    "edge_agent.formats.status": "likewise",
     "edge_agent.v1.feedback_pb2_grpc": "the messages are there before the service is",
 }
 LATE_IMPORTS: dict[str, str] = {}

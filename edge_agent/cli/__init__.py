@@ -42,7 +42,7 @@ from edge_agent.errors import EdgeAgentError
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the daemon failed (or doctor found a problem), 2 wrong usage or bad input,"
     " 3 something on this machine (configuration, state directory, socket, no daemon), 4 try again later,"
-    " 5 the bundle was refused."
+    " 5 what was given was refused."
 )
 
 

@@ -11,6 +11,7 @@ from edge_agent.errors import (
     CapacityError,
     DeadlineExpired,
     EdgeAgentError,
+    ExchangeError,
     RequestCancelled,
     SiteError,
     StateError,
@@ -30,7 +31,7 @@ class Exit(IntEnum):
     TRY_LATER = 4
     """No room or not ready: the same command may work later."""
     REFUSED = 5
-    """The bundle was refused; nothing was installed."""
+    """What was given was refused: a bundle, receipts, a segment. Nothing was taken over from it."""
 
 
 # The first match counts.
@@ -42,6 +43,7 @@ _FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
     (StateError, Exit.USAGE),
     (SiteError, Exit.SITE),
     (BundleError, Exit.REFUSED),
+    (ExchangeError, Exit.REFUSED),
 )
 # What the daemon does not say itself: reasons of the client, and gRPC's own codes.
 _OTHERS = {

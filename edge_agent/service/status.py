@@ -36,6 +36,7 @@ CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.InputQuarantined, Code.FAILED_PRECONDITION),
     (errors.ModelError, Code.INTERNAL),
     (errors.BundleError, Code.FAILED_PRECONDITION),
+    (errors.ExchangeError, Code.FAILED_PRECONDITION),
     (errors.UnknownBundle, Code.NOT_FOUND),
     (errors.AmbiguousBundle, Code.INVALID_ARGUMENT),
     (errors.StateError, Code.FAILED_PRECONDITION),

@@ -21,6 +21,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "exit-codes.md"
         (Exit.TRY_LATER, errors.QueueFull),
         (Exit.TRY_LATER, errors.DeadlineExpired),
         (Exit.REFUSED, errors.HashMismatch),
+        (Exit.REFUSED, errors.SignatureInvalid),
     ],
 )
 def test_each_family_of_errors_has_its_code(expected, error):

@@ -20,6 +20,7 @@ FAMILIES = {
     errors.CapacityError: Code.UNAVAILABLE,
     errors.ModelError: Code.INTERNAL,
     errors.BundleError: Code.FAILED_PRECONDITION,
+    errors.ExchangeError: Code.FAILED_PRECONDITION,
     errors.StateError: Code.FAILED_PRECONDITION,
     errors.SiteError: Code.FAILED_PRECONDITION,
 }

@@ -1,0 +1,134 @@
+"""JSON documents that site and centre exchange: how they are read, and how they are signed.
+
+A signed document is one JSON object: `{"body": {...}, "key": "...", "signature": "..."}`. The signature is Ed25519
+(RFC 8032) over the canonical bytes of `body`: JSON with sorted keys, no white space, UTF-8. A body holds text, whole
+numbers, booleans, lists and objects, no floats, so that everyone writes the same bytes. The body's own `schema` is
+signed with it, so one kind of document cannot pass for another. `key` and `signature` are lower-case hexadecimal; `key`
+is the public key that signed, for a reader to look up, never to trust.
+
+Keys that a reader does not know are ignored: a newer site may say more. The signature covers them all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_agent.errors import DocumentInvalid, SignatureInvalid
+
+DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
+_KEY = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+
+SiteId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Epoch = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+SequenceNumber = Annotated[int, Field(ge=1, le=9_999_999_999)]
+# RFC 3339 in UTC, written by `timestamp`: sorts as text.
+At = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$")]
+
+
+class Exchanged(BaseModel):
+    """What passes between site and centre: frozen, and silent about keys it does not know."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Body = TypeVar("Body", bound=Exchanged)
+
+
+@dataclass(frozen=True)
+class Signed(Generic[Body]):
+    """A document whose signature fits `key`, the public key in hexadecimal, and the sha256 of the file's bytes."""
+
+    body: Body
+    key: str
+    sha256: str
+
+
+def timestamp(seconds: float) -> str:
+    """Write seconds since 1970 as RFC 3339 in UTC with milliseconds."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+
+
+def public_key_hex(key: Ed25519PrivateKey) -> str:
+    """Return the public half of a key, in lower-case hexadecimal."""
+    return key.public_key().public_bytes_raw().hex()
+
+
+def sign(body: Exchanged, key: Ed25519PrivateKey) -> bytes:
+    """Write a signed document."""
+    plain = body.model_dump(mode="json", by_alias=True)
+    document = {"body": plain, "key": public_key_hex(key), "signature": key.sign(_canonical(plain)).hex()}
+    return (json.dumps(document, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | None) -> Signed[Body]:
+    """Read a signed document and check its signature; `what` names it in errors, such as its file name.
+
+    `keys` are the public keys that may sign, in hexadecimal. None takes any key and leaves it to the caller to decide
+    about `Signed.key`.
+
+    Raises:
+        DocumentInvalid: too large, not JSON, or a rule of the model is broken.
+        SignatureInvalid: not signed by one of the keys, or changed afterwards.
+    """
+    plain = _object(raw, what)
+    body, key, signature = plain.get("body"), str(plain.get("key")), str(plain.get("signature"))
+    if not isinstance(body, dict) or not _KEY.fullmatch(key) or not _SIGNATURE.fullmatch(signature):
+        raise DocumentInvalid(f"{what} is no signed document: it needs 'body', 'key' and 'signature'")
+    if keys is not None and key not in keys:
+        raise SignatureInvalid(f"{what} is signed by {key[:16]}…, which is none of the keys trusted here", key=key)
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), _canonical(body))
+    except (InvalidSignature, ValueError):  # ValueError: half of a surrogate pair, which has no bytes
+        raise SignatureInvalid(f"{what} was changed after it was signed, or the signature is none", key=key) from None
+    return Signed(validate(body, model, what), key, hashlib.sha256(raw).hexdigest())
+
+
+def validate(plain: dict[str, Any], model: type[Body], what: str) -> Body:
+    """Check what was read against a model.
+
+    Raises:
+        DocumentInvalid: a rule is broken; the message names the field.
+    """
+    try:
+        return model.model_validate(plain)
+    except ValidationError as error:
+        raise DocumentInvalid(f"{what}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say in words which rule was broken first, and in which field. Never shows the value, which may be private."""
+    problem = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])[:200] or "the whole"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')[:300]}"
+
+
+def _object(raw: bytes, what: str) -> dict[str, Any]:
+    if len(raw) > DOCUMENT_BYTES_MAX:
+        raise DocumentInvalid(f"{what} has {len(raw)} bytes; the limit is {DOCUMENT_BYTES_MAX}")
+    try:
+        plain = json.loads(raw, parse_float=_no_float, parse_constant=_no_float)
+    except (ValueError, RecursionError) as error:
+        raise DocumentInvalid(f"{what} is not valid JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise DocumentInvalid(f"{what} must hold a JSON object")
+    return plain
+
+
+def _no_float(text: str) -> float:
+    raise ValueError(f"a signed document holds no numbers like {text[:20]}")
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

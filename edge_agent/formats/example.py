@@ -1,0 +1,135 @@
+"""Records of examples: what a site writes into segments and the centre reads out of them.
+
+One JSON object a line, of one of three types. A *prediction* is one redacted input with the answer it got. *Feedback*
+is what a person said of a prediction; it may come in a later segment than its prediction, or in the same one. A
+*tombstone* asks the centre to forget a prediction and its feedback, wherever they are.
+
+`record_id` is the key to drop duplicates by: the same record may come twice (a segment made anew after damage), never
+with different content.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edge_agent.errors import RecordInvalid
+from edge_agent.formats.document import At, Exchanged, SiteId, first_problem
+from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
+
+SCHEMA = "edge-agent/example/v1"
+RECORD_BYTES_MAX = 2 * 1024 * 1024
+Consent = Literal["off", "local", "upstream"]
+"""off = nothing is kept; local = kept on the site; upstream = may leave for the centre."""
+Class = Literal["routine", "unsure", "escalated", "corrected"]
+"""Why a prediction was kept, in the order in which they are given up when there is no room; the last never is."""
+Verdict = Literal["accept", "corrected", "reject"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,100}$")]
+
+
+class BundleVersion(Exchanged):
+    """The exact bundle that answered."""
+
+    version: Version
+    digest: Sha256
+
+
+class Redaction(Exchanged):
+    """Which rules looked at the input before it was written, and how often each replaced something."""
+
+    version: str = Field(max_length=64)
+    """Of the set of rules; another number means other rules."""
+    rules: tuple[str, ...] = Field(max_length=200)
+    """Names of the rules that ran, in their order."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Replacements by the name of the rule; a rule without any is left out."""
+
+
+class Kept(Exchanged):
+    """Why the record is here, for statistics that must not be biased by the choice."""
+
+    because: Class
+    share: Share = 1.0
+    """The chance that a prediction like this one had to be sealed."""
+
+
+class _Record(Exchanged):
+    schema_: Literal["edge-agent/example/v1"] = Field(default="edge-agent/example/v1", alias="schema")
+    record_id: Identifier
+    site: SiteId
+    at: At
+
+
+class Prediction(_Record):
+    """One input and its answer."""
+
+    type: Literal["prediction"] = "prediction"
+    prediction_id: Identifier
+    task: TaskName
+    kind: Kind
+    bundle: BundleVersion
+    input: str
+    """Redacted."""
+    output: str
+    """classify: the best label. extract: a JSON object. generate: text. Given also when the answer was withheld."""
+    scores: tuple[tuple[str, float], ...] = ()
+    """classify: every label with its calibrated score, best first."""
+    confidence: float | None = None
+    """0 to 1; None where the kind has none."""
+    threshold: float | None = None
+    sure: bool
+    """The confidence reached the bundle's threshold. False where there is none."""
+    label_mass: float | None = None
+    route: Literal["local", "upstream", "abstained", "deferred"]
+    reason: str = Field(default="", max_length=200)
+    """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
+    redaction: Redaction
+    kept: Kept
+
+
+class Feedback(_Record):
+    """What a person said of a prediction."""
+
+    type: Literal["feedback"] = "feedback"
+    feedback_id: Identifier
+    prediction_id: Identifier
+    task: TaskName
+    reviewer: str = Field(max_length=100)
+    verdict: Verdict
+    value: str = ""
+    """corrected: the right label, JSON object or text, redacted like an input. Empty otherwise."""
+    reason: str = Field(default="", max_length=2000)
+    """reject: why, redacted like an input."""
+
+
+class Tombstone(_Record):
+    """Forget a prediction and its feedback."""
+
+    type: Literal["tombstone"] = "tombstone"
+    prediction_id: Identifier
+
+
+Record = Annotated[Prediction | Feedback | Tombstone, Field(discriminator="type")]
+_RECORDS: TypeAdapter[Prediction | Feedback | Tombstone] = TypeAdapter(Record)
+
+
+def encode(record: Prediction | Feedback | Tombstone) -> bytes:
+    """Write a record as one line of UTF-8 JSON with its newline."""
+    return record.model_dump_json(by_alias=True).encode() + b"\n"
+
+
+def parse(line: bytes) -> Prediction | Feedback | Tombstone:
+    """Read one line.
+
+    Raises:
+        RecordInvalid: too long, not JSON, another schema, or a rule is broken; the message names the field and shows
+            nothing of the content.
+    """
+    if len(line) > RECORD_BYTES_MAX:
+        raise RecordInvalid(f"a record has {len(line)} bytes; the limit is {RECORD_BYTES_MAX}")
+    try:
+        return _RECORDS.validate_json(line)
+    except ValidationError as error:
+        raise RecordInvalid(f"a record breaks a rule: {first_problem(error)}") from None

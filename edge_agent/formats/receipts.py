@@ -1,0 +1,72 @@
+"""Receipts: what the centre says it has of one site. Only they let the site delete a segment.
+
+A signed document of the centre's receipt key. For each epoch it names ranges of sequences without a gap; the sha256 of
+the last manifest in a range stands for all of them, because the manifests form a chain. A site believes a range only if
+it knows that very manifest as its own, so receipts for another site, or for another life of this one, do nothing.
+
+What an uplink notes about its own uploads is no receipt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from edge_agent.formats import document
+from edge_agent.formats.document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats.manifest import Sha256
+
+SCHEMA = "edge-agent/receipts/v1"
+FILE_NAME = "receipts.json"
+
+
+class Range(Exchanged):
+    """Segments that the centre has, verified and kept."""
+
+    first: document.SequenceNumber
+    last: document.SequenceNumber
+    manifest_sha256: Sha256
+    """Of the manifest file of `last`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.first > self.last:
+            raise ValueError("'first' is after 'last'")
+        return self
+
+
+class Refused(Exchanged):
+    """A segment that came, but cannot be used: the site seals anew what it still holds of it."""
+
+    sequence: document.SequenceNumber
+    manifest_sha256: Sha256
+    why: str = Field(max_length=500)
+
+
+class EpochReceipts(Exchanged):
+    """What the centre has of one life of the site's spool."""
+
+    epoch: Epoch
+    received: tuple[Range, ...] = Field(default=(), max_length=10_000)
+    refused: tuple[Refused, ...] = Field(default=(), max_length=1000)
+
+
+class Receipts(Exchanged):
+    """What the centre has of one site."""
+
+    schema_: Literal["edge-agent/receipts/v1"] = Field(default="edge-agent/receipts/v1", alias="schema")
+    site: SiteId
+    at: At
+    epochs: tuple[EpochReceipts, ...] = Field(default=(), max_length=1000)
+
+
+def verify(raw: bytes, keys: Collection[str]) -> Signed[Receipts]:
+    """Read receipts and check that one of the centre's keys signed them.
+
+    Raises:
+        DocumentInvalid: no receipts.
+        SignatureInvalid: not signed by one of the keys, or changed afterwards.
+    """
+    return document.verify(raw, Receipts, FILE_NAME, keys)

@@ -1,0 +1,129 @@
+"""Segments: sealed files of records, numbered without gaps, and the chain of manifests that shows it.
+
+A segment is JSONL of records (formats/example.py), compressed with zstd (RFC 8878), sealed in the age format
+(https://age-encryption.org/v1) to the centre's recipients. It is called `<epoch>-<sequence>.age`, and its manifest,
+a signed document (formats/document.py) of the site, `<epoch>-<sequence>.json`. The manifest is written last: a segment
+without one does not exist yet.
+
+An epoch is one life of a site's spool, 16 random hexadecimal digits: a site that was installed anew cannot collide with
+its former self. Within an epoch sequences start at 1 and have no gap, and each manifest carries the sha256 of the
+manifest file before it, so that a segment that is lost, swapped or invented shows. A name never gets other content.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Annotated, Literal
+
+import pyrage
+import zstandard
+from pydantic import Field
+
+from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
+from edge_agent.formats import document, example
+from edge_agent.formats.document import At, Epoch, Exchanged, Signed, SiteId
+from edge_agent.formats.manifest import Sha256
+
+SCHEMA = "edge-agent/segment/v1"
+SEALED_BYTES_MAX = 64 * 1024 * 1024
+PLAIN_BYTES_MAX = 256 * 1024 * 1024
+ZSTD_LEVEL = 3
+SEALED_SUFFIX, MANIFEST_SUFFIX = ".age", ".json"
+_NAME = re.compile(r"([0-9a-f]{16})-(\d{10})")
+
+Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{10,3000}$")]
+
+
+class SegmentManifest(Exchanged):
+    """What the site says of one segment."""
+
+    schema_: Literal["edge-agent/segment/v1"] = Field(default="edge-agent/segment/v1", alias="schema")
+    site: SiteId
+    epoch: Epoch
+    sequence: document.SequenceNumber
+    at: At
+    """When it was sealed, by the site's clock."""
+    sha256: Sha256
+    """Of the sealed file."""
+    size_bytes: int = Field(ge=0, le=SEALED_BYTES_MAX)
+    """Of the sealed file."""
+    previous: str = Field(pattern=r"^([0-9a-f]{64})?$")
+    """sha256 of the file of the manifest before it in the epoch; empty for the first."""
+    records: int = Field(ge=1)
+    recipients: tuple[Recipient, ...] = Field(min_length=1, max_length=20)
+    reseals: tuple[document.SequenceNumber, ...] = Field(default=(), max_length=1000)
+    """Earlier segments of the epoch that were damaged or refused, whose surviving records are in this one."""
+
+
+def name_of(epoch: str, sequence: int) -> str:
+    """Return the name of a segment's files, without their suffix."""
+    return f"{epoch}-{sequence:010d}"
+
+
+def parse_name(stem: str) -> tuple[str, int] | None:
+    """Return epoch and sequence of a file name without suffix; None if it is no segment's."""
+    found = _NAME.fullmatch(stem)
+    return (found[1], int(found[2])) if found and int(found[2]) > 0 else None
+
+
+def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> Signed[SegmentManifest]:
+    """Read a manifest that was found under a name, and check its signature; `keys` as in `document.verify`.
+
+    Raises:
+        DocumentInvalid: not a manifest, or one of another segment.
+        SignatureInvalid: not signed by one of the keys, or changed afterwards.
+    """
+    signed = document.verify(raw, SegmentManifest, f"{stem}{MANIFEST_SUFFIX}", keys)
+    if name_of(signed.body.epoch, signed.body.sequence) != stem:
+        said = f"{stem}{MANIFEST_SUFFIX} is the manifest of {name_of(signed.body.epoch, signed.body.sequence)}"
+        raise DocumentInvalid(said)
+    return signed
+
+
+def seal(lines: bytes, recipients: Sequence[str]) -> bytes:
+    """Compress and encrypt records to all recipients, each of which can open them alone.
+
+    Raises:
+        DocumentInvalid: a recipient is no age public key.
+    """
+    try:
+        to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+    except pyrage.RecipientError as error:
+        raise DocumentInvalid(f"a recipient is no age public key (age1…): {error}") from None
+    sealed: bytes = pyrage.encrypt(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(lines), to)
+    return sealed
+
+
+def unseal(sealed: bytes, identities: Sequence[pyrage.x25519.Identity]) -> bytes:
+    """Decrypt and decompress records.
+
+    Raises:
+        SegmentDamaged: no identity opens it, it was changed, or it unpacks to more than 256 MiB.
+    """
+    try:
+        packed = pyrage.decrypt(sealed, list(identities))
+        with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
+            plain = reader.read(PLAIN_BYTES_MAX + 1)
+    except pyrage.DecryptError as error:
+        raise SegmentDamaged(f"the segment does not open: {error}") from None
+    except zstandard.ZstdError as error:
+        raise SegmentDamaged(f"the segment opens, but does not unpack: {error}") from None
+    if len(plain) > PLAIN_BYTES_MAX:
+        raise SegmentDamaged(f"the segment unpacks to more than {PLAIN_BYTES_MAX} bytes")
+    return plain
+
+
+def records_of(lines: bytes) -> list[example.Prediction | example.Feedback | example.Tombstone]:
+    """Read all records of an unsealed segment.
+
+    Raises:
+        RecordInvalid: a line is no record; the message has its number.
+    """
+    records = []
+    for number, line in enumerate(lines.splitlines(), 1):
+        try:
+            records.append(example.parse(line))
+        except RecordInvalid as error:
+            raise RecordInvalid(f"line {number}: {error.message}", line=number) from None
+    return records

@@ -1,0 +1,86 @@
+"""Keys and records for tests of examples: what a site writes and a centre reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyrage
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_agent.formats import example, segment
+from edge_agent.formats.document import timestamp
+
+SITE_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
+CENTRE_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
+IDENTITY = pyrage.x25519.Identity.generate()
+RECIPIENT = str(IDENTITY.to_public())
+DIGEST = "ab" * 32
+EPOCH = "0123456789abcdef"
+NOW = 1_790_000_000.0
+
+
+def prediction(number: int = 1, **changes: Any) -> example.Prediction:
+    """Return a kept classification."""
+    plain = {
+        "record_id": f"prediction:p-{number}",
+        "site": "site-1",
+        "at": timestamp(NOW + number),
+        "prediction_id": f"p-{number}",
+        "task": "pos-intent",
+        "kind": "classify",
+        "bundle": {"version": "1.0.0", "digest": DIGEST},
+        "input": f"refund number {number}",
+        "output": "refund",
+        "scores": [["refund", 0.75], ["price", 0.25]],
+        "confidence": 0.75,
+        "threshold": 0.8,
+        "sure": False,
+        "label_mass": 0.5,
+        "route": "local",
+        "redaction": {"version": "1", "rules": ["card"]},
+        "kept": {"because": "unsure"},
+    }
+    return example.Prediction.model_validate({**plain, **changes})
+
+
+def feedback(number: int = 1, **changes: Any) -> example.Feedback:
+    """Return a correction of that prediction."""
+    plain = {
+        "record_id": f"feedback:f-{number}",
+        "site": "site-1",
+        "at": timestamp(NOW + number),
+        "feedback_id": f"f-{number}",
+        "prediction_id": f"p-{number}",
+        "task": "pos-intent",
+        "reviewer": "anna",
+        "verdict": "corrected",
+        "value": "price",
+    }
+    return example.Feedback.model_validate({**plain, **changes})
+
+
+def tombstone(number: int = 1) -> example.Tombstone:
+    """Return the wish to forget that prediction."""
+    plain = {
+        "record_id": f"tombstone:p-{number}",
+        "site": "site-1",
+        "at": timestamp(NOW),
+        "prediction_id": f"p-{number}",
+    }
+    return example.Tombstone.model_validate(plain)
+
+
+def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManifest:
+    """Return what a site says of a segment."""
+    plain = {
+        "site": "site-1",
+        "epoch": EPOCH,
+        "sequence": sequence,
+        "at": timestamp(NOW),
+        "sha256": DIGEST,
+        "size_bytes": 100,
+        "previous": "" if sequence == 1 else DIGEST,
+        "records": 1,
+        "recipients": [RECIPIENT],
+    }
+    return segment.SegmentManifest.model_validate({**plain, **changes})
