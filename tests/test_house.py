@@ -60,7 +60,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
     "edge_agent.daemon": BASE | MIDDLE | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.cli": BASE | {"edge_agent.daemon", "edge_agent.client"},
-    "convert": {"edge_agent.errors", "edge_agent.formats"},
+    "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder"},
+    # Training sees the tokens that the served model will see, by the same code.
+    "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     # Scores come from the code that will serve.
     "convert.evaluate": {"convert", "edge_agent.errors", "edge_agent.formats", "edge_agent.engine"},
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
@@ -77,7 +79,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "jinja2": (f"{RUNTIMES}.llama",),
     "onnxruntime": (RUNTIMES,),
     "tokenizers": (RUNTIMES,),
-    "numpy": (RUNTIMES,),
+    "numpy": (RUNTIMES, "convert"),
+    "torch": ("convert",),
+    "transformers": ("convert",),
     "msgspec": ("edge_agent.engine",),
     "sqlite3": ("edge_agent.store",),
     "grpc": EDGE,
@@ -109,6 +113,7 @@ PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.res
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
     "convert.data": "the stages, which will use it, are being built",
+    "convert.decoder.scores": "the stages, which will use it, are being built",
     "convert.stage": "the pipeline, which will use it, is being built",
     "edge_agent.cli.__main__": "started with python -m",
     "edge_agent.engine.child": "started with python -m",

@@ -1,0 +1,84 @@
+"""The labels' joint log-probabilities from a decoder in PyTorch: what the agent computes, in full precision.
+
+Same definition as edge_agent/engine/runtimes/llama/labels.py: the sum, over a label's tokens, of log p(token | prompt,
+tokens before), over the whole vocabulary, not divided by the number of tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from convert.decoder.tokens import TaskTokens
+from edge_agent.engine.runtimes.llama.labels import LabelTree, Tally, Tokens
+
+BATCH_ROWS = 16
+
+LogProbabilities = npt.NDArray[np.float64]
+Done = Callable[[int], None]
+"""Called with the number of texts done."""
+
+
+def joint_log_probabilities(
+    model: Any, tokens: TaskTokens, texts: Sequence[str], done: Done = lambda _count: None
+) -> LogProbabilities:
+    """Return [texts, labels] of a causal language model of transformers, with or without a PEFT adapter.
+
+    The model is put into evaluation mode, and left in it.
+    """
+    assert tokens.tree is not None, "only a classify task has labels"
+    model.eval()
+    prompts = [tokens.prompt(text) for text in texts]
+    # Neighbours of like length go together: less padding.
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    joint = np.zeros((len(prompts), tokens.tree.size))
+    size = 1 if tokens.tree.branches else BATCH_ROWS
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        with torch.inference_mode():
+            joint[rows] = _joint(model, tokens.tree, [prompts[row] for row in rows])
+        done(start + len(rows))
+    return joint
+
+
+def left_padded(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
+    """Return `input_ids`, `attention_mask` and `position_ids`, [rows, longest], with the ends of all rows aligned."""
+    longest = max(map(len, rows))
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, longest - len(row) :] = torch.tensor(row)
+        mask[at, longest - len(row) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "position_ids": positions.to(device)}
+
+
+def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabilities:
+    """Score the labels behind some prompts: many for labels of one token, otherwise one at a time."""
+    given = left_padded(prompts, model.device)
+    out = model(**given, logits_to_keep=1, use_cache=bool(tree.branches))
+    tallies = [Tally(tree) for _ in prompts]
+    for tally, row in zip(tallies, out.logits[:, -1].float().cpu().numpy(), strict=True):
+        tally.add_prompt(row)
+    if tree.branches:
+        _add_branches(model, tree, tallies[0], out.past_key_values, len(prompts[0]))
+    return np.stack([tally.joint for tally in tallies])
+
+
+def _add_branches(model: Any, tree: LabelTree, tally: Tally, cache: Any, length: int) -> None:
+    """Compute the branches behind one prompt, those of one length as one batch."""
+    for size in sorted({len(branch) for branch in tree.branches}):
+        branches = [branch for branch in tree.branches if len(branch) == size]
+        own = copy.deepcopy(cache)
+        own.batch_repeat_interleave(len(branches))
+        ids = torch.tensor(branches, device=model.device)
+        positions = torch.arange(length, length + size, device=model.device).expand(len(branches), size)
+        mask = torch.ones((len(branches), length + size), dtype=torch.long, device=model.device)
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True)
+        for branch, rows in zip(branches, out.logits.float().cpu().numpy(), strict=True):
+            tally.add_branch(branch, rows)
