@@ -112,9 +112,8 @@ PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.res
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
-    "convert.data": "the stages, which will use it, are being built",
     "convert.decoder.scores": "the stages, which will use it, are being built",
-    "convert.stage": "the pipeline, which will use it, is being built",
+    "convert.pipeline": "the command that runs it comes with the first stage",
     "edge_agent.cli.__main__": "started with python -m",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from edge_agent.errors import DiskFull, StateDirInUse, StateDirUnwritable
 from edge_agent.store.store import Store
+from tests.mounts import mount, tmpfs
 from tests.store_cases import LIMITS, blob_names, bundle
 
 HOLD = """
@@ -27,23 +27,11 @@ sys.stdin.read()
 """
 
 
-def mount(*arguments: str) -> None:
-    """Mount, or skip the test where this process may not."""
-    if not shutil.which("mount"):
-        pytest.skip("needs mount")
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Return the root of a file system of 2 MiB and 14 files."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=2m,nr_inodes=14", "edge-agent-test", str(disk))
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with tmpfs(tmp_path / "disk", "size=2m,nr_inodes=14") as disk:
+        yield disk
 
 
 def test_a_bundle_larger_than_the_disk_is_refused_before_it_is_copied(small_disk: Path, tmp_path: Path) -> None:

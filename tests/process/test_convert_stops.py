@@ -1,0 +1,31 @@
+"""A run of the pipeline that is killed for good, in a process of its own."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.recipes import recipe_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def bring(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the stages of tests/pipeline_stages.py on a recipe."""
+    command = [sys.executable, "-m", "tests.pipeline_stages", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
+    """SIGKILL in mid-stage leaves the stages before it; what is half done is removed by the next run."""
+    recipe_of(tmp_path)
+    (tmp_path / "wish").write_text("kill")
+    assert bring(tmp_path).returncode == -signal.SIGKILL
+    names = sorted(path.name for path in (tmp_path / "work").iterdir())
+    assert names[:1] + names[2:] == [".lock", "first"]
+    assert names[1].startswith(".partial-cross-")
+    (tmp_path / "wish").write_text("")
+    done = bring(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "first up to date" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [".lock", "cross", "first", "last"]
