@@ -89,8 +89,9 @@ class Daemon:
             await self._report()
 
     async def _report(self) -> None:
+        silent = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
-        await self._edge.report(ready, serving=self._serving)
+        await self._edge.report(silent | ready, serving=self._serving)
 
     async def _report_changes(self) -> None:
         while True:

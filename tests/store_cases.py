@@ -7,6 +7,7 @@ tar = tar_of(folder, tmp_path / "b.tar")
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,24 @@ def blob_names(state_dir: Path) -> set[str]:
 def sha256_of(content: bytes) -> str:
     """Return the name that a blob of these bytes has."""
     return hashlib.sha256(content).hexdigest()
+
+
+def as_of_another_agent(state_dir: Path, version: str) -> str:
+    """Rewrite the stored manifest of that version as an agent with a newer format would have stored it.
+
+    Of a closed store; returns the digest that the bundle has now.
+    """
+    with sqlite3.connect(state_dir / "state.db") as db:
+        db.create_function("digest", 1, lambda manifest: hashlib.sha256(manifest).hexdigest())
+        db.execute("PRAGMA defer_foreign_keys = ON")
+        db.execute(
+            "UPDATE bundles SET manifest = CAST(replace(manifest, 'bundle/v1', 'bundle/v9') AS BLOB) WHERE version = ?",
+            (version,),
+        )
+        moved = db.execute("SELECT digest, digest(manifest) FROM bundles WHERE version = ?", (version,)).fetchall()
+        for old, new in moved:
+            db.execute("UPDATE bundles SET digest = ? WHERE digest = ?", (new, old))
+            db.execute("UPDATE pointers SET active = ? WHERE active = ?", (new, old))
+            db.execute("UPDATE pointers SET previous = ? WHERE previous = ?", (new, old))
+    db.close()
+    return str(moved[0][1])

@@ -102,11 +102,19 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     def _problems(self) -> list[str]:
         activation, engines = self._rooms.activation, self._rooms.engines
-        return [
+        serving, problems = activation.serving, activation.problems
+        silent = [
             f"Task {task} does not answer: {error.message}. {error.remedy}"
-            for task, error in sorted(activation.problems.items())
-            if task in activation.serving and not engines.ready(activation.serving[task].digest)
+            for task, error in sorted(problems.items())
+            if task not in serving or not engines.ready(serving[task].digest)
         ]
+        said = {error.message for error in problems.values()}
+        idle = [
+            f"Bundle {broken.name} cannot be used: {broken.error.message}. {broken.error.remedy}"
+            for broken in activation.inventory.unreadable
+            if broken.error.message not in said
+        ]
+        return silent + idle
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
         activation = self._rooms.activation

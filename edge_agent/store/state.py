@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_agent.errors import (
     DiskFull,
@@ -35,7 +36,9 @@ _SCHEMA = (
     " previous TEXT REFERENCES bundles (digest)) STRICT",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_COLUMNS = "digest, manifest, signed, installed_at"
+_ALL = """
+    SELECT task, version, digest, manifest, signed, installed_at FROM bundles ORDER BY task, sequence DESC
+"""
 _ACTIVATE = """
     INSERT INTO pointers (task, active) SELECT task, digest FROM bundles WHERE digest = ?
     ON CONFLICT (task) DO UPDATE SET previous = active, active = excluded.active WHERE active <> excluded.active
@@ -56,6 +59,27 @@ class InstalledBundle:
     manifest: Manifest
     signed: bool
     installed_at: float
+
+
+class BundleName(NamedTuple):
+    """What the database knows of a bundle without its manifest."""
+
+    task: str
+    version: str
+    digest: str
+
+    def __str__(self) -> str:
+        """Name it as people do."""
+        return f"{self.task} {self.version} ({self.digest[:12]})"
+
+
+@dataclass(frozen=True)
+class UnreadableBundle:
+    """A bundle whose stored manifest this agent cannot use, and why."""
+
+    name: BundleName
+    manifest_bytes: bytes
+    error: StoreDamaged
 
 
 class State:
@@ -85,8 +109,17 @@ class State:
             self._db.close()
 
     def bundles(self) -> list[InstalledBundle]:
-        """Return all bundles: by task, the newest first."""
-        return self._select(f"SELECT {_COLUMNS} FROM bundles ORDER BY task, sequence DESC")  # noqa: S608 - a constant
+        """Return all bundles that this agent can read: by task, the newest first."""
+        return [bundle for bundle in self._read() if isinstance(bundle, InstalledBundle)]
+
+    def unreadable(self) -> list[UnreadableBundle]:
+        """Return the other ones: installed by another version of the agent, or damaged."""
+        return [bundle for bundle in self._read() if isinstance(bundle, UnreadableBundle)]
+
+    def names(self) -> list[BundleName]:
+        """Return what all bundles are called, whether they can be read or not: by task, the newest first."""
+        with self._errors():
+            return [BundleName(*row[:3]) for row in self._db.execute(_ALL)]
 
     def pointers(self) -> dict[str, tuple[str, str]]:
         """Return the digests of the active and the previous bundle ("" = none), by task."""
@@ -97,20 +130,24 @@ class State:
         return {task: (active, previous) for task, active, previous in rows}
 
     def add(self, bundle: InstalledBundle, per_task_max: int) -> bool:
-        """Add a bundle, if it is new, and forget the task's oldest idle ones beyond `per_task_max`."""
+        """Add a bundle, if it is new, and forget the task's oldest idle ones beyond `per_task_max`.
+
+        One that is there already gets its manifest again, in case that was damaged.
+        """
         task, version = bundle.manifest.task.name, bundle.manifest.version
         row = (bundle.digest, task, version, bundle.manifest_bytes, bundle.signed, bundle.installed_at)
         with self._transaction():
-            added = self._db.execute(
+            known = self._db.execute("SELECT 1 FROM bundles WHERE digest = ?", (bundle.digest,)).fetchone()
+            self._db.execute(
                 "INSERT INTO bundles (digest, task, version, manifest, signed, installed_at) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (digest) DO NOTHING",
+                " ON CONFLICT (digest) DO UPDATE SET manifest = excluded.manifest WHERE manifest <> excluded.manifest",
                 row,
-            ).rowcount
+            )
             (count,) = self._db.execute("SELECT count(*) FROM bundles WHERE task = ?", (task,)).fetchone()
             idle = self._db.execute(_IDLE_OLDEST_FIRST, (task,)).fetchall()
             spare = [digest for (digest,) in idle if digest != bundle.digest][: max(0, count - per_task_max)]
             self._db.executemany("DELETE FROM bundles WHERE digest = ?", [(digest,) for digest in spare])
-        return bool(added)
+        return known is None
 
     def set_active(self, digest: str) -> None:
         """Let an installed bundle answer for its task; the one before becomes the previous."""
@@ -128,19 +165,15 @@ class State:
             self._db.execute("DELETE FROM pointers WHERE task = ?", (task,))
             self._db.execute("DELETE FROM bundles WHERE task = ?", (task,))
 
-    def _select(self, query: str) -> list[InstalledBundle]:
+    def _read(self) -> Iterator[InstalledBundle | UnreadableBundle]:
         with self._errors():
-            rows = self._db.execute(query).fetchall()
-        return [self._bundle(*row) for row in rows]
-
-    def _bundle(self, digest: str, manifest_bytes: bytes, signed: int, installed_at: float) -> InstalledBundle:
-        if digest_of(manifest_bytes) != digest:
-            raise self._damaged(f"the manifest stored for bundle {digest} is not the one installed")
-        try:
-            return InstalledBundle(digest, manifest_bytes, parse(manifest_bytes), bool(signed), installed_at)
-        except (ManifestInvalid, SchemaUnknown) as error:
-            said = f"this agent cannot read the installed bundle {digest}: {error.message}"
-            raise StoreDamaged(said, remedy="Start the edge-agent version that installed it.", digest=digest) from None
+            rows = self._db.execute(_ALL).fetchall()
+        for task, version, digest, manifest_bytes, signed, installed_at in rows:
+            try:
+                manifest = _manifest(digest, manifest_bytes)
+                yield InstalledBundle(digest, manifest_bytes, manifest, bool(signed), installed_at)
+            except StoreDamaged as error:
+                yield UnreadableBundle(BundleName(task, version, digest), manifest_bytes, error)
 
     def _prepare(self, may_create: bool) -> None:
         with self._errors():
@@ -202,3 +235,16 @@ class State:
         away = f"{self._path}* and {self._path.parent / 'blobs'}"
         remedy = f"Stop the daemon, move {away} away, start it and install the bundles again."
         return StoreDamaged(said, remedy=remedy, path=self._path)
+
+
+def _manifest(digest: str, manifest_bytes: bytes) -> Manifest:
+    if digest_of(manifest_bytes) != digest:
+        raise StoreDamaged(f"the manifest stored for bundle {digest} is not the one installed", digest=digest)
+    try:
+        return parse(manifest_bytes)
+    except (ManifestInvalid, SchemaUnknown) as error:
+        said = f"this agent cannot read the installed bundle {digest}: {error.message}"
+        remedy = (
+            "Start the edge-agent version that installed it, or roll back, or install a bundle that this one knows."
+        )
+        raise StoreDamaged(said, remedy=remedy, digest=digest) from None

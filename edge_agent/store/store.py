@@ -8,6 +8,9 @@ A bundle exists when its row does, and the row is written after the last blob is
 blobs are. So a kill or power cut at any point leaves only blobs that no row names, and the next open deletes them. The
 active and the previous bundle of every task are never deleted, except with the whole task.
 
+A bundle whose stored manifest this agent cannot read keeps its row and its blobs, for the version that installed it; it
+can be removed, and says why it is of no use when it is asked for. The other bundles do not notice.
+
 Synchronous: calls block on the disk. One process owns a store, and one thread at a time uses it.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -42,13 +46,14 @@ from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
 from edge_agent.store.disk import Ballast
 from edge_agent.store.limits import StoreLimits
-from edge_agent.store.state import InstalledBundle, State
+from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
 
-__all__ = ["InstalledBundle", "Store", "StoreLimits"]
+__all__ = ["BundleName", "InstalledBundle", "Store", "StoreLimits", "UnreadableBundle"]
 
 DIGEST_PREFIX_CHARACTERS_MIN = 8
 ENGINE_ROLES = ("weights", "adapter", "tokenizer", "golden")
 """Roles of the files that an engine opens; a manifest has at most one file of each."""
+_SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 class Store:
@@ -123,16 +128,21 @@ class Store:
         return self._by_digest(digest), added
 
     def bundles(self, task: str = "") -> list[InstalledBundle]:
-        """Return the installed bundles, of one task or all: by task, the newest first."""
+        """Return the installed bundles that can be read, of one task or all: by task, the newest first."""
         return [bundle for bundle in self._state.bundles() if task in ("", bundle.manifest.task.name)]
 
-    def find(self, task: str, wanted: str) -> InstalledBundle:
+    def unreadable(self) -> list[UnreadableBundle]:
+        """Return the installed bundles that this agent cannot read: by task, the newest first."""
+        return self._state.unreadable()
+
+    def resolve(self, task: str, wanted: str) -> BundleName:
         """Return the task's bundle with that version, digest, or digest prefix of at least 8 characters.
 
         Raises UnknownBundle, whose message lists what is installed, or AmbiguousBundle.
         """
-        installed = self.bundles(task)
-        found = [bundle for bundle in installed if _matches(bundle, wanted)]
+        names = self._state.names()
+        installed = [name for name in names if name.task == task]
+        found = [name for name in installed if _matches(name, wanted)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -141,17 +151,26 @@ class Store:
         if installed:
             said = f"task '{task}' has no bundle '{wanted}'; installed: {_listed(installed)}"
             raise UnknownBundle(said, task=task, wanted=wanted)
-        tasks = sorted({bundle.manifest.task.name for bundle in self.bundles()})
+        tasks = sorted({name.task for name in names})
         said = f"task '{task}' has no bundle; tasks with bundles: {', '.join(tasks) or 'none'}"
         raise UnknownBundle(said, task=task, wanted=wanted)
 
+    def find(self, task: str, wanted: str) -> InstalledBundle:
+        """Return what `resolve` names. Raises as it does, and StoreDamaged if it cannot be read."""
+        return self._by_digest(self.resolve(task, wanted).digest)
+
     def active(self) -> dict[str, InstalledBundle]:
-        """Return the bundle that answers, by task."""
+        """Return the bundle that answers, by task; a task whose bundle cannot be read is left out."""
         found = {bundle.digest: bundle for bundle in self._state.bundles()}
-        return {task: found[active] for task, (active, _) in self._state.pointers().items()}
+        return {task: found[active] for task, (active, _) in self._state.pointers().items() if active in found}
+
+    def pointed_at(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the digests of all active and of all previous bundles, readable or not."""
+        pointers = self._state.pointers().values()
+        return frozenset(active for active, _ in pointers), frozenset(previous for _, previous in pointers if previous)
 
     def previous(self, task: str) -> InstalledBundle | None:
-        """Return the bundle that answered before the active one."""
+        """Return the bundle that answered before the active one. Raises StoreDamaged if it cannot be read."""
         _, previous = self._state.pointers().get(task, ("", ""))
         return self._by_digest(previous) if previous else None
 
@@ -164,18 +183,18 @@ class Store:
 
     def remove(self, digest: str) -> int:
         """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""
-        bundle = self._by_digest(digest)
-        name, version = bundle.manifest.task.name, bundle.manifest.version
-        active, previous = self._state.pointers().get(name, ("", ""))
+        name = self._name(digest)
+        active, previous = self._state.pointers().get(name.task, ("", ""))
         if digest in (active, previous):
-            use = f"answers for task '{name}'" if digest == active else f"is what task '{name}' would roll back to"
-            raise BundleInUse(f"bundle {version} ({digest[:12]}) {use}", task=name, version=version, digest=digest)
+            uses = f"answers for task '{name.task}'", f"is what task '{name.task}' would roll back to"
+            said = f"bundle {name.version} ({digest[:12]}) {uses[digest != active]}"
+            raise BundleInUse(said, task=name.task, version=name.version, digest=digest)
         return self._forget(lambda: self._state.remove(digest))
 
     def remove_task(self, task: str) -> int:
         """Forget a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
-        if not self.bundles(task):
-            raise UnknownBundle(f"task '{task}' has no bundle", task=task)
+        if not any(name.task == task for name in self._state.names()):
+            raise UnknownBundle(f"nothing is installed for a task called {task[:64]!r}", task=task[:64])
         return self._forget(lambda: self._state.remove_task(task))
 
     def _forget(self, forget: Callable[[], None]) -> int:
@@ -207,11 +226,18 @@ class Store:
         """Return the bytes of all blobs, and the bytes free on their disk."""
         return self._blobs.used_bytes(), self._blobs.free_bytes()
 
-    def _by_digest(self, digest: str) -> InstalledBundle:
-        for bundle in self._state.bundles():
-            if bundle.digest == digest:
-                return bundle
+    def _name(self, digest: str) -> BundleName:
+        for name in self._state.names():
+            if name.digest == digest:
+                return name
         raise UnknownBundle(f"no bundle with digest '{digest}' is installed", digest=digest)
+
+    def _by_digest(self, digest: str) -> InstalledBundle:
+        self._name(digest)
+        for broken in self._state.unreadable():
+            if broken.name.digest == digest:
+                raise broken.error
+        return next(bundle for bundle in self._state.bundles() if bundle.digest == digest)
 
     def _keep(self, bundle: InstalledBundle, members: dict[str, Member]) -> bool:
         with ExitStack() as closing:
@@ -235,7 +261,11 @@ class Store:
             self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
 
     def _collect(self) -> int:
-        return self._blobs.collect({file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts})
+        wanted = {file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts}
+        for broken in self._state.unreadable():
+            # Whatever else its format is: blobs are called by their sha256, and none that it may name is lost.
+            wanted |= {name.decode() for name in _SHA256.findall(broken.manifest_bytes)}
+        return self._blobs.collect(wanted)
 
 
 def _locked(state_dir: Path) -> int:
@@ -291,10 +321,10 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _matches(bundle: InstalledBundle, wanted: str) -> bool:
-    is_prefix = len(wanted) >= DIGEST_PREFIX_CHARACTERS_MIN and bundle.digest.startswith(wanted)
-    return is_prefix or wanted == bundle.manifest.version
+def _matches(name: BundleName, wanted: str) -> bool:
+    is_prefix = len(wanted) >= DIGEST_PREFIX_CHARACTERS_MIN and name.digest.startswith(wanted)
+    return is_prefix or wanted == name.version
 
 
-def _listed(bundles: list[InstalledBundle]) -> str:
-    return ", ".join(f"{bundle.manifest.version} ({bundle.digest[:12]})" for bundle in bundles)
+def _listed(names: list[BundleName]) -> str:
+    return ", ".join(f"{name.version} ({name.digest[:12]})" for name in names)

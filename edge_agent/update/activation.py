@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import structlog
 
-from edge_agent.errors import EdgeAgentError, MemoryShort, NothingToRollBack, UnknownBundle, UnknownTask, from_wire
+from edge_agent.errors import EdgeAgentError, MemoryShort, NothingToRollBack, UnknownTask, from_wire
 from edge_agent.formats.manifest import Manifest
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state import InstalledBundle, UnreadableBundle
 from edge_agent.store.store import Store
 
 log = structlog.get_logger("edge_agent.update")
@@ -57,6 +57,8 @@ class Inventory:
     previous: frozenset[str] = frozenset()
     """Digests that `rollback` goes back to."""
     store_bytes: int = 0
+    unreadable: tuple[UnreadableBundle, ...] = ()
+    """Installed, but of no use to this agent: kept for the version that installed them."""
 
 
 class Activation:
@@ -81,7 +83,7 @@ class Activation:
         self._changes: set[asyncio.Task[object]] = set()
         self._loading: set[asyncio.Task[None]] = set()
         self.problems: dict[str, EdgeAgentError] = {}
-        """Why a task did not become ready, for those that the last try failed."""
+        """Why a task did not become ready, for those that the last try failed, or whose bundle cannot be read."""
         self.inventory = Inventory()
 
     @property
@@ -90,9 +92,11 @@ class Activation:
         return self._serving
 
     def bundle_of(self, task: str) -> InstalledBundle:
-        """Return the bundle that answers a task. Raises UnknownTask, listing the known ones."""
+        """Return the bundle that answers a task. Raises UnknownTask, listing the known ones; StoreDamaged."""
         bundle = self._serving.get(task)
         if bundle is None:
+            if task in self.problems:
+                raise self.problems[task]
             known = sorted(self._serving)[:KNOWN_SHOWN_MAX]
             listed = f"known tasks: {', '.join(known)}" if known else "no task is installed"
             raise UnknownTask(
@@ -108,6 +112,11 @@ class Activation:
         of its own task."""
         self._serving = dict(await self._on_store(self._store.active))
         self.inventory = await self._on_store(self._take_inventory)
+        active, _ = await self._on_store(self._store.pointed_at)
+        for broken in self.inventory.unreadable:
+            log.error("bundle_unreadable", bundle=str(broken.name), message=broken.error.message)
+            if broken.name.digest in active:
+                self.problems[broken.name.task] = broken.error
         for bundle in self._serving.values():
             self._load_in_background(bundle)
 
@@ -129,7 +138,7 @@ class Activation:
                     if new:
                         await self._on_store(self._store.remove, bundle.digest)
                     raise _naming(bundle, error) from None
-            for task in list(self.problems):  # what was damaged may be whole again
+            for task in self.problems.keys() & self._serving.keys():  # what was damaged may be whole again
                 self._load_in_background(self._serving[task])
             return bundle, new
 
@@ -149,9 +158,9 @@ class Activation:
         """Let the bundle before answer again. Raises UnknownTask, NothingToRollBack, ModelError."""
 
         async def change() -> InstalledBundle:
-            active = self.bundle_of(task)
             previous = await self._on_store(self._store.previous, task)
             if previous is None:
+                active = self.bundle_of(task)
                 raise NothingToRollBack(f"task {task!r} has no bundle before {active.manifest.version}", task=task)
             await self._activate(previous)
             return previous
@@ -168,10 +177,8 @@ class Activation:
 
         async def change() -> int:
             if wanted:
-                bundle = await self._on_store(self._store.find, task, wanted)
-                return await self._on_store(self._store.remove, bundle.digest)
-            if not await self._on_store(self._store.bundles, task):
-                raise UnknownBundle(f"nothing is installed for a task called {task[:64]!r}", task=task[:64])
+                name = await self._on_store(self._store.resolve, task, wanted)
+                return await self._on_store(self._store.remove, name.digest)
             # The disk first: if it refuses, the task goes on. A model that is loaded does not need its name any more.
             freed = await self._on_store(self._store.remove_task, task)
             gone = self._serving.pop(task, None)
@@ -213,10 +220,9 @@ class Activation:
                 await self._engines.report()
 
     def _take_inventory(self) -> Inventory:
-        bundles = tuple(self._store.bundles())
-        before = map(self._store.previous, {bundle.manifest.task.name for bundle in bundles})
-        digests = frozenset(bundle.digest for bundle in before if bundle is not None)
-        return Inventory(bundles, digests, self._store.usage()[0])
+        _, previous = self._store.pointed_at()
+        unreadable = tuple(self._store.unreadable())
+        return Inventory(tuple(self._store.bundles()), previous, self._store.usage()[0], unreadable)
 
     async def _activate(self, bundle: InstalledBundle) -> None:
         before = self._serving.get(bundle.manifest.task.name)

@@ -18,6 +18,7 @@ from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 from tests.bundles import digest_of, echo_bundle, smollm2_bundle, tiny_onnx_bundle
 from tests.daemon import RunningDaemon
 from tests.eventually import eventually_sync
+from tests.store_cases import as_of_another_agent
 
 LABELS = ("refund", "price")
 
@@ -155,6 +156,28 @@ def test_installing_again_mends_a_damaged_store_without_a_restart(tmp_path: Path
             eventually_sync(lambda: client.serving("other"))
             assert client.classify("other", ["refund"])
             assert not any("does not answer" in warning for warning in admin.status().warnings)
+
+
+def test_a_bundle_of_another_agent_stops_its_own_task_only(tmp_path: Path) -> None:
+    """After a downgrade: status and callers hear why, health says NOT_SERVING, and the other task answers."""
+    daemon = RunningDaemon(tmp_path)
+    with daemon:
+        daemon.install(echo_bundle(tmp_path / "new", "intent", "classify", LABELS, version="2.0.0"))
+        daemon.install(echo_bundle(tmp_path / "other", "other", "classify", LABELS, version="1.0.0"))
+        daemon.kill()
+        as_of_another_agent(daemon.state_dir, "2.0.0")
+        daemon.start()
+        with daemon.admin() as admin, daemon.client() as client:
+            eventually_sync(lambda: client.serving("other"))
+            assert client.classify("other", ["refund"])
+            assert not client.serving("intent")
+            assert ["Task intent does not answer"] == [w[:27] for w in admin.status().warnings if "cannot read" in w]
+            with pytest.raises(CallFailed, match="cannot read the installed bundle") as caught:
+                client.classify("intent", ["refund"])
+            assert "STORE_DAMAGED" == caught.value.reason
+            daemon.install(echo_bundle(tmp_path / "old", "intent", "classify", LABELS, version="1.0.0"))
+            assert "1.0.0" == version_that_answers(daemon)
+            assert ["Bundle intent 2.0.0 ("] == [w[:21] for w in admin.status().warnings if "cannot read" in w]
 
 
 def test_a_bundle_that_does_not_load_is_not_kept(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from edge_agent.errors import (
 from edge_agent.formats.manifest import MANIFEST_NAME
 from tests.activation_cases import DRAIN_SECONDS, Site
 from tests.bundles import echo_bundle
+from tests.store_cases import as_of_another_agent
 
 
 @pytest.fixture
@@ -342,3 +343,47 @@ async def test_a_change_runs_to_its_end_without_its_caller(tmp_path: Path) -> No
     assert ["2.0.0", "1.0.0"] == [bundle.manifest.version for bundle in site.activation.inventory.bundles]
     assert {site.activation.inventory.bundles[1].digest} == site.activation.inventory.previous
     await site.stop()
+
+
+async def strange_after_restart(site: Site, version: str) -> str:
+    """Start again with that version's manifest in a format that this agent does not know; return its digest."""
+    await site.stop()
+    strange = as_of_another_agent(site.tmp_path / "state", version)
+    site.start()
+    await site.activation.resume()
+    await site.loaded()
+    return strange
+
+
+async def test_a_bundle_that_cannot_be_read_stops_its_own_task_only(site):
+    """The other task answers; this one says why not, and answers again after a roll-back."""
+    old, _, other = await site.install("1.0.0"), await site.install("2.0.0"), await site.install("1.0.0", "other")
+    await strange_after_restart(site, "2.0.0")
+    assert {"other": other} == {task: bundle.digest for task, bundle in site.activation.serving.items()}
+    with pytest.raises(StoreDamaged, match="cannot read the installed bundle"):
+        site.activation.bundle_of("pos")
+    await site.activation.rollback("pos")
+    assert old == site.active()
+    assert {} == site.activation.problems
+
+
+async def test_a_bundle_before_that_cannot_be_read_is_no_way_back(site):
+    """Status has it in the inventory; the task goes on."""
+    _, new = await site.install("1.0.0"), await site.install("2.0.0")
+    strange = await strange_after_restart(site, "1.0.0")
+    assert [strange] == [broken.name.digest for broken in site.activation.inventory.unreadable]
+    with pytest.raises(StoreDamaged, match="cannot read the installed bundle"):
+        await site.activation.rollback("pos")
+    assert new == site.active()
+
+
+async def test_a_task_whose_bundle_cannot_be_read_can_be_installed_or_removed(site):
+    """A new version takes over; then the strange one can go."""
+    await site.install("1.0.0")
+    strange = await strange_after_restart(site, "1.0.0")
+    new = await site.install("2.0.0")
+    assert new == site.active()
+    with pytest.raises(BundleInUse):
+        await site.activation.remove("pos", strange)
+    await site.activation.remove("pos", "")
+    assert ((), ()) == (site.activation.inventory.bundles, site.activation.inventory.unreadable)

@@ -104,24 +104,30 @@ def test_a_newer_schema_is_refused(state: State, tmp_path: Path) -> None:
     assert "newer" in caught.value.remedy
 
 
-def test_a_changed_manifest_is_noticed(state: State, one: InstalledBundle, tmp_path: Path) -> None:
-    """The digest is checked whenever a manifest is read."""
+def test_a_changed_manifest_is_noticed_and_mended(state: State, one: InstalledBundle, tmp_path: Path) -> None:
+    """The digest is checked whenever a manifest is read; adding the bundle again brings the right one back."""
     state.add(one, 10)
     state.close()
     edit(tmp_path / "state.db", "UPDATE bundles SET manifest = CAST(replace(manifest, 'yes', 'non') AS BLOB)")
     changed = State(tmp_path / "state.db", may_create=False)
-    with pytest.raises(StoreDamaged, match=f"bundle {one.digest}"):
-        changed.bundles()
+    (broken,) = changed.unreadable()
+    assert f"bundle {one.digest}" in broken.error.message
+    assert ([], [broken.name]) == (changed.bundles(), changed.names())
+    assert not changed.add(one, 10)
+    assert ([one], []) == (changed.bundles(), changed.unreadable())
     changed.close()
 
 
 def test_a_manifest_that_this_agent_does_not_know_is_named(state: State, one: InstalledBundle) -> None:
-    """It was installed by another version of the agent."""
+    """It was installed by another version of the agent; the other bundles are as they were."""
     stored = one.manifest_bytes.replace(b"bundle/v1", b"bundle/v9")
+    state.add(one, 10)
     state.add(InstalledBundle(digest_of(stored), stored, one.manifest, signed=False, installed_at=1.0), 10)
-    with pytest.raises(StoreDamaged, match="cannot read the installed bundle") as caught:
-        state.bundles()
-    assert "version that installed it" in caught.value.remedy
+    (broken,) = state.unreadable()
+    assert "cannot read the installed bundle" in broken.error.message
+    assert "version that installed it" in broken.error.remedy
+    assert ("pos", "1.0.0", digest_of(stored)) == broken.name
+    assert [one] == state.bundles()
 
 
 def test_a_directory_in_its_place_is_unwritable(tmp_path: Path) -> None:

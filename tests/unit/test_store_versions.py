@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import AmbiguousBundle, BundleInUse, UnknownBundle
+from edge_agent.errors import AmbiguousBundle, BundleInUse, StoreDamaged, UnknownBundle
 from edge_agent.store.store import InstalledBundle, Store
-from tests.store_cases import LIMITS, blob_names, bundle, sha256_of
+from tests.store_cases import LIMITS, as_of_another_agent, blob_names, bundle, sha256_of
 
 BASE = b"the base that all versions share"
 _numbers = count()
@@ -120,7 +120,7 @@ def test_only_installed_digests_can_be_named(store: Store) -> None:
     for call in (store.set_active, store.remove):
         with pytest.raises(UnknownBundle, match="0000"):
             call("0" * 64)
-    with pytest.raises(UnknownBundle, match="task 'pos' has no bundle"):
+    with pytest.raises(UnknownBundle, match="nothing is installed"):
         store.remove_task("pos")
 
 
@@ -187,3 +187,20 @@ def test_the_limit_never_costs_the_active_or_the_previous(tmp_path: Path) -> Non
     assert [fifth, third, second] == store.bundles()
     assert fourth not in store.bundles()
     store.close()
+
+
+def test_a_bundle_of_another_agent_keeps_its_files_and_is_in_nobodys_way(store: Store, tmp_path: Path) -> None:
+    """The others are found as before; this one says why it is of no use, and can be removed with what only it had."""
+    known, _ = install(store, tmp_path, "1.0.0"), install(store, tmp_path, "2.0.0")
+    store.close()
+    strange = as_of_another_agent(tmp_path / "state", "2.0.0")
+    again = Store.open(tmp_path / "state", LIMITS)
+    assert adapters("pos 1.0.0", "pos 2.0.0") == blob_names(tmp_path / "state")
+    assert [known] == again.bundles()
+    assert [strange] == [broken.name.digest for broken in again.unreadable()]
+    assert known == again.find("pos", "1.0.0")
+    with pytest.raises(StoreDamaged, match="cannot read the installed bundle"):
+        again.find("pos", "2.0.0")
+    assert len(b"pos 2.0.0") == again.remove(strange)
+    assert adapters("pos 1.0.0") == blob_names(tmp_path / "state")
+    again.close()
