@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from convert.cli import assemble
+from convert.cli import assemble, keys
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 
@@ -62,6 +62,7 @@ def root(
 
 
 app.command("assemble")(assemble.Command)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

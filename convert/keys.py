@@ -1,0 +1,190 @@
+"""The centre's keys: one that opens what sites sealed, and one that signs receipts.
+
+A folder holds, readable by its owner alone:
+
+    identity.txt    age identities (X25519), the newest first; or identity.age, the same under a passphrase
+    receipts.pem    Ed25519 private key (PKCS 8), under the same passphrase if there is one
+    recipient.txt   what sites seal to: 'age -R recipient.txt' takes it
+    receipts.pub    what sites check receipts with, in hexadecimal
+
+The first two never leave the centre; whoever has them can read every example, or make sites delete what has not
+arrived. The age command opens a segment with them: 'age -d -i identity.txt NAME.age'.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyrage
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from convert import durable
+from edge_agent.errors import FileMissing, InvalidRequest
+
+IDENTITY_PLAIN, IDENTITY_SEALED = "identity.txt", "identity.age"
+RECEIPTS_PRIVATE, RECEIPTS_PUBLIC = "receipts.pem", "receipts.pub"
+RECIPIENT = "recipient.txt"
+PASSPHRASE_CHARACTERS_MIN = 10
+_PRIVATE_MODE, _FOLDER_MODE = 0o600, 0o700
+
+Ask = Callable[[], str]
+"""Returns the passphrase; called only when there is one to give."""
+
+
+@dataclass(frozen=True)
+class Public:
+    """What a site needs to know of the centre."""
+
+    recipient: str
+    """age public key, `age1…`."""
+    receipts: str
+    """Ed25519 public key, 64 hexadecimal digits."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys that are ready for use."""
+
+    identities: tuple[pyrage.x25519.Identity, ...]
+    receipts: Ed25519PrivateKey
+
+
+def create(folder: Path, passphrase: str = "") -> Public:
+    """Make a folder of new keys; with a passphrase the private ones are encrypted with it.
+
+    Raises:
+        InvalidRequest: the folder exists, or the passphrase is too short.
+        OSError: the folder cannot be written.
+    """
+    _check_passphrase(passphrase)
+    if folder.exists():
+        said = f"{folder} exists, and keys are never overwritten"
+        raise InvalidRequest(
+            said, remedy="Name another folder; 'edge-convert keys rotate' renews the keys in this one."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        staging.chmod(_FOLDER_MODE)
+        identity, receipts = pyrage.x25519.Identity.generate(), Ed25519PrivateKey.generate()
+        _write_identities(staging, [str(identity)], passphrase)
+        _write(staging / RECEIPTS_PRIVATE, _pem(receipts, passphrase))
+        _write(staging / RECEIPTS_PUBLIC, receipts.public_key().public_bytes_raw().hex().encode() + b"\n")
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    durable.sync_directory(folder.parent)
+    return public(folder)
+
+
+def public(folder: Path) -> Public:
+    """Read the public halves; needs no passphrase. Raises FileMissing."""
+    return Public(_read(folder, RECIPIENT).decode().split()[0], _read(folder, RECEIPTS_PUBLIC).decode().strip())
+
+
+def unlock(folder: Path, ask: Ask) -> Keys:
+    """Read the private keys.
+
+    Raises:
+        FileMissing: a file is not there.
+        InvalidRequest: wrong passphrase, or a file that holds no key.
+    """
+    passphrase = ask() if encrypted(folder) else ""
+    try:
+        identities = tuple(map(pyrage.x25519.Identity.from_str, _identities(folder, passphrase)))
+        pem = _read(folder, RECEIPTS_PRIVATE)
+        receipts = serialization.load_pem_private_key(pem, passphrase.encode() or None)
+    except (pyrage.DecryptError, pyrage.IdentityError, ValueError, TypeError) as error:
+        said = f"the keys in {folder} do not open: {error}"
+        raise InvalidRequest(said, remedy="Check the passphrase, or take the folder from its backup.") from None
+    if not isinstance(receipts, Ed25519PrivateKey) or not identities:
+        raise InvalidRequest(f"{folder} holds no Ed25519 key, or no identity", remedy="Take it from its backup.")
+    return Keys(identities, receipts)
+
+
+def encrypted(folder: Path) -> bool:
+    """Tell whether the private keys are under a passphrase. Raises FileMissing."""
+    if (folder / IDENTITY_SEALED).is_file():
+        return True
+    if (folder / IDENTITY_PLAIN).is_file():
+        return False
+    raise FileMissing(f"{folder} holds no keys", remedy=f"Make some: edge-convert keys create {folder}")
+
+
+def rotate(folder: Path, ask: Ask) -> Public:
+    """Add a new identity. Sites that still seal to an old one are understood as before; returns what to give to sites.
+
+    Raises:
+        FileMissing, InvalidRequest: as `unlock`.
+    """
+    passphrase = ask() if encrypted(folder) else ""
+    keys = unlock(folder, lambda: passphrase)
+    new = str(pyrage.x25519.Identity.generate())
+    _write_identities(folder, [new, *map(str, keys.identities)], passphrase)
+    return public(folder)
+
+
+def _identities(folder: Path, passphrase: str) -> list[str]:
+    if passphrase:
+        text = pyrage.passphrase.decrypt(_read(folder, IDENTITY_SEALED), passphrase).decode()
+    else:
+        text = _read(folder, IDENTITY_PLAIN).decode()
+    return [line for line in text.split("\n") if line and not line.startswith("#")]
+
+
+def _write_identities(folder: Path, identities: list[str], passphrase: str) -> None:
+    """Write the private file before the public one: a site must never seal to a key that nobody has."""
+    recipients = [str(pyrage.x25519.Identity.from_str(each).to_public()) for each in identities]
+    lines = [f"# public key: {recipient}\n{each}\n" for recipient, each in zip(recipients, identities, strict=True)]
+    text = "".join(lines).encode()
+    if passphrase:
+        _write(folder / IDENTITY_SEALED, pyrage.passphrase.encrypt(text, passphrase))
+    else:
+        _write(folder / IDENTITY_PLAIN, text)
+    _write(folder / RECIPIENT, f"{recipients[0]}\n".encode())
+
+
+def _pem(key: Ed25519PrivateKey, passphrase: str) -> bytes:
+    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        how = serialization.BestAvailableEncryption(passphrase.encode())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+
+
+def _write(path: Path, content: bytes) -> None:
+    durable.write(path, content, mode=_PRIVATE_MODE)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        remedy = f"Make keys with 'edge-convert keys create {folder}', or take the folder from its backup."
+        raise FileMissing(f"{folder / name} does not exist", remedy=remedy) from None
+
+
+def _check_passphrase(passphrase: str) -> None:
+    if passphrase and len(passphrase) < PASSPHRASE_CHARACTERS_MIN:
+        said = f"the passphrase has {len(passphrase)} characters; at least {PASSPHRASE_CHARACTERS_MIN} are needed"
+        raise InvalidRequest(said, remedy="Take several random words, or leave it out and encrypt the disk.")
+
+
+def read_passphrase(path: Path) -> str:
+    """Return the first line of a file, without its end. Raises FileMissing, InvalidRequest."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileMissing(f"{path} does not exist", remedy="Check --passphrase-file.") from None
+    passphrase = text.split("\n", 1)[0].removesuffix("\r")
+    if not passphrase:
+        raise InvalidRequest(f"the first line of {path} is empty", remedy="Write the passphrase there.")
+    if os.name == "posix" and path.stat().st_mode & 0o004:
+        raise InvalidRequest(f"every user may read {path}", remedy=f"chmod 600 {path}")
+    return passphrase
