@@ -14,6 +14,9 @@ from typing import Any
 
 from convert.recipe import Recipe
 
+CHECKPOINT, ADAPTER = "checkpoint", "adapter"
+"""Folders that `prepare` and `finetune` leave."""
+
 Report = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, how much of it is done, and how much there is (0 = not known)."""
@@ -32,3 +35,22 @@ class Job:
 
 
 Stage = Callable[[Job], Report]
+
+
+def checkpoint(job: Job) -> Path:
+    """Return the Hugging Face checkpoint that a stage after `prepare` means: the fine-tuned one, else the prepared one."""
+    tuned = job.done.get("finetune")
+    if tuned is not None and (tuned / CHECKPOINT).is_dir():
+        return tuned / CHECKPOINT
+    return job.done["prepare"] / CHECKPOINT
+
+
+def adapter(job: Job) -> Path | None:
+    """Return the PEFT adapter over `checkpoint`, if there is one; a tuned checkpoint has the source's adapter in it."""
+    for stage in ("finetune", "prepare"):
+        left = job.done.get(stage)
+        if left is not None and (left / ADAPTER).is_dir():
+            return left / ADAPTER
+        if left is not None and (left / CHECKPOINT).is_dir():
+            return None
+    return None

@@ -1,0 +1,154 @@
+"""GGUF files: what they hold, and quantizing them. Needs the agent's own libraries only, no torch.
+
+    made = quantize(Request(Path("model.gguf"), Path("model-q4.gguf"), "Q4_0"))
+    made.bits_per_weight, made.fallbacks
+
+A type is a mix: llama.cpp keeps some tensors at a larger type, and falls back to another one where a row does not
+divide into the type's blocks (K types need rows of 256, the others of 32). So the name of a type says little; what the
+file really holds is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFReader
+from numpy.typing import NDArray
+
+from convert import probe
+from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
+
+MAGIC = b"GGUF"
+# llama.h: enum llama_ftype, of the pinned llama.cpp.
+FTYPES = {
+    "F32": 0,
+    "F16": 1,
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q8_0": 7,
+    "Q5_0": 8,
+    "Q5_1": 9,
+    "Q4_K_M": 15,
+    "Q5_K_M": 17,
+    "Q6_K": 18,
+    "IQ4_NL": 25,
+}
+_FLOATS = {"F32", "F16", "BF16", "F64"}
+# What gguf raises for a file that it cannot read.
+_DAMAGED = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError)
+
+Importance = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to quantize."""
+
+    source: Path
+    target: Path
+    type: str
+    """A key of FTYPES."""
+    requantize: bool = False
+    """Allow a source that is quantized itself. What was rounded away does not come back."""
+    importance: Importance = field(default_factory=dict)
+    """For each tensor, by its GGUF name, how much each input column is used; empty = all alike."""
+    threads: int = 0
+    """0 = one for each core."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the tensors of a file are."""
+
+    types: dict[str, int]
+    """Type: how many tensors."""
+    bits_per_weight: float
+    size_bytes: int
+
+    @property
+    def quantized(self) -> bool:
+        """Tell whether anything in it is rounded to less than 16 bits."""
+        return bool(set(self.types) - _FLOATS)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A file that was made."""
+
+    type: str
+    contents: Contents
+    fallbacks: tuple[str, ...]
+    """llama.cpp's line about each tensor that got another type than asked for."""
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Return the key-value part. Raises FileMissing, ModelLoadFailed."""
+    return {name: each.contents() for name, each in _reader(path).fields.items()}
+
+
+def contents(path: Path) -> Contents:
+    """Count what a file's tensors really are. Raises FileMissing, ModelLoadFailed."""
+    tensors = _reader(path).tensors
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors)
+    weights = sum(int(tensor.n_elements) for tensor in tensors)
+    types = Counter(tensor.tensor_type.name for tensor in tensors)
+    return Contents(dict(sorted(types.items())), round(bits / max(weights, 1), 4), path.stat().st_size)
+
+
+def quantize(request: Request) -> Quantized:
+    """Quantize a file; a target appears complete or not at all.
+
+    Raises:
+        FileMissing: the source is not there.
+        InvalidRequest: the source is quantized itself and `requantize` is not set, or the type is unknown.
+        ModelLoadFailed: the source is damaged, or llama.cpp refuses it.
+        OSError: the target cannot be written.
+    """
+    if request.type not in FTYPES:
+        said = f"unknown type {request.type!r}"
+        raise InvalidRequest(said, remedy=f"Known types: {', '.join(FTYPES)}.")
+    before = contents(request.source)
+    if before.quantized and not request.requantize:
+        held = ", ".join(f"{count} {name}" for name, count in before.types.items())
+        raise InvalidRequest(
+            f"{request.source} is quantized already ({held}); rounding it again loses more",
+            remedy="Quantize the F16 or F32 file that it was made from, or allow it with --requantize.",
+        )
+    partial = request.target.with_name(f".{request.target.name}.partial")
+    partial.touch()  # says which path is at fault if it cannot be written
+    importance = partial.with_name(partial.name + ".npz")
+    try:
+        asked = {
+            "source": str(request.source),
+            "target": str(partial),
+            "ftype": FTYPES[request.type],
+            "requantize": request.requantize,
+            "threads": request.threads or os.cpu_count() or 1,
+        }
+        if request.importance:
+            np.savez(importance, **dict(request.importance))
+            asked["importance"] = str(importance)
+        facts = probe.ask("convert.probe.quantizer", asked).facts
+        partial.replace(request.target)
+    finally:
+        partial.unlink(missing_ok=True)
+        importance.unlink(missing_ok=True)
+    return Quantized(request.type, contents(request.target), tuple(facts["fallbacks"]))
+
+
+def _reader(path: Path) -> GGUFReader:
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Name a GGUF file.")
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ModelLoadFailed(f"{path} is not a GGUF file", remedy="Name a GGUF file, or copy it again.")
+    try:
+        return GGUFReader(path)
+    except _DAMAGED as error:
+        raise ModelLoadFailed(f"{path} is damaged: {error}", remedy="Copy the file again.") from None

@@ -1,0 +1,97 @@
+"""Opening a checkpoint with transformers: float32, in evaluation mode, nothing filled in at random.
+
+transformers makes up what a checkpoint lacks and says so in a warning only. Here that is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from peft import PeftModel
+
+from edge_agent.errors import InvalidRequest, ModelLoadFailed
+from edge_agent.formats.manifest import Kind
+
+Head = Literal["causal", "sequence", "token", "none"]
+_CLASSES = {
+    "causal": transformers.AutoModelForCausalLM,
+    "sequence": transformers.AutoModelForSequenceClassification,
+    "token": transformers.AutoModelForTokenClassification,
+    "none": transformers.AutoModel,
+}
+# What transformers raises for a checkpoint that it cannot make a model of.
+_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
+_HEADS: dict[Kind, Head] = {"classify": "sequence", "extract": "token", "embed": "none"}
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def head_of(runtime: str, kind: Kind) -> Head:
+    """Return which kind of model a task needs. Raises InvalidRequest if the runtime does not serve that kind."""
+    if runtime == "llama":
+        return "causal"
+    if kind not in _HEADS:
+        raise InvalidRequest(f"no encoder does {kind!r}", remedy="Set 'runtime: llama' in task.yaml, with a decoder.")
+    return _HEADS[kind]
+
+
+def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: int = 0) -> Any:
+    """Return a torch model in float32 and evaluation mode, a PEFT adapter merged into it.
+
+    `new_head` allows the last layer to be missing, and gives it that many outputs.
+
+    Raises:
+        ModelLoadFailed: the weights do not fill the model, or hold something that is no number.
+    """
+    config = read_config(checkpoint)
+    more: dict[str, Any] = {"num_labels": new_head} if new_head else {}
+    try:
+        model, found = _CLASSES[head].from_pretrained(
+            checkpoint, dtype=torch.float32, output_loading_info=True, local_files_only=True, **more
+        )
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except _ERRORS as error:
+        said = " ".join(str(error).split())[:500]
+        raise ModelLoadFailed(f"{checkpoint}: {config.get('model_type')} does not load: {said}") from None
+    missing = [name for name in found["missing_keys"] if not (_is_unused(name, head) or new_head)]
+    if missing:
+        said = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {sorted(missing)[0]}"
+        remedy = "Name a checkpoint that was tuned for this kind of task, or add 'finetune:' to the recipe."
+        raise ModelLoadFailed(said, remedy=remedy)
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ModelLoadFailed(
+            f"{checkpoint}: {len(broken)} tensors hold numbers that are not finite, such as {broken[0]}",
+            remedy="Take the checkpoint from before the training went astray.",
+        )
+    return model.eval()
+
+
+def open_tokenizer(checkpoint: Path) -> Any:
+    """Return the fast tokenizer of a checkpoint. Raises ModelLoadFailed."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, use_fast=True)
+    except _ERRORS as error:
+        said = " ".join(str(error).split())[:500]
+        raise ModelLoadFailed(f"{checkpoint}: the tokenizer does not load: {said}") from None
+    if not tokenizer.is_fast:
+        said = f"{checkpoint}: its tokenizer has no form that the tokenizers library reads"
+        raise ModelLoadFailed(said, remedy="Save it with transformers so that there is a tokenizer.json.")
+    return tokenizer
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    """Return a checkpoint's config.json."""
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _is_unused(name: str, head: Head) -> bool:
+    """Tell whether a weight does not matter: BERT's pooler is not read by any of the agent's embeddings."""
+    return head == "none" and "pooler" in name

@@ -1,0 +1,43 @@
+"""The first stage: a source, whatever it is, becomes a float checkpoint that every later stage can rely on.
+
+What would go wrong silently later is refused here by name, with what to do: pickled weights, code in the checkpoint,
+weights that were quantized before, tokenizers that are missing or that llama.cpp reads differently, damaged files,
+adapters for another base, weights that the model lacks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert import models, task
+from convert.prepare import adapters, checkpoints, gguf
+from convert.stage import ADAPTER, CHECKPOINT, Job, Report
+
+
+def run(job: Job) -> Report:
+    """Leave `checkpoint/`, and `adapter/` if the source has one.
+
+    Raises:
+        FileMissing: a file of the source is not there.
+        InvalidRequest: the source is of a kind that is refused.
+        ModelLoadFailed: the source is damaged, or its parts do not fit together.
+    """
+    recipe = job.recipe
+    source, out = recipe.source, job.out / CHECKPOINT
+    if source.gguf:
+        report = gguf.take_back(recipe.path(source.gguf), out, job.progress)
+    else:
+        report = checkpoints.take(recipe.path(source.checkpoint or source.base), out)
+    adapter = None
+    if source.adapter:
+        adapter = job.out / ADAPTER
+        report["adapter"] = adapters.take(recipe.path(source.adapter), out, adapter, str(report["base"]))
+    if recipe.finetune is None:
+        _check_that_it_computes(recipe.path(recipe.task), out, adapter)
+    return report
+
+
+def _check_that_it_computes(task_file: Path, checkpoint: Path, adapter: Path | None) -> None:
+    """Raise unless the weights fill the model that the task needs; what is to be trained may still lack its head."""
+    runtime = task.read(task.find(task_file))["runtime"]
+    models.open_model(checkpoint, adapter, models.head_of(runtime, task.of(task_file).kind))

@@ -1,0 +1,78 @@
+"""Asks a model library about a file, in a process of its own: a file that crashes it takes nothing else down.
+
+    answer = probe.ask("convert.probe.llama", {"model": "model.gguf", "texts": ["a", "b"]})
+    answer.facts["plain"], answer.arrays["logits"]
+
+The child reads `request.json` in a folder made for it and leaves `facts.json` and one NAME.npy for each array there.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.errors import ModelLoadFailed
+
+REQUEST, FACTS = "request.json", "facts.json"
+REFUSED = 3
+"""Exit code of a child that says on its last line of stderr why it refuses."""
+_REMEDY = "Make the file again; if it repeats, this model does not work with the pinned runtime."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the child found out."""
+
+    facts: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+def ask(child: str, request: Mapping[str, Any]) -> Answer:
+    """Run a child module on a request. Raises ModelLoadFailed with the child's last words if it refuses or dies."""
+    with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
+        Path(folder, REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-m", child, folder]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            raise ModelLoadFailed(_last_words(child, done.returncode, done.stderr), remedy=_REMEDY)
+        facts = json.loads(Path(folder, FACTS).read_text(encoding="utf-8"))
+        arrays = {path.stem: np.load(path) for path in Path(folder).glob("*.npy")}
+    return Answer(facts, arrays)
+
+
+def read_request(folder: str) -> dict[str, Any]:
+    """In the child: return what is asked."""
+    request: dict[str, Any] = json.loads(Path(folder, REQUEST).read_text(encoding="utf-8"))
+    return request
+
+
+def leave(folder: str, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """In the child: leave the answer."""
+    for name, array in arrays.items():
+        np.save(Path(folder, name + ".npy"), array)
+    Path(folder, FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def refuse(why: str) -> None:
+    """In the child: end, saying why."""
+    sys.stderr.write(f"\n{why}\n")
+    raise SystemExit(REFUSED)
+
+
+def _last_words(child: str, code: int, stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    if code == REFUSED:
+        return last
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"the process of {child} ended with {name}: {last[:300]}"

@@ -1,0 +1,77 @@
+"""Quantizes a GGUF file with llama.cpp. Run as a child of `probe.ask`, so that a failure in it takes no run down.
+
+Request: `source`, `target`, `ftype` (llama_ftype), `requantize`, `threads`, and `importance`, the path of a .npz with one
+float32 vector for each tensor name ("blk.0.attn_q.weight"): how much each input column is used. The answer is
+`facts["fallbacks"]`, llama.cpp's line about each tensor that got another type than asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a crash shall not wait for gdb
+
+import llama_cpp as llama
+import numpy as np
+
+from convert import probe
+
+_ERROR = 4  # ggml.h
+
+
+class _Log:
+    """Keeps the lines about fallbacks and errors; a line may come in pieces."""
+
+    def __init__(self) -> None:
+        self.fallbacks: list[str] = []
+        self.errors: list[str] = []
+        self._line = ""
+        self._callback = llama.llama_log_callback(self._take)
+        llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _user_data: object) -> None:
+        self._line += text.decode("utf-8", "replace")
+        if level == _ERROR:
+            self.errors.append(self._line.strip())
+        if self._line.endswith("\n"):
+            if "fallback" in self._line:
+                self.fallbacks.append(" ".join(self._line.split()))
+            self._line = ""
+
+
+def main(folder: str) -> None:
+    """Quantize one file."""
+    request = probe.read_request(folder)
+    log = _Log()
+    llama.llama_backend_init()
+    params = llama.llama_model_quantize_default_params()
+    params.nthread = int(request["threads"])
+    params.ftype = int(request["ftype"])
+    params.allow_requantize = bool(request["requantize"])
+    kept = _importance(params, request["importance"]) if request.get("importance") else None
+    source, target = str(request["source"]).encode(), str(request["target"]).encode()
+    code = llama.llama_model_quantize(source, target, ctypes.byref(params))
+    del kept
+    if code != 0:
+        probe.refuse(f"llama.cpp does not quantize the file: {log.errors[0] if log.errors else code}")
+    probe.leave(folder, {"fallbacks": log.fallbacks}, {})
+
+
+def _importance(params: Any, path: str) -> list[Any]:
+    """Set the matrix; what is returned must live until llama.cpp is done."""
+    with np.load(path) as file:
+        vectors = {name: np.ascontiguousarray(file[name], dtype=np.float32) for name in file.files}
+    entries = (llama.llama_model_imatrix_data * (len(vectors) + 1))()  # an empty one ends the list
+    for entry, (name, vector) in zip(entries, vectors.items(), strict=False):
+        entry.name = name.encode()
+        entry.data = vector.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = vector.size
+    params.imatrix = entries
+    return [entries, vectors]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
