@@ -132,7 +132,7 @@ def quantize(request: Request) -> Quantized:
             "threads": request.threads or os.cpu_count() or 1,
         }
         if request.importance:
-            np.savez(importance, **dict(request.importance))
+            np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
             asked["importance"] = str(importance)
         facts = probe.ask("convert.probe.quantizer", asked).facts
         partial.replace(request.target)

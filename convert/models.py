@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from peft import PeftModel
+from tokenizers import Tokenizer
 
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Kind
@@ -58,7 +59,10 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: 
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except _ERRORS as error:
         said = " ".join(str(error).split())[:500]
-        raise ModelLoadFailed(f"{checkpoint}: {config.get('model_type')} does not load: {said}") from None
+        raise ModelLoadFailed(
+            f"{checkpoint}: {config.get('model_type')} does not load: {said}",
+            remedy="Save it again with the transformers that it was trained with, and compare config.json.",
+        ) from None
     missing = [name for name in found["missing_keys"] if not (_is_unused(name, head) or new_head)]
     if missing:
         said = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {sorted(missing)[0]}"
@@ -75,11 +79,17 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: 
 
 def open_tokenizer(checkpoint: Path) -> Any:
     """Return the fast tokenizer of a checkpoint. Raises ModelLoadFailed."""
+    file = checkpoint / "tokenizer.json"
     try:
+        if file.is_file():
+            Tokenizer.from_buffer(file.read_bytes())  # raises ValueError, where transformers lets anything through
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, use_fast=True)
     except _ERRORS as error:
         said = " ".join(str(error).split())[:500]
-        raise ModelLoadFailed(f"{checkpoint}: the tokenizer does not load: {said}") from None
+        raise ModelLoadFailed(
+            f"{checkpoint}: the tokenizer does not load: {said}",
+            remedy="Copy the tokenizer's files again from the model that it was tuned from.",
+        ) from None
     if not tokenizer.is_fast:
         said = f"{checkpoint}: its tokenizer has no form that the tokenizers library reads"
         raise ModelLoadFailed(said, remedy="Save it with transformers so that there is a tokenizer.json.")

@@ -47,7 +47,6 @@ class Step:
 # module: whoever adds convert.NAME takes its line below out of the comment, corrects what it reads, and lists the
 # module in ENTRIES of tests/test_house.py as "a stage: see convert/pipeline.py". The rest follows by itself.
 #
-#   "prepare": Step("convert.prepare", (), (), ("source",), _TORCH),
 #   "finetune": Step("convert.finetune", ("prepare",), ("finetune",), ("train", "task"), (*_TORCH, "peft")),
 #   "export": Step("convert.export", ("prepare", "finetune"), ("export",), ("task",),
 #                  (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python")),
@@ -67,7 +66,9 @@ class Step:
 #                         after}; calibrate.temperature
 #   calibrate.curve       list of {threshold, coverage, risk, bound}, the strictest first;
 #                         calibrate.threshold (or null); calibrate.labels_needed
-STAGES: dict[str, Step] = {}
+STAGES: dict[str, Step] = {
+    "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
+}
 
 
 @dataclass(frozen=True)

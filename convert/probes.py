@@ -124,7 +124,11 @@ def last_logits(model: Any, token_lists: Sequence[Sequence[int]]) -> Rows:
 
 
 def difference(facts: Mapping[str, Any], tokenizer: Any) -> str:
-    """Return in words where llama.cpp (the facts of `probe.llama` about TEXTS) and a tokenizer differ; "" if nowhere."""
+    """Return in words where llama.cpp (what `probe.llama` says of TEXTS) and a tokenizer differ; "" if nowhere."""
+    return _cut_differently(facts, tokenizer) or _special_differently(facts, tokenizer)
+
+
+def _cut_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
     for special in (False, True):
         cut = facts["written" if special else "plain"]
         for text, theirs in zip(TEXTS, cut, strict=True):
@@ -132,13 +136,15 @@ def difference(facts: Mapping[str, Any], tokenizer: Any) -> str:
             if theirs != ours:
                 how = " (control tokens recognised)" if special else ""
                 return f"llama.cpp cuts {text!r} into {theirs}, transformers into {ours}{how}"
-    begin = begin_token(tokenizer)
-    theirs = facts["special_ids"]["bos"] if facts["add_bos"] and facts["special_ids"]["bos"] >= 0 else None
+    return ""
+
+
+def _special_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
+    begin, ids = begin_token(tokenizer), facts["special_ids"]
+    theirs = ids["bos"] if facts["add_bos"] and ids["bos"] >= 0 else None
     if theirs != begin:
         return f"llama.cpp puts the token {theirs} before a text, transformers {begin}"
     end = tokenizer.eos_token_id
-    if end is not None and facts["special_ids"]["eos"] not in (end, -1):
-        return f"llama.cpp ends a text with the token {facts['special_ids']['eos']}, transformers with {end}"
-    if facts["chat_template"] != (tokenizer.chat_template or ""):
-        return "the chat template differs"
-    return ""
+    if end is not None and ids["eos"] not in (end, -1):
+        return f"llama.cpp ends a text with the token {ids['eos']}, transformers with {end}"
+    return "" if facts["chat_template"] == (tokenizer.chat_template or "") else "the chat template differs"

@@ -38,7 +38,7 @@ Stage = Callable[[Job], Report]
 
 
 def checkpoint(job: Job) -> Path:
-    """Return the Hugging Face checkpoint that a stage after `prepare` means: the fine-tuned one, else the prepared one."""
+    """Return the checkpoint that a stage after `prepare` means: the fine-tuned one, else the prepared one."""
     tuned = job.done.get("finetune")
     if tuned is not None and (tuned / CHECKPOINT).is_dir():
         return tuned / CHECKPOINT

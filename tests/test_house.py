@@ -75,13 +75,16 @@ EDGE = ("edge_agent.service", "edge_agent.client", "edge_agent.v1")
 SCREEN = ("edge_agent.cli", "convert.cli")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "llama_cpp": (f"{RUNTIMES}.llama",),
+    "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
     "jinja2": (f"{RUNTIMES}.llama",),
-    "onnxruntime": (RUNTIMES,),
-    "tokenizers": (RUNTIMES,),
+    "onnxruntime": (RUNTIMES, "convert.probe"),
+    "tokenizers": (RUNTIMES, "convert"),
     "numpy": (RUNTIMES, "convert"),
     "torch": ("convert",),
     "transformers": ("convert",),
+    "peft": ("convert",),
+    "safetensors": ("convert",),
+    "gguf": ("convert",),
     "msgspec": ("edge_agent.engine",),
     "sqlite3": ("edge_agent.store",),
     "grpc": EDGE,
@@ -113,6 +116,10 @@ PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.res
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
     "convert.decoder.scores": "the stages, which will use it, are being built",
+    "convert.prepare": "a stage: see convert/pipeline.py",
+    "convert.probe.llama": "started with python -m",
+    "convert.probe.onnx": "started with python -m",
+    "convert.probe.quantizer": "started with python -m",
     "convert.pipeline": "the command that runs it comes with the first stage",
     "edge_agent.cli.__main__": "started with python -m",
     "edge_agent.engine.child": "started with python -m",

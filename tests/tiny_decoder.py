@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def _trained() -> str:
     sentences = [text for text, _ in pos_intents.train()]
     bpe.train_from_iterator([*sentences, *(f" {intent}" for intent in pos_intents.INTENTS)] * 2, trainer)
     return bpe.to_str()
+
+
+def vocabulary() -> dict[str, Any]:
+    """Return the BPE model: `vocab` and `merges`."""
+    model: dict[str, Any] = json.loads(_trained())["model"]
+    return model
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -2,14 +2,11 @@
 
 What would go wrong silently later is refused here by name, with what to do: pickled weights, code in the checkpoint,
 weights that were quantized before, tokenizers that are missing or that llama.cpp reads differently, damaged files,
-adapters for another base, weights that the model lacks.
+adapters for another base.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from convert import models, task
 from convert.prepare import adapters, checkpoints, gguf
 from convert.stage import ADAPTER, CHECKPOINT, Job, Report
 
@@ -28,16 +25,6 @@ def run(job: Job) -> Report:
         report = gguf.take_back(recipe.path(source.gguf), out, job.progress)
     else:
         report = checkpoints.take(recipe.path(source.checkpoint or source.base), out)
-    adapter = None
     if source.adapter:
-        adapter = job.out / ADAPTER
-        report["adapter"] = adapters.take(recipe.path(source.adapter), out, adapter, str(report["base"]))
-    if recipe.finetune is None:
-        _check_that_it_computes(recipe.path(recipe.task), out, adapter)
+        report["adapter"] = adapters.take(recipe.path(source.adapter), out, job.out / ADAPTER, str(report["base"]))
     return report
-
-
-def _check_that_it_computes(task_file: Path, checkpoint: Path, adapter: Path | None) -> None:
-    """Raise unless the weights fill the model that the task needs; what is to be trained may still lack its head."""
-    runtime = task.read(task.find(task_file))["runtime"]
-    models.open_model(checkpoint, adapter, models.head_of(runtime, task.of(task_file).kind))

@@ -20,7 +20,14 @@ CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _WHOLE = {"I64", "I32", "BOOL"}  # buffers, such as position ids
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
 _TAKEN = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*")
 _QUANTIZED_REMEDY = "Name the float checkpoint from before it was quantized; what was rounded away does not come back."
 

@@ -7,6 +7,8 @@ of the same weights at float32.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -59,9 +61,10 @@ def take_back(source: Path, out: Path, progress: Progress) -> Report:
 
 def _float_model(source: Path) -> Any:
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar that cannot be turned off
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
+            )
     except _ERRORS as error:
         said = f"{source}: transformers does not take these weights back: {' '.join(str(error).split())[:300]}"
         raise InvalidRequest(said, remedy="Name the checkpoint that the GGUF was made from.") from None

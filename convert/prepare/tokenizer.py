@@ -6,7 +6,7 @@ does not hold. Whether the result cuts texts as llama.cpp does is checked by who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import transformers
@@ -19,7 +19,8 @@ _REMEDY = "Name the checkpoint that the GGUF was made from: its tokenizer comes 
 _CONTROL, _USER_DEFINED = 3, 4  # gguf.TokenType
 # llama.cpp, src/llama-vocab.cpp: the expressions of each pre-tokenizer.
 _LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
@@ -33,7 +34,7 @@ def _byte_level() -> Any:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
 
-_CUTS = {
+_CUTS: dict[str, Callable[[], Any]] = {
     "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _byte_level()]),
     "gpt-2": _byte_level,
     "llama-bpe": lambda: _split(_LLAMA3),

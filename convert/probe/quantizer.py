@@ -1,8 +1,8 @@
 """Quantizes a GGUF file with llama.cpp. Run as a child of `probe.ask`, so that a failure in it takes no run down.
 
-Request: `source`, `target`, `ftype` (llama_ftype), `requantize`, `threads`, and `importance`, the path of a .npz with one
-float32 vector for each tensor name ("blk.0.attn_q.weight"): how much each input column is used. The answer is
-`facts["fallbacks"]`, llama.cpp's line about each tensor that got another type than asked for.
+Request: `source`, `target`, `ftype` (llama_ftype), `requantize`, `threads`, and `importance`, the path of a .npz with
+one float32 vector for each tensor name ("blk.0.attn_q.weight"): how much each input column is used. The answer is
+`facts["fallbacks"]`, what llama.cpp says about tensors that got another type than asked for.
 """
 
 from __future__ import annotations

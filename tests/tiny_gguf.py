@@ -1,0 +1,105 @@
+"""Writes the tiny decoder of tests/tiny_decoder.py as GGUF, by hand: so that reading one back needs no converter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tests import tiny_decoder
+
+_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def sharp() -> Any:
+    """Return the tiny decoder with attention that looks at something: fresh weights look at everything alike."""
+    model = tiny_decoder.model()
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                tensor.mul_(30)
+    return model
+
+
+def write(path: Path, model: Any = None, *, pre: str = "gpt-2", shuffled: bool = True) -> Path:
+    """Write the file; llama.cpp wants the rows of queries and keys `shuffled`, and computes nonsense otherwise."""
+    model, tokenizer = model or tiny_decoder.model(), tiny_decoder.tokenizer()
+    writer = gguf.GGUFWriter(path, "llama")
+    _describe(writer, model.config)
+    _vocabulary(writer, tokenizer, pre)
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        values = tensor.numpy()
+        for part, count in heads.items():
+            if part in name and shuffled:
+                values = _shuffled(values, count)
+        if name != "lm_head.weight":  # tied
+            writer.add_tensor(_named(name), np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _describe(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_name("Tiny")
+    writer.add_license("mit")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, pre: str) -> None:
+    model = tiny_decoder.vocabulary()
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    control = set(tokenizer.all_special_tokens)
+    kinds = [gguf.TokenType.CONTROL if token in control else gguf.TokenType.NORMAL for token in tokens]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_unk_token_id(tokenizer.unk_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def _named(name: str) -> str:
+    if name == "model.embed_tokens.weight":
+        return "token_embd.weight"
+    if name == "model.norm.weight":
+        return "output_norm.weight"
+    _, _, layer, *inner, _ = name.split(".")
+    return f"blk.{layer}.{_NAMES['.'.join(inner)]}.weight"
+
+
+def _shuffled(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Order a head's rows as llama.cpp's rotary embedding wants them: pairs together."""
+    rows, columns = values.shape
+    return values.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
