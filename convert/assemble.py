@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,6 +55,9 @@ class Request:
     """Instead of the recipe's."""
     force: bool = False
     """Replace what is there."""
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the manifest's sections that replace the recipe's, such as {"confidence": {...}}: what was measured. Of
+    `confidence` the whole section is replaced."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
         OSError: the disk is full or not writable.
     """
     recipe = tasks.find(request.task)
-    plain = _completed(tasks.read(recipe), request.version)
+    plain = _completed(_merged(tasks.read(recipe), request.sections), request.version)
     for role, source in request.files.items():
         if not source.is_file():
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
@@ -97,6 +100,16 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
             _write_tar(bundle, made)
         _move(made, request.out, Path(staging, "replaced"))
     return Assembled(request.out, digest_of(manifest_bytes), manifest)
+
+
+def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(plain)
+    for name, section in sections.items():
+        written = plain.get(name)
+        # What was calibrated must not mix with what somebody wrote.
+        kept = written if isinstance(written, dict) and name != "confidence" else {}
+        merged[name] = {**kept, **section}
+    return merged
 
 
 def _completed(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
@@ -134,7 +147,7 @@ def _place(files: Mapping[Role, Path], samples: Path, bundle: Path) -> None:
     for role, source in files.items():
         name = role + source.suffix
         _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
-    if samples.is_file():
+    if samples.is_file() and "golden" not in files:
         (bundle / GOLDEN_NAME).write_text(_golden(samples), encoding="utf-8")
 
 

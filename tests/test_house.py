@@ -60,11 +60,18 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
     "edge_agent.daemon": BASE | MIDDLE | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.cli": BASE | {"edge_agent.daemon", "edge_agent.client"},
-    "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder"},
+    "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.evaluate"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     # Scores come from the code that will serve.
-    "convert.evaluate": {"convert", "edge_agent.errors", "edge_agent.formats", "edge_agent.engine"},
+    "convert.evaluate": {
+        "convert",
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.config",
+        "edge_agent.engine",
+        "edge_agent.engine.protocol",
+    },
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
     "benchmarks": BASE | {"edge_agent.client", "edge_agent.v1", "tests"},
     "tests": set(),
@@ -85,6 +92,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "peft": ("convert",),
     "safetensors": ("convert",),
     "gguf": ("convert",),
+    "scipy": ("convert",),
     "msgspec": ("edge_agent.engine",),
     "sqlite3": ("edge_agent.store",),
     "grpc": EDGE,

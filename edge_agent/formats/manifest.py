@@ -157,6 +157,16 @@ class EngineSettings(_Section):
     quantization: Quantization | None = None
 
 
+class Novelty(_Section):
+    """What inputs usually look like: an input outside is unlike those that the bundle was calibrated with."""
+
+    label_mass_min: float = Field(default=0.0, ge=0.0, le=1.0)
+    """What the model gave to all labels together, before they were renormalised."""
+    input_tokens_min: int = Field(default=0, ge=0)
+    """Of the prompt with the input in it, as answers report it."""
+    input_tokens_max: int = Field(default=2**31, ge=1)
+
+
 class Threshold(_Section):
     """Calibrated confidence: see Angelopoulos et al., Learn then Test (arXiv 2110.01052)."""
 
@@ -169,6 +179,7 @@ class Threshold(_Section):
     n: int = Field(ge=1)
     bound: float = Field(ge=0.0, le=1.0)
     coverage: float = Field(ge=0.0, le=1.0)
+    novelty: Novelty | None = None
 
 
 class AlwaysEscalate(_Section):
@@ -176,6 +187,7 @@ class AlwaysEscalate(_Section):
 
     policy: Literal["always_escalate"] = "always_escalate"
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
+    novelty: Novelty | None = None
 
 
 Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from edge_agent.engine.jobs import Answer
-from edge_agent.routing.policy import Decision, Wish, decide
+from edge_agent.routing.policy import Decision, Seen, Wish, decide
 from edge_agent.service import messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
@@ -49,7 +49,7 @@ def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: 
     done, manifest = finished.answer.done, finished.bundle.manifest
     ranked = sorted(zip(done.scores, manifest.task.labels, strict=True), key=itemgetter(0), reverse=True)
     best_score, best_label = ranked[0]
-    decision = decide(best_score, manifest.confidence, wish)
+    decision = decide(best_score, manifest.confidence, wish, Seen(done.input_tokens, done.label_mass))
     message.label = "" if decision.route == "abstained" else best_label
     message.label_mass = done.label_mass
     for score, label in ranked[: top_k or None]:
@@ -62,7 +62,7 @@ def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: 
 def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> None:
     """Write the record: for each entity type the texts found, in order. Empty when the decision is to abstain."""
     done, text = finished.answer.done, finished.text
-    decision = decide(done.confidence, finished.bundle.manifest.confidence, wish)
+    decision = decide(done.confidence, finished.bundle.manifest.confidence, wish, Seen(done.input_tokens))
     found = () if decision.route == "abstained" else done.entities
     record: dict[str, list[str]] = {label: [] for label in messages.entity_types(finished.bundle.manifest)}
     for entity in found:

@@ -119,6 +119,18 @@ def test_without_calibration_nothing_is_sure():
     assert "" == classification(unsure, "abstain", 0).label
 
 
+def test_an_unusual_input_is_marked():
+    """Label mass and length outside of what the bundle knows as usual are among the reasons of the answer."""
+    usual = {"label_mass_min": 0.5, "input_tokens_min": 3, "input_tokens_max": 9}
+    calibration = AT_75 | {"novelty": usual}
+    label = finished("classify", calibration=calibration, scores=(0.9, 0.1, 0.0), label_mass=0.4, input_tokens=10)
+    given = classification(label, "abstain", 0)
+    assert ["LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL"] == list(given.provenance.degraded)
+    assert ("refund", False) == (given.label, given.confidence.below_threshold)
+    record = finished("extract", calibration=calibration, confidence=0.9, input_tokens=2)
+    assert ["INPUT_LENGTH_UNUSUAL"] == list(extraction(record, "answer").provenance.degraded)
+
+
 def test_scores_must_fit_the_labels():
     """A model with another number of scores than labels gets no answer through."""
     with pytest.raises(ValueError, match="zip"):

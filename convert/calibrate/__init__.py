@@ -1,0 +1,200 @@
+"""The calibrate stage: from the served artefact's answers to the manifest's `confidence` section.
+
+Pure arithmetic lies beside this module; the answers come from `convert.evaluate`, through the engine that will serve.
+
+The calibration rows are divided once, by a hash of their texts: a part for the temperature and the larger part for the
+threshold. With more than two labels a temperature changes which of two rows is the surer one, so it has to stand before
+the threshold is tested. It is one number and needs some hundred rows; the threshold takes whatever there is.
+
+extract: the confidence of a record is the smallest probability of its words, at the temperature. The temperature is the
+one on TEMPERATURES under which records are right as often as they say, by maximum likelihood; the answers come from the
+engine once for each. The threshold is tested on the whole record being right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from convert import data, provisional
+from convert import task as tasks
+from convert.calibrate import novelty, temperature, threshold
+from convert.calibrate.threshold import Choice, Risk
+from convert.data import Row
+from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.predictions import Prediction, matrix
+from convert.evaluate.scoring import is_right
+from convert.evaluate.serving import Serving, quiet, serving
+from convert.intervals import share
+from convert.stage import Job, Progress, Report
+from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
+
+CONFIDENCE_NAME = "confidence.json"
+TUNING_SHARE = 0.3
+TUNING_ROWS_MAX = 500
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+_AT_ONCE = 8
+_KINDS: tuple[Kind, ...] = ("classify", "extract")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a bundle said to rows, and whether it was right; rows without an answer are left out."""
+
+    rows: Sequence[Row]
+    predictions: Sequence[Prediction]
+    right: npt.NDArray[np.bool_]
+
+    def confidences(self) -> npt.NDArray[np.float64]:
+        """Return them as served."""
+        return np.array([each.confidence for each in self.predictions])
+
+
+def run(job: Job) -> Report:
+    """Leave confidence.json; report temperature, threshold, walk, reliability before and after, labels needed.
+
+    Raises what `data.rows` and serving raise.
+    """
+    task = tasks.of(job.recipe.path(job.recipe.task))
+    risk = Risk(job.recipe.risk.target, job.recipe.risk.delta)
+    if task.kind not in _KINDS:
+        said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
+        return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
+    rows = data.rows(job.recipe, "calibration")
+    with tempfile.TemporaryDirectory(dir=job.out.parent) as folder:
+        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
+        confidence, report = calibrate(bundle, rows, risk, job.progress)
+    return _leave(job, confidence, report)
+
+
+def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet) -> tuple[Confidence, Report]:
+    """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
+    tuning, proving = divided(rows)
+    fit = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
+    with serving([bundle], _AT_ONCE) as served:
+        ask = partial(_answers, served, progress=progress)
+        fitted = fit(ask, bundle, tuning)
+        tuned = ask(bundle.at_temperature(fitted), tuning)
+        proof = ask(bundle.at_temperature(fitted), proving)
+        raw = ask(bundle.at_temperature(1.0), proving)
+    choice = threshold.choose(proof.confidences(), proof.right, risk)
+    seen = [*tuned.predictions, *proof.predictions]
+    usual = novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
+    report = described(choice, risk) | {
+        "temperature": fitted,
+        "rows": {"temperature": len(tuned.rows), "threshold": len(proof.rows), "failed": len(rows) - len(seen)},
+        "accuracy": share(int(proof.right.sum()), len(proof.rows)).plain(),
+        "reliability": {"before": _reliability(raw), "after": _reliability(proof)},
+        "novelty": usual.model_dump() if usual else None,
+    }
+    return _section(choice, risk, fitted, usual), report
+
+
+def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows for the temperature and those for the threshold; too few to fit anything: none and all.
+
+    Rows with the same text stay together.
+    """
+    # A hash of the hash: nobody sorts files by that, so the parts are alike whatever the order of the file.
+    ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
+    count = min(round(TUNING_SHARE * len(ordered)), TUNING_ROWS_MAX)
+    if count < temperature.ROWS_MIN:
+        return [], ordered
+    while count < len(ordered) and ordered[count].key == ordered[count - 1].key:
+        count += 1
+    return ordered[:count], ordered[count:]
+
+
+Ask = Callable[[Bundle, Sequence[Row]], Answers]
+
+
+def _answers(served: Serving, bundle: Bundle, rows: Sequence[Row], progress: Progress) -> Answers:
+    said = zip(rows, served.predict(bundle, [row.text for row in rows], progress), strict=True)
+    kept = [(row, each) for row, each in said if not each.failure]
+    right = [is_right(bundle.manifest.task.kind, row, each) for row, each in kept]
+    return Answers([row for row, _ in kept], [each for _, each in kept], np.array(right, dtype=bool))
+
+
+def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> float:
+    if not rows:
+        return 1.0
+    answers, labels = ask(bundle, rows), bundle.manifest.task.labels
+    truth = np.array([labels.index(row.label) for row in answers.rows], dtype=np.int64)
+    return temperature.fit(matrix(answers.predictions), truth)
+
+
+def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> float:
+    if not rows:
+        return 1.0
+
+    def loss(tried: float) -> float:
+        answers = ask(bundle.at_temperature(tried), rows)
+        return temperature.log_loss(answers.confidences(), answers.right)
+
+    return min(TEMPERATURES, key=loss)
+
+
+def _reliability(answers: Answers) -> Report:
+    bins = temperature.reliability(answers.confidences(), answers.right)
+    return {"bins": bins, "calibration_error": temperature.calibration_error(bins)}
+
+
+def described(choice: Choice, risk: Risk) -> Report:
+    """Return the walk for the report, and in `verdict` a sentence that says what came of it."""
+    needed = threshold.rows_needed(choice, risk) if choice.threshold is None else None
+    return {
+        "verdict": _verdict(choice, risk, needed),
+        "threshold": choice.threshold,
+        "target_risk": risk.target,
+        "delta": risk.delta,
+        "bound": choice.bound,
+        "coverage": choice.coverage,
+        "labels_needed": None if needed is None else max(needed - choice.rows, 1),
+        "walk": [asdict(step) for step in choice.steps if step.rows],
+    }
+
+
+def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
+    target, sure = f"{100 * risk.target:g} %", f"{100 * (1 - risk.delta):g} %"
+    if choice.threshold is not None:
+        return (
+            f"At confidence {choice.threshold:g} or more {100 * choice.coverage:.1f} % of the answers are sure; with"
+            f" {sure} certainty at most {100 * choice.bound:.2f} % of them are wrong (target {target})."
+        )
+    said = f"No threshold reaches the target of {target} wrong answers with {sure} certainty: always escalate."
+    if needed is None:
+        seen = min((step.errors / step.rows for step in choice.steps if step.rows >= risk.rows_min), default=None)
+        worst = (
+            f" The surest answers that could be tested were wrong in {100 * seen:.1f} %." if seen is not None else ""
+        )
+        return f"{said}{worst} More labels alone would not help: train a better model, or accept a higher risk."
+    return f"{said} About {max(needed - choice.rows, 1)} more labels needed, if the model errs as it did on these."
+
+
+def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None) -> Confidence:
+    if choice.threshold is None:
+        return AlwaysEscalate(temperature=fitted, novelty=usual)
+    return Threshold(
+        temperature=fitted,
+        threshold=choice.threshold,
+        target_risk=risk.target,
+        delta=risk.delta,
+        n=choice.rows,
+        bound=round(choice.bound, 6),
+        coverage=round(choice.coverage, 6),
+        novelty=usual,
+    )
+
+
+def _leave(job: Job, confidence: Confidence, report: Report) -> Report:
+    plain = json.dumps(confidence.model_dump(mode="json"), indent=2, sort_keys=True)
+    (job.out / CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
+    return report

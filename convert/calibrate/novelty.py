@@ -1,0 +1,24 @@
+"""What inputs usually look like, as order statistics of the calibration texts. Pure.
+
+A bundle carries them, and the agent marks an answer to an input that lies outside. Each limit is the k-th smallest or
+largest value, k = 1 + rows / 200 rounded down: a further text of the same kind is beyond it with probability
+k / (rows + 1), about 0.5 % with many rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge_agent.formats.manifest import Novelty
+
+ONE_IN = 200
+ROWS_MIN = 30
+
+
+def measure(label_masses: Sequence[float], input_tokens: Sequence[int]) -> Novelty | None:
+    """Return the limits, or None with fewer than ROWS_MIN rows."""
+    if len(input_tokens) < ROWS_MIN:
+        return None
+    place = len(input_tokens) // ONE_IN
+    tokens, masses = sorted(input_tokens), sorted(label_masses)
+    return Novelty(label_mass_min=masses[place], input_tokens_min=tokens[place], input_tokens_max=tokens[-1 - place])

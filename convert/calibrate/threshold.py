@@ -1,0 +1,154 @@
+"""From confidences and whether each answer was right to the threshold above which an answer counts as sure. Pure.
+
+Exact-binomial fixed-sequence testing: Angelopoulos et al., Learn then Test (arXiv 2110.01052). The thresholds are fixed
+beforehand and walked from the strictest down. Each is tested on the rows at or above it: the hypothesis that the risk
+is over the target is rejected when as few errors as were seen, or fewer, have a probability of `delta` at most. The
+first that is not rejected ends the walk; the last that was is the result. So, for rows like those of the site, the
+probability that the risk of the sure answers exceeds the target is at most `delta`.
+
+A threshold with so few rows that not even an answer without error would pass is skipped. This spoils nothing: how many
+rows it has follows from the confidences alone, so for given confidences the sequence is still fixed beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from convert.intervals import upper_bound
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Verdict = Literal["too few", "passed", "failed", "not tested"]
+
+# 0.99, 0.98, ... 0.01: with many labels a confidence below one half can be sure enough.
+GRID: tuple[float, ...] = tuple(round(0.99 - 0.01 * step, 2) for step in range(99))
+# A guess of the labels needed rests on at least so many accepted rows.
+_GUESS_ROWS_MIN = 5
+_ROWS_MAX = 100_000_000
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What a sure answer promises: wrong with at most `target`, except with probability `delta`."""
+
+    target: float
+    delta: float
+
+    @property
+    def rows_min(self) -> int:
+        """The fewest rows that can pass, and only without an error."""
+        return math.ceil(math.log(self.delta) / math.log1p(-self.target) - 1e-9)
+
+    def passes(self, errors: int, rows: int) -> bool:
+        """Tell whether so few errors would be that improbable if the risk were over the target."""
+        return bool(stats.binom.cdf(errors, rows, self.target) <= self.delta)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One threshold of the walk."""
+
+    threshold: float
+    rows: int
+    """Rows at or above it."""
+    errors: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The result of a walk."""
+
+    threshold: float | None
+    """None: no threshold reaches the target, always escalate."""
+    rows: int
+    """Of the calibration, all of them."""
+    bound: float
+    """Proved bound on the risk at the threshold; 1 without one."""
+    coverage: float
+    """Share of the rows at or above the threshold; 0 without one."""
+    steps: tuple[Step, ...] = field(repr=False)
+
+
+def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...] = GRID) -> Choice:
+    """Walk the grid.
+
+    Args:
+        confidences: [rows], 0 to 1, as the agent computes them with the bundle's temperature.
+        right: [rows], whether the answer was right.
+        risk: what is asked for.
+        grid: thresholds, falling.
+    """
+    steps, open_ = [], True
+    for threshold, (rows, errors) in zip(grid, counts(confidences, right, grid), strict=True):
+        verdict = _verdict(rows, errors, risk) if open_ else "not tested"
+        open_ = open_ and verdict != "failed"
+        steps.append(Step(threshold, rows, errors, verdict))
+    last = next((step for step in reversed(steps) if step.verdict == "passed"), None)
+    if last is None:
+        return Choice(None, len(confidences), 1.0, 0.0, tuple(steps))
+    bound = upper_bound(last.errors, last.rows, risk.delta)
+    return Choice(last.threshold, len(confidences), bound, last.rows / len(confidences), tuple(steps))
+
+
+def _verdict(rows: int, errors: int, risk: Risk) -> Verdict:
+    if rows < risk.rows_min:
+        return "too few"
+    return "passed" if risk.passes(errors, rows) else "failed"
+
+
+def counts(confidences: Floats, right: Flags, grid: tuple[float, ...]) -> list[tuple[int, int]]:
+    """Return for each threshold the rows at or above it, and the errors among them."""
+    order = np.argsort(-confidences, kind="stable")
+    errors = np.concatenate([[0], np.cumsum(~right[order])])
+    rows = np.searchsorted(-confidences[order], [-threshold for threshold in grid], side="right")
+    return list(zip(rows.tolist(), errors[rows].tolist(), strict=True))
+
+
+def lowest_below(confidences: Floats, right: Flags, target: float, grid: tuple[float, ...] = GRID) -> float | None:
+    """Return the lowest threshold at which the share of errors seen is at most the target, or None.
+
+    On the calibration rows this is the naive rule, which breaks the target about every other time; on all there is, it
+    is what an oracle would choose.
+    """
+    pairs = zip(grid, counts(confidences, right, grid), strict=True)
+    return min((threshold for threshold, (rows, errors) in pairs if rows and errors <= target * rows), default=None)
+
+
+def rows_needed(choice: Choice, risk: Risk) -> int | None:
+    """Estimate how many calibration rows would prove some threshold; None when more rows would not help.
+
+    For each threshold: its share of errors e and its share of rows c, as seen, with half an error added. It takes the
+    smallest m with m accepted rows, e m errors among them, that pass; and m / c rows to have m accepted. The smallest
+    of these is the estimate. About half of all sets of that size will do.
+    """
+    rows = [_needed_at(step, choice.rows, risk) for step in choice.steps if step.rows >= _GUESS_ROWS_MIN]
+    return min((each for each in rows if each is not None), default=None)
+
+
+def _needed_at(step: Step, rows: int, risk: Risk) -> int | None:
+    error_share = (step.errors + 0.5) / (step.rows + 1)
+    if error_share >= risk.target:
+        return None
+    accepted = _smallest(lambda m: risk.passes(round(m * error_share), m), risk.rows_min)
+    return None if accepted is None else math.ceil(accepted * rows / step.rows)
+
+
+def _smallest(holds: Callable[[int], bool], low: int) -> int | None:
+    """Return about the smallest number from `low` on for which a condition holds that is false, then true."""
+    high = low
+    while not holds(high):
+        low, high = high, 2 * high
+        if high > _ROWS_MAX:
+            return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return high

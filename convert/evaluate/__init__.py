@@ -1,0 +1,106 @@
+"""Measuring bundles through the agent's own engine: any bundle on any rows, and the evaluate stage.
+
+The only room of the factory that may import the engine: what it measures is what a site will get.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convert import data, provisional
+from convert.data import Row
+from convert.evaluate import paired
+from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.predictions import Prediction
+from convert.evaluate.scoring import expected, measure
+from convert.evaluate.serving import predict, quiet, serving
+from convert.stage import Job, Progress, Report
+from edge_agent.errors import InvalidRequest
+
+__all__ = ["compare", "evaluate", "predict", "run"]
+
+PREDICTIONS_NAME = "predictions.jsonl"
+QUALITY_NAME = "quality.json"
+_CHUNK_ROWS = 64
+
+
+def run(job: Job) -> Report:
+    """Measure the chosen artefact on the test split, one text at a time.
+
+    Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
+    """
+    rows = data.rows(job.recipe, "test")
+    with tempfile.TemporaryDirectory(dir=job.out.parent) as folder:
+        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
+        report, predictions = _measured(bundle, rows, job.progress)
+    write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
+    quality = {key: value for key, value in report.items() if key != "latency_ms"}
+    (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return report
+
+
+def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> tuple[Report, list[Prediction]]:
+    """Measure any bundle directory on rows, one text at a time; see `scoring.measure` for the report.
+
+    Raises:
+        BundleError: it is no bundle, or it does not fit this agent.
+        InvalidRequest: the rows are labelled with what the bundle does not know.
+        ModelError, MemoryShort: it does not load.
+    """
+    bundle = opened(folder)
+    _check_labels(bundle, rows)
+    return _measured(bundle, rows, progress)
+
+
+def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress = quiet) -> Report:
+    """Measure two bundle directories on the same rows; see `paired.compare` for the report.
+
+    They take turns, some rows each, so that what else the machine does falls on both.
+
+    Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
+    """
+    bundles = opened(first), opened(second)
+    kinds = {bundle.manifest.task.kind for bundle in bundles}
+    if len(kinds) > 1:
+        raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")
+    for bundle in bundles:
+        _check_labels(bundle, rows)
+    said: tuple[list[Prediction], list[Prediction]] = ([], [])
+    texts = [row.text for row in rows]
+    with serving([bundles[0]]) as left, serving([bundles[1]]) as right:
+        for start in range(0, len(texts), _CHUNK_ROWS):
+            for served, bundle, answers in zip((left, right), bundles, said, strict=True):
+                answers.extend(served.predict(bundle, texts[start : start + _CHUNK_ROWS]))
+            progress("both bundles", len(said[0]), len(texts))
+    names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
+    return names | paired.compare(bundles[0].manifest.task.kind, rows, *said)
+
+
+def write(path: Path, bundle: Bundle, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:
+    """Write predictions.jsonl."""
+    kind = bundle.manifest.task.kind
+    lines = [each.line(row.text, expected(kind, row)) for row, each in zip(rows, predictions, strict=True)]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _measured(bundle: Bundle, rows: Sequence[Row], progress: Progress) -> tuple[Report, list[Prediction]]:
+    with serving([bundle]) as served:
+        served.predict(bundle, [row.text for row in rows[:1]])  # the first answer of an engine takes longer
+        predictions = served.predict(bundle, [row.text for row in rows], progress)
+    return measure(bundle.manifest.task, rows, predictions), predictions
+
+
+def _check_labels(bundle: Bundle, rows: Sequence[Row]) -> None:
+    task = bundle.manifest.task
+    known = set(task.labels) | {tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")}
+    used = {row.label for row in rows if row.label} | {span.label for row in rows for span in row.spans}
+    strange = sorted(used - known)
+    if task.kind in ("classify", "extract") and strange:
+        said = f"{len(strange)} labels of the rows are none of {bundle.name}: {', '.join(strange)[:300]}"
+        raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
+    if task.kind == "classify" and any(not row.label for row in rows):
+        raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")

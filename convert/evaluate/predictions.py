@@ -1,0 +1,72 @@
+"""What a served bundle said to one text, and the file of many. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# exp of it is the smallest probability that is not 0 in a float64; an engine says 0 for less.
+_LOG_LEAST = -745.0
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entity: `text[start:end]`."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer. Only the fields of the task's kind are set."""
+
+    answer: str = ""
+    """classify: the best label. generate: the text. extract: the entities as JSON, for people. embed: empty."""
+    confidence: float = 0.0
+    """classify, extract: as served, at the bundle's own temperature."""
+    log_probabilities: tuple[float, ...] = ()
+    """classify: of each label in the order of the task, natural logarithm, renormalised, at temperature 1."""
+    label_mass: float = 1.0
+    entities: tuple[Found, ...] = ()
+    vector: tuple[float, ...] = ()
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    """From handing the text to the engine until its answer, the wait in its queue included."""
+    failure: str = ""
+    """Reason of the error that came instead of an answer, such as INPUT_TOO_LONG."""
+
+    def line(self, text: str, expected: str) -> str:
+        """Write one line of predictions.jsonl."""
+        kept = {key: value for key, value in asdict(self).items() if value not in ("", ())}
+        return json.dumps({"text": text, "expected": expected, **_rounded(kept)}, ensure_ascii=False) + "\n"
+
+
+def at_one(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
+    """Return log-probabilities at temperature 1 from scores that were served at another one."""
+    raw = [temperature * (math.log(score) if score > 0 else _LOG_LEAST) for score in scores]
+    peak = max(raw)
+    total = peak + math.log(sum(math.exp(each - peak) for each in raw))
+    return tuple(each - total for each in raw)
+
+
+def matrix(predictions: Iterable[Prediction]) -> npt.NDArray[np.float64]:
+    """Return the log-probabilities as [texts, labels]."""
+    return np.array([each.log_probabilities for each in predictions])
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, _DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,153 @@
+"""Which answers are right, and what follows from that: shares with intervals, confusion, figures per label. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.data import Row
+from convert.evaluate.predictions import Prediction
+from convert.intervals import share
+from edge_agent.formats.manifest import Kind, Task
+
+FAILED = "(no answer)"
+_PERCENTILES = (50, 90, 95, 99)
+
+
+def is_right(kind: Kind, row: Row, prediction: Prediction) -> bool:
+    """Tell whether the whole answer is right; one that failed is not.
+
+    classify: the label. extract: every entity, with its place, and no other. generate: the same JSON value where the
+    wanted text is JSON, otherwise the same text up to white space around it.
+    """
+    if prediction.failure:
+        return False
+    if kind == "classify":
+        return prediction.answer == row.label
+    if kind == "extract":
+        wanted = {(span.start, span.end, span.label) for span in row.spans}
+        return {(each.start, each.end, each.label) for each in prediction.entities} == wanted
+    wanted_value, value = _json(row.completion), _json(prediction.answer)
+    return prediction.answer.strip() == row.completion.strip() or (wanted_value is not None and value == wanted_value)
+
+
+def expected(kind: Kind, row: Row) -> str:
+    """Return what `Prediction.answer` should be."""
+    if kind == "extract":
+        return json.dumps([[span.label, span.start, span.end] for span in row.spans])
+    return row.label or row.completion
+
+
+def measure(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the report of one bundle on labelled rows.
+
+    Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind `accuracy` (value, low, high at 95 %),
+    `confusion` and `per_label` (classify), `per_label` of entities (extract), `fields` (generate, JSON), `neighbours`
+    (embed, where rows have labels).
+    """
+    report: dict[str, Any] = {
+        "rows": len(rows),
+        "failed": dict(Counter(each.failure for each in predictions if each.failure)),
+        "latency_ms": latency(predictions),
+    }
+    if task.kind == "embed":
+        return report | _neighbours(rows, predictions)
+    right = sum(is_right(task.kind, row, each) for row, each in zip(rows, predictions, strict=True))
+    return report | {"accuracy": share(right, len(rows)).plain()} | _BY_KIND[task.kind](task, rows, predictions)
+
+
+def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Return percentiles and mean of the answers' times, in milliseconds."""
+    times = [1000 * each.seconds for each in predictions if not each.failure]
+    if not times:
+        return {}
+    named = zip(_PERCENTILES, np.percentile(times, _PERCENTILES).tolist(), strict=True)
+    return {f"p{percent}": round(value, 3) for percent, value in named} | {"mean": round(float(np.mean(times)), 3)}
+
+
+def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
+    pairs = Counter(
+        (row.label, each.answer if not each.failure else FAILED) for row, each in zip(rows, predictions, strict=True)
+    )
+    confusion: dict[str, dict[str, int]] = {}
+    for (true, answered), count in sorted(pairs.items()):
+        confusion.setdefault(true, {})[answered] = count
+    truths, answers = Counter(true for true, _ in pairs.elements()), Counter(said for _, said in pairs.elements())
+    per_label = {label: _figures(pairs[label, label], answers[label], truths[label]) for label in task.labels}
+    return {"confusion": confusion, "per_label": per_label}
+
+
+def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    hits, said, wanted = Counter[str](), Counter[str](), Counter[str]()
+    for row, each in zip(rows, predictions, strict=True):
+        truth = {(span.start, span.end, span.label) for span in row.spans}
+        found = {(entity.start, entity.end, entity.label) for entity in each.entities}
+        wanted.update(label for *_, label in truth)
+        said.update(label for *_, label in found)
+        hits.update(label for *_, label in truth & found)
+    labels = dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-"))
+    return {"per_label": {label: _figures(hits[label], said[label], wanted[label]) for label in labels}}
+
+
+def _figures(hits: int, said: int, wanted: int) -> dict[str, float | int | None]:
+    """Return precision, recall and F1; None where there is nothing to divide by."""
+    return {
+        "rows": wanted,
+        "precision": hits / said if said else None,
+        "recall": hits / wanted if wanted else None,
+        "f1": 2 * hits / (said + wanted) if said + wanted else None,
+    }
+
+
+def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
+    hits, wanted = Counter[str](), Counter[str]()
+    for row, each in zip(rows, predictions, strict=True):
+        truth, found = _json(row.completion), _json(each.answer)
+        if isinstance(truth, dict):
+            inside = found if isinstance(found, dict) else {}
+            wanted.update(truth.keys())
+            hits.update(key for key, value in truth.items() if key in inside and inside[key] == value)
+    return {"fields": {key: share(hits[key], count).plain() for key, count in sorted(wanted.items())}} if wanted else {}
+
+
+def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the share of rows whose nearest other row has the same label: what an embedding is usually for."""
+    kept = [(row.label, each) for row, each in zip(rows, predictions, strict=True) if row.label and not each.failure]
+    if len(kept) < 2:
+        return {}
+    similar = cosines(vectors([each for _, each in kept]), vectors([each for _, each in kept]))
+    np.fill_diagonal(similar, -np.inf)
+    hits = sum(kept[place][0] == label for place, (label, _) in zip(similar.argmax(axis=1), kept, strict=True))
+    return {"neighbours": share(hits, len(kept)).plain()}
+
+
+def vectors(predictions: Sequence[Prediction]) -> npt.NDArray[np.float64]:
+    """Return the vectors as [texts, size]."""
+    return np.array([each.vector for each in predictions])
+
+
+def cosines(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the cosine of each row of the first with each of the second."""
+    lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)[None, :]
+    return np.asarray(first @ second.T / np.maximum(lengths, 1e-12))
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+_BY_KIND: dict[str, Callable[[Task, Sequence[Row], Sequence[Prediction]], dict[str, Any]]] = {
+    "classify": _classes,
+    "extract": _entities,
+    "generate": _fields,
+}

@@ -1,0 +1,186 @@
+"""Bundles run as on a site: the agent's own engine pool, with its child processes, confinement and memory rules.
+
+    with serving([bundle], progress) as served:
+        predictions = served.predict(bundle, texts)
+
+What is measured here is what a device gets, but for gRPC. Only this package of the factory may import the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.predictions import Found, Prediction, at_one
+from convert.stage import Progress
+from edge_agent.config import EngineConfig
+from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.protocol import Chunk, Done, Run
+from edge_agent.errors import CallerError, EngineCrashed, InputQuarantined, ModelFailed
+
+ANSWER_SECONDS_MAX = 600.0
+SEED = 1  # of a generation with a temperature: the same text gets the same answer
+_QUEUE = 1024
+
+
+def quiet(_what: str, _done: int, _all: int) -> None:
+    """Show no progress."""
+
+
+def predict(folder: Path, texts: Sequence[str], progress: Progress = quiet, at_once: int = 1) -> list[Prediction]:
+    """Run one bundle directory over texts.
+
+    Args:
+        folder: of the bundle.
+        texts: what a device would send.
+        progress: is told of each answer.
+        at_once: texts in the engine at the same time. Latency is a lone caller's with 1, throughput is best with more.
+
+    Raises:
+        BundleError, ManifestInvalid: it is no bundle.
+        ModelError, MemoryShort: it does not load. An input that fails alone is a Prediction with `failure`.
+    """
+    bundle = opened(folder)
+    with serving([bundle], at_once) as served:
+        return served.predict(bundle, texts, progress)
+
+
+class Serving:
+    """Bundles in running engines; `serving` makes it."""
+
+    def __init__(self, runner: asyncio.Runner, pool: EnginePool, at_once: int) -> None:
+        """Take the loop that owns the pool."""
+        self._runner = runner
+        self._pool = pool
+        self._at_once = at_once
+        self._ids = itertools.count()
+
+    def predict(self, bundle: Bundle, texts: Sequence[str], progress: Progress = quiet) -> list[Prediction]:
+        """Answer texts in order; a bundle that is not there yet is loaded first."""
+        return self._runner.run(self._predict(bundle, texts, progress))
+
+    def memory_bytes(self, bundle: Bundle) -> int:
+        """Return what the agent says the bundle's engine needs, in bytes; 0 for a runtime that needs no model."""
+        statuses = [status for status in self._pool.statuses() if bundle.digest in status.digests]
+        return int(statuses[0].details.get("memory_estimated_bytes", 0))
+
+    async def _predict(self, bundle: Bundle, texts: Sequence[str], progress: Progress) -> list[Prediction]:
+        if not self._pool.ready(bundle.digest):
+            await _attach(self._pool, bundle)
+        answers: list[Prediction] = [Prediction()] * len(texts)
+        places = iter(range(len(texts)))
+        done = itertools.count(1)
+
+        async def work() -> None:
+            for place in places:
+                answers[place] = await self._one(bundle, texts[place])
+                progress(bundle.name, next(done), len(texts))
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self._at_once):
+                workers.create_task(work())
+        return answers
+
+    async def _one(self, bundle: Bundle, text: str) -> Prediction:
+        task = bundle.manifest.task
+        run = Run(
+            job_id=str(next(self._ids)),
+            digest=bundle.digest,
+            text=text,
+            output_tokens_max=task.limits.output_tokens_max if task.kind == "generate" else 0,
+            temperature=task.prompt.temperature,
+            seed=SEED,
+            stops=task.prompt.stops,
+        )
+        started = time.perf_counter()
+        try:
+            written, done = await self._answer(run)
+        except (CallerError, ModelFailed, EngineCrashed, InputQuarantined) as error:
+            return Prediction(failure=error.reason, seconds=time.perf_counter() - started)
+        return _prediction(bundle, written, done, time.perf_counter() - started)
+
+    async def _answer(self, run: Run) -> tuple[str, Done]:
+        written: list[str] = []
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
+        async with contextlib.aclosing(self._pool.events(run, deadline)) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    written.append(event.text)
+                else:
+                    return "".join(written), event.done
+        raise AssertionError("a job ends with an answer or an error")
+
+
+@contextlib.contextmanager
+def serving(bundles: Sequence[Bundle], at_once: int = 1, cpu_threads: int = 0) -> Iterator[Serving]:
+    """Load bundles, and stop their engines at the end.
+
+    Args:
+        bundles: of any tasks; those with the same weights share an engine.
+        at_once: texts in an engine at the same time.
+        cpu_threads: for all engines; 0 = one for each core, as on a site.
+
+    Raises what loading raises: ModelLoadFailed, EngineCrashed, MemoryShort.
+    """
+    config = EngineConfig(
+        cpu_threads=cpu_threads,
+        sequences_max=at_once,
+        queue_requests_max=_QUEUE,
+        load_failures_max=1,
+        # Between two calls of `predict` nobody listens to the children, however long that takes.
+        heartbeat_seconds_max=ANSWER_SECONDS_MAX,
+    )
+    folders = {path.parent for bundle in bundles for path in bundle.paths.values()}
+    with asyncio.Runner() as runner:
+        pool = runner.run(_started(config, bundles, sorted(folders)))
+        try:
+            yield Serving(runner, pool, at_once)
+        finally:
+            runner.run(pool.stop())
+
+
+async def _started(config: EngineConfig, bundles: Sequence[Bundle], folders: Sequence[Path]) -> EnginePool:
+    pool = EnginePool(config, lambda: None, folders)
+    try:
+        for bundle in bundles:
+            await _attach(pool, bundle)
+    except BaseException:
+        await pool.stop()
+        raise
+    return pool
+
+
+async def _attach(pool: EnginePool, bundle: Bundle) -> None:
+    await pool.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, bundle.paths)
+
+
+def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Prediction:
+    manifest = bundle.manifest
+    answer, confidence, entities = (
+        written,
+        done.confidence,
+        tuple(Found(e.start, e.end, e.label) for e in done.entities),
+    )
+    if done.scores:
+        confidence = max(done.scores)
+        answer = manifest.task.labels[done.scores.index(confidence)]
+    elif manifest.task.kind == "extract":
+        answer = json.dumps([[each.label, each.start, each.end] for each in entities])
+    return Prediction(
+        answer=answer,
+        confidence=confidence,
+        log_probabilities=at_one(done.scores, manifest.confidence.temperature) if done.scores else (),
+        label_mass=done.label_mass,
+        entities=entities,
+        vector=struct.unpack(f"<{len(done.vector) // 4}f", done.vector),
+        input_tokens=done.input_tokens,
+        output_tokens=done.output_tokens,
+        seconds=seconds,
+    )

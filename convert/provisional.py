@@ -1,0 +1,47 @@
+"""Bundles on the way: the files of a candidate under a manifest without calibration, to be run and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert import assemble
+from convert.stage import Job
+from edge_agent.errors import FileMissing
+from edge_agent.formats.manifest import Role
+
+CHOSEN_NAME = "chosen"
+CANDIDATES = "candidates"
+# What the export stage leaves beside the weights.
+_BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
+
+
+def files(job: Job, weights: Path) -> dict[Role, Path]:
+    """Return the files of a bundle with these weights, by role."""
+    export = job.done["export"]
+    beside = {role: export / name for role, name in _BESIDE.items() if (export / name).is_file()}
+    return {"weights": weights, **beside}
+
+
+def bundle(job: Job, weights: Path, out: Path) -> Path:
+    """Make a bundle at temperature 1 and without a threshold in a folder that is not there yet, and return it.
+
+    Raises what `assemble` raises.
+    """
+    sections = {"confidence": {"policy": "always_escalate"}}
+    task = job.recipe.path(job.recipe.task)
+    return assemble.assemble(assemble.Request(task, files(job, weights), out, sections=sections)).path
+
+
+def chosen(job: Job) -> Path:
+    """Return the weights that the quantize stage chose. Raises FileMissing."""
+    folder = job.done["quantize"]
+    name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
+    return weights_in(folder / CANDIDATES / name)
+
+
+def weights_in(candidate: Path) -> Path:
+    """Return the model file of a candidate's folder. Raises FileMissing."""
+    found = sorted(candidate.glob("model.*"))
+    if not found:
+        raise FileMissing(f"{candidate} holds no model file", remedy="Run 'edge-convert quantize' again.")
+    return found[0]

@@ -1,0 +1,200 @@
+"""Bundles measured through real engines, in child processes as on a site."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.calibrate import calibrate, divided
+from convert.calibrate.threshold import Risk
+from convert.data import Row, Span
+from convert.evaluate import compare, evaluate, predict
+from convert.evaluate.bundle import opened
+from convert.evaluate.scoring import is_right
+from convert.evaluate.serving import serving
+from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
+from edge_agent.formats.manifest import AlwaysEscalate, Threshold
+from tests.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle
+
+RISK = Risk(0.05, 0.1)
+
+
+def intents(count: int, wrong: int = 0) -> list[Row]:
+    """Rows whose label stands in the text, so that echo has them right; the first `wrong` are labelled otherwise."""
+    rows = [Row(f"message {i} about {INTENTS[i % 8]}", INTENTS[i % 8]) for i in range(count)]
+    return [Row(row.text, INTENTS[(i + 1) % 8] if i < wrong else row.label) for i, row in enumerate(rows)]
+
+
+def test_each_kind_is_answered(tmp_path):
+    """Labels with log-probabilities, text, entities and vectors come from the engine, with tokens and time."""
+    label = predict(echo_bundle(tmp_path / "a"), ["I want a refund"])[0]
+    assert ("refund", 4) == (label.answer, label.input_tokens)
+    assert 1.0 == pytest.approx(sum(map(math.exp, label.log_probabilities)))
+    assert 0.0 < label.seconds < 10.0
+    text = predict(echo_bundle(tmp_path / "b", "talk", "generate"), ["one two"])[0]
+    assert ("one two", 2) == (text.answer, text.output_tokens)
+    record = predict(echo_bundle(tmp_path / "c", "", "extract", ("number",)), ["pay 12"])[0]
+    assert ('[["number", 4, 6]]', 1.0) == (record.answer, record.confidence)
+    vector = predict(tiny_onnx_bundle(tmp_path / "d", "embed"), ["pay 12"])[0].vector
+    assert 1.0 == pytest.approx(sum(value * value for value in vector), abs=1e-5)
+
+
+def test_an_input_that_fails_alone_is_a_failure(tmp_path):
+    """What the model or the limits refuse is recorded by its reason, and the others are answered."""
+    said = predict(echo_bundle(tmp_path / "a", task={"limits": {"input_tokens_max": 4}}), ["!fail", "1 2 3 4 5", "ok"])
+    assert ["MODEL_FAILED", "INPUT_TOO_LONG", ""] == [each.failure for each in said]
+    report, _ = evaluate(tmp_path / "a", [Row("!fail", "refund"), Row("a refund", "refund")])
+    assert ({"MODEL_FAILED": 1}, 0.5) == (report["failed"], report["accuracy"]["value"])
+
+
+def test_log_probabilities_do_not_depend_on_the_temperature(tmp_path):
+    """The same weights at other temperatures give other confidences and the same log-probabilities."""
+    bundle, texts = opened(tiny_onnx_bundle(tmp_path / "a")), ["where is my order", "refund"]
+    with serving([bundle]) as served:
+        plain = served.predict(bundle, texts)
+        hot = served.predict(bundle.at_temperature(3.0), texts)
+    for left, right in zip(plain, hot, strict=True):
+        assert left.log_probabilities == pytest.approx(right.log_probabilities, abs=1e-9)
+        assert left.confidence > right.confidence
+
+
+def test_many_at_once_answer_as_one_by_one(tmp_path):
+    """Order and scores are the same, however many texts the engine has at a time."""
+    folder, texts = tiny_onnx_bundle(tmp_path / "a"), [f"text {'more ' * (i % 7)}{i}" for i in range(40)]
+    alone, together = predict(folder, texts), predict(folder, texts, at_once=8)
+    assert np.allclose([a.log_probabilities for a in alone], [b.log_probabilities for b in together], atol=1e-4)
+
+
+def test_progress_counts_every_text(tmp_path):
+    """The callback hears of each answer, up to all."""
+    heard = []
+    predict(echo_bundle(tmp_path / "a"), ["a", "b", "c"], lambda what, done, all_: heard.append((what, done, all_)))
+    assert [("pos-intent 1.0.0", i, 3) for i in (1, 2, 3)] == heard
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), BundleUnreadable, "has no manifest.json"),
+        (lambda folder: (folder / "model.onnx").unlink(), FileMissing, "does not exist, though the manifest"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), HashMismatch, "has 2 bytes"),
+        (
+            lambda folder: (folder / "model.onnx").write_bytes(b"x" * (folder / "model.onnx").stat().st_size),
+            ModelLoadFailed,
+            r"model\.onnx|weights",
+        ),
+    ],
+)
+def test_what_is_no_bundle_says_so(tmp_path, spoil, error, said):
+    """A folder that cannot be run is refused with the file that is the matter."""
+    folder = tiny_onnx_bundle(tmp_path / "a")
+    spoil(folder)
+    with pytest.raises(error, match=said):
+        predict(folder, ["text"])
+
+
+def test_two_bundles_are_compared(tmp_path):
+    """A bundle that knows a label is better than one that does not, on the rows where that matters."""
+    knows = echo_bundle(tmp_path / "knows", labels=("refund", "price"))
+    swapped = echo_bundle(tmp_path / "other", labels=("price", "refund"), version="2.0.0")
+    report = compare(knows, swapped, [Row("a refund", "refund"), Row("the price", "price")])
+    assert (1.0, 1.0, 0, 0, 1.0) == tuple(
+        report[key]["value"] if isinstance(report[key], dict) else report[key]
+        for key in ("first", "second", "only_first", "only_second", "p_value")
+    )
+    assert ["pos-intent 1.0.0", "pos-intent 2.0.0"] == [name.rpartition(" ")[0] for name in report["bundles"]]
+    with pytest.raises(InvalidRequest, match="of kind classify and embed"):
+        compare(knows, echo_bundle(tmp_path / "v", kind="embed"), [Row("x")])
+
+
+def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
+    """A label that the bundle cannot give, and rows without a label, are errors before anything runs."""
+    folder = echo_bundle(tmp_path / "a", labels=("refund", "price"))
+    with pytest.raises(InvalidRequest, match=r"1 labels of the rows are none of .*: hours"):
+        evaluate(folder, [Row("x", "hours"), Row("y", "price")])
+    with pytest.raises(InvalidRequest, match="have no label"):
+        evaluate(folder, [Row("x")])
+
+
+def test_a_classifier_is_calibrated(tmp_path):
+    """A model that is right on every row gets a threshold with its proof, and limits of the usual."""
+    rows = intents(400)
+    section, report = calibrate(opened(echo_bundle(tmp_path / "a")), rows, RISK)
+    assert isinstance(section, Threshold)
+    assert {"temperature": 120, "threshold": 280, "failed": 0} == report["rows"]
+    assert (280, 1.0) == (section.n, section.coverage)
+    assert section.bound <= RISK.target
+    assert section.novelty is not None
+    assert (4, 4) == (section.novelty.input_tokens_min, section.novelty.input_tokens_max)
+    assert report["verdict"].startswith(f"At confidence {section.threshold:g} or more 100.0 % of the answers are sure")
+
+
+def test_what_is_calibrated_is_what_is_served(tmp_path):
+    """The share of sure answers on the proving rows, served with the section, is the coverage it claims."""
+    rows = intents(300, wrong=2) + [Row(f"nothing {i} known", INTENTS[i % 8]) for i in range(60)]
+    section, _ = calibrate(opened(echo_bundle(tmp_path / "a")), rows, RISK)
+    assert isinstance(section, Threshold)
+    _, proving = divided(rows)
+    folder = echo_bundle(tmp_path / "b", confidence=section.model_dump())
+    said = predict(folder, [row.text for row in proving])
+    sure = [(row, each) for row, each in zip(proving, said, strict=True) if each.confidence >= section.threshold]
+    assert section.coverage == pytest.approx(len(sure) / len(proving), abs=1e-6)
+    assert section.coverage < 0.95
+    assert sum(not is_right("classify", row, each) for row, each in sure) <= section.bound * len(sure)
+
+
+def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
+    """30 rows prove nothing at a risk of 5 %: the result is to escalate, and the number of labels that would do."""
+    section, report = calibrate(opened(echo_bundle(tmp_path / "a")), intents(30), RISK)
+    assert isinstance(section, AlwaysEscalate)
+    assert (1.0, {"temperature": 0, "threshold": 30, "failed": 0}) == (section.temperature, report["rows"])
+    assert 15 <= report["labels_needed"] <= 100
+    assert f"always escalate. About {report['labels_needed']} more labels needed" in report["verdict"]
+
+
+def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
+    """Where even the surest answers are wrong too often, the report says so and asks for no labels."""
+    section, report = calibrate(opened(echo_bundle(tmp_path / "a")), intents(300, wrong=100), RISK)
+    assert isinstance(section, AlwaysEscalate)
+    assert report["labels_needed"] is None
+    assert "More labels alone would not help" in report["verdict"]
+
+
+def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
+    """An extractor gets a threshold on whole records; random weights that never get one right get none."""
+    rows = [Row(f"refund {i}", spans=(Span(0, 6, "product"),)) for i in range(150)]
+    section, report = calibrate(opened(tiny_onnx_bundle(tmp_path / "a", "extract")), rows, RISK)
+    assert isinstance(section, AlwaysEscalate)
+    assert 0.5 <= section.temperature <= 4.0
+    assert report["accuracy"]["value"] < 0.9
+    said = predict(tiny_onnx_bundle(tmp_path / "b", "extract"), [row.text for row in rows])
+    spans = [tuple(Span(e.start, e.end, e.label) for e in each.entities) for each in said]
+    own = [Row(row.text, spans=found) for row, found in zip(rows, spans, strict=True)]
+    section, report = calibrate(opened(tmp_path / "b"), own, RISK)
+    assert (1.0, 0.5) == (report["accuracy"]["value"], section.temperature)
+
+
+def test_the_rows_are_divided_by_their_texts():
+    """Whatever the order of the file, the same rows fit and prove; the same text is never on both sides."""
+    rows = intents(300) + intents(40)
+    tuning, proving = divided(rows)
+    again = divided(rows[::-1])
+    assert [{row.key for row in part} for part in (tuning, proving)] == [{row.key for row in part} for part in again]
+    assert not {row.key for row in tuning} & {row.key for row in proving}
+    assert (340, True) == (len(tuning) + len(proving), 100 <= len(tuning) <= 104)
+    assert ([], 90) == (divided(rows[:90])[0], len(divided(rows[:90])[1]))
+
+
+@pytest.mark.slow
+def test_a_decoder_tells_how_much_it_left_on_the_labels(tmp_path):
+    """SmolLM2 gives a label mass; an engine that serves several texts at once gives the same labels."""
+    folder = smollm2_bundle(Path(tmp_path, "a"))
+    texts = ["I want my money back", "Until when are you open?", "Do you have red socks?"]
+    said = predict(folder, texts, at_once=3)
+    assert [each.answer for each in said] == [each.answer for each in predict(folder, texts)]
+    assert all(0.0 < each.label_mass < 1.0 for each in said)
+    assert json.loads(said[0].line("x", "refund"))["label_mass"] < 1.0

@@ -1,0 +1,153 @@
+"""What counts as right, and the figures that follow."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.data import Row, Span
+from convert.evaluate import paired
+from convert.evaluate.predictions import Found, Prediction, at_one
+from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
+from edge_agent.formats.manifest import Task
+
+CLASSIFY = Task(name="intent", kind="classify", labels=("refund", "price", "hours"))
+EXTRACT = Task(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
+GENERATE = Task(name="talk", kind="generate")
+EMBED = Task(name="vector", kind="embed")
+SPAN, FOUND = Span(0, 4, "item"), Found(0, 4, "item")
+
+
+def said(*answers: str) -> list[Prediction]:
+    return [Prediction(answer, failure="" if answer else "INPUT_TOO_LONG") for answer in answers]
+
+
+def labelled(*labels: str) -> list[Row]:
+    return [Row(f"text {i}", label) for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "prediction", "right"),
+    [
+        ("classify", Row("x", "price"), Prediction("price"), True),
+        ("classify", Row("x", "price"), Prediction("hours"), False),
+        ("classify", Row("x", "price"), Prediction("price", failure="MODEL_FAILED"), False),
+        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND,)), True),
+        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(Found(0, 4, "price"),)), False),
+        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND, Found(5, 6, "price"))), False),
+        ("extract", Row("lamp 3"), Prediction(), True),
+        ("generate", Row("x", completion="Hello."), Prediction(" Hello.\n"), True),
+        ("generate", Row("x", completion="Hello."), Prediction("Hallo."), False),
+        ("generate", Row("x", completion='{"a": 1, "b": [2]}'), Prediction('{"b":[2],"a":1}'), True),
+        ("generate", Row("x", completion='{"a": 1}'), Prediction('{"a": 1'), False),
+        ("generate", Row("x", completion="null"), Prediction("nothing"), False),
+    ],
+)  # fmt: skip
+def test_right_is_the_whole_answer(kind, row, prediction, right):
+    """A label, every entity and no other, the same JSON or the same text; a failure is never right."""
+    assert right is is_right(kind, row, prediction)
+
+
+def test_a_classifier_is_described_label_by_label():
+    """The confusion has every pair that occurred, failures as a column; each label has precision, recall and F1."""
+    rows = labelled("refund", "refund", "price", "price", "price")
+    report = measure(CLASSIFY, rows, said("refund", "price", "price", "price", ""))
+    assert {"refund": {"refund": 1, "price": 1}, "price": {"price": 2, FAILED: 1}} == report["confusion"]
+    assert {"rows": 3, "precision": 2 / 3, "recall": 2 / 3, "f1": 4 / 6} == report["per_label"]["price"]
+    assert {"rows": 0, "precision": None, "recall": None, "f1": None} == report["per_label"]["hours"]
+    assert (5, 3 / 5, {"INPUT_TOO_LONG": 1}) == (report["rows"], report["accuracy"]["value"], report["failed"])
+    assert report["accuracy"]["low"] < 0.6 < report["accuracy"]["high"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(CLASSIFY.labels), st.sampled_from([*CLASSIFY.labels, ""])), max_size=60))
+def test_the_figures_add_up(pairs):
+    """Every row is in the confusion once; the hits on its diagonal are the accuracy."""
+    rows, answers = labelled(*(true for true, _ in pairs)), said(*(answer for _, answer in pairs))
+    report = measure(CLASSIFY, rows, answers)
+    confusion = report["confusion"]
+    assert len(pairs) == sum(sum(row.values()) for row in confusion.values())
+    hits = sum(confusion[label].get(label, 0) for label in confusion)
+    assert math.isnan(report["accuracy"]["value"]) or hits / len(pairs) == report["accuracy"]["value"]
+    assert len(pairs) == sum(figures["rows"] for figures in report["per_label"].values())
+
+
+def test_entities_are_counted_by_type():
+    """Precision and recall are over entities, by type; the accuracy is over whole records."""
+    rows = [Row("lamp 3", spans=(SPAN, Span(5, 6, "price"))), Row("lamp", spans=(SPAN,))]
+    report = measure(EXTRACT, rows, [Prediction(entities=(FOUND, Found(0, 1, "price"))), Prediction(entities=(FOUND,))])
+    assert 0.5 == report["accuracy"]["value"]
+    assert {"rows": 2, "precision": 1.0, "recall": 1.0, "f1": 1.0} == report["per_label"]["item"]
+    assert {"rows": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0} == report["per_label"]["price"]
+
+
+def test_fields_of_generated_json_are_counted():
+    """Where JSON objects are wanted, each field has its share of right rows, whatever else was written."""
+    rows = [Row("x", completion='{"a": 1, "b": 2}'), Row("y", completion='{"a": 1}'), Row("z", completion="text")]
+    report = measure(GENERATE, rows, said('{"a": 1, "b": 3}', "no", "text"))
+    assert (0.5, 0.0) == (report["fields"]["a"]["value"], report["fields"]["b"]["value"])
+    assert pytest.approx(1 / 3) == report["accuracy"]["value"]
+    assert "fields" not in measure(GENERATE, rows[2:], said("text"))
+
+
+def test_vectors_are_judged_by_their_neighbours():
+    """An embedding is as good as the labels of nearest neighbours agree; without labels it has only a latency."""
+    rows = labelled("a", "a", "b")
+    vectors = [Prediction(vector=v) for v in ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0))]
+    assert pytest.approx(2 / 3) == measure(EMBED, rows, vectors)["neighbours"]["value"]
+    assert {"rows", "failed", "latency_ms"} == set(measure(EMBED, [Row("x"), Row("y")], vectors[:2]))
+
+
+def test_latency_is_of_answers():
+    """Percentiles are in milliseconds, over what was answered."""
+    answers = [Prediction(seconds=s / 1000) for s in (1, 2, 3)] + [Prediction(seconds=9, failure="X")]
+    assert {"p50": 2.0, "mean": 2.0} == {key: latency(answers)[key] for key in ("p50", "mean")}
+    assert {} == latency(answers[3:])
+
+
+def test_two_bundles_are_compared_on_the_same_rows():
+    """The comparison counts what one alone has right, and the exact test of McNemar is on these."""
+    rows = labelled(*["price"] * 10)
+    report = paired.compare("classify", rows, said(*["hours"] * 6, *["price"] * 4), said(*["price"] * 9, ""))
+    assert (6, 1) == (report["only_second"], report["only_first"])
+    assert (0.4, 0.9, 0.3) == (report["first"]["value"], report["second"]["value"], report["agreement"]["value"])
+    assert (0.5, pytest.approx(2 * 8 / 128)) == (report["difference"]["value"], report["p_value"])
+
+
+def test_two_embeddings_are_compared_by_cosine():
+    """Mean and least cosine, over the texts that have both vectors."""
+    first = [Prediction(vector=(1.0, 0.0)), Prediction(vector=(0.0, 2.0)), Prediction(failure="X")]
+    second = [Prediction(vector=(3.0, 0.0)), Prediction(vector=(1.0, 1.0)), Prediction(vector=(1.0, 1.0))]
+    report = paired.compare("embed", labelled("", "", ""), first, second)
+    assert {"mean": pytest.approx((1 + math.sqrt(0.5)) / 2), "least": pytest.approx(math.sqrt(0.5))} == report["cosine"]
+    assert {} == paired.cosine(first[2:], second[2:])
+
+
+@given(st.lists(st.floats(-20, 0), min_size=2, max_size=9), st.floats(0.3, 5))
+def test_scores_are_taken_back_to_temperature_one(raw, temperature):
+    """From scores served at a temperature come the log-probabilities at temperature 1."""
+    weights = [math.exp(value / temperature) for value in raw]
+    wanted = [value - math.log(sum(map(math.exp, raw))) for value in raw]
+    assert wanted == pytest.approx(at_one([weight / sum(weights) for weight in weights], temperature), abs=1e-6)
+
+
+def test_a_score_of_zero_is_only_very_unlikely():
+    """What underflowed gets the smallest probability there is, not minus infinity."""
+    assert at_one([1.0, 0.0], 1.0) == (0.0, pytest.approx(-745))
+
+
+def test_a_line_of_the_file_has_what_was_set():
+    """predictions.jsonl has text, expected and the fields that hold something, rounded."""
+    line = Prediction("price", 0.123456789, (-0.1, -2.0), seconds=0.5, entities=(FOUND,)).line("how much?", "price")
+    plain = json.loads(line)
+    assert ("how much?", "price", 0.123457) == (plain["text"], plain["expected"], plain["confidence"])
+    assert [{"start": 0, "end": 4, "label": "item"}] == plain["entities"]
+    assert not {"vector", "failure"} & set(plain)
+
+
+def test_the_wanted_answer_is_written_as_the_given_one():
+    """Of an extraction, the spans as JSON; else the label, or the text."""
+    assert '[["item", 0, 4]]' == expected("extract", Row("lamp", spans=(SPAN,)))
+    assert "price" == expected("classify", Row("x", "price"))
+    assert "yes" == expected("generate", Row("x", completion="yes"))
