@@ -16,10 +16,11 @@ from convert.data import Row
 from convert.evaluate import paired
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.predictions import Prediction
-from convert.evaluate.scoring import expected, measure
+from convert.evaluate.scoring import entity_types, expected, measure
 from convert.evaluate.serving import predict, quiet, serving
 from convert.stage import Job, Progress, Report
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Task
 
 __all__ = ["compare", "evaluate", "predict", "run"]
 
@@ -95,12 +96,18 @@ def _measured(bundle: Bundle, rows: Sequence[Row], progress: Progress) -> tuple[
 
 
 def _check_labels(bundle: Bundle, rows: Sequence[Row]) -> None:
-    task = bundle.manifest.task
-    known = set(task.labels) | {tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")}
-    used = {row.label for row in rows if row.label} | {span.label for row in rows for span in row.spans}
-    strange = sorted(used - known)
-    if task.kind in ("classify", "extract") and strange:
+    kind, known = bundle.manifest.task.kind, _known(bundle.manifest.task)
+    if kind == "classify" and not all(row.label for row in rows):
+        raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
+    strange = sorted(_used(rows) - known)
+    if kind in ("classify", "extract") and strange:
         said = f"{len(strange)} labels of the rows are none of {bundle.name}: {', '.join(strange)[:300]}"
         raise InvalidRequest(said, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
-    if task.kind == "classify" and any(not row.label for row in rows):
-        raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
+
+
+def _known(task: Task) -> set[str]:
+    return set(task.labels) | set(entity_types(task))
+
+
+def _used(rows: Sequence[Row]) -> set[str]:
+    return {row.label for row in rows} - {""} | {span.label for row in rows for span in row.spans}

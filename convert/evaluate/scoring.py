@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from convert.data import Row
-from convert.evaluate.predictions import Prediction
+from convert.data import Row, Span
+from convert.evaluate.predictions import Found, Prediction
 from convert.intervals import share
 from edge_agent.formats.manifest import Kind, Task
 
@@ -25,15 +25,29 @@ def is_right(kind: Kind, row: Row, prediction: Prediction) -> bool:
     classify: the label. extract: every entity, with its place, and no other. generate: the same JSON value where the
     wanted text is JSON, otherwise the same text up to white space around it.
     """
-    if prediction.failure:
-        return False
-    if kind == "classify":
-        return prediction.answer == row.label
-    if kind == "extract":
-        wanted = {(span.start, span.end, span.label) for span in row.spans}
-        return {(each.start, each.end, each.label) for each in prediction.entities} == wanted
-    wanted_value, value = _json(row.completion), _json(prediction.answer)
-    return prediction.answer.strip() == row.completion.strip() or (wanted_value is not None and value == wanted_value)
+    return not prediction.failure and _RIGHT[kind](row, prediction)
+
+
+def _same_entities(row: Row, prediction: Prediction) -> bool:
+    return _places(row.spans) == _places(prediction.entities)
+
+
+def _places(entities: Iterable[Span | Found]) -> set[tuple[int, int, str]]:
+    return {(each.start, each.end, each.label) for each in entities}
+
+
+def _same_text(row: Row, prediction: Prediction) -> bool:
+    if prediction.answer.strip() == row.completion.strip():
+        return True
+    wanted = _json(row.completion)
+    return wanted is not None and _json(prediction.answer) == wanted
+
+
+_RIGHT: dict[str, Callable[[Row, Prediction], bool]] = {
+    "classify": lambda row, prediction: prediction.answer == row.label,
+    "extract": _same_entities,
+    "generate": _same_text,
+}
 
 
 def expected(kind: Kind, row: Row) -> str:
@@ -86,13 +100,17 @@ def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction])
 def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
     hits, said, wanted = Counter[str](), Counter[str](), Counter[str]()
     for row, each in zip(rows, predictions, strict=True):
-        truth = {(span.start, span.end, span.label) for span in row.spans}
-        found = {(entity.start, entity.end, entity.label) for entity in each.entities}
+        truth, found = _places(row.spans), _places(each.entities)
         wanted.update(label for *_, label in truth)
         said.update(label for *_, label in found)
         hits.update(label for *_, label in truth & found)
-    labels = dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-"))
-    return {"per_label": {label: _figures(hits[label], said[label], wanted[label]) for label in labels}}
+    per_label = {label: _figures(hits[label], said[label], wanted[label]) for label in entity_types(task)}
+    return {"per_label": per_label}
+
+
+def entity_types(task: Task) -> list[str]:
+    """Return what the BIO tags of a task stand for: B-x and I-x mean x."""
+    return list(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
 def _figures(hits: int, said: int, wanted: int) -> dict[str, float | int | None]:
