@@ -1,6 +1,9 @@
 """The data in examples/: enough of it, rightly labelled, and nothing of a test split was seen in training."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -57,3 +60,63 @@ def test_the_recipes_are_whole(folder: Path):
     summary = data.check(recipe.read(folder))
     assert summary.warnings == ()
     assert set(summary.rows) == set(data.SPLITS)
+
+
+# --- data that scripts make out of packages ---------------------------------------------------------------------------
+
+SCRIPTS = {"retail-categories": ("data",), "home-intents": ("data", "slots/data")}
+MADE_ROWS_MIN = {"train": 1500, "importance": 50, "calibration": 500, "test": 450}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the recipes in examples/, with their data made."""
+    folder = tmp_path_factory.mktemp("examples")
+    for name in SCRIPTS:
+        shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("data", "report"))
+        make(name, folder / name / "data" if name == "retail-categories" else folder / name)
+    return folder
+
+
+def make(name: str, out: Path) -> None:
+    """Run the script as its recipe says."""
+    subprocess.run([sys.executable, EXAMPLES / name / "make_data.py", "--out", out], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("name", "part"), [(name, part) for name, parts in SCRIPTS.items() for part in parts])
+def test_what_a_script_makes_is_split_by_family(made: Path, name: str, part: str):
+    """Each split has its rows, and no family, nor any text, lies in two."""
+    place: dict[str, str] = {}
+    texts: set[str] = set()
+    for split, rows in rows_of(made / name / part).items():
+        assert len(rows) >= MADE_ROWS_MIN[split], split
+        for row in rows:
+            kin = f"{row.get('label', '')} {row['family']}"
+            assert part == "slots/data" or place.setdefault(kin, split) == split, row
+            texts.add(row.get("text", row.get("prompt", "")).casefold())
+    assert len(texts) == sum(len(rows) for rows in rows_of(made / name / part).values())
+
+
+@pytest.mark.parametrize("recipe_folder", ["retail-categories", "home-intents", "home-intents/slots"])
+def test_the_recipes_fit_what_the_scripts_make(made: Path, recipe_folder: str):
+    """Labels are the task's, and every label has rows in every split that is used."""
+    summary = data.check(recipe.read(made / recipe_folder))
+    assert summary.warnings == ()
+
+
+def test_slots_are_words_of_the_command(made: Path):
+    """An answer is JSON whose values stand in the command, in that order."""
+    for rows in rows_of(made / "home-intents" / "slots" / "data").values():
+        for row in rows:
+            slots = json.loads(row["completion"])
+            places = [row["prompt"].find(value) for value in slots.values()]
+            assert -1 not in places, row
+            assert places == sorted(places), row
+
+
+def test_a_script_makes_the_same_bytes_again(made: Path, tmp_path: Path):
+    """The data of a report can be made anew."""
+    make("home-intents", tmp_path)
+    for split in data.SPLITS:
+        again = (tmp_path / "data" / f"{split}.jsonl").read_bytes()
+        assert (made / "home-intents" / "data" / f"{split}.jsonl").read_bytes() == again
