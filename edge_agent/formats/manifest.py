@@ -99,6 +99,8 @@ class Task(_Section):
     kind: Kind
     labels: tuple[Label, ...] = Field(default=(), max_length=1000)
     """classify: in the order of the model's outputs. extract on onnx: the model's tags (BIO), likewise."""
+    pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
+    """extract: fields of the record whose values are personal data; examples are kept without them."""
     prompt: Prompt = Prompt()
     limits: Limits = Limits()
 
@@ -116,6 +118,8 @@ class Task(_Section):
             raise ValueError("a classify task needs at least 2 labels")
         if self.kind in ("generate", "embed") and self.labels:
             raise ValueError(f"a task of kind {self.kind} has no labels")
+        if self.kind != "extract" and self.pii_fields:
+            raise ValueError(f"a task of kind {self.kind} has no record, and so no 'pii_fields'")
         return self
 
 

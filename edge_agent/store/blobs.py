@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edge_agent.durable.disk import disk_errors, sync_directory
 from edge_agent.errors import HashMismatch
-from edge_agent.store.disk import disk_errors, sync_directory
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 

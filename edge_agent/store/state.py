@@ -7,25 +7,14 @@ forget a bundle that a pointer names.
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_agent.errors import (
-    DiskFull,
-    EdgeAgentError,
-    ManifestInvalid,
-    SchemaUnknown,
-    StateDirInUse,
-    StateDirUnwritable,
-    StoreDamaged,
-)
+from edge_agent.durable.database import Database, Schema
+from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
-from edge_agent.store.disk import CHECK_DISK, disk_errors
 
 SCHEMA_VERSION = 1
 _SCHEMA = (
@@ -34,7 +23,6 @@ _SCHEMA = (
     " version TEXT NOT NULL, manifest BLOB NOT NULL, signed INTEGER NOT NULL, installed_at REAL NOT NULL) STRICT",
     "CREATE TABLE pointers (task TEXT PRIMARY KEY, active TEXT NOT NULL REFERENCES bundles (digest),"
     " previous TEXT REFERENCES bundles (digest)) STRICT",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _ALL = """
     SELECT task, version, digest, manifest, signed, installed_at FROM bundles ORDER BY task, sequence DESC
@@ -47,7 +35,6 @@ _IDLE_OLDEST_FIRST = """
     SELECT digest FROM bundles b WHERE task = ? AND NOT EXISTS
         (SELECT 1 FROM pointers p WHERE p.active = b.digest OR p.previous = b.digest) ORDER BY sequence
 """
-_BUSY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,21 +79,11 @@ class State:
             StoreDamaged: not a database, damaged, written by a newer agent, or missing.
             StateDirUnwritable, StateDirInUse, DiskFull: it cannot be opened for writing.
         """
-        self._path = path
-        with disk_errors(path), self._errors():
-            # Made here for its mode; SQLite gives the same mode to the files beside it.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            self._prepare(may_create)
-        except EdgeAgentError:
-            self._db.close()
-            raise
+        self._db = Database(path, _schema_at(path), may_create=may_create)
 
     def close(self) -> None:
         """Close the database; closing twice is fine."""
-        with self._errors():
-            self._db.close()
+        self._db.close()
 
     def bundles(self) -> list[InstalledBundle]:
         """Return all bundles that this agent can read: by task, the newest first."""
@@ -118,15 +95,11 @@ class State:
 
     def names(self) -> list[BundleName]:
         """Return what all bundles are called, whether they can be read or not: by task, the newest first."""
-        with self._errors():
-            return [BundleName(*row[:3]) for row in self._db.execute(_ALL)]
+        return [BundleName(*row[:3]) for row in self._db.rows(_ALL)]
 
     def pointers(self) -> dict[str, tuple[str, str]]:
         """Return the digests of the active and the previous bundle ("" = none), by task."""
-        with self._errors():
-            rows = self._db.execute(
-                "SELECT task, active, coalesce(previous, '') FROM pointers ORDER BY task"
-            ).fetchall()
+        rows = self._db.rows("SELECT task, active, coalesce(previous, '') FROM pointers ORDER BY task")
         return {task: (active, previous) for task, active, previous in rows}
 
     def add(self, bundle: InstalledBundle, per_task_max: int) -> bool:
@@ -136,7 +109,7 @@ class State:
         """
         task, version = bundle.manifest.task.name, bundle.manifest.version
         row = (bundle.digest, task, version, bundle.manifest_bytes, bundle.signed, bundle.installed_at)
-        with self._transaction():
+        with self._db.transaction():
             known = self._db.execute("SELECT 1 FROM bundles WHERE digest = ?", (bundle.digest,)).fetchone()
             self._db.execute(
                 "INSERT INTO bundles (digest, task, version, manifest, signed, installed_at) VALUES (?, ?, ?, ?, ?, ?)"
@@ -151,90 +124,34 @@ class State:
 
     def set_active(self, digest: str) -> None:
         """Let an installed bundle answer for its task; the one before becomes the previous."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(_ACTIVATE, (digest,))
 
     def remove(self, digest: str) -> None:
         """Forget a bundle that no pointer names."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM bundles WHERE digest = ?", (digest,))
 
     def remove_task(self, task: str) -> None:
         """Forget a task with all its bundles."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM pointers WHERE task = ?", (task,))
             self._db.execute("DELETE FROM bundles WHERE task = ?", (task,))
 
     def _read(self) -> Iterator[InstalledBundle | UnreadableBundle]:
-        with self._errors():
-            rows = self._db.execute(_ALL).fetchall()
-        for task, version, digest, manifest_bytes, signed, installed_at in rows:
+        for task, version, digest, manifest_bytes, signed, installed_at in self._db.rows(_ALL):
             try:
                 manifest = _manifest(digest, manifest_bytes)
                 yield InstalledBundle(digest, manifest_bytes, manifest, bool(signed), installed_at)
             except StoreDamaged as error:
                 yield UnreadableBundle(BundleName(task, version, digest), manifest_bytes, error)
 
-    def _prepare(self, may_create: bool) -> None:
-        with self._errors():
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.execute("PRAGMA trusted_schema = OFF")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise self._damaged(f"{self._path} is damaged: {' '.join(verdict.split())}")
-        if version > SCHEMA_VERSION:
-            said = f"{self._path} has schema version {version}; this agent knows {SCHEMA_VERSION}"
-            raise StoreDamaged(said, remedy="Start the edge-agent version that wrote it, or a newer one.")
-        if version == 0 and not may_create:
-            raise self._damaged(f"{self._path} is missing or empty, but blobs are stored beside it")
-        if version == 0:
-            with self._transaction():
-                for statement in _SCHEMA:
-                    self._db.execute(statement)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                # A failed COMMIT may or may not have ended the transaction.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            translated = self._translated(getattr(error, "sqlite_errorcode", 0) & 0xFF, f"{self._path}: {error}")
-            if translated is None:  # a mistake of ours, such as use after close
-                raise
-            raise translated from None
-
-    def _translated(self, code: int, said: str) -> EdgeAgentError | None:
-        if code == sqlite3.SQLITE_FULL:
-            return DiskFull(said, path=self._path)
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            return StateDirUnwritable(said, path=self._path)
-        if code == sqlite3.SQLITE_BUSY:
-            return StateDirInUse(said, remedy="Close the other program that has state.db open.", path=self._path)
-        if code == sqlite3.SQLITE_IOERR:
-            return StoreDamaged(said, remedy=CHECK_DISK, path=self._path)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return self._damaged(said)
-        return None
-
-    def _damaged(self, said: str) -> StoreDamaged:
-        # With its -wal, which SQLite would replay into a new database, and the blobs, which nothing names any more.
-        away = f"{self._path}* and {self._path.parent / 'blobs'}"
-        remedy = f"Stop the daemon, move {away} away, start it and install the bundles again."
-        return StoreDamaged(said, remedy=remedy, path=self._path)
+def _schema_at(path: Path) -> Schema:
+    # With its -wal, which SQLite would replay into a new database, and the blobs, which nothing names any more.
+    away = f"{path}* and {path.parent / 'blobs'}"
+    remedy = f"Stop the daemon, move {away} away, start it and install the bundles again."
+    return Schema(SCHEMA_VERSION, _SCHEMA, remedy)
 
 
 def _manifest(digest: str, manifest_bytes: bytes) -> Manifest:

@@ -25,6 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import edge_agent
+from edge_agent.durable.disk import Ballast
 from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,
@@ -44,7 +45,6 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, pars
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
-from edge_agent.store.disk import Ballast
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
 

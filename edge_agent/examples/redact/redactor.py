@@ -1,0 +1,121 @@
+"""Replaces personal data by placeholders, and remembers in memory what they stand for.
+
+The same value gets the same placeholder wherever it stands, in the input or in the answer: "[CARD_1]" twice is one
+card. A placeholder that the text holds already is not given again, so what comes back from a large model is restored
+unambiguously. Nothing of the map is ever written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.examples.redact.rules import RULES, RULES_VERSION, Rule, Span
+
+_PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]{0,40}_\d{1,6}\]")
+FIELD_RULE = "schema_field"
+"""Name under which values of fields that the schema marks are counted."""
+
+
+@dataclass
+class Redaction:
+    """What was replaced in the texts of one example. Make one with `Redactor.start`."""
+
+    rules: tuple[Rule, ...]
+    counts: Counter[str] = field(default_factory=Counter)
+    """Replacements by the name of the rule."""
+    _placeholders: dict[str, str] = field(default_factory=dict)
+    _numbers: Counter[str] = field(default_factory=Counter)
+    _known: list[str] = field(default_factory=list)
+
+    def text(self, text: str) -> str:
+        """Replace what the rules find, and whatever was replaced in an earlier text of the example."""
+        reserved = set(_PLACEHOLDER.findall(text)) if "[" in text else set()
+        spans = self.found(text)
+        if not spans:
+            return text
+        parts, end = [], 0
+        for start, stop, rule, word in spans:
+            parts += [text[end:start], self._placeholder(text[start:stop], word, reserved)]
+            self.counts[rule] += 1
+            end = stop
+        return "".join([*parts, text[end:]])
+
+    def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Replace the values of fields in a record, and note them so that `text` finds them in the input."""
+        return {key: self._field(value, key) if key in names else value for key, value in record.items()}
+
+    def restore(self, text: str) -> str:
+        """Put the values back into a text that holds placeholders of this example."""
+        values = {placeholder: value for value, placeholder in self._placeholders.items()}
+        return _PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
+
+    def _field(self, value: Any, name: str) -> Any:
+        if isinstance(value, list):
+            return [self._field(each, name) for each in value]
+        if value in (None, "", True, False):
+            return value
+        said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        self.counts[FIELD_RULE] += 1
+        if said not in self._known:
+            self._known.append(said)
+        return self._placeholder(said, re.sub(r"\W", "_", name, flags=re.ASCII).upper()[:40] or "FIELD", set())
+
+    def found(self, text: str) -> list[tuple[int, int, str, str]]:
+        """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text."""
+        return sorted(_disjoint(self._found(text), len(text)))
+
+    def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
+        for value in sorted(self._known, key=len, reverse=True):
+            start = text.find(value)
+            while start >= 0:
+                yield start, start + len(value), FIELD_RULE, ""
+                start = text.find(value, start + len(value))
+        gates: dict[re.Pattern[str] | None, bool] = {None: True}
+        for rule in self.rules:
+            if rule.gate not in gates:
+                gates[rule.gate] = rule.gate is not None and rule.gate.search(text) is not None
+            if gates[rule.gate]:
+                for start, end in rule.find(text):
+                    yield start, end, rule.name, rule.placeholder
+
+    def _placeholder(self, value: str, word: str, reserved: set[str]) -> str:
+        known = self._placeholders.get(value)
+        if known:
+            return known
+        while True:
+            self._numbers[word] += 1
+            made = f"[{word}_{self._numbers[word]}]"
+            if made not in reserved:
+                self._placeholders[value] = made
+                return made
+
+
+class Redactor:
+    """The rules of one site."""
+
+    def __init__(
+        self, site_rules: Sequence[Rule] = (), detector: Callable[[str], Iterator[Span]] | None = None
+    ) -> None:
+        """Put the site's rules before the ones that are always there, and the detector of names after them."""
+        names = [Rule("presidio", "NAME", detector)] if detector else []
+        self._rules = (*site_rules, *RULES, *names)
+        self.rule_names = tuple(rule.name for rule in self._rules)
+        self.version = RULES_VERSION
+
+    def start(self) -> Redaction:
+        """Begin with an example."""
+        return Redaction(self._rules)
+
+
+def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:
+    """Drop what overlaps with something found before."""
+    taken = bytearray(length)
+    for start, end, rule, word in found:
+        if taken.find(1, start, end) < 0:
+            taken[start:end] = b"\x01" * (end - start)
+            yield start, end, rule, word
