@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import date
 
 # https://www.swift.com/standards/data-standards/iban: letters and digits in an IBAN, by country.
@@ -65,20 +67,26 @@ def us_ssn(digits: str) -> bool:
 
 def uk_nhs(digits: str) -> bool:
     """NHS number, modulo 11."""
-    rest = 11 - sum(int(digit) * weight for digit, weight in zip(digits, range(10, 1, -1), strict=False)) % 11
+    rest = 11 - _weighted(digits, range(10, 1, -1)) % 11
     return rest != 10 and rest % 11 == int(digits[9])
 
 
 def de_tax_id(digits: str) -> bool:
     """Steuer-Identifikationsnummer: one of the first ten digits comes twice or thrice; ISO 7064 mod 11,10."""
-    counts = sorted(digits[:10].count(digit) for digit in set(digits[:10]))
-    if digits[0] == "0" or counts[-1] not in (2, 3) or (len(counts) > 1 and counts[-2] > 1):
-        return False
+    counts = sorted(Counter(digits[:10]).values(), reverse=True)
+    one_repeats = counts[0] in (2, 3) and max(counts[1:]) == 1
+    return digits[0] != "0" and one_repeats and _mod_11_10(digits[:10]) == int(digits[10])
+
+
+def _mod_11_10(digits: str) -> int:
     product = 10
-    for digit in digits[:10]:
-        total = (int(digit) + product) % 10 or 10
-        product = total * 2 % 11
-    return (11 - product) % 10 == int(digits[10])
+    for digit in digits:
+        product = ((int(digit) + product) % 10 or 10) * 2 % 11
+    return (11 - product) % 10
+
+
+def _weighted(digits: str, weights: Iterable[int]) -> int:
+    return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
 
 
 def es_dni(number: str) -> bool:
@@ -89,9 +97,8 @@ def es_dni(number: str) -> bool:
 
 def it_cf(code: str) -> bool:
     """Codice fiscale; upper case."""
-    total = sum(_CF_ODD[char] for char in code[0:15:2])
-    total += sum(int(char) if char.isdigit() else ord(char) - 65 for char in code[1:15:2])
-    return chr(65 + total % 26) == code[15]
+    even = (int(char, 36) if char.isdigit() else int(char, 36) - 10 for char in code[1:15:2])
+    return chr(65 + (sum(map(_CF_ODD.__getitem__, code[0:15:2])) + sum(even)) % 26) == code[15]
 
 
 def fr_nir(number: str) -> bool:
@@ -102,10 +109,8 @@ def fr_nir(number: str) -> bool:
 
 def pl_pesel(digits: str) -> bool:
     """PESEL: a date of birth, a serial and a check digit."""
-    weights = (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)
-    month, day = int(digits[2:4]) % 20, int(digits[4:6])
-    fits = 1 <= month <= 12 and 1 <= day <= 31
-    return fits and sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=True)) % 10 == 0
+    fits = 1 <= int(digits[2:4]) % 20 <= 12 and 1 <= int(digits[4:6]) <= 31
+    return fits and _weighted(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
 
 
 def se_personnummer(digits: str) -> bool:
@@ -115,11 +120,9 @@ def se_personnummer(digits: str) -> bool:
 
 def br_cpf(digits: str) -> bool:
     """Cadastro de Pessoas Físicas: two check digits, modulo 11."""
-    for length in (9, 10):
-        total = sum(int(digit) * weight for digit, weight in zip(digits, range(length + 1, 1, -1), strict=False))
-        if total * 10 % 11 % 10 != int(digits[length]):
-            return False
-    return len(set(digits)) > 1
+    first, second = _weighted(digits, range(10, 1, -1)), _weighted(digits, range(11, 1, -1))
+    expected = f"{first * 10 % 11 % 10}{second * 10 % 11 % 10}"
+    return digits[9:] == expected and len(set(digits)) > 1
 
 
 def is_date(year: int, month: int, day: int) -> bool:

@@ -7,6 +7,7 @@ unambiguously. Nothing of the map is ever written.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_agent.examples.redact.rules import RULES, RULES_VERSION, Rule, Span
+from edge_agent.examples.redact.rules import GATES, RULES, RULES_VERSION, Rule, Span
 
 _PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]{0,40}_\d{1,6}\]")
 FIELD_RULE = "schema_field"
@@ -30,7 +31,7 @@ class Redaction:
     """Replacements by the name of the rule."""
     _placeholders: dict[str, str] = field(default_factory=dict)
     _numbers: Counter[str] = field(default_factory=Counter)
-    _known: list[str] = field(default_factory=list)
+    _known: dict[str, None] = field(default_factory=dict)
 
     def text(self, text: str) -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example."""
@@ -61,9 +62,8 @@ class Redaction:
             return value
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.counts[FIELD_RULE] += 1
-        if said not in self._known:
-            self._known.append(said)
-        return self._placeholder(said, re.sub(r"\W", "_", name, flags=re.ASCII).upper()[:40] or "FIELD", set())
+        self._known[said] = None
+        return self._placeholder(said, _word(name), set())
 
     def found(self, text: str) -> list[tuple[int, int, str, str]]:
         """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text."""
@@ -71,28 +71,24 @@ class Redaction:
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
         for value in sorted(self._known, key=len, reverse=True):
-            start = text.find(value)
-            while start >= 0:
-                yield start, start + len(value), FIELD_RULE, ""
-                start = text.find(value, start + len(value))
-        gates: dict[re.Pattern[str] | None, bool] = {None: True}
+            yield from ((*match.span(), FIELD_RULE, "") for match in re.finditer(re.escape(value), text))
+        passed = {None, *(gate for gate in GATES if gate.search(text))}
         for rule in self.rules:
-            if rule.gate not in gates:
-                gates[rule.gate] = rule.gate is not None and rule.gate.search(text) is not None
-            if gates[rule.gate]:
-                for start, end in rule.find(text):
-                    yield start, end, rule.name, rule.placeholder
+            if rule.gate in passed:
+                yield from ((start, end, rule.name, rule.placeholder) for start, end in rule.find(text))
 
     def _placeholder(self, value: str, word: str, reserved: set[str]) -> str:
-        known = self._placeholders.get(value)
-        if known:
-            return known
-        while True:
-            self._numbers[word] += 1
-            made = f"[{word}_{self._numbers[word]}]"
-            if made not in reserved:
-                self._placeholders[value] = made
-                return made
+        if value not in self._placeholders:
+            made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
+            chosen = next(placeholder for placeholder in made if placeholder not in reserved)
+            self._numbers[word] = int(chosen[len(word) + 2 : -1])
+            self._placeholders[value] = chosen
+        return self._placeholders[value]
+
+
+def _word(name: str) -> str:
+    """Make the word of a placeholder from the name of a field."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII).upper()[:40] or "FIELD"
 
 
 class Redactor:

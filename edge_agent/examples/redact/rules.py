@@ -9,7 +9,6 @@ recall and the false positives of each.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +22,8 @@ Finder = Callable[[str], Iterator[Span]]
 _AT, _LINK, _DIGIT = re.compile("@"), re.compile("://"), re.compile(r"\d\d")
 _NUMBER = re.compile(r"\d(?:[ .\-/()]{0,3}\d){5}")
 _DAY = re.compile(r"(?:19|20)\d\d|\d[-/.] ?\d\d?[-/.]")
+
+GATES = (_AT, _LINK, _DIGIT, _NUMBER, _DAY)
 
 _BIRTH_YEARS = range(1900, 2016)
 _BIRTH_WORD = re.compile(
@@ -49,7 +50,7 @@ class Rule:
     """A text in which it finds nothing cannot hold a match. Most texts are done with after the gates."""
 
 
-def checked(pattern: str, check: Callable[[str], bool] | None = None, *, flags: int = 0) -> Finder:
+def checked(pattern: str, check: Callable[[str], bool] = bool, *, flags: int = 0) -> Finder:
     """Make a finder of a pattern whose matches, without blanks and separators, pass a check.
 
     A group `v` is what is found; without it, the whole match is.
@@ -59,7 +60,7 @@ def checked(pattern: str, check: Callable[[str], bool] | None = None, *, flags: 
 
     def find(text: str) -> Iterator[Span]:
         for match in compiled.finditer(text):
-            if check is None or check(bare(match[group])):
+            if check(bare(match[group])):
                 yield match.span(group)
 
     return find
@@ -77,55 +78,54 @@ _DIGIT_RUN = re.compile(r"\d(?<![\w.,]\d)(?:[ .-]?\d){12,40}(?!\w)")
 def find_cards(text: str) -> Iterator[Span]:
     """Find card numbers also between other numbers: each window of whole groups is tried, the longest first."""
     for run in _DIGIT_RUN.finditer(text):
-        groups = [(run.start() + m.start(), run.start() + m.end()) for m in re.finditer(r"\d+", run[0])]
-        taken = 0
-        for first, (start, _) in enumerate(groups):
-            # Cards are written in groups of four and more; this also bounds the number of windows.
-            if start < taken or groups[first][1] - start < 4:
-                continue
-            for _, end in reversed(groups[first : first + _CARD_GROUPS_MAX]):
-                digits = bare(text[start:end])
-                if 14 <= len(digits) <= 19 and checksums.card(digits):
-                    yield start, end
-                    taken = end
-                    break
+        yield from _cards(text, [(run.start() + m.start(), run.start() + m.end()) for m in re.finditer(r"\d+", run[0])])
 
 
-_IBAN_START = re.compile(r"(?<![0-9A-Za-z])([A-Za-z]{2})\d{2}[ -]?[0-9A-Za-z]")
+def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
+    while groups:
+        start = groups[0][0]
+        ends = [end for _, end in reversed(groups[:_CARD_GROUPS_MAX]) if _is_card(text[start:end])]
+        yield from [(start, end) for end in ends[:1]]
+        groups = groups[1 + [end for _, end in groups].index(ends[0]) :] if ends else groups[1:]
 
 
-_IBAN_CHARS = frozenset(string.ascii_letters + string.digits)
+def _is_card(written: str) -> bool:
+    digits = bare(written)
+    # Cards are written in groups of four and more; this also spares most windows the arithmetic.
+    return written[:4].isdigit() and 14 <= len(digits) <= 19 and checksums.card(digits)
+
+
+# Looks ahead only, so that the next one is found even where it follows at once.
+_IBAN = re.compile(r"(?<![0-9A-Za-z])(?=([A-Za-z]{2}\d{2}(?:[ -]?[0-9A-Za-z]){11,30}))", re.ASCII)
+_IBAN_CHARACTER = re.compile(r"[0-9A-Za-z]")
 
 
 def find_ibans(text: str) -> Iterator[Span]:
     """Find IBANs of the length of their country, in groups or in one piece."""
-    for match in _IBAN_START.finditer(text):
-        wanted = checksums.IBAN_CHARACTERS.get(match[1].upper(), 0)
-        end, seen = match.start(), 0
-        while end < len(text) and seen < wanted and (text[end] in _IBAN_CHARS or text[end] in " -"):
-            seen += text[end] not in " -"
-            end += 1
-        inside = end < len(text) and text[end].isalnum()
-        if wanted and seen == wanted and not inside and checksums.iban(bare(text[match.start() : end])):
+    for match in _IBAN.finditer(text):
+        end = match.start() + _iban_length(match[1])
+        if end > match.start() and not text[end : end + 1].isalnum():
             yield match.start(), end
 
 
-_LOCAL_CHARS = frozenset(string.ascii_letters + string.digits + ".!#$%&'*+/=?^_`{|}~-")
+def _iban_length(written: str) -> int:
+    """Return how many characters from the start on are an IBAN, blanks included; 0 = none."""
+    wanted = checksums.IBAN_CHARACTERS.get(written[:2].upper(), 99)
+    ends = [match.end() for match in _IBAN_CHARACTER.finditer(written)][wanted - 1 : wanted]
+    return ends[0] if ends and checksums.iban(bare(written[: ends[0]])) else 0
+
+
+_LOCAL = re.compile(r"[\w!#$%&*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}\Z")
 _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 
 
 def find_emails(text: str) -> Iterator[Span]:
     """Find addresses around each @ (RFC 5321: 64 characters before it at most)."""
-    at = text.find("@")
-    while at >= 0:
-        start, domain = at, _DOMAIN.match(text, at + 1)
-        while start > max(0, at - 64) and (text[start - 1] in _LOCAL_CHARS or text[start - 1].isalpha()):
-            start -= 1
-        while start < at and text[start] in ".'":
-            start += 1
-        if domain and start < at:
-            yield start, domain.end()
-        at = text.find("@", at + 1)
+    for at in _AT.finditer(text):
+        domain = _DOMAIN.match(text, at.end())
+        local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
+        if domain and local:
+            yield local.start(), domain.end()
 
 
 _PHONES = (
@@ -141,7 +141,7 @@ _PHONES = (
 _SHORT_PHONE = re.compile(r"\+?\d(?<!\w\d)(?:[ .\-/()]{0,2}\d){5,13}(?!\w)")
 _PHONE_WORD = re.compile(
     r"\b(?:tel|telefon|telephone|téléphone|phone|call|ring|mobile|mobil|cell|handy|fax|whatsapp|sms)\b[^\w+\n]{0,3}"
-    r"(?:(?:number|nummer|no|nr|is|me|us|him|her|back|on|at|unter|le|au|al)\b[^\w+\n]{1,3}){0,4}$",
+    r"(?:(?:number|nummer|no|nr|is|me|us|him|her|back|on|at|unter|le|au|al)\b[^\w+\n]{1,3}){0,4}\Z",
     re.IGNORECASE,
 )
 _WORD_REACH = 40
@@ -150,11 +150,10 @@ _WORD_REACH = 40
 def find_phones(text: str) -> Iterator[Span]:
     """Find telephone numbers of 6 to 15 digits (ITU-T E.164 has 15 at most) that are no dates."""
     for pattern in _PHONES:
-        for match in pattern.finditer(text):
-            if _is_phone(match["v"]):
-                yield match.span("v")
+        yield from (match.span("v") for match in pattern.finditer(text) if _is_phone(match["v"]))
     for match in _SHORT_PHONE.finditer(text):
-        if _PHONE_WORD.search(text[max(0, match.start() - _WORD_REACH) : match.start()]) and _is_phone(match[0]):
+        announced = _PHONE_WORD.search(text, max(0, match.start() - _WORD_REACH), match.start())
+        if announced and _is_phone(match[0]):
             yield match.span()
 
 
@@ -171,32 +170,28 @@ _DATES = (
     ),
 )
 _YEAR = re.compile(r"(?:19|20)\d\d\b")
-_MONTH_AND_DAY = re.compile(rf"(?i)\b(?:{_MONTHS})\.? (?P<d>\d{{1,2}})(?:st|nd|rd|th)?,? $")
+_MONTH_AND_DAY = re.compile(rf"(?i)\b(?:{_MONTHS})\.? (?P<d>\d{{1,2}})(?:st|nd|rd|th)?,? \Z")
 _MONTH_REACH = 20
 
 
 def find_birth_dates(text: str) -> Iterator[Span]:
     """Find dates that a word announces as one of birth, and whole dates of years in which adults were born."""
     for pattern in _DATES:
-        for match in pattern.finditer(text):
-            parts = match.groupdict(default="1")
-            year, month, day = int(parts["y"]), int(parts.get("m", "1")), int(parts["d"])
-            real = _is_date(year if len(parts["y"]) == 4 else 1900 + year, month, day)
-            if real and _is_birth(text, match.start(), year):
-                yield match.span()
-    for match in _YEAR.finditer(text):
-        reach = max(0, match.start() - _MONTH_REACH)
-        month_and_day = _MONTH_AND_DAY.search(text[reach : match.start()])
-        if month_and_day and _is_birth(text, reach + month_and_day.start(), int(match[0])):
-            yield reach + month_and_day.start(), match.end()
+        yield from (found.span() for found in pattern.finditer(text) if _is_date(found) and _is_birth(text, found))
+    for year in _YEAR.finditer(text):
+        before = _MONTH_AND_DAY.search(text, max(0, year.start() - _MONTH_REACH), year.start())
+        if before and _is_birth(text, before, int(year[0])):
+            yield before.start(), year.end()
 
 
-def _is_birth(text: str, start: int, year: int) -> bool:
-    announced = _BIRTH_WORD.search(text[max(0, start - _WORD_REACH) : start])
-    return year in _BIRTH_YEARS or announced is not None
+def _is_birth(text: str, date: re.Match[str], year: int = 0) -> bool:
+    announced = _BIRTH_WORD.search(text, max(0, date.start() - _WORD_REACH), date.start())
+    return announced is not None or (year or int(date["y"])) in _BIRTH_YEARS
 
 
-def _is_date(year: int, month: int, day: int) -> bool:
+def _is_date(found: re.Match[str]) -> bool:
+    parts = found.groupdict(default="1")
+    year, month, day = int(parts["y"]) % 10_000 or 2000, int(parts.get("m", "1")), int(parts["d"])
     # American dates have the month first.
     return checksums.is_date(year, month, day) or checksums.is_date(year, day, month)
 
