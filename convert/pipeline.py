@@ -18,6 +18,7 @@ from convert import data, fingerprint
 from convert import task as tasks
 from convert.meter import Meter
 from convert.recipe import Recipe
+from convert.report.made import Made
 from convert.stage import Job, Progress, Stage
 from convert.workspace import Record, Workspace
 from edge_agent import __version__
@@ -59,13 +60,6 @@ class Step:
 #   "evaluate": Step("convert.evaluate", ("export", "quantize", "calibrate"), (), ("test", "task"),
 #                    ("onnxruntime", "llama-cpp-python")),
 #   "assemble": Step("convert.assemble", (all of them), (), ("source", "train", "calibration", "test", "task.yaml")),
-#
-# For report.md and its plots, these keys of a stage's report are read where they are there:
-#   quantize.candidates   list of {name, size_bytes, seconds_median, agreement, kl_mean, accuracy, chosen, ...}
-#   calibrate.reliability {before, after}: lists of {confidence, accuracy, n}, one for each bin; calibrate.ece {before,
-#                         after}; calibrate.temperature
-#   calibrate.curve       list of {threshold, coverage, risk, bound}, the strictest first;
-#                         calibrate.threshold (or null); calibrate.labels_needed
 STAGES: dict[str, Step] = {
     "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
 }
@@ -136,6 +130,12 @@ def run(
         for name in names[: names.index(last) + 1]:
             turn = _Turn(name, stages[name], recipe, workspace, screen)
             records[name] = _bring(turn, records, force=again and name == last)
+        screen.progress("report", 0, 0)
+        plain = tasks.read(tasks.find(recipe.path(recipe.task)))
+        made = Made(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
+        with workspace.staging("report") as out:
+            load("convert.report.writing").write(out, made)
+            workspace.publish(out)
     return list(records.values())
 
 

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from convert import durable
 from convert.stage import Report
 from edge_agent.errors import DiskFull, StateDirInUse
 
@@ -72,7 +73,7 @@ class Workspace:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            for left in self.root.glob(f"{_PARTIAL}*"):
+            for left in [*self.root.glob(f"{_PARTIAL}*"), *self.root.glob("tmp*")]:  # tmp: of stages, beside theirs
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
@@ -100,7 +101,14 @@ class Workspace:
         if target.exists():
             target.rename(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.root))
         made.rename(target)
-        _sync(self.root)
+        durable.sync_directory(self.root)
+
+    def publish(self, made: Path) -> None:
+        """Move the files of a report to the top of the folder, in place of those of an earlier run. Raises OSError."""
+        for old in self.root.glob("*.png"):
+            old.unlink()
+        for path in sorted(made.iterdir()):
+            path.replace(self.root / path.name)
 
     def staging(self, stage: str) -> Staging:
         """Return a folder to work in, which is gone afterwards unless `keep` took it."""
@@ -145,13 +153,5 @@ def _is_full(error: BaseException, root: Path) -> bool:
 def _sync_tree(folder: Path) -> None:
     for path, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(path, name))
-        _sync(Path(path))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            durable.sync(Path(path, name))
+        durable.sync_directory(Path(path))

@@ -120,6 +120,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "typer": SCREEN,
     "click": SCREEN,
     "rich": SCREEN,
+    "matplotlib": ("convert.report",),
 }
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
@@ -133,7 +134,7 @@ ENTRIES = {
     "convert.probe.llama": "started with python -m",
     "convert.probe.onnx": "started with python -m",
     "convert.probe.quantizer": "started with python -m",
-    "convert.pipeline": "the command that runs it comes with the first stage",
+    "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "edge_agent.cli.__main__": "started with python -m",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",

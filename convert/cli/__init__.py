@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -9,17 +12,28 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from convert.cli import assemble, keys
+from convert.cli import assemble, init, keys, run
+from convert.pipeline import STAGES
 from edge_agent import __version__
-from edge_agent.errors import EdgeAgentError
+from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
 
 _EPILOG = (
-    "Exit codes: 0 done, 2 wrong usage or bad input, 3 a file cannot be read or written."
-    " Fine-tuning, quantizing, calibrating, signing and publishing are not there yet:"
-    " bring weights that are ready, a GGUF or ONNX file."
+    "Exit codes: 0 done, 1 the model does not stand the test, 2 wrong usage or bad input, 3 something on this machine"
+    " (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
 )
-_BAD_INPUT = 2
-_SITE = 3
+_FAILED, _BAD_INPUT, _SITE, _TRY_LATER, _INTERRUPTED = 1, 2, 3, 4, 130
+# The first match counts; what matches none is bad input.
+_FAMILIES: tuple[tuple[type[EdgeAgentError], int], ...] = (
+    (ModelError, _FAILED),
+    (SiteError, _SITE),
+    (RequirementUnmet, _SITE),
+    (CapacityError, _TRY_LATER),
+)
+
+
+def code_of(error: type[EdgeAgentError]) -> int:
+    """Return the exit code for a class of errors; docs/exit-codes.md explains them."""
+    return next((code for family, code in _FAMILIES if issubclass(error, family)), _BAD_INPUT)
 
 
 class _Root(TyperGroup):
@@ -28,12 +42,16 @@ class _Root(TyperGroup):
             return super().invoke(ctx)
         except EdgeAgentError as error:
             _report(error.message, error.remedy)
-            raise typer.Exit(_BAD_INPUT) from error
+            raise typer.Exit(code_of(type(error))) from error
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            _report(f"{error.filename}: {error.strerror}", "Name a path that this user may use, or free some space.")
+            where = f"{error.filename}: " if error.filename else ""
+            _report(f"{where}{error.strerror}", "Name a path that this user may use, or free some space.")
             raise typer.Exit(_SITE) from error
+        except KeyboardInterrupt:
+            _report("stopped", "What was done stays done: the same command goes on from there.")
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _report(message: str, remedy: str) -> None:
@@ -54,17 +72,27 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 its callback answers it
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Make the bundles that edge-agent runs."""
+    # The factory takes models from this machine only; the libraries would look for newer ones, and wait for them.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-app.command("assemble")(assemble.Command)
+app.command("init")(init.run)
+app.command("run")(run.run)
+_OWN = {"assemble": assemble.Command}
+for _stage in STAGES:
+    app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
+for _name, _command in _OWN.items():
+    app.command(_name)(_command)
 app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
     """Run the console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does: nothing is left half done
     app()

@@ -28,4 +28,5 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     done = bring(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "first up to date" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [".lock", "cross", "first", "last"]
+    names = sorted(path.name for path in (tmp_path / "work").iterdir())
+    assert names == [".lock", "cross", "first", "last", "report.json", "report.md"]

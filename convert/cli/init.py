@@ -1,0 +1,48 @@
+"""`edge-convert init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert import draft
+from convert.cli import screen
+from convert.recipe import RECIPE_NAME
+from convert.task import TASK_NAME
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Kind, RuntimeName
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; the task is named after it.")],
+    kind: Annotated[Kind, typer.Option(help="What the task does.")] = "classify",
+    labels: Annotated[str, typer.Option(metavar="A,B,C", help="Labels, with commas between them.")] = "",
+    runtime: Annotated[RuntimeName | None, typer.Option(help="Instead of the recommended one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a commented recipe.yaml and task.yaml, for an encoder or a decoder: what suits the kind of task.
+
+    Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
+    """
+    listed = tuple(label.strip() for label in labels.split(",") if label.strip())
+    wanted = draft.Wanted(_name(folder), kind, listed, runtime)
+    texts = {RECIPE_NAME: draft.recipe_text(wanted), TASK_NAME: draft.task_text(wanted)}
+    there = [name for name in texts if (folder / name).exists()]
+    if there and not force:
+        raise InvalidRequest(f"{folder} has a {there[0]}", remedy="Name another folder, or replace it with --force.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    advice = draft.advise(kind)
+    console = screen.out()
+    console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {draft.runtime_of(wanted)}.")
+    console.print(f"Recommended is {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
+    console.print(f"Next: name the model and the data there, then 'edge-convert run {folder / RECIPE_NAME}'.")
+
+
+def _name(folder: Path) -> str:
+    """Return a task name after the folder's."""
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in folder.resolve().name.lower())
+    return kept.strip("-")[:63].strip("-") or "task"

@@ -1,0 +1,65 @@
+"""`edge-convert run`, and a command for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert import pipeline, recipe
+from convert.cli import screen
+from convert.report.made import TEXT_NAME, duration, plural, size
+from convert.workspace import Record
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Run the last stage even if nothing that it reads has changed.")]
+
+_STAGES = {
+    "prepare": "Bring the source into one form: a float checkpoint with its tokenizer.",
+    "finetune": "Train on the training rows.",
+    "export": "Export to the runtime's format: GGUF or ONNX.",
+    "verify": "Hold the export against the original: logits, tokens, special tokens, chat template.",
+    "quantize": "Make the candidates, measure them, and choose the fastest inside the budget.",
+    "calibrate": "Fit temperature and threshold on the chosen artefact.",
+    "evaluate": "Measure the artefact on the test rows.",
+    "assemble": "Put the bundle together.",
+}
+
+
+def run(where: RecipeArgument, again: Again = False) -> None:
+    """Make a bundle from a recipe: every stage that is not up to date, then report.md.
+
+    Ctrl-C stops it; the same command goes on where it was.
+
+    Example: [bold]edge-convert run examples/retail-categories/recipe.yaml[/bold]
+    """
+    bring(where, "", again)
+
+
+def stage(name: str) -> Callable[[Path, bool], None]:
+    """Return the command of one stage."""
+
+    def command(where: RecipeArgument, again: Again = False) -> None:
+        bring(where, name, again)
+
+    command.__doc__ = f"{_STAGES[name]}\n\nStages before it run first where they are not up to date."
+    return command
+
+
+def bring(where: Path, until: str, again: bool) -> None:
+    """Run the pipeline with lines and a bar."""
+    written = recipe.read(where)
+    with screen.stages() as shown:
+        records = pipeline.run(written, until, again=again, screen=shown)
+    folder = pipeline.work_folder(written)
+    screen.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
+
+
+def _total(records: list[Record]) -> str:
+    seconds = sum(record.seconds for record in records)
+    peak = max(record.memory_peak_bytes for record in records)
+    return f"{plural(len(records), 'stage')} took {duration(seconds)} of work; peak memory {size(peak)}."

@@ -1,0 +1,93 @@
+"""What a report is made of, and how it says numbers. Pure.
+
+These keys of a stage's report are shown in a place of their own, where they are there; other plain values are listed:
+
+    quantize   chosen (name); candidates: list of name, size_bytes, bits_per_weight, fallback_tensors, latency_ms {p50},
+               agreement {value, low, high}, kl_mean, accuracy {value, low, high}, inside_budget
+    calibrate  verdict, threshold, coverage, bound, target_risk, delta, temperature, rows {temperature, threshold},
+               walk: list of {threshold, rows, errors}; reliability {before, after}: {bins, calibration_error}
+    evaluate   rows, accuracy, failed, latency_ms, per_label, confusion, fields, neighbours
+    finetune   rows {train, validation, too_long}, epochs, best_epoch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convert.data import Summary
+from convert.recipe import Recipe
+from convert.workspace import Record
+
+UNKNOWN = "-"
+JSON_NAME, TEXT_NAME = "report.json", "report.md"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run, as far as it came."""
+
+    recipe: Recipe
+    task: str
+    version: str
+    data: Summary
+    records: Sequence[Record]
+
+    def report(self, stage: str) -> Mapping[str, Any]:
+        """Return what a stage reported; empty where it has not run."""
+        return next((record.report for record in self.records if record.stage == stage), {})
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work of all stages."""
+        return sum(record.seconds for record in self.records)
+
+    @property
+    def memory_peak_bytes(self) -> int:
+        """The highest of all stages."""
+        return max((record.memory_peak_bytes for record in self.records), default=0)
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The candidate that was chosen; empty where none was."""
+        quantize = self.report("quantize")
+        return next((each for each in quantize.get("candidates", ()) if each["name"] == quantize["chosen"]), {})
+
+
+def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """Return one value of each row."""
+    return [row[key] for row in rows]
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share as per cent; a dash when it is not known."""
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
+
+
+def interval(plain: Mapping[str, float]) -> str:
+    """Return a share with its interval, as `convert.intervals` reports it."""
+    level = 100 * plain.get("level", 0.95)
+    return f"{percent(plain['value'])} ({level:.0f} % interval {percent(plain['low'])} to {percent(plain['high'])})"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes, in megabytes or kilobytes of a thousand."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in seconds, or in minutes and seconds."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def number(value: float) -> str:
+    """Return a number with the digits that tell something."""
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}".replace(",", " ")
+
+
+def plural(count: int, one: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"

@@ -1,0 +1,193 @@
+"""report.md: what came of a run in sentences and tables, with everything to doubt in one list. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from convert.report.doubts import doubts
+from convert.report.made import UNKNOWN, Made, duration, interval, number, percent, plural, size
+
+_CONFUSIONS_MAX = 10
+_VALUE_MAX = 300
+# They have a place of their own.
+_SHOWN = ("confusion", "per_label", "reliability")
+
+
+def markdown(made: Made, plots: Sequence[str]) -> str:
+    """Return report.md; plots are names of files beside it."""
+    parts = [
+        f"# {made.task} {made.version}",
+        " ".join(_sentences(made)),
+        *_list("What to doubt", doubts(made)),
+        *_quality(made.report("evaluate")),
+        *_confidence(made.report("calibrate"), plots),
+        *_candidates(made, plots),
+        *_data(made),
+        *_run(made),
+        *_details(made),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _sentences(made: Made) -> Iterator[str]:
+    chosen, quality = made.chosen, made.report("evaluate")
+    if chosen:
+        yield f"The artefact is {chosen['name']}, {size(chosen['size_bytes'])}{_bits(chosen)}."
+    if "accuracy" in quality:
+        yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}."
+    if quality.get("latency_ms"):
+        times = quality["latency_ms"]
+        yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."
+    if "agreement" in chosen:
+        yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
+    yield made.report("calibrate").get("verdict", "Nothing is calibrated yet.")
+
+
+def _bits(candidate: Mapping[str, Any]) -> str:
+    bits = candidate.get("bits_per_weight")
+    return f", {bits:.2f} bits per weight" if bits else ""
+
+
+def _list(title: str, lines: Sequence[str]) -> Iterator[str]:
+    if lines:
+        yield f"## {title}"
+        yield "\n".join(map("- {}".format, lines))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table; all columns but the first hold numbers."""
+    marks = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(map(_line, (columns, marks, *rows)))
+
+
+def _line(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
+    if not evaluate:
+        return
+    yield "## Quality on the test rows"
+    yield from _labels(evaluate.get("per_label", {}))
+    yield from _fields(evaluate.get("fields", {}))
+    if "neighbours" in evaluate:
+        yield f"The nearest other text has the same label for {interval(evaluate['neighbours'])} of the rows."
+    yield from _confused(evaluate.get("confusion", {}))
+    times = evaluate.get("latency_ms")
+    if times:
+        yield "Time of an answer, one text at a time:"
+        yield _table(["", *times], [["ms", *map("{:.1f}".format, times.values())]])
+
+
+def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
+    figures = ("precision", "recall", "f1")
+    rows = [[label, each["rows"], *map(percent, map(each.get, figures))] for label, each in per_label.items()]
+    if rows:
+        yield _table(["label", "rows", "precision", "recall", "F1"], rows)
+
+
+def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    if fields:
+        yield _table(["field", "right"], zip(fields, map(interval, fields.values()), strict=True))
+
+
+def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    wrong = [(-count, true, said) for true, row in confusion.items() for said, count in row.items() if said != true]
+    if wrong:
+        yield "Most frequent confusions:"
+        rows = [(true, said, -count) for count, true, said in sorted(wrong)[:_CONFUSIONS_MAX]]
+        yield _table(["label", "answered", "rows"], rows)
+
+
+def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
+    if not calibrate:
+        return
+    yield "## Confidence"
+    yield calibrate["verdict"]
+    rows = calibrate.get("rows")
+    if rows:
+        yield (
+            f"The temperature, {number(calibrate['temperature'])}, was fitted on {plural(rows['temperature'], 'row')};"
+            f" the threshold was tested on {plural(rows['threshold'], 'other row')}, by the exact binomial test of a"
+            " fixed sequence of thresholds (Learn then Test)."
+        )
+    yield from _images(plots, "reliability.png", "risk-coverage.png")
+
+
+def _images(plots: Sequence[str], *names: str) -> Iterator[str]:
+    yield from (f"![{name.removesuffix('.png')}]({name})" for name in names if name in plots)
+
+
+def _candidates(made: Made, plots: Sequence[str]) -> Iterator[str]:
+    found = made.report("quantize").get("candidates")
+    if not found:
+        return
+    yield "## Candidates"
+    yield "Each was measured through the agent's engine on this machine. The fastest inside the budget is taken."
+    titles = ["candidate", "size", "bits per weight", "p50 ms", "same answer", "KL mean", "accuracy", "in the budget"]
+    yield _table(titles, map(_candidate, found))
+    yield from _images(plots, "candidates.png")
+
+
+def _candidate(each: Mapping[str, Any]) -> list[object]:
+    shares = [percent(each.get(key, {}).get("value")) for key in ("agreement", "accuracy")]
+    return [
+        each["name"],
+        size(each["size_bytes"]),
+        _number(each.get("bits_per_weight")),
+        _number(each.get("latency_ms", {}).get("p50")),
+        shares[0],
+        _number(each.get("kl_mean")),
+        shares[1],
+        "yes" if each.get("inside_budget") else "no",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else number(value)
+
+
+def _data(made: Made) -> Iterator[str]:
+    yield "## Data"
+    splits, data = list(made.data.rows), made.data
+    rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
+    for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
+        rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
+    yield _table(["", *splits], rows)
+
+
+def _run(made: Made) -> Iterator[str]:
+    yield "## The run"
+    yield (
+        f"All stages took {duration(made.seconds)} of work. Peak memory, children included, was"
+        f" {size(made.memory_peak_bytes)}."
+    )
+    rows = [[each.stage, duration(each.seconds), size(each.memory_peak_bytes)] for each in made.records]
+    yield _table(["stage", "time", "peak memory"], rows)
+
+
+def _details(made: Made) -> Iterator[str]:
+    """Show the plain values of every stage's report; lists are in report.json."""
+    yield "## Details"
+    for record in made.records:
+        yield f"### {record.stage}"
+        yield _table(["", "value"], _flat(record.report, ""))
+
+
+def _flat(report: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in report.items():
+        if isinstance(value, Mapping) and key not in _SHOWN:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, Mapping | list | tuple):
+            yield f"{prefix}{key}", _said(value)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return UNKNOWN if value is None else str(value)[:_VALUE_MAX]

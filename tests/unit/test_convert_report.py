@@ -1,0 +1,122 @@
+"""The report of a run: sentences, doubts, plots; and that a run which came less far has a shorter one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.report import plots
+from convert.report.doubts import doubts
+from convert.report.made import Made, duration, interval, number, percent, size
+from convert.report.text import markdown
+from convert.report.writing import write
+from tests.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, RECIPE, SUMMARY, made, share
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
+    """report.json has every stage's own report; report.md shows the plots that lie beside it."""
+    assert write(tmp_path, made()) == tmp_path / "report.md"
+    plain = json.loads((tmp_path / "report.json").read_bytes())
+    assert plain["stages"]["calibrate"]["report"] == CALIBRATE
+    assert plain["memory_peak_bytes"] == 700_000_005
+    assert plain["data"]["rows"]["train"] == 946
+    text = (tmp_path / "report.md").read_text()
+    for name in plots.PLOTS:
+        assert f"]({name})" in text
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+
+
+def test_the_first_paragraph_says_what_a_team_asks(tmp_path: Path):
+    """Which artefact, how good, how fast, how faithful, and what a sure answer promises."""
+    first = markdown(made(), []).split("\n\n")[1]
+    assert first.startswith("The artefact is Q4_0, 91.7 MB, 5.39 bits per weight. It is right on 83.8 % (95 % interval")
+    assert "of 331 test rows. An answer takes 20.3 ms, 99 % of them at most 31.0 ms, on this machine." in first
+    assert "same answer as the full-precision model on 95.1 % (95 % interval 93.9 % to 96.3 %) of the rows." in first
+    assert first.endswith(CALIBRATE["verdict"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "'other' is found in only 43.5 % of its rows."),
+        ({}, "'stock' has 7 test rows: its figures say little."),
+        ({}, "1 test row got no answer (INPUT_TOO_LONG) and counted as wrong."),
+        ({}, "30 tensors could not be made Q4_0 and took a larger type: the file has 5.39 bits per weight, not what"),
+        ({}, "2 training rows were longer than 'finetune.tokens_max' and left out."),
+        ({}, "Training was still getting better in its last epoch: more epochs may help."),
+        ({}, "12 of 946 training rows were written by a model, not by people."),
+        ({}, "The calibration split has no row of: refund."),
+        ({}, "The promise (5 % wrong at most, with 90 % certainty) holds for inputs like the calibration rows."),
+        (
+            {"calibrate": CALIBRATE | {"threshold": None, "verdict": "No."}},
+            "No answer of this bundle counts as sure. No.",
+        ),
+        ({"calibrate": CALIBRATE | {"coverage": 0.1}}, "Only 10.0 % of the answers are sure; all others escalate."),
+        ({"evaluate": EVALUATE | {"accuracy": share(0.8, 0.1)}}, "the accuracy is known to about ±10.0 % only."),
+    ],
+)
+def test_what_there_is_to_doubt_is_said(changed: dict[str, Any], said: str):
+    """Each weakness of a run is one sentence."""
+    assert [line for line in doubts(made(**changed)) if said in line]
+
+
+def test_a_run_without_weakness_doubts_only_what_cannot_be_known():
+    """Nothing is said for the sake of saying it."""
+    good = made(
+        evaluate={"rows": 900, "accuracy": share(0.95, 0.01), "per_label": {}},
+        quantize=QUANTIZE | {"chosen": "Q8_0"},
+        finetune=FINETUNE | {"rows": {"train": 1}, "best_epoch": 1},
+    )
+    clean = Made(RECIPE, "t", "1.0.0", type(SUMMARY)(SUMMARY.rows, SUMMARY.labels, {}, ()), good.records)
+    assert [line.partition(" ")[0] for line in doubts(clean)] == ["The"]
+
+
+@pytest.mark.parametrize("left", range(6))
+def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int):
+    """Any first stages alone make a report without holes; what was drawn is what was measured."""
+    whole = made()
+    part = Made(RECIPE, "t", "1.0.0", SUMMARY, whole.records[:left])
+    text = write(tmp_path, part).read_text()
+    assert "None" not in text
+    assert {path.name for path in tmp_path.glob("*.png")} == {name for name in plots.PLOTS if f"]({name})" in text}
+    assert ("Nothing is calibrated yet." in text) == (left < 4)
+
+
+def test_a_table_survives_what_labels_may_hold():
+    """A bar or a line break in a label does not break the table."""
+    assert "| refund | a\\|b | 1 |" in markdown(made(), [])
+
+
+def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
+    """A plot holds no time and no version."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, made())
+    for name in plots.PLOTS:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"calibrate": CALIBRATE | {"threshold": None, "coverage": 0.0}},
+        {"calibrate": CALIBRATE | {"walk": [{"threshold": 0.9, "rows": 3, "errors": 3}], "threshold": None}},
+        {"quantize": QUANTIZE | {"candidates": QUANTIZE["candidates"][:1], "chosen": "F16"}},
+        {"calibrate": {"verdict": "A task of kind generate has no confidence.", "kind": "generate"}},
+    ],
+)
+def test_unusual_results_are_drawn_or_left_out(tmp_path: Path, changed: dict[str, Any]):
+    """No threshold, one candidate, one step or no calibration at all make a report too."""
+    assert write(tmp_path, made(**changed)).read_text()
+
+
+def test_numbers_are_said_as_people_read_them():
+    """Units and digits fit the size of the number."""
+    assert [percent(0.12345), percent(0.05, 0), percent(None)] == ["12.3 %", "5 %", "-"]
+    assert [size(144_800_000), size(1_900)] == ["144.8 MB", "1.9 kB"]
+    assert [duration(3.21), duration(605)] == ["3.2 s", "10 min 05 s"]
+    assert [number(461_000), number(0.000123456)] == ["461 000", "0.0001235"]
+    assert interval(share(0.5, 0.1)) == "50.0 % (95 % interval 40.0 % to 60.0 %)"
