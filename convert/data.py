@@ -24,13 +24,14 @@ from typing import Any, get_args
 from convert import task as tasks
 from convert.recipe import DataFormat, Recipe, Split
 from edge_agent.errors import FileMissing, InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import Kind, Task
 
 LINE_BYTES_MAX = 1024 * 1024
 SPLITS: tuple[Split, ...] = get_args(Split)
 _SHOWN_MAX = 3
 _SEE = "docs/data-formats.md shows the formats."
 # What a task learns from and is measured on; the text alone is enough for importance and for embed.
+_MARKS: dict[str, DataFormat] = {"messages": "messages", "prompt": "prompt-completion", "spans": "text-spans"}
 _FORMATS: dict[str, tuple[DataFormat, ...]] = {
     "classify": ("text-label", "prompt-completion", "messages"),
     "extract": ("text-spans", "prompt-completion", "messages"),
@@ -105,6 +106,23 @@ def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> lis
     if not rows:
         raise InvalidRequest(f"{path} has no rows", remedy="Give it examples, one JSON object a line.")
     return rows
+
+
+def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[Row]:  # noqa: A002 - the key's name
+    """Read rows to measure a bundle of that kind on; without a format, the first row's keys tell it.
+
+    Raises what `read_rows` raises.
+    """
+    found = read_rows(path, format or format_of(path), text_only=kind == "embed")
+    return [_classified(row) for row in found] if kind == "classify" else found
+
+
+def format_of(path: Path) -> DataFormat:
+    """Tell the format by the keys of a file's first row. Raises FileMissing, InvalidRequest."""
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Name a file of rows: docs/data-formats.md.")
+    first = next((plain for _, plain in _lines(path)), {})
+    return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
 
 
 def rows(recipe: Recipe, split: Split) -> list[Row]:

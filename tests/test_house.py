@@ -115,6 +115,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "edge_agent.service",
         "edge_agent.engine",
         "edge_agent.update",
+        "convert.cli",
     ),
     "uvloop": ("edge_agent.daemon",),
     "typer": SCREEN,

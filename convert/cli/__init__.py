@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from convert.cli import assemble, init, keys, run
+from convert.cli import assemble, evaluate, init, keys, run
 from convert.pipeline import STAGES
 from edge_agent import __version__
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
@@ -84,7 +88,11 @@ def root(
 
 app.command("init")(init.run)
 app.command("run")(run.run)
-_OWN = {"assemble": assemble.Command}
+_OWN: dict[str, Callable[..., Any]] = {
+    "assemble": assemble.Command,
+    "evaluate": evaluate.evaluate,
+    "compare": evaluate.compare,
+}
 for _stage in STAGES:
     app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
 for _name, _command in _OWN.items():
@@ -95,4 +103,9 @@ app.add_typer(keys.app, name="keys")
 def main() -> None:
     """Run the console script."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does: nothing is left half done
+    # The engine's log is the daemon's; here only what is wrong is of interest, and standard output holds the answer.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     app()

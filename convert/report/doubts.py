@@ -17,7 +17,7 @@ def doubts(made: Made) -> list[str]:
     """Return every warning, the gravest first."""
     return [
         *_confidence(made.report("calibrate")),
-        *_quality(made.report("evaluate")),
+        *of_quality(made.report("evaluate")),
         *_weights(made.chosen),
         *_training(made),
         *made.data.warnings,
@@ -39,7 +39,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
+def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to doubt about an evaluation."""
     for reason, count in evaluate.get("failed", {}).items():
         yield f"{plural(count, 'test row')} got no answer ({reason}) and counted as wrong."
     accuracy = evaluate.get("accuracy", {"high": 0.0, "low": 0.0})

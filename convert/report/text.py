@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.report.doubts import doubts
+from convert.report.doubts import doubts, of_quality
 from convert.report.made import UNKNOWN, Made, duration, interval, number, percent, plural, size
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300
+_CHANCE_MAX = 0.05
 # They have a place of their own.
 _SHOWN = ("confusion", "per_label", "reliability")
 
@@ -30,15 +32,55 @@ def markdown(made: Made, plots: Sequence[str]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _sentences(made: Made) -> Iterator[str]:
-    chosen, quality = made.chosen, made.report("evaluate")
-    if chosen:
-        yield f"The artefact is {chosen['name']}, {size(chosen['size_bytes'])}{_bits(chosen)}."
+def measured(name: str, evaluate: Mapping[str, Any]) -> str:
+    """Return what an evaluation of one bundle found, as Markdown."""
+    first = [f"# {name}", " ".join(_quality_sentences(evaluate))]
+    return "\n\n".join([*first, *_list("What to doubt", list(of_quality(evaluate))), *_quality(evaluate)]) + "\n"
+
+
+def compared(report: Mapping[str, Any]) -> str:
+    """Return what a comparison of two bundles found, as Markdown."""
+    first, second = report["bundles"]
+    return "\n\n".join([f"# {first} and {second}", *_comparison(report)]) + "\n"
+
+
+def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
+    first, second = report["bundles"]
+    rows = plural(report["rows"], "row")
+    if "cosine" in report:
+        yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
+        return
+    yield f"Of {rows}, {first} is right on {interval(report['first'])}, {second} on {interval(report['second'])}."
+    yield (
+        f"They give the same answer on {percent(report['agreement']['value'])}. Only the first is right on"
+        f" {report['only_first']}, only the second on {report['only_second']}."
+    )
+    yield f"{_verdict(report)} (exact McNemar test, p = {report['p_value']:.3g})."
+    times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
+    yield f"A median answer takes {times[0]:.1f} ms from the first and {times[1]:.1f} ms from the second."
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    difference = report["difference"]
+    if report["p_value"] > _CHANCE_MAX:
+        return f"The difference, {interval(difference)}, may be chance"
+    better = "second" if difference["value"] > 0 else "first"
+    return f"The {better} is better; second less first is {interval(difference)}"
+
+
+def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
     if "accuracy" in quality:
         yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}."
-    if quality.get("latency_ms"):
-        times = quality["latency_ms"]
+    times = quality.get("latency_ms")
+    if times:
         yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."
+
+
+def _sentences(made: Made) -> Iterator[str]:
+    chosen = made.chosen
+    if chosen:
+        yield f"The artefact is {chosen['name']}, {size(chosen['size_bytes'])}{_bits(chosen)}."
+    yield from _quality_sentences(made.report("evaluate"))
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
     yield made.report("calibrate").get("verdict", "Nothing is calibrated yet.")

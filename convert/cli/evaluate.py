@@ -1,0 +1,70 @@
+"""`edge-convert evaluate` and `compare`: any bundle on any rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+
+from convert import data, pipeline
+from convert.cli import run, screen
+from convert.recipe import DataFormat
+from convert.report import text
+
+Format = Annotated[DataFormat | None, typer.Option("--format", help="Of the rows; left out: their keys tell it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the whole report as JSON.")]
+Rows = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: docs/data-formats.md.")]
+
+
+def evaluate(
+    what: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory; or a recipe, without DATA.")],
+    rows: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="JSONL: docs/data-formats.md.")] = None,
+    format_: Format = None,
+    as_json: AsJson = False,
+    again: run.Again = False,
+) -> None:
+    """Measure a bundle on rows through the agent's own engine; or run this stage of a recipe.
+
+    Accuracy with its interval, confusions, figures of each label, times. One text at a time, as a lone device sends it.
+
+    Example: [bold]edge-convert evaluate build/pos-intent/assemble/bundle field.jsonl[/bold]
+    """
+    if rows is None:
+        run.bring(what, "evaluate", again)
+        return
+    measuring = pipeline.load("convert.evaluate")
+    bundle = pipeline.load("convert.evaluate.bundle").opened(what)
+    with screen.bar() as advance:
+        report, _ = measuring.evaluate(what, data.read_for(rows, bundle.manifest.task.kind, format_), advance)
+    _show(text.measured(bundle.name, report), report, as_json)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A bundle directory.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    rows: Rows,
+    format_: Format = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure two bundles on the same rows, and tell whether one is better or it may be chance.
+
+    Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
+    """
+    measuring = pipeline.load("convert.evaluate")
+    kind = pipeline.load("convert.evaluate.bundle").opened(first).manifest.task.kind
+    with screen.bar() as advance:
+        report = measuring.compare(first, second, data.read_for(rows, kind, format_), advance)
+    _show(text.compared(report), report, as_json)
+
+
+def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
+    console = screen.out()
+    if as_json:
+        console.print(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False), markup=False)
+    elif console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        console.print(markdown, markup=False, end="")
