@@ -114,10 +114,11 @@ class Budget(_Section):
     """How much may be lost on the way from the full-precision model to the served artefact."""
 
     agreement_min: float = Field(default=0.98, ge=0.0, le=1.0)
-    """Share of test rows with the same answer as the full-precision model."""
+    """Share of calibration texts with the same answer as the full-precision model; embed: a cosine of 0.99 or more."""
     kl_mean_max: float = Field(default=0.05, gt=0.0)
     """Mean Kullback-Leibler divergence of the answer's distribution, in nats."""
     accuracy_loss_max: float = Field(default=0.02, ge=0.0, le=1.0)
+    """On the calibration rows that fit the temperature, against the full-precision model."""
 
 
 class Risk(_Section):

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from convert import data, provisional
 from convert import task as tasks
 from convert.calibrate import novelty, temperature, threshold
-from convert.calibrate.threshold import Choice, Risk
+from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.data import Row
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.predictions import Prediction, matrix
@@ -41,7 +41,6 @@ CONFIDENCE_NAME = "confidence.json"
 TUNING_SHARE = 0.3
 TUNING_ROWS_MAX = 500
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-_AT_ONCE = 8
 _KINDS: tuple[Kind, ...] = ("classify", "extract")
 
 
@@ -69,7 +68,7 @@ def run(job: Job) -> Report:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
         return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
     rows = data.rows(job.recipe, "calibration")
-    with tempfile.TemporaryDirectory(dir=job.out.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         confidence, report = calibrate(bundle, rows, risk, job.progress)
     return _leave(job, confidence, report)
@@ -79,12 +78,12 @@ def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progres
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
     tuning, proving = divided(rows)
     fit = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
-    with serving([bundle], _AT_ONCE) as served:
+    # One text at a time: the same answers to the last bit, so that the same inputs give the same bundle.
+    with serving([bundle]) as served:
         ask = partial(_answers, served, progress=progress)
-        fitted = fit(ask, bundle, tuning)
-        tuned = ask(bundle.at_temperature(fitted), tuning)
+        fitted, tuned = fit(ask, bundle, tuning)
         proof = ask(bundle.at_temperature(fitted), proving)
-        raw = ask(bundle.at_temperature(1.0), proving)
+        raw = _at_one(ask, bundle, proof)
     choice = threshold.choose(proof.confidences(), proof.right, risk)
     seen = [*tuned.predictions, *proof.predictions]
     usual = novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
@@ -92,7 +91,10 @@ def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progres
         "temperature": fitted,
         "rows": {"temperature": len(tuned.rows), "threshold": len(proof.rows), "failed": len(rows) - len(seen)},
         "accuracy": share(int(proof.right.sum()), len(proof.rows)).plain(),
-        "reliability": {"before": _reliability(raw), "after": _reliability(proof)},
+        "reliability": {
+            "before": _reliability(raw, proof.right),
+            "after": _reliability(proof.confidences(), proof.right),
+        },
         "novelty": usual.model_dump() if usual else None,
     }
     return _section(choice, risk, fitted, usual), report
@@ -123,27 +125,30 @@ def _answers(served: Serving, bundle: Bundle, rows: Sequence[Row], progress: Pro
     return Answers([row for row, _ in kept], [each for _, each in kept], np.array(right, dtype=bool))
 
 
-def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> float:
-    if not rows:
-        return 1.0
+def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[float, Answers]:
     answers, labels = ask(bundle, rows), bundle.manifest.task.labels
     truth = np.array([labels.index(row.label) for row in answers.rows], dtype=np.int64)
-    return temperature.fit(matrix(answers.predictions), truth)
+    return temperature.fit(matrix(answers.predictions), truth), answers
 
 
-def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> float:
+def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[float, Answers]:
     if not rows:
-        return 1.0
-
-    def loss(tried: float) -> float:
-        answers = ask(bundle.at_temperature(tried), rows)
-        return temperature.log_loss(answers.confidences(), answers.right)
-
-    return min(TEMPERATURES, key=loss)
+        return 1.0, ask(bundle, rows)
+    tried = {each: ask(bundle.at_temperature(each), rows) for each in TEMPERATURES}
+    losses = {each: temperature.log_loss(said.confidences(), said.right) for each, said in tried.items()}
+    best = min(losses, key=losses.__getitem__)
+    return best, tried[best]
 
 
-def _reliability(answers: Answers) -> Report:
-    bins = temperature.reliability(answers.confidences(), answers.right)
+def _at_one(ask: Ask, bundle: Bundle, proof: Answers) -> Floats:
+    """Return the confidences of the same rows before the temperature."""
+    if bundle.manifest.task.kind == "classify" and proof.rows:
+        return temperature.confidences(matrix(proof.predictions), 1.0)
+    return ask(bundle.at_temperature(1.0), proof.rows).confidences()
+
+
+def _reliability(confidences: Floats, right: npt.NDArray[np.bool_]) -> Report:
+    bins = temperature.reliability(confidences, right)
     return {"bins": bins, "calibration_error": temperature.calibration_error(bins)}
 
 

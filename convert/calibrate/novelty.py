@@ -7,6 +7,7 @@ k / (rows + 1), about 0.5 % with many rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from edge_agent.formats.manifest import Novelty
@@ -21,4 +22,8 @@ def measure(label_masses: Sequence[float], input_tokens: Sequence[int]) -> Novel
         return None
     place = len(input_tokens) // ONE_IN
     tokens, masses = sorted(input_tokens), sorted(label_masses)
-    return Novelty(label_mass_min=masses[place], input_tokens_min=tokens[place], input_tokens_max=tokens[-1 - place])
+    return Novelty(
+        label_mass_min=math.floor(1e6 * masses[place]) / 1e6,
+        input_tokens_min=tokens[place],
+        input_tokens_max=tokens[-1 - place],
+    )

@@ -35,7 +35,7 @@ def run(job: Job) -> Report:
     Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
     """
     rows = data.rows(job.recipe, "test")
-    with tempfile.TemporaryDirectory(dir=job.out.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
@@ -70,15 +70,23 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
         raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")
     for bundle in bundles:
         _check_labels(bundle, rows)
-    said: tuple[list[Prediction], list[Prediction]] = ([], [])
-    texts = [row.text for row in rows]
-    with serving([bundles[0]]) as left, serving([bundles[1]]) as right:
-        for start in range(0, len(texts), _CHUNK_ROWS):
-            for served, bundle, answers in zip((left, right), bundles, said, strict=True):
-                answers.extend(served.predict(bundle, texts[start : start + _CHUNK_ROWS]))
-            progress("both bundles", len(said[0]), len(texts))
+    said = _in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
     return names | paired.compare(bundles[0].manifest.task.kind, rows, *said)
+
+
+def _in_turns(
+    bundles: tuple[Bundle, Bundle], texts: Sequence[str], progress: Progress
+) -> tuple[list[Prediction], list[Prediction]]:
+    first: list[Prediction] = []
+    second: list[Prediction] = []
+    with serving([bundles[0]]) as left, serving([bundles[1]]) as right:
+        for start in range(0, len(texts), _CHUNK_ROWS):
+            some = texts[start : start + _CHUNK_ROWS]
+            first += left.predict(bundles[0], some)
+            second += right.predict(bundles[1], some)
+            progress("both bundles", len(first), len(texts))
+    return first, second
 
 
 def write(path: Path, bundle: Bundle, rows: Sequence[Row], predictions: Sequence[Prediction]) -> None:

@@ -55,8 +55,14 @@ def agreeing(first: Sequence[Prediction], second: Sequence[Prediction]) -> int:
 
 def cosine(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, float]:
     """Return mean and least cosine between the two vectors of each text that has both."""
-    pairs = [(left, right) for left, right in zip(first, second, strict=True) if left.vector and right.vector]
+    pairs = answered(first, second)
     if not pairs:
         return {}
-    each = np.diagonal(cosines(vectors([left for left, _ in pairs]), vectors([right for _, right in pairs])))
+    left, right = zip(*pairs, strict=True)
+    each = np.diagonal(cosines(vectors(left), vectors(right)))
     return {"mean": float(each.mean()), "least": float(each.min())}
+
+
+def answered(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    """Return the pairs of answers to texts that both answered."""
+    return [pair for pair in zip(first, second, strict=True) if not any(each.failure for each in pair)]

@@ -52,7 +52,9 @@ class Prediction:
 
 
 def at_one(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
-    """Return log-probabilities at temperature 1 from scores that were served at another one."""
+    """Return log-probabilities at temperature 1 from scores that were served at another one; of none, none."""
+    if not scores:
+        return ()
     raw = [temperature * (math.log(score) if score > 0 else _LOG_LEAST) for score in scores]
     peak = max(raw)
     total = peak + math.log(sum(math.exp(each - peak) for each in raw))

@@ -117,22 +117,25 @@ def _figures(hits: int, said: int, wanted: int) -> dict[str, float | int | None]
     """Return precision, recall and F1; None where there is nothing to divide by."""
     return {
         "rows": wanted,
-        "precision": hits / said if said else None,
-        "recall": hits / wanted if wanted else None,
-        "f1": 2 * hits / (said + wanted) if said + wanted else None,
+        "precision": _ratio(hits, said),
+        "recall": _ratio(hits, wanted),
+        "f1": _ratio(2 * hits, said + wanted),
     }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
     hits, wanted = Counter[str](), Counter[str]()
     for row, each in zip(rows, predictions, strict=True):
-        truth, found = _json(row.completion), _json(each.answer)
-        if isinstance(truth, dict):
-            inside = found if isinstance(found, dict) else {}
-            wanted.update(truth.keys())
-            hits.update(key for key, value in truth.items() if key in inside and inside[key] == value)
-    return {"fields": {key: share(hits[key], count).plain() for key, count in sorted(wanted.items())}} if wanted else {}
+        truth, found = _object(row.completion), _object(each.answer)
+        wanted.update(truth)
+        hits.update(key for key in truth.keys() & found.keys() if truth[key] == found[key])
+    fields = {key: share(hits[key], wanted[key]).plain() for key in sorted(wanted)}
+    return {"fields": fields} if fields else {}
 
 
 def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -140,9 +143,10 @@ def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[
     kept = [(row.label, each) for row, each in zip(rows, predictions, strict=True) if row.label and not each.failure]
     if len(kept) < 2:
         return {}
-    similar = cosines(vectors([each for _, each in kept]), vectors([each for _, each in kept]))
+    labels, every = np.array([label for label, _ in kept]), vectors([each for _, each in kept])
+    similar = cosines(every, every)
     np.fill_diagonal(similar, -np.inf)
-    hits = sum(kept[place][0] == label for place, (label, _) in zip(similar.argmax(axis=1), kept, strict=True))
+    hits = int((labels[similar.argmax(axis=1)] == labels).sum())
     return {"neighbours": share(hits, len(kept)).plain()}
 
 
@@ -155,6 +159,11 @@ def cosines(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> 
     """Return the cosine of each row of the first with each of the second."""
     lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)[None, :]
     return np.asarray(first @ second.T / np.maximum(lengths, 1e-12))
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = _json(text)
+    return found if isinstance(found, dict) else {}
 
 
 def _json(text: str) -> Any:

@@ -163,22 +163,18 @@ async def _attach(pool: EnginePool, bundle: Bundle) -> None:
 
 def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Prediction:
     manifest = bundle.manifest
-    answer, confidence, entities = (
-        written,
-        done.confidence,
-        tuple(Found(e.start, e.end, e.label) for e in done.entities),
-    )
+    answer, confidence = written, done.confidence
     if done.scores:
         confidence = max(done.scores)
         answer = manifest.task.labels[done.scores.index(confidence)]
     elif manifest.task.kind == "extract":
-        answer = json.dumps([[each.label, each.start, each.end] for each in entities])
+        answer = json.dumps([[each.label, each.start, each.end] for each in done.entities])
     return Prediction(
         answer=answer,
         confidence=confidence,
-        log_probabilities=at_one(done.scores, manifest.confidence.temperature) if done.scores else (),
+        log_probabilities=at_one(done.scores, manifest.confidence.temperature),
         label_mass=done.label_mass,
-        entities=entities,
+        entities=tuple(Found(each.start, each.end, each.label) for each in done.entities),
         vector=struct.unpack(f"<{len(done.vector) // 4}f", done.vector),
         input_tokens=done.input_tokens,
         output_tokens=done.output_tokens,

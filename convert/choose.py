@@ -1,0 +1,237 @@
+"""Choosing among quantized candidates: each is measured through the agent's engine on this machine, the fastest one
+inside the recipe's budget wins.
+
+A type's name says little about speed: that depends on the processor, and so it is measured. What is lost is measured
+against the model at full precision, on texts of the calibration split. Their labels count for the accuracy only, and
+only those of the rows that fit the temperature: on the others the threshold is still to be proved, for whatever is
+chosen here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert import data, provisional
+from convert import task as tasks
+from convert.calibrate import divided
+from convert.data import Row
+from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.paired import agreeing, answered, cosine
+from convert.evaluate.predictions import Prediction, matrix
+from convert.evaluate.scoring import is_right
+from convert.evaluate.serving import Serving, serving
+from convert.intervals import share
+from convert.recipe import Budget
+from convert.stage import Job, Report
+from edge_agent.errors import RequirementUnmet
+from edge_agent.formats.manifest import Kind, Task
+
+ROWS_MAX = 500
+ROUNDS, ROUND_TEXTS = 7, 12
+# Medians that are nearer than this differ by chance as well; then the smaller file is better.
+_SAME_SPEED = 0.05
+_COSINE_SAME = 0.99
+_AT_ONCE = 8
+
+Floats = npt.NDArray[np.float64]
+Reference = Callable[[Sequence[str]], Floats]
+"""Returns the log-probabilities of the labels at full precision, [texts, labels]."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to store the weights."""
+
+    name: str
+    weights: Path
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """For the report: type, bits_per_weight, fallback_tensors, ..."""
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What every candidate is measured against."""
+
+    task: Task
+    rows: Sequence[Row]
+    labelled: Sequence[Row]
+    """Those of `rows` whose labels may be looked at, first in `rows`."""
+    full: Sequence[Prediction]
+    """Answers at full precision."""
+
+
+def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Reference | None = None) -> Report:
+    """Measure all candidates, write the name of the best into `chosen`, and report.
+
+    Args:
+        job: of the quantize stage.
+        candidates: at least one.
+        full: the exported model that nothing was taken from, which is the measure where there is no `reference`.
+        reference: classify: the labels' log-probabilities by the model as it was trained.
+
+    Report: `chosen`; `candidates`: name, size_bytes, the details, `latency_ms` {p50}, `agreement` (same answer as at
+    full precision; embed: cosine of 0.99 or more), classify: `kl_mean`, `kl_p999`, `kl_max` in nats, `accuracy`,
+    `accuracy_loss` (of the full precision's, on the same rows) and `inside_budget`, with `outside`, the reasons.
+
+    Raises:
+        RequirementUnmet: none is inside the budget; the message has the table.
+    """
+    task = tasks.of(job.recipe.path(job.recipe.task))
+    tuning, proving = divided(data.rows(job.recipe, "calibration"))
+    rows = [*tuning, *proving][:ROWS_MAX]
+    labelled = rows[: len(tuning)] if task.kind != "embed" else []
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        ground = _Ground(task, rows, labelled, _full(job, task, rows, full, reference, Path(folder)))
+        bundles = [opened(provisional.bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
+        measured = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
+        times = _race(bundles, [row.text for row in rows[:ROUND_TEXTS]])
+    for line, seconds in zip(measured, times, strict=True):
+        line["latency_ms"] = {"p50": round(1000 * seconds, 3)}
+    best = fastest(measured, job.recipe.budget)
+    (job.out / provisional.CHOSEN_NAME).write_text(best + "\n", encoding="utf-8")
+    return {"chosen": best, "rows": len(rows), "candidates": measured}
+
+
+def fastest(measured: Sequence[dict[str, Any]], budget: Budget) -> str:
+    """Return the name of the fastest candidate inside the budget; of those as fast, the smallest.
+
+    Raises RequirementUnmet, with the table, when there is none.
+    """
+    inside = [each for each in measured if each["inside_budget"]]
+    if not inside:
+        said = f"no candidate is inside the recipe's budget:\n{table(measured)}"
+        raise RequirementUnmet(said, remedy=_remedy(budget))
+    least = min(each["latency_ms"]["p50"] for each in inside)
+    as_fast = [each for each in inside if each["latency_ms"]["p50"] <= least * (1 + _SAME_SPEED)]
+    return str(min(as_fast, key=lambda each: each["size_bytes"])["name"])
+
+
+def table(measured: Sequence[dict[str, Any]]) -> str:
+    """Return what was measured as plain text, one line for each candidate."""
+    lines = [f"  {'candidate':<16} {'MB':>8} {'p50 ms':>8} {'agreement':>10} {'mean KL':>9} {'accuracy':>9}  outside"]
+    return "\n".join([*lines, *map(_line, measured)])
+
+
+def _line(each: Mapping[str, Any]) -> str:
+    accuracy = each["accuracy"]["value"] if each["accuracy"] else math.nan
+    return (
+        f"  {each['name']:<16} {each['size_bytes'] / 1e6:8.1f} {each['latency_ms']['p50']:8.2f}"
+        f" {each['agreement']['value']:10.4f} {each.get('kl_mean', math.nan):9.5f} {accuracy:9.4f}"
+        f"  {'; '.join(each['outside'])}"
+    )
+
+
+def judge(line: Mapping[str, Any], budget: Budget) -> list[str]:
+    """Return why a candidate is outside the budget; nothing when it is inside."""
+    loss = line["accuracy_loss"] or 0.0  # None: there were no labels to look at
+    rules = {
+        f"agreement under {budget.agreement_min:g}": line["agreement"]["value"] < budget.agreement_min,
+        f"mean KL over {budget.kl_mean_max:g}": line.get("kl_mean", 0.0) > budget.kl_mean_max,
+        f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
+    }
+    return [said for said, broken in rules.items() if broken]
+
+
+def divergences(full: Floats, served: Floats) -> Floats:
+    """Return the Kullback-Leibler divergence of each row of log-probabilities, [texts], in nats."""
+    return np.asarray((np.exp(full) * (full - served)).sum(axis=1))
+
+
+def _full(
+    job: Job, task: Task, rows: Sequence[Row], full: Path, reference: Reference | None, folder: Path
+) -> list[Prediction]:
+    texts = [row.text for row in rows]
+    if reference is None or task.kind != "classify":
+        return _said(opened(provisional.bundle(job, full, folder / "full")), texts, job)
+    return [_as_served(task, line) for line in reference(texts)]
+
+
+def _as_served(task: Task, log_probabilities: Floats) -> Prediction:
+    return Prediction(task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist()))
+
+
+def _said(bundle: Bundle, texts: Sequence[str], job: Job) -> list[Prediction]:
+    with serving([bundle], _AT_ONCE) as served:
+        return served.predict(bundle, texts, job.progress)
+
+
+def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -> dict[str, Any]:
+    said = _said(bundle, [row.text for row in ground.rows], job)
+    line: dict[str, Any] = {
+        "name": candidate.name,
+        "size_bytes": candidate.weights.stat().st_size,
+        **candidate.details,
+        "agreement": _agreement(ground.task.kind, ground.full, said),
+        "failed": sum(bool(each.failure) for each in said),
+        **_loss(ground, said),
+        **_accuracy(ground, said),
+    }
+    outside = judge(line, job.recipe.budget)
+    return line | {"inside_budget": not outside, "outside": outside}
+
+
+def _agreement(kind: Kind, full: Sequence[Prediction], said: Sequence[Prediction]) -> dict[str, float]:
+    if kind != "embed":
+        return share(agreeing(full, said), len(said)).plain()
+    near = sum(cosine([left], [right])["least"] >= _COSINE_SAME for left, right in answered(full, said))
+    return share(near, len(said)).plain()
+
+
+def _loss(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float]:
+    pairs = answered(ground.full, said)
+    if ground.task.kind != "classify" or not pairs:
+        return {}
+    each = divergences(*map(matrix, zip(*pairs, strict=True)))
+    return {
+        "kl_mean": float(each.mean()),
+        "kl_p999": float(np.percentile(each, 99.9)),
+        "kl_max": float(each.max()),
+    }
+
+
+def _accuracy(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
+    rows = len(ground.labelled)
+    if not rows:
+        return {"accuracy": None, "accuracy_loss": None}
+    right, full = _right(ground, said), _right(ground, ground.full)
+    return {"accuracy": share(right, rows).plain(), "accuracy_loss": (full - right) / rows}
+
+
+def _right(ground: _Ground, answers: Sequence[Prediction]) -> int:
+    return sum(is_right(ground.task.kind, row, each) for row, each in zip(ground.labelled, answers, strict=False))
+
+
+def _race(bundles: Sequence[Bundle], texts: Sequence[str]) -> list[float]:
+    """Return each bundle's median seconds an answer: one text at a time, the bundles taking turns.
+
+    Each has engines of its own, with all threads, as if it were alone on a site.
+    """
+    with ExitStack() as stack:
+        served = [(bundle, stack.enter_context(serving([bundle]))) for bundle in bundles]
+        rounds: list[list[float]] = [[] for _ in served]
+        for _ in range(ROUNDS + 1):
+            for (bundle, engine), times in zip(served, rounds, strict=True):
+                times.append(_median_seconds(engine, bundle, texts))
+    return [statistics.median(times[1:]) for times in rounds]  # the first round warms up
+
+
+def _median_seconds(engine: Serving, bundle: Bundle, texts: Sequence[str]) -> float:
+    return statistics.median(each.seconds for each in engine.predict(bundle, texts))
+
+
+def _remedy(budget: Budget) -> str:
+    return (
+        "Add a larger type under quantize.types (Q8_0 or F16; matmul8-gather8 or fp32), use importance_matrix: true for"
+        f" types of 4 bits, or widen the budget, now agreement_min {budget.agreement_min:g},"
+        f" kl_mean_max {budget.kl_mean_max:g}, accuracy_loss_max {budget.accuracy_loss_max:g}."
+    )

@@ -1,0 +1,123 @@
+"""Choosing among candidates, measured through real engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.choose import Candidate, choose, divergences, fastest, judge, table
+from convert.recipe import Budget
+from edge_agent.errors import RequirementUnmet
+from tests.bundles import DEFAULT_LABELS
+from tests.stages import spoiled, stage_job
+
+BUDGET = Budget(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)
+SHARE = {"value": 0.95, "low": 0.9, "high": 0.98}
+
+
+def line(name: str, p50: float, size: int, **more) -> dict:
+    base = {"name": name, "size_bytes": size, "latency_ms": {"p50": p50}, "agreement": SHARE, "kl_mean": 0.01}
+    whole = base | {"accuracy": SHARE, "accuracy_loss": 0.0} | more
+    outside = judge(whole, BUDGET)
+    return whole | {"inside_budget": not outside, "outside": outside}
+
+
+def test_the_fastest_inside_the_budget_wins():
+    """A faster candidate outside the budget loses to a slower one inside."""
+    measured = [line("q4", 1.0, 10, kl_mean=0.2), line("q8", 2.0, 20), line("f16", 4.0, 40)]
+    assert "q8" == fastest(measured, BUDGET)
+
+
+def test_of_equally_fast_candidates_the_smaller_wins():
+    """Medians within a twentieth differ by chance; then size decides."""
+    assert "small" == fastest([line("large", 1.00, 20), line("small", 1.04, 10), line("slow", 1.5, 1)], BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"agreement": SHARE | {"value": 0.89}}, "agreement under 0.9"),
+        ({"kl_mean": 0.11}, "mean KL over 0.1"),
+        ({"accuracy_loss": 0.06}, "accuracy loss over 0.05"),
+    ],
+)
+def test_outside_the_budget_says_why(more, said):
+    """Each bound of the budget is a reason of its own; none inside is an error with the table and the budget."""
+    only = [line("q4", 1.0, 10, **more)]
+    assert [said] == only[0]["outside"]
+    with pytest.raises(RequirementUnmet, match=r"no candidate is inside[\s\S]*q4 .*" + said) as caught:
+        fastest(only, BUDGET)
+    assert "agreement_min 0.9" in caught.value.remedy
+
+
+def test_what_was_not_measured_is_not_outside():
+    """Without labels to look at there is no accuracy, and other kinds have no divergence."""
+    bare = line("q8", 1.0, 10, accuracy=None, accuracy_loss=None)
+    del bare["kl_mean"]
+    assert [] == judge(bare, BUDGET)
+    assert "nan" in table([bare])
+
+
+@given(st.integers(2, 8), st.integers(0, 2**32 - 1))
+def test_a_divergence_is_never_negative(labels, seed):
+    """It is 0 for the same distribution and positive for another one."""
+    rng = np.random.default_rng(seed)
+    full, served = (np.log(rng.dirichlet(np.ones(labels), 4) + 1e-12) for _ in range(2))
+    full, served = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (full, served))
+    assert (divergences(full, served) >= -1e-12).all()
+    assert divergences(full, full) == pytest.approx(np.zeros(4), abs=1e-12)
+
+
+def test_candidates_are_measured_and_one_is_chosen(tmp_path):
+    """What spoils the answers is outside; what barely changes them is chosen, and the report has every figure."""
+    job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.9})
+    full = job.done["export"] / "model.onnx"
+    candidates = [
+        Candidate("broken", spoiled(tmp_path / "broken" / "model.onnx", 2.0), {"bits_per_weight": 4.5}),
+        Candidate("near", spoiled(tmp_path / "near" / "model.onnx", 1e-3), {"bits_per_weight": 8.5}),
+    ]
+    report = choose(job, candidates, full)
+    broken, near = report["candidates"]
+    assert ("near\n", "near", 240) == ((job.out / "chosen").read_text(), report["chosen"], report["rows"])
+    assert (False, True, 8.5) == (broken["inside_budget"], near["inside_budget"], near["bits_per_weight"])
+    assert near["agreement"]["value"] > 0.95
+    assert broken["agreement"]["value"] < 0.8
+    assert 0.0 < near["kl_mean"] <= near["kl_p999"] <= near["kl_max"] < broken["kl_max"]
+    assert 1.0 == pytest.approx(near["accuracy"]["value"] + near["accuracy_loss"])
+    assert all(each["latency_ms"]["p50"] > 0 for each in report["candidates"])
+    assert ["chosen"] == [path.name for path in job.out.iterdir()]
+
+
+def test_a_reference_of_its_own_is_the_measure(tmp_path):
+    """With the labels' log-probabilities from elsewhere, agreement and divergence are against those."""
+    job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0, "kl_mean_max": 100.0,
+                                                          "accuracy_loss_max": 1.0})  # fmt: skip
+    full = job.done["export"] / "model.onnx"
+    count = len(DEFAULT_LABELS["classify"])
+
+    def first_label(texts):
+        sure = np.full((len(texts), count), np.log(1e-3))
+        sure[:, 0] = np.log(1 - 1e-3 * (count - 1))
+        return sure
+
+    (one,) = choose(job, [Candidate("fp32", full)], full, first_label)["candidates"]
+    (own,) = choose(job, [Candidate("fp32", full)], full)["candidates"]
+    assert (1.0, pytest.approx(0.0, abs=1e-9)) == (own["agreement"]["value"], own["kl_mean"])
+    assert one["agreement"]["value"] < 0.7
+    assert one["kl_mean"] > 0.5
+
+
+@pytest.mark.parametrize("kind", ["extract", "embed"])
+def test_other_kinds_are_measured_by_their_answers(tmp_path, kind):
+    """Records agree when they are the same, vectors when their cosine is 0.99; there is no divergence of labels."""
+    job = stage_job(tmp_path / "run", "quantize", kind, budget={"agreement_min": 0.95})
+    full = job.done["export"] / "model.onnx"
+    other = spoiled(tmp_path / "other" / "model.onnx", 1.0, kind)
+    report = choose(job, [Candidate("fp32", full), Candidate("other", other)], full)
+    assert ("fp32", [1.0, False]) == (
+        report["chosen"],
+        [report["candidates"][0]["agreement"]["value"], report["candidates"][1]["inside_budget"]],
+    )
+    assert "kl_mean" not in report["candidates"][0]

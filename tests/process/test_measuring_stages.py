@@ -1,0 +1,70 @@
+"""The stages that measure: what they leave, what they report, and that they can be run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convert import calibrate, evaluate
+from convert.stage import Job
+from edge_agent.formats.manifest import Threshold
+from tests.stages import after, quantized, stage_job
+
+
+def ready(folder: Path, stage: str, kind: str = "classify", **more) -> Job:
+    return after(quantized(stage_job(folder, "quantize", kind, **more)), stage)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
+    """confidence.json is the section as the manifest holds it; nothing else stays."""
+    job = ready(tmp_path / "run", "calibrate", risk={"target": 0.1, "delta": 0.1})
+    report = calibrate.run(job)
+    assert ["confidence.json"] == files(job.out)
+    section = Threshold.model_validate(json.loads((job.out / "confidence.json").read_text()))
+    assert (report["threshold"], report["temperature"]) == (section.threshold, section.temperature)
+    assert {"temperature": 72, "threshold": 168, "failed": 0} == report["rows"]
+    assert {"bins", "calibration_error"} == set(report["reliability"]["before"]) == set(report["reliability"]["after"])
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_calibrating_twice_gives_the_same(tmp_path):
+    """The stage depends on its inputs alone: a second run leaves the same bytes."""
+    left = []
+    for name in ("one", "two"):
+        job = ready(tmp_path / name, "calibrate", wrong=20)
+        left.append((calibrate.run(job), (job.out / "confidence.json").read_bytes()))
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("kind", ["embed"])
+def test_a_task_without_confidence_is_not_calibrated(tmp_path, kind):
+    """A vector is neither sure nor unsure: the section says always_escalate, the report why."""
+    job = ready(tmp_path / "run", "calibrate", kind)
+    assert "has no confidence" in calibrate.run(job)["verdict"]
+    assert "always_escalate" == json.loads((job.out / "confidence.json").read_text())["policy"]
+
+
+def test_records_are_calibrated_as_a_stage(tmp_path):
+    """An extract recipe goes the same way, on text-spans rows."""
+    job = ready(tmp_path / "run", "calibrate", "extract", risk={"target": 0.1, "delta": 0.1})
+    report = calibrate.run(job)
+    assert (1.0, True) == (report["accuracy"]["value"], report["coverage"] > 0)
+
+
+def test_evaluate_leaves_predictions_and_a_report_without_times(tmp_path):
+    """Each test row has a line; quality.json holds what does not change from run to run."""
+    job = ready(tmp_path / "run", "evaluate", wrong=12)
+    report = evaluate.run(job)
+    assert ["predictions.jsonl", "quality.json"] == files(job.out)
+    lines = [json.loads(line) for line in (job.out / "predictions.jsonl").read_text().splitlines()]
+    assert (120, 108) == (len(lines), sum(line["answer"] == line["expected"] for line in lines))
+    assert (0.9, 120) == (report["accuracy"]["value"], report["rows"])
+    quality = json.loads((job.out / "quality.json").read_text())
+    assert report == {**quality, "latency_ms": report["latency_ms"]}
+    assert report["latency_ms"]["p50"] > 0
