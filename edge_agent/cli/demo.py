@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -14,8 +15,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.status import Status
 from rich.text import Text
 
+from edge_agent.cli import demo_compare as compare
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
@@ -37,20 +40,31 @@ class Show:
 
 def run(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE_DIR...", help="Bundle directories to show.")],
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON lines with text and label: compare the bundles that have these labels."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Labelled messages to ask about, at most.")] = 160,
 ) -> None:
     """Start a daemon in a temporary directory, install bundles, call them, stop it, clean up.
 
-    The inputs come from each bundle's golden file.
+    The inputs come from each bundle's golden file, or from --labelled.
 
     Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
     """
     shows = [read_show(path) for path in bundles]
+    messages = compare.read_labelled(labelled) if labelled else ()
+    compared = [show for show in shows if messages and compare.fits(show.manifest, messages)]
     console, started = out(), time.monotonic()
     with DemoDaemon() as daemon, daemon.client() as client:
         _start(console, daemon, client, shows)
+        if compared:
+            _compare(console, client, compared, messages, rows)
         for show in shows:
             present = _KINDS.get(show.manifest.task.kind)
-            if present and show.samples:
+            if present and show.samples and show not in compared:
                 present(console, client, show)
         _heading(console, "What 'edge-agent status' says")
         with daemon.admin() as admin:
@@ -104,6 +118,25 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Sho
             f"[green]✓[/green] {name} {show.manifest.version} ({show.manifest.task.kind}, {show.manifest.runtime},"
             f" {size}) answers after {time.monotonic() - started:.1f} s"
         )
+
+
+def _compare(
+    console: Console, client: Client, shows: list[Show], messages: tuple[compare.Labelled, ...], rows_max: int
+) -> None:
+    """Ask every bundle about the same messages."""
+    rows = compare.sample(messages, rows_max)
+    _heading(console, f"The same messages, {len(shows)} models: {len(rows)} of {len(messages)}")
+    said = []
+    for show in shows:
+        name = show.manifest.task.name
+        with console.status(f"Asking {name}") as line:
+            said.append(compare.ask(client, name, rows, partial(_update, line, name)))
+    compare.show(console, [show.manifest for show in shows], rows, said)
+    console.print("[dim]each message one call, one after the other; ± is a 95 % interval[/dim]")
+
+
+def _update(line: Status, name: str, done: int) -> None:
+    line.update(f"Asking {name}: {done}")
 
 
 def _classify(console: Console, client: Client, show: Show) -> None:

@@ -24,7 +24,7 @@ def bundle(folder: Path, name: str, kind: str, samples: str, labels: str = "") -
     return assemble(Request(source, {}, folder / name)).path
 
 
-def demo(tmp_path: Path, *bundles: Path) -> subprocess.Popen[str]:
+def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
     """Start the demo with a TMPDIR of its own."""
     (tmp_path / "tmp").mkdir()
     environ = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": "1"}
@@ -45,6 +45,24 @@ def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
     assert "edge-agent 0.1.0 is serving" in out
     assert "stopped cleanly" in out
     assert [] == list((tmp_path / "tmp").iterdir())
+
+
+def test_it_compares_bundles_on_labelled_messages(tmp_path):
+    """Bundles with these labels answer every message, and the table counts; others are shown as ever."""
+    labels = ", labels: [refund, price]"
+    one, other = (bundle(tmp_path, name, "classify", "x\n", labels) for name in ("intent", "intent-new"))
+    talk = bundle(tmp_path, "assistant", "generate", "good morning\n")
+    rows = [("a refund please", "refund"), ("what price", "price"), ("the price again", "price"), ("price", "refund")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    process = demo(tmp_path, one, other, talk, "--labelled", file)
+    out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    assert "The same messages, 2 models: 4 of 4" in out
+    assert "a refund please  refund  ✓ refund  ✓ refund" in out
+    assert "price            refund  ✗ price   ✗ price" in out
+    assert 2 == out.count("75% ±")
+    assert "you: good morning" in out
 
 
 def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
