@@ -19,9 +19,7 @@ CALLERS = 4
 KILLS = 2  # of each engine
 WARM_SECONDS, AFTER_SECONDS, ANSWER_SECONDS_MAX = 1.0, 1.0, 60.0
 AGAIN_SECONDS = 0.02
-LAST_WORDS_SECONDS = (
-    0.25  # what the dead child had said is read by then, and no other has begun: see restart_seconds_first
-)
+LAST_WORDS_SECONDS = 0.25  # what the dead child had said is read by then, and the next one still loads
 TASKS = {"onnx": "pos-intent", "llama": "assistant"}
 
 

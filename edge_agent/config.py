@@ -72,7 +72,8 @@ class EngineConfig(_Section):
         description="Longest silence of an engine with work, in seconds; then it is killed and started again.",
     )
     restart_seconds_first: Seconds = Field(
-        default=0.5, description="Pause before the first restart, in seconds; doubles with each."
+        default=0.5,
+        description="First pause before a restart, in seconds, less the time that it was up; doubles with each.",
     )
     restart_seconds_max: Seconds = Field(default=60, description="Longest pause before a restart, in seconds.")
     load_failures_max: int = Field(

@@ -280,13 +280,15 @@ class Engine:
             return self._policy.pause_after_load_failure()
         self._policy.loaded()
         self._set_state(State.READY)
-        seconds = round(_now() - started, 3)
+        ready = _now()
+        seconds = round(ready - started, 3)
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=seconds)
         self._jobs.pump()
         await self._watch()
         self._after_crash(await self._exit)
+        pause = self._policy.pause_after_crash(_now() - ready)
         await self._end_child()
-        return self._policy.pause_after_crash()
+        return pause
 
     async def _load(self) -> None:
         self._send(self.load)

@@ -1,4 +1,8 @@
-"""When a dead child is started again: pure. Pauses double; loads that fail in a row end the tries."""
+"""When a dead child is started again: pure. Pauses double; loads that fail in a row end the tries.
+
+A pause bounds how often an engine starts, so the time that the child was ready counts towards it: one that dies after a
+life longer than its pause is started again at once, and only one that keeps dying young is waited for.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,10 @@ class RestartPolicy:
         """Note a good answer: the next crash starts again at the shortest pause."""
         self.crashes = 0
 
-    def pause_after_crash(self) -> float:
-        """Return the seconds to wait before the next start."""
+    def pause_after_crash(self, ready_seconds: float = 0.0) -> float:
+        """Return the seconds to wait before the next start of a child that was ready for so many seconds."""
         self.crashes += 1
-        return self._pause(self.crashes)
+        return max(0.0, self._pause(self.crashes) - ready_seconds)
 
     def pause_after_load_failure(self) -> float | None:
         """Return the seconds to wait, or None when it has failed often enough."""

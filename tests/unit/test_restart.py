@@ -18,6 +18,12 @@ def test_pauses_double_up_to_the_longest():
     assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_crash() for _ in range(5)]
 
 
+def test_a_life_longer_than_the_pause_needs_none():
+    """The time that a child was ready counts: only those that keep dying young are waited for."""
+    restart = policy()
+    assert [0.0, 0.75, 2.0, 0.0] == [restart.pause_after_crash(lived) for lived in (0.5, 0.25, 0.0, 60.0)]
+
+
 def test_the_longest_pause_holds_for_ever():
     """The thousandth crash waits no longer than the configured longest, and no shorter."""
     restart = policy(longest=86_400)
