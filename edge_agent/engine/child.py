@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -36,6 +37,8 @@ class Child:
     def __init__(self, sock: socket.socket) -> None:
         """Take the child's end of the socketpair."""
         self._socket = sock
+        self._mail = select.poll()
+        self._mail.register(sock, select.POLLIN)
         self._splitter = protocol.FrameSplitter()
         self._runtime: runtimes.Runtime | None = None
         self._progress_at = 0.0
@@ -56,10 +59,9 @@ class Child:
 
     def _receive(self) -> None:
         """Handle what is in the mailbox; wait for it only when there is nothing to compute."""
-        try:
-            data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT if self._busy() else 0)
-        except BlockingIOError:
+        if self._busy() and not self._mail.poll(0):
             return
+        data = self._socket.recv(RECEIVE_BYTES)
         self._stopped = not data
         for body in self._splitter.feed(data):
             self._handle(protocol.decode_to_child(body))

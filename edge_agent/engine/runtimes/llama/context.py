@@ -7,9 +7,10 @@ independent of its neighbours is explained, and seen to, in `cache.py`.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp as llama
 import numpy as np
@@ -38,8 +39,7 @@ class Shape:
     threads: int
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Consecutive tokens of one sequence, for one batch."""
 
     sequence: int
@@ -72,6 +72,7 @@ class Context:
             raise ModelLoadFailed(f"no context of {shape.cells} tokens for {model.name}: {ERRORS.last()}")
         self._memory: Any = llama.llama_get_memory(self._pointer)
         self._row_type = ctypes.c_float * model.vocab_size
+        self._views: dict[int, Logits] = {}
         self._adapter: Any = None
         self._batch = llama.llama_batch_init(ROWS_MAX, 0, 1)
         # Views on the batch's own arrays: filling them through ctypes, element by element, costs 500 times as much.
@@ -109,6 +110,10 @@ class Context:
 
     def _fill(self, start: int, part: Rows) -> int:
         end = start + len(part.tokens)
+        if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices
+            self._token[start], self._position[start] = part.tokens[0], part.position
+            self._wanted[start], self._sequence[start][0] = part.logits != "none", part.sequence
+            return end
         self._token[start:end] = part.tokens
         self._position[start:end] = np.arange(part.position, part.position + len(part.tokens))
         self._wanted[start:end] = part.logits == "all"
@@ -133,8 +138,13 @@ class Context:
         pointer = llama.llama_get_logits_ith(self._pointer, row)
         if not pointer:
             raise ModelFailed(f"the model gave no logits for row {row}")
-        # Not as_array, which makes a new ctypes type each time: that costs more than what is done with the row.
-        return np.frombuffer(memoryview(self._row_type.from_address(ctypes.addressof(pointer.contents))), np.float32)
+        address = ctypes.addressof(pointer.contents)
+        view = self._views.get(address)
+        if view is None:
+            # llama.cpp writes the rows to the same few places; making a view costs more than argmax does.
+            row_at = self._row_type.from_address(address)
+            view = self._views[address] = np.frombuffer(memoryview(row_at), np.float32)
+        return view
 
     def copy(self, source: int, target: int) -> None:
         """Give an empty sequence the tokens of another."""
@@ -152,7 +162,7 @@ class Context:
         """
         values = self._row(row)
         best = int(values.argmax())  # the first NaN, if there is one
-        if np.isnan(values[best]):
+        if math.isnan(values[best]):
             raise ModelFailed(NOT_NUMBERS)
         return best if sampler is None else int(llama.llama_sampler_sample(sampler.pointer, self._pointer, row))
 

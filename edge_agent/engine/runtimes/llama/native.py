@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp as llama
 
@@ -51,6 +51,15 @@ class _ErrorLog:
 ERRORS = _ErrorLog()
 
 
+class Written(NamedTuple):
+    """What a token means in an answer."""
+
+    piece: bytes
+    """Nothing for a control token."""
+    ends: bool
+    """The model ends its answer with it."""
+
+
 class Model:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
@@ -82,6 +91,8 @@ class Model:
         bos = int(llama.llama_vocab_bos(self._vocab))
         self.bos: int | None = bos if bos >= 0 and llama.llama_vocab_get_add_bos(self._vocab) else None
         self._piece = ctypes.create_string_buffer(_PIECE_BYTES)
+        self._written: dict[int, Written] = {}
+        """Of the tokens that came up; asking llama.cpp in every step costs more than looking here."""
 
     def describe(self) -> dict[str, str]:
         """Return what the file holds, for status."""
@@ -117,17 +128,20 @@ class Model:
         count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
         return list(tokens[:count])
 
-    def piece(self, token: int) -> bytes:
-        """Return the bytes that a token writes; none for a control token."""
+    def written(self, token: int) -> Written:
+        """Return what a token means in an answer."""
+        known = self._written.get(token)
+        if known is None:
+            ends = bool(llama.llama_vocab_is_eog(self._vocab, token))
+            known = self._written[token] = Written(self._read_piece(token), ends)
+        return known
+
+    def _read_piece(self, token: int) -> bytes:
         size = llama.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
         if size < 0:
             self._piece = ctypes.create_string_buffer(-size)
             size = llama.llama_token_to_piece(self._vocab, token, self._piece, -size, 0, False)
         return self._piece.raw[:size]
-
-    def ends_generation(self, token: int) -> bool:
-        """Tell whether the model ends its answer with this token."""
-        return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def load_adapter(self, path: str) -> Any:
         """Load a LoRA adapter. Raises ModelLoadFailed; a NULL comes as an object that is false, not as None."""
