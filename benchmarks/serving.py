@@ -26,11 +26,9 @@ def measure() -> list[Bar]:
         limits = {"input_tokens_max": 512, "output_tokens_max": 128}
         encoder = minilm_bundle(folder / "encoder", "classify")
         decoder = smollm2_bundle(folder / "decoder", "generate", task={"limits": limits})
-        texts = texts_of(Encoder(encoder))
         threads = {"engine": {"cpu_threads": THREADS}}
-        with RunningDaemon(folder / "one", **threads) as daemon:
-            daemon.install(encoder)
-            bars = asyncio.run(measure_classifying(daemon.inference, encoder, texts))
+        texts = texts_of(Encoder(encoder))
+        bars = measure_classifying(RunningDaemon(folder / "one", **threads), encoder, texts)
         with RunningDaemon(folder / "two", **threads) as daemon:
             daemon.install(decoder)
             bars += asyncio.run(measure_streaming(daemon.inference, decoder / "model.gguf", THREADS))

@@ -21,7 +21,7 @@ from edge_agent.client.aio import AsyncClient
 TASK = "assistant"
 TOKENS = 100
 STREAMS = 8
-ROUNDS, BUSY_ROUNDS = 12, 4
+ROUNDS, BUSY_ROUNDS = 8, 3
 SYSTEM = "You help the staff of a shop. Answer in one or two short sentences."
 TEXT = "Tell me a long story about a {} that was sold in a small shop by the sea. Do not stop early."
 THINGS = ("kettle", "lamp", "shirt", "clock", "chair", "kite", "radio", "ladder")
@@ -31,14 +31,15 @@ BUSY = [sys.executable, "-c", "while True: pass"]
 
 @dataclass(frozen=True)
 class Stream:
-    """The times of its pieces, in seconds; a piece is a token."""
+    """The times of its pieces, in seconds, and how many tokens they were; the first piece is one token."""
 
     times: Sequence[float]
+    tokens: int
 
     @property
     def rate(self) -> float:
         """Tokens a second between the first and the last."""
-        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
+        return (self.tokens - 1) / (self.times[-1] - self.times[0])
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ class Together:
     def rate(self) -> float:
         """Tokens a second of all streams."""
         seen = [at for times in self._window() for at in times]
-        return len(seen) / (max(seen) - min(seen))
+        return len(seen) * self._tokens_per_piece / (max(seen) - min(seen))
+
+    @property
+    def _tokens_per_piece(self) -> float:
+        return sum(s.tokens for s in self.streams) / sum(len(s.times) for s in self.streams)
 
     @property
     def step(self) -> float:
-        """Median seconds from one token of a stream to its next."""
-        return median([b - a for times in self._window() for a, b in pairwise(times)])
+        """Median seconds from one piece of a stream to its next, for each token in it."""
+        return median([b - a for times in self._window() for a, b in pairwise(times)]) / self._tokens_per_piece
 
 
 class BareLoop:
@@ -131,4 +136,5 @@ async def _stream(client: AsyncClient, text: str) -> Stream:
     async with client.generate(TASK, text, output_tokens_max=TOKENS, temperature=0) as stream:
         async for _ in stream:
             times.append(time.perf_counter())
-    return Stream(times)
+    assert stream.finish is not None
+    return Stream(times, stream.finish.output_tokens)

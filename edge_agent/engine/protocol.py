@@ -109,7 +109,7 @@ class Found(msgspec.Struct, array_like=True):
 
 
 class Chunk(Message, tag="chunk"):
-    """More text of a generation: whole characters."""
+    """More text of a generation: whole characters, of one token or several."""
 
     job_id: str
     text: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Context, Rows, Sh
 from edge_agent.engine.runtimes.llama.labels import log_probs
 from edge_agent.engine.runtimes.llama.native import PIN, Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.work import PIECE_SECONDS
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from tests.gguf_adapter import write_adapter
@@ -192,15 +194,29 @@ def test_scores_do_not_depend_on_neighbours() -> None:
         assert (expected.scores, expected.label_mass) == (done.scores, done.label_mass)
 
 
+def test_a_stream_comes_in_pieces_that_a_reader_can_follow(runtime: LlamaRuntime) -> None:
+    """The first token's text at once, then at most 40 pieces a second, and the rest at the end."""
+    started = time.monotonic()
+    runtime.submit(Run(job_id="a", digest="g", text=LONG, output_tokens_max=40))
+    events: list[Event] = []
+    while not events:
+        events = list(runtime.step())
+    text = "".join(event.text for event in events if isinstance(event, Chunk))
+    events += finish(runtime)
+    assert generate(runtime, LONG, output_tokens_max=1)[0] == [text]
+    pieces = [event for event in events if isinstance(event, Chunk)]
+    assert 1 < len(pieces) <= (time.monotonic() - started) / PIECE_SECONDS + 2
+
+
 def test_prefix_lies_below_the_jobs_that_were_there(runtime: LlamaRuntime) -> None:
     """A bundle attached beside a running job scores the same after that job has left its cells; the job goes on."""
     before = classify(runtime, LONG)
-    text = generate(runtime, LONG)[0]
+    text = "".join(generate(runtime, LONG)[0])
     runtime.submit(Run(job_id="talk", digest="g", text=LONG))
     events = [event for _ in range(9) for event in runtime.step()]
     runtime.attach("twin", make(), {})
     events += finish(runtime)
-    assert text == [event.text for event in events if isinstance(event, Chunk)]
+    assert text == "".join(event.text for event in events if isinstance(event, Chunk))
     assert before.scores == classify(runtime, LONG, "twin").scores
 
 
@@ -237,11 +253,11 @@ def test_bundle_below_is_detached_and_scores_stay(runtime: LlamaRuntime) -> None
 def test_chunks_add_up_to_the_text(runtime: LlamaRuntime) -> None:
     """A greedy answer comes in pieces, never empty, and the same each time; the end has the counts."""
     chunks, done = generate(runtime, "What is a receipt?")
-    assert len(chunks) > 10
+    assert len(chunks) > 1
     assert all(chunks)
     assert ("length", 40) == (done.finish, done.output_tokens)
     assert done.prefill_ms > 0 < done.decode_ms
-    assert chunks == generate(runtime, "What is a receipt?")[0]
+    assert "".join(chunks) == "".join(generate(runtime, "What is a receipt?")[0])
 
 
 def test_answer_ends_where_the_model_ends_it(runtime: LlamaRuntime) -> None:
@@ -287,7 +303,8 @@ def test_output_limit_of_the_task_is_the_ceiling(runtime: LlamaRuntime) -> None:
 
 def test_seed_determines_the_draw(runtime: LlamaRuntime) -> None:
     """Above temperature 0 the same seed gives the same text and another seed another."""
-    texts = [generate(runtime, "Tell me a story.", temperature=1.5, seed=seed)[0] for seed in (5, 5, 2**32 - 1)]
+    drawn = [generate(runtime, "Tell me a story.", temperature=1.5, seed=seed)[0] for seed in (5, 5, 2**32 - 1)]
+    texts = list(map("".join, drawn))
     assert texts[0] == texts[1] != texts[2]
 
 

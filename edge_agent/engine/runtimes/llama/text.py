@@ -24,7 +24,10 @@ class TextStream:
         """Return the text that is certain now; nothing once `stopped`."""
         if self.stopped:
             return ""
-        self._held += self._decoder.decode(data)
+        text = self._decoder.decode(data)
+        if not self._stops:
+            return text
+        self._held += text
         found = [at for at in map(self._held.find, self._stops) if at >= 0]
         self.stopped = bool(found)
         certain = min(found) if found else len(self._held) - self._uncertain()

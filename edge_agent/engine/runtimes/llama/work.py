@@ -18,6 +18,9 @@ from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.scheduler import Lane
 from edge_agent.engine.runtimes.llama.text import TextStream
 
+PIECE_SECONDS = 0.025
+"""Pieces of one stream are at least so far apart, but for the first and the last: decision 0008 says why."""
+
 Fork = Callable[[int], int]
 """Returns a new sequence with the tokens of the given one, for this step only."""
 
@@ -157,6 +160,8 @@ class Generation(Job):
         self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
         self._sampler = Sampler(run.temperature, run.seed) if run.temperature else None
         self._written = 0
+        self._held = ""
+        self._piece_due = 0.0
 
     def lane(self) -> Lane:
         """Return what could be computed now."""
@@ -174,21 +179,30 @@ class Generation(Job):
         if self._written == self._limit:
             return self._end("length")
         token = context.choose(self._sampler, row + rows - 1)
-        if self._model.ends_generation(token):
+        written = self._model.written(token)
+        if written.ends:
             return self._end("stop")
         self._written += 1
         self.tokens.append(token)
-        events = self._chunk(self._text.feed(self._model.piece(token)))
+        events = self._chunk(self._text.feed(written.piece))
         if self._text.stopped:
             return events + self._end("stop")
         return events + (self._end("length") if self._written == self._limit else [])
 
     def _chunk(self, text: str) -> list[Event]:
-        return [Chunk(job_id=self.run.job_id, text=text)] if text else []
+        """Hand out what was written since the last piece, once it is due."""
+        self._held += text
+        now = time.perf_counter()
+        if not self._held or now < self._piece_due:
+            return []
+        self._piece_due = now + PIECE_SECONDS
+        piece, self._held = self._held, ""
+        return [Chunk(job_id=self.run.job_id, text=piece)]
 
     def _end(self, finish: str) -> list[Event]:
         done = self.done()
         done.finish, done.output_tokens = finish, self._written
+        self._piece_due = 0.0
         return [*self._chunk(self._text.finish()), done]
 
     def close(self) -> None:
