@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from convert.cli import assemble, evaluate, init, keys, run
+from convert.cli import assemble, evaluate, init, keys, run, stopping
 from convert.pipeline import STAGES
 from edge_agent import __version__
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
@@ -25,7 +24,7 @@ _EPILOG = (
     "Exit codes: 0 done, 1 the model does not stand the test, 2 wrong usage or bad input, 3 something on this machine"
     " (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
 )
-_FAILED, _BAD_INPUT, _SITE, _TRY_LATER, _INTERRUPTED = 1, 2, 3, 4, 130
+_FAILED, _BAD_INPUT, _SITE, _TRY_LATER = 1, 2, 3, 4
 # The first match counts; what matches none is bad input.
 _FAMILIES: tuple[tuple[type[EdgeAgentError], int], ...] = (
     (ModelError, _FAILED),
@@ -55,7 +54,7 @@ class _Root(TyperGroup):
             raise typer.Exit(_SITE) from error
         except KeyboardInterrupt:
             _report("stopped", "What was done stays done: the same command goes on from there.")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(stopping.INTERRUPTED) from None
 
 
 def _report(message: str, remedy: str) -> None:
@@ -102,7 +101,7 @@ app.add_typer(keys.app, name="keys")
 
 def main() -> None:
     """Run the console script."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does: nothing is left half done
+    stopping.listen()
     # The engine's log is the daemon's; here only what is wrong is of interest, and standard output holds the answer.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),

@@ -177,7 +177,7 @@ def _candidates(made: Made, plots: Sequence[str]) -> Iterator[str]:
 
 
 def _candidate(each: Mapping[str, Any]) -> list[object]:
-    shares = [percent(each.get(key, {}).get("value")) for key in ("agreement", "accuracy")]
+    shares = [percent((each.get(key) or {}).get("value")) for key in ("agreement", "accuracy")]
     return [
         each["name"],
         size(each["size_bytes"]),

@@ -30,3 +30,34 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     assert "first up to date" in done.stdout
     names = sorted(path.name for path in (tmp_path / "work").iterdir())
     assert names == [".lock", "cross", "first", "last", "report.json", "report.md"]
+
+
+STUCK = """
+import ctypes
+from convert.cli import stopping
+
+stopping.listen()
+mutex = ctypes.create_string_buffer(64)
+print("ready", flush=True)
+while True:
+    try:
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    except KeyboardInterrupt:
+        pass  # the signal came before the lock did
+"""
+"""Waits in C for ever, as a long computation seems to, where Python cannot raise."""
+
+
+def test_a_second_ctrl_c_ends_a_computation_at_once():
+    """The first is heard and answered while C code runs; the second one does not wait for it."""
+    command, pipe = [sys.executable, "-c", STUCK], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        process.stderr.readline()
+        assert process.stderr.readline() == "stopping after this step; Ctrl-C again stops at once\n"
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130

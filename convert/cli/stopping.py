@@ -1,0 +1,39 @@
+"""Ctrl-C that is heard even while a library computes.
+
+Python raises KeyboardInterrupt between two of its own steps, and one step of training, quantizing or exporting may take
+half a minute. So a thread listens as well: it says that the first Ctrl-C was heard, and the second one ends the process
+at once. That is safe: a stage that is not done leaves nothing that counts, and the next run removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_STDERR = 2
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def listen() -> None:
+    """Listen for SIGINT and SIGTERM from now on. Call once, from the main thread."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(ours, pythons), daemon=True).start()
+
+
+def _watch(ours: socket.socket, pythons: socket.socket) -> None:
+    _wait(ours)
+    os.write(_STDERR, b"\nstopping after this step; Ctrl-C again stops at once\n")
+    _wait(ours)
+    pythons.close()
+    os._exit(INTERRUPTED)
+
+
+def _wait(ours: socket.socket) -> None:
+    while ours.recv(1)[0] not in _STOPS:
+        pass  # another signal, such as that of a child's end
