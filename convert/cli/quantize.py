@@ -1,0 +1,42 @@
+"""`edge-convert quantize`: a stage of a recipe, or one GGUF file by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from convert import pipeline
+from convert.cli import run, screen
+from edge_agent.errors import InvalidRequest
+
+
+def quantize(
+    what: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, with --type and --out; or a recipe.")],
+    type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="Such as Q8_0, Q4_K_M or Q4_0.")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The GGUF file to make.")] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Take a file that is quantized already: it loses more.")
+    ] = False,
+    again: run.Again = False,
+) -> None:
+    """Quantize a GGUF file; or make and measure the candidates of a recipe, and choose the fastest inside its budget.
+
+    Says how many bits a weight really has, and which tensors got another type than asked for. Needs no torch.
+
+    Example: [bold]edge-convert quantize model-f16.gguf --type Q4_0 --out model-q4_0.gguf[/bold]
+    """
+    if not type_ and out is None:
+        run.bring(what, "quantize", again)
+        return
+    if not type_ or out is None:
+        raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")
+    gguf = pipeline.load("convert.gguf")
+    made = gguf.quantize(gguf.Request(what, out, type_, requantize=requantize))
+    held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
+    said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
+    screen.out().print(f"{said} weight; tensors: {held}", markup=False)
+    for line in made.fallbacks:
+        screen.out().print(line, markup=False)
