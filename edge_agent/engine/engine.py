@@ -76,6 +76,8 @@ class Engine:
         self.device = ""
         self.details: dict[str, str] = {}
         self.restarts = 0
+        self.before_start: Callable[[], None] = lambda: None
+        """Called before each start of a child, which may be long after the first: brings `load` up to date."""
         self._config = config
         self._on_change = on_change
         self._policy = RestartPolicy(config)
@@ -271,6 +273,7 @@ class Engine:
         for bundle in self._bundles.values():
             if bundle.attached.done():
                 bundle.attached = loop.create_future()
+        self.before_start()
         self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
         try:
             await self._load()

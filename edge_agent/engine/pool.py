@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_agent.config import EngineConfig
@@ -106,11 +107,13 @@ class EnginePool:
     async def _attach(self, engine: Engine, message: Attach) -> None:
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
-        if not engine.pid:
-            used = sum(resident_bytes(other.pid) for other in self._engines.values())
-            limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
-            engine.load.memory_bytes_max = memory.available(*limits, used)
         await engine.attach(message)
+
+    def _measure_memory(self, load: Load) -> None:
+        """Note what there is for an engine that is about to start, and whose last child is gone."""
+        used = sum(resident_bytes(engine.pid) for engine in self._engines.values())
+        limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
+        load.memory_bytes_max = memory.available(*limits, used)
 
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""
@@ -185,9 +188,9 @@ class EnginePool:
                 readable=self._readable,
                 memory_bytes_wanted=manifest.requires.memory_bytes,
             )
-            self._engines[key] = Engine(
-                f"{manifest.runtime}-{key[:8]}", load, self._config, self._quarantine, self._on_change
-            )
+            name = f"{manifest.runtime}-{key[:8]}"
+            engine = self._engines[key] = Engine(name, load, self._config, self._quarantine, self._on_change)
+            engine.before_start = partial(self._measure_memory, load)
         return self._engines[key]
 
     def _share_out(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -165,6 +167,27 @@ async def test_engines_share_one_cap(tmp_path: Path) -> None:
         await pool.detach("one", drain_seconds=0)
         await attached(pool, other, "other")
         assert pool.ready("other")
+    finally:
+        await pool.stop()
+
+
+async def test_what_there_is_is_measured_again_at_each_start(tmp_path: Path) -> None:
+    """An engine that dies is loaded into what the others have left since its first start."""
+    one = bundles.tiny_onnx_bundle(tmp_path / "a")
+    other = bundles.tiny_onnx_bundle(tmp_path / "b", engine={"context_tokens": 2048})
+    config = EngineConfig(memory_bytes_max=400 * MIB, cpu_threads=1, restart_seconds_first=0.05)
+    pool = EnginePool(config, lambda: None, [tmp_path])
+
+    def limit() -> int:
+        return int(pool.statuses()[0].details["memory_limit_bytes"])
+
+    try:
+        await attached(pool, one, "one")
+        assert 400 * MIB == limit()
+        await attached(pool, other, "other")
+        os.kill(pool.statuses()[0].pid, signal.SIGKILL)
+        await eventually(lambda: limit() < 400 * MIB, seconds=30)
+        await eventually(lambda: pool.ready("one"), seconds=30)
     finally:
         await pool.stop()
 
