@@ -7,12 +7,11 @@ done: everything is made beside the output and moved there at the end. Files are
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +19,7 @@ from typing import Any, get_args
 from convert import task as tasks
 from edge_agent import __version__
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
+from edge_agent.formats import golden
 from edge_agent.formats.manifest import (
     MANIFEST_NAME,
     ROLES_NEEDED,
@@ -89,7 +89,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
     with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
         bundle = Path(staging, "bundle")
         bundle.mkdir()
-        _place(request.files, recipe.with_name(SAMPLES_NAME), bundle)
+        _place(request.files, samples(request.task), bundle)
         artifacts = [_artifact(path, progress) for path in sorted(bundle.iterdir())]
         manifest_bytes = encode(tasks.manifest_of(plain, artifacts, str(recipe)))
         manifest = parse(manifest_bytes)
@@ -143,12 +143,12 @@ def _check_out(out: Path, force: bool) -> None:
         raise InvalidRequest(f"{out} is no bundle, so --force does not replace it", remedy="Name another --out.")
 
 
-def _place(files: Mapping[Role, Path], samples: Path, bundle: Path) -> None:
+def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> None:
     for role, source in files.items():
         name = role + source.suffix
         _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
-    if samples.is_file() and "golden" not in files:
-        (bundle / GOLDEN_NAME).write_text(_golden(samples), encoding="utf-8")
+    if shown and "golden" not in files:
+        (bundle / GOLDEN_NAME).write_bytes(golden.encode(golden.Case(input=each) for each in shown))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -158,14 +158,19 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _golden(samples: Path) -> str:
-    """Return one JSON object a line for each line that has text and is no comment."""
+def samples(task: Path) -> list[str]:
+    """Return the inputs in the samples.txt beside a task.yaml: each line that has text and is no comment.
+
+    Raises FileMissing, InvalidRequest.
+    """
+    file = tasks.find(task).with_name(SAMPLES_NAME)
+    if not file.is_file():
+        return []
     try:
-        lines = samples.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{samples} is not UTF-8: {error.reason}", remedy="Save it as UTF-8.") from None
-    inputs = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return "".join(json.dumps({"input": each}, ensure_ascii=False) + "\n" for each in inputs)
+        raise InvalidRequest(f"{file} is not UTF-8: {error.reason}", remedy="Save it as UTF-8.") from None
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _artifact(path: Path, progress: Progress) -> Artifact:

@@ -9,12 +9,14 @@ chosen here.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,13 @@ from convert.stage import Job, Report
 from edge_agent.errors import RequirementUnmet
 from edge_agent.formats.manifest import Kind, Task
 
+LINE_NAME = "chosen.json"
+"""What was measured of the chosen candidate, without times, which are never the same twice."""
 ROWS_MAX = 500
 ROUNDS, ROUND_TEXTS = 7, 12
 # Medians that are nearer than this differ by chance as well; then the smaller file is better.
 _SAME_SPEED = 0.05
 _COSINE_SAME = 0.99
-_AT_ONCE = 8
 
 Floats = npt.NDArray[np.float64]
 Reference = Callable[[Sequence[str]], Floats]
@@ -69,6 +72,11 @@ class _Ground:
     full: Sequence[Prediction]
     """Answers at full precision."""
 
+    @property
+    def texts(self) -> list[str]:
+        """What a device would send."""
+        return [row.text for row in self.rows]
+
 
 def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Reference | None = None) -> Report:
     """Measure all candidates, write the name of the best into `chosen`, and report.
@@ -86,34 +94,52 @@ def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Ref
     Raises:
         RequirementUnmet: none is inside the budget; the message has the table.
     """
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        ground = _grounded(job, full, reference, Path(folder))
+        bundles = [opened(provisional.bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
+        lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
+        times = _race(bundles, ground.texts[:ROUND_TEXTS])
+    measured = [_timed(*pair) for pair in zip(lines, times, strict=True)]
+    best = fastest(measured, job.recipe.budget)
+    _leave(job.out, best)
+    return {"chosen": best["name"], "rows": len(ground.rows), "candidates": measured}
+
+
+def _timed(line: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}}
+
+
+def _leave(out: Path, best: Mapping[str, Any]) -> None:
+    lasting = {**best}
+    del lasting["latency_ms"]
+    (out / provisional.CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
+    (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _grounded(job: Job, full: Path, reference: Reference | None, folder: Path) -> _Ground:
     task = tasks.of(job.recipe.path(job.recipe.task))
     tuning, proving = divided(data.rows(job.recipe, "calibration"))
     rows = [*tuning, *proving][:ROWS_MAX]
     labelled = rows[: len(tuning)] if task.kind != "embed" else []
-    with tempfile.TemporaryDirectory(dir=job.out) as folder:
-        ground = _Ground(task, rows, labelled, _full(job, task, rows, full, reference, Path(folder)))
-        bundles = [opened(provisional.bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
-        measured = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
-        times = _race(bundles, [row.text for row in rows[:ROUND_TEXTS]])
-    for line, seconds in zip(measured, times, strict=True):
-        line["latency_ms"] = {"p50": round(1000 * seconds, 3)}
-    best = fastest(measured, job.recipe.budget)
-    (job.out / provisional.CHOSEN_NAME).write_text(best + "\n", encoding="utf-8")
-    return {"chosen": best, "rows": len(rows), "candidates": measured}
+    bare = _Ground(task, rows, labelled, ())
+    return replace(bare, full=_full(job, bare, full, reference, folder))
 
 
-def fastest(measured: Sequence[dict[str, Any]], budget: Budget) -> str:
-    """Return the name of the fastest candidate inside the budget; of those as fast, the smallest.
+def fastest(measured: Sequence[dict[str, Any]], budget: Budget) -> dict[str, Any]:
+    """Return the fastest candidate inside the budget; of those as fast, the smallest.
 
     Raises RequirementUnmet, with the table, when there is none.
     """
-    inside = [each for each in measured if each["inside_budget"]]
+    inside = list(filter(itemgetter("inside_budget"), measured))
     if not inside:
         said = f"no candidate is inside the recipe's budget:\n{table(measured)}"
         raise RequirementUnmet(said, remedy=_remedy(budget))
-    least = min(each["latency_ms"]["p50"] for each in inside)
-    as_fast = [each for each in inside if each["latency_ms"]["p50"] <= least * (1 + _SAME_SPEED)]
-    return str(min(as_fast, key=lambda each: each["size_bytes"])["name"])
+    limit = min(map(_p50, inside)) * (1 + _SAME_SPEED)
+    return min((each for each in inside if _p50(each) <= limit), key=itemgetter("size_bytes"))
+
+
+def _p50(line: Mapping[str, Any]) -> float:
+    return float(line["latency_ms"]["p50"])
 
 
 def table(measured: Sequence[dict[str, Any]]) -> str:
@@ -147,13 +173,10 @@ def divergences(full: Floats, served: Floats) -> Floats:
     return np.asarray((np.exp(full) * (full - served)).sum(axis=1))
 
 
-def _full(
-    job: Job, task: Task, rows: Sequence[Row], full: Path, reference: Reference | None, folder: Path
-) -> list[Prediction]:
-    texts = [row.text for row in rows]
-    if reference is None or task.kind != "classify":
-        return _said(opened(provisional.bundle(job, full, folder / "full")), texts, job)
-    return [_as_served(task, line) for line in reference(texts)]
+def _full(job: Job, ground: _Ground, full: Path, reference: Reference | None, folder: Path) -> list[Prediction]:
+    if reference is None or ground.task.kind != "classify":
+        return _said(opened(provisional.bundle(job, full, folder / "full")), ground.texts, job)
+    return [_as_served(ground.task, line) for line in reference(ground.texts)]
 
 
 def _as_served(task: Task, log_probabilities: Floats) -> Prediction:
@@ -161,12 +184,12 @@ def _as_served(task: Task, log_probabilities: Floats) -> Prediction:
 
 
 def _said(bundle: Bundle, texts: Sequence[str], job: Job) -> list[Prediction]:
-    with serving([bundle], _AT_ONCE) as served:
+    with serving([bundle]) as served:
         return served.predict(bundle, texts, job.progress)
 
 
 def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -> dict[str, Any]:
-    said = _said(bundle, [row.text for row in ground.rows], job)
+    said = _said(bundle, ground.texts, job)
     line: dict[str, Any] = {
         "name": candidate.name,
         "size_bytes": candidate.weights.stat().st_size,
@@ -218,14 +241,11 @@ def _race(bundles: Sequence[Bundle], texts: Sequence[str]) -> list[float]:
     """
     with ExitStack() as stack:
         served = [(bundle, stack.enter_context(serving([bundle]))) for bundle in bundles]
-        rounds: list[list[float]] = [[] for _ in served]
-        for _ in range(ROUNDS + 1):
-            for (bundle, engine), times in zip(served, rounds, strict=True):
-                times.append(_median_seconds(engine, bundle, texts))
-    return [statistics.median(times[1:]) for times in rounds]  # the first round warms up
+        rounds = [[_median_seconds(*each, texts) for each in served] for _ in range(ROUNDS + 1)]
+    return list(map(statistics.median, zip(*rounds[1:], strict=True)))  # the first round warms up
 
 
-def _median_seconds(engine: Serving, bundle: Bundle, texts: Sequence[str]) -> float:
+def _median_seconds(bundle: Bundle, engine: Serving, texts: Sequence[str]) -> float:
     return statistics.median(each.seconds for each in engine.predict(bundle, texts))
 
 

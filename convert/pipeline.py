@@ -54,12 +54,12 @@ class Step:
 #   "verify": Step("convert.verify", ("prepare", "finetune", "export"), (), ("calibration", "task"),
 #                  (*_TORCH, "onnxruntime", "llama-cpp-python")),
 #   "quantize": Step("convert.quantize", ("prepare", "finetune", "export"), ("quantize", "budget"),
-#                    ("importance", "calibration", "test", "task"), (*_TORCH, "onnxruntime", "llama-cpp-python")),
-#   "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"),
-#                     ("onnxruntime", "llama-cpp-python", "scipy")),
-#   "evaluate": Step("convert.evaluate", ("export", "quantize", "calibrate"), (), ("test", "task"),
-#                    ("onnxruntime", "llama-cpp-python")),
-#   "assemble": Step("convert.assemble", (all of them), (), ("source", "train", "calibration", "test", "task.yaml")),
+#                    ("importance", "calibration", "task"), (*_TORCH, "onnxruntime", "llama-cpp-python")),
+#   "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
+#   "evaluate": Step("convert.evaluate", ("export", "quantize"), (), ("test", "task"), _SERVING),
+#   "assemble": Step("convert.finish", ("export", "quantize", "calibrate", "evaluate"), (),
+#                    ("source", "train", "importance", "calibration", "test", "task.yaml"), (*_TORCH, *_SERVING)),
+#   with _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
 STAGES: dict[str, Step] = {
     "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
 }

@@ -129,7 +129,7 @@ PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.res
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
-    "convert.choose": "the quantize stage, which will use it, is being built",
+    "convert.finish": "a stage: see convert/pipeline.py",
     "convert.splits": "the scripts in examples/ that make data use it",
     "convert.decoder.scores": "the stages, which will use it, are being built",
     "convert.prepare": "a stage: see convert/pipeline.py",

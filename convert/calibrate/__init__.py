@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,11 @@ Ask = Callable[[Bundle, Sequence[Row]], Answers]
 
 
 def _answers(served: Serving, bundle: Bundle, rows: Sequence[Row], progress: Progress) -> Answers:
-    said = zip(rows, served.predict(bundle, [row.text for row in rows], progress), strict=True)
-    kept = [(row, each) for row, each in said if not each.failure]
-    right = [is_right(bundle.manifest.task.kind, row, each) for row, each in kept]
-    return Answers([row for row, _ in kept], [each for _, each in kept], np.array(right, dtype=bool))
+    said = served.predict(bundle, [row.text for row in rows], progress)
+    answered = [not each.failure for each in said]
+    kept, predictions = list(compress(rows, answered)), list(compress(said, answered))
+    right = map(partial(is_right, bundle.manifest.task.kind), kept, predictions)
+    return Answers(kept, predictions, np.fromiter(right, dtype=bool))
 
 
 def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[float, Answers]:

@@ -91,11 +91,14 @@ def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...
         verdict = _verdict(rows, errors, risk) if open_ else "not tested"
         open_ = open_ and verdict != "failed"
         steps.append(Step(threshold, rows, errors, verdict))
+    return _chosen(tuple(steps), len(confidences), risk)
+
+
+def _chosen(steps: tuple[Step, ...], rows: int, risk: Risk) -> Choice:
     last = next((step for step in reversed(steps) if step.verdict == "passed"), None)
     if last is None:
-        return Choice(None, len(confidences), 1.0, 0.0, tuple(steps))
-    bound = upper_bound(last.errors, last.rows, risk.delta)
-    return Choice(last.threshold, len(confidences), bound, last.rows / len(confidences), tuple(steps))
+        return Choice(None, rows, 1.0, 0.0, steps)
+    return Choice(last.threshold, rows, upper_bound(last.errors, last.rows, risk.delta), last.rows / rows, steps)
 
 
 def _verdict(rows: int, errors: int, risk: Risk) -> Verdict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,6 +34,8 @@ class Prediction:
     """classify, extract: as served, at the bundle's own temperature."""
     log_probabilities: tuple[float, ...] = ()
     """classify: of each label in the order of the task, natural logarithm, renormalised, at temperature 1."""
+    scores: tuple[float, ...] = ()
+    """classify: the probability of each label as served."""
     label_mass: float = 1.0
     entities: tuple[Found, ...] = ()
     vector: tuple[float, ...] = ()
@@ -47,7 +48,7 @@ class Prediction:
 
     def line(self, text: str, expected: str) -> str:
         """Write one line of predictions.jsonl."""
-        kept = {key: value for key, value in asdict(self).items() if value not in ("", ())}
+        kept = {key: value for key, value in asdict(self).items() if value not in ("", ()) and key != "scores"}
         return json.dumps({"text": text, "expected": expected, **_rounded(kept)}, ensure_ascii=False) + "\n"
 
 
@@ -55,10 +56,9 @@ def at_one(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
     """Return log-probabilities at temperature 1 from scores that were served at another one; of none, none."""
     if not scores:
         return ()
-    raw = [temperature * (math.log(score) if score > 0 else _LOG_LEAST) for score in scores]
-    peak = max(raw)
-    total = peak + math.log(sum(math.exp(each - peak) for each in raw))
-    return tuple(each - total for each in raw)
+    with np.errstate(divide="ignore"):
+        raw = temperature * np.maximum(np.log(scores), _LOG_LEAST)
+    return tuple((raw - np.logaddexp.reduce(raw)).tolist())
 
 
 def matrix(predictions: Iterable[Prediction]) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -86,13 +87,11 @@ def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
 
 def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
-    pairs = Counter(
-        (row.label, each.answer if not each.failure else FAILED) for row, each in zip(rows, predictions, strict=True)
-    )
+    true, said = [row.label for row in rows], [each.answer or FAILED for each in predictions]
+    pairs, truths, answers = Counter(zip(true, said, strict=True)), Counter(true), Counter(said)
     confusion: dict[str, dict[str, int]] = {}
-    for (true, answered), count in sorted(pairs.items()):
-        confusion.setdefault(true, {})[answered] = count
-    truths, answers = Counter(true for true, _ in pairs.elements()), Counter(said for _, said in pairs.elements())
+    for (label, answered), count in sorted(pairs.items()):
+        confusion.setdefault(label, {})[answered] = count
     per_label = {label: _figures(pairs[label, label], answers[label], truths[label]) for label in task.labels}
     return {"confusion": confusion, "per_label": per_label}
 
@@ -140,14 +139,14 @@ def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction])
 
 def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return the share of rows whose nearest other row has the same label: what an embedding is usually for."""
-    kept = [(row.label, each) for row, each in zip(rows, predictions, strict=True) if row.label and not each.failure]
-    if len(kept) < 2:
+    use = [bool(row.label and each.vector) for row, each in zip(rows, predictions, strict=True)]
+    if sum(use) < 2:
         return {}
-    labels, every = np.array([label for label, _ in kept]), vectors([each for _, each in kept])
+    labels, every = np.array([row.label for row in compress(rows, use)]), vectors(list(compress(predictions, use)))
     similar = cosines(every, every)
     np.fill_diagonal(similar, -np.inf)
     hits = int((labels[similar.argmax(axis=1)] == labels).sum())
-    return {"neighbours": share(hits, len(kept)).plain()}
+    return {"neighbours": share(hits, sum(use)).plain()}
 
 
 def vectors(predictions: Sequence[Prediction]) -> npt.NDArray[np.float64]:

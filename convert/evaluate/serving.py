@@ -173,6 +173,7 @@ def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Pre
         answer=answer,
         confidence=confidence,
         log_probabilities=at_one(done.scores, manifest.confidence.temperature),
+        scores=done.scores,
         label_mass=done.label_mass,
         entities=tuple(Found(each.start, each.end, each.label) for each in done.entities),
         vector=struct.unpack(f"<{len(done.vector) // 4}f", done.vector),

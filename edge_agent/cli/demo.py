@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.client import Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing
+from edge_agent.formats import golden
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 
 SAMPLES_MAX = 20
@@ -89,18 +89,11 @@ def read_show(path: Path) -> Show:
     manifest = parse((path / MANIFEST_NAME).read_bytes())
     samples: tuple[str, ...] = ()
     for artifact in manifest.by_role("golden"):
-        golden = path / artifact.path
-        if not golden.is_file():
-            raise FileMissing(f"{golden} does not exist, though the manifest names it")
-        samples = _samples(golden)
+        file = path / artifact.path
+        if not file.is_file():
+            raise FileMissing(f"{file} does not exist, though the manifest names it")
+        samples = tuple(case.input for case in golden.parse(file.read_bytes()))
     return Show(path.absolute(), manifest, samples[:SAMPLES_MAX])
-
-
-def _samples(golden: Path) -> tuple[str, ...]:
-    try:
-        return tuple(str(json.loads(line)["input"]) for line in golden.read_text(encoding="utf-8").splitlines())
-    except (ValueError, KeyError, TypeError):
-        raise BundleUnreadable(f"{golden} must hold one JSON object with 'input' a line") from None
 
 
 def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Show]) -> None:

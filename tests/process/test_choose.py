@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,12 +29,12 @@ def line(name: str, p50: float, size: int, **more) -> dict:
 def test_the_fastest_inside_the_budget_wins():
     """A faster candidate outside the budget loses to a slower one inside."""
     measured = [line("q4", 1.0, 10, kl_mean=0.2), line("q8", 2.0, 20), line("f16", 4.0, 40)]
-    assert "q8" == fastest(measured, BUDGET)
+    assert "q8" == fastest(measured, BUDGET)["name"]
 
 
 def test_of_equally_fast_candidates_the_smaller_wins():
     """Medians within a twentieth differ by chance; then size decides."""
-    assert "small" == fastest([line("large", 1.00, 20), line("small", 1.04, 10), line("slow", 1.5, 1)], BUDGET)
+    assert "small" == fastest([line("large", 1.00, 20), line("small", 1.04, 10), line("slow", 1.5, 1)], BUDGET)["name"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,8 @@ def test_candidates_are_measured_and_one_is_chosen(tmp_path):
     assert 0.0 < near["kl_mean"] <= near["kl_p999"] <= near["kl_max"] < broken["kl_max"]
     assert 1.0 == pytest.approx(near["accuracy"]["value"] + near["accuracy_loss"])
     assert all(each["latency_ms"]["p50"] > 0 for each in report["candidates"])
-    assert ["chosen"] == [path.name for path in job.out.iterdir()]
+    assert ["chosen", "chosen.json"] == sorted(path.name for path in job.out.iterdir())
+    assert {key: near[key] for key in near if key != "latency_ms"} == json.loads((job.out / "chosen.json").read_text())
 
 
 def test_a_reference_of_its_own_is_the_measure(tmp_path):

@@ -134,7 +134,8 @@ def test_scores_are_taken_back_to_temperature_one(raw, temperature):
 
 def test_a_score_of_zero_is_only_very_unlikely():
     """What underflowed gets the smallest probability there is, not minus infinity."""
-    assert at_one([1.0, 0.0], 1.0) == (0.0, pytest.approx(-745))
+    assert (0.0, -745.0) == pytest.approx(at_one([1.0, 0.0], 1.0))
+    assert () == at_one([], 1.0)
 
 
 def test_a_line_of_the_file_has_what_was_set():

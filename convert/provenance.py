@@ -1,0 +1,62 @@
+"""Where a bundle comes from: the model, the data with their hashes, the converters with their versions, the licence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convert import data, fingerprint
+from convert import task as tasks
+from convert.data import SPLITS
+from convert.recipe import Recipe
+from convert.stage import Job
+
+LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
+_TOOLS = {
+    "llama": ("torch", "transformers", "peft", "llama-cpp-python"),
+    "onnx": ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime"),
+}
+
+
+def section(job: Job) -> dict[str, Any]:
+    """Return the manifest's `provenance`; what task.yaml says of base and licence stands before what is found here."""
+    plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
+    written = plain.get("provenance") or {}
+    return {
+        "base": written.get("base") or _base(job.recipe),
+        "licence": written.get("licence") or "",
+        "sources": {**dict(_sources(job)), **written.get("sources", {})},
+        "converter": {**written.get("converter", {}), **_versions(str(plain.get("runtime")))},
+    }
+
+
+def licence_file(recipe: Recipe) -> Path | None:
+    """Return the licence that lies in the source's directory, if one does."""
+    source = recipe.source
+    folder = recipe.path(source.checkpoint or source.base or source.gguf)
+    places = (folder / name for name in LICENCE_NAMES)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _base(recipe: Recipe) -> str:
+    source = recipe.source
+    return source.checkpoint or source.base or source.gguf
+
+
+def _sources(job: Job) -> Iterator[tuple[str, str]]:
+    recipe = job.recipe
+    for name, digest in fingerprint.of_source(recipe, job.progress).items():
+        yield name, f"sha256 {digest}"
+    for split in SPLITS:
+        written = getattr(recipe.data, split)
+        if written:
+            rows = data.rows(recipe, split)
+            synthetic = sum(row.synthetic for row in rows)
+            digest = fingerprint.of_place(recipe.path(written), job.progress)
+            yield f"data.{split}", f"{len(rows)} rows, {synthetic} synthetic, sha256 {digest}"
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    found = fingerprint.versions(_TOOLS.get(runtime, ()))
+    return {name.removeprefix("version of "): version for name, version in found.items() if version[:1].isdigit()}

@@ -1,0 +1,112 @@
+"""The golden file of a bundle: inputs, and what the bundle answered where it was made.
+
+One JSON object a line, UTF-8. Running them again on another machine shows whether the model computes there what it
+computed here: another processor, a damaged file or another library may change it without an error. A case without
+`answer` only shows what the task is for. Numbers differ a little between processors, so they have a tolerance. An
+answer that such a difference may turn is for information, `report_only`: two labels nearly equal, a confidence at the
+threshold, a generated text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_agent.errors import BundleUnreadable
+
+TOLERANCE = 0.05
+
+
+class Case(BaseModel):
+    """One line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str = Field(min_length=1)
+    """What a device would send."""
+    answer: str | None = None
+    """classify: the label. generate: the text. extract: [[label, start, end], ...] as JSON. embed: empty."""
+    scores: tuple[float, ...] = ()
+    """classify: the probability of each label, in the manifest's order, at its temperature. extract: the confidence of
+    the record alone. embed: the vector."""
+    tolerance: float = Field(default=TOLERANCE, ge=0.0, le=2.0)
+    """Largest difference between scores, each for itself. embed: largest cosine distance."""
+    report_only: bool = False
+    """A difference is shown and fails nothing."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a bundle answers to the input of a case, in the words of the case."""
+
+    answer: str
+    scores: tuple[float, ...] = ()
+
+
+def encode(cases: Iterable[Case]) -> bytes:
+    """Write a golden file: what a case does not say is left out."""
+    plain = (case.model_dump(mode="json", exclude_unset=True) for case in cases)
+    return "".join(json.dumps(each, ensure_ascii=False, sort_keys=True) + "\n" for each in plain).encode()
+
+
+def parse(raw: bytes) -> tuple[Case, ...]:
+    """Read a golden file. Raises BundleUnreadable, with the line that is none."""
+    try:
+        text = raw.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        raise BundleUnreadable("the golden file is not UTF-8", remedy=_REMEDY) from None
+    # Not splitlines: a text may hold other characters that end a line.
+    return tuple(_case(number, line) for number, line in enumerate(text.split("\n"), 1)) if text else ()
+
+
+_REMEDY = "Copy the bundle again; if it repeats, make it again with edge-convert."
+
+
+def _case(number: int, line: str) -> Case:
+    try:
+        return Case.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the line"
+        said = (
+            f"the golden file must hold one JSON object with 'input' a line; line {number}: {where}: {problem['msg']}"
+        )
+        raise BundleUnreadable(said, remedy=_REMEDY) from None
+
+
+def differences(case: Case, said: Said, *, vector: bool = False) -> list[str]:
+    """Return in what an answer differs from its case, as sentences; nothing when it does not.
+
+    Args:
+        case: of the golden file; without an answer it is never different.
+        said: by the bundle, now.
+        vector: the scores are a vector, which is compared by its direction.
+    """
+    return list(_differences(case, said, vector)) if case.answer is not None else []
+
+
+def _differences(case: Case, said: Said, vector: bool) -> Iterator[str]:
+    if said.answer != case.answer:
+        yield f"the answer is {said.answer[:100]!r}, not {(case.answer or '')[:100]!r}"
+    if len(said.scores) != len(case.scores):
+        yield f"{len(said.scores)} scores, not {len(case.scores)}"
+        return
+    distance = _turned(case.scores, said.scores) if vector else _farthest(case.scores, said.scores)
+    if not distance <= case.tolerance:  # also when it is not a number
+        yield f"the scores differ by {distance:.4f}; {case.tolerance:g} is allowed"
+
+
+def _farthest(wanted: Sequence[float], found: Sequence[float]) -> float:
+    each = [abs(left - right) for left, right in zip(wanted, found, strict=True)]
+    return math.nan if any(map(math.isnan, each)) else max(each, default=0.0)
+
+
+def _turned(wanted: Sequence[float], found: Sequence[float]) -> float:
+    """Return 1 less the cosine."""
+    lengths = math.hypot(*wanted) * math.hypot(*found)
+    product = sum(left * right for left, right in zip(wanted, found, strict=True))
+    return 1.0 - product / lengths if lengths else 0.0

@@ -1,0 +1,101 @@
+"""The assemble stage: the finished bundle, the same from the same inputs, with answers that it repeats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convert import calibrate, evaluate, finish
+from convert.choose import Candidate, choose
+from convert.evaluate import predict
+from convert.stage import Job
+from edge_agent.formats.golden import parse
+from edge_agent.formats.manifest import Threshold
+from tests.bundles import INTENTS, digest_of, manifest_of
+from tests.stages import after, stage_job
+
+RISK = {"target": 0.1, "delta": 0.1}
+
+
+def finished(folder: Path, kind: str = "classify", samples: str = "", **more) -> Job:
+    """Run the stages from quantize to assemble and return the last job."""
+    job = stage_job(folder, "quantize", kind, risk=RISK, **more)
+    (folder / "model").mkdir()
+    (folder / "model" / "LICENSE").write_text("do what you like")
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "samples.txt").write_text(samples)
+    full = job.done["export"] / "model.onnx"
+    choose(job, [Candidate("fp32", full, {"type": "fp32", "bits_per_weight": 32.0})], full)
+    target = job.out / "candidates" / "fp32" / "model.onnx"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(full.read_bytes())
+    for stage, run in (("calibrate", calibrate.run), ("evaluate", evaluate.run)):
+        job = after(job, stage)
+        run(job)
+    return after(job, "assemble")
+
+
+def test_the_finished_bundle_has_everything(tmp_path):
+    """It is calibrated, says where it comes from and what it needs, and carries report, licence and golden answers."""
+    job = finished(tmp_path / "run", samples="how much is the mug?\n")
+    report = finish.run(job)
+    folder = job.out / "bundle"
+    manifest = manifest_of(folder)
+    assert [folder] == list(job.out.iterdir())
+    assert digest_of(folder) == report["digest"]
+    assert isinstance(manifest.confidence, Threshold)
+    assert {"weights", "tokenizer", "golden", "report", "licence"} == {each.role for each in manifest.artifacts}
+    assert manifest.engine.quantization is not None
+    assert (32.0, "Apache-2.0", "model") == (
+        manifest.engine.quantization.bits_per_weight,
+        manifest.provenance.licence,
+        manifest.provenance.base,
+    )
+    assert {"source.checkpoint", "data.calibration", "data.test"} == set(manifest.provenance.sources)
+    assert manifest.provenance.sources["data.test"].startswith("120 rows, 0 synthetic, sha256 ")
+    assert {"edge-convert", "torch", "onnxruntime"} <= set(manifest.provenance.converter)
+    assert 80e6 < manifest.requires.memory_bytes < 400e6
+    quality = json.loads((folder / "report.json").read_text())
+    assert {"evaluate", "calibrate", "quantize"} == set(quality)
+    assert "latency_ms" not in json.dumps(quality)
+
+
+def test_the_golden_set_covers_the_labels(tmp_path):
+    """Samples come first, then cases of every label that rows have; served again, the bundle repeats them."""
+    job = finished(tmp_path / "run", samples="how much is the mug?\n")
+    report = finish.run(job)
+    folder = job.out / "bundle"
+    cases = parse((folder / "golden.jsonl").read_bytes())
+    labels = {json.loads(line)["label"] for line in (tmp_path / "run" / "test.jsonl").read_text().splitlines()}
+    assert "how much is the mug?" == cases[0].input
+    assert labels <= {case.answer for case in cases}
+    assert set(INTENTS) - {case.answer for case in cases} == set(report["labels_without_case"])
+    assert {"cases": len(cases), "report_only": sum(case.report_only for case in cases)} == report["golden"]
+    said = predict(folder, [case.input for case in cases])
+    assert [case.answer for case in cases] == [each.answer for each in said]
+    confidence = manifest_of(folder).confidence
+    assert isinstance(confidence, Threshold)
+    near = [case for case in cases if abs(max(case.scores) - confidence.threshold) <= case.tolerance]
+    assert all(case.report_only for case in near)
+
+
+def test_the_same_inputs_give_the_same_digest(tmp_path):
+    """Two runs of all stages from the same inputs make the same bundle, to the last byte."""
+    digests, files = [], []
+    for name in ("one", "two"):
+        job = finished(tmp_path / name, wrong=5)
+        digests.append(finish.run(job)["digest"])
+        files.append({path.name: path.read_bytes() for path in (job.out / "bundle").iterdir()})
+    assert digests[0] == digests[1]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("kind", ["extract", "embed"])
+def test_other_kinds_are_finished_too(tmp_path, kind):
+    """Records and vectors have golden answers as well, which the bundle repeats."""
+    job = finished(tmp_path / "run", kind)
+    report = finish.run(job)
+    assert 24 == report["golden"]["cases"]
+    assert [] == report["labels_without_case"]
