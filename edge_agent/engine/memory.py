@@ -31,11 +31,13 @@ class Need:
     """What a step works with: activations, logits, candidates."""
     process: int
     """Python, the libraries and the vocabulary."""
+    adapters: int = 0
+    """LoRA adapters, which come and go while the base stays."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.copies + self.cache + self.compute + self.process
+        return self.weights + self.copies + self.cache + self.compute + self.process + self.adapters
 
     def check(self, available: int, wanted: int = 0) -> None:
         """Raise MemoryShort unless it fits, and what the manifest asks for as well.
@@ -52,10 +54,11 @@ class Need:
                 needed_bytes=wanted,
                 available_bytes=available,
             )
+        adapters = f" + adapters {_megabytes(self.adapters)}" if self.adapters else ""
         raise MemoryShort(
             f"the model needs {_megabytes(self.total)} of memory (weights {_megabytes(self.weights)} + repacked copies "
             f"{_megabytes(self.copies)} + key-value cache {_megabytes(self.cache)} + compute {_megabytes(self.compute)}"
-            f" + process {_megabytes(self.process)}); {_megabytes(available)} is available",
+            f" + process {_megabytes(self.process)}{adapters}); {_megabytes(available)} is available",
             needed_bytes=self.total,
             available_bytes=available,
             **{f"{part}_bytes": size for part, size in asdict(self).items()},

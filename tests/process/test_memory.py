@@ -18,11 +18,13 @@ import pytest
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool, resident_bytes
 from edge_agent.engine.process import ChildProcess
-from edge_agent.engine.protocol import Attach, Attached, Done, Failed, FromChild, Load, Ready, Run
+from edge_agent.engine.protocol import Attach, Attached, Detach, Done, Failed, FromChild, Load, Ready, Run
+from edge_agent.engine.runtimes.llama.need import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
 from tests import bundles, models
 from tests.eventually import eventually
+from tests.gguf_adapter import write_adapter
 
 MIB = 2**20
 BARE_BYTES_MAX = 100 * MIB  # a child with its libraries and no model
@@ -144,6 +146,40 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
         ready = await talk.next(Ready)
     assert isinstance(ready, Ready)
     assert [str(needed)] * 2 == [ready.details["memory_estimated_bytes"], ready.details["memory_limit_bytes"]]
+
+
+async def test_adapters_count_too(tmp_path: Path) -> None:
+    """An adapter that does not fit beside base and adapters is refused with the numbers; one taken off makes room."""
+    folder = smollm2_q4_1(tmp_path)
+    one, two = (str(write_adapter(folder / f"{seed}.gguf", seed)) for seed in (1, 2))
+    about = manifest.encode(bundles.manifest_of(folder))
+
+    def attach(digest: str, adapter: str) -> Attach:
+        return Attach(digest=digest, manifest=about, paths={**bundles.paths_of(folder), "adapter": adapter})
+
+    async with child() as talk:
+        talk.process.send(load_of(folder, memory_bytes_max=1))
+        refused = await talk.next(Failed)
+    assert isinstance(refused, Failed)
+    room = int(refused.metadata["needed_bytes"]) + int(1.5 * adapter_bytes(Path(one).stat().st_size))
+    async with child() as talk:
+        talk.process.send(load_of(folder, memory_bytes_max=room))
+        await talk.next(Ready)
+        talk.process.send(attach("one", one))
+        await talk.next(Attached)
+        talk.process.send(attach("two", two))
+        refused = await talk.next(Failed)
+        assert isinstance(refused, Failed)
+        assert ("two", "MEMORY_SHORT", str(room)) == (
+            refused.job_id,
+            refused.reason,
+            refused.metadata["available_bytes"],
+        )
+        assert "+ adapters " in refused.message
+        talk.heard.clear()
+        talk.process.send(Detach(digest="one"))
+        talk.process.send(attach("two", two))
+        assert Attached(digest="two") == await talk.next(Attached)
 
 
 async def attached(pool: EnginePool, folder: Path, digest: str) -> None:

@@ -30,6 +30,8 @@ class Bundle:
     tree: LabelTree | None
     """classify only."""
     adapter: Any = None
+    adapter_bytes: int = 0
+    """Memory that it takes."""
     sequence: int = -1
     """Where the prefix lies."""
 

@@ -8,16 +8,18 @@ else the engine does; `cache.py` says how.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed
 from edge_agent.engine.runtimes.llama import header
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Rows
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.need import need_of
+from edge_agent.engine.runtimes.llama.native import Model, check_file
+from edge_agent.engine.runtimes.llama.need import adapter_bytes, need_of
 from edge_agent.engine.runtimes.llama.scheduler import Scheduler
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import ModelFailed, ModelLoadFailed
@@ -37,6 +39,8 @@ class LlamaRuntime:
         self._loaded = False
         self._model: Model
         self._cache: Cache
+        self._need: Need
+        self._available = 0
         self._bundles: dict[str, Bundle] = {}
         self._jobs: dict[str, Scoring | Generation] = {}
         self._scheduler = Scheduler(ROWS_MAX)
@@ -58,14 +62,20 @@ class LlamaRuntime:
             model.close()
             raise
         self._model, self._loaded = model, True
+        self._need, self._available = need, spec.memory_bytes_max
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
         return model.describe() | about | need.details(spec.memory_bytes_max)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
-        """Tokenize the prompt, load the adapter, compute the prefix and one answer."""
+        """Tokenize the prompt, load the adapter, compute the prefix and one answer.
+
+        Raises MemoryShort, ModelLoadFailed.
+        """
         if digest in self._bundles:
             return
         bundle = read_bundle(digest, manifest, self._model)
+        if "adapter" in paths:
+            bundle.adapter_bytes = self._room_for(paths["adapter"])
         bundle.sequence = self._cache.reserve_prefix(len(bundle.prefix))
         self._rewind_jobs()
         try:
@@ -80,6 +90,14 @@ class LlamaRuntime:
             self._forget(bundle)
             raise
         self._bundles[digest] = bundle
+
+    def _room_for(self, adapter: str) -> int:
+        """Return what an adapter takes. Raises MemoryShort unless it fits beside the base and the other adapters."""
+        check_file(adapter)
+        needed = adapter_bytes(Path(adapter).stat().st_size)
+        others = sum(bundle.adapter_bytes for bundle in self._bundles.values())
+        replace(self._need, adapters=others + needed).check(self._available)
+        return needed
 
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle; the prefixes above it move down, and the jobs of other bundles start anew."""
