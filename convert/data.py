@@ -13,8 +13,6 @@ import hashlib
 import itertools
 import json
 import math
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import Any, get_args
 
 from convert import task as tasks
 from convert.recipe import DataFormat, Recipe, Split
+from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Kind, Task
 
@@ -313,8 +312,7 @@ def _check_overlap(first: str, left: list[Row], second: str, right: list[Row]) -
 
 
 def _key(text: str) -> str:
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.sha256((re.sub(r"[\s.!?…]+$", "", plain) or plain).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:

@@ -103,6 +103,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "grpc_reflection": EDGE,
     "grpc_status": EDGE,
     "google": EDGE,
+    "duckdb": ("convert.collect", "convert.dataset", "convert.assess"),
+    "obstore": ("convert.collect",),
+    "pyarrow": ("convert.collect",),
     "pyrage": ("edge_agent.formats", "convert"),
     "zstandard": ("edge_agent.formats", "convert"),
     "cryptography": ("edge_agent.formats", "edge_agent.examples", "convert"),
@@ -137,6 +140,7 @@ ENTRIES = {
     "convert.probe.onnx": "started with python -m",
     "convert.probe.quantizer": "started with python -m",
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
+    "convert.cli.__main__": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
@@ -145,9 +149,6 @@ ENTRIES = {
     "edge_agent.examples.redact.names": "capture, which will use it, is being built",
     "edge_agent.examples.redact.redactor": "likewise",
     "edge_agent.examples.redact.site_rules": "likewise",
-    "edge_agent.formats.receipts": "what centre and site exchange is fixed before both are built",
-    "edge_agent.formats.segment": "likewise",
-    "edge_agent.formats.status": "likewise",
     "edge_agent.v1.feedback_pb2_grpc": "the messages are there before the service is",
 }
 LATE_IMPORTS: dict[str, str] = {}

@@ -1,0 +1,103 @@
+"""How fast the centre takes examples in, from sealed segments to joined Parquet, and in how much memory.
+
+    python -m benchmarks.collecting [--json] [--examples N]
+
+Segments of 1,000 records are made first, which is not measured: predictions of 500 characters with 12 labels, every
+hundredth corrected, one in ten a duplicate. Then edge-convert collect runs as a process of its own, on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bars import Bar, main
+from edge_agent.formats import example
+from tests.examples import feedback, prediction
+from tests.segments import SealingSite
+
+EXAMPLES = 100_000
+RECORDS_PER_SEGMENT = 1_000
+INPUT_CHARACTERS = 500
+LABELS = 12
+CORRECTED_EVERY, REPEATED_EVERY = 100, 10
+SITES = 4
+EXAMPLES_PER_SECOND_MIN = 2_000.0
+RESIDENT_MEGABYTES_MAX = 2_000.0
+
+
+def measure(examples: int = EXAMPLES) -> list[Bar]:
+    """Make segments, collect them, and once more when there is nothing new."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _run("keys", "create", str(root / "keys"))
+        seal(root / "store", examples, (root / "keys" / "recipient.txt").read_text().strip())
+        seconds, megabytes, report = collect(root)
+        again, _, _ = collect(root)
+        held = report["tasks"][0]
+        if (held["examples"], held["corrected"]) != (examples, examples // CORRECTED_EVERY) or report["gaps"]:
+            raise AssertionError(f"collect lost or invented something: {report}")
+    return [
+        Bar("collect: examples a second on one core", examples / seconds, EXAMPLES_PER_SECOND_MIN, "higher"),
+        Bar("collect: peak resident, MB", megabytes, RESIDENT_MEGABYTES_MAX, "lower"),
+        Bar("collect: nothing new, s", again, 60, "lower"),
+    ]
+
+
+def seal(store: Path, examples: int, recipient: str) -> None:
+    """Write the segments of a few sites, and their status."""
+    sites = [SealingSite(store, f"shop-{number}") for number in range(SITES)]
+    records = _records(examples)
+    for turn in range(0, examples, RECORDS_PER_SEGMENT):
+        site = sites[turn // RECORDS_PER_SEGMENT % SITES]
+        count = min(RECORDS_PER_SEGMENT, examples - turn)
+        site.seal([record for _ in range(count) for record in next(records)], recipients=(recipient,))
+    for site in sites:
+        site.say()
+
+
+def _records(examples: int) -> Iterator[list[example.Prediction | example.Feedback]]:
+    """Yield each prediction, with its correction if it has one."""
+    rng = random.Random(5)  # noqa: S311 - texts, not secrets
+    words = ["".join(rng.choices("abcdefghijklmnoprstuw", k=rng.randint(2, 9))) for _ in range(5_000)]
+    labels = [f"label-{number}" for number in range(LABELS)]
+    repeated = " ".join(rng.choices(words, k=INPUT_CHARACTERS // 5))[:INPUT_CHARACTERS]
+    for number in range(examples):
+        text = " ".join(rng.choices(words, k=INPUT_CHARACTERS // 5))[:INPUT_CHARACTERS]
+        scores = [[label, 1 / LABELS] for label in labels]
+        text = repeated if number % REPEATED_EVERY == 0 else text
+        made = prediction(number, input=text, output=labels[number % LABELS], scores=scores)
+        judged = [feedback(number, value=labels[0])] if number % CORRECTED_EVERY == 0 else []
+        yield [made, *judged]
+
+
+def collect(root: Path) -> tuple[float, float, dict[str, Any]]:
+    """Run the command on one core; returns seconds, peak resident megabytes and the report."""
+    started = time.monotonic()
+    where = ("--keys", str(root / "keys"), "--out", str(root / "collected"))
+    output, megabytes = _run("collect", str(root / "store"), *where, "--json")
+    return time.monotonic() - started, megabytes, json.loads(output)
+
+
+def _run(*arguments: str) -> tuple[str, float]:
+    core = str(min(os.sched_getaffinity(0)))
+    command = ["/usr/bin/taskset", "-c", core, sys.executable, "-m", "convert.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own words
+        output = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise AssertionError(f"{arguments[0]} ended with {process.returncode}: {output}")
+    return output, usage.ru_maxrss / 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main(measure))

@@ -1,0 +1,136 @@
+"""`edge-convert collect`."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from convert import keys
+from convert.cli.keys import asking
+from convert.collect import run
+from convert.collect.database import MEMORY_BYTES_DEFAULT
+from convert.collect.report import Report
+from convert.collect.sources import open_source
+from edge_agent.errors import InvalidRequest
+
+_MIB = 1024**2
+_SHOWN_MAX = 20
+_INCOMPLETE = 1
+
+
+@dataclass
+class Command:
+    """Collect what sites have sealed: from an object store, a folder or a stick, as often as you like.
+
+    Opens and checks every segment, joins predictions with what people said of them, and writes Parquet below OUT.
+    Then it leaves signed receipts where the segments lie, so that the sites may delete what has arrived. What is
+    missing, damaged or not signed by the site is named, and stops nothing else.
+
+    Exit code 1: something was refused or could not be read; the rest is collected all the same.
+
+    Example: [bold]edge-convert collect s3://fleet/examples /media/stick --keys centre-keys --out collected[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://")
+    ]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is collected, run after run.")]
+    keys: Annotated[Path, typer.Option(metavar="FOLDER", help="The centre's keys: see 'edge-convert keys'.")]
+    passphrase_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys.")
+    ] = None
+    sites: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Registry of the sites' keys; default: OUT/sites.json.")
+    ] = None
+    registered_only: Annotated[
+        bool, typer.Option("--registered-only", help="Refuse sites that are not registered, also at first sight.")
+    ] = False
+    store_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
+    ] = None
+    memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; the rest goes to disk.")] = (
+        MEMORY_BYTES_DEFAULT // _MIB
+    )
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        options = dict(map(_option, self.store_option or []))
+        sources = [open_source(written, options) for written in self.sources]
+        unlocked = keys.unlock(self.keys, asking(self.passphrase_file))
+        with _drawn() as progress:
+            request = run.Request(
+                sources,
+                self.out,
+                unlocked,
+                time.time,
+                sites=self.sites,
+                registered_only=self.registered_only,
+                memory_bytes=self.memory_mib * _MIB,
+                progress=progress,
+            )
+            report = run.collect(request)
+        if self.as_json:
+            typer.echo(json.dumps(report.plain(), ensure_ascii=False))
+        else:
+            _print(report)
+        if not report.clean:
+            raise typer.Exit(_INCOMPLETE)
+
+
+def _option(written: str) -> tuple[str, str]:
+    key, equals, value = written.partition("=")
+    if not equals:
+        raise InvalidRequest(f"--store-option {written}: no '='", remedy="Write KEY=VALUE, such as region=eu-west-1.")
+    return key.lower(), value
+
+
+def _print(report: Report) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{report.segments_taken} new segments with {report.records_taken} records;"
+        f" {report.segments_held} segments of {report.sites} sites in all; {report.records_erased} records erased"
+    )
+    for task in report.tasks:
+        console.print(
+            f"{task.task}: {task.examples} examples, {task.reviewed} reviewed ({task.corrected} corrected,"
+            f" {task.conflicts} conflicts), {task.duplicates} duplicates,"
+            f" {task.waiting} reviews whose prediction has not come"
+        )
+    _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
+    _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])
+    _list(console, "contradiction", [f"{each.name} {each.why}" for each in report.breaks])
+    for title, refused in (("replaced", report.replaced), ("refused", report.refused)):
+        _list(console, title, [f"{each.site}/{each.name}: {each.why}" for each in refused])
+    _list(console, "failed", report.troubles)
+
+
+def _list(console: Console, title: str, lines: list[str]) -> None:
+    for line in lines[:_SHOWN_MAX]:
+        console.print(Text.assemble((f"{title}: ", "bold"), line))
+    if len(lines) > _SHOWN_MAX:
+        console.print(f"{title}: {len(lines) - _SHOWN_MAX} more, in {run.REPORT_NAME}")
+
+
+@contextmanager
+def _drawn() -> Iterator[run.Progress]:
+    """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("", total=None)
+
+        def show(what: str, done: int, size: int) -> None:
+            bars.update(bar, description=what, completed=done, total=size or None)
+
+        yield show

@@ -1,0 +1,41 @@
+"""What one run of collect did and found, as data and as JSON. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from convert.collect.chain import Break, Gap
+from convert.collect.intake import Refusal
+from convert.collect.joined import Task
+
+
+@dataclass
+class Report:
+    """What happened. Every list is in a fixed order when the run is over."""
+
+    segments_taken: int = 0
+    records_taken: int = 0
+    segments_held: int = 0
+    """Taken in this run or before."""
+    records_erased: int = 0
+    sites: int = 0
+    pinned: dict[str, str] = field(default_factory=dict)
+    """Sites seen for the first time: the key that binds from now on."""
+    refused: list[Refusal] = field(default_factory=list)
+    replaced: list[Refusal] = field(default_factory=list)
+    """Refused, but their records came again in a later segment."""
+    gaps: list[Gap] = field(default_factory=list)
+    breaks: list[Break] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    """What could not be read or written in this run; it may be possible in the next."""
+    tasks: list[Task] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Nothing was refused and nothing failed. Gaps are no fault of this run: what is missing may be on its way."""
+        return not (self.refused or self.breaks or self.troubles)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"schema": "edge-agent/collected/v1", **asdict(self)}

@@ -1,0 +1,124 @@
+"""Records as columns: one table for predictions, feedback and tombstones, each leaving empty what it lacks. Pure.
+
+Times are UTC without a zone, since that is what every reader of Parquet understands the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from convert.collect import sketch
+from convert.texts import normalised
+from edge_agent.errors import RecordInvalid
+from edge_agent.formats.example import Feedback, Prediction, Tombstone
+
+Record = Prediction | Feedback | Tombstone
+REVIEWED_AT_THE_CENTRE = "centre"
+"""Stands where the epoch does, for feedback that was given at the centre."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("epoch", pa.string(), nullable=False),
+        pa.field("sequence", pa.int64(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("record_id", pa.string(), nullable=False),
+        pa.field("recorded_at", pa.timestamp("us"), nullable=False),
+        pa.field("prediction_id", pa.string(), nullable=False),
+        pa.field("task", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("bundle_version", pa.string()),
+        pa.field("bundle_digest", pa.string()),
+        pa.field("input", pa.string()),
+        pa.field("output", pa.string()),
+        pa.field("scores", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))),
+        pa.field("confidence", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("sure", pa.bool_()),
+        pa.field("label_mass", pa.float64()),
+        pa.field("route", pa.string()),
+        pa.field("route_reason", pa.string()),
+        pa.field("kept_because", pa.string()),
+        pa.field("kept_share", pa.float64()),
+        pa.field("redaction_version", pa.string()),
+        pa.field("redaction_rules", pa.list_(pa.string())),
+        pa.field("redaction_counts", pa.map_(pa.string(), pa.int64())),
+        pa.field("reviewer", pa.string()),
+        pa.field("verdict", pa.string()),
+        pa.field("value", pa.string()),
+        pa.field("review_reason", pa.string()),
+        pa.field("text_key", pa.uint64()),
+        pa.field("sketch", pa.list_(pa.uint64(), sketch.BANDS)),
+    ]
+)
+
+
+def table(records: Sequence[Record], epoch: str, sequence: int, first_line: int) -> pa.RecordBatch:
+    """Turn records that follow each other in a segment into columns; `first_line` is the number of the first, from 1.
+
+    Raises:
+        RecordInvalid: a time is no day of any calendar; the message has the line.
+    """
+    rows = [_row(record, epoch, sequence, line) for line, record in enumerate(records, first_line)]
+    return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def _row(record: Record, epoch: str, sequence: int, line: int) -> dict[str, Any]:
+    more = _prediction(record) if isinstance(record, Prediction) else {}
+    if isinstance(record, Feedback):
+        more = {
+            "task": record.task,
+            "reviewer": record.reviewer,
+            "verdict": record.verdict,
+            "value": record.value,
+            "review_reason": record.reason,
+        }
+    return {
+        "type": record.type,
+        "site": record.site,
+        "epoch": epoch,
+        "sequence": sequence,
+        "line": line,
+        "record_id": record.record_id,
+        "recorded_at": _moment(record.at, line),
+        "prediction_id": record.prediction_id,
+        **more,
+    }
+
+
+def _prediction(record: Prediction) -> dict[str, Any]:
+    text = normalised(record.input)
+    return {
+        "task": record.task,
+        "kind": record.kind,
+        "bundle_version": record.bundle.version,
+        "bundle_digest": record.bundle.digest,
+        "input": record.input,
+        "output": record.output,
+        "scores": [{"label": label, "score": score} for label, score in record.scores],
+        "confidence": record.confidence,
+        "threshold": record.threshold,
+        "sure": record.sure,
+        "label_mass": record.label_mass,
+        "route": record.route,
+        "route_reason": record.reason,
+        "kept_because": record.kept.because,
+        "kept_share": record.kept.share,
+        "redaction_version": record.redaction.version,
+        "redaction_rules": record.redaction.rules,
+        "redaction_counts": list(record.redaction.counts.items()),
+        "text_key": sketch.text_key(text),
+        "sketch": sketch.sketch(text),
+    }
+
+
+def _moment(at: str, line: int) -> datetime:
+    try:
+        return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise RecordInvalid(f"line {line}: {at} is no point in time", line=line) from None

@@ -1,0 +1,200 @@
+"""Where segments lie: a folder (a stick, a mounted share) or an object store. Both are read as hostile.
+
+    site=<id>/segments/<epoch>-<sequence>.age and .json      what a site sealed
+    site=<id>/status.json                                    what it says of itself
+    site=<id>/receipts.json                                  what the centre has of it; written here, nothing else is
+
+A folder is written with care for a stick that is pulled out; an object store takes an object whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from convert import durable
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats import receipts, segment, status
+
+SITE_PREFIX, SEGMENTS = "site=", "segments"
+_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
+_STORES: Callable[..., Any] = from_url  # typed as one of six: which one, the URL says
+_RETRY: dict[str, Any] = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
+
+
+class SourceFailed(Exception):
+    """A source, or one object in it, cannot be read or written now. The sentence stands alone."""
+
+
+@dataclass
+class Listing:
+    """What a source has of one site."""
+
+    site: str
+    sealed: dict[str, int] = field(default_factory=dict)
+    """Name of a segment, without suffix: size of its sealed file in bytes."""
+    manifests: set[str] = field(default_factory=set)
+    """Names of segments that have a manifest."""
+    status: bool = False
+    receipts: bool = False
+
+    def note(self, parts: tuple[str, ...], size_bytes: int) -> None:
+        """Take down one object by its path below the site; what does not belong there is left alone."""
+        self.status |= parts == (status.FILE_NAME,)
+        self.receipts |= parts == (receipts.FILE_NAME,)
+        if parts[:-1] == (SEGMENTS,):
+            self._note_segment(*parts[-1].partition("."), size_bytes)
+
+    def half(self, stem: str) -> str:
+        """Return which file of a segment is not there, in words; empty = both are."""
+        if stem not in self.manifests:
+            return "manifest"
+        return "" if stem in self.sealed else "sealed file"
+
+    def _note_segment(self, stem: str, dot: str, suffix: str, size_bytes: int) -> None:
+        if segment.parse_name(stem) is None:
+            return
+        if dot + suffix == segment.SEALED_SUFFIX:
+            self.sealed[stem] = size_bytes
+        elif dot + suffix == segment.MANIFEST_SUFFIX:
+            self.manifests.add(stem)
+
+
+class Source(Protocol):
+    """A place with what sites sent. Everything may raise SourceFailed."""
+
+    name: str
+    """What the user called it, for messages."""
+
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size in bytes of every object below `site=…/`; a listing may take long."""
+
+    def read(self, path: str, bytes_max: int) -> bytes:
+        """Return an object; one that is larger is a failure."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put an object, whole or not at all."""
+
+
+def open_source(written: str, options: Mapping[str, str]) -> Source:
+    """Return the source that a path or URL means; `options` go to the object store (endpoint, region, keys…).
+
+    Raises:
+        InvalidRequest: no such folder, or a URL or option that no store knows.
+    """
+    scheme, colon, _ = written.partition("://")
+    if not colon:
+        return Folder(Path(written))
+    if scheme not in _SCHEMES:
+        raise InvalidRequest(f"'{written}' is no place to collect from", remedy="A folder, or s3://, gs://, az:// …")
+    plain: dict[str, Any] = dict(options)
+    client: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
+    if plain.pop("allow_http", "").lower() == "true":
+        client["allow_http"] = True
+    try:
+        return Bucket(written, _STORES(written, config=plain or None, client_options=client, retry_config=_RETRY))
+    except (BaseError, ValueError) as error:
+        remedy = "Options are those of obstore, such as --store-option endpoint=https://…"
+        raise InvalidRequest(f"cannot use {written}: {error}", remedy=remedy) from None
+
+
+def listings(source: Source) -> list[Listing]:
+    """Return what the source has, by site in order."""
+    found: dict[str, Listing] = {}
+    for path, size_bytes in source.objects():
+        first, *rest = path.split("/")
+        if first.startswith(SITE_PREFIX) and rest:
+            site = first.removeprefix(SITE_PREFIX)
+            found.setdefault(site, Listing(site)).note(tuple(rest), size_bytes)
+    return [found[site] for site in sorted(found)]
+
+
+def path_of(site: str, *names: str) -> str:
+    """Return the path of something of a site."""
+    return "/".join((SITE_PREFIX + site, *names))
+
+
+class Folder:
+    """A folder. Links are not followed and only plain files are read: a stick may hold anything."""
+
+    def __init__(self, root: Path) -> None:
+        """Raise InvalidRequest when there is no such folder."""
+        if not root.is_dir():
+            raise InvalidRequest(f"{root} is no folder", remedy="Name the folder that holds site=…/ folders.")
+        self.name = str(root)
+        self._root = root
+
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """Yield plain files."""
+        with _failures(self.name):
+            for folder, _, names in os.walk(self._root):
+                for name in names:
+                    found = (Path(folder) / name).lstat()
+                    if stat.S_ISREG(found.st_mode):
+                        yield (Path(folder) / name).relative_to(self._root).as_posix(), found.st_size
+
+    def read(self, path: str, bytes_max: int) -> bytes:
+        """Read a plain file."""
+        with _failures(f"{self.name}/{path}"):
+            fd = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as file:
+                return _within(file.read(bytes_max + 1), bytes_max, path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write and sync."""
+        with _failures(f"{self.name}/{path}"):
+            durable.write(self._root / path, content)
+
+
+class Bucket:
+    """An object store below a prefix."""
+
+    def __init__(self, name: str, store: Any) -> None:
+        """Use an obstore store."""
+        self.name = name
+        self._store = store
+
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """List."""
+        with _failures(self.name):
+            for page in obstore.list(self._store):
+                yield from ((each["path"], each["size"]) for each in page)
+
+    def read(self, path: str, bytes_max: int) -> bytes:
+        """Get, after a look at the size."""
+        with _failures(f"{self.name}/{path}"):
+            found = obstore.get(self._store, path)
+            if found.meta["size"] > bytes_max:
+                raise SourceFailed(f"{self.name}/{path} has {found.meta['size']} bytes; the limit is {bytes_max}")
+            return bytes(found.bytes())
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put."""
+        with _failures(f"{self.name}/{path}"):
+            obstore.put(self._store, path, content, use_multipart=False)
+
+
+def _within(content: bytes, bytes_max: int, path: str) -> bytes:
+    if len(content) > bytes_max:
+        raise SourceFailed(f"{path} has more than {bytes_max} bytes")
+    return content
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:  # obstore raises FileNotFoundError too
+        # obstore's message goes on with a dump of its innards.
+        said = getattr(error, "strerror", None) or str(error).partition("Debug source")[0].strip()
+        raise SourceFailed(f"{what}: {said[:500]}") from None

@@ -1,0 +1,125 @@
+"""One suite over every kind of place that segments are collected from: a folder, S3, Azure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pytest
+
+from convert.collect.sources import Bucket, Folder, Source, SourceFailed, listings, open_source, path_of
+from edge_agent.errors import InvalidRequest
+from tests.examples import feedback, prediction
+from tests.object_stores import azure, azurite, s3
+from tests.segments import Centre, SealingSite
+
+PLACES = [
+    "folder",
+    "s3",
+    pytest.param("azure", marks=pytest.mark.skipif(not azurite(), reason="Azurite is not installed (npm)")),
+]
+
+
+@pytest.fixture(params=PLACES)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    """Return an empty source of each kind."""
+    if request.param == "folder":
+        (tmp_path / "place").mkdir()
+        yield open_source(str(tmp_path / "place"), {})
+    else:
+        with {"s3": s3, "azure": azure}[request.param]() as served:
+            yield open_source(served.url, served.options)
+
+
+def upload(store: Path, source: Source) -> None:
+    """Bring a folder's files to a source, as an uplink would."""
+    for path in sorted(store.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(store).as_posix()
+            if isinstance(source, Folder):
+                (Path(source.name) / name).parent.mkdir(parents=True, exist_ok=True)
+            source.write(name, path.read_bytes())
+
+
+def test_what_was_written_is_listed_and_read(source: Source):
+    """An object comes back with its bytes and its size; writing it again replaces it."""
+    if isinstance(source, Folder):
+        Path(source.name, "site=shop-1").mkdir()
+    for content in (b"one", b"another"):
+        source.write("site=shop-1/status.json", content)
+        assert [("site=shop-1/status.json", len(content))] == list(source.objects())
+        assert content == source.read("site=shop-1/status.json", 100)
+
+
+def test_what_is_missing_or_too_large_fails(source: Source):
+    """Both are failures with a sentence that names the object and dumps no internals."""
+    if isinstance(source, Folder):
+        Path(source.name, "site=shop-1").mkdir()
+    source.write("site=shop-1/status.json", b"x" * 101)
+    for path in ("site=shop-1/nothing.json", "site=shop-1/status.json"):
+        with pytest.raises(SourceFailed, match=path) as failure:
+            source.read(path, 100)
+        assert "Debug" not in str(failure.value)
+
+
+def test_a_fleet_is_collected(source: Source, tmp_path: Path):
+    """From sealed segments to examples, with receipts laid where each site's uplink finds them; twice is once."""
+    for number in (1, 2):
+        site = SealingSite(tmp_path / "store", f"shop-{number}")
+        site.seal([prediction(1), prediction(2)])
+        site.seal([feedback(1)])
+        site.say()
+    upload(tmp_path / "store", source)
+    centre = Centre(tmp_path)
+    report = centre.collect(source)
+    assert (4, 6, [], True) == (report.segments_taken, report.records_taken, report.gaps, report.clean)
+    assert 0 == centre.collect(source).segments_taken
+    assert [(4, 2)] == centre.query("SELECT count(*), count(truth) FROM examples")
+    for number in (1, 2):
+        receipt = source.read(path_of(f"shop-{number}", "receipts.json"), 10_000)
+        assert receipt == (centre.out / "receipts" / f"site=shop-{number}" / "receipts.json").read_bytes()
+
+
+def test_what_does_not_belong_there_is_left_alone(source: Source):
+    """Other files, odd names and a site without segments are no error."""
+    names = ["readme.txt", "site=shop-1/segments/notes.txt", "site=shop-1/segments/0123456789abcdef-0000000000.age"]
+    for name in (*names, "site=shop-1/segments/deep/0123456789abcdef-0000000001.age"):
+        if isinstance(source, Folder):
+            Path(source.name, name).parent.mkdir(parents=True, exist_ok=True)
+        source.write(name, b"")
+    (listing,) = listings(source)
+    assert ("shop-1", {}, set(), False) == (listing.site, listing.sealed, listing.manifests, listing.status)
+
+
+def test_a_dead_endpoint_fails_with_a_sentence():
+    """Nobody listens there: a failure that names the store, within the limits of its retries."""
+    store = obstore.store.S3Store(
+        "fleet",
+        endpoint="http://127.0.0.1:9",
+        region="us-east-1",
+        access_key_id="a",
+        secret_access_key="b",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(SourceFailed, match="s3://fleet"):
+        list(Bucket("s3://fleet", store).objects())
+
+
+@pytest.mark.parametrize("written", ["/no/such/folder", "ftp://host/path", "s3://", "s3://b?x"])
+def test_what_is_no_place_is_an_error(written: str):
+    """The error says what to name instead."""
+    with pytest.raises(InvalidRequest) as caught:
+        open_source(written, {"no_such_option": "1"})
+    assert caught.value.remedy
+
+
+def test_a_folder_keeps_no_half_written_receipts(tmp_path: Path):
+    """A write that fails leaves the old content and nothing beside it."""
+    folder = Folder(tmp_path)
+    (tmp_path / "site=a").mkdir()
+    folder.write("site=a/receipts.json", b"old")
+    with pytest.raises(SourceFailed):
+        folder.write("site=b/receipts.json", b"new")
+    assert [("site=a/receipts.json", 3)] == list(folder.objects())

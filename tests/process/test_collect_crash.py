@@ -1,0 +1,137 @@
+"""Collect killed, or failed by its disk, at every system call that matters: nothing that arrived is lost or doubled.
+
+The second run of a centre is killed: it takes new segments in, forgets what a tombstone names, joins anew and writes
+receipts. Then the site believes whatever receipts are there and deletes those segments, as it may; and the same command
+runs again.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert import keys
+from edge_agent.formats import receipts
+from edge_agent.formats.document import public_key_hex
+from tests.examples import feedback, prediction, tombstone
+from tests.process.test_store_crash import CALLS, Point, failed_at, killed_at, sample, strace_works
+from tests.segments import Centre, SealingSite
+
+needs_strace = pytest.mark.skipif(not strace_works(), reason="strace is not installed or may not trace here")
+SECONDS_MAX = 120
+# A Parquet file is written in some hundred and fifty pieces under a name that nobody reads: not each is worth a run.
+WRITES_AT_ONCE = 20
+EXPECTED = [("p-1", None, 0), ("p-2", "price", 1), ("p-4", None, 0), ("p-5", "stock", 1)]
+COLLECT = """
+import sys
+from convert.cli import main
+sys.argv[1:1] = ["collect"]
+main()
+"""
+
+
+class Fleet:
+    """A centre that has collected once, to be copied for each point, and what has come since."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        public = keys.create(root / "keys")
+        self.keys = keys.unlock(root / "keys", lambda: "")
+        self.site = SealingSite(root / "ready" / "store")
+        self.recipients = (public.recipient,)
+        self.seal([prediction(1), prediction(2), prediction(3, input="zebra")])
+        assert 0 == self.collect(root / "ready").returncode
+        self.seal([feedback(2), prediction(4)])
+        self.seal([tombstone(3), prediction(5), feedback(5, value="stock")])
+        self.site.say()
+
+    def seal(self, records: list[Any]) -> None:
+        self.site.seal(records, recipients=self.recipients)
+
+    def fresh(self) -> Path:
+        """Return a new copy of store and centre."""
+        shutil.rmtree(self.root / "now", ignore_errors=True)
+        return shutil.copytree(self.root / "ready", self.root / "now")
+
+    def collect(self, place: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Run the command in a process of its own."""
+        command = [*tracer, sys.executable, "-B", "-c", COLLECT, str(place / "store")]
+        options = ["--keys", str(self.root / "keys"), "--out", str(place / "collected")]
+        return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
+
+    def points(self) -> list[Point]:
+        """Count the calls of one undisturbed run, and return each as (call, number), of writes some."""
+        log = self.root / "log"
+        traced = ["strace", "-f", "-qq", "-e", f"trace={','.join(CALLS)}", "-o", str(log)]
+        done = self.collect(self.fresh(), *traced)
+        assert 0 == done.returncode, done.stderr
+        counts = Counter(re.findall(r"^(?:\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE))
+        return [
+            (call, number)
+            for call in CALLS
+            for number in range(1, counts[call] + 1, WRITES_AT_ONCE if call == "write" else 1)
+        ]
+
+    def check(self, place: Path) -> None:
+        """Let the site delete what receipts name, collect again, and hold the result to what was sent."""
+        site = SealingSite(place / "store")
+        raw = (site.folder / "receipts.json").read_bytes()
+        body = receipts.verify(raw, [public_key_hex(self.keys.receipts)]).body
+        for each in body.epochs[0].received:
+            for number in range(each.first, each.last + 1):
+                site.remove(f"{site.epoch}-{number:010d}")
+        centre = Centre(place, keys=self.keys)
+        report = centre.collect(place / "store")
+        assert ([], [], True) == (report.gaps, report.breaks, report.clean)
+        rows = centre.query("SELECT prediction_id, truth, len(reviews) FROM examples ORDER BY prediction_id")
+        assert EXPECTED == rows
+        assert (7, 7) == centre.query("SELECT count(*), count(DISTINCT record_id) FROM records")[0]
+        files = centre.files()
+        assert not any(b"zebra" in content for content in files.values())
+        assert [] == [name for name in files if name.endswith(".partial")]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Return a fleet with something new to collect."""
+    return Fleet(tmp_path_factory.mktemp("fleet"))
+
+
+def sweep(fleet: Fleet, points: list[Point]) -> None:
+    """Kill one run at each point."""
+    for call, number in points:
+        place = fleet.fresh()
+        assert fleet.collect(place, *killed_at(call, number)).returncode != 0, (call, number)
+        fleet.check(place)
+
+
+@needs_strace
+def test_a_kill_at_sampled_points_loses_nothing(fleet: Fleet):
+    """Each example and each correction is there once, and what was to be forgotten is gone."""
+    sweep(fleet, sample(fleet.points())[::2])
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_anywhere_loses_nothing(fleet: Fleet):
+    """Every call of the sweep."""
+    sweep(fleet, fleet.points())
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_loses_nothing(fleet: Fleet, error: str):
+    """Each write and each sync fails once: the command says so or gets over it, and the next run puts it right."""
+    for call, number in fleet.points():
+        if call in ("write", "pwrite64", "fsync", "fdatasync"):
+            place = fleet.fresh()
+            fleet.collect(place, *failed_at(call, number, error))
+            fleet.check(place)
