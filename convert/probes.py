@@ -123,15 +123,15 @@ def last_logits(model: Any, token_lists: Sequence[Sequence[int]]) -> Rows:
     return np.concatenate(parts)
 
 
-def difference(facts: Mapping[str, Any], tokenizer: Any) -> str:
-    """Return in words where llama.cpp (what `probe.llama` says of TEXTS) and a tokenizer differ; "" if nowhere."""
-    return _cut_differently(facts, tokenizer) or _special_differently(facts, tokenizer)
+def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = TEXTS) -> str:
+    """Return in words where llama.cpp (what `probe.llama` says of the texts) and a tokenizer differ; "" if nowhere."""
+    return _cut_differently(facts, tokenizer, texts) or _special_differently(facts, tokenizer)
 
 
-def _cut_differently(facts: Mapping[str, Any], tokenizer: Any) -> str:
+def _cut_differently(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
     for special in (False, True):
         cut = facts["written" if special else "plain"]
-        for text, theirs in zip(TEXTS, cut, strict=True):
+        for text, theirs in zip(texts, cut, strict=True):
             ours = list(tokenize(tokenizer, text, special=special))
             if theirs != ours:
                 how = " (control tokens recognised)" if special else ""

@@ -104,6 +104,9 @@ def _computed(model: Any, request: dict[str, Any], log: _Log) -> tuple[list[int]
     params = llama.llama_context_default_params()
     params.n_ctx = longest + 8
     params.n_batch = params.n_ubatch = longest + 8
+    # What is compared is the file: the cache rounds nothing, and no kernel is fast at the price of it.
+    params.type_k = params.type_v = llama.GGML_TYPE_F32
+    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.n_threads = params.n_threads_batch = int(request.get("threads", 2))
     pooling = str(request.get("pooling", ""))
     params.pooling_type = _POOLINGS[pooling]

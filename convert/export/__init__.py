@@ -1,0 +1,66 @@
+"""From a checkpoint to the file of a runtime, at full precision: GGUF by llama.cpp's converter, ONNX by optimum.
+
+What each way gets wrong without a word is handled or refused in the module of that way; `verify` proves the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convert import models, stage, task
+from convert.export import converter, gguf, onnx
+from convert.stage import Job, Report
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Task
+
+
+def run(job: Job) -> Report:
+    """Leave `base.gguf`, and `adapter.gguf` where an adapter stays apart; or `model.onnx` and `tokenizer.json`.
+
+    Raises:
+        InvalidRequest: the model is not one that the task's runtime serves rightly.
+        ModelLoadFailed: the weights do not fill the model, or the exporter fails.
+        RequirementUnmet: 'edge-convert setup' has not run.
+    """
+    file = task.find(job.recipe.path(job.recipe.task))
+    what, runtime = task.of(file), task.read(file)["runtime"]
+    checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
+    config = models.read_config(checkpoint)
+    _check_length(what, config)
+    if runtime == "llama":
+        own = job.recipe.export.llama_cpp
+        made = converter.find(job.recipe.path(own) if own else None)
+        how = gguf.Export(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
+        return gguf.export(how, made, job.out, job.progress)
+    if runtime == "onnx":
+        _check_labels(what, config)
+        return onnx.export(checkpoint, adapter, models.head_of(runtime, what.kind), job.out)
+    raise InvalidRequest(
+        f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
+        remedy="Correct 'runtime' in task.yaml.",
+    )
+
+
+def _check_length(what: Task, config: dict[str, Any]) -> None:
+    """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
+    positions = config.get("max_position_embeddings")
+    if config["model_type"] in ("roberta", "xlm-roberta", "camembert") and positions:
+        positions -= config.get("pad_token_id", 1) + 1  # they count from behind the padding token
+    wanted = what.limits.input_tokens_max + (what.limits.output_tokens_max if what.kind == "generate" else 0)
+    if positions and wanted > positions:
+        said = f"the task allows {wanted} tokens; the model has {positions} positions"
+        raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")
+
+
+def _check_labels(what: Task, config: dict[str, Any]) -> None:
+    """Raise InvalidRequest unless the task's labels are the model's outputs, in their order."""
+    if what.kind == "embed":
+        return
+    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    labels = [named[key] for key in sorted(named, key=int)]
+    bare = all(label == f"LABEL_{index}" for index, label in enumerate(labels))
+    if len(labels) != len(what.labels) or not (bare or labels == list(what.labels)):
+        raise InvalidRequest(
+            f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(what.labels)}",
+            remedy="Write the model's labels into task.yaml, in this order.",
+        )

@@ -1,0 +1,178 @@
+"""Checkpoints to GGUF, with llama.cpp's converter; what that gets wrong without a word is handled or refused here.
+
+- BERT classifiers: the converter drops the pooler, so llama.cpp would classify without it. It is renamed to the layer
+  that llama.cpp computes in its place.
+- Gemma 3 with another query scalar than its head size: llama.cpp does not read the scalar.
+- Adapters scaled in another way than alpha / rank: llama.cpp knows no other.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from convert import models
+from convert.export import converter
+from convert.export.converter import Converter
+from convert.stage import Progress, Report
+from edge_agent.errors import InvalidRequest
+
+BASE, ADAPTER = "base.gguf", "adapter.gguf"
+F32_BYTES_MAX = 4 * 10**9
+"""Of weights in a checkpoint: above, the file is F16."""
+_GEMMA3_27B_LAYERS = 62
+_POOLED = ("bert.pooler.dense.", "classifier.dense.")
+_MERGE_REMEDY = "Set 'adapter: merged' under 'export' in the recipe."
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to export."""
+
+    checkpoint: Path
+    adapter: Path | None = None
+    merged: bool = False
+    """Put the adapter into the weights, instead of a file of its own."""
+
+
+def export(how: Export, tool: Converter, out: Path, progress: Progress) -> Report:
+    """Leave `base.gguf`, and `adapter.gguf` where it stays apart.
+
+    Raises:
+        InvalidRequest: the model, its tokenizer or its adapter is of a kind that would come out wrong.
+        ModelLoadFailed: the weights do not fill the model, or the converter fails.
+    """
+    config = models.read_config(how.checkpoint)
+    _refuse(config)
+    apart = how.adapter is not None and not how.merged
+    if apart and how.adapter is not None:
+        _refuse_adapter(how.adapter)
+    progress("converting the base", 0, 1 + apart)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
+        source = how.checkpoint
+        if how.adapter is not None and how.merged:
+            source = _merged(how.checkpoint, how.adapter, Path(folder, "merged"))
+        to_gguf(tool, source, out / BASE)
+        report: Report = {"base": BASE, "type": weight_type(how.checkpoint), "converter": str(tool.scripts.name)}
+        if apart and how.adapter is not None:
+            progress("converting the adapter", 1, 2)
+            adapter_to_gguf(tool, how.adapter, how.checkpoint, out / ADAPTER)
+            report["adapter"] = ADAPTER
+    progress("converting", 1 + apart, 1 + apart)
+    return report
+
+
+def to_gguf(tool: Converter, checkpoint: Path, out: Path) -> None:
+    """Convert a checkpoint of any architecture that the converter knows. Raises as `export` does."""
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bert-") as folder:
+        config = models.read_config(checkpoint)
+        if config.get("architectures") == ["BertForSequenceClassification"]:
+            checkpoint = _with_pooler(checkpoint, Path(folder, "checkpoint"))
+        name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
+        kind = weight_type(checkpoint).lower()
+        done = tool.run(
+            converter.HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name]
+        )
+    _refuse_what_failed(done, config)
+    converter.check_done(done, out)
+
+
+def adapter_to_gguf(tool: Converter, adapter: Path, checkpoint: Path, out: Path) -> None:
+    """Convert a PEFT adapter. Raises ModelLoadFailed."""
+    arguments = [str(adapter), "--base", str(checkpoint), "--outfile", str(out), "--outtype", "f16"]
+    converter.check_done(tool.run(converter.LORA_SCRIPT, arguments), out)
+
+
+def weight_type(checkpoint: Path) -> str:
+    """Return the type of the exported weights: float32 takes everything exactly, where there is room."""
+    size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    return "F32" if size <= F32_BYTES_MAX else "F16"
+
+
+def _refuse(config: dict[str, Any]) -> None:
+    causal = any("CausalLM" in name or "ConditionalGeneration" in name for name in config.get("architectures") or [])
+    if not causal:
+        raise InvalidRequest(
+            f"the llama runtime serves decoders; the source is {', '.join(config.get('architectures') or ['unnamed'])}",
+            remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a model that continues texts.",
+        )
+    if not str(config["model_type"]).startswith("gemma3"):
+        return
+    text = config.get("text_config") or config
+    scalar, size = text.get("query_pre_attn_scalar", 256), text.get("head_dim", 256)
+    if text.get("num_hidden_layers") == _GEMMA3_27B_LAYERS:
+        size = text["hidden_size"] / text["num_attention_heads"]
+    if scalar != size:
+        raise InvalidRequest(
+            f"Gemma 3 with query_pre_attn_scalar {scalar} and heads of {size}: llama.cpp would compute with {size}",
+            remedy="Start from a Gemma 3 whose query_pre_attn_scalar is the size of its heads.",
+        )
+
+
+def _refuse_adapter(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    odd = {
+        "use_rslora": "is scaled by the root of its rank (rsLoRA)",
+        "use_dora": "changes magnitudes too (DoRA)",
+        "alpha_pattern": "has another alpha in some layers",
+        "lora_bias": "has biases",
+    }
+    for key, words in odd.items():
+        if config.get(key):
+            raise InvalidRequest(f"the adapter {words}, which llama.cpp does not know", remedy=_MERGE_REMEDY)
+    if config.get("bias", "none") != "none":
+        raise InvalidRequest("the adapter changes biases, which llama.cpp does not know", remedy=_MERGE_REMEDY)
+
+
+def _refuse_what_failed(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
+    """Raise InvalidRequest for the failures that have a known cause."""
+    if done.returncode == 0:
+        return
+    if "pre-tokenizer was not recognized" in done.stderr:
+        raise InvalidRequest(
+            "llama.cpp does not know how this tokenizer cuts a text: it recognises a pre-tokenizer by what it does to "
+            "a test string, and this one was trained or edited anew",
+            remedy="Use the tokenizer of the model that yours was tuned from, unchanged.",
+        )
+    if "is not supported" in done.stderr:
+        kind = ", ".join(config.get("architectures") or [config["model_type"]])
+        said = f"llama.cpp's converter does not know the architecture {kind}"
+        raise InvalidRequest(said, remedy="docs/architectures.md lists what is known to work.")
+    if "FileNotFoundError" in done.stderr or "tokenizer.model" in done.stderr:
+        raise InvalidRequest(
+            f"the converter misses a file of this model's tokenizer: {converter.last_error(done)[:300]}",
+            remedy="Copy tokenizer.model, or what is named, from the model that yours was tuned from.",
+        )
+
+
+def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
+    models.open_model(checkpoint, adapter, "causal").save_pretrained(out)
+    _copy_rest(checkpoint, out)
+    return out
+
+
+def _with_pooler(checkpoint: Path, out: Path) -> Path:
+    """Return a copy whose pooler has the name that llama.cpp computes before the classifier."""
+    out.mkdir()
+    for file in checkpoint.glob("*.safetensors"):
+        tensors = {_repooled(name): tensor for name, tensor in load_file(file).items()}
+        save_file(tensors, out / file.name, metadata={"format": "pt"})
+    _copy_rest(checkpoint, out)
+    return out
+
+
+def _repooled(name: str) -> str:
+    return name.replace(*_POOLED)
+
+
+def _copy_rest(checkpoint: Path, out: Path) -> None:
+    for file in checkpoint.iterdir():
+        if file.is_file() and file.suffix != ".safetensors" and not (out / file.name).exists():
+            shutil.copyfile(file, out / file.name)

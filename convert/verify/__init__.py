@@ -1,0 +1,129 @@
+"""Proves that the exported file is the model: the same tokens, special tokens and chat template, the same numbers.
+
+Each file is opened by the library that will serve it, in a process of its own, and compared with PyTorch in float32. A
+difference fails the run: whatever is quantized or calibrated afterwards would carry it along without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from convert import data, models, probe, probes, stage, task
+from convert.decoder.tokens import task_tokens
+from convert.export.gguf import ADAPTER, BASE
+from convert.export.onnx import MODEL, TOKENIZER
+from convert.probes import Gap
+from convert.stage import Job, Report
+from convert.verify import reference
+from edge_agent.errors import ModelFailed
+from edge_agent.formats.manifest import Kind, Task
+
+TEXTS_MAX = 32
+"""Of the calibration split, beside the probe texts."""
+COSINE_MIN = 1 - 1e-5
+_REMEDY = (
+    "Nothing of this run should be served. docs/architectures.md says what works; where it says that this "
+    "architecture does, report the source, and the versions that the report names."
+)
+
+
+def run(job: Job) -> Report:
+    """Compare the exported file with the checkpoint. Leaves nothing.
+
+    Raises:
+        ModelFailed: they differ; the message says in what, and by how much.
+        ModelLoadFailed: one of them does not open.
+    """
+    file = task.find(job.recipe.path(job.recipe.task))
+    what, runtime = task.of(file), task.read(file)["runtime"]
+    texts = [row.text for row in data.rows(job.recipe, "calibration")[:TEXTS_MAX]]
+    pair = Pair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    job.progress("comparing with PyTorch", 0, 1)
+    report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts)
+    job.progress("comparing with PyTorch", 1, 1)
+    return report
+
+
+class Pair:
+    """A model, and what was exported from it."""
+
+    def __init__(self, checkpoint: Path, adapter: Path | None, exported: Path) -> None:
+        """Take a checkpoint, a PEFT adapter over it, and the folder that `export` left."""
+        self.checkpoint, self.adapter, self.exported = checkpoint, adapter, exported
+
+
+def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
+    """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
+    tokenizer = models.open_tokenizer(pair.checkpoint)
+    rendered = task_tokens(what, tokenizer)
+    prompts = probes.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
+    asked = {"model": str(pair.exported / BASE), "texts": [*probes.TEXTS, *texts], "prompts": prompts}
+    if (pair.exported / ADAPTER).is_file():
+        asked["adapter"] = str(pair.exported / ADAPTER)
+    answer = probe.ask("convert.probe.llama", asked)
+    said = probes.difference(answer.facts, tokenizer, [*probes.TEXTS, *texts])
+    if said:
+        raise ModelFailed(f"the exported file reads texts otherwise than the checkpoint: {said}", remedy=_REMEDY)
+    expected = probes.last_logits(models.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
+    gap = probes.compare(expected, answer.arrays["logits"])
+    return _judged(gap) | {"texts": len(probes.TEXTS) + len(texts), "chat_template": bool(tokenizer.chat_template)}
+
+
+def check_onnx(pair: Pair, kind: Kind, texts: Sequence[str]) -> Report:
+    """Compare an ONNX graph and the tokenizer beside it. Raises ModelFailed, ModelLoadFailed."""
+    texts = [*probes.TEXTS, *texts]
+    served = Tokenizer.from_file(str(pair.exported / TOKENIZER))
+    served.no_truncation()
+    served.no_padding()
+    served.encode_special_tokens = True
+    tokenizer = models.open_tokenizer(pair.checkpoint)
+    inputs = [list(served.encode(text).ids) for text in texts]
+    for text, ids in zip(texts, inputs, strict=True):
+        if ids != reference.encode(tokenizer, text):
+            said = f"the exported tokenizer cuts {text!r} into {ids}, the checkpoint's otherwise"
+            raise ModelFailed(said, remedy=_REMEDY)
+    found = _outputs(pair.exported / MODEL, inputs)
+    expected = _reference(pair, kind, texts)
+    shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
+    if any(left != right for left, right in shapes):
+        raise ModelFailed(f"the exported graph gives another shape than the checkpoint: {shapes[0]}", remedy=_REMEDY)
+    if kind == "embed":
+        return _judged_vectors(expected, found) | {"texts": len(texts)}
+    return _judged(probes.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+
+
+def _reference(pair: Pair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    head = models.head_of("onnx", kind)
+    return reference.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
+
+
+def _outputs(model: Path, inputs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """Return what the graph gives for each input."""
+    answer = probe.ask("convert.probe.onnx", {"model": str(model), "inputs": [list(ids) for ids in inputs]})
+    ends = np.cumsum([int(np.prod(shape)) for shape in answer.facts["shapes"]])
+    parts = np.split(answer.arrays["outputs"], ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, answer.facts["shapes"], strict=True)]
+
+
+def _rows(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([output.reshape(-1, output.shape[-1]) for output in outputs])
+
+
+def _judged(gap: Gap) -> Report:
+    if not gap.passes:
+        raise ModelFailed(f"the exported file is not the same model: {gap}", remedy=_REMEDY)
+    return {"kl_mean": gap.kl_mean, "kl_max": gap.kl_max, "same_top": gap.same_top, "rows": gap.rows}
+
+
+def _judged_vectors(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Report:
+    left, right = _rows(expected).astype(np.float64), _rows(found).astype(np.float64)
+    cosine = (left * right).sum(-1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
+    if not cosine.min() >= COSINE_MIN:
+        said = f"the exported file is not the same model: vectors are as near as {cosine.min():.6f} only"
+        raise ModelFailed(f"{said} (cosine, at least {COSINE_MIN} wanted)", remedy=_REMEDY)
+    return {"cosine_min": float(cosine.min()), "rows": len(cosine)}

@@ -1,0 +1,82 @@
+"""What the model says at full precision, in PyTorch: the truth that exported and quantized artefacts are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convert import models, probes
+from convert.decoder.scores import joint_log_probabilities
+from convert.decoder.tokens import task_tokens
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Task
+
+LogProbabilities = NDArray[np.float64]
+Done = Callable[[int], None]
+"""Called with the number of texts done."""
+
+
+def quiet(_done: int) -> None:
+    """Tell nobody."""
+
+
+def is_decoder(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint continues texts."""
+    names = models.read_config(checkpoint).get("architectures") or []
+    return any("CausalLM" in name or "ConditionalGeneration" in name for name in names)
+
+
+def label_log_probabilities(
+    checkpoint: Path, adapter: Path | None, task: Task, texts: Sequence[str], done: Done = quiet
+) -> LogProbabilities:
+    """Return [texts, labels]: log-probabilities over the task's labels, as the agent computes them at temperature 1.
+
+    A decoder's are the joint log-probabilities of each label behind the task's prompt, renormalised over the labels; an
+    encoder's the log-softmax of its logits.
+
+    Raises:
+        InvalidRequest: the task does not classify.
+        ModelLoadFailed: the checkpoint does not open.
+    """
+    if task.kind != "classify":
+        raise InvalidRequest(f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers.")
+    if is_decoder(checkpoint):
+        model = models.open_model(checkpoint, adapter, "causal")
+        tokens = task_tokens(task, models.open_tokenizer(checkpoint))
+        return probes.log_softmax(joint_log_probabilities(model, tokens, texts, done))
+    rows = encoder_rows(checkpoint, adapter, "sequence", texts, done)
+    return probes.log_softmax(np.stack(rows))
+
+
+def tag_log_probabilities(
+    checkpoint: Path, adapter: Path | None, texts: Sequence[str], done: Done = quiet
+) -> list[LogProbabilities]:
+    """Return [tokens, tags] for each text, special tokens included. Raises ModelLoadFailed."""
+    return [probes.log_softmax(row) for row in encoder_rows(checkpoint, adapter, "token", texts, done)]
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return an encoder's tokens for a text as the agent cuts it: whole, and "[SEP]" in it is five characters."""
+    return list(tokenizer(text, split_special_tokens=True, truncation=False)["input_ids"])
+
+
+def encoder_rows(
+    checkpoint: Path, adapter: Path | None, head: models.Head, texts: Sequence[str], done: Done = quiet
+) -> list[NDArray[np.float32]]:
+    """Return the model's first output for each text, in float32: logits, or the last hidden state [tokens, width].
+
+    One text at a time: what is not padded cannot be changed by padding. Raises ModelLoadFailed.
+    """
+    model, tokenizer = models.open_model(checkpoint, adapter, head), models.open_tokenizer(checkpoint)
+    rows = []
+    with torch.inference_mode():
+        for count, text in enumerate(texts, 1):
+            output = model(torch.tensor([encode(tokenizer, text)]))
+            rows.append((output.last_hidden_state if head == "none" else output.logits)[0].numpy())
+            done(count)
+    return rows
