@@ -2,7 +2,8 @@
 
 - BERT classifiers: the converter drops the pooler, so llama.cpp would classify without it. It is renamed to the layer
   that llama.cpp computes in its place.
-- Gemma 3 with another query scalar than its head size: llama.cpp does not read the scalar.
+- Gemma 3 with another query scalar than its head size, or other layers than every sixth that see the whole text:
+  llama.cpp reads neither.
 - Adapters scaled in another way than alpha / rank: llama.cpp knows no other.
 """
 
@@ -28,6 +29,7 @@ BASE, ADAPTER = "base.gguf", "adapter.gguf"
 F32_BYTES_MAX = 4 * 10**9
 """Of weights in a checkpoint: above, the file is F16."""
 _GEMMA3_27B_LAYERS = 62
+_GEMMA3_PATTERN = 6
 _POOLED = ("bert.pooler.dense.", "classifier.dense.")
 _MERGE_REMEDY = "Set 'adapter: merged' under 'export' in the recipe."
 
@@ -103,9 +105,12 @@ def _refuse(config: dict[str, Any]) -> None:
             f"the llama runtime serves decoders; the source is {', '.join(config.get('architectures') or ['unnamed'])}",
             remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a model that continues texts.",
         )
-    if not str(config["model_type"]).startswith("gemma3"):
-        return
-    text = config.get("text_config") or config
+    if str(config["model_type"]).startswith("gemma3"):
+        _refuse_gemma3(config.get("text_config") or config)
+
+
+def _refuse_gemma3(text: dict[str, Any]) -> None:
+    """Raise InvalidRequest for what llama.cpp takes for granted of Gemma 3 and does not read."""
     scalar, size = text.get("query_pre_attn_scalar", 256), text.get("head_dim", 256)
     if text.get("num_hidden_layers") == _GEMMA3_27B_LAYERS:
         size = text["hidden_size"] / text["num_attention_heads"]
@@ -113,6 +118,13 @@ def _refuse(config: dict[str, Any]) -> None:
         raise InvalidRequest(
             f"Gemma 3 with query_pre_attn_scalar {scalar} and heads of {size}: llama.cpp would compute with {size}",
             remedy="Start from a Gemma 3 whose query_pre_attn_scalar is the size of its heads.",
+        )
+    layers = text.get("layer_types") or []
+    sees_all = [index for index, kind in enumerate(layers, 1) if kind == "full_attention"]
+    if sees_all != list(range(_GEMMA3_PATTERN, len(layers) + 1, _GEMMA3_PATTERN)):
+        raise InvalidRequest(
+            f"Gemma 3 whose layers {sees_all} see the whole text: llama.cpp takes every sixth for it",
+            remedy="Start from a Gemma 3 with the published arrangement of layers.",
         )
 
 
