@@ -78,13 +78,22 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """A tensor that got another type."""
+
+    tensor: str
+    wanted: str
+    got: str
+
+
+@dataclass(frozen=True)
 class Quantized:
     """A file that was made."""
 
     type: str
     contents: Contents
-    fallbacks: tuple[str, ...]
-    """llama.cpp's line about each tensor that got another type than asked for."""
+    fallbacks: tuple[Fallback, ...]
+    """The tensors whose rows do not divide into the blocks of the type that the mix has for them."""
 
 
 def read_fields(path: Path) -> dict[str, Any]:
@@ -139,7 +148,7 @@ def quantize(request: Request) -> Quantized:
     finally:
         partial.unlink(missing_ok=True)
         importance.unlink(missing_ok=True)
-    return Quantized(request.type, contents(request.target), tuple(facts["fallbacks"]))
+    return Quantized(request.type, contents(request.target), tuple(Fallback(*each) for each in facts["fallbacks"]))
 
 
 def _reader(path: Path) -> GGUFReader:

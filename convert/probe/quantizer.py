@@ -2,13 +2,14 @@
 
 Request: `source`, `target`, `ftype` (llama_ftype), `requantize`, `threads`, and `importance`, the path of a .npz with
 one float32 vector for each tensor name ("blk.0.attn_q.weight"): how much each input column is used. The answer is
-`facts["fallbacks"]`, what llama.cpp says about tensors that got another type than asked for.
+`facts["fallbacks"]`: [tensor, type that the mix wanted, type that it got] for each tensor whose rows do not divide.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from typing import Any
 
@@ -20,13 +21,15 @@ import numpy as np
 from convert import probe
 
 _ERROR = 4  # ggml.h
+# warning: blk.0.attn_k.weight - ncols 32 not divisible by 256 (required for type q4_K) -> falling back to q5_0
+_FALLBACK = re.compile(r"warning: (\S+) .*required for type\s+(\S+)\) -> falling back to\s+(\S+)")
 
 
 class _Log:
     """Keeps the lines about fallbacks and errors; a line may come in pieces."""
 
     def __init__(self) -> None:
-        self.fallbacks: list[str] = []
+        self.fallbacks: list[tuple[str, ...]] = []
         self.errors: list[str] = []
         self._line = ""
         self._callback = llama.llama_log_callback(self._take)
@@ -37,8 +40,8 @@ class _Log:
         if level == _ERROR:
             self.errors.append(self._line.strip())
         if self._line.endswith("\n"):
-            if "fallback" in self._line:
-                self.fallbacks.append(" ".join(self._line.split()))
+            if found := _FALLBACK.search(self._line):
+                self.fallbacks.append(found.groups())
             self._line = ""
 
 

@@ -6,7 +6,6 @@ do. The measures are those of llama.cpp (tools/perplexity/README.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -39,10 +38,3 @@ def between(reference: NDArray[np.floating], other: NDArray[np.floating]) -> Los
     )
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)
     return Loss(float(kl.mean()), float(np.quantile(kl, 0.999, method="higher")), float(same.mean()), len(kl))
-
-
-def between_tags(reference: Sequence[NDArray[np.floating]], other: Sequence[NDArray[np.floating]]) -> Loss:
-    """Compare [tokens, tags] of each text: a row is a token, and a text agrees if all its tags do."""
-    tokens = between(np.concatenate(reference), np.concatenate(other))
-    same = [bool((left.argmax(-1) == right.argmax(-1)).all()) for left, right in zip(reference, other, strict=True)]
-    return Loss(tokens.kl_mean, tokens.kl_p999, float(np.mean(same)), tokens.rows)

@@ -25,7 +25,8 @@ def test_quantizing_reports_what_the_file_really_holds(tiny: Path, tmp_path: Pat
     made = gguf.quantize(gguf.Request(tiny, tmp_path / "q.gguf", "Q4_K_M"))
     assert (32.0, False) == (before.bits_per_weight, before.quantized)
     assert not any("K" in name for name in made.contents.types)
-    assert made.fallbacks
+    assert gguf.Fallback("blk.0.attn_k.weight", "q4_K", "q5_0") in made.fallbacks
+    assert 7 * 3 == len(made.fallbacks)  # every linear layer
     assert 4.5 < made.contents.bits_per_weight < before.bits_per_weight
     assert (tmp_path / "q.gguf").stat().st_size == made.contents.size_bytes
     assert ["q.gguf"] == [path.name for path in tmp_path.iterdir()]

@@ -1,0 +1,142 @@
+"""Makes the candidates: the exported weights in several smaller forms. `choose` measures them and picks one.
+
+A type is a choice of speed as much as of size, and its name does not say what is inside: see `convert/gguf.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert import choose, data, gguf, models, probe, stage, task
+from convert.choose import Candidate
+from convert.decoder.tokens import task_tokens
+from convert.export.gguf import ADAPTER, BASE
+from convert.export.onnx import MODEL
+from convert.provisional import CANDIDATES
+from convert.quantize import graph, imatrix
+from convert.stage import Job, Report
+from convert.verify import reference
+from convert.verify.loss import Loss, between
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Task
+
+GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
+"""Where rows divide into blocks of 256; where they do not, the K types are other types under a wrong name."""
+GGUF_TYPES_NARROW = ("F16", "Q8_0", "Q5_1", "Q4_0")
+_BLOCK = 256
+NEXT_TOKEN_TEXTS_MAX, NEXT_TOKEN_ROWS = 64, 8
+IMPORTANCE_ROWS_MAX = 256
+
+
+def run(job: Job) -> Report:
+    """Leave `candidates/NAME/model.gguf` or `model.onnx`, and what `choose` leaves.
+
+    Raises:
+        InvalidRequest: a type is none of the runtime's.
+        ModelLoadFailed: a file cannot be quantized.
+        RequirementUnmet: no candidate is inside the budget.
+    """
+    file = task.find(job.recipe.path(job.recipe.task))
+    what, runtime = task.of(file), task.read(file)["runtime"]
+    exported = job.done["export"]
+    if runtime == "llama":
+        candidates, more = _llama(job, what, exported / BASE)
+        full = exported / BASE
+    else:
+        candidates, more = _onnx(job, exported / MODEL), {}
+        full = exported / MODEL
+    checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
+
+    def at_full_precision(texts: Any) -> Any:
+        return reference.label_log_probabilities(checkpoint, adapter, what, texts)
+
+    return choose.choose(job, candidates, full, at_full_precision if what.kind == "classify" else None) | more
+
+
+def _llama(job: Job, what: Task, source: Path) -> tuple[list[Candidate], Report]:
+    fields = gguf.read_fields(source)
+    width = fields[f"{fields['general.architecture']}.embedding_length"]
+    types = job.recipe.quantize.types or (GGUF_TYPES if width % _BLOCK == 0 else GGUF_TYPES_NARROW)
+    _check(types, set(gguf.FTYPES), "llama")
+    importance, more = _importance(job, what, fields) if job.recipe.quantize.importance_matrix else ({}, {})
+    next_tokens = NextTokens(job, what)
+    found = []
+    for count, name in enumerate(types):
+        job.progress(f"quantizing to {name}", count, len(types))
+        target = _place(job, name, "model.gguf")
+        made = gguf.quantize(gguf.Request(source, target, name, importance=importance))
+        details = {
+            "type": name,
+            "bits_per_weight": made.contents.bits_per_weight,
+            "fallback_tensors": len(made.fallbacks),
+            "tensor_types": made.contents.types,
+            "fallbacks": [f"{each.tensor}: {each.got} for {each.wanted}" for each in made.fallbacks],
+            "next_token": next_tokens.loss(target).report(),
+        }
+        found.append(Candidate(name, target, details))
+    return found, more
+
+
+class NextTokens:
+    """What the exported file says of the next token, on texts of the calibration split in the task's prompt.
+
+    The exported file stands for the model at full precision: `verify` has proved it.
+    """
+
+    def __init__(self, job: Job, what: Task) -> None:
+        """Compute it."""
+        tokens = task_tokens(what, models.open_tokenizer(stage.checkpoint(job)))
+        rows = data.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
+        prompts = [list(tokens.prompt(row.text)) for row in rows]
+        self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
+        adapter = job.done["export"] / ADAPTER
+        if adapter.is_file():
+            self._asked["adapter"] = str(adapter)
+        self._expected = self._logits(job.done["export"] / BASE)
+
+    def loss(self, weights: Path) -> Loss:
+        """Return what a candidate loses against it."""
+        return between(self._expected, self._logits(weights))
+
+    def _logits(self, weights: Path) -> NDArray[np.float32]:
+        return probe.ask("convert.probe.llama", {"model": str(weights), **self._asked}).arrays["logits"]
+
+
+def _importance(job: Job, what: Task, fields: dict[str, Any]) -> tuple[gguf.Importance, Report]:
+    """Return the importance matrix on the recipe's texts, in the task's own prompt."""
+    checkpoint = stage.checkpoint(job)
+    tokens = task_tokens(what, models.open_tokenizer(checkpoint))
+    rows = data.rows(job.recipe, "importance")[:IMPORTANCE_ROWS_MAX]
+    prompts = [tokens.prompt(row.text) for row in rows]
+    model = models.open_model(checkpoint, stage.adapter(job), "causal")
+    architecture, layers = fields["general.architecture"], model.config.get_text_config().num_hidden_layers
+    matrix = imatrix.measure(model, prompts, imatrix.names(architecture, layers), job.progress)
+    return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
+
+
+def _onnx(job: Job, source: Path) -> list[Candidate]:
+    types = job.recipe.quantize.types or graph.TYPES
+    _check(types, set(graph.TYPES), "onnx")
+    found = []
+    for count, name in enumerate(types):
+        job.progress(f"quantizing to {name}", count, len(types))
+        target = _place(job, name, "model.onnx")
+        found.append(Candidate(name, target, graph.quantize(source, target, name)))
+    return found
+
+
+def _place(job: Job, name: str, file: str) -> Path:
+    folder = job.out / CANDIDATES / name
+    folder.mkdir(parents=True)
+    return folder / file
+
+
+def _check(types: tuple[str, ...], known: set[str], runtime: str) -> None:
+    strange = [name for name in types if name not in known]
+    if strange:
+        said = f"quantize.types: {', '.join(strange)} is no type for runtime {runtime}"
+        raise InvalidRequest(said, remedy=f"Known: {', '.join(sorted(known))}.")

@@ -1,0 +1,86 @@
+"""ONNX graphs with smaller weights.
+
+- `matmul8-gather8`: weights of linear layers to 8 bits in blocks of 32, embeddings to 8 bits. Nearest to the original,
+  and scores do not depend on what else is in a batch.
+- `dynamic-int8`: weights to 8 bits for each output channel, activations at run time. Often faster, and further away.
+- `fp32`: the graph as exported.
+
+Not here, as they lose too much on encoders: one scale for a whole tensor, and static quantization.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+TYPES = ("matmul8-gather8", "dynamic-int8", "fp32")
+_BLOCK = 32
+_LINEAR = {"MatMul", "Gemm"}
+
+
+def quantize(source: Path, target: Path, name: str) -> dict[str, Any]:
+    """Write one of TYPES; return its details for the report: what the weights really are.
+
+    `fallback_tensors` counts the weights of linear layers and embeddings that stayed float32, all of them for fp32.
+    """
+    if name == "fp32":
+        shutil.copyfile(source, target)
+    elif name == "dynamic-int8":
+        _dynamic(source, target, ["MatMul", "Gemm", "Gather"])
+    else:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".linear-") as folder:
+            between = Path(folder, "model.onnx")
+            linear = MatMulNBitsQuantizer(
+                onnx.load(source), bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=4
+            )
+            linear.process()
+            linear.model.save_model_to_file(str(between))
+            _dynamic(between, target, ["Gather"])
+    return {"type": name, **_contents(source, target)}
+
+
+def _dynamic(source: Path, target: Path, kinds: list[str]) -> None:
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a preparation that fails on these graphs
+    try:
+        quantize_dynamic(source, target, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        root.setLevel(level)
+
+
+def _contents(source: Path, target: Path) -> dict[str, Any]:
+    before, after = onnx.load(source).graph, onnx.load(target).graph
+    weights = sum(int(np.prod(each.dims)) for each in before.initializer)
+    held = sum(_bytes(each) for each in after.initializer)
+    left = _float_weights(after)
+    types: dict[str, int] = {}
+    for each in after.initializer:
+        kind = onnx.TensorProto.DataType.Name(each.data_type)
+        types[kind] = types.get(kind, 0) + 1
+    return {
+        "bits_per_weight": round(8 * held / max(weights, 1), 4),
+        "fallback_tensors": len(left),
+        "tensor_types": types,
+        "fallbacks": left,
+    }
+
+
+def _bytes(tensor: Any) -> int:
+    return int(onnx.numpy_helper.to_array(tensor).nbytes)
+
+
+def _float_weights(graph: Any) -> list[str]:
+    """Return the float32 matrices that linear layers and embeddings still read."""
+    matrices = {
+        each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT and len(each.dims) > 1
+    }
+    return sorted({name for node in graph.node if node.op_type in _LINEAR | {"Gather"} for name in node.input} & matrices)

@@ -1,0 +1,60 @@
+"""The importance matrix: how much each input column of a linear layer is used, measured in PyTorch.
+
+For each layer the mean of x^2 over all rows x that come in, which is what llama.cpp's own tool collects. Given to
+llama.cpp it makes the very file that its command line makes of it. It belongs to the texts it was measured on, so they
+are the task's own, in its own prompt, and never those that something is measured on later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+
+from convert.gguf import Importance
+from convert.stage import Progress
+from edge_agent.errors import InvalidRequest
+
+Names = Callable[[str], str | None]
+
+
+def names(architecture: str, layers: int) -> Names:
+    """Return the map from a layer's name in transformers to its tensor in a GGUF file. Raises InvalidRequest."""
+    found = [key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture]
+    if not found:
+        remedy = "Set 'importance_matrix: false' in the recipe."
+        raise InvalidRequest(f"gguf has no tensor names for the architecture {architecture!r}", remedy=remedy)
+    table = gguf.get_tensor_name_map(found[0], layers)
+    return lambda name: table.get_name(f"{name}.weight", try_suffixes=(".weight",))
+
+
+def measure(model: Any, prompts: Sequence[Sequence[int]], named: Names, progress: Progress) -> Importance:
+    """Return the mean square of each input column, [columns] by GGUF name, over all tokens of the prompts.
+
+    The output layer is left out: it is quantized by itself, or shares the embedding's weights.
+    """
+    sums: dict[str, torch.Tensor] = {}
+    rows: dict[str, int] = {}
+
+    def listen(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        def add(_layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            values = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double()
+            sums[name] = sums.get(name, torch.zeros(values.shape[-1], dtype=torch.float64)) + values.square().sum(0)
+            rows[name] = rows.get(name, 0) + len(values)
+
+        return add
+
+    layers = [(named(name), layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(listen(name)) for name, layer in layers if name and "blk." in name]
+    try:
+        with torch.inference_mode():
+            for count, prompt in enumerate(prompts):
+                progress("measuring the importance of columns", count, len(prompts))
+                model(torch.tensor([list(prompt)]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total / rows[name]).numpy().astype(np.float32) for name, total in sums.items()}
