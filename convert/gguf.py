@@ -119,6 +119,21 @@ def quantize(request: Request) -> Quantized:
         ModelLoadFailed: the source is damaged, or llama.cpp refuses it.
         OSError: the target cannot be written.
     """
+    _check(request)
+    partial = request.target.with_name(f".{request.target.name}.partial")
+    partial.touch()  # says which path is at fault if it cannot be written
+    importance = partial.with_name(partial.name + ".npz")
+    try:
+        np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
+        facts = probe.ask("convert.probe.quantizer", _asked(request, partial, importance)).facts
+        partial.replace(request.target)
+    finally:
+        partial.unlink(missing_ok=True)
+        importance.unlink(missing_ok=True)
+    return Quantized(request.type, contents(request.target), tuple(Fallback(*each) for each in facts["fallbacks"]))
+
+
+def _check(request: Request) -> None:
     if request.type not in FTYPES:
         said = f"unknown type {request.type!r}"
         raise InvalidRequest(said, remedy=f"Known types: {', '.join(FTYPES)}.")
@@ -129,26 +144,17 @@ def quantize(request: Request) -> Quantized:
             f"{request.source} is quantized already ({held}); rounding it again loses more",
             remedy="Quantize the F16 or F32 file that it was made from, or allow it with --requantize.",
         )
-    partial = request.target.with_name(f".{request.target.name}.partial")
-    partial.touch()  # says which path is at fault if it cannot be written
-    importance = partial.with_name(partial.name + ".npz")
-    try:
-        asked = {
-            "source": str(request.source),
-            "target": str(partial),
-            "ftype": FTYPES[request.type],
-            "requantize": request.requantize,
-            "threads": request.threads or os.cpu_count() or 1,
-        }
-        if request.importance:
-            np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
-            asked["importance"] = str(importance)
-        facts = probe.ask("convert.probe.quantizer", asked).facts
-        partial.replace(request.target)
-    finally:
-        partial.unlink(missing_ok=True)
-        importance.unlink(missing_ok=True)
-    return Quantized(request.type, contents(request.target), tuple(Fallback(*each) for each in facts["fallbacks"]))
+
+
+def _asked(request: Request, target: Path, importance: Path) -> dict[str, Any]:
+    return {
+        "source": str(request.source),
+        "target": str(target),
+        "ftype": FTYPES[request.type],
+        "requantize": request.requantize,
+        "importance": str(importance) if request.importance else "",
+        "threads": request.threads or os.cpu_count() or 1,
+    }
 
 
 def _reader(path: Path) -> GGUFReader:

@@ -49,7 +49,15 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: 
     Raises:
         ModelLoadFailed: the weights do not fill the model, or hold something that is no number.
     """
-    config = read_config(checkpoint)
+    model, missing = _loaded(checkpoint, adapter, head, new_head)
+    if not new_head:
+        _refuse_gaps(checkpoint, [name for name in missing if not _is_unused(name, head)])
+    _refuse_broken(checkpoint, model)
+    return model.eval()
+
+
+def _loaded(checkpoint: Path, adapter: Path | None, head: Head, new_head: int) -> tuple[Any, list[str]]:
+    """Return the model, and the names of the weights that transformers made up."""
     more: dict[str, Any] = {"num_labels": new_head} if new_head else {}
     try:
         model, found = _CLASSES[head].from_pretrained(
@@ -58,23 +66,31 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head, *, new_head: 
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except _ERRORS as error:
-        said = " ".join(str(error).split())[:500]
         raise ModelLoadFailed(
-            f"{checkpoint}: {config.get('model_type')} does not load: {said}",
+            f"{checkpoint}: {read_config(checkpoint).get('model_type')} does not load: {_said(error)}",
             remedy="Save it again with the transformers that it was trained with, and compare config.json.",
         ) from None
-    missing = [name for name in found["missing_keys"] if not (_is_unused(name, head) or new_head)]
+    return model, sorted(found["missing_keys"])
+
+
+def _refuse_gaps(checkpoint: Path, missing: list[str]) -> None:
     if missing:
-        said = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {sorted(missing)[0]}"
+        said = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {missing[0]}"
         remedy = "Name a checkpoint that was tuned for this kind of task, or add 'finetune:' to the recipe."
         raise ModelLoadFailed(said, remedy=remedy)
+
+
+def _refuse_broken(checkpoint: Path, model: Any) -> None:
     broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ModelLoadFailed(
             f"{checkpoint}: {len(broken)} tensors hold numbers that are not finite, such as {broken[0]}",
             remedy="Take the checkpoint from before the training went astray.",
         )
-    return model.eval()
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
 
 
 def open_tokenizer(checkpoint: Path) -> Any:
@@ -85,9 +101,8 @@ def open_tokenizer(checkpoint: Path) -> Any:
             Tokenizer.from_buffer(file.read_bytes())  # raises ValueError, where transformers lets anything through
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, use_fast=True)
     except _ERRORS as error:
-        said = " ".join(str(error).split())[:500]
         raise ModelLoadFailed(
-            f"{checkpoint}: the tokenizer does not load: {said}",
+            f"{checkpoint}: the tokenizer does not load: {_said(error)}",
             remedy="Copy the tokenizer's files again from the model that it was tuned from.",
         ) from None
     if not tokenizer.is_fast:
@@ -100,6 +115,18 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     """Return a checkpoint's config.json."""
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def labels_of(config: dict[str, Any]) -> list[str]:
+    """Return the names of a classifier's outputs; transformers calls them LABEL_0 and so on where there are none."""
+    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return [named[key] for key in sorted(named, key=int)]
+
+
+def is_decoder(config: dict[str, Any]) -> bool:
+    """Tell whether a model continues texts."""
+    names = config.get("architectures") or []
+    return any("CausalLM" in name or "ConditionalGeneration" in name for name in names)
 
 
 def _is_unused(name: str, head: Head) -> bool:

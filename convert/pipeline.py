@@ -25,6 +25,7 @@ from edge_agent import __version__
 from edge_agent.errors import InvalidRequest, RequirementUnmet
 
 _TORCH = ("torch", "transformers", "safetensors", "numpy")
+_SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,38 @@ class Step:
 # module in ENTRIES of tests/test_house.py as "a stage: see convert/pipeline.py". The rest follows by itself.
 #
 #   "finetune": Step("convert.finetune", ("prepare",), ("finetune",), ("train", "task"), (*_TORCH, "peft")),
-#   "export": Step("convert.export", ("prepare", "finetune"), ("export",), ("task",),
-#                  (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python")),
-#   "verify": Step("convert.verify", ("prepare", "finetune", "export"), (), ("calibration", "task"),
-#                  (*_TORCH, "onnxruntime", "llama-cpp-python")),
-#   "quantize": Step("convert.quantize", ("prepare", "finetune", "export"), ("quantize", "budget"),
-#                    ("importance", "calibration", "task"), (*_TORCH, "onnxruntime", "llama-cpp-python")),
-#   "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
-#   "evaluate": Step("convert.evaluate", ("export", "quantize"), (), ("test", "task"), _SERVING),
-#   "assemble": Step("convert.finish", ("export", "quantize", "calibrate", "evaluate"), (),
-#                    ("source", "train", "importance", "calibration", "test", "task.yaml"), (*_TORCH, *_SERVING)),
-#   with _SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
 STAGES: dict[str, Step] = {
     "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
+    "export": Step(
+        "convert.export",
+        ("prepare", "finetune"),
+        ("export",),
+        ("task",),
+        (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python"),
+    ),
+    "verify": Step(
+        "convert.verify",
+        ("prepare", "finetune", "export"),
+        (),
+        ("calibration", "task"),
+        (*_TORCH, "peft", "onnxruntime", "llama-cpp-python"),
+    ),
+    "quantize": Step(
+        "convert.quantize",
+        ("prepare", "finetune", "export"),
+        ("quantize", "budget"),
+        ("importance", "train", "calibration", "task"),
+        (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
+    ),
+    "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
+    "evaluate": Step("convert.evaluate", ("export", "quantize"), (), ("test", "task"), _SERVING),
+    "assemble": Step(
+        "convert.finish",
+        ("export", "quantize", "calibrate", "evaluate"),
+        (),
+        ("source", "train", "importance", "calibration", "test", "task.yaml"),
+        (*_TORCH, *_SERVING),
+    ),
 }
 
 

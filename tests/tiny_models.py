@@ -1,7 +1,8 @@
 """Checkpoints of many architectures: two layers of random weights, a few megabytes, with a real tokenizer.
 
-Decoders and RoBERTa have the BPE of SmolLM2, as llama.cpp knows a pre-tokenizer by what it does; the other encoders have
-the WordPiece of MiniLM. The weights are larger than fresh ones, so that attention looks at something and a mistake shows.
+Decoders and RoBERTa have the BPE of SmolLM2, as llama.cpp knows a pre-tokenizer by what it does; the other encoders
+have the WordPiece of MiniLM. The weights are larger than fresh ones, so that attention looks at something and a mistake
+shows.
 """
 
 from __future__ import annotations

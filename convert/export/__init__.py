@@ -33,8 +33,9 @@ def run(job: Job) -> Report:
         how = gguf.Export(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf.export(how, made, job.out, job.progress)
     if runtime == "onnx":
+        head = models.head_of(runtime, what.kind)
         _check_labels(what, config)
-        return onnx.export(checkpoint, adapter, models.head_of(runtime, what.kind), job.out)
+        return onnx.export(checkpoint, adapter, head, job.out)
     raise InvalidRequest(
         f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
         remedy="Correct 'runtime' in task.yaml.",
@@ -54,12 +55,9 @@ def _check_length(what: Task, config: dict[str, Any]) -> None:
 
 def _check_labels(what: Task, config: dict[str, Any]) -> None:
     """Raise InvalidRequest unless the task's labels are the model's outputs, in their order."""
-    if what.kind == "embed":
-        return
-    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    labels = [named[key] for key in sorted(named, key=int)]
-    bare = all(label == f"LABEL_{index}" for index, label in enumerate(labels))
-    if len(labels) != len(what.labels) or not (bare or labels == list(what.labels)):
+    labels = models.labels_of(config)
+    unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]
+    if what.kind != "embed" and labels not in (unnamed, list(what.labels)):
         raise InvalidRequest(
             f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(what.labels)}",
             remedy="Write the model's labels into task.yaml, in this order.",

@@ -59,7 +59,7 @@ def cache_folder(given: Path | None = None) -> Path:
     return Path(own) if own else Path(user, "edge-convert")
 
 
-def find(checkout: Path | None = None) -> Converter:
+def find(checkout: Path | None = None, cache: Path | None = None) -> Converter:
     """Return the converter: that of a llama.cpp checkout if one is given, else the one that `setup` made.
 
     Raises:
@@ -70,7 +70,7 @@ def find(checkout: Path | None = None) -> Converter:
         if not (checkout / HF_SCRIPT).is_file():
             raise FileMissing(f"{checkout} has no {HF_SCRIPT}", remedy="Name a checkout of llama.cpp.")
         return Converter(checkout, checkout / "gguf-py")
-    site = _site(cache_folder())
+    site = _site(cache_folder(cache))
     if not (site / HF_SCRIPT).is_file():
         raise RequirementUnmet(
             f"llama.cpp's converter is not set up: {site} does not exist",

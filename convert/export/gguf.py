@@ -51,23 +51,22 @@ def export(how: Export, tool: Converter, out: Path, progress: Progress) -> Repor
         InvalidRequest: the model, its tokenizer or its adapter is of a kind that would come out wrong.
         ModelLoadFailed: the weights do not fill the model, or the converter fails.
     """
-    config = models.read_config(how.checkpoint)
-    _refuse(config)
-    apart = how.adapter is not None and not how.merged
-    if apart and how.adapter is not None:
+    _refuse(models.read_config(how.checkpoint))
+    report: Report = {"base": BASE, "type": weight_type(how.checkpoint), "converter": tool.scripts.name}
+    if how.adapter is None:
+        progress("converting", 0, 1)
+        to_gguf(tool, how.checkpoint, out / BASE)
+    elif how.merged:
+        progress("merging and converting", 0, 1)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as folder:
+            to_gguf(tool, _merged(how.checkpoint, how.adapter, Path(folder)), out / BASE)
+    else:
         _refuse_adapter(how.adapter)
-    progress("converting the base", 0, 1 + apart)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
-        source = how.checkpoint
-        if how.adapter is not None and how.merged:
-            source = _merged(how.checkpoint, how.adapter, Path(folder, "merged"))
-        to_gguf(tool, source, out / BASE)
-        report: Report = {"base": BASE, "type": weight_type(how.checkpoint), "converter": str(tool.scripts.name)}
-        if apart and how.adapter is not None:
-            progress("converting the adapter", 1, 2)
-            adapter_to_gguf(tool, how.adapter, how.checkpoint, out / ADAPTER)
-            report["adapter"] = ADAPTER
-    progress("converting", 1 + apart, 1 + apart)
+        progress("converting the base", 0, 2)
+        to_gguf(tool, how.checkpoint, out / BASE)
+        progress("converting the adapter", 1, 2)
+        adapter_to_gguf(tool, how.adapter, how.checkpoint, out / ADAPTER)
+        report["adapter"] = ADAPTER
     return report
 
 
@@ -99,10 +98,9 @@ def weight_type(checkpoint: Path) -> str:
 
 
 def _refuse(config: dict[str, Any]) -> None:
-    causal = any("CausalLM" in name or "ConditionalGeneration" in name for name in config.get("architectures") or [])
-    if not causal:
+    if not models.is_decoder(config):
         raise InvalidRequest(
-            f"the llama runtime serves decoders; the source is {', '.join(config.get('architectures') or ['unnamed'])}",
+            f"the llama runtime serves decoders; the source is {_architecture(config)}",
             remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a model that continues texts.",
         )
     if str(config["model_type"]).startswith("gemma3"):
@@ -154,14 +152,17 @@ def _refuse_what_failed(done: subprocess.CompletedProcess[str], config: dict[str
             remedy="Use the tokenizer of the model that yours was tuned from, unchanged.",
         )
     if "is not supported" in done.stderr:
-        kind = ", ".join(config.get("architectures") or [config["model_type"]])
-        said = f"llama.cpp's converter does not know the architecture {kind}"
+        said = f"llama.cpp's converter does not know the architecture {_architecture(config)}"
         raise InvalidRequest(said, remedy="docs/architectures.md lists what is known to work.")
     if "FileNotFoundError" in done.stderr or "tokenizer.model" in done.stderr:
         raise InvalidRequest(
             f"the converter misses a file of this model's tokenizer: {converter.last_error(done)[:300]}",
             remedy="Copy tokenizer.model, or what is named, from the model that yours was tuned from.",
         )
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    return ", ".join(config.get("architectures") or [str(config["model_type"])])
 
 
 def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:

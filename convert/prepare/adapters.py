@@ -37,13 +37,7 @@ def take(source: Path, checkpoint: Path, out: Path, base: str) -> Report:
 def _config(source: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (source / name).is_file():
-            pickled = (source / "adapter_model.bin").is_file() and name == WEIGHTS
-            remedy = (
-                "Its weights are pickled (adapter_model.bin): where you trust it, load and save it again with PEFT."
-                if pickled
-                else "Name the directory that PEFT's save_pretrained wrote."
-            )
-            raise FileMissing(f"{source} has no {name}", remedy=remedy)
+            raise FileMissing(f"{source} has no {name}", remedy=_missing_remedy(source, name))
     config: dict[str, Any] = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -52,6 +46,12 @@ def _config(source: Path) -> dict[str, Any]:
         said = f"{source} replaces whole modules of its base ({', '.join(config['modules_to_save'])})"
         raise InvalidRequest(said, remedy=_KINDS_REMEDY)
     return config
+
+
+def _missing_remedy(source: Path, name: str) -> str:
+    if name == WEIGHTS and (source / "adapter_model.bin").is_file():
+        return "Its weights are pickled (adapter_model.bin): where you trust it, load and save it again with PEFT."
+    return "Name the directory that PEFT's save_pretrained wrote."
 
 
 def _check_name(source: Path, made_for: str, base: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ def take(source: Path, out: Path) -> Report:
     dtypes = _check_weights(source)
     _check_tokenizer(source)
     out.mkdir(parents=True)
-    for file in _files(source, _TAKEN):
-        if file.suffix == ".safetensors" and not _is_weights(file):
-            continue
+    for file in filter(_is_weights, _files(source, _TAKEN)):
         _link_or_copy(file.resolve(), out / file.name)
     models.open_tokenizer(out)
     base = config.get("_name_or_path") or source.resolve().name
@@ -102,22 +101,27 @@ def _refuse_quantized(source: Path, config: dict[str, Any]) -> None:
 
 def _check_weights(source: Path) -> dict[str, int]:
     """Return how many tensors there are of each type."""
-    weights = [file for file in _files(source, ["*.safetensors"]) if _is_weights(file)]
+    weights = list(filter(_is_weights, _files(source, ["*.safetensors"])))
     if not weights:
         _refuse_pickle(source)
+    _check_shards(source, {file.name for file in weights})
+    return dict(Counter(dtype for file in weights for dtype in _float_types(file)))
+
+
+def _check_shards(source: Path, there: set[str]) -> None:
     index = source / INDEX
     if index.is_file():
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        for name in sorted(named - {file.name for file in weights}):
+        for name in sorted(named - there):
             raise FileMissing(f"{index} names {name}, which is not there", remedy="Copy the whole checkpoint.")
-    dtypes: dict[str, int] = {}
-    for file in weights:
-        for name, dtype in _dtypes(file).items():
-            if dtype not in _FLOATS | _WHOLE or name.endswith((".qweight", ".qzeros")):
-                said = f"{file} is quantized already: {name} is {dtype}"
-                raise InvalidRequest(said, remedy=_QUANTIZED_REMEDY)
-            dtypes[dtype] = dtypes.get(dtype, 0) + 1
-    return dtypes
+
+
+def _float_types(file: Path) -> Iterator[str]:
+    """Yield the type of each tensor. Raises InvalidRequest at the first that holds rounded weights."""
+    for name, dtype in _dtypes(file).items():
+        if dtype not in _FLOATS | _WHOLE or name.endswith((".qweight", ".qzeros")):
+            raise InvalidRequest(f"{file} is quantized already: {name} is {dtype}", remedy=_QUANTIZED_REMEDY)
+        yield dtype
 
 
 def _refuse_pickle(source: Path) -> None:
@@ -145,6 +149,7 @@ def _check_tokenizer(source: Path) -> None:
 
 
 def _is_weights(file: Path) -> bool:
+    """Tell a checkpoint's file from one of an adapter that lies beside it."""
     return not file.name.startswith("adapter_")
 
 

@@ -49,19 +49,26 @@ def build(fields: Mapping[str, Any]) -> Any:
     if kind != "gpt2" or cut not in _CUTS:
         said = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be built anew exactly"
         raise InvalidRequest(said, remedy=_REMEDY)
-    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=cut == "llama-bpe"))
+    backend = Tokenizer(_model(fields))
     if cut == "qwen2":
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = _CUTS[cut]()
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
-    for kind_of_token, special in ((_CONTROL, True), (_USER_DEFINED, False)):
-        added = [token for token, is_a in zip(tokens, types, strict=True) if is_a == kind_of_token]
-        backend.add_tokens([AddedToken(token, special=special, normalized=False) for token in added])
+    backend.add_tokens(_added(fields, _CONTROL) + _added(fields, _USER_DEFINED))
     return _wrapped(backend, fields)
+
+
+def _model(fields: Mapping[str, Any]) -> BPE:
+    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
+    vocabulary = {token: index for index, token in enumerate(fields["tokenizer.ggml.tokens"])}
+    return BPE(vocab=vocabulary, merges=merges, ignore_merges=fields["tokenizer.ggml.pre"] == "llama-bpe")
+
+
+def _added(fields: Mapping[str, Any], wanted: int) -> list[AddedToken]:
+    """Return the tokens of one kind that are found before a text is cut."""
+    both = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
+    return [AddedToken(token, special=wanted == _CONTROL, normalized=False) for token, kind in both if kind == wanted]
 
 
 def _wrapped(backend: Tokenizer, fields: Mapping[str, Any]) -> Any:

@@ -65,9 +65,8 @@ def main(folder: str) -> None:
         probe.refuse(f"llama.cpp does not load the file: {log.cause()}")
     vocab = llama.llama_model_get_vocab(model)
     facts = _facts(model, vocab)
-    texts = request.get("texts", [])
-    facts["plain"] = [_tokens(vocab, text, special=False) for text in texts]
-    facts["written"] = [_tokens(vocab, text, special=True) for text in texts]
+    for name, special in (("plain", False), ("written", True)):
+        facts[name] = [_tokens(vocab, text, special=special) for text in request.get("texts", [])]
     arrays: dict[str, NDArray[Any]] = {}
     if request.get("prompts"):
         facts["rows"], arrays["logits"] = _computed(model, request, log)
@@ -117,10 +116,17 @@ def _computed(model: Any, request: dict[str, Any], log: _Log) -> tuple[list[int]
     if request.get("adapter"):
         _adapt(model, context, str(request["adapter"]), log)
     if pooling:
-        width = llama.llama_model_n_cls_out(model) if pooling == "rank" else llama.llama_model_n_embd(model)
-        return [1] * len(prompts), np.stack([_pooled(context, prompt, int(width)) for prompt in prompts])
+        return [1] * len(prompts), _vectors(model, context, prompts, pooling)
+    return _rows(model, context, prompts, int(request.get("rows_max", ROWS_MAX_DEFAULT)))
+
+
+def _vectors(model: Any, context: Any, prompts: list[list[int]], pooling: str) -> Vector:
+    width = llama.llama_model_n_cls_out(model) if pooling == "rank" else llama.llama_model_n_embd(model)
+    return np.stack([_pooled(context, prompt, int(width)) for prompt in prompts])
+
+
+def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> tuple[list[int], Vector]:
     vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
-    rows_max = int(request.get("rows_max", ROWS_MAX_DEFAULT))
     counts = [min(rows_max, len(prompt)) for prompt in prompts]
     parts = [_logits(context, prompt, rows, vocabulary) for prompt, rows in zip(prompts, counts, strict=True)]
     return counts, np.concatenate(parts)

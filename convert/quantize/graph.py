@@ -83,4 +83,6 @@ def _float_weights(graph: Any) -> list[str]:
     matrices = {
         each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT and len(each.dims) > 1
     }
-    return sorted({name for node in graph.node if node.op_type in _LINEAR | {"Gather"} for name in node.input} & matrices)
+    return sorted(
+        {name for node in graph.node if node.op_type in _LINEAR | {"Gather"} for name in node.input} & matrices
+    )

@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from convert.gguf import Importance
 from convert.stage import Progress
@@ -36,25 +37,40 @@ def measure(model: Any, prompts: Sequence[Sequence[int]], named: Names, progress
 
     The output layer is left out: it is quantized by itself, or shares the embedding's weights.
     """
-    sums: dict[str, torch.Tensor] = {}
-    rows: dict[str, int] = {}
-
-    def listen(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
-        def add(_layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            values = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double()
-            sums[name] = sums.get(name, torch.zeros(values.shape[-1], dtype=torch.float64)) + values.square().sum(0)
-            rows[name] = rows.get(name, 0) + len(values)
-
-        return add
-
-    layers = [(named(name), layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    hooks = [layer.register_forward_pre_hook(listen(name)) for name, layer in layers if name and "blk." in name]
+    found: dict[str, _Columns] = {}
+    hooks = []
+    for name, layer in model.named_modules():
+        tensor = named(name) or ""
+        if isinstance(layer, torch.nn.Linear) and tensor.startswith("blk."):
+            found[tensor] = _Columns(layer.in_features)
+            hooks.append(layer.register_forward_pre_hook(found[tensor].add))
     try:
-        with torch.inference_mode():
-            for count, prompt in enumerate(prompts):
-                progress("measuring the importance of columns", count, len(prompts))
-                model(torch.tensor([list(prompt)]))
+        _read(model, prompts, progress)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: (total / rows[name]).numpy().astype(np.float32) for name, total in sums.items()}
+    return {tensor: columns.mean() for tensor, columns in found.items()}
+
+
+class _Columns:
+    """Adds up the squares of what comes into one layer."""
+
+    def __init__(self, width: int) -> None:
+        self._sum = torch.zeros(width, dtype=torch.float64)
+        self._rows = 0
+
+    def add(self, _layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        values = inputs[0].detach().reshape(-1, len(self._sum)).double()
+        self._sum += values.square().sum(0)
+        self._rows += len(values)
+
+    def mean(self) -> NDArray[np.float32]:
+        mean: NDArray[np.float32] = (self._sum / self._rows).numpy().astype(np.float32)
+        return mean
+
+
+def _read(model: Any, prompts: Sequence[Sequence[int]], progress: Progress) -> None:
+    with torch.inference_mode():
+        for count, prompt in enumerate(prompts):
+            progress("measuring the importance of columns", count, len(prompts))
+            model(torch.tensor([list(prompt)]))

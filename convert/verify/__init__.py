@@ -7,6 +7,7 @@ difference fails the run: whatever is quantized or calibrated afterwards would c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,15 @@ def run(job: Job) -> Report:
     return report
 
 
+@dataclass(frozen=True)
 class Pair:
     """A model, and what was exported from it."""
 
-    def __init__(self, checkpoint: Path, adapter: Path | None, exported: Path) -> None:
-        """Take a checkpoint, a PEFT adapter over it, and the folder that `export` left."""
-        self.checkpoint, self.adapter, self.exported = checkpoint, adapter, exported
+    checkpoint: Path
+    adapter: Path | None
+    """A PEFT adapter over it."""
+    exported: Path
+    """The folder that `export` left."""
 
 
 def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
@@ -77,6 +81,19 @@ def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
 def check_onnx(pair: Pair, kind: Kind, texts: Sequence[str]) -> Report:
     """Compare an ONNX graph and the tokenizer beside it. Raises ModelFailed, ModelLoadFailed."""
     texts = [*probes.TEXTS, *texts]
+    inputs = _inputs(pair, texts)
+    found = _outputs(pair.exported / MODEL, inputs)
+    expected = _reference(pair, kind, texts)
+    shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
+    if any(left != right for left, right in shapes):
+        raise ModelFailed(f"the exported graph gives another shape than the checkpoint: {shapes[0]}", remedy=_REMEDY)
+    if kind == "embed":
+        return _judged_vectors(expected, found) | {"texts": len(texts)}
+    return _judged(probes.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+
+
+def _inputs(pair: Pair, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each text, as the agent makes them. Raises ModelFailed if the checkpoint's are others."""
     served = Tokenizer.from_file(str(pair.exported / TOKENIZER))
     served.no_truncation()
     served.no_padding()
@@ -87,14 +104,7 @@ def check_onnx(pair: Pair, kind: Kind, texts: Sequence[str]) -> Report:
         if ids != reference.encode(tokenizer, text):
             said = f"the exported tokenizer cuts {text!r} into {ids}, the checkpoint's otherwise"
             raise ModelFailed(said, remedy=_REMEDY)
-    found = _outputs(pair.exported / MODEL, inputs)
-    expected = _reference(pair, kind, texts)
-    shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
-    if any(left != right for left, right in shapes):
-        raise ModelFailed(f"the exported graph gives another shape than the checkpoint: {shapes[0]}", remedy=_REMEDY)
-    if kind == "embed":
-        return _judged_vectors(expected, found) | {"texts": len(texts)}
-    return _judged(probes.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+    return inputs
 
 
 def _reference(pair: Pair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:

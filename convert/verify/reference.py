@@ -25,12 +25,6 @@ def quiet(_done: int) -> None:
     """Tell nobody."""
 
 
-def is_decoder(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint continues texts."""
-    names = models.read_config(checkpoint).get("architectures") or []
-    return any("CausalLM" in name or "ConditionalGeneration" in name for name in names)
-
-
 def label_log_probabilities(
     checkpoint: Path, adapter: Path | None, task: Task, texts: Sequence[str], done: Done = quiet
 ) -> LogProbabilities:
@@ -45,7 +39,7 @@ def label_log_probabilities(
     """
     if task.kind != "classify":
         raise InvalidRequest(f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers.")
-    if is_decoder(checkpoint):
+    if models.is_decoder(models.read_config(checkpoint)):
         model = models.open_model(checkpoint, adapter, "causal")
         tokens = task_tokens(task, models.open_tokenizer(checkpoint))
         return probes.log_softmax(joint_log_probabilities(model, tokens, texts, done))

@@ -1,0 +1,220 @@
+"""Tiny models through the real exporters, the gate and the quantizers, after 'edge-convert setup'."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf as library
+import numpy as np
+import onnx as graphs
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
+
+from convert import gguf, models, probe, probes, stage, verify
+from convert.decoder.tokens import task_tokens
+from convert.export import converter, onnx
+from convert.export import gguf as gguf_export
+from convert.quantize import graph, imatrix
+from convert.recipe import Recipe
+from convert.stage import Job
+from convert.verify import Pair, loss, reference
+from edge_agent.errors import InvalidRequest, ModelFailed
+from edge_agent.formats.manifest import Task
+from tests import tiny_decoder, tiny_models
+
+TEXTS = ("I want my money back", "What does the blue lamp cost?", "Are you open on Sunday?")
+TASK = Task(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Draw nothing."""
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A tiny Llama with an adapter, exported apart."""
+    folder = tmp_path_factory.mktemp("decoder")
+    checkpoint, adapter, out = tiny_models.decoder(folder / "m", "llama"), folder / "a", folder / "out"
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        get_peft_model(models.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
+    out.mkdir()
+    gguf_export.export(gguf_export.Export(checkpoint, adapter), converter.find(), out, quiet)
+    return Pair(checkpoint, adapter, out)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A tiny BERT that classifies, exported."""
+    folder = tmp_path_factory.mktemp("encoder")
+    checkpoint, out = tiny_models.encoder(folder / "m", "bert"), folder / "out"
+    out.mkdir()
+    onnx.export(checkpoint, None, "sequence", out)
+    return Pair(checkpoint, None, out)
+
+
+def test_exported_decoder_with_its_adapter_is_the_model(decoder: Pair) -> None:
+    """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
+    report = verify.check_gguf(decoder, TASK, TEXTS)
+    assert report["kl_max"] < probes.KL_MAX
+    assert (1.0, len(probes.TEXTS) + len(TEXTS)) == (report["same_top"], report["texts"])
+    with pytest.raises(ModelFailed, match="not the same model: Kullback-Leibler"):
+        verify.check_gguf(Pair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
+
+
+def test_merged_export_is_the_model_too(decoder: Pair, tmp_path: Path) -> None:
+    """An adapter put into the weights gives one file that computes the same."""
+    how = gguf_export.Export(decoder.checkpoint, decoder.adapter, merged=True)
+    gguf_export.export(how, converter.find(), tmp_path, quiet)
+    assert not (tmp_path / gguf_export.ADAPTER).exists()
+    assert verify.check_gguf(Pair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"] < probes.KL_MAX
+
+
+def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
+    """llama.cpp knows a pre-tokenizer by what it does to a test string; one trained anew does something else."""
+    checkpoint = tiny_decoder.checkpoint(tmp_path / "m")
+    with pytest.raises(InvalidRequest, match="how this tokenizer cuts a text"):
+        gguf_export.to_gguf(converter.find(), checkpoint, tmp_path / "base.gguf")
+
+
+def test_missing_tokenizer_file_is_refused_by_name(tmp_path: Path) -> None:
+    """Phi-3 needs its tokenizer.model."""
+    with pytest.raises(InvalidRequest, match=r"misses a file of this model's tokenizer.*tokenizer\.model"):
+        gguf_export.to_gguf(converter.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
+
+
+@pytest.mark.slow
+def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
+    """The converter drops BERT's pooler, which changes every answer; renamed, it is computed."""
+    checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
+    gguf_export.to_gguf(converter.find(), checkpoint, tmp_path / "base.gguf")
+    tokenizer = models.open_tokenizer(checkpoint)
+    prompts = [reference.encode(tokenizer, text) for text in TEXTS]
+    asked = {"model": str(tmp_path / "base.gguf"), "prompts": prompts, "pooling": "rank"}
+    answer = probe.ask("convert.probe.llama", asked)
+    expected = np.stack(reference.encoder_rows(checkpoint, None, "sequence", TEXTS))
+    assert list(tiny_models.LABELS) == answer.facts["labels"]
+    assert np.abs(expected - answer.arrays["logits"]).max() < 1e-2
+
+
+def test_exported_encoder_is_the_model(encoder: Pair) -> None:
+    """Graph and tokenizer give what PyTorch gives; another checkpoint's graph does not pass."""
+    assert verify.check_onnx(encoder, "classify", TEXTS)["kl_max"] < probes.KL_MAX
+
+
+def test_other_weights_or_tokenizer_fail_the_gate(encoder: Pair, tmp_path: Path) -> None:
+    """A checkpoint that differs in one layer, and a tokenizer that cuts otherwise, are caught."""
+    other = shutil.copytree(encoder.checkpoint, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["bert.encoder.layer.1.attention.self.query.weight"] *= 1.5
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelFailed, match="not the same model"):
+        verify.check_onnx(Pair(other, None, encoder.exported), "classify", TEXTS)
+    spoilt = shutil.copytree(encoder.exported, tmp_path / "spoilt")
+    text = (spoilt / onnx.TOKENIZER).read_text(encoding="utf-8")
+    (spoilt / onnx.TOKENIZER).write_text(
+        text.replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
+    )
+    with pytest.raises(ModelFailed, match="the exported tokenizer cuts"):
+        verify.check_onnx(Pair(encoder.checkpoint, None, spoilt), "classify", TEXTS)
+
+
+@pytest.mark.parametrize("kind", ["extract", "embed"])
+def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
+    """Token classification is compared token by token, hidden states by their angle."""
+    checkpoint = tiny_models.encoder(tmp_path / "m", "distilbert", kind)
+    onnx.export(checkpoint, None, models.head_of("onnx", kind), tmp_path)
+    report = verify.check_onnx(Pair(checkpoint, None, tmp_path), kind, TEXTS)
+    assert report["rows"] > 10 * report["texts"]
+
+
+def test_reference_is_what_the_labels_get(decoder: Pair, encoder: Pair) -> None:
+    """Log-probabilities over the labels add up to one; a decoder's are its joint ones, renormalised."""
+    of_decoder = reference.label_log_probabilities(decoder.checkpoint, decoder.adapter, TASK, TEXTS)
+    of_encoder = reference.label_log_probabilities(encoder.checkpoint, None, TASK, TEXTS)
+    for rows in (of_decoder, of_encoder):
+        assert (len(TEXTS), len(TASK.labels)) == rows.shape
+        assert np.allclose(1.0, np.exp(rows).sum(axis=1))
+    tokens = task_tokens(TASK, models.open_tokenizer(decoder.checkpoint))
+    model = models.open_model(decoder.checkpoint, decoder.adapter, "causal")
+    steps = probes.log_softmax(probes.last_logits(model, [tokens.prompt(TEXTS[0])]))[-1]
+    firsts = np.array([steps[label[0]] for label in tokens.labels])
+    assert {1} == {len(label) for label in tokens.labels}
+    assert np.allclose(probes.log_softmax(firsts), of_decoder[0], atol=1e-4)
+
+
+def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
+    """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
+    model = models.open_model(decoder.checkpoint, None, "causal")
+    prompts = probes.prompts(models.open_tokenizer(decoder.checkpoint))[:4]
+    matrix = imatrix.measure(model, prompts, imatrix.names("llama", 2), quiet)
+    assert {tensor.name for tensor in library.GGUFReader(decoder.exported / "base.gguf").tensors} > set(matrix)
+    assert 7 * 2 == len(matrix)
+    seen = []
+    model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0][0]))
+    probes.last_logits(model, prompts)
+    expected = torch.cat(seen).square().mean(0).numpy()
+    assert np.allclose(expected, matrix["blk.1.ffn_down.weight"], rtol=1e-4)
+    with pytest.raises(InvalidRequest, match="no tensor names"):
+        imatrix.names("nothing", 2)
+
+
+def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Path) -> None:
+    """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
+    prompts = probes.prompts(models.open_tokenizer(decoder.checkpoint))
+    base = decoder.exported / "base.gguf"
+    full = probe.ask("convert.probe.llama", {"model": str(base), "prompts": prompts}).arrays["logits"]
+    found = {}
+    for name in ("Q8_0", "Q4_0"):
+        gguf.quantize(gguf.Request(base, tmp_path / name, name))
+        asked = {"model": str(tmp_path / name), "prompts": prompts}
+        found[name] = loss.between(full, probe.ask("convert.probe.llama", asked).arrays["logits"])
+    assert found["Q8_0"].kl_mean < found["Q4_0"].kl_mean
+    assert found["Q8_0"].kl_mean <= found["Q8_0"].kl_p999
+    assert found["Q4_0"].agreement <= found["Q8_0"].agreement <= 1.0
+    assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
+
+
+SIZES = {"matmul8-gather8": (8, 10), "dynamic-int8": (8, 10), "fp32": (32, 33)}
+
+
+@pytest.mark.parametrize("name", graph.TYPES)
+def test_quantized_graph_is_what_its_report_says(encoder: Pair, tmp_path: Path, name: str) -> None:
+    """Bits per weight are counted in the file, and it still computes nearly the same."""
+    report = graph.quantize(encoder.exported / onnx.MODEL, tmp_path / "model.onnx", name)
+    low, high = SIZES[name]
+    assert low <= report["bits_per_weight"] <= high
+    assert report["fallback_tensors"] == len(report["fallbacks"])
+    kinds = {node.op_type for node in graphs.load(tmp_path / "model.onnx").graph.node}
+    assert ("MatMulNBits" in kinds) == (name == "matmul8-gather8")
+    inputs = [reference.encode(models.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
+    lost = loss.between(*(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx")))
+    assert lost.kl_mean < (0.1 if name == "dynamic-int8" else 0.01)
+
+
+def outputs(model: Path, inputs: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return [texts, labels]."""
+    answer = probe.ask("convert.probe.onnx", {"model": str(model), "inputs": inputs})
+    return answer.arrays["outputs"].reshape(answer.facts["shapes"][0][0] and (len(inputs), -1))
+
+
+def test_later_stages_mean_the_tuned_checkpoint(tmp_path: Path) -> None:
+    """The fine-tuned checkpoint goes before the prepared one, an adapter of training before that of the source."""
+    for folder in ("prepare/checkpoint", "prepare/adapter", "full/checkpoint", "lora/adapter", "none"):
+        (tmp_path / folder).mkdir(parents=True)
+    recipe = Recipe.model_validate({"source": {"base": "b"}, "data": {"calibration": "c", "test": "t"}})
+
+    def meant(tuned: str) -> tuple[Path, Path | None]:
+        done = {"prepare": tmp_path / "prepare"} | ({"finetune": tmp_path / tuned} if tuned else {})
+        job = Job(recipe, tmp_path, done, quiet)
+        return stage.checkpoint(job), stage.adapter(job)
+
+    prepared = tmp_path / "prepare"
+    assert (prepared / "checkpoint", prepared / "adapter") == meant("") == meant("none")
+    assert (tmp_path / "full" / "checkpoint", None) == meant("full")
+    assert (prepared / "checkpoint", tmp_path / "lora" / "adapter") == meant("lora")
