@@ -85,6 +85,10 @@ class Fallback:
     wanted: str
     got: str
 
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.tensor}: {self.got} instead of {self.wanted}"
+
 
 @dataclass(frozen=True)
 class Quantized:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from convert.cli import assemble, collect, evaluate, init, keys, quantize, run, sites, stopping
+from convert.cli import assemble, collect, evaluate, init, keys, quantize, run, setup, sites, stopping
 from convert.pipeline import STAGES
 from edge_agent import __version__
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
@@ -88,6 +88,7 @@ def root(
 app.command("init")(init.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
+    "setup": setup.run,
     "quantize": quantize.quantize,
     "assemble": assemble.Command,
     "evaluate": evaluate.evaluate,

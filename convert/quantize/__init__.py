@@ -74,7 +74,7 @@ def _llama(job: Job, what: Task, source: Path) -> tuple[list[Candidate], Report]
             "bits_per_weight": made.contents.bits_per_weight,
             "fallback_tensors": len(made.fallbacks),
             "tensor_types": made.contents.types,
-            "fallbacks": [f"{each.tensor}: {each.got} for {each.wanted}" for each in made.fallbacks],
+            "fallbacks": [str(each) for each in made.fallbacks],
             "next_token": next_tokens.loss(target).report(),
         }
         found.append(Candidate(name, target, details))

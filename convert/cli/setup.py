@@ -1,0 +1,36 @@
+"""`edge-convert setup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert.cli import screen
+from convert.export import converter
+
+
+def run(
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help=f"Instead of the user's cache; later runs need {converter.CACHE_VARIABLE}=DIR."
+        ),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"llama_cpp_python-{converter.VERSION}.tar.gz, where it has been loaded by other means.",
+        ),
+    ] = None,
+) -> None:
+    """Build llama.cpp's converter from the pinned source archive, once. Afterwards no network is needed.
+
+    Only for runtime llama, and about a minute. A checkout of llama.cpp does as well: 'llama_cpp' under 'export' in the
+    recipe.
+    """
+    with screen.bar() as progress:
+        made = converter.setup(cache, archive, progress)
+    screen.out().print(f"llama.cpp's converter is in {made}.", markup=False)
