@@ -10,7 +10,9 @@ file really holds is counted.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ FTYPES = {
     "Q6_K": 18,
     "IQ4_NL": 25,
 }
+_DISK_FULL_BYTES = 1024 * 1024
 _FLOATS = {"F32", "F16", "BF16", "F64"}
 # What gguf raises for a file that it cannot read.
 _DAMAGED = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError)
@@ -129,12 +132,22 @@ def quantize(request: Request) -> Quantized:
     importance = partial.with_name(partial.name + ".npz")
     try:
         np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # a keyword of its own is bool
-        facts = probe.ask("convert.probe.quantizer", _asked(request, partial, importance)).facts
+        facts = _quantized(_asked(request, partial, importance))
         partial.replace(request.target)
     finally:
         partial.unlink(missing_ok=True)
         importance.unlink(missing_ok=True)
     return Quantized(request.type, contents(request.target), tuple(Fallback(*each) for each in facts["fallbacks"]))
+
+
+def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return probe.ask("convert.probe.quantizer", asked).facts
+    except ModelLoadFailed:
+        # llama.cpp does not say why it cannot write.
+        if shutil.disk_usage(Path(asked["target"]).parent).free < _DISK_FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), asked["target"]) from None
+        raise
 
 
 def _check(request: Request) -> None:

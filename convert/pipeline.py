@@ -166,7 +166,7 @@ def inputs_of(step: Step, recipe: Recipe, before: Mapping[str, Record], progress
         value = getattr(recipe, section)
         plain = value.model_dump(mode="json") if value is not None else None
         found[f"recipe: {section}"] = json.dumps(plain, sort_keys=True)
-    for stage in step.after:
+    for stage in filter(before.__contains__, step.after):
         found[f"stage {stage}"] = fingerprint.of_inputs(before[stage].inputs)
     for file in step.files:
         found |= _file_inputs(file, recipe, progress)

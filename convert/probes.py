@@ -6,6 +6,7 @@ F32. A quantized artefact is not held to them: its loss is measured, and bounded
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers.normalizers import NFC
 
 from convert.decoder.tokens import begin_token, tokenize
 
@@ -121,6 +123,16 @@ def last_logits(model: Any, token_lists: Sequence[Sequence[int]]) -> Rows:
             logits = model(torch.tensor([list(tokens)])).logits[0, -ROWS_MAX:]
             parts.append(logits.float().numpy())
     return np.concatenate(parts)
+
+
+def composes(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer composes characters first (NFC), which llama.cpp does not."""
+    return isinstance(tokenizer.backend_tokenizer.normalizer, NFC)
+
+
+def texts_for(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Return the texts that a tokenizer and llama.cpp can be compared on: composed ones, if the tokenizer composes."""
+    return [unicodedata.normalize("NFC", text) for text in texts] if composes(tokenizer) else list(texts)
 
 
 def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = TEXTS) -> str:

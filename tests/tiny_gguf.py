@@ -35,12 +35,15 @@ def sharp() -> Any:
     return model
 
 
-def write(path: Path, model: Any = None, *, pre: str = "gpt-2", shuffled: bool = True) -> Path:
-    """Write the file; llama.cpp wants the rows of queries and keys `shuffled`, and computes nonsense otherwise."""
+def write(path: Path, model: Any = None, *, pre: str = "gpt-2", shuffled: bool = True, begin: bool = False) -> Path:
+    """Write the file; llama.cpp wants the rows of queries and keys `shuffled`, and computes nonsense otherwise.
+
+    `begin` says that a begin token stands before every text.
+    """
     model, tokenizer = model or tiny_decoder.model(), tiny_decoder.tokenizer()
     writer = gguf.GGUFWriter(path, "llama")
     _describe(writer, model.config)
-    _vocabulary(writer, tokenizer, pre)
+    _vocabulary(writer, tokenizer, pre, begin)
     config = model.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
@@ -72,7 +75,7 @@ def _describe(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, pre: str) -> None:
+def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, pre: str, begin: bool) -> None:
     model = tiny_decoder.vocabulary()
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     control = set(tokenizer.all_special_tokens)
@@ -86,7 +89,7 @@ def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, pre: str) -> None:
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_unk_token_id(tokenizer.unk_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(begin)
     writer.add_chat_template(tokenizer.chat_template)
 
 

@@ -7,6 +7,7 @@ every conversion is a process with that folder on its path. Afterwards no networ
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -166,7 +167,9 @@ def last_error(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def check_done(done: subprocess.CompletedProcess[str], out: Path) -> None:
-    """Raise ModelLoadFailed unless a script has made its file."""
+    """Raise ModelLoadFailed unless a script has made its file, OSError if the disk is full."""
+    if os.strerror(errno.ENOSPC) in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     if done.returncode != 0 or not out.is_file():
         said = f"llama.cpp's converter failed: {last_error(done)[:500]}"
         raise ModelLoadFailed(said, remedy="docs/architectures.md lists what is known to work.")

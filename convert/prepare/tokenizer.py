@@ -1,7 +1,8 @@
 """Builds a transformers tokenizer from the vocabulary in a GGUF file.
 
 Byte-level BPE only, and only for the pre-tokenizers in the table: each cuts a text by a rule that the file names and
-does not hold. Whether the result cuts texts as llama.cpp does is checked by who asks for it.
+does not hold. Normalizers are left out, as llama.cpp has none for this kind. Whether the result cuts texts as llama.cpp
+does is checked by who asks for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import transformers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from edge_agent.errors import InvalidRequest
@@ -50,8 +51,6 @@ def build(fields: Mapping[str, Any]) -> Any:
         said = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be built anew exactly"
         raise InvalidRequest(said, remedy=_REMEDY)
     backend = Tokenizer(_model(fields))
-    if cut == "qwen2":
-        backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = _CUTS[cut]()
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)

@@ -66,16 +66,20 @@ def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
     tokenizer = models.open_tokenizer(pair.checkpoint)
     rendered = task_tokens(what, tokenizer)
     prompts = probes.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
-    asked = {"model": str(pair.exported / BASE), "texts": [*probes.TEXTS, *texts], "prompts": prompts}
+    read = probes.texts_for(tokenizer, [*probes.TEXTS, *texts])
+    asked = {"model": str(pair.exported / BASE), "texts": read, "prompts": prompts}
     if (pair.exported / ADAPTER).is_file():
         asked["adapter"] = str(pair.exported / ADAPTER)
     answer = probe.ask("convert.probe.llama", asked)
-    said = probes.difference(answer.facts, tokenizer, [*probes.TEXTS, *texts])
+    said = probes.difference(answer.facts, tokenizer, read)
     if said:
         raise ModelFailed(f"the exported file reads texts otherwise than the checkpoint: {said}", remedy=_REMEDY)
     expected = probes.last_logits(models.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
     gap = probes.compare(expected, answer.arrays["logits"])
-    return _judged(gap) | {"texts": len(probes.TEXTS) + len(texts), "chat_template": bool(tokenizer.chat_template)}
+    report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
+    if probes.composes(tokenizer):
+        report["warning"] = "the tokenizer composes characters (NFC) and llama.cpp does not: send composed texts"
+    return _judged(gap) | report
 
 
 def check_onnx(pair: Pair, kind: Kind, texts: Sequence[str]) -> Report:

@@ -24,7 +24,7 @@ from convert.stage import Job
 from convert.verify import Pair, loss, reference
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import Task
-from tests import tiny_decoder, tiny_models
+from tests import mounts, tiny_decoder, tiny_models
 
 TEXTS = ("I want my money back", "What does the blue lamp cost?", "Are you open on Sunday?")
 TASK = Task(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
@@ -178,6 +178,19 @@ def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Pat
     assert found["Q8_0"].kl_mean <= found["Q8_0"].kl_p999
     assert found["Q4_0"].agreement <= found["Q8_0"].agreement <= 1.0
     assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
+
+
+def test_full_disk_is_said_and_leaves_no_file(decoder: Pair, tmp_path: Path) -> None:
+    """A disk that fills up in mid-export or in mid-quantizing is an error that names the file."""
+    with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:
+        (disk / "out").mkdir()
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            gguf_export.to_gguf(converter.find(), decoder.checkpoint, disk / "out" / "base.gguf")
+        assert str(disk) in str(caught.value.filename)
+        (disk / "out" / "base.gguf").unlink(missing_ok=True)
+        with pytest.raises(OSError, match="No space left on device"):
+            gguf.quantize(gguf.Request(decoder.exported / "base.gguf", disk / "out" / "q.gguf", "F16"))
+        assert [] == list((disk / "out").iterdir())
 
 
 SIZES = {"matmul8-gather8": (8, 10), "dynamic-int8": (8, 10), "fp32": (32, 33)}

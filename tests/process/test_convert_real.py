@@ -1,0 +1,115 @@
+"""SmolLM2 and MiniLM, the real models of the tests, through the stages that make and prove files. Minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert import export, gguf, models, prepare, probe, probes, verify
+from convert.export.gguf import BASE
+from convert.quantize import graph, imatrix
+from convert.recipe import Recipe, read
+from convert.stage import CHECKPOINT, Job
+from convert.verify import loss, reference
+from tests import models as files
+from tests import pos_intents, recipes
+
+pytestmark = pytest.mark.slow
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Draw nothing."""
+
+
+def recipe_for(folder: Path, source: dict[str, str], task: str) -> Recipe:
+    """Write a recipe over a source, with the sections of a task."""
+    folder.mkdir(exist_ok=True)
+    recipes.recipe_of(folder)
+    (folder / "task.yaml").write_text(task)
+    return read(folder).model_copy(update={"source": Recipe.model_validate({**_BARE, "source": source}).source})
+
+
+_BARE = {"data": {"calibration": "calibration.jsonl", "test": "test.jsonl"}}
+DECODER = "version: 1.0.0\nruntime: llama\ntask:\n  name: t\n  kind: classify\n  labels: [refund, price, other]\n"
+ENCODER = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: embed, limits: {input_tokens_max: 256}}\n"
+
+
+def done(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], dict[str, object]]:
+    """Run prepare, export and verify; return their folders, and the reports."""
+    left, reports = {}, {}
+    for name, module in (("prepare", prepare), ("export", export), ("verify", verify)):
+        out = folder / name
+        out.mkdir()
+        reports[name] = module.run(Job(recipe, out, dict(left), quiet))
+        left[name] = out
+    return left, reports
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], dict[str, object]]:
+    """SmolLM2 from its GGUF, exported as GGUF again and proved."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    return done(recipe_for(folder / "recipe", {"gguf": str(files.smollm2_path())}, DECODER), folder)
+
+
+def test_smollm2_comes_back_and_out_again_unchanged(smollm2: tuple[dict[str, Path], dict[str, object]]) -> None:
+    """GGUF to checkpoint to GGUF: the tokenizer is the same to the last token, the numbers to the gate's bound."""
+    left, reports = smollm2
+    before, after = gguf.read_fields(files.smollm2_path()), gguf.read_fields(left["export"] / BASE)
+    for key in ("tokens", "token_type", "merges", "pre", "bos_token_id", "eos_token_id", "padding_token_id"):
+        assert before[f"tokenizer.ggml.{key}"] == after[f"tokenizer.ggml.{key}"], key
+    assert before["tokenizer.chat_template"] == after["tokenizer.chat_template"]
+    assert reports["prepare"]["kl_to_llama_cpp"] < probes.KL_MAX
+    assert reports["verify"]["kl_max"] < probes.KL_MAX
+    assert 32.0 == gguf.contents(left["export"] / BASE).bits_per_weight
+
+
+def test_importance_lowers_the_loss_of_four_bits(
+    smollm2: tuple[dict[str, Path], dict[str, object]], tmp_path: Path
+) -> None:
+    """Measured on the task's own texts, the matrix brings Q4_0 nearer to the original on others of its kind."""
+    left, _ = smollm2
+    checkpoint, base = left["prepare"] / CHECKPOINT, left["export"] / BASE
+    tokenizer = models.open_tokenizer(checkpoint)
+    texts = [[*tokenizer.encode(f"Customer: {text}\nWants:")] for text, _ in pos_intents.train()]
+    model = models.open_model(checkpoint, None, "causal")
+    matrix = imatrix.measure(model, texts[::2], imatrix.names("llama", 30), quiet)
+    assert 7 * 30 == len(matrix)
+    asked = {"prompts": texts[1::2][:40], "rows_max": 4}
+    full = probe.ask("convert.probe.llama", {"model": str(base), **asked}).arrays["logits"]
+    lost = []
+    for importance in ({}, matrix):
+        gguf.quantize(gguf.Request(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
+        found = probe.ask("convert.probe.llama", {"model": str(tmp_path / "q.gguf"), **asked})
+        lost.append(loss.between(full, found.arrays["logits"]))
+    assert lost[1].kl_mean < lost[0].kl_mean
+
+
+def test_k_types_of_smollm2_are_reported_as_what_they_are(
+    smollm2: tuple[dict[str, Path], dict[str, object]], tmp_path: Path
+) -> None:
+    """Rows of 576 are no multiple of 256: most of a Q4_K_M file is Q5_0, and the report counts 180 tensors."""
+    left, _ = smollm2
+    made = gguf.quantize(gguf.Request(left["export"] / BASE, tmp_path / "q.gguf", "Q4_K_M"))
+    assert (180, 166) == (len(made.fallbacks), made.contents.types["Q5_0"])
+    assert made.contents.bits_per_weight > 6
+
+
+def test_minilm_is_exported_and_shrunk(tmp_path: Path) -> None:
+    """The graph is the model; with 8-bit weights its vectors point the same way, at a quarter of the size."""
+    left, reports = done(recipe_for(tmp_path / "recipe", {"checkpoint": str(files.minilm_dir())}, ENCODER), tmp_path)
+    assert reports["verify"]["cosine_min"] > verify.COSINE_MIN
+    source, target = left["export"] / "model.onnx", tmp_path / "small.onnx"
+    report = graph.quantize(source, target, "matmul8-gather8")
+    assert target.stat().st_size < 0.3 * source.stat().st_size
+    assert 8 <= report["bits_per_weight"] < 9
+    tokenizer = models.open_tokenizer(files.minilm_dir())
+    for text in probes.TEXTS[:5]:
+        asked = {"inputs": [reference.encode(tokenizer, text)]}
+        big, small = (
+            probe.ask("convert.probe.onnx", {"model": str(path), **asked}).arrays["outputs"].reshape(-1, 384).mean(0)
+            for path in (source, target)
+        )
+        assert big @ small / np.linalg.norm(big) / np.linalg.norm(small) > 0.998

@@ -1,0 +1,93 @@
+"""One small recipe from a checkpoint to a bundle, through every stage that needs no training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert import pipeline
+from convert.evaluate import predict
+from convert.recipe import Recipe, read
+from convert.verify import reference
+from edge_agent.errors import InvalidRequest, ModelFailed
+from edge_agent.formats.manifest import Task
+from tests import tiny_models
+from tests.stages import TEXTS
+
+LABELS = tiny_models.LABELS
+TASK = "version: 1.0.0\nruntime: {runtime}\ntask:\n  name: tiny\n  kind: classify\n  labels: [refund, price, other]\n"
+LIMITS = "  limits: {input_tokens_max: 128}\nprovenance: {licence: Apache-2.0}\n"
+PROMPT = '  prompt: {template: "Message: {input}\\nIntent:"}\n'
+
+
+def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
+    """Write a recipe over a tiny checkpoint, with rows that the model itself has labelled."""
+    make = tiny_models.decoder if runtime == "llama" else tiny_models.encoder
+    checkpoint = make(folder / "model", name)
+    prompt = {"template": "Message: {input}\nIntent:"} if runtime == "llama" else {}
+    task = Task(name="tiny", kind="classify", labels=LABELS, prompt=prompt)
+    best = reference.label_log_probabilities(checkpoint, None, task, TEXTS[:300]).argmax(axis=1)
+    rows = [json.dumps({"text": text, "label": LABELS[index]}) for text, index in zip(TEXTS[:300], best, strict=True)]
+    (folder / "calibration.jsonl").write_text("\n".join(rows[:240]) + "\n")
+    (folder / "test.jsonl").write_text("\n".join(rows[240:]) + "\n")
+    text = TASK.format(runtime=runtime) + (PROMPT if runtime == "llama" else "") + LIMITS
+    (folder / "task.yaml").write_text(text)
+    (folder / "recipe.yaml").write_text(
+        "work: work\nsource: {checkpoint: model}\ndata: {calibration: calibration.jsonl, test: test.jsonl}\n"
+        f"quantize: {{types: [{types}]}}\n"
+    )
+    return read(folder)
+
+
+def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
+    """Checkpoint in, bundle out: it answers as the model does, and says what its weights are."""
+    recipe = written(tmp_path, "bert", "onnx", "matmul8-gather8, fp32")
+    records = pipeline.run(recipe)
+    reports = {record.stage: record.report for record in records}
+    assert reports["verify"]["kl_max"] < 1e-4
+    assert {"matmul8-gather8", "fp32"} == {each["name"] for each in reports["quantize"]["candidates"]}
+    answers = predict(tmp_path / "work" / "assemble" / "bundle", TEXTS[:20])
+    task = Task(name="tiny", kind="classify", labels=LABELS)
+    expected = reference.label_log_probabilities(tmp_path / "model", None, task, TEXTS[:20])
+    assert np.abs(expected - np.array([answer.log_probabilities for answer in answers])).max() < 0.2
+
+
+@pytest.mark.slow
+def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
+    """Likewise through llama.cpp, with an importance matrix of the task's own texts."""
+    recipe = written(tmp_path, "llama", "llama", "F16, Q8_0")
+    quantize = recipe.quantize.model_copy(update={"importance_matrix": True})
+    data = recipe.data.model_copy(update={"importance": "importance.jsonl"})
+    (tmp_path / "importance.jsonl").write_text("".join(json.dumps({"text": f"{i} kettles"}) + "\n" for i in range(9)))
+    records = pipeline.run(recipe.model_copy(update={"quantize": quantize, "data": data}))
+    report = next(record.report for record in records if record.stage == "quantize")
+    assert (9, 14) == (report["importance"]["rows"], report["importance"]["tensors"])
+    lost = {each["name"]: each["next_token"]["kl_mean"] for each in report["candidates"]}
+    assert lost["F16"] < lost["Q8_0"] < 0.05
+    assert (tmp_path / "work" / "assemble" / "bundle" / "manifest.json").is_file()
+
+
+def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -> None:
+    """The model's outputs are in another order than the task's labels: nothing is left but the source."""
+    recipe = written(tmp_path, "bert", "onnx", "fp32")
+    task = (tmp_path / "task.yaml").read_text().replace("[refund, price, other]", "[price, refund, other]")
+    (tmp_path / "task.yaml").write_text(task)
+    with pytest.raises(InvalidRequest, match="the model's outputs are refund, price, other"):
+        pipeline.run(recipe)
+    assert not (tmp_path / "work" / "export").exists()
+
+
+def test_export_that_was_changed_afterwards_does_not_pass(tmp_path: Path) -> None:
+    """A graph with other weights in the place of the exported one fails the run, with figures."""
+    recipe = written(tmp_path, "bert", "onnx", "fp32")
+    pipeline.run(recipe, "export")
+    (tmp_path / "other").mkdir()
+    pipeline.run(written(tmp_path / "other", "distilbert", "onnx", "fp32"), "export")
+    model = tmp_path / "work" / "export" / "model.onnx"
+    model.unlink()
+    model.write_bytes((tmp_path / "other" / "work" / "export" / "model.onnx").read_bytes())
+    with pytest.raises(ModelFailed, match="Kullback-Leibler divergence"):
+        pipeline.run(recipe, "verify")
