@@ -16,7 +16,6 @@ from typing import Any
 
 from convert import assemble, data, golden, provenance, provisional
 from convert import task as tasks
-from convert.calibrate import CONFIDENCE_NAME
 from convert.choose import LINE_NAME
 from convert.data import Row
 from convert.evaluate import QUALITY_NAME
@@ -62,7 +61,7 @@ def run(job: Job) -> Report:
 def _parts(job: Job, folder: Path) -> _Parts:
     quality = {
         "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
-        "calibrate": _read(job.done["calibrate"] / CONFIDENCE_NAME),
+        "calibrate": provisional.confidence(job),
         "quantize": _read(job.done["quantize"] / LINE_NAME),
     }
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")

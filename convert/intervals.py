@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from scipy import stats
 
@@ -23,9 +24,9 @@ class Interval:
     high: float
     level: float = LEVEL
 
-    def plain(self) -> dict[str, float]:
-        """Return it as JSON has it."""
-        return asdict(self)
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it; the value of no rows is None."""
+        return asdict(self) | ({"value": None} if math.isnan(self.value) else {})
 
 
 def share(hits: int, rows: int, level: float = LEVEL) -> Interval:

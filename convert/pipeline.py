@@ -74,7 +74,7 @@ STAGES: dict[str, Step] = {
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
     ),
     "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
-    "evaluate": Step("convert.evaluate", ("export", "quantize"), (), ("test", "task"), _SERVING),
+    "evaluate": Step("convert.evaluate", ("export", "quantize", "calibrate"), (), ("test", "task"), _SERVING),
     "assemble": Step(
         "convert.finish",
         ("export", "quantize", "calibrate", "evaluate"),

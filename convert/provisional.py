@@ -1,8 +1,10 @@
-"""Bundles on the way: the files of a candidate under a manifest without calibration, to be run and measured."""
+"""Bundles on the way: the files of a candidate under a manifest of its own, to be run and measured."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from convert import assemble
 from convert.stage import Job
@@ -10,6 +12,8 @@ from edge_agent.errors import FileMissing
 from edge_agent.formats.manifest import Role
 
 CHOSEN_NAME = "chosen"
+CONFIDENCE_NAME = "confidence.json"
+"""What the calibrate stage leaves: the manifest's section."""
 CANDIDATES = "candidates"
 # What the export stage leaves beside the weights.
 _BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
@@ -23,13 +27,22 @@ def files(job: Job, weights: Path) -> dict[Role, Path]:
 
 
 def bundle(job: Job, weights: Path, out: Path) -> Path:
-    """Make a bundle at temperature 1 and without a threshold in a folder that is not there yet, and return it.
+    """Make a bundle in a folder that is not there yet, and return it.
+
+    It has the confidence that the calibrate stage found; before that, temperature 1 and no threshold.
 
     Raises what `assemble` raises.
     """
-    sections = {"confidence": {"policy": "always_escalate"}}
+    sections = {"confidence": confidence(job) or {"policy": "always_escalate"}}
     task = job.recipe.path(job.recipe.task)
     return assemble.assemble(assemble.Request(task, files(job, weights), out, sections=sections)).path
+
+
+def confidence(job: Job) -> dict[str, Any]:
+    """Return the section that the calibrate stage left; empty before."""
+    folder = job.done.get("calibrate")
+    found: dict[str, Any] = json.loads((folder / CONFIDENCE_NAME).read_text(encoding="utf-8")) if folder else {}
+    return found
 
 
 def chosen(job: Job) -> Path:

@@ -38,7 +38,6 @@ from convert.intervals import share
 from convert.stage import Job, Progress, Report
 from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
 
-CONFIDENCE_NAME = "confidence.json"
 TUNING_SHARE = 0.3
 TUNING_ROWS_MAX = 500
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -203,5 +202,5 @@ def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None) -
 
 def _leave(job: Job, confidence: Confidence, report: Report) -> Report:
     plain = json.dumps(confidence.model_dump(mode="json"), indent=2, sort_keys=True)
-    (job.out / CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
+    (job.out / provisional.CONFIDENCE_NAME).write_text(plain + "\n", encoding="utf-8")
     return report

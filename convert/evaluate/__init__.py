@@ -30,7 +30,7 @@ _CHUNK_ROWS = 64
 
 
 def run(job: Job) -> Report:
-    """Measure the chosen artefact on the test split, one text at a time.
+    """Measure the chosen artefact, as it was calibrated, on the test split, one text at a time.
 
     Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
     """
@@ -100,7 +100,7 @@ def _measured(bundle: Bundle, rows: Sequence[Row], progress: Progress) -> tuple[
     with serving([bundle]) as served:
         served.predict(bundle, [row.text for row in rows[:1]])  # the first answer of an engine takes longer
         predictions = served.predict(bundle, [row.text for row in rows], progress)
-    return measure(bundle.manifest.task, rows, predictions), predictions
+    return measure(bundle.manifest, rows, predictions), predictions
 
 
 def _check_labels(bundle: Bundle, rows: Sequence[Row]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from convert.data import Row, Span
 from convert.evaluate.predictions import Found, Prediction
 from convert.intervals import share
-from edge_agent.formats.manifest import Kind, Task
+from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
@@ -58,13 +59,14 @@ def expected(kind: Kind, row: Row) -> str:
     return row.label or row.completion
 
 
-def measure(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return the report of one bundle on labelled rows.
 
     Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind `accuracy` (value, low, high at 95 %),
     `confusion` and `per_label` (classify), `per_label` of entities (extract), `fields` (generate, JSON), `neighbours`
-    (embed, where rows have labels).
+    (embed, where rows have labels). With a threshold `sure`: the share of rows at or above it, and of wrong ones there.
     """
+    task = manifest.task
     report: dict[str, Any] = {
         "rows": len(rows),
         "failed": dict(Counter(each.failure for each in predictions if each.failure)),
@@ -72,8 +74,23 @@ def measure(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) 
     }
     if task.kind == "embed":
         return report | _neighbours(rows, predictions)
-    right = sum(is_right(task.kind, row, each) for row, each in zip(rows, predictions, strict=True))
-    return report | {"accuracy": share(right, len(rows)).plain()} | _BY_KIND[task.kind](task, rows, predictions)
+    right = list(map(partial(is_right, task.kind), rows, predictions))
+    report |= {"accuracy": share(sum(right), len(rows)).plain()} | _sure(manifest.confidence, right, predictions)
+    return report | _BY_KIND[task.kind](task, rows, predictions)
+
+
+def _sure(confidence: Confidence, right: Sequence[bool], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    if not isinstance(confidence, Threshold):
+        return {}
+    sure = [not each.failure and each.confidence >= confidence.threshold for each in predictions]
+    wrong = sum(not each for each in compress(right, sure))
+    return {
+        "sure": {
+            "threshold": confidence.threshold,
+            "coverage": share(sum(sure), len(sure)).plain(),
+            "wrong": share(wrong, sum(sure)).plain(),
+        }
+    }
 
 
 def latency(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -71,6 +71,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
 def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
     if "accuracy" in quality:
         yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}."
+    if "sure" in quality:
+        coverage, wrong = interval(quality["sure"]["coverage"]), interval(quality["sure"]["wrong"])
+        yield f"{coverage} of the answers are sure, and {wrong} of these wrong."
     times = quality.get("latency_ms")
     if times:
         yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."

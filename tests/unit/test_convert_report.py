@@ -38,6 +38,16 @@ def test_the_first_paragraph_says_what_a_team_asks(tmp_path: Path):
     assert first.endswith(CALIBRATE["verdict"])
 
 
+def test_the_promise_is_checked_on_the_test_rows():
+    """How many test answers are sure and how many of these are wrong stands beside the accuracy; of none, a dash."""
+    sure = {"coverage": share(0.6, 0.05), "wrong": share(0.04, 0.02)}
+    first = markdown(made(evaluate=EVALUATE | {"sure": sure}), []).split("\n\n")[1]
+    said = "60.0 % (95 % interval 55.0 % to 65.0 %) of the answers are sure, and 4.0 % (95 % interval 2.0 % to 6.0 %)"
+    assert said in first
+    none = {"coverage": share(0.0, 0.0), "wrong": {"value": None, "low": 0.0, "high": 1.0, "level": 0.95}}
+    assert "and - (95 %" in markdown(made(evaluate=EVALUATE | {"sure": none}), [])
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

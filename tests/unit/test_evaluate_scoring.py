@@ -11,13 +11,17 @@ from convert.data import Row, Span
 from convert.evaluate import paired
 from convert.evaluate.predictions import Found, Prediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import Manifest, Task, Threshold
 
 CLASSIFY = Task(name="intent", kind="classify", labels=("refund", "price", "hours"))
 EXTRACT = Task(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
 GENERATE = Task(name="talk", kind="generate")
 EMBED = Task(name="vector", kind="embed")
 SPAN, FOUND = Span(0, 4, "item"), Found(0, 4, "item")
+
+
+def manifest(task: Task, **more) -> Manifest:
+    return Manifest(task=task, version="1.0.0", runtime="echo", **more)
 
 
 def said(*answers: str) -> list[Prediction]:
@@ -53,7 +57,7 @@ def test_right_is_the_whole_answer(kind, row, prediction, right):
 def test_a_classifier_is_described_label_by_label():
     """The confusion has every pair that occurred, failures as a column; each label has precision, recall and F1."""
     rows = labelled("refund", "refund", "price", "price", "price")
-    report = measure(CLASSIFY, rows, said("refund", "price", "price", "price", ""))
+    report = measure(manifest(CLASSIFY), rows, said("refund", "price", "price", "price", ""))
     assert {"refund": {"refund": 1, "price": 1}, "price": {"price": 2, FAILED: 1}} == report["confusion"]
     assert {"rows": 3, "precision": 2 / 3, "recall": 2 / 3, "f1": 4 / 6} == report["per_label"]["price"]
     assert {"rows": 0, "precision": None, "recall": None, "f1": None} == report["per_label"]["hours"]
@@ -61,22 +65,34 @@ def test_a_classifier_is_described_label_by_label():
     assert report["accuracy"]["low"] < 0.6 < report["accuracy"]["high"]
 
 
+def test_sure_answers_are_counted_on_their_own():
+    """With a threshold the report says how many answers are sure, and how many of these are wrong."""
+    at = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.04, coverage=0.7)
+    rows = labelled("refund", "price", "price", "hours")
+    answers = [Prediction("refund", 0.8), Prediction("refund", 0.9), Prediction("price", 0.79), Prediction(failure="X")]
+    sure = measure(manifest(CLASSIFY, confidence=at), rows, answers)["sure"]
+    assert (0.8, 0.5, 0.5) == (sure["threshold"], sure["coverage"]["value"], sure["wrong"]["value"])
+    assert "sure" not in measure(manifest(CLASSIFY), rows, answers)
+
+
 @given(st.lists(st.tuples(st.sampled_from(CLASSIFY.labels), st.sampled_from([*CLASSIFY.labels, ""])), max_size=60))
 def test_the_figures_add_up(pairs):
     """Every row is in the confusion once; the hits on its diagonal are the accuracy."""
     rows, answers = labelled(*(true for true, _ in pairs)), said(*(answer for _, answer in pairs))
-    report = measure(CLASSIFY, rows, answers)
+    report = measure(manifest(CLASSIFY), rows, answers)
     confusion = report["confusion"]
     assert len(pairs) == sum(sum(row.values()) for row in confusion.values())
     hits = sum(confusion[label].get(label, 0) for label in confusion)
-    assert math.isnan(report["accuracy"]["value"]) or hits / len(pairs) == report["accuracy"]["value"]
+    assert (hits / len(pairs) if pairs else None) == report["accuracy"]["value"]
     assert len(pairs) == sum(figures["rows"] for figures in report["per_label"].values())
 
 
 def test_entities_are_counted_by_type():
     """Precision and recall are over entities, by type; the accuracy is over whole records."""
     rows = [Row("lamp 3", spans=(SPAN, Span(5, 6, "price"))), Row("lamp", spans=(SPAN,))]
-    report = measure(EXTRACT, rows, [Prediction(entities=(FOUND, Found(0, 1, "price"))), Prediction(entities=(FOUND,))])
+    report = measure(
+        manifest(EXTRACT), rows, [Prediction(entities=(FOUND, Found(0, 1, "price"))), Prediction(entities=(FOUND,))]
+    )
     assert 0.5 == report["accuracy"]["value"]
     assert {"rows": 2, "precision": 1.0, "recall": 1.0, "f1": 1.0} == report["per_label"]["item"]
     assert {"rows": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0} == report["per_label"]["price"]
@@ -85,18 +101,18 @@ def test_entities_are_counted_by_type():
 def test_fields_of_generated_json_are_counted():
     """Where JSON objects are wanted, each field has its share of right rows, whatever else was written."""
     rows = [Row("x", completion='{"a": 1, "b": 2}'), Row("y", completion='{"a": 1}'), Row("z", completion="text")]
-    report = measure(GENERATE, rows, said('{"a": 1, "b": 3}', "no", "text"))
+    report = measure(manifest(GENERATE), rows, said('{"a": 1, "b": 3}', "no", "text"))
     assert (0.5, 0.0) == (report["fields"]["a"]["value"], report["fields"]["b"]["value"])
     assert pytest.approx(1 / 3) == report["accuracy"]["value"]
-    assert "fields" not in measure(GENERATE, rows[2:], said("text"))
+    assert "fields" not in measure(manifest(GENERATE), rows[2:], said("text"))
 
 
 def test_vectors_are_judged_by_their_neighbours():
     """An embedding is as good as the labels of nearest neighbours agree; without labels it has only a latency."""
     rows = labelled("a", "a", "b")
     vectors = [Prediction(vector=v) for v in ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0))]
-    assert pytest.approx(2 / 3) == measure(EMBED, rows, vectors)["neighbours"]["value"]
-    assert {"rows", "failed", "latency_ms"} == set(measure(EMBED, [Row("x"), Row("y")], vectors[:2]))
+    assert pytest.approx(2 / 3) == measure(manifest(EMBED), rows, vectors)["neighbours"]["value"]
+    assert {"rows", "failed", "latency_ms"} == set(measure(manifest(EMBED), [Row("x"), Row("y")], vectors[:2]))
 
 
 def test_latency_is_of_answers():

@@ -38,6 +38,7 @@ def test_of_no_rows_nothing_is_known():
     """Without rows the interval is everything."""
     found = share(0, 0)
     assert (True, 0.0, 1.0) == (math.isnan(found.value), found.low, found.high)
+    assert {"value": None, "low": 0.0, "high": 1.0, "level": 0.95} == share(0, 0).plain()
     assert (-1.0, 1.0) == (paired_difference(0, 0, 0).low, paired_difference(0, 0, 0).high)
 
 
