@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
@@ -26,6 +26,9 @@ CONFIG_BYTES_MAX = 1024 * 1024
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Consent = Literal["off", "local", "upstream"]
+RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+ReceiptKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Section(BaseModel):
@@ -107,6 +110,9 @@ class ServiceConfig(_Section):
     inference_group: str = Field(
         default="", description="Group that may use inference.sock (mode 0660); empty = the daemon's own."
     )
+    review_group: str = Field(
+        default="", description="Group that may use review.sock (mode 0660); empty = the daemon's own."
+    )
     message_bytes_max: int = Field(
         default=4 * 2**20, ge=1024, le=2**30, description="Largest request or response message, in bytes."
     )
@@ -133,6 +139,80 @@ class ServiceConfig(_Section):
     request_id_seconds: Seconds = Field(default=300, description="How long they are remembered, in seconds.")
 
 
+class ExamplesConfig(_Section):
+    """Examples: what is kept of inputs and answers, redacted, for review and training."""
+
+    collect: dict[str, Consent] = Field(
+        default={},
+        description="Consent by task, e.g. {pos-intent: upstream}: off, local (stays here), upstream (may leave).",
+    )
+    keep_fields: dict[str, tuple[str, ...]] = Field(
+        default={}, description="By task: fields marked as personal that may be kept all the same."
+    )
+    site_rules: dict[RuleName, str] = Field(
+        default={},
+        description="Patterns (RE2) to redact beside the built-in ones, by name: {loyalty: 'LC[0-9]+'}.",
+    )
+    presidio_pipeline: str = Field(
+        default="", description="Directory of a spaCy pipeline that finds names; needs the extra 'presidio'."
+    )
+    window_seconds: float = Field(
+        default=86_400,
+        gt=0,
+        le=366 * 86_400,
+        description="How long an answer waits for feedback, in running seconds.",
+    )
+    spool_bytes_max: int = Field(
+        default=256 * 2**20, ge=2**20, description="Examples on disk, in bytes; then routine ones are given up first."
+    )
+    disk_reserve_bytes: int = Field(
+        default=256 * 2**20, ge=0, description="Disk that examples leave to everything else, in bytes."
+    )
+    input_characters_max: int = Field(
+        default=32_768, ge=1, le=2**20, description="Longest input that is kept, in characters."
+    )
+    queue_examples_max: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Answers that wait in memory to be written; more are dropped."
+    )
+    queue_bytes_max: int = Field(default=16 * 2**20, ge=2**16, description="The same in bytes.")
+    commit_examples_max: int = Field(default=256, ge=1, le=100_000, description="Examples written in one commit.")
+    commit_seconds: Seconds = Field(default=0.2, description="Longest time before they are committed, in seconds.")
+    routine_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the sure answers without feedback that is sealed, 0 to 1."
+    )
+    segment_bytes_max: int = Field(
+        default=4 * 2**20, ge=2**16, le=2**26, description="Records in one sealed segment, in bytes before packing."
+    )
+    seal_seconds: Seconds = Field(default=3600, description="Longest time before records are sealed, in seconds.")
+    outbox_bytes_max: int = Field(
+        default=2**30, ge=2**20, description="Sealed segments waiting for their receipt, in bytes."
+    )
+
+    @field_validator("collect", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, collect: object) -> object:
+        # YAML reads a bare 'off' as false.
+        return {t: "off" if c is False else c for t, c in collect.items()} if isinstance(collect, dict) else collect
+
+
+class SiteConfig(_Section):
+    """The site, as the centre knows it."""
+
+    id: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        description="Name of the site: a-z, 0-9, '-'.",
+    )
+    recipients: tuple[str, ...] = Field(
+        default=(), max_length=20, description="age public keys of the centre (age1…); each opens what is sealed."
+    )
+    receipt_keys: tuple[ReceiptKey, ...] = Field(
+        default=(), max_length=20, description="Ed25519 keys, in hexadecimal, whose receipts let the site delete."
+    )
+    outbox_dir: str = Field(default="", description="Sealed segments and status; empty = outbox below state_dir.")
+    receipts_dir: str = Field(default="", description="Receipts of the centre; empty = receipts below state_dir.")
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -144,6 +224,8 @@ class Config(_Section):
     store: StoreConfig = StoreConfig()
     engine: EngineConfig = EngineConfig()
     service: ServiceConfig = ServiceConfig()
+    examples: ExamplesConfig = ExamplesConfig()
+    site: SiteConfig = SiteConfig()
 
     @property
     def inference_socket(self) -> Path:
@@ -154,6 +236,21 @@ class Config(_Section):
     def admin_socket(self) -> Path:
         """The socket of the operator."""
         return self.run_dir / "admin.sock"
+
+    @property
+    def review_socket(self) -> Path:
+        """The socket of the reviewers."""
+        return self.run_dir / "review.sock"
+
+    @property
+    def outbox(self) -> Path:
+        """Where what leaves the site lies."""
+        return Path(self.site.outbox_dir) if self.site.outbox_dir else self.state_dir / "outbox"
+
+    @property
+    def receipts(self) -> Path:
+        """Where the centre's receipts arrive."""
+        return Path(self.site.receipts_dir) if self.site.receipts_dir else self.state_dir / "receipts"
 
 
 @dataclass(frozen=True)
@@ -184,12 +281,26 @@ def load(
             f"{source}: service.tcp_address is set without TLS",
             remedy="Set 'insecure: true' beside it if everyone on that network may use the models, or remove it.",
         )
-    longest = max(len(os.fsencode(sock)) for sock in (config.inference_socket, config.admin_socket))
+    _check_consent(config, str(source))
+    sockets = (config.inference_socket, config.review_socket, config.admin_socket)
+    longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:
         raise SocketPathTooLong(
             f"a socket below run_dir {config.run_dir} has {longest} bytes; the limit is {SOCKET_PATH_BYTES_MAX}"
         )
     return config
+
+
+def _check_consent(config: Config, source: str) -> None:
+    leaving = sorted(task for task, consent in config.examples.collect.items() if consent == "upstream")
+    site = config.site
+    given = {"id": site.id, "recipients": site.recipients, "receipt_keys": site.receipt_keys}
+    missing = [f"site.{key}" for key, value in given.items() if not value]
+    if leaving and missing:
+        raise ConfigInvalid(
+            f"{source}: examples of {', '.join(leaving)} may leave the site, but {', '.join(missing)} is not set",
+            remedy="Set it to what the centre gave you, or choose 'local' under examples.collect.",
+        )
 
 
 def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -20,8 +20,12 @@ import uvloop
 from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config, StoreConfig
 from edge_agent.engine.pool import EnginePool
+from edge_agent.examples.collection import Collection
+from edge_agent.examples.house import Surroundings
+from edge_agent.formats.status import TaskStatus
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
+from edge_agent.service.feedback import FeedbackServicer, Reviewing
 from edge_agent.service.inference import Rooms
 from edge_agent.service.server import Edge
 from edge_agent.store.limits import StoreLimits
@@ -54,17 +58,22 @@ class Daemon:
             swap=config.engine.swap,
         )
         self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
+        self._collection = Collection(config, Surroundings(self._task_statuses, __version__))
         admin = AdminServicer(
             Operated(
                 activation=self._activation,
                 engines=self._engines,
+                collection=self._collection,
+                config=config,
                 serving=lambda: self._serving,
                 drain=self.drain,
                 disk_free_bytes=lambda: shutil.disk_usage(config.state_dir).free,
                 pid=os.getpid(),
             )
         )
-        self._edge = Edge(config, Rooms(self._activation, self._engines, self._admission), admin)
+        rooms = Rooms(self._activation, self._engines, self._admission, self._collection)
+        feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
+        self._edge = Edge(config, rooms, admin, feedback)
 
     def drain(self) -> None:
         """Take no new work."""
@@ -78,6 +87,8 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engines.stop)
             stack.push_async_callback(self._activation.stop)
+            self._collection.start()
+            stack.push_async_callback(asyncio.to_thread, self._collection.stop)
             await self._activation.resume()
             await self._report()  # before the first call can ask
             await self._edge.start()
@@ -87,6 +98,20 @@ class Daemon:
             yield
             self.drain()
             await self._report()
+
+    def _task_statuses(self) -> list[TaskStatus]:
+        """Describe the tasks for the centre; called by the thread that writes examples."""
+        return [
+            TaskStatus(
+                task=task,
+                kind=bundle.manifest.task.kind,
+                version=bundle.manifest.version,
+                digest=bundle.digest,
+                ready=self._engines.ready(bundle.digest),
+                collect=self._collection.consent(task),
+            )
+            for task, bundle in list(self._activation.serving.items())
+        ]
 
     async def _report(self) -> None:
         silent = dict.fromkeys(self._activation.problems, False)

@@ -3,6 +3,7 @@
     EdgeAgentError
     ├── CallerError          the caller changes the request
     │   ├── UnknownTask, WrongTaskKind, InvalidRequest, EmptyInput, InputTooLong, TooManyInputs
+    │   ├── PredictionUnknown
     │   ├── DeadlineExpired, RequestCancelled
     ├── CapacityError        the caller tries again after `retry_seconds`
     │   ├── QueueFull, EngineNotReady, Draining, StreamBroken
@@ -17,7 +18,7 @@
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort
+        ├── MemoryShort, StickFailed
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
 remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
@@ -85,6 +86,16 @@ class TooManyInputs(CallerError):
 
     reason = "TOO_MANY_INPUTS"
     remedy_default = "Send the inputs in several requests."
+
+
+class PredictionUnknown(CallerError):
+    """No answer of that id is kept here."""
+
+    reason = "PREDICTION_UNKNOWN"
+    remedy_default = (
+        "Answers are kept for 'window_seconds' where 'collect' under 'examples' in agent.yaml allows it; "
+        "check the id, and send feedback earlier."
+    )
 
 
 class DeadlineExpired(CallerError):
@@ -352,6 +363,13 @@ class MemoryShort(SiteError):
         "Free some memory, remove a task, or lower 'sequences_max' under 'engine' in agent.yaml; "
         "where 'memory_bytes_max' or a limit of the service is the reason, raise it."
     )
+
+
+class StickFailed(SiteError):
+    """A stick could not be written or read to the end. Nothing was deleted."""
+
+    reason = "STICK_FAILED"
+    remedy_default = "Put the stick in again, or another one, and run the command again; it goes on where it stopped."
 
 
 class StoreDamaged(SiteError):

@@ -28,9 +28,11 @@ from edge_agent.cli import (
     install,
     models,
     remove,
+    review,
     rollback,
     serve,
     status,
+    stick,
 )
 from edge_agent.cli.exits import exit_code, exit_code_of
 from edge_agent.cli.output import report
@@ -126,6 +128,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate.run,
     "extract": extract.run,
     "embed": embed.run,
+    "review": review.run,
+    "export": stick.export,
+    "import": stick.import_,
     "demo": demo.run,
 }
 for _name, _run in _COMMANDS.items():

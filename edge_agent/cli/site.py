@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.client import AdminClient, Client
+from edge_agent.client import AdminClient, Client, ReviewClient
 from edge_agent.config import Config, Overrides, load
 
 
@@ -35,6 +35,10 @@ class Site:
     def admin(self) -> AdminClient:
         """Return a client of the admin socket."""
         return AdminClient(f"unix:{self.config().admin_socket.absolute()}")
+
+    def reviewer(self) -> ReviewClient:
+        """Return a client of the review socket."""
+        return ReviewClient(f"unix:{self.config().review_socket.absolute()}")
 
 
 def site_of(ctx: typer.Context) -> Site:

@@ -11,8 +11,10 @@ from rich.text import Text
 
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
-from edge_agent.client import Status
+from edge_agent.client import ExamplesStatus, Status
 
+# Counters of examples that an operator should see even when all is well again.
+_LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 _STATE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
 
 
@@ -46,6 +48,9 @@ def show(console: Console, status: Status, now: datetime) -> None:
     if status.engines:
         console.print()
         _show_engines(console, status)
+    if status.examples:
+        console.print()
+        _show_examples(console, status.examples)
     for warning in status.warnings:
         print_trimmed(console, Text.assemble(("warning: ", "yellow"), warning))
 
@@ -96,3 +101,18 @@ def _duration(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def _show_examples(console: Console, examples: ExamplesStatus) -> None:
+    consents = (
+        ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items())) or "no task any more"
+    )
+    retained = ", ".join(f"{number} {name}" for name, number in sorted(examples.retained.items()) if number) or "none"
+    print_trimmed(console, f"examples of {consents}; kept here: {retained}; {decimal(examples.spool_bytes)}")
+    print_trimmed(
+        console, f"sealed, waiting for receipts: {examples.outbox_segments} segments, {decimal(examples.outbox_bytes)}"
+    )
+    lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
+    if lost:
+        said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
+        print_trimmed(console, f"given up so far: {said}")

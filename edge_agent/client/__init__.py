@@ -19,14 +19,19 @@ from edge_agent.client.answers import (
     Embedding,
     Engine,
     Entity,
+    ExamplesStatus,
     Extraction,
     Failure,
+    Feedback,
     Finish,
+    Prediction,
+    SealedExamples,
     Status,
     Task,
     Timings,
 )
 from edge_agent.client.failure import CallFailed
+from edge_agent.client.review import ReviewClient
 from edge_agent.client.sync import Client, GenerateStream
 from edge_agent.client.wire import GenerateOptions, OnLowConfidence
 
@@ -43,12 +48,17 @@ __all__ = [
     "Embedding",
     "Engine",
     "Entity",
+    "ExamplesStatus",
     "Extraction",
     "Failure",
+    "Feedback",
     "Finish",
     "GenerateOptions",
     "GenerateStream",
     "OnLowConfidence",
+    "Prediction",
+    "ReviewClient",
+    "SealedExamples",
     "Status",
     "Task",
     "Timings",

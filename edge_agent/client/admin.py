@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.client import wire
-from edge_agent.client.answers import Bundle, Status
+from edge_agent.client.answers import Bundle, SealedExamples, Status
 from edge_agent.client.connection import Connection
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
@@ -55,6 +55,15 @@ class AdminClient(Connection):
         """Remove one idle bundle, or the whole task when none is named; return the bytes given back."""
         request = admin_pb2.RemoveBundleRequest(task=task, bundle=bundle)
         return int(self.call(self._stub.RemoveBundle, request, timeout_seconds).freed_bytes)
+
+    def seal_examples(self, *, timeout_seconds: float = 300) -> SealedExamples:
+        """Seal the examples that wait; return where everything lies that can be taken away."""
+        answer = self.call(self._stub.SealExamples, admin_pb2.SealExamplesRequest(), timeout_seconds)
+        return SealedExamples(answer.segments, answer.site, answer.outbox_path, answer.receipts_path)
+
+    def read_receipts(self, *, timeout_seconds: float = 60) -> int:
+        """Let the daemon read the centre's receipts; return how many segments it deleted for them."""
+        return int(self.call(self._stub.ReadReceipts, admin_pb2.ReadReceiptsRequest(), timeout_seconds).segments)
 
     def drain(self, *, timeout_seconds: float = 10) -> None:
         """Let the daemon finish its work and take no more."""

@@ -171,6 +171,72 @@ class Bundle:
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """What was said of an answer."""
+
+    feedback_id: str
+    reviewer: str
+    feedback_time: datetime
+    """UTC."""
+    verdict: str
+    """accept, corrected or reject."""
+    value: str
+    """The right label, JSON object or text; or why it was rejected."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A kept answer."""
+
+    prediction_id: str
+    bundle: BundleRef
+    kind: str
+    """CLASSIFY, EXTRACT or GENERATE."""
+    input: str
+    """Redacted."""
+    output: str
+    confidence: float | None
+    """None where the kind has none."""
+    below_threshold: bool
+    route: str
+    answer_time: datetime
+    """UTC."""
+    labels: tuple[str, ...]
+    """What a correction may name; empty when the task is not installed any more."""
+    scores: tuple[tuple[str, float], ...]
+    feedback: tuple[Feedback, ...]
+    """Only from `prediction`, the oldest first."""
+    reviewed: bool
+
+
+@dataclass(frozen=True)
+class ExamplesStatus:
+    """What is kept of inputs and answers."""
+
+    counters: dict[str, int]
+    """Totals since the spool was made."""
+    retained: dict[str, int]
+    """What is here now, by class."""
+    spool_bytes: int
+    outbox_bytes: int
+    outbox_segments: int
+    epoch: str
+    collect: dict[str, str]
+    """local or upstream, by task."""
+
+
+@dataclass(frozen=True)
+class SealedExamples:
+    """What there is to take away."""
+
+    segments: int
+    """Made just now."""
+    site: str
+    outbox_path: str
+    receipts_path: str
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -184,3 +250,5 @@ class Status:
     warnings: tuple[str, ...]
     store_bytes: int
     disk_free_bytes: int
+    examples: ExamplesStatus | None = None
+    """None where nothing is collected."""

@@ -17,15 +17,18 @@ from edge_agent.client.answers import (
     Embedding,
     Engine,
     Entity,
+    ExamplesStatus,
     Extraction,
     Failure,
+    Feedback,
     Finish,
+    Prediction,
     Status,
     Task,
     Timings,
 )
 from edge_agent.client.failure import when
-from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
+from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2, task_pb2
 
 PAGE_SIZE = 1000
 
@@ -222,4 +225,47 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         warnings=tuple(message.warnings),
         store_bytes=message.store_bytes,
         disk_free_bytes=message.disk_free_bytes,
+        examples=_examples(message.examples) if message.HasField("examples") else None,
+    )
+
+
+def _examples(message: admin_pb2.ExamplesStatus) -> ExamplesStatus:
+    return ExamplesStatus(
+        counters=dict(message.counters),
+        retained=dict(message.retained),
+        spool_bytes=message.spool_bytes,
+        outbox_bytes=message.outbox_bytes,
+        outbox_segments=message.outbox_segments,
+        epoch=message.epoch,
+        collect=dict(message.collect),
+    )
+
+
+def prediction(message: feedback_pb2.Prediction) -> Prediction:
+    """Translate."""
+    return Prediction(
+        prediction_id=message.prediction_id,
+        bundle=bundle_ref(message.bundle),
+        kind=word(task_pb2.TaskKind, message.kind, "TASK_KIND_"),
+        input=message.input,
+        output=message.output,
+        confidence=message.confidence.value if message.HasField("confidence") else None,
+        below_threshold=message.confidence.below_threshold,
+        route=word(task_pb2.Route, message.route, "ROUTE_"),
+        answer_time=message.answer_time.ToDatetime(tzinfo=UTC),
+        labels=tuple(message.labels),
+        scores=tuple([(score.label, score.score) for score in message.scores]),
+        feedback=tuple(map(_feedback, message.feedback)),
+        reviewed=message.reviewed,
+    )
+
+
+def _feedback(message: feedback_pb2.Feedback) -> Feedback:
+    field = message.WhichOneof("verdict") or ""
+    return Feedback(
+        feedback_id=message.feedback_id,
+        reviewer=message.reviewer,
+        feedback_time=message.feedback_time.ToDatetime(tzinfo=UTC),
+        verdict=field.partition("_")[0],
+        value="" if field == "accept" else getattr(message, field, ""),
     )

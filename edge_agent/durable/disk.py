@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -62,3 +63,27 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file whole or not at all: beside its place, synced, renamed, the directory synced.
+
+    Raises:
+        DiskFull, StateDirUnwritable, StoreDamaged: this disk failed; what was at `path` is still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with disk_errors(path):
+        try:
+            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - from a descriptor
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            partial.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)

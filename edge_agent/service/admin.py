@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent import __version__
+from edge_agent.config import Config
 from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.errors import InvalidRequest
+from edge_agent.examples.collection import Collection
 from edge_agent.service import guard, messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
@@ -27,6 +29,8 @@ class Operated:
 
     activation: Activation
     engines: EnginePool
+    collection: Collection
+    config: Config
     serving: Callable[[], bool]
     drain: Callable[[], None]
     disk_free_bytes: Callable[[], int]
@@ -45,6 +49,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: guard.Context) -> pb.GetStatusResponse:
         """Show the state of the daemon, its tasks and its engines."""
         rooms = self._rooms
+        examples = await rooms.collection.status()
         serving = dict(sorted(rooms.activation.serving.items()))
         engines = rooms.engines.statuses()
         response = pb.GetStatusResponse(
@@ -57,6 +62,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
         )
+        if examples:
+            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
+            response.warnings.extend(examples.problems)
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
@@ -93,6 +101,22 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: guard.Context) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
         return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
+
+    @guard.call
+    async def SealExamples(self, request: pb.SealExamplesRequest, context: guard.Context) -> pb.SealExamplesResponse:
+        """Seal what waits."""
+        config = self._rooms.config
+        return pb.SealExamplesResponse(
+            segments=await self._rooms.collection.seal(),
+            site=config.site.id,
+            outbox_path=str(config.outbox.absolute()),
+            receipts_path=str(config.receipts.absolute()),
+        )
+
+    @guard.call
+    async def ReadReceipts(self, request: pb.ReadReceiptsRequest, context: guard.Context) -> pb.ReadReceiptsResponse:
+        """Delete what the centre has."""
+        return pb.ReadReceiptsResponse(segments=await self._rooms.collection.read_receipts())
 
     @guard.call
     async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:

@@ -25,8 +25,10 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
+from edge_agent.examples.collection import Collection
+from edge_agent.examples.records import Answered
 from edge_agent.routing.policy import Wish
-from edge_agent.service import answers, guard, messages
+from edge_agent.service import answers, guard, kept, messages
 from edge_agent.service.admission import Admission
 from edge_agent.service.answers import Finished
 from edge_agent.service.dedupe import Deduplicator
@@ -52,6 +54,8 @@ class _Batch(Generic[Response]):
     response: type[Response]
     write: Callable[[Any, Finished], None]
     """Writes an answer into a result of the response."""
+    kept: Callable[[Finished, Any], Answered] | None = None
+    """Says what is kept of an answer, where its task is collected."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Rooms:
     activation: Activation
     engines: EnginePool
     admission: Admission
+    collection: Collection
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -71,6 +76,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._activation = rooms.activation
         self._engines = rooms.engines
         self._admission = rooms.admission
+        self._collection = rooms.collection
         self._priority = priority
         self._config = config
         self._windows: dict[str, Deduplicator[Any]] = {
@@ -86,7 +92,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         def write(result: pb.ClassifyResult, finished: Finished) -> None:
             answers.classify(result.classification, finished, wish, request.top_k)
 
-        return await self._deduplicated(request, context, _Batch("classify", pb.ClassifyResponse, write))
+        return await self._deduplicated(
+            request, context, _Batch("classify", pb.ClassifyResponse, write, kept.classified)
+        )
 
     @guard.call
     async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
@@ -96,7 +104,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         def write(result: pb.ExtractResult, finished: Finished) -> None:
             answers.extract(result.extraction, finished, wish)
 
-        return await self._deduplicated(request, context, _Batch("extract", pb.ExtractResponse, write))
+        return await self._deduplicated(request, context, _Batch("extract", pb.ExtractResponse, write, kept.extracted))
 
     @guard.call
     async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
@@ -114,14 +122,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         run, deadline = _generation(request, bundle), self._deadline(context)
         device = self._engines.device(bundle.digest)
         streaming = contextlib.aclosing(self._engines.events(run, deadline, self._priority))
+        pieces: list[str] = []
         with self._admission:
             async with _expires(deadline), streaming as events:
                 async for event in events:
                     message = pb.GenerateResponse()
                     if isinstance(event, Chunk):
                         message.text = event.text
+                        pieces.append(event.text)
                     else:
-                        answers.finish(message.finish, Finished(request.text, event, bundle, run.job_id, device))
+                        finished = Finished(request.text, event, bundle, run.job_id, device)
+                        answers.finish(message.finish, finished)
+                        if self._collection.consent(request.task) != "off":
+                            self._collection.keep(kept.generated(finished, "".join(pieces)))
                     await context.write(message)
 
     @guard.call
@@ -183,12 +196,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 computing = (self._one_or_error(text, bundle, deadline) for text in request.texts)
                 outcomes = await asyncio.gather(*computing)
         response = batch.response()
+        collected = batch.kept if self._collection.consent(request.task) != "off" else None
         for outcome in outcomes:
             result = response.results.add()
             if isinstance(outcome, EdgeAgentError):
                 result.error.CopyFrom(to_input_error(outcome))
-            else:
-                batch.write(result, outcome)
+                continue
+            batch.write(result, outcome)
+            if collected:
+                self._collection.keep(collected(outcome, result))
         return response
 
     async def _one_or_error(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished | EdgeAgentError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EngineStatus
 from edge_agent.errors import InvalidRequest
+from edge_agent.examples.collection import CollectionStatus
 from edge_agent.formats.manifest import Manifest, Threshold
 from edge_agent.routing.policy import Wish
 from edge_agent.store.state import InstalledBundle
@@ -101,16 +104,35 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
     )
 
 
+def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
+    """Describe what is kept of inputs and answers."""
+    return admin_pb2.ExamplesStatus(
+        counters=status.counters,
+        retained=status.retained,
+        spool_bytes=status.spool_bytes,
+        outbox_bytes=status.outbox_bytes,
+        outbox_segments=status.outbox_segments,
+        epoch=status.epoch,
+        collect={task: consent for task, consent in collect.items() if consent != "off"},
+    )
+
+
 def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
     """Return the part of a list of `total` items that a page shows, and the token of the next (AIP-158).
 
     Raises:
         InvalidRequest: a negative size, or a token that no answer gave.
     """
-    if page_size < 0:
-        raise InvalidRequest(f"page_size is {page_size}; it must not be negative")
+    size = page_size_of(page_size)
     if page_token and not (page_token.isascii() and page_token.isdecimal() and len(page_token) < 10):
         raise InvalidRequest("page_token is none that this daemon gave", remedy="Start again with an empty page_token.")
     start = int(page_token or 0)
-    end = start + min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+    end = start + size
     return slice(start, end), str(end) if end < total else ""
+
+
+def page_size_of(asked: int) -> int:
+    """Return how many items a page has: what was asked for within bounds (AIP-158). Raises InvalidRequest."""
+    if asked < 0:
+        raise InvalidRequest(f"page_size is {asked}; it must not be negative")
+    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)

@@ -1,6 +1,7 @@
 """The listeners: one gRPC server for each role, since the socket is the role (gRPC gives no peer user id).
 
 inference.sock   0660   InferenceService, health
+review.sock      0660   FeedbackService, health
 admin.sock       0600   AdminService, InferenceService, health, reflection
 tcp_address      -      InferenceService, health; plain, hence only with `insecure: true`
 """
@@ -26,9 +27,10 @@ from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.service import guard
 from edge_agent.service.admin import AdminServicer
 from edge_agent.service.admission import RESERVED_CALLS
+from edge_agent.service.feedback import FeedbackServicer
 from edge_agent.service.inference import InferenceServicer, Rooms
 from edge_agent.service.watch import HealthServicer
-from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
@@ -39,12 +41,13 @@ WATCHES_MAX = RESERVED_CALLS // 2  # the rest is for checks and the operator
 class Edge:
     """The servers of one daemon."""
 
-    def __init__(self, config: Config, rooms: Rooms, admin: AdminServicer) -> None:
+    def __init__(self, config: Config, rooms: Rooms, admin: AdminServicer, feedback: FeedbackServicer) -> None:
         """Prepare; `start` binds and serves."""
         self._config = config
         self._health = HealthServicer(WATCHES_MAX)
         self._known: set[str] = set()
         self._devices = _server(config.service)
+        self._reviewers = _server(config.service)
         self._operator = _server(config.service)
         service = config.service
         for server, priority in (
@@ -54,6 +57,8 @@ class Edge:
             inference = InferenceServicer(rooms, service, priority)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, guard.WellFormed(server))
             health_pb2_grpc.add_HealthServicer_to_server(self._health, guard.WellFormed(server))
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, guard.WellFormed(self._reviewers))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guard.WellFormed(self._reviewers))
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, guard.WellFormed(self._operator))
         names = [
             inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
@@ -78,11 +83,13 @@ class Edge:
             raise SiteError(
                 f"run_dir {run_dir} cannot be made: {error.strerror}", remedy="Choose another --run-dir."
             ) from None
-        _bind_unix(self._devices, self._config.inference_socket, 0o660, _group(service.inference_group))
+        _bind_unix(self._devices, self._config.inference_socket, 0o660, _group(service, "inference_group"))
+        _bind_unix(self._reviewers, self._config.review_socket, 0o660, _group(service, "review_group"))
         _bind_unix(self._operator, self._config.admin_socket, 0o600, None)
         if service.tcp_address:
             _bind_tcp(self._devices, service.tcp_address)
         await self._devices.start()
+        await self._reviewers.start()
         await self._operator.start()
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
@@ -99,8 +106,9 @@ class Edge:
         """Refuse new calls, let running ones finish for that long, end the rest, remove the sockets."""
         await self._health.enter_graceful_shutdown()
         await self._devices.stop(grace_seconds)
+        await self._reviewers.stop(min(grace_seconds, 1.0))
         await self._operator.stop(min(grace_seconds, 1.0))
-        for path in (self._config.inference_socket, self._config.admin_socket):
+        for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)
 
 
@@ -116,12 +124,13 @@ def _server(config: ServiceConfig) -> grpc.aio.Server:
     return grpc.aio.server(options=list(options), maximum_concurrent_rpcs=config.calls_max + RESERVED_CALLS)
 
 
-def _group(name: str) -> int | None:
+def _group(config: ServiceConfig, key: str) -> int | None:
+    name = getattr(config, key)
     try:
         return grp.getgrnam(name).gr_gid if name else None
     except KeyError:
         raise ConfigInvalid(
-            f"service.inference_group: there is no group {name!r}", remedy=f"'groupadd {name}', or choose another."
+            f"service.{key}: there is no group {name!r}", remedy=f"'groupadd {name}', or choose another."
         ) from None
 
 

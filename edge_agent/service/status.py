@@ -27,6 +27,7 @@ Code = grpc.StatusCode
 # The first entry that matches counts: exceptions to a family stand before it.
 CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.UnknownTask, Code.NOT_FOUND),
+    (errors.PredictionUnknown, Code.NOT_FOUND),
     (errors.DeadlineExpired, Code.DEADLINE_EXCEEDED),
     (errors.RequestCancelled, Code.CANCELLED),
     (errors.CallerError, Code.INVALID_ARGUMENT),

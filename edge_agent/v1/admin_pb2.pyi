@@ -84,7 +84,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples")
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class GetStatusResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -103,7 +104,73 @@ class GetStatusResponse(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     store_bytes: int
     disk_free_bytes: int
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+    examples: ExamplesStatus
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ...) -> None: ...
+
+class ExamplesStatus(_message.Message):
+    __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class RetainedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class CollectEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    RETAINED_FIELD_NUMBER: _ClassVar[int]
+    SPOOL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_FIELD_NUMBER: _ClassVar[int]
+    counters: _containers.ScalarMap[str, int]
+    retained: _containers.ScalarMap[str, int]
+    spool_bytes: int
+    outbox_bytes: int
+    outbox_segments: int
+    epoch: str
+    collect: _containers.ScalarMap[str, str]
+    def __init__(self, counters: _Optional[_Mapping[str, int]] = ..., retained: _Optional[_Mapping[str, int]] = ..., spool_bytes: _Optional[int] = ..., outbox_bytes: _Optional[int] = ..., outbox_segments: _Optional[int] = ..., epoch: _Optional[str] = ..., collect: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class SealExamplesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SealExamplesResponse(_message.Message):
+    __slots__ = ("segments", "site", "outbox_path", "receipts_path")
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_PATH_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_PATH_FIELD_NUMBER: _ClassVar[int]
+    segments: int
+    site: str
+    outbox_path: str
+    receipts_path: str
+    def __init__(self, segments: _Optional[int] = ..., site: _Optional[str] = ..., outbox_path: _Optional[str] = ..., receipts_path: _Optional[str] = ...) -> None: ...
+
+class ReadReceiptsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReadReceiptsResponse(_message.Message):
+    __slots__ = ("segments",)
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: int
+    def __init__(self, segments: _Optional[int] = ...) -> None: ...
 
 class ListBundlesRequest(_message.Message):
     __slots__ = ("task", "page_size", "page_token")

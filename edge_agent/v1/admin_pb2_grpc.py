@@ -65,6 +65,16 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.RemoveBundleRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.RemoveBundleResponse.FromString,
                 _registered_method=True)
+        self.SealExamples = channel.unary_unary(
+                '/edge_agent.v1.AdminService/SealExamples',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.SealExamplesRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.SealExamplesResponse.FromString,
+                _registered_method=True)
+        self.ReadReceipts = channel.unary_unary(
+                '/edge_agent.v1.AdminService/ReadReceipts',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/edge_agent.v1.AdminService/Drain',
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -119,6 +129,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SealExamples(self, request, context):
+        """Seals the examples that wait, so that they can be taken away at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadReceipts(self, request, context):
+        """Reads the centre's receipts now, and deletes the segments that they cover.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Stops taking new work; what runs is finished. Health turns NOT_SERVING.
         """
@@ -158,6 +182,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RemoveBundle,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.RemoveBundleRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.RemoveBundleResponse.SerializeToString,
+            ),
+            'SealExamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.SealExamples,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.SealExamplesRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.SealExamplesResponse.SerializeToString,
+            ),
+            'ReadReceipts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadReceipts,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -328,6 +362,60 @@ class AdminService:
             '/edge_agent.v1.AdminService/RemoveBundle',
             edge__agent_dot_v1_dot_admin__pb2.RemoveBundleRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.RemoveBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealExamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/SealExamples',
+            edge__agent_dot_v1_dot_admin__pb2.SealExamplesRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.SealExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadReceipts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/ReadReceipts',
+            edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,5 +1,6 @@
 import datetime
 
+from edge_agent.v1 import inference_pb2 as _inference_pb2
 from edge_agent.v1 import task_pb2 as _task_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -35,17 +36,41 @@ class SubmitFeedbackResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListReviewQueueRequest(_message.Message):
-    __slots__ = ("task", "page_size", "page_token")
+    __slots__ = ("task", "page_size", "page_token", "confidence_max", "include_reviewed")
     TASK_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_MAX_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REVIEWED_FIELD_NUMBER: _ClassVar[int]
     task: str
     page_size: int
     page_token: str
-    def __init__(self, task: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    confidence_max: float
+    include_reviewed: bool
+    def __init__(self, task: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., confidence_max: _Optional[float] = ..., include_reviewed: _Optional[bool] = ...) -> None: ...
+
+class Feedback(_message.Message):
+    __slots__ = ("feedback_id", "reviewer", "feedback_time", "accept", "corrected_label", "corrected_json", "corrected_text", "reject_reason")
+    FEEDBACK_ID_FIELD_NUMBER: _ClassVar[int]
+    REVIEWER_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_TIME_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_LABEL_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_JSON_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_TEXT_FIELD_NUMBER: _ClassVar[int]
+    REJECT_REASON_FIELD_NUMBER: _ClassVar[int]
+    feedback_id: str
+    reviewer: str
+    feedback_time: _timestamp_pb2.Timestamp
+    accept: bool
+    corrected_label: str
+    corrected_json: str
+    corrected_text: str
+    reject_reason: str
+    def __init__(self, feedback_id: _Optional[str] = ..., reviewer: _Optional[str] = ..., feedback_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., accept: _Optional[bool] = ..., corrected_label: _Optional[str] = ..., corrected_json: _Optional[str] = ..., corrected_text: _Optional[str] = ..., reject_reason: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("prediction_id", "bundle", "input", "output", "confidence", "route", "answer_time")
+    __slots__ = ("prediction_id", "bundle", "input", "output", "confidence", "route", "answer_time", "kind", "labels", "scores", "feedback", "reviewed")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +78,11 @@ class Prediction(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_TIME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    REVIEWED_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     bundle: _task_pb2.BundleRef
     input: str
@@ -60,7 +90,12 @@ class Prediction(_message.Message):
     confidence: _task_pb2.Confidence
     route: _task_pb2.Route
     answer_time: _timestamp_pb2.Timestamp
-    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., route: _Optional[_Union[_task_pb2.Route, str]] = ..., answer_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    kind: _task_pb2.TaskKind
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    scores: _containers.RepeatedCompositeFieldContainer[_inference_pb2.LabelScore]
+    feedback: _containers.RepeatedCompositeFieldContainer[Feedback]
+    reviewed: bool
+    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., route: _Optional[_Union[_task_pb2.Route, str]] = ..., answer_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., labels: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[_Union[_inference_pb2.LabelScore, _Mapping]]] = ..., feedback: _Optional[_Iterable[_Union[Feedback, _Mapping]]] = ..., reviewed: _Optional[bool] = ...) -> None: ...
 
 class ListReviewQueueResponse(_message.Message):
     __slots__ = ("predictions", "next_page_token")
@@ -89,5 +124,9 @@ class ErasePredictionRequest(_message.Message):
     def __init__(self, prediction_id: _Optional[str] = ...) -> None: ...
 
 class ErasePredictionResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("was_kept", "tombstoned")
+    WAS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    TOMBSTONED_FIELD_NUMBER: _ClassVar[int]
+    was_kept: bool
+    tombstoned: bool
+    def __init__(self, was_kept: _Optional[bool] = ..., tombstoned: _Optional[bool] = ...) -> None: ...

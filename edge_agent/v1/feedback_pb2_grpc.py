@@ -62,7 +62,7 @@ class FeedbackServiceServicer:
     """
 
     def SubmitFeedback(self, request, context):
-        """Accepts, corrects or rejects one answer. Durable once it returns; repeating a request_id changes nothing.
+        """Accepts, corrects or rejects one answer. On the disk once it returns; repeating a request_id changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +83,7 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ErasePrediction(self, request, context):
-        """Removes one answer and its input from this site.
+        """Removes one answer, its input and its feedback from this site, and has the centre forget what it got of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

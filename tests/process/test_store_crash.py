@@ -1,15 +1,12 @@
 """A store killed, or failed by its disk, at every system call that matters: it ends in the old or the new release.
 
-strace stops a process at its N-th call of a kind, before the kernel runs it (`inject=CALL:signal=KILL:when=N`), or
-lets that call fail. The sweep installs and activates version 2 beside an active version 1. Where strace cannot run,
+The sweep installs and activates version 2 beside an active version 1. Where strace cannot run,
 the process is killed after seeded random times instead.
 """
 
 from __future__ import annotations
 
-import functools
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +17,19 @@ import pytest
 
 from edge_agent.store.store import Store
 from tests.store_cases import LIMITS, bundle, sha256_of
+from tests.strace import (
+    QUICK_POINTS,
+    SEED,
+    WRITING,
+    Point,
+    failed_at,
+    killed_at,
+    needs_strace,
+    points,
+    sample,
+    strace_works,
+)
 
-SEED = 2
-QUICK_POINTS = 12
-CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "mkdir", "ftruncate", "fchmod")
 UPDATE = """
 import sys
 from pathlib import Path
@@ -40,19 +46,6 @@ except EdgeAgentError as error:
     print(error.reason)
     sys.exit(3)
 """
-Point = tuple[str, int]
-
-
-@functools.cache
-def strace_works() -> bool:
-    """Tell whether strace is there and may trace."""
-    if not shutil.which("strace"):
-        return False
-    probe = [*_strace("trace=fsync"), sys.executable, "-c", ""]
-    return 0 == subprocess.run(probe, capture_output=True, check=False).returncode
-
-
-needs_strace = pytest.mark.skipif("not strace_works()", reason="strace is not installed or may not trace here")
 
 
 class Site:
@@ -76,33 +69,13 @@ class Site:
 
     def points(self, state_dir: Path) -> list[Point]:
         """Count the calls of one undisturbed update, and return each as (call, number)."""
-        log = self.root / "log"
-        done = self.update(state_dir, self.new, *_strace(f"trace={','.join(CALLS)}"), "-o", str(log))
-        assert 0 == done.returncode, done.stderr
-        counts = Counter(re.findall(r"^(?:\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE))
-        return [(call, number) for call in CALLS for number in range(1, counts[call] + 1)]
+        return points(lambda *tracer: self.update(state_dir, self.new, *tracer), self.root / "log")
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """Return a site in an empty directory."""
     return Site(tmp_path)
-
-
-def _strace(*expressions: str) -> list[str]:
-    return ["strace", "-f", "-qq", *(part for each in expressions for part in ("-e", each))]
-
-
-def killed_at(call: str, number: int) -> list[str]:
-    """Return the strace command that kills at one point."""
-    return [*_strace(f"trace={call}", f"inject={call}:signal=KILL:when={number}"), "-o", "/dev/null"]
-
-
-def failed_at(call: str, number: int, error: str) -> list[str]:
-    """Return the strace command that lets one call fail."""
-    # --seccomp-bpf spares time, but with it strace 6.13 loses injected signals.
-    traced = _strace(f"trace={call}", f"inject={call}:error={error}:when={number}")
-    return [*traced, "--seccomp-bpf", "-o", "/dev/null"]
 
 
 def check(site: Site, state_dir: Path, allowed: tuple[str, ...]) -> str:
@@ -124,11 +97,6 @@ def check(site: Site, state_dir: Path, allowed: tuple[str, ...]) -> str:
     assert ("1.0.0" if "1.0.0" in allowed else None) == (previous.manifest.version if previous else None)
     store.close()
     return version
-
-
-def sample(points: list[Point]) -> list[Point]:
-    """Return a seeded choice of points, in order."""
-    return sorted(random.Random(SEED).sample(points, min(QUICK_POINTS, len(points))))
 
 
 def kill_sweep(site: Site, points: list[Point]) -> Counter[str]:
@@ -184,14 +152,14 @@ def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site: Site, error: str) -> None:
     """Each write and each sync fails once. Only the checkpoint after the last commit may fail unnoticed."""
-    points = [point for point in site.points(site.fresh()) if point[0] in ("write", "pwrite64", "fsync", "fdatasync")]
-    reasons = error_sweep(site, points, error)
+    every = [point for point in site.points(site.fresh()) if point[0] in WRITING]
+    reasons = error_sweep(site, every, error)
     assert {"", "STATE_DIR_UNWRITABLE", "STORE_DAMAGED"} == reasons.keys() - {"DISK_FULL"}
     assert (error == "ENOSPC") == ("DISK_FULL" in reasons)
-    assert reasons[""] < len(points) / 2
+    assert reasons[""] < len(every) / 2
 
 
-@pytest.mark.skipif("strace_works()", reason="the sweep with strace is exact")
+@pytest.mark.skipif(strace_works(), reason="the sweep with strace is exact")
 def test_a_kill_at_random_times_ends_in_the_old_or_the_new_release(site: Site) -> None:
     """The stand-in for the sweep where strace cannot run."""
     rng = random.Random(SEED)

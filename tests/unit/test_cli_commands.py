@@ -28,6 +28,9 @@ COMMANDS = [
     "generate",
     "extract",
     "embed",
+    "review",
+    "export",
+    "import",
     "demo",
 ]
 Run = Callable[..., Result]
@@ -272,3 +275,33 @@ def test_a_target_leads_to_another_daemon(daemon, tmp_path):
     """--target needs no configuration of that daemon's."""
     arguments = ["classify", "--target", f"unix:{tmp_path}/inference.sock", "pos-intent", "x"]
     assert "refund" in CliRunner().invoke(app, arguments).stdout
+
+
+def test_status_shows_what_is_kept_and_what_was_given_up(run, daemon):
+    """Consent, what is here, what waits for receipts; losses only where there are some."""
+    examples = daemon.admin.status.examples
+    examples.collect.update({"pos-intent": "upstream"})
+    examples.retained.update({"unsure": 3, "corrected": 1, "routine": 0})
+    examples.counters.update({"captured": 9, "dropped_queue_full": 0})
+    examples.outbox_segments = 2
+    shown = " ".join(run("status").stdout.split())
+    assert "examples of pos-intent (upstream); kept here: 1 corrected, 3 unsure;" in shown
+    assert "waiting for receipts: 2 segments" in shown
+    assert "given up" not in shown
+    examples.counters.update({"sacrificed_routine": 5, "segments_lost": 1})
+    assert "given up so far: sacrificed routine 5, segments lost 1" in " ".join(run("status").stdout.split())
+    assert 9 == json.loads(run("status", "--json").stdout)["examples"]["counters"]["captured"]
+
+
+def test_status_without_examples_is_as_before(run, daemon):
+    """A site that collects nothing reads nothing of it."""
+    assert "examples" not in run("status").stdout
+    assert json.loads(run("status", "--json").stdout)["examples"] is None
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_a_stick_needs_the_daemon(run, tmp_path, command):
+    """Only the daemon knows what waits; without one the command says how to start it."""
+    result = run(command, str(tmp_path))
+    assert 3 == result.exit_code
+    assert "what to do" in result.stderr

@@ -14,7 +14,21 @@ from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "agent.yaml"
 # Words that say what a number counts.
-UNITS = {"priority", "bytes", "seconds", "threads", "bundles", "sequences", "requests", "failures", "calls", "ids"}
+UNITS = {
+    "priority",
+    "bytes",
+    "seconds",
+    "threads",
+    "bundles",
+    "sequences",
+    "requests",
+    "failures",
+    "calls",
+    "ids",
+    "characters",
+    "examples",
+    "share",
+}
 
 
 def write(tmp_path: Path, text: str | bytes) -> Path:
@@ -65,7 +79,7 @@ def test_the_configuration_is_frozen():
         ("engine: {qeue_requests_max: 1}", "engine.qeue_requests_max", "Did you mean 'engine.queue_requests_max'?"),
         ("service: {drain_second: 1}", "service.drain_second", "Did you mean 'service.drain_seconds'?"),
         ("log: {xyzzy: 1}", "log.xyzzy", "Known keys there: level, format."),
-        ("xyzzy: 1", "xyzzy", "Known keys there: state_dir, run_dir, log, store, engine, service."),
+        ("xyzzy: 1", "xyzzy", "Known keys there: state_dir, run_dir, log, store, engine, service, examples, site."),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path, text, key, remedy):
@@ -205,6 +219,7 @@ def test_every_number_has_its_unit():
 def test_every_number_has_its_range():
     """No numeric key takes a negative value."""
     sections = {"store": config.StoreConfig, "engine": config.EngineConfig, "service": config.ServiceConfig}
+    sections["examples"] = config.ExamplesConfig
     for section, model in sections.items():
         for key, field in model.model_fields.items():
             if field.annotation in (int, float):
@@ -215,9 +230,10 @@ def test_every_number_has_its_range():
 def test_every_key_is_described():
     """Every key has a description that ends as a sentence."""
     sections = [Config, config.LogConfig, config.StoreConfig, config.EngineConfig, config.ServiceConfig]
+    sections += [config.ExamplesConfig, config.SiteConfig]
     fields = {key: field for model in sections for key, field in model.model_fields.items()}
     plain = {key: field for key, field in fields.items() if field.description is not None}
-    assert {"log", "store", "engine", "service"} == fields.keys() - plain.keys()
+    assert {"log", "store", "engine", "service", "examples", "site"} == fields.keys() - plain.keys()
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 
 

@@ -27,6 +27,8 @@ class Redaction:
     """What was replaced in the texts of one example. Make one with `Redactor.start`."""
 
     rules: tuple[Rule, ...]
+    reserved: set[str] = field(default_factory=set)
+    """Placeholders that are not given: the texts hold them already."""
     counts: Counter[str] = field(default_factory=Counter)
     """Replacements by the name of the rule."""
     _placeholders: dict[str, str] = field(default_factory=dict)
@@ -35,13 +37,13 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example."""
-        reserved = set(_PLACEHOLDER.findall(text)) if "[" in text else set()
+        self.reserved.update(_PLACEHOLDER.findall(text) if "[" in text else ())
         spans = self.found(text)
         if not spans:
             return text
         parts, end = [], 0
         for start, stop, rule, word in spans:
-            parts += [text[end:start], self._placeholder(text[start:stop], word, reserved)]
+            parts += [text[end:start], self._placeholder(text[start:stop], word)]
             self.counts[rule] += 1
             end = stop
         return "".join([*parts, text[end:]])
@@ -63,7 +65,7 @@ class Redaction:
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.counts[FIELD_RULE] += 1
         self._known[said] = None
-        return self._placeholder(said, _word(name), set())
+        return self._placeholder(said, _word(name))
 
     def found(self, text: str) -> list[tuple[int, int, str, str]]:
         """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text."""
@@ -77,10 +79,10 @@ class Redaction:
             if rule.gate in passed:
                 yield from ((start, end, rule.name, rule.placeholder) for start, end in rule.find(text))
 
-    def _placeholder(self, value: str, word: str, reserved: set[str]) -> str:
+    def _placeholder(self, value: str, word: str) -> str:
         if value not in self._placeholders:
             made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
-            chosen = next(placeholder for placeholder in made if placeholder not in reserved)
+            chosen = next(placeholder for placeholder in made if placeholder not in self.reserved)
             self._numbers[word] = int(chosen[len(word) + 2 : -1])
             self._placeholders[value] = chosen
         return self._placeholders[value]
@@ -103,9 +105,9 @@ class Redactor:
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
-    def start(self) -> Redaction:
-        """Begin with an example."""
-        return Redaction(self._rules)
+    def start(self, stored: str = "") -> Redaction:
+        """Begin with an example; placeholders in a stored text of it are not given again."""
+        return Redaction(self._rules, set(_PLACEHOLDER.findall(stored)))
 
 
 def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:

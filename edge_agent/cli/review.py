@@ -1,0 +1,119 @@
+"""`edge-agent review`."""
+
+from __future__ import annotations
+
+import getpass
+import string
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from edge_agent.cli.output import out
+from edge_agent.cli.site import site_of
+from edge_agent.client import Prediction, ReviewClient
+
+ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
+# One key for each label, in the task's order; the keys above are no letters or digits.
+KEYS = "123456789" + string.ascii_lowercase
+CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
+
+
+def run(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Only this task; left out: all.")] = "",
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Who judges; left out: the user's name.")] = "",
+    confidence_max: Annotated[
+        float | None, typer.Option(metavar="P", min=0, max=1, help="Only answers with this confidence at most.")
+    ] = None,
+) -> None:
+    """Confirm or correct answers, least confident first: one key for each label.
+
+    Enter accepts, a letter or digit corrects, ! rejects, - skips, # erases, . ends. Each is on the disk before the next
+    answer is shown.
+
+    Example: [bold]edge-agent review pos-intent --confidence-max 0.8[/bold]
+    """
+    name, judged = reviewer or getpass.getuser(), 0
+    with site_of(ctx).reviewer() as client:
+        for shown in client.queue(task, confidence_max=confidence_max):
+            _show(out(), shown)
+            done = _ask(client, shown, name)
+            if done is None:
+                break
+            judged += done
+        else:
+            out().print("Nothing more to review.")
+    out().print(f"{judged} judged.")
+
+
+def _show(console: Console, shown: Prediction) -> None:
+    sure = "" if shown.confidence is None else f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}"
+    console.print(Text.assemble((f"\n{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{sure})", "bold")))
+    console.print(Text.assemble(("  input   ", "dim"), shown.input))
+    console.print(Text.assemble(("  answer  ", "dim"), shown.output))
+    keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(shown).items())]
+    if shown.kind in CORRECTIONS:
+        keys.append(f"1 type {CORRECTIONS[shown.kind]}")
+    console.print(Text("  " + "   ".join([*keys, "! reject", "- skip", "# erase", ". end"]), style="dim"))
+
+
+def _choices(shown: Prediction) -> dict[str, str]:
+    return dict(zip(KEYS, shown.labels, strict=False)) if shown.kind == "CLASSIFY" else {}
+
+
+def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> bool | None:
+    """Ask until there is a verdict; return whether something was kept, None = end."""
+    choices = _choices(shown)
+    for key in _keys():
+        if key == QUIT:
+            return None
+        if key == SKIP:
+            return False
+        if _judge(client, shown, reviewer, key) or _correct(
+            client, shown, reviewer, choices.get(key) or _typed(shown, key)
+        ):
+            return True
+        out().print("  No such key here.")
+    return None
+
+
+def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> bool:
+    if key == ACCEPT:
+        client.accept(shown.prediction_id, reviewer=reviewer)
+    elif key == REJECT:
+        client.reject(shown.prediction_id, _line("why? "), reviewer=reviewer)
+    elif key == ERASE:
+        client.erase(shown.prediction_id)
+    return key in (ACCEPT, REJECT, ERASE)
+
+
+def _correct(client: ReviewClient, shown: Prediction, reviewer: str, value: str) -> bool:
+    if value:
+        client.correct(shown.prediction_id, value, reviewer=reviewer)
+    return bool(value)
+
+
+def _typed(shown: Prediction, key: str) -> str:
+    return _line(f"{CORRECTIONS[shown.kind]}: ") if key == "1" and shown.kind in CORRECTIONS else ""
+
+
+def _line(prompt: str) -> str:
+    out().print(f"  {prompt}", end="")
+    return sys.stdin.readline().rstrip("\n")
+
+
+def _keys() -> Iterator[str]:
+    """Yield single keys from a terminal, lines from anything else (the first character of each)."""
+    while True:
+        if sys.stdin.isatty():
+            key = typer.getchar()
+            yield "\n" if key == "\r" else key
+        else:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            yield line[0]

@@ -1,0 +1,116 @@
+"""`edge-agent export` and `edge-agent import`: sealed examples out, receipts in, by a stick.
+
+On the stick: site=<id>/segments/<epoch>-<sequence>.age and .json, site=<id>/status.json, site=<id>/receipts.json; the
+same names as in an object store. Each file is copied beside its place, synced and renamed, the manifest of a segment
+after the segment. A stick that is pulled out leaves whole files or none, and nothing is deleted here: only the centre's
+receipts do that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from edge_agent.cli.output import err, out
+from edge_agent.cli.site import site_of
+from edge_agent.durable.disk import write_durably
+from edge_agent.errors import DocumentInvalid, EdgeAgentError, StickFailed
+
+FILE_BYTES_MAX = 64 * 2**20
+Stick = Annotated[Path, typer.Argument(metavar="PATH", help="The stick, or any folder.")]
+
+
+@dataclass
+class Copying:
+    """What has been copied so far."""
+
+    copied: int = 0
+    there: int = 0
+    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    failure: EdgeAgentError | OSError | None = None
+
+
+def export(ctx: typer.Context, path: Stick) -> None:
+    """Seal what waits, and copy everything for the centre to a stick.
+
+    Run it again after a failure: what is there already is not copied twice.
+
+    Example: [bold]edge-agent export /media/stick[/bold]
+    """
+    with site_of(ctx).admin() as admin, err().status("Sealing"):
+        sealed = admin.seal_examples()
+    if not sealed.site:
+        out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
+        return
+    copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}")
+    _report(copying, path)
+
+
+def copy_out(outbox: Path, target: Path) -> Copying:
+    """Copy an outbox, the oldest segment first and the status last; stops at the first failure."""
+    sealed = sorted((outbox / "segments").glob("*.json"))
+    pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
+    pairs += [(outbox / "status.json", target / "status.json")] if (outbox / "status.json").exists() else []
+    copying = Copying()
+    for number, (source, goal) in enumerate(pairs):
+        try:
+            _copy(source, goal, copying)
+        except (EdgeAgentError, OSError) as error:
+            copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
+            break
+    return copying
+
+
+def import_(ctx: typer.Context, path: Stick) -> None:
+    """Bring the centre's receipts from a stick; what the centre has is then deleted here.
+
+    Example: [bold]edge-agent import /media/stick[/bold]
+    """
+    with site_of(ctx).admin() as admin:
+        sealed = admin.seal_examples()
+        source = path / f"site={sealed.site}" / "receipts.json"
+        if not source.exists():
+            raise DocumentInvalid(
+                f"there is no {source}", remedy="Have 'edge-convert collect' write its receipts to the stick first."
+            )
+        write_durably(Path(sealed.receipts_path) / "receipts.json", _read(source), 0o640)
+        count = admin.read_receipts()
+    out().print(f"The centre has {count} more segment{'' if count == 1 else 's'}; deleted here.")
+
+
+def _copy(source: Path, goal: Path, copying: Copying) -> None:
+    content = _read(source)
+    if goal.exists() and hashlib.sha256(_read(goal)).digest() == hashlib.sha256(content).digest():
+        copying.there += 1
+        return
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(goal, content, 0o644)
+    copying.copied += 1
+    copying.bytes += len(content)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise DocumentInvalid(f"{path} has more than {FILE_BYTES_MAX} bytes")
+    return content
+
+
+def _report(copying: Copying, path: Path) -> None:
+    said = f"{copying.copied} files ({decimal(copying.bytes)}) copied to {path}, {copying.there} were there already"
+    if copying.failure is None:
+        out().print(f"{said}. Bring the stick to the centre; 'edge-agent import' takes its receipts back.")
+        return
+    reason = getattr(copying.failure, "message", None) or copying.failure
+    raise StickFailed(
+        f"{said}; {len(copying.missing)} were not, from {copying.missing[0]} on: {reason}. All of it is still here",
+        copied=copying.copied,
+        missing=len(copying.missing),
+    )

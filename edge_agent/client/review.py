@@ -1,0 +1,92 @@
+"""The reviewers' client, for the review socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edge_agent.client import arguments, wire
+from edge_agent.client.answers import Prediction
+from edge_agent.client.connection import Connection
+from edge_agent.v1 import feedback_pb2 as pb
+from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
+
+# The field that corrects an answer of a task of that kind.
+_CORRECTIONS = {"CLASSIFY": "corrected_label", "EXTRACT": "corrected_json", "GENERATE": "corrected_text"}
+
+
+class ReviewClient(Connection):
+    """Calls of a reviewer. Every method raises CallFailed."""
+
+    def __init__(self, target: str) -> None:
+        """Name the review socket: "unix:/run/edge-agent/review.sock"."""
+        super().__init__(target)
+        self._stub: Any = FeedbackServiceStub(self.channel)
+
+    def prediction(self, prediction_id: str, *, timeout_seconds: float = 10) -> Prediction:
+        """Show one kept answer, and what was said of it."""
+        request = pb.GetPredictionRequest(prediction_id=prediction_id)
+        return wire.prediction(self.call(self._stub.GetPrediction, request, timeout_seconds).prediction)
+
+    def queue(
+        self,
+        task: str = "",
+        *,
+        confidence_max: float | None = None,
+        include_reviewed: bool = False,
+        page_size: int = 100,
+        timeout_seconds: float = 10,
+    ) -> Iterator[Prediction]:
+        """Yield kept answers, least confident first, fetched page by page; `confidence_max` is from 0 to 1."""
+        token = ""
+        request = pb.ListReviewQueueRequest(
+            task=task, page_size=page_size, confidence_max=confidence_max, include_reviewed=include_reviewed
+        )
+        while True:
+            request.page_token = token
+            shown, token = self._page(request, timeout_seconds)
+            yield from shown
+            if not token:
+                return
+
+    def page(
+        self, task: str = "", *, page_token: str = "", timeout_seconds: float = 10
+    ) -> tuple[list[Prediction], str]:
+        """Return one page of the review queue, and the token of the next; empty = the last."""
+        request = pb.ListReviewQueueRequest(task=task, page_token=page_token)
+        return self._page(request, timeout_seconds)
+
+    def accept(self, prediction_id: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10) -> None:
+        """Say that an answer is right. Durable once it returns."""
+        request = pb.SubmitFeedbackRequest(
+            prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, accept=True
+        )
+        self.call(self._stub.SubmitFeedback, request, timeout_seconds)
+
+    def correct(
+        self, prediction_id: str, value: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
+    ) -> None:
+        """Give the right label, JSON object or text, by the kind of the task. Durable once it returns."""
+        kind = self.prediction(prediction_id, timeout_seconds=timeout_seconds).kind
+        request = pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id)
+        setattr(request, _CORRECTIONS[kind], arguments.text(value, "value"))
+        self.call(self._stub.SubmitFeedback, request, timeout_seconds)
+
+    def reject(
+        self, prediction_id: str, reason: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
+    ) -> None:
+        """Say why an answer is wrong, without a better one. Durable once it returns."""
+        request = pb.SubmitFeedbackRequest(
+            prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, reject_reason=reason
+        )
+        self.call(self._stub.SubmitFeedback, request, timeout_seconds)
+
+    def erase(self, prediction_id: str, *, timeout_seconds: float = 30) -> tuple[bool, bool]:
+        """Forget an answer; return whether it was kept here, and whether the centre is told to forget it, too."""
+        request = pb.ErasePredictionRequest(prediction_id=prediction_id)
+        answer = self.call(self._stub.ErasePrediction, request, timeout_seconds)
+        return bool(answer.was_kept), bool(answer.tombstoned)
+
+    def _page(self, request: pb.ListReviewQueueRequest, timeout_seconds: float) -> tuple[list[Prediction], str]:
+        answer = self.call(self._stub.ListReviewQueue, request, timeout_seconds)
+        return list(map(wire.prediction, answer.predictions)), str(answer.next_page_token)

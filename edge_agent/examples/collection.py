@@ -1,0 +1,172 @@
+"""The examples of one site, for the rest of the daemon: keep answers, look at them, judge them, forget them.
+
+`keep` is called on the way of every answer and only queues. Everything else is a future of the writer's thread, done
+when it is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from edge_agent.config import Config
+from edge_agent.errors import EdgeAgentError, PredictionUnknown
+from edge_agent.examples.house import House, Surroundings, redactor_of
+from edge_agent.examples.records import Answered, Judgement
+from edge_agent.examples.spool import ReviewFilter
+from edge_agent.examples.writer import Limits, Writer
+from edge_agent.formats.example import Consent
+from edge_agent.formats.manifest import Manifest
+
+Result = TypeVar("Result")
+NOBODY: tuple[float, int] = (-1.0, 0)
+"""Before the first place of the review queue."""
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A kept prediction: its record, and the records of the feedback on it."""
+
+    record: dict[str, Any]
+    reviewed: bool
+    feedback: tuple[dict[str, Any], ...] = ()
+    place: tuple[float, int] = NOBODY
+    """In the review queue."""
+
+
+@dataclass(frozen=True)
+class CollectionStatus:
+    """What an operator sees."""
+
+    counters: dict[str, int]
+    """Totals since the spool was made."""
+    retained: dict[str, int]
+    """Examples that are here, by class."""
+    spool_bytes: int
+    outbox_bytes: int
+    outbox_segments: int
+    epoch: str
+    outbox_dir: str
+    problems: tuple[str, ...]
+
+
+class Collection:
+    """See the module."""
+
+    def __init__(self, config: Config, around: Surroundings) -> None:
+        """Compile the rules; `start` opens the spool.
+
+        Raises:
+            ConfigInvalid: a rule of the site is none.
+        """
+        self._config = config
+        examples = config.examples
+        self._enabled = any(consent != "off" for consent in examples.collect.values())
+        redactor = redactor_of(config)
+        limits = Limits(
+            examples.queue_examples_max,
+            examples.queue_bytes_max,
+            examples.commit_examples_max,
+            examples.commit_seconds,
+            examples.input_characters_max,
+        )
+        self._enabled = self._enabled or (config.state_dir / "spool.db").exists()
+        self._writer = Writer(lambda: House(config, redactor, around), limits)
+
+    def start(self) -> None:
+        """Open the spool and begin to write; a site that collects nothing, and never did, gets none."""
+        if self._enabled:
+            self._writer.start()
+
+    def stop(self) -> None:
+        """Write what waits, and close."""
+        if self._enabled:
+            self._writer.stop()
+
+    def consent(self, task: str) -> Consent:
+        """Return what the site allows for a task."""
+        return self._config.examples.collect.get(task, "off")
+
+    def keep(self, answered: Answered) -> None:
+        """Keep an answer of a task that is collected. Never waits, and never fails."""
+        self._writer.keep(answered)
+
+    async def find(self, prediction_id: str) -> Reviewed:
+        """Return a kept prediction. Raises PredictionUnknown."""
+        found = await self._do(lambda house: house.spool.find(prediction_id))
+        return Reviewed(json.loads(found.record), found.reviewed, tuple(map(json.loads, found.feedback)))
+
+    async def review(self, wanted: ReviewFilter, after: tuple[float, int], count: int) -> list[Reviewed]:
+        """Return kept predictions, least confident first, behind a place."""
+        rows = await self._do(lambda house: house.spool.review(wanted, after, count))
+        return [Reviewed(json.loads(found.record), found.reviewed, (), (rank, row)) for rank, row, found in rows]
+
+    async def judge(self, said: Judgement, prediction: dict[str, Any], manifest: Manifest | None) -> None:
+        """Keep feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
+
+        def work(house: House) -> None:
+            house.spool.judge(house.recorder.feedback(said, prediction, manifest, house.now()))
+
+        await self._do(work)
+
+    async def erase(self, prediction_id: str) -> tuple[bool, bool]:
+        """Forget a prediction; return whether it was here, and whether the centre is told to forget it."""
+
+        def work(house: House) -> tuple[bool, bool]:
+            with house.spool.transaction():
+                done = house.spool.erase(prediction_id, house.recorder.tombstone(prediction_id, house.now()))
+            # What was deleted is still in the database's log until then.
+            house.spool.shrink()
+            return done
+
+        return await self._do(work, alone=True)
+
+    async def seal(self) -> int:
+        """Seal everything that waits now; return how many segments were made. Raises SiteError."""
+        return await self._do(House.seal_all, alone=True)
+
+    async def read_receipts(self) -> int:
+        """Take receipts over now; return how many segments were deleted. Raises ExchangeError."""
+        return await self._do(House.read_receipts, alone=True)
+
+    async def status(self) -> CollectionStatus | None:
+        """Return counters and sizes; None where nothing is collected."""
+        if not self._enabled:
+            return None
+        if self._writer.problem:
+            return _broken(self._writer.problem)
+        try:
+            return await self._do(lambda house: _status(house, self._config))
+        except EdgeAgentError as error:
+            return _broken(error)
+
+    async def _do(self, work: Callable[[House], Result], *, alone: bool = False) -> Result:
+        if not self._enabled:
+            raise PredictionUnknown(
+                "this site keeps no answers",
+                remedy="Set 'collect' under 'examples' in agent.yaml for the tasks that may be collected.",
+            )
+        result: Result = await asyncio.wrap_future(self._writer.submit(work, alone=alone))
+        return result
+
+
+def _status(house: House, config: Config) -> CollectionStatus:
+    outbox = house.outbox
+    return CollectionStatus(
+        counters=dict(house.spool.counters),
+        retained=house.spool.retained(),
+        spool_bytes=house.spool.used_bytes,
+        outbox_bytes=outbox.used_bytes() if outbox else 0,
+        outbox_segments=len(outbox.ledger.sealed()) if outbox else 0,
+        epoch=house.spool.epoch,
+        outbox_dir=str(config.outbox.absolute()) if outbox else "",
+        problems=tuple(f"{error.message}. {error.remedy}" for error in house.problems.values()),
+    )
+
+
+def _broken(error: EdgeAgentError) -> CollectionStatus:
+    said = f"No examples are kept: {error.message}. {error.remedy}"
+    return CollectionStatus({}, {}, 0, 0, 0, "", "", (said,))

@@ -1,0 +1,187 @@
+"""What the writer's thread owns: the spool, the recorder, the outbox; and what it does with them between groups."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from edge_agent.config import Config
+from edge_agent.durable.disk import Ballast
+from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
+from edge_agent.examples.outbox import Outbox, Places
+from edge_agent.examples.records import Recorder
+from edge_agent.examples.redact.names import name_detector
+from edge_agent.examples.redact.redactor import Redactor
+from edge_agent.examples.redact.site_rules import site_rules
+from edge_agent.examples.site_key import site_key
+from edge_agent.examples.spool import Kept, Spool
+from edge_agent.formats.status import TaskStatus
+
+log = structlog.get_logger("edge_agent.examples")
+
+EXPIRE_SECONDS, RECEIPTS_SECONDS, SEAL_SECONDS, SHRINK_SECONDS, STATUS_SECONDS = 10.0, 5.0, 5.0, 60.0, 900.0
+ROWS_AT_ONCE = 5000
+LOCAL_SITE = "local"
+"""Name in the records of a site that has none: nothing leaves it."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the room is handed: the tasks as they are now, the agent's version, and both clocks, in seconds."""
+
+    tasks: Callable[[], Iterable[TaskStatus]]
+    version: str
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+def redactor_of(config: Config) -> Redactor:
+    """Compile the rules of a site.
+
+    Raises:
+        ConfigInvalid: a pattern of the site is none, or the pipeline of names cannot be loaded.
+    """
+    pipeline = config.examples.presidio_pipeline
+    detector = name_detector(Path(pipeline)) if pipeline else None
+    return Redactor(site_rules(config.examples.site_rules), detector)
+
+
+class House:
+    """One open spool and its outbox. One thread uses it."""
+
+    def __init__(self, config: Config, redactor: Redactor, around: Surroundings) -> None:
+        """Open what is on the disk, and finish what a crash interrupted.
+
+        Raises:
+            SiteError: the spool, the key or the outbox cannot be used.
+        """
+        self._config, self._around = config, around
+        self.recorder = Recorder(config.examples, config.site.id or LOCAL_SITE, redactor)
+        self._ballast = Ballast(config.state_dir / "spool.ballast")
+        self.spool = Spool(config.state_dir / "spool.db", around.monotonic)
+        self.outbox: Outbox | None = None
+        self.problems: dict[str, EdgeAgentError] = {}
+        self._done: dict[str, float] = {}
+        self._short = False
+        if config.site.id and config.site.recipients:
+            try:
+                places = Places(config.outbox, config.receipts)
+                key = site_key(config.state_dir / "site.key")
+                self.outbox = Outbox(self.spool, places, (config.examples, config.site), key)
+                self._check(thoroughly=True)
+            except EdgeAgentError:
+                self.spool.close()
+                raise
+        self._ballast.lay()
+
+    def now(self) -> float:
+        """Return seconds since 1970, by a clock that may be wrong."""
+        return self._around.now()
+
+    def add(self, kept: list[Kept]) -> None:
+        """Keep predictions, and give up what does not fit; inside the spool's transaction."""
+        self.spool.add(kept)
+        if not self.spool.sacrifice(self._bytes_max(), ROWS_AT_ONCE):
+            self.spool.counters["over_limit"] += 1
+
+    def keep(self) -> None:
+        """Do what is due: windows, receipts, sealing, status."""
+        if self._short:
+            self._give_up_a_tenth()
+        self._when_due("expire", EXPIRE_SECONDS, self._expire)
+        if self.outbox:
+            self._when_due("receipts", RECEIPTS_SECONDS, self.read_receipts)
+            self._when_due("seal", SEAL_SECONDS, self._seal_if_due)
+            self._when_due("status", STATUS_SECONDS, self.write_status)
+        self._when_due("shrink", SHRINK_SECONDS, self.spool.shrink)
+
+    def seal_all(self) -> int:
+        """Seal everything that waits; return how many segments were made.
+
+        Raises:
+            SiteError: the outbox or its disk is full, or failed.
+        """
+        count = 0
+        while self.outbox and self.outbox.seal(self.now()):
+            count += 1
+        self.write_status()
+        return count
+
+    def read_receipts(self) -> int:
+        """Take receipts over; return how many segments were deleted.
+
+        Raises:
+            ExchangeError: the receipts are not the centre's, or none; nothing was deleted.
+        """
+        if self.outbox is None:
+            return 0
+        try:
+            count = self.outbox.read_receipts()
+        except ExchangeError as error:
+            self.problems["receipts"] = error
+            raise
+        self.problems.pop("receipts", None)
+        if count:
+            log.info("segments_received", segments=count)
+            self.write_status()
+        return count
+
+    def write_status(self) -> None:
+        """Write the status object for the centre."""
+        if self.outbox:
+            self.outbox.write_status(self._around.tasks(), self._around.version, self.now())
+            self._done["status"] = self._around.monotonic()
+
+    def make_room(self) -> None:
+        """On a full disk: give the ballast back now; the next housekeeping gives up a tenth of the spool."""
+        self._ballast.drop()
+        self._short = True
+
+    def close(self) -> None:
+        """Close the spool."""
+        self.spool.close()
+
+    def _bytes_max(self) -> int:
+        free = shutil.disk_usage(self._config.state_dir).free
+        examples = self._config.examples
+        return max(0, min(examples.spool_bytes_max, self.spool.used_bytes + free - examples.disk_reserve_bytes))
+
+    def _give_up_a_tenth(self) -> None:
+        with self.spool.transaction():
+            self.spool.sacrifice(self.spool.used_bytes * 9 // 10, ROWS_AT_ONCE)
+        self.spool.shrink()
+        self._ballast.lay()
+        self._short = False
+
+    def _expire(self) -> None:
+        with self.spool.transaction():
+            while self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE) == ROWS_AT_ONCE:
+                pass
+
+    def _seal_if_due(self) -> None:
+        assert self.outbox is not None
+        self._check(thoroughly=False)
+        try:
+            while self.outbox.due() and self.outbox.seal(self.now()):
+                self.write_status()
+        except DiskFull as error:
+            self.problems["outbox"] = error
+            raise
+        self.problems.pop("outbox", None)
+
+    def _check(self, *, thoroughly: bool) -> None:
+        assert self.outbox is not None
+        lost = self.outbox.check(thoroughly=thoroughly)
+        if lost:
+            log.error("segments_lost", sequences=lost)
+
+    def _when_due(self, name: str, seconds: float, work: Callable[[], object]) -> None:
+        now = self._around.monotonic()
+        if now - self._done.get(name, -seconds) >= seconds:
+            self._done[name] = now
+            work()

@@ -1,0 +1,168 @@
+"""From an answer to what is kept of it: redacted, classed, and written as a line of formats/example.py.
+
+Pure but for the time that it is handed. The lines are written with `json` and not through the models, which take five
+times as long; a test reads every kind of them back through the models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.config import ExamplesConfig
+from edge_agent.examples.redact.redactor import Redaction, Redactor
+from edge_agent.examples.spool import ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE, UPSTREAM, Judged, Kept
+from edge_agent.formats.document import timestamp
+from edge_agent.formats.example import SCHEMA, Verdict
+from edge_agent.formats.manifest import Manifest
+
+CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
+SCORES_KEPT = 20
+_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One input and the answer it got."""
+
+    prediction_id: str
+    manifest: Manifest
+    digest: str
+    text: str
+    output: str
+    """classify: the best label. extract: a JSON object. generate: the text."""
+    scores: Sequence[tuple[str, float]] = ()
+    """classify: labels with calibrated scores, best first."""
+    confidence: float | None = None
+    threshold: float | None = None
+    sure: bool = False
+    label_mass: float | None = None
+    route: str = "local"
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a person said of a prediction."""
+
+    feedback_id: str
+    prediction_id: str
+    reviewer: str
+    verdict: Verdict
+    value: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+
+class Recorder:
+    """Writes records for one site."""
+
+    def __init__(self, config: ExamplesConfig, site: str, redactor: Redactor) -> None:
+        """Redact by those rules, within what the site allows."""
+        self._config, self._site, self._redactor = config, site, redactor
+
+    def prediction(self, answered: Answered, seconds: float) -> Kept:
+        """Write a prediction that was answered at that time, in seconds since 1970."""
+        task = answered.manifest.task
+        redaction = self._redactor.start()
+        output = self._output(redaction, answered)
+        record = {
+            "schema": SCHEMA,
+            "type": "prediction",
+            "record_id": f"prediction:{answered.prediction_id}",
+            "site": self._site,
+            "at": timestamp(seconds),
+            "prediction_id": answered.prediction_id,
+            "task": task.name,
+            "kind": task.kind,
+            "bundle": {"version": answered.manifest.version, "digest": answered.digest},
+            "input": redaction.text(answered.text),
+            "output": output,
+            "scores": answered.scores[:SCORES_KEPT],
+            "confidence": answered.confidence,
+            "threshold": answered.threshold,
+            "sure": answered.sure,
+            "label_mass": answered.label_mass,
+            "route": answered.route,
+            "reason": " ".join(answered.reasons)[:200],
+            "redaction": {
+                "version": self._redactor.version,
+                "rules": self._redactor.rule_names,
+                "counts": redaction.counts,
+            },
+        }
+        rank = UNRANKED if answered.confidence is None else answered.confidence
+        consent = CONSENTS[self._config.collect[task.name]]
+        return Kept(answered.prediction_id, task.name, rank, _class(answered), consent, _write(record).encode())
+
+    def feedback(self, said: Judgement, prediction: Mapping[str, Any], manifest: Manifest | None, at: float) -> Judged:
+        """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
+
+        A corrected text or record is redacted like an input; numbers of placeholders that the prediction has are not
+        given again.
+        """
+        redaction = self._redactor.start(f"{prediction['input']}\n{prediction['output']}")
+        value = said.value
+        if prediction["kind"] == "extract" and value:
+            value = self._record(redaction, value, manifest)
+        elif prediction["kind"] == "generate":
+            value = redaction.text(value)
+        record = {
+            "schema": SCHEMA,
+            "type": "feedback",
+            "record_id": f"feedback:{said.feedback_id}",
+            "site": self._site,
+            "at": timestamp(at),
+            "feedback_id": said.feedback_id,
+            "prediction_id": said.prediction_id,
+            "task": prediction["task"],
+            "reviewer": said.reviewer,
+            "verdict": said.verdict,
+            "value": value,
+            "reason": redaction.text(said.reason),
+        }
+        content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
+        return Judged(said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode())
+
+    def tombstone(self, prediction_id: str, at: float) -> bytes:
+        """Write the wish to forget a prediction."""
+        record = {
+            "schema": SCHEMA,
+            "type": "tombstone",
+            "record_id": f"tombstone:{prediction_id}",
+            "site": self._site,
+            "at": timestamp(at),
+            "prediction_id": prediction_id,
+        }
+        return _write(record).encode()
+
+    def _output(self, redaction: Redaction, answered: Answered) -> str:
+        kind = answered.manifest.task.kind
+        if kind == "extract" and answered.output:
+            return self._record(redaction, answered.output, answered.manifest)
+        return redaction.text(answered.output) if kind == "generate" else answered.output
+
+    def _record(self, redaction: Redaction, written: str, manifest: Manifest | None) -> str:
+        record = json.loads(written)
+        kept = self._config.keep_fields.get(manifest.task.name, ()) if manifest else ()
+        marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
+        hidden = redaction.fields(record, marked)
+        return _write({name: _redacted(redaction, value) for name, value in hidden.items()})
+
+
+def _redacted(redaction: Redaction, value: Any) -> Any:
+    if isinstance(value, str):
+        return redaction.text(value)
+    if isinstance(value, list):
+        return [_redacted(redaction, each) for each in value]
+    if isinstance(value, dict):
+        return {key: _redacted(redaction, each) for key, each in value.items()}
+    return value
+
+
+def _class(answered: Answered) -> int:
+    if answered.route in ("upstream", "deferred"):
+        return ESCALATED
+    return UNSURE if answered.confidence is not None and not answered.sure else ROUTINE

@@ -1,0 +1,86 @@
+"""Between kept records and the messages of FeedbackService: pure translation."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.examples.collection import Reviewed
+from edge_agent.formats.manifest import Manifest
+from edge_agent.service import messages
+from edge_agent.v1 import feedback_pb2 as pb
+from edge_agent.v1 import inference_pb2, task_pb2
+
+_ROUTES = {
+    "local": task_pb2.ROUTE_LOCAL,
+    "upstream": task_pb2.ROUTE_UPSTREAM,
+    "abstained": task_pb2.ROUTE_ABSTAINED,
+    "deferred": task_pb2.ROUTE_DEFERRED,
+}
+_VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
+_PLACE = struct.Struct(">dq")
+
+
+def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
+    """Show a kept answer; `manifest` is of the task as it is now."""
+    record = found.record
+    message = pb.Prediction(
+        prediction_id=record["prediction_id"],
+        bundle=task_pb2.BundleRef(
+            task=record["task"], version=record["bundle"]["version"], digest=record["bundle"]["digest"]
+        ),
+        input=record["input"],
+        output=record["output"],
+        route=_ROUTES[record["route"]],
+        kind=messages.KINDS[record["kind"]],
+        labels=_labels(manifest),
+        scores=[inference_pb2.LabelScore(label=label, score=score) for label, score in record["scores"]],
+        feedback=[_feedback(said, record["kind"]) for said in found.feedback],
+        reviewed=found.reviewed,
+    )
+    message.answer_time.FromJsonString(record["at"])
+    if record["confidence"] is not None:
+        message.confidence.value = record["confidence"]
+        message.confidence.below_threshold = not record["sure"]
+    if record["threshold"] is not None:
+        message.confidence.threshold = record["threshold"]
+    return message
+
+
+def place(token: str) -> tuple[float, int]:
+    """Read a page's token.
+
+    Raises:
+        InvalidRequest: it is none that `token` gave.
+    """
+    try:
+        rank, row = _PLACE.unpack(base64.urlsafe_b64decode(token.encode()))
+    except (ValueError, struct.error):
+        remedy = "Start again with an empty page_token."
+        raise InvalidRequest("page_token is none that this daemon gave", remedy=remedy) from None
+    return rank, row
+
+
+def token(last: tuple[float, int]) -> str:
+    """Write the token of the page behind a place."""
+    return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
+
+
+def _labels(manifest: Manifest | None) -> list[str]:
+    if manifest is None:
+        return []
+    return messages.entity_types(manifest) if manifest.task.kind == "extract" else list(manifest.task.labels)
+
+
+def _feedback(said: dict[str, Any], kind: str) -> pb.Feedback:
+    message = pb.Feedback(feedback_id=said["feedback_id"], reviewer=said["reviewer"])
+    message.feedback_time.FromJsonString(said["at"])
+    if said["verdict"] == "accept":
+        message.accept = True
+    elif said["verdict"] == "reject":
+        message.reject_reason = said["reason"]
+    else:
+        setattr(message, _VALUES[kind], said["value"])
+    return message

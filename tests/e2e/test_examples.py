@@ -1,0 +1,192 @@
+"""Examples over the daemon's own sockets: kept, shown, judged, erased, sealed; all of it still there after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.client import CallFailed, Classification, ReviewClient
+from edge_agent.formats import segment
+from edge_agent.formats.document import public_key_hex
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.examples import CENTRE_KEY, IDENTITY, RECIPIENT
+from tests.site_cases import read_outbox
+
+CARD = "4111 1111 1111 1111"
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+COLLECT = {"pos": "upstream", "home": "local", "talk": "upstream", "visit": "upstream"}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory) -> Iterator[RunningDaemon]:
+    folder: Path = tmp_path_factory.mktemp("site")
+    with RunningDaemon(folder, examples={"collect": COLLECT, "commit_seconds": 0.05}, site=SITE) as running:
+        labels = ("refund", "price")
+        running.install(
+            echo_bundle(folder / "pos", "pos", labels=labels),
+            echo_bundle(folder / "home", "home", labels=labels),
+            echo_bundle(folder / "off", "off", labels=labels),
+            echo_bundle(folder / "talk", "talk", "generate"),
+            echo_bundle(folder / "visit", "visit", "extract", labels=("NAME", "DRUG")),
+        )
+        yield running
+
+
+def reviewing(daemon: RunningDaemon) -> ReviewClient:
+    return ReviewClient(f"unix:{daemon.run_dir}/review.sock")
+
+
+def ask(daemon: RunningDaemon, text: str, task: str = "pos") -> str:
+    """Classify one text; return the id of the answer."""
+    with daemon.client() as client:
+        (answer,) = client.classify(task, [text])
+        assert isinstance(answer, Classification)
+        return answer.prediction_id
+
+
+def refusal(call, *arguments, **options) -> str:
+    """Return the reason for which a call fails."""
+    with pytest.raises(CallFailed) as caught:
+        call(*arguments, **options)
+    return caught.value.reason
+
+
+def test_an_answer_is_there_for_review_at_once_and_redacted(daemon):
+    """The very next call finds it, with what a reviewer needs to see."""
+    asked = ask(daemon, f"pay with {CARD}")
+    with reviewing(daemon) as client:
+        found = client.prediction(asked)
+    assert ("pay with [CARD_1]", "CLASSIFY", ("refund", "price")) == (found.input, found.kind, found.labels)
+    assert (asked, "pos", "LOCAL", False) == (found.prediction_id, found.bundle.task, found.route, found.reviewed)
+    assert found.output == found.scores[0][0]
+    assert CARD.encode() not in b"".join(path.read_bytes() for path in daemon.state_dir.glob("spool.db*"))
+
+
+def test_feedback_survives_a_kill_and_is_idempotent(daemon):
+    """What was acknowledged is on the disk; the same request again changes nothing, also after a restart."""
+    asked, request_id = ask(daemon, "feedback"), str(uuid.uuid4())
+    with reviewing(daemon) as client:
+        client.correct(asked, "price", reviewer="anna", request_id=request_id)
+    daemon.kill()
+    daemon.start()
+    with reviewing(daemon) as client:
+        client.correct(asked, "price", reviewer="anna", request_id=request_id)
+        assert "REQUEST_INVALID" == refusal(client.accept, asked, reviewer="anna", request_id=request_id)
+        (said,) = client.prediction(asked).feedback
+    assert ("anna", "corrected", "price") == (said.reviewer, said.verdict, said.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "value"),
+    [("pos", "no such label"), ("visit", "no json"), ("visit", "[]"), ("visit", '{"OTHER": []}'), ("talk", " ")],
+)
+def test_a_correction_is_checked_against_its_task(daemon, task, value):
+    """A label that the task does not have, or a record with other fields, is refused, and nothing is kept."""
+    with daemon.client() as client:
+        if task == "talk":
+            stream = client.generate(task, "hello")
+            list(stream)
+            asked = stream.finish.prediction_id
+        else:
+            (answer,) = (client.classify if task == "pos" else client.extract)(task, ["Anna takes ibuprofen"])
+            asked = answer.prediction_id
+    with reviewing(daemon) as client:
+        assert "REQUEST_INVALID" == refusal(client.correct, asked, value, reviewer="anna")
+        assert not client.prediction(asked).reviewed
+        good = {"pos": "refund", "visit": json.dumps({"NAME": ["x"], "DRUG": []}), "talk": "better"}[task]
+        client.correct(asked, good, reviewer="anna")
+        client.reject(asked, "makes no sense", reviewer="ben")
+        assert ["corrected", "reject"] == [said.verdict for said in client.prediction(asked).feedback]
+
+
+def test_tasks_without_consent_leave_no_trace(daemon):
+    """Off is the default."""
+    asked = ask(daemon, "not collected", "off")
+    with reviewing(daemon) as client:
+        assert "PREDICTION_UNKNOWN" == refusal(client.prediction, asked)
+        assert "PREDICTION_UNKNOWN" == refusal(client.accept, asked, reviewer="anna")
+
+
+def test_the_review_queue_comes_in_pages(daemon):
+    """Least confident first over all pages, and what was judged is gone from it."""
+    asked = {ask(daemon, f"queue {number}", "home") for number in range(7)}
+    with reviewing(daemon) as client:
+        queue = list(client.queue("home", page_size=3))
+        assert asked == {each.prediction_id for each in queue}
+        assert sorted(each.confidence for each in queue) == [each.confidence for each in queue]
+        client.accept(queue[0].prediction_id, reviewer="anna")
+        assert 6 == len(list(client.queue("home")))
+        assert 7 == len(list(client.queue("home", include_reviewed=True)))
+        limit = queue[3].confidence
+        assert all(each.confidence <= limit for each in client.queue("home", confidence_max=limit))
+
+
+@pytest.mark.parametrize("token", ["x", "AAAA", "\u00e9", "=" * 40])
+def test_a_foreign_page_token_is_refused(daemon, token):
+    """Tokens are opaque, and only the daemon's own."""
+    with reviewing(daemon) as client:
+        assert "REQUEST_INVALID" == refusal(client.page, page_token=token)
+
+
+def test_erased_is_gone(daemon):
+    """From the queue, from the spool's files; once sealed, a tombstone follows."""
+    asked = ask(daemon, "ERASEDWORD here", "home")
+    with reviewing(daemon) as client:
+        client.prediction(asked)
+        assert client.erase(asked)[0]
+        assert "PREDICTION_UNKNOWN" == refusal(client.prediction, asked)
+        assert "REQUEST_INVALID" == refusal(client.erase, "../etc")
+    assert b"ERASEDWORD" not in b"".join(path.read_bytes() for path in daemon.state_dir.glob("spool.db*"))
+
+
+def test_sealing_on_demand_and_what_the_centre_reads(daemon):
+    """Only what may leave is in the segments: predictions of consenting tasks, redacted, and their feedback."""
+    asked, at_home = ask(daemon, f"sealed {CARD}"), ask(daemon, "stays", "home")
+    with reviewing(daemon) as client:
+        client.correct(asked, "price", reviewer="anna")
+        client.accept(at_home, reviewer="anna")
+    with daemon.admin() as admin:
+        sealed = admin.seal_examples()
+        status = admin.status()
+    assert ("site-1", str(daemon.state_dir / "outbox")) == (sealed.site, sealed.outbox_path)
+    assert status.examples is not None
+    records = {
+        record.record_id: record
+        for part in read_outbox(daemon.state_dir / "outbox", status.examples.epoch).values()
+        for record in part
+    }
+    assert "sealed [CARD_1]" == records[f"prediction:{asked}"].input
+    assert f"prediction:{at_home}" not in records
+    assert asked in {record.prediction_id for record in records.values() if record.type == "feedback"}
+    assert status.examples.counters["feedback"] >= 2
+    assert {"pos": "upstream", "home": "local"}.items() <= status.examples.collect.items()
+
+
+@pytest.mark.skipif(not shutil.which("age"), reason="the tool 'age' is not installed")
+def test_the_age_tool_opens_a_segment(daemon, tmp_path):
+    """The format is age's own: the centre needs nothing of ours to read what is its."""
+    ask(daemon, "for age")
+    with daemon.admin() as admin:
+        admin.seal_examples()
+    (tmp_path / "identity").write_text(str(IDENTITY))
+    sealed = next((daemon.state_dir / "outbox" / "segments").glob("*.age"))
+    command = ["age", "--decrypt", "-i", str(tmp_path / "identity"), str(sealed)]
+    packed = subprocess.run(command, capture_output=True, check=True).stdout
+    assert b"\x28\xb5\x2f\xfd" == packed[:4]
+    assert segment.records_of(segment.unseal(sealed.read_bytes(), [IDENTITY]))
+
+
+def test_each_reviewer_socket_serves_feedback_only(daemon):
+    """The socket is the role: devices cannot judge, reviewers cannot infer."""
+    with ReviewClient(daemon.inference) as client:
+        assert "UNIMPLEMENTED" == refusal(client.accept, "p", reviewer="x")
+    assert 0o660 == (daemon.run_dir / "review.sock").stat().st_mode & 0o777
+    eventually_sync(lambda: reviewing(daemon).serving(), 5)

@@ -1,0 +1,188 @@
+"""`edge-agent review`, `export` and `import` against the real daemon: what people on site and with a stick do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_agent.cli import app, stick
+from edge_agent.client import ReviewClient
+from edge_agent.errors import DiskFull
+from edge_agent.formats import receipts, segment, status
+from edge_agent.formats.document import public_key_hex, sign, timestamp
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
+from tests.site_cases import read_outbox
+
+SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory) -> Iterator[RunningDaemon]:
+    folder: Path = tmp_path_factory.mktemp("site")
+    collect = {"pos": "upstream", "talk": "upstream", "visit": "upstream", "bag": "upstream"}
+    with RunningDaemon(folder, examples={"collect": collect, "commit_seconds": 0.05}, site=SITE) as running:
+        running.install(
+            echo_bundle(folder / "pos", "pos", labels=("refund", "price", "hours")),
+            echo_bundle(folder / "bag", "bag", labels=("refund", "price")),
+            echo_bundle(folder / "talk", "talk", "generate"),
+            echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
+        )
+        yield running
+
+
+@pytest.fixture
+def run(daemon: RunningDaemon) -> Callable[..., Result]:
+    """Run edge-agent for that daemon."""
+    options = daemon.command()[3:]
+    return lambda *arguments, stdin="": CliRunner().invoke(app, [*options, *arguments], input=stdin)
+
+
+def ask(daemon: RunningDaemon, task: str, *texts: str) -> list[str]:
+    with daemon.client() as client:
+        if task == "talk":
+            streams = [client.generate(task, text) for text in texts]
+            return [list(stream) and stream.finish.prediction_id for stream in streams]
+        call = client.extract if task == "visit" else client.classify
+        return [answer.prediction_id for answer in call(task, list(texts))]
+
+
+def said(daemon: RunningDaemon, prediction_id: str) -> list[tuple[str, str, str]]:
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
+        return [(one.reviewer, one.verdict, one.value) for one in client.prediction(prediction_id).feedback]
+
+
+def test_one_key_for_each_label(daemon, run):
+    """Enter accepts, a digit corrects, ! rejects with a reason, - skips, . ends; each kept under that name."""
+    asked = ask(daemon, "pos", *(f"review {n}" for n in range(5)))
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
+        order = [one.prediction_id for one in client.queue("pos")]
+    result = run("review", "pos", "--reviewer", "anna", stdin="\n2\n!\nnonsense\n-\n.\n")
+    assert (0, True) == (result.exit_code, "3 judged." in result.stdout), result.output
+    assert "1 refund   2 price   3 hours   ! reject   - skip   # erase   . end" in result.stdout
+    verdicts = [said(daemon, one) for one in order]
+    expected = [[("anna", "accept", "")], [("anna", "corrected", "price")], [("anna", "reject", "nonsense")], [], []]
+    assert expected == verdicts
+    assert set(asked) == set(order)
+
+
+def test_records_and_texts_are_typed(daemon, run):
+    """Kinds without labels are corrected by typing; a record of the wrong form is refused with what to do."""
+    (talk,), (visit,) = ask(daemon, "talk", "hello"), ask(daemon, "visit", "Anna is here")
+    assert 0 == run("review", "talk", "--reviewer", "ben", stdin="1\nbetter\n").exit_code
+    assert [("ben", "corrected", "better")] == said(daemon, talk)
+    refused = run("review", "visit", "--reviewer", "ben", stdin="1\nno json\n")
+    assert (2, True) == (refused.exit_code, "not valid JSON" in refused.stderr)
+    assert 0 == run("review", "visit", "--reviewer", "ben", stdin='x\n1\n{"NAME": ["Anna"]}\n').exit_code
+    assert [("ben", "corrected", '{"NAME":["Anna"]}')] == said(daemon, visit)
+
+
+def test_an_empty_queue_says_so_and_erasing_works(daemon, run):
+    """The loop ends by itself."""
+    ask(daemon, "bag", "forget me")
+    assert "1 judged." in run("review", "bag", stdin="#\n").stdout
+    result = run("review", "bag")
+    assert (0, "Nothing more to review.\n0 judged.\n") == (result.exit_code, result.stdout)
+
+
+def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
+    """Write receipts to a stick as the centre does, over all that is on it."""
+    folder = stick_path / "site=site-1"
+    stem = max(path.stem for path in (folder / "segments").glob(f"*-{last:010d}.json"))
+    epoch, _ = segment.parse_name(stem)
+    digest = hashlib.sha256((folder / "segments" / f"{stem}.json").read_bytes()).hexdigest()
+    received = [{"epoch": epoch, "received": [{"first": 1, "last": last, "manifest_sha256": digest}]}]
+    body = receipts.Receipts.model_validate({"site": "site-1", "at": timestamp(NOW), "epochs": received})
+    (folder / "receipts.json").write_bytes(sign(body, key))
+
+
+def test_a_stick_there_and_back(daemon, run, tmp_path):
+    """Out: what waits is sealed and copied, whole. Back: only the centre's signature deletes anything here."""
+    ask(daemon, "pos", "to the centre")
+    result = run("export", str(tmp_path))
+    assert (0, True) == (result.exit_code, "copied to" in result.stdout), result.output
+    folder = tmp_path / "site=site-1"
+    names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
+    assert names == {path.name for path in (folder / "segments").iterdir()}
+    said = status.verify((folder / "status.json").read_bytes(), None).body
+    ((epoch, highest),) = said.highest.items()
+    assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
+    again = run("export", str(tmp_path))
+    assert f"{len(names)} were there already" in " ".join(again.stdout.split())
+    missing = run("import", str(tmp_path))
+    assert (5, True) == (missing.exit_code, "edge-convert collect" in missing.stderr)
+    receipt(tmp_path, highest, SITE_KEY)
+    forged = run("import", str(tmp_path))
+    assert (5, True) == (forged.exit_code, "none of the keys trusted" in forged.stderr)
+    assert names == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
+    receipt(tmp_path, highest)
+    taken = run("import", str(tmp_path))
+    assert (0, True) == (taken.exit_code, f"{highest} more segment" in taken.stdout), taken.output
+    assert set() == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
+    shown = json.loads(run("status", "--json").stdout)
+    assert highest == shown["examples"]["counters"]["segments_received"]
+    assert "waiting for receipts: 0 segments" in run("status").stdout
+
+
+def outbox_of(folder: Path, count: int, size: int) -> Path:
+    """Write what looks like an outbox; copying opens nothing."""
+    (folder / "segments").mkdir(parents=True)
+    for number in range(1, count + 1):
+        stem = segment.name_of("0" * 16, number)
+        (folder / "segments" / f"{stem}.age").write_bytes(bytes([number]) * size)
+        (folder / "segments" / f"{stem}.json").write_bytes(b"{}")
+    (folder / "status.json").write_bytes(b"{}")
+    return folder
+
+
+@pytest.fixture
+def small_stick(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 256 KiB, for as long as it is plugged in."""
+    path = tmp_path / "stick"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "edge-agent-test", str(path)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield path
+    subprocess.run(["umount", str(path)], check=False, capture_output=True)
+
+
+def test_a_full_stick_holds_whole_files_and_says_what_is_missing(small_stick, tmp_path):
+    """A segment without its manifest does not count; the next run goes on where this one stopped."""
+    outbox = outbox_of(tmp_path / "outbox", 10, 40_000)
+    first = stick.copy_out(outbox, small_stick / "site=x")
+    assert isinstance(first.failure, DiskFull)
+    assert first.copied + len(first.missing) == 21
+    whole = [path for path in (small_stick / "site=x" / "segments").iterdir() if not path.name.startswith(".")]
+    assert first.copied == len(whole)
+    assert all(path.stat().st_size in (2, 40_000) for path in whole)
+    other = stick.copy_out(outbox, tmp_path / "larger" / "site=x")
+    assert (21, None) == (other.copied, other.failure)
+    again = stick.copy_out(outbox, small_stick / "site=x")
+    assert (0, first.copied) == (again.copied, again.there)
+    assert 21 == len([path for path in outbox.rglob("*") if path.is_file()])
+
+
+def test_a_stick_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon, tmp_path):
+    """The command says what was copied and what was not, and ends with 3."""
+    (tmp_path / "stick").write_bytes(b"no folder")
+    ask(daemon, "pos", "one more")
+    result = run("export", str(tmp_path / "stick"))
+    assert (3, True) == (result.exit_code, "All of it is still here" in result.stderr), result.output
+
+
+def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
+    """The content decides, not the name."""
+    outbox = outbox_of(tmp_path / "outbox", 1, 10)
+    stick.copy_out(outbox, tmp_path / "s")
+    (tmp_path / "s" / "segments" / f"{segment.name_of('0' * 16, 1)}.age").write_bytes(b"rot")
+    again = stick.copy_out(outbox, tmp_path / "s")
+    assert (1, 2) == (again.copied, again.there)

@@ -1,0 +1,245 @@
+"""Spool and sealing killed, or failed by the disk, at every system call that matters: nothing acknowledged is lost.
+
+A process keeps answers, takes feedback, seals twice, takes receipts over and writes its status, and says of each piece
+of feedback when it was acknowledged. Afterwards another one opens what is left, goes on, and a centre reads everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.formats import example, segment
+from tests.examples import IDENTITY
+from tests.site_cases import ASite, answered, judgement, read_outbox
+from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
+
+WORK = """
+import sys
+from pathlib import Path
+from edge_agent.errors import EdgeAgentError
+from tests.site_cases import ASite, answered, judgement
+
+def told(house_failed=False):
+    site = ASite(Path(sys.argv[1]), site={"recipients": [sys.argv[2]]})
+    site.keep(*(answered(n) for n in range(10, 20)))
+    for n in (3, 10, 11):
+        site.judge(judgement(n))
+        print(f"acknowledged {n}", flush=True)
+    site.house.seal_all()
+    site.house.read_receipts()
+    site.keep(answered(20))
+    site.judge(judgement(12))
+    print("acknowledged 12", flush=True)
+    site.house.seal_all()
+    site.clock.running += 100_000
+    site.house.keep()
+    site.house.close()
+
+try:
+    told()
+except EdgeAgentError as error:
+    print("refused", error.reason)
+    sys.exit(3)
+except OSError:  # standard output is a file that can fail, too
+    sys.exit(4)
+"""
+RECIPIENT = str(IDENTITY.to_public())
+
+
+class Field:
+    """A site with one sealed segment and its receipt, to be copied for each point, and what the centre has of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        site = ASite(root / "ready")
+        site.keep(*(answered(n) for n in range(5)))
+        site.judge(judgement(1))
+        site.house.seal_all()
+        self.epoch = site.house.spool.epoch
+        self.centre = {record.record_id: record for record in site.segments()[1]}
+        site.receipt(1)
+        site.house.close()
+
+    def fresh(self) -> Path:
+        """Return a new copy of the site's directory."""
+        shutil.rmtree(self.root / "site", ignore_errors=True)
+        return shutil.copytree(self.root / "ready", self.root / "site")
+
+    def work(self, folder: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Work on a copy in a process of its own."""
+        command = [*tracer, sys.executable, "-B", "-c", WORK, str(folder), RECIPIENT]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    def points(self) -> list[Point]:
+        """Count the calls of an undisturbed run."""
+        folder = self.fresh()
+        return points(lambda *tracer: self.work(folder, *tracer), self.root / "log")
+
+
+@pytest.fixture
+def field(tmp_path: Path) -> Field:
+    return Field(tmp_path)
+
+
+def visible(folder: Path) -> dict[str, str]:
+    """Return the segments that an uplink could have taken: those with a manifest, with the digests of both files."""
+    found = {}
+    for path in (folder / "state" / "outbox" / "segments").glob("*.json"):
+        sealed = path.with_suffix(".age")
+        found[path.stem] = hashlib.sha256(path.read_bytes() + sealed.read_bytes()).hexdigest()
+    return found
+
+
+def check(field: Field, folder: Path, output: str) -> None:
+    """Start again, go on, and let the centre count."""
+    acknowledged = {f"feedback:f-{number}" for number in re.findall(r"^acknowledged (\d+)$", output, re.MULTILINE)}
+    before = visible(folder)
+    site = ASite(folder)
+    site.house.outbox.check(thoroughly=True)
+    site.keep(answered(99))
+    site.judge(judgement(99))
+    site.house.seal_all()
+    after = visible(folder)
+    kept = before.keys() & after.keys()
+    assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
+    records = collected(field, site, {name.partition("-")[0] for name in after} | {field.epoch})
+    assert acknowledged | {"feedback:f-99"} <= records.keys()
+    judged = {record.prediction_id for record in records.values() if record.type == "feedback"}
+    assert judged <= {record.prediction_id for record in records.values() if record.type == "prediction"}
+    site.house.close()
+
+
+def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
+    """Add what is in the outbox to what the centre has; a record that comes twice must say the same."""
+    records = dict(field.centre)
+    for epoch in epochs:
+        segments = read_outbox(site.config.outbox, epoch)
+        for record in (record for part in segments.values() for record in part):
+            assert same(records.setdefault(record.record_id, record), record)
+    return records
+
+
+def same(one, other) -> bool:
+    """Tell whether two copies of a record say the same; why it was kept may change when it is sealed anew."""
+    ones, others = (json.loads(example.encode(record)) for record in (one, other))
+    ones.pop("kept", None)
+    others.pop("kept", None)
+    return ones == others
+
+
+def kill_sweep(field: Field, every: list[Point]) -> Counter[int]:
+    """Kill at each point; return how often how many pieces of feedback had been acknowledged."""
+    outcomes: Counter[int] = Counter()
+    for call, number in every:
+        folder = field.fresh()
+        killed = field.work(folder, *killed_at(call, number))
+        assert killed.returncode != 0, (call, number)
+        outcomes[killed.stdout.count("acknowledged")] += 1
+        check(field, folder, killed.stdout)
+    return outcomes
+
+
+def error_sweep(field: Field, every: list[Point], error: str) -> Counter[str]:
+    """Let one call fail at each point; return with which reasons the work ended ("" = it got over it)."""
+    reasons: Counter[str] = Counter()
+    for call, number in every:
+        folder = field.fresh()
+        done = field.work(folder, *failed_at(call, number, error))
+        assert done.returncode in (0, 3, 4), (call, number, done.stderr)
+        reasons[done.stdout.partition("refused")[2].strip()] += 1
+        check(field, folder, done.stdout)
+    return reasons
+
+
+def test_the_work_itself_is_whole(field):
+    """Undisturbed, everything is acknowledged and at the centre."""
+    folder = field.fresh()
+    done = field.work(folder)
+    assert (0, 4) == (done.returncode, done.stdout.count("acknowledged")), done.stderr
+    check(field, folder, done.stdout)
+
+
+@needs_strace
+def test_a_kill_at_sampled_points_loses_nothing(field):
+    """Whatever was acknowledged is in the spool or in a segment, once by its id, with its prediction."""
+    kill_sweep(field, sample(field.points()))
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_anywhere_loses_nothing(field):
+    """Every call of the sweep; kills before the first and after the last acknowledgement occur."""
+    outcomes = kill_sweep(field, field.points())
+    assert {0, 4} <= outcomes.keys()
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_loses_nothing(field, error):
+    """Each write and each sync fails once: an error of the disk, or none; never an acknowledgement that lies."""
+    every = [point for point in field.points() if point[0] in WRITING]
+    reasons = error_sweep(field, every, error)
+    assert {"", "STATE_DIR_UNWRITABLE", "STORE_DAMAGED", "DISK_FULL"} >= reasons.keys()
+    assert len(reasons) > 1
+
+
+@pytest.mark.parametrize("cut", [1, 10, 100, 5000, 40_000])
+def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(field, cut):
+    """SQLite's log cut anywhere, as after lost power on a disk without barriers, opens; what was sealed is sealed."""
+    folder = field.fresh()
+    site = ASite(folder)
+    site.keep(*(answered(n) for n in range(30, 60)))
+    site.house.seal_all()
+    wal = folder / "state" / "spool.db-wal"
+    copy = wal.read_bytes()
+    shutil.copytree(folder, field.root / "torn")
+    site.house.close()
+    torn = field.root / "torn"
+    (torn / "state" / "spool.db-wal").write_bytes(copy[: max(0, len(copy) - cut)])
+    check(field, torn, "")
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_flipped_bits_of_a_sealed_segment_are_found_and_mended(field, part):
+    """Before a receipt came, the site itself notices and seals again what it has."""
+    folder = field.fresh()
+    site = ASite(folder)
+    site.judge(judgement(2))
+    site.house.seal_all()
+    site.house.close()
+    path = folder / "state" / "outbox" / "segments" / f"{segment.name_of(field.epoch, 2)}.age"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) * part // 8] ^= 1 << part
+    path.write_bytes(raw)
+    check(field, folder, "acknowledged 2")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("years", [-1, 10])
+def test_a_jump_of_the_clock_loses_nothing(field, years):
+    """A year back or ten forward: windows, sealing and receipts go on; only the times in the records are wrong."""
+    folder = field.fresh()
+    site = ASite(folder)
+    site.keep(answered(70))
+    site.clock.wall += years * 365 * 86_400
+    site.clock.running += 5
+    site.house.keep()
+    site.judge(judgement(70))
+    site.clock.running += 3600
+    site.house.keep()
+    records = site.records()
+    assert {"prediction:p-70", "feedback:f-70"} <= records.keys()
+    assert (records["feedback:f-70"].at > records["prediction:p-70"].at) == (years > 0)
+    site.house.close()
+    check(field, folder, "acknowledged 70")

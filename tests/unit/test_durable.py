@@ -1,0 +1,122 @@
+"""Files that are whole or not there, and databases whose errors say what to do."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edge_agent.durable.database import Database, Schema
+from edge_agent.durable.disk import write_durably
+from edge_agent.errors import StateDirInUse, StateDirUnwritable, StoreDamaged
+
+SCHEMA = Schema(2, ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT) STRICT",), "Move it away.")
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path):
+    """The new content, the mode asked for, and nothing beside it."""
+    path = tmp_path / "status.json"
+    write_durably(path, b"old")
+    write_durably(path, b"new" * 100_000, 0o640)
+    assert b"new" * 100_000 == path.read_bytes()
+    assert 0o640 == path.stat().st_mode & 0o777
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_what_was_left_of_a_write_is_overwritten(tmp_path: Path):
+    """A crash in the middle of a write leaves a part that the next write takes the place of."""
+    (tmp_path / ".a.partial").write_bytes(b"torn")
+    write_durably(tmp_path / "a", b"whole")
+    assert ["a"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path):
+    """Whoever may write into the folder cannot have another file overwritten."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".a.partial").symlink_to(victim)
+    with pytest.raises(StoreDamaged):
+        write_durably(tmp_path / "a", b"x")
+    assert b"precious" == victim.read_bytes()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+    """The error has the path."""
+    with pytest.raises(StoreDamaged, match="none/a"):
+        write_durably(tmp_path / "none" / "a", b"x")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StateDirUnwritable):
+        write_durably(tmp_path / "file" / "a", b"x")
+
+
+def test_a_database_is_synced_on_every_commit(tmp_path: Path):
+    """WAL with synchronous=FULL, readable by its owner only."""
+    database = Database(tmp_path / "a.db", SCHEMA)
+    assert [("wal",)] == database.rows("PRAGMA journal_mode")
+    assert [(2,)] == database.rows("PRAGMA synchronous")
+    assert 0o600 == (tmp_path / "a.db").stat().st_mode & 0o777
+    database.close()
+    database.close()
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path):
+    """An error in the block takes everything back; nothing stays open."""
+    database = Database(tmp_path / "a.db", SCHEMA)
+    with database.transaction():
+        database.executemany("INSERT INTO t (b) VALUES (?)", [("x",), ("y",)])
+
+    def fail() -> None:
+        with database.transaction():
+            database.execute("INSERT INTO t (b) VALUES (:b)", {"b": "z"})
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not database.in_transaction
+    assert [("x",), ("y",)] == database.rows("SELECT b FROM t ORDER BY a")
+    database.close()
+
+
+def test_a_newer_database_is_left_alone(tmp_path: Path):
+    """The agent that wrote it may read it; this one says so."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    with pytest.raises(StoreDamaged, match="schema version 2; this agent knows 1"):
+        Database(tmp_path / "a.db", Schema(1, (), ""))
+
+
+def test_a_missing_database_is_made_only_where_that_is_right(tmp_path: Path):
+    """Beside blobs that it should name, an empty database would forget them."""
+    with pytest.raises(StoreDamaged, match="missing or empty"):
+        Database(tmp_path / "a.db", SCHEMA, may_create=False)
+
+
+def test_damage_has_the_remedy_of_its_owner(tmp_path: Path):
+    """Each database says what to do about its own damage, whether the file is read whole at the start or not."""
+    (tmp_path / "a.db").write_bytes(os.urandom(8192))
+    for checked in (True, False):
+        with pytest.raises(StoreDamaged) as caught:
+            Database(tmp_path / "a.db", Schema(2, (), "Move it away.", checked=checked))
+        assert "Move it away." == caught.value.remedy
+
+
+def test_another_program_in_the_way_is_named(tmp_path: Path):
+    """A database that somebody else holds locked is in use, not damaged."""
+    database = Database(tmp_path / "a.db", SCHEMA)
+    database.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StateDirInUse) as caught, database.transaction():
+        pass
+    assert "a.db" in caught.value.remedy
+    other.close()
+    database.close()
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_disk(tmp_path: Path):
+    """Using a closed database is a bug, and shows as one."""
+    database = Database(tmp_path / "a.db", SCHEMA)
+    database.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        database.rows("SELECT 1")

@@ -1,0 +1,121 @@
+"""Records: what a site writes is what the formats read, and nothing personal is in it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge_agent.config import Config
+from edge_agent.examples.house import redactor_of
+from edge_agent.examples.records import Recorder
+from edge_agent.examples.spool import CORRECTED, ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE, UPSTREAM
+from edge_agent.formats import example
+from tests.examples import NOW
+from tests.site_cases import answered, config_of, judgement, manifest
+
+CARD = "4111 1111 1111 1111"
+
+
+def recorder(tmp_path, **examples) -> Recorder:
+    config: Config = config_of(tmp_path, **examples)
+    return Recorder(config.examples, "site-1", redactor_of(config))
+
+
+def read(record: bytes) -> example.Prediction:
+    return example.parse(record[:-1] + b',"kept":{"because":"unsure"}}')
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"confidence": 0.9, "sure": True, "threshold": None, "label_mass": None},
+        {"manifest": manifest("talk"), "scores": (), "confidence": None, "threshold": None, "output": 'Hello.\n"You"'},
+        {"manifest": manifest("visit"), "scores": (), "output": '{"PATIENT": ["Anna"], "DRUG": []}'},
+        {"route": "abstained", "reasons": ("UPSTREAM_NOT_CONFIGURED",), "text": "\u00e9\U0001f600\n\x00"},
+    ],
+)
+def test_what_a_site_writes_is_a_record(tmp_path, changes):
+    """Every kind of answer is read back by the model of the format."""
+    kept = recorder(tmp_path).prediction(answered(7, **changes), NOW)
+    record = read(kept.record)
+    assert ("prediction:p-7", "site-1", "p-7") == (record.record_id, record.site, record.prediction_id)
+    assert answered(7, **changes).text == record.input
+    assert changes.get("route", "local") == record.route
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        ((UNSURE, 0.75), {}),
+        ((ROUTINE, 0.9), {"confidence": 0.9, "sure": True}),
+        ((ROUTINE, UNRANKED), {"manifest": manifest("talk"), "confidence": None}),
+        ((ESCALATED, 0.75), {"route": "upstream"}),
+        ((ESCALATED, 0.75), {"route": "deferred", "sure": True}),
+    ],
+)
+def test_classes_say_who_is_given_up_first(tmp_path, expected, changes):
+    """Unsure means below a threshold; a kind without confidence is routine; what a large model saw is escalated."""
+    kept = recorder(tmp_path).prediction(answered(1, **changes), NOW)
+    assert expected == (kept.class_, kept.rank)
+    assert kept.class_ < CORRECTED
+
+
+def test_consent_is_that_of_the_task(tmp_path):
+    """A task that is collected for the site only never waits for a segment."""
+    writes = recorder(tmp_path, collect={"pos-intent": "local", "talk": "upstream"})
+    assert LOCAL == writes.prediction(answered(1), NOW).consent
+    assert UPSTREAM == writes.prediction(answered(1, manifest=manifest("talk")), NOW).consent
+
+
+def test_inputs_and_texts_are_redacted_together(tmp_path):
+    """A card in the input and in the answer is the same placeholder, and the record says which rules ran."""
+    said = answered(
+        1, manifest=manifest("talk"), text=f"pay {CARD}", output=f"charged {CARD}", confidence=None, scores=()
+    )
+    record = read(recorder(tmp_path).prediction(said, NOW).record)
+    assert ("pay [CARD_1]", "charged [CARD_1]") == (record.input, record.output)
+    assert {"card": 2} == record.redaction.counts
+    assert {"card", "iban", "phone"} < set(record.redaction.rules)
+
+
+def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_path):
+    """Names have no form; the schema knows where they are."""
+    said = answered(
+        1,
+        manifest=manifest("visit"),
+        text="Anna Meyer takes ibuprofen",
+        scores=(),
+        output='{"PATIENT": ["Anna Meyer"]}',
+    )
+    hidden = read(recorder(tmp_path).prediction(said, NOW).record)
+    assert ("[PATIENT_1] takes ibuprofen", '{"PATIENT":["[PATIENT_1]"]}') == (hidden.input, hidden.output)
+    kept = read(recorder(tmp_path, keep_fields={"visit": ["PATIENT"]}).prediction(said, NOW).record)
+    assert ("Anna Meyer takes ibuprofen", '{"PATIENT":["Anna Meyer"]}') == (kept.input, kept.output)
+
+
+def test_feedback_is_redacted_without_reusing_numbers(tmp_path):
+    """A reviewer who types a card gets a placeholder that the prediction does not have."""
+    writes = recorder(tmp_path)
+    known = {"kind": "generate", "task": "talk", "input": "pay [CARD_1]", "output": "ok"}
+    said = judgement(1, value=f"charged [CARD_1], not {CARD}")
+    record = example.parse(writes.feedback(said, known, manifest("talk"), NOW).record)
+    assert "charged [CARD_1], not [CARD_2]" == record.value
+    known = {"kind": "extract", "task": "visit", "input": "", "output": "{}"}
+    said = judgement(1, value='{"PATIENT": ["Anna Meyer"], "DRUG": ["x"]}', reason="")
+    record = example.parse(writes.feedback(said, known, manifest("visit"), NOW).record)
+    assert {"PATIENT": ["[PATIENT_1]"], "DRUG": ["x"]} == json.loads(record.value)
+
+
+def test_a_label_is_kept_as_it_is(tmp_path):
+    """Labels are the task's words, even where they look like personal data."""
+    record = recorder(tmp_path).feedback(
+        judgement(1, value=CARD), {"kind": "classify", "task": "pos-intent", "input": "", "output": ""}, None, NOW
+    )
+    assert CARD == example.parse(record.record).value
+
+
+def test_a_tombstone_is_a_record(tmp_path):
+    """The wish to forget names nothing but the prediction."""
+    assert "p-1" == example.parse(recorder(tmp_path).tombstone("p-1", NOW)).prediction_id

@@ -1,0 +1,130 @@
+"""From kept records to what reviewers see, and from answers to what is kept."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine.jobs import Answer
+from edge_agent.engine.protocol import Done, Found
+from edge_agent.errors import InvalidRequest
+from edge_agent.examples.collection import Reviewed
+from edge_agent.formats import example
+from edge_agent.service import answers, kept, reviews
+from edge_agent.service.answers import Finished
+from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import inference_pb2 as pb
+from edge_agent.v1 import task_pb2
+from tests.examples import DIGEST, feedback, prediction
+from tests.site_cases import manifest
+
+
+def plain(record) -> dict:
+    return json.loads(example.encode(record))
+
+
+def test_a_kept_classification_is_shown_whole():
+    """Input, answer, confidence with its threshold, scores, the labels to choose from, and when."""
+    message = reviews.prediction(Reviewed(plain(prediction()), reviewed=False), manifest())
+    assert ("p-1", "refund number 1", "refund") == (message.prediction_id, message.input, message.output)
+    assert (0.75, 0.8, True) == (
+        message.confidence.value,
+        message.confidence.threshold,
+        message.confidence.below_threshold,
+    )
+    assert [("refund", 0.75), ("price", 0.25)] == [(each.label, each.score) for each in message.scores]
+    assert ["refund", "price"] == message.labels
+    assert (task_pb2.TASK_KIND_CLASSIFY, task_pb2.ROUTE_LOCAL, DIGEST) == (
+        message.kind,
+        message.route,
+        message.bundle.digest,
+    )
+    assert datetime(2026, 9, 21, 14, 13, 21, tzinfo=UTC) == message.answer_time.ToDatetime(UTC)
+
+
+def test_what_is_not_there_is_not_invented():
+    """A generation has no confidence, and a task that was removed has no labels."""
+    record = prediction(kind="generate", scores=[], confidence=None, threshold=None, label_mass=None)
+    message = reviews.prediction(Reviewed(plain(record), reviewed=False), None)
+    assert not message.HasField("confidence")
+    assert [] == list(message.labels)
+
+
+def test_an_extraction_offers_its_fields():
+    """The entity types behind the tags, not the tags."""
+    message = reviews.prediction(
+        Reviewed(plain(prediction(kind="extract", scores=[])), reviewed=True), manifest("visit")
+    )
+    assert (["PATIENT", "DRUG"], True) == (list(message.labels), message.reviewed)
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "changes"),
+    [
+        ("accept", "classify", {"verdict": "accept", "value": ""}),
+        ("corrected_label", "classify", {}),
+        ("corrected_json", "extract", {"value": "{}"}),
+        ("corrected_text", "generate", {"value": "better"}),
+        ("reject_reason", "classify", {"verdict": "reject", "value": "", "reason": "nonsense"}),
+    ],
+)
+def test_feedback_is_shown_as_it_was_given(field, kind, changes):
+    """The verdict has the field of the request that made it."""
+    said = plain(feedback(**changes))
+    message = reviews.prediction(Reviewed(plain(prediction(kind=kind)), True, (said,)), manifest())
+    assert field == message.feedback[0].WhichOneof("verdict")
+    assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
+
+
+@given(st.floats(0, 2), st.integers(0, 2**62))
+def test_a_place_comes_back_from_its_token(rank, row):
+    """Paging goes on exactly behind the last answer shown."""
+    assert (rank, row) == reviews.place(reviews.token((rank, row)))
+
+
+@given(st.text(max_size=40))
+def test_a_token_that_was_made_up_is_refused_or_harmless(token):
+    """Nothing else than REQUEST_INVALID comes out, whatever a caller sends."""
+    try:
+        rank, row = reviews.place(token)
+    except InvalidRequest:
+        return
+    assert isinstance(rank, float)
+    assert isinstance(row, int)
+
+
+def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> Finished:
+    bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
+    return Finished(text, Answer(done, 0.0), bundle, "p-1", "cpu")
+
+
+@pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
+def test_a_classification_is_kept_with_its_best_label(wish, route):
+    """Also where the label was withheld from the device: it is what a reviewer corrects."""
+    done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    result = pb.ClassifyResult()
+    answers.classify(result.classification, done, wish, top_k=1)
+    said = kept.classified(done, result)
+    assert ("price", [("price", 0.75), ("refund", 0.25)]) == (said.output, said.scores)
+    assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
+
+
+def test_an_extraction_is_kept_as_its_record():
+    """With the places of nothing: the record is what is corrected."""
+    found = [Found(label="PATIENT", start=0, end=4, score=0.9)]
+    done = finished("visit", Done(job_id="p-1", entities=found, confidence=0.9))
+    result = pb.ExtractResult()
+    answers.extract(result.extraction, done, "answer")
+    said = kept.extracted(done, result)
+    assert {"PATIENT": ["Anna"], "DRUG": []} == json.loads(said.output)
+    assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)
+
+
+def test_a_generation_is_kept_as_its_text():
+    """It has no confidence."""
+    said = kept.generated(finished("talk", Done(job_id="p-1")), "Hello")
+    assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
