@@ -16,6 +16,9 @@ from convert.workspace import Record
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
 ]
+Work = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where stages leave their results, instead of the recipe's 'work'.")
+]
 Again = Annotated[bool, typer.Option("--again", help="Run the last stage even if nothing that it reads has changed.")]
 
 _STAGES = {
@@ -30,29 +33,31 @@ _STAGES = {
 }
 
 
-def run(where: RecipeArgument, again: Again = False) -> None:
+def run(where: RecipeArgument, again: Again = False, work: Work = None) -> None:
     """Make a bundle from a recipe: every stage that is not up to date, then report.md.
 
     Ctrl-C stops it; the same command goes on where it was.
 
     Example: [bold]edge-convert run examples/retail-categories/recipe.yaml[/bold]
     """
-    bring(where, "", again)
+    bring(where, "", again, work)
 
 
-def stage(name: str) -> Callable[[Path, bool], None]:
+def stage(name: str) -> Callable[[Path, bool, Path | None], None]:
     """Return the command of one stage."""
 
-    def command(where: RecipeArgument, again: Again = False) -> None:
-        bring(where, name, again)
+    def command(where: RecipeArgument, again: Again = False, work: Work = None) -> None:
+        bring(where, name, again, work)
 
     command.__doc__ = f"{_STAGES[name]}\n\nStages before it run first where they are not up to date."
     return command
 
 
-def bring(where: Path, until: str, again: bool) -> None:
+def bring(where: Path, until: str, again: bool, work: Path | None = None) -> None:
     """Run the pipeline with lines and a bar."""
     written = recipe.read(where)
+    if work is not None:
+        written = written.model_copy(update={"work": str(work.absolute())})
     with screen.stages() as shown:
         records = pipeline.run(written, until, again=again, screen=shown)
     folder = pipeline.work_folder(written)
