@@ -12,12 +12,17 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from convert import assemble
+from convert.cli import run
+from convert.recipe import RECIPE_NAME
+from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Role
 
 
 @dataclass
 class Command:
     """Assemble a bundle from a task.yaml and model files: hash them, write the manifest, check it.
+
+    With a recipe instead of a task, and nothing else: run this stage of it, and those before it.
 
     A samples.txt beside the task.yaml, one input a line, comes along for 'edge-agent demo'.
 
@@ -28,7 +33,9 @@ class Command:
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     task: Annotated[Path, typer.Argument(metavar="TASK", help="A task.yaml, or the directory that holds it.")]
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A directory to make, or a file that ends in .tar.")]
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A directory to make, or a file that ends in .tar.")
+    ] = None
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="GGUF or ONNX file; runtime echo needs none.")
     ] = None
@@ -36,16 +43,27 @@ class Command:
     tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="tokenizer.json, for ONNX.")] = None
     version: Annotated[str, typer.Option(metavar="X.Y.Z", help="Instead of the version in task.yaml.")] = ""
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = False
+    again: run.Again = False
+    work: run.Work = None
 
     def __post_init__(self) -> None:
         """Run the command."""
+        if self.out is not None:
+            self._by_hand(self.out)
+        elif (self.task / RECIPE_NAME).is_file() or self.task.name == RECIPE_NAME:
+            run.bring(self.task, "assemble", self.again, self.work)
+        else:
+            remedy = f"Name a folder or a .tar with --out; or a folder with a {RECIPE_NAME}, to run its stages."
+            raise InvalidRequest("--out is missing: it says where the bundle goes", remedy=remedy)
+
+    def _by_hand(self, out: Path) -> None:
         given: dict[Role, Path | None] = {
             "weights": self.weights,
             "adapter": self.adapter,
             "tokenizer": self.tokenizer,
         }
         files = {role: path for role, path in given.items() if path is not None}
-        request = assemble.Request(self.task, files, self.out, self.version or None, self.force)
+        request = assemble.Request(self.task, files, out, self.version or None, self.force)
         with _hashing() as progress:
             made = assemble.assemble(request, progress)
         manifest = made.manifest

@@ -25,6 +25,7 @@ def evaluate(
     format_: Format = None,
     as_json: AsJson = False,
     again: run.Again = False,
+    work: run.Work = None,
 ) -> None:
     """Measure a bundle on rows through the agent's own engine; or run this stage of a recipe.
 
@@ -33,7 +34,7 @@ def evaluate(
     Example: [bold]edge-convert evaluate build/pos-intent/assemble/bundle field.jsonl[/bold]
     """
     if rows is None:
-        run.bring(what, "evaluate", again)
+        run.bring(what, "evaluate", again, work)
         return
     measuring = pipeline.load("convert.evaluate")
     bundle = pipeline.load("convert.evaluate.bundle").opened(what)

@@ -60,7 +60,7 @@ def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
 
 def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
     fallback = chosen.get("fallback_tensors")
-    if fallback:
+    if fallback and chosen["name"] != "fp32":  # which quantizes nothing, and says so of every tensor
         yield (
             f"{plural(fallback, 'tensor')} could not be made {chosen['name']} and took a larger type: the file has"
             f" {chosen['bits_per_weight']:.2f} bits per weight, not what its name says."

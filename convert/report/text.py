@@ -154,14 +154,19 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
         return
     yield "## Confidence"
     yield calibrate["verdict"]
-    rows = calibrate.get("rows")
-    if rows:
-        yield (
-            f"The temperature, {number(calibrate['temperature'])}, was fitted on {plural(rows['temperature'], 'row')};"
-            f" the threshold was tested on {plural(rows['threshold'], 'other row')}, by the exact binomial test of a"
-            " fixed sequence of thresholds (Learn then Test)."
-        )
+    if "rows" in calibrate:
+        yield _how(calibrate["rows"], calibrate["temperature"])
     yield from _images(plots, "reliability.png", "risk-coverage.png")
+
+
+def _how(rows: Mapping[str, int], temperature: float) -> str:
+    fitted = f"The temperature, {number(temperature)}, was fitted on {plural(rows['temperature'], 'row')}"
+    if not rows["temperature"]:
+        fitted = "There were too few rows to fit a temperature as well"
+    return (
+        f"{fitted}; the threshold was tested on {plural(rows['threshold'], 'other row')}, by the exact binomial test of"
+        " a fixed sequence of thresholds (Learn then Test)."
+    )
 
 
 def _images(plots: Sequence[str], *names: str) -> Iterator[str]:
