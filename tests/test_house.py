@@ -145,6 +145,7 @@ ENTRIES = {
     "convert.probe.llama": "started with python -m",
     "convert.probe.onnx": "started with python -m",
     "convert.probe.quantizer": "started with python -m",
+    "convert.collect.run": "imported by its command when it runs",
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "convert.cli.__main__": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
@@ -254,6 +255,14 @@ def test_daemon_loads_no_model_library():
         sorted(heavy & set(loaded)),
         "Only edge_agent.engine.child may lead to these; find the import with python -X importtime.",
     )
+
+
+def test_factory_commands_start_light():
+    """Importing the commands of the factory loads nothing that only its stages need."""
+    script = "import sys, convert.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"torch", "transformers", "optimum", "peft", "llama_cpp", "scipy", "matplotlib", "duckdb", "pyarrow"}
+    require_none(sorted(heavy & set(loaded)), "Import it through convert.pipeline.load, when the command runs.")
 
 
 def test_files_are_short():

@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from convert import keys
+from convert import keys, pipeline
 from convert.cli.keys import asking
-from convert.collect import run
-from convert.collect.database import MEMORY_BYTES_DEFAULT
-from convert.collect.report import Report
 from convert.collect.sources import open_source
+from convert.stage import Progress as Advance
 from edge_agent.errors import InvalidRequest
 
 _MIB = 1024**2
@@ -58,13 +56,12 @@ class Command:
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
     ] = None
-    memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; the rest goes to disk.")] = (
-        MEMORY_BYTES_DEFAULT // _MIB
-    )
+    memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; the rest goes to disk.")] = 1024
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
+        run = pipeline.load("convert.collect.run")  # needs the extra, which other commands do without
         options = dict(map(_option, self.store_option or []))
         sources = [open_source(written, options) for written in self.sources]
         unlocked = keys.unlock(self.keys, asking(self.passphrase_file))
@@ -95,7 +92,7 @@ def _option(written: str) -> tuple[str, str]:
     return key.lower(), value
 
 
-def _print(report: Report) -> None:
+def _print(report: Any) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"{report.segments_taken} new segments with {report.records_taken} records;"
@@ -119,11 +116,11 @@ def _list(console: Console, title: str, lines: list[str]) -> None:
     for line in lines[:_SHOWN_MAX]:
         console.print(Text.assemble((f"{title}: ", "bold"), line))
     if len(lines) > _SHOWN_MAX:
-        console.print(f"{title}: {len(lines) - _SHOWN_MAX} more, in {run.REPORT_NAME}")
+        console.print(f"{title}: {len(lines) - _SHOWN_MAX} more, in report.json")
 
 
 @contextmanager
-def _drawn() -> Iterator[run.Progress]:
+def _drawn() -> Iterator[Advance]:
     """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

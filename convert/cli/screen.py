@@ -21,10 +21,10 @@ def out() -> Console:
 
 
 @contextmanager
-def bar() -> Iterator[Advance]:
-    """Yield a callback (what, done, total) that draws one bar on a terminal, and nothing elsewhere."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+def bar(console: Console | None = None) -> Iterator[Advance]:
+    """Yield a callback (what, done, total) that draws one bar on a terminal, by default where errors go."""
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("", total=None)
 

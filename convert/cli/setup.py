@@ -7,22 +7,20 @@ from typing import Annotated
 
 import typer
 
+from convert import pipeline
 from convert.cli import screen
-from convert.export import converter
 
 
 def run(
     cache: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help=f"Instead of the user's cache; later runs need {converter.CACHE_VARIABLE}=DIR."
-        ),
+        typer.Option(metavar="DIR", help="Instead of the user's cache; later runs need EDGE_CONVERT_CACHE=DIR."),
     ] = None,
     archive: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"llama_cpp_python-{converter.VERSION}.tar.gz, where it has been loaded by other means.",
+            help="The source archive of llama-cpp-python, where it has been loaded by other means.",
         ),
     ] = None,
 ) -> None:
@@ -32,5 +30,5 @@ def run(
     recipe.
     """
     with screen.bar() as progress:
-        made = converter.setup(cache, archive, progress)
+        made = pipeline.load("convert.export.converter").setup(cache, archive, progress)
     screen.out().print(f"llama.cpp's converter is in {made}.", markup=False)

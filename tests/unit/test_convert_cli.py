@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,38 @@ def test_exit_codes_are_those_of_the_document(error: type, code: int):
     """The family of an error decides; docs/exit-codes.md has a row for each code."""
     assert code_of(error) == code
     assert f"\n| {code} |" in (ROOT / "docs" / "exit-codes.md").read_text()
+
+
+WITHOUT_EXTRA = """
+import sys, tomllib
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+absent = {"torch", "transformers", "peft", "optimum", "onnx", "onnx_ir", "safetensors", "sentencepiece", "scipy",
+          "matplotlib", "openai", "duckdb", "pyarrow", "gguf"}
+sys.meta_path.insert(0, Absent())
+from convert.cli import main
+main()
+"""
+"""Runs edge-convert as if the convert extra were not installed."""
+
+
+def without_extra(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command where the convert extra is not installed."""
+    command = [sys.executable, "-c", WITHOUT_EXTRA, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
+    """The demo makes its bundles on a machine without torch; a recipe there says what to install."""
+    made = without_extra("assemble", "examples/echo", "--out", tmp_path / "echo")
+    assert made.returncode == 0, made.stderr
+    recipe_of(tmp_path)
+    (tmp_path / "m").mkdir()
+    refused = without_extra("run", tmp_path)
+    assert refused.returncode == 3
+    assert "needs the package" in refused.stderr
+    assert "what to do: Install what the factory needs: pip install 'edge-agent[convert]'" in refused.stderr

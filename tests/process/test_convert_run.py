@@ -1,0 +1,161 @@
+"""`edge-convert run` from end to end, as a process: tiny models of random weights, a few rows, every stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from convert.evaluate import predict
+from convert.pipeline import STAGES
+from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse
+from tests import pos_intents, tiny_models
+from tests.mounts import tmpfs
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from convert.cli import main; main()"]
+SECONDS_MAX = 300
+pytestmark = pytest.mark.slow
+
+
+def rows(texts: Sequence[tuple[str, str]]) -> str:
+    """Return JSONL of messages at a till, of the labels that the tiny models have."""
+    known = [(text, label if label in tiny_models.LABELS else "other") for text, label in texts]
+    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in known)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe in a folder of its own."""
+
+    folder: Path
+
+    @property
+    def work(self) -> Path:
+        """Where its stages leave their results."""
+        return self.folder / "work"
+
+    def run(self, *arguments: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        """Run `edge-convert run`, or another command, on it."""
+        command = [*prefix, *COMMAND, *(arguments or ("run", str(self.folder)))]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
+
+    def done(self, *arguments: str, prefix: Sequence[str] = ()) -> str:
+        """Run, and return what stands on standard output; fail when it did not end with 0."""
+        ended = self.run(*arguments, prefix=prefix)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def stopped_in(self, stage: str) -> int:
+        """Run, and send Ctrl-C when a stage begins; return the exit code."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*COMMAND, "run", str(self.folder)], cwd=ROOT, stdout=pipe, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.split()[:2] == [stage, "runs"]:
+                    process.send_signal(signal.SIGINT)
+            return process.wait(SECONDS_MAX)
+
+
+def case(folder: Path, runtime: str) -> Case:
+    """Write a recipe: a BERT that is tuned in full, or a Llama that gets an adapter."""
+    decoder = runtime == "llama"
+    folder.mkdir()
+    make = tiny_models.decoder if decoder else tiny_models.encoder
+    make(folder / "model", runtime if decoder else "bert")
+    everything = pos_intents.train() + pos_intents.held_out()
+    parts = {"train": everything[::2], "calibration": everything[1::4], "test": everything[3::4]}
+    for split, texts in parts.items():
+        (folder / f"{split}.jsonl").write_text(rows(texts))
+    prompt = '  prompt: {template: "Message: {input}\\nIntent:"}\n' if decoder else ""
+    labels = ", ".join(tiny_models.LABELS)
+    (folder / "task.yaml").write_text(
+        f"version: 1.0.0\nruntime: {runtime}\ntask:\n  name: tiny\n  kind: classify\n  labels: [{labels}]\n{prompt}"
+        "  limits: {input_tokens_max: 128}\nprovenance: {base: random weights, licence: Apache-2.0}\n"
+    )
+    (folder / "recipe.yaml").write_text(
+        f"""
+work: work
+source: {{checkpoint: model}}
+data: {{train: train.jsonl, calibration: calibration.jsonl, test: test.jsonl}}
+finetune: {{method: {"lora" if decoder else "full"}, epochs: 2, tokens_max: 64}}
+quantize: {{types: [{"F16" if decoder else "fp32"}]}}
+budget: {{agreement_min: 0.5, kl_mean_max: 5.0, accuracy_loss_max: 0.5}}
+risk: {{target: 0.3}}
+"""
+    )
+    return Case(folder)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "llama"])
+def test_a_recipe_becomes_a_bundle_that_answers(tmp_path: Path, runtime: str):
+    """Every stage runs once; the bundle loads and answers; a report says what came of it; nothing runs twice."""
+    made = case(tmp_path / "a", runtime)
+    said = made.done()
+    assert [line.split()[0] for line in said.splitlines() if line.split()[1:2] == ["runs"]] == list(STAGES)
+    bundle = made.work / "assemble" / "bundle"
+    manifest = parse((bundle / MANIFEST_NAME).read_bytes())
+    assert (manifest.task.name, manifest.runtime) == ("tiny", runtime)
+    assert predict(bundle, ["I want my money back"])[0].answer in tiny_models.LABELS
+    report = (made.work / "report.md").read_text()
+    assert report.startswith("# tiny 1.0.0\n")
+    assert "](reliability.png)" in report
+    assert json.loads((made.work / "report.json").read_bytes())["memory_peak_bytes"] > 2e8
+    again = made.done()
+    assert again.count("up to date") == len(STAGES)
+
+
+def test_ctrl_c_in_any_stage_loses_only_that_stage(tmp_path: Path):
+    """After each stop the same command goes on; what is there in the end is what one run would have left."""
+    whole, stopped = case(tmp_path / "whole", "onnx"), case(tmp_path / "stopped", "onnx")
+    whole.done()
+    for stage in STAGES:
+        assert stopped.stopped_in(stage) == 130
+        left = {path.name for path in stopped.work.iterdir()} - {".lock"}
+        assert left == set(list(STAGES)[: list(STAGES).index(stage)])
+    stopped.done()
+    digests = [digest_of((each.work / "assemble" / "bundle" / MANIFEST_NAME).read_bytes()) for each in (whole, stopped)]
+    assert digests[0] == digests[1]
+
+
+def test_a_disk_that_fills_in_mid_export_is_said_and_can_be_mended(tmp_path: Path):
+    """The error names the stage and what to do; on a roomier disk the run goes on."""
+    made = case(tmp_path / "a", "onnx")
+    whole = sum(path.stat().st_size for path in (made.folder / "model").iterdir())
+    with tmpfs(tmp_path / "disk", f"size={whole * 5 // 2}") as disk:
+        ended = made.run("run", str(made.folder), "--work", str(disk / "work"))
+        assert ended.returncode == 3
+        assert "error: the disk of" in ended.stderr
+        assert "what to do: Free some space" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        shutil.copytree(disk / "work", made.work)
+    assert "up to date" in made.done()
+
+
+def test_no_network_is_needed(tmp_path: Path):
+    """With no network at all every stage runs."""
+    prefix = ["unshare", "--net"]
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to leave the network")
+    case(tmp_path / "a", "llama").done(prefix=prefix)
+
+
+def test_a_small_calibration_split_escalates_and_says_how_many_labels_are_missing(tmp_path: Path):
+    """Thirty rows prove nothing: the bundle is made, always escalates, and the report says so first."""
+    made = case(tmp_path / "a", "onnx")
+    calibration = made.folder / "calibration.jsonl"
+    calibration.write_text("".join(calibration.read_text().splitlines(keepends=True)[:30]))
+    recipe = made.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("target: 0.3", "target: 0.05"))
+    said = made.done()
+    assert "30 calibration rows cannot show a risk of 0.05 even with no error among them: that takes 45." in said
+    manifest = parse((made.work / "assemble" / "bundle" / MANIFEST_NAME).read_bytes())
+    assert manifest.confidence.policy == "always_escalate"
+    assert "No answer of this bundle counts as sure." in (made.work / "report.md").read_text()
