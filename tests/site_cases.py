@@ -8,6 +8,7 @@ records = site.records()
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def config_of(state_dir: Path, *, site: dict[str, Any] | None = None, **examples
             "site": {**identity, **(site or {})},
         }
     )
+
+
+def opener(state_dir: Path, cls: type[House] = House, **examples: Any) -> Callable[[], House]:
+    """Return what opens a house on real clocks, as the daemon hands it to the writer."""
+    config = config_of(state_dir, **examples)
+    return lambda: cls(config, redactor_of(config), Surroundings(lambda: (), "0.1.0"))
 
 
 class Clock:

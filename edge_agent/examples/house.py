@@ -24,7 +24,8 @@ from edge_agent.formats.status import TaskStatus
 
 log = structlog.get_logger("edge_agent.examples")
 
-EXPIRE_SECONDS, RECEIPTS_SECONDS, SEAL_SECONDS, SHRINK_SECONDS, STATUS_SECONDS = 10.0, 5.0, 5.0, 60.0, 900.0
+EXPIRE_SECONDS, RECEIPTS_SECONDS, SEAL_SECONDS, SHRINK_SECONDS = 10.0, 5.0, 5.0, 60.0
+CLOCK_SECONDS, STATUS_SECONDS = 600.0, 900.0
 ROWS_AT_ONCE = 5000
 LOCAL_SITE = "local"
 """Name in the records of a site that has none: nothing leaves it."""
@@ -68,6 +69,8 @@ class House:
         self.problems: dict[str, EdgeAgentError] = {}
         self._done: dict[str, float] = {}
         self._short = False
+        self.commits = 0
+        """Groups of answers that were committed by this process."""
         if config.site.id and config.site.recipients:
             try:
                 places = Places(config.outbox, config.receipts)
@@ -86,6 +89,7 @@ class House:
     def add(self, kept: list[Kept]) -> None:
         """Keep predictions, and give up what does not fit; inside the spool's transaction."""
         self.spool.add(kept)
+        self.commits += 1
         if not self.spool.sacrifice(self._bytes_max(), ROWS_AT_ONCE):
             self.spool.counters["over_limit"] += 1
 
@@ -94,6 +98,7 @@ class House:
         if self._short:
             self._give_up_a_tenth()
         self._when_due("expire", EXPIRE_SECONDS, self._expire)
+        self._when_due("clock", CLOCK_SECONDS, self.spool.save_clock)
         if self.outbox:
             self._when_due("receipts", RECEIPTS_SECONDS, self.read_receipts)
             self._when_due("seal", SEAL_SECONDS, self._seal_if_due)
@@ -159,9 +164,10 @@ class House:
         self._short = False
 
     def _expire(self) -> None:
-        with self.spool.transaction():
-            while self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE) == ROWS_AT_ONCE:
-                pass
+        # Looks before it writes: a quiet site must not wear its flash out.
+        while self.spool.can_expire(self._config.examples.window_seconds):
+            with self.spool.transaction():
+                self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE)
 
     def _seal_if_due(self) -> None:
         assert self.outbox is not None

@@ -243,6 +243,16 @@ class Spool:
         self.counters["expired"] += gone
         return gone
 
+    def can_expire(self, window_seconds: float) -> bool:
+        """Tell whether `expire` would find something; writes nothing."""
+        query = "SELECT 1 FROM predictions WHERE spare = 1 AND kept_at < ? LIMIT 1"
+        return bool(self.db.rows(query, (self.clock - window_seconds,)))
+
+    def save_clock(self) -> None:
+        """Write how long daemons have run, for a spool in which nothing else is written."""
+        with self.transaction():
+            pass
+
     def sacrifice(self, bytes_max: int, count: int) -> bool:
         """Forget at most so many predictions while there are more bytes than allowed, in the order of sacrifice.
 

@@ -6,17 +6,16 @@ import json
 import sqlite3
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 
 import pytest
 
 from edge_agent.errors import DiskFull, EdgeAgentError, PredictionUnknown, StoreDamaged
 from edge_agent.examples.collection import Collection
-from edge_agent.examples.house import House, Surroundings, redactor_of
+from edge_agent.examples.house import House, Surroundings
 from edge_agent.examples.spool import ReviewFilter
 from edge_agent.examples.writer import Limits, Writer
 from tests.eventually import eventually_sync
-from tests.site_cases import answered, config_of, judgement, manifest
+from tests.site_cases import answered, config_of, judgement, manifest, opener
 
 WAIT_SECONDS = 10.0
 LIMITS = Limits(examples_max=1000, bytes_max=10**6, group_max=256, group_seconds=0.02, characters_max=1000)
@@ -40,12 +39,6 @@ class Broken(House):
 def house_class() -> type[Broken]:
     """Return a class of its own for each test, since it holds what fails."""
     return type("House", (Broken,), {})
-
-
-def opener(tmp_path: Path, cls: type[House] = House, **examples):
-    """Return what opens the house, as the daemon hands it over."""
-    config = config_of(tmp_path, **examples)
-    return lambda: cls(config, redactor_of(config), Surroundings(lambda: (), "0.1.0"))
 
 
 @pytest.fixture
