@@ -76,7 +76,8 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.engine.protocol",
     },
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
-    "benchmarks": BASE | {"edge_agent.client", "edge_agent.v1", "convert", "convert.evaluate", "tests"},
+    "benchmarks": BASE
+    | {"edge_agent.examples", "edge_agent.client", "edge_agent.v1", "convert", "convert.evaluate", "tests"},
     "tests": set(),
 }
 
