@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -73,6 +73,8 @@ class Row:
     """text-spans: in the order of the text, without overlap."""
     synthetic: bool = False
     """Made by a model: `"synthetic": true` in the file."""
+    family: str = ""
+    """Rows that are one phrasing filled in several ways share it; empty = on its own."""
 
     @property
     def key(self) -> str:
@@ -158,13 +160,18 @@ def check(recipe: Recipe) -> Summary:
     for first, second in itertools.combinations(named, 2):
         _check_overlap(first, found[first], second, found[second])
     task = tasks.of(recipe.path(recipe.task))
-    counts = {split: Counter(_labels(found[split])) for split in named}
-    known = _known_labels(task)
+    counts = {split: Counter(labels(found[split])) for split in named}
+    known = known_labels(task)
     return Summary(
         rows={split: len(found[split]) for split in named},
         labels={split: _in_order(counts[split], known) for split in named},
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
-        warnings=(*_doubts(found), *_absent(counts, known), *_few(len(found["calibration"]), recipe)),
+        warnings=(
+            *_doubts(found),
+            *_families(found),
+            *_absent(counts, known),
+            *_few(len(found["calibration"]), recipe),
+        ),
     )
 
 
@@ -201,7 +208,8 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
         raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
     if text_only and format in ("text-label", "text-spans"):
         return Row(_text(plain, "text", where), synthetic=synthetic)
-    return _READERS[format](plain, where, synthetic)
+    family = plain.get("family")
+    return replace(_READERS[format](plain, where, synthetic), family=family if isinstance(family, str) else "")
 
 
 def _text(plain: dict[str, Any], key: str, where: str) -> str:
@@ -263,11 +271,10 @@ _READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], Row]] = {
 
 
 def _classified(row: Row) -> Row:
-    label = row.label or row.completion.strip()
-    return Row(row.text, label, row.completion, row.messages, row.spans, row.synthetic)
+    return replace(row, label=row.label or row.completion.strip())
 
 
-def _known_labels(task: Task) -> tuple[str, ...]:
+def known_labels(task: Task) -> tuple[str, ...]:
     """Return what a row may be labelled with: for extract, the tags B-x and I-x mean the label x."""
     if task.kind != "extract":
         return task.labels
@@ -278,7 +285,8 @@ def _in_order(counts: Counter[str], known: Sequence[str]) -> dict[str, int]:
     return {label: counts[label] for label in known if label in counts}
 
 
-def _labels(split: Sequence[Row]) -> Iterator[str]:
+def labels(split: Sequence[Row]) -> Iterator[str]:
+    """Yield the labels of the rows, or of their spans."""
     for row in split:
         yield from ([row.label] if row.label else [span.label for span in row.spans])
 
@@ -287,8 +295,8 @@ def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: b
     if split in ("calibration", "test") and any(row.synthetic for row in found):
         said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
         raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
-    seen = Counter(_labels(found))
-    known = _known_labels(task)
+    seen = Counter(labels(found))
+    known = known_labels(task)
     for label in seen if known else ():
         if label not in known:
             close = difflib.get_close_matches(label, known, n=1)
@@ -326,6 +334,16 @@ def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
         twice = len(members) - len(answers)
         if twice and split in ("calibration", "test"):
             yield f"{twice} rows of the {split} split repeat a text, so its figures look surer than they are."
+
+
+def _families(found: dict[Split, list[Row]]) -> Iterator[str]:
+    for first, second in itertools.combinations(found, 2):
+        common = {row.family for row in found[first]} & {row.family for row in found[second]} - {""}
+        if common:
+            yield (
+                f"{len(common)} families of rows, such as '{min(common)}', stand in both the {first} and the {second}"
+                " split: figures flatter a model that has seen the phrasing."
+            )
 
 
 def _absent(counts: dict[Split, Counter[str]], known: Sequence[str]) -> Iterator[str]:

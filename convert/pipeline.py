@@ -45,13 +45,13 @@ class Step:
     function: str = "run"
 
 
-# In order. What a stage reads must stand in its line, or a change goes unnoticed. A stage enters the table with its
-# module: whoever adds convert.NAME takes its line below out of the comment, corrects what it reads, and lists the
-# module in ENTRIES of tests/test_house.py as "a stage: see convert/pipeline.py". The rest follows by itself.
-#
-#   "finetune": Step("convert.finetune", ("prepare",), ("finetune",), ("train", "task"), (*_TORCH, "peft")),
+# In order. What a stage reads must stand in its line, or a change goes unnoticed. tests/test_house.py lists the modules
+# in ENTRIES.
 STAGES: dict[str, Step] = {
     "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
+    "finetune": Step(
+        "convert.finetune", ("prepare",), ("finetune",), ("train", "task"), (*_TORCH, "tokenizers", "peft")
+    ),
     "export": Step(
         "convert.export",
         ("prepare", "finetune"),

@@ -63,9 +63,10 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
     "edge_agent.daemon": BASE | MIDDLE | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.cli": BASE | {"edge_agent.daemon", "edge_agent.client", "edge_agent.durable"},
-    "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.evaluate"},
+    "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
+    "convert.encoder": {"convert", "edge_agent.engine.runtimes"},
     # Scores come from the code that will serve.
     "convert.evaluate": {
         "convert",
@@ -138,7 +139,7 @@ PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.res
 ENTRIES = {
     "convert.finish": "a stage: see convert/pipeline.py",
     "convert.splits": "the scripts in examples/ that make data use it",
-    "convert.decoder.scores": "the stages, which will use it, are being built",
+    "convert.finetune": "a stage: see convert/pipeline.py",
     "convert.prepare": "a stage: see convert/pipeline.py",
     "convert.export": "a stage: see convert/pipeline.py",
     "convert.verify": "a stage: see convert/pipeline.py",

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convert.decoder.tokens import TaskTokens
-from edge_agent.engine.runtimes.llama.labels import LabelTree, Tally, Tokens
+from convert.decoder.tokens import TaskTokens, Tokens
+from edge_agent.engine.runtimes.llama.labels import LabelTree, Tally
 
 BATCH_ROWS = 16
 

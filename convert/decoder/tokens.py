@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.engine.runtimes.llama.labels import LabelTree, Tokens
+from edge_agent.engine.runtimes.llama.labels import LabelTree
 from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
 from edge_agent.formats.manifest import Task
+
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)

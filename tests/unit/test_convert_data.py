@@ -23,7 +23,8 @@ def test_each_format_is_read(tmp_path: Path):
     cases = [
         ("text-label", {"text": "t", "label": "l", "id": 7}, Row("t", label="l")),
         ("text-label", {"text": "t", "label": "l", "synthetic": True}, Row("t", label="l", synthetic=True)),
-        ("prompt-completion", {"prompt": "p", "completion": "c"}, Row("p", completion="c")),
+        ("text-label", {"text": "t", "label": "l", "family": "f"}, Row("t", label="l", family="f")),
+        ("prompt-completion", {"prompt": "p", "completion": "c", "family": 7}, Row("p", completion="c")),
         (
             "messages",
             {"messages": turns},
@@ -190,6 +191,13 @@ def test_a_summary_counts_and_warns(tmp_path: Path):
         "2 calibration rows cannot show a risk of 0.05 even with no error among them: that takes 45."
         " The bundle will always escalate.",
     )
+
+
+def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
+    """A phrasing that the model saw in training says little about unseen ones."""
+    shared = '{"text": "%s", "label": "price", "family": "price/how-much"}\n'
+    summary = data.check(recipe_of(tmp_path, train=TRAIN + shared % "how much", test=TEST + shared % "what is that"))
+    assert summary.warnings[0].startswith("1 families of rows, such as 'price/how-much', stand in both the train and")
 
 
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))

@@ -1,0 +1,61 @@
+"""Spans of a text as tags of a token classifier, word for word as the agent decodes them.
+
+The words are those of edge_agent/engine/runtimes/onnx_outputs.py, by its own code: a word has the tag of its first
+token, B-x where a span begins and I-x where it goes on. The other tokens of a word are neither learnt nor read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from transformers import BatchEncoding
+
+from convert.data import Span
+from edge_agent.engine.runtimes.onnx_outputs import Word, words
+
+UNREAD = -100
+"""The tag of a token that is not read; the value that losses of PyTorch leave out."""
+_OUTSIDE = "O"
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """The tags of one text."""
+
+    tags: tuple[int, ...]
+    """For each token an index into the task's labels, or UNREAD."""
+    misfits: int
+    """Spans that begin or end inside a word, so that the agent can only find them with more text than they have."""
+
+
+def tagged(text: str, encoding: BatchEncoding, spans: Sequence[Span], labels: Sequence[str]) -> Tagged:
+    """Tag one encoded text. `encoding` holds one row and was made with offsets.
+
+    Raises KeyError if the labels lack a tag that is needed; the rows of a recipe are checked before.
+    """
+    index = dict(zip(labels, range(len(labels)), strict=True))
+    tags = [UNREAD] * len(encoding["input_ids"])
+    found = words(text, encoding.word_ids(), encoding["offset_mapping"])
+    before: Span | None = None
+    for word in found:
+        span = next(filter(partial(_touches, word), spans), None)
+        tags[word.token] = index[_tag(span, before)]
+        before = span
+    return Tagged(tuple(tags), _misfits(found, spans))
+
+
+def _touches(word: Word, span: Span) -> bool:
+    return span.start < word.end and word.start < span.end
+
+
+def _tag(span: Span | None, before: Span | None) -> str:
+    if span is None:
+        return _OUTSIDE
+    return f"{'I' if span is before else 'B'}-{span.label}"
+
+
+def _misfits(found: Sequence[Word], spans: Sequence[Span]) -> int:
+    starts, ends = {word.start for word in found}, {word.end for word in found}
+    return len(spans) - sum(span.start in starts and span.end in ends for span in spans)

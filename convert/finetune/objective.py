@@ -1,0 +1,97 @@
+"""What a decoder learns from one answer: the tokens, and for a label, what else could have been said. Pure arithmetic.
+
+A label is learnt as the agent asks for it: at each of its tokens against the tokens with which another label goes on
+there (a softmax over the label tree), and for a share against the whole vocabulary. The share is what gives the labels
+probability mass at all, and what teaches the tokens of a label that leave no choice: the agent's score counts both.
+Both parts are smallest where the joint log-probability of the right label is 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from convert.decoder.tokens import Tokens
+
+VOCABULARY_SHARE = 0.1
+"""Weight of the whole vocabulary beside the labels' own softmax; see docs/experiments.md."""
+_NOTHING = -100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a row is to learn."""
+
+    tokens: Tokens
+    choices: tuple[Tokens, ...] = ()
+    """label: of each token, the tokens possible there, the right one first."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The answers of a batch, ends aligned: where an answer is shorter than the longest, there is nothing to learn."""
+
+    tokens: torch.Tensor
+    """[rows, longest answer]; -100 = nothing."""
+    choices: torch.Tensor | None
+    """[rows, longest answer, most choices]; -1 = none. The right one is the first."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens of the longest answer."""
+        return int(self.tokens.shape[1])
+
+
+def label_answers(paths: Sequence[Tokens]) -> tuple[Answer, ...]:
+    """Return the answers that stand for the labels, in their order."""
+    return tuple(Answer(path, tuple(_choices(paths, path, at) for at in range(len(path)))) for path in paths)
+
+
+def _choices(paths: Sequence[Tokens], path: Tokens, at: int) -> Tokens:
+    following = {other[at]: None for other in paths if len(other) > at and other[:at] == path[:at]}
+    return (path[at], *(token for token in following if token != path[at]))
+
+
+def targets(answers: Sequence[Answer], device: torch.device) -> Targets:
+    """Line up the answers of a batch: all of them labels, or none."""
+    rows = [torch.tensor(answer.tokens) for answer in answers]
+    tokens = pad_sequence(rows, batch_first=True, padding_value=_NOTHING, padding_side="left")
+    if not answers[0].choices:
+        return Targets(tokens.to(device), None)
+    return Targets(tokens.to(device), _lined_up(answers, tokens.shape[1]).to(device))
+
+
+def _lined_up(answers: Sequence[Answer], longest: int) -> torch.Tensor:
+    most = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
+    choices = torch.full((len(answers), longest, most), -1)
+    for row, answer in enumerate(answers):
+        for at, choice in enumerate(answer.choices, longest - len(answer.choices)):
+            choices[row, at, : len(choice)] = torch.tensor(choice)
+    return choices
+
+
+def loss(logits: torch.Tensor, wanted: Targets, vocabulary_share: float = VOCABULARY_SHARE) -> torch.Tensor:
+    """Return the loss of a batch, in nats: a label's mean joint loss, or an answer's mean over its tokens.
+
+    `logits` is [rows, longest answer, vocabulary].
+    """
+    flat = logits.float().flatten(0, 1)
+    over_vocabulary = cross_entropy(flat, wanted.tokens.flatten(), ignore_index=_NOTHING, reduction="sum")
+    learnt = wanted.tokens.ne(_NOTHING)
+    if wanted.choices is None:
+        return over_vocabulary / learnt.sum()
+    chosen = flat.gather(1, wanted.choices.flatten(0, 1).clamp(min=0))
+    chosen = chosen.masked_fill(wanted.choices.flatten(0, 1).lt(0), -torch.inf)[learnt.flatten()]
+    among_labels = -chosen.log_softmax(1)[:, 0].sum()
+    return (among_labels + vocabulary_share * over_vocabulary) / len(wanted.tokens)
+
+
+def exact(logits: torch.Tensor, wanted: Targets) -> int:
+    """Return how many answers greedy decoding would reproduce to the last token."""
+    right = logits.argmax(-1).eq(wanted.tokens) | wanted.tokens.eq(_NOTHING)
+    return int(right.all(1).sum())
