@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
 """Suffix of what is being written: after a crash it may be deleted."""
+FULL_BYTES = 1024 * 1024
+"""A disk with less room than this is full."""
+
+
+def check_room(path: Path) -> None:
+    """Raise OSError if the disk of a file is full: for libraries that fail to write it and do not say why."""
+    if shutil.disk_usage(path.parent).free < FULL_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o644) -> None:

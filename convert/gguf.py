@@ -10,9 +10,7 @@ file really holds is counted.
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ import numpy as np
 from gguf import GGUFReader
 from numpy.typing import NDArray
 
-from convert import probe
+from convert import durable, probe
 from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 
 MAGIC = b"GGUF"
@@ -41,7 +39,6 @@ FTYPES = {
     "Q6_K": 18,
     "IQ4_NL": 25,
 }
-_DISK_FULL_BYTES = 1024 * 1024
 _FLOATS = {"F32", "F16", "BF16", "F64"}
 # What gguf raises for a file that it cannot read.
 _DAMAGED = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError)
@@ -144,9 +141,7 @@ def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
     try:
         return probe.ask("convert.probe.quantizer", asked).facts
     except ModelLoadFailed:
-        # llama.cpp does not say why it cannot write.
-        if shutil.disk_usage(Path(asked["target"]).parent).free < _DISK_FULL_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), asked["target"]) from None
+        durable.check_room(Path(asked["target"]))
         raise
 
 

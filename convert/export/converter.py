@@ -7,7 +7,6 @@ every conversion is a process with that folder on its path. Afterwards no networ
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert import durable
 from convert.stage import Progress
 from edge_agent.errors import FileMissing, HashMismatch, ModelLoadFailed, RequirementUnmet
 
@@ -45,6 +45,7 @@ class Converter:
         """Run one of the scripts to its end."""
         path = os.pathsep.join([str(self.scripts), str(self.library)])
         environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        environment["TQDM_DISABLE"] = "1"  # its last line shall be what went wrong
         command = [sys.executable, str(self.scripts / script), *arguments]
         return subprocess.run(  # noqa: S603 - the converter that was set up
             command, capture_output=True, text=True, errors="replace", check=False, env=environment
@@ -168,8 +169,7 @@ def last_error(done: subprocess.CompletedProcess[str]) -> str:
 
 def check_done(done: subprocess.CompletedProcess[str], out: Path) -> None:
     """Raise ModelLoadFailed unless a script has made its file, OSError if the disk is full."""
-    if os.strerror(errno.ENOSPC) in done.stderr:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     if done.returncode != 0 or not out.is_file():
+        durable.check_room(out)
         said = f"llama.cpp's converter failed: {last_error(done)[:500]}"
         raise ModelLoadFailed(said, remedy="docs/architectures.md lists what is known to work.")

@@ -11,7 +11,7 @@ import onnx
 import transformers
 from optimum.exporters.onnx import main_export
 
-from convert import models
+from convert import durable, models
 from convert.models import Head
 from convert.stage import Report
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
@@ -71,6 +71,7 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
                 trust_remote_code=False,
             )
         except _ERRORS as error:
+            durable.check_room(out)
             said = " ".join(str(error).split())[:300]
             kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
             if "custom or unsupported architecture" in said or "is not supported" in said:
