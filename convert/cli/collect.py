@@ -15,9 +15,11 @@ from rich.text import Text
 
 from convert import keys, pipeline
 from convert.cli.keys import asking
-from convert.collect.sources import open_source
+from convert.collect.sources import Source, open_source
+from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
 from convert.stage import Progress as Advance
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.example import Feedback
 
 _MIB = 1024**2
 _SHOWN_MAX = 20
@@ -38,11 +40,12 @@ class Command:
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://")
-    ]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything is collected, run after run.")]
     keys: Annotated[Path, typer.Option(metavar="FOLDER", help="The centre's keys: see 'edge-convert keys'.")]
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://"),
+    ] = None
     passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys.")
     ] = None
@@ -56,14 +59,18 @@ class Command:
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
     ] = None
+    label_studio: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Reviews from Label Studio: its JSON export. Repeatable.")
+    ] = None
     memory_mib: Annotated[int, typer.Option(metavar="N", help="Memory for joining; the rest goes to disk.")] = 1024
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
         run = pipeline.load("convert.collect.run")  # needs the extra, which other commands do without
-        options = dict(map(_option, self.store_option or []))
-        sources = [open_source(written, options) for written in self.sources]
+        sources, reviews = self._sources(), self._reviews()
+        if not sources and not reviews:
+            raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
         unlocked = keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
             request = run.Request(
@@ -73,16 +80,33 @@ class Command:
                 time.time,
                 sites=self.sites,
                 registered_only=self.registered_only,
+                reviews=reviews,
                 memory_bytes=self.memory_mib * _MIB,
                 progress=progress,
             )
             report = run.collect(request)
+        self._print(report)
+        if not report.clean:
+            raise typer.Exit(_INCOMPLETE)
+
+    def _sources(self) -> list[Source]:
+        options = dict(map(_option, self.store_option or ()))
+        return [open_source(written, options) for written in self.sources or ()]
+
+    def _reviews(self) -> list[Feedback]:
+        return [review for file in self.label_studio or () for review in feedback_of(_read(file))]
+
+    def _print(self, report: Any) -> None:
         if self.as_json:
             typer.echo(json.dumps(report.plain(), ensure_ascii=False))
         else:
             _print(report)
-        if not report.clean:
-            raise typer.Exit(_INCOMPLETE)
+
+
+def _read(export: Path) -> bytes:
+    if export.stat().st_size > EXPORT_BYTES_MAX:
+        raise InvalidRequest(f"{export} has more than {EXPORT_BYTES_MAX} bytes", remedy="Export in several parts.")
+    return export.read_bytes()
 
 
 def _option(written: str) -> tuple[str, str]:

@@ -68,4 +68,4 @@ def _ask() -> str:
 
 
 def _print(public: keys.Public) -> None:
-    typer.echo(f"examples:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")
+    typer.echo(f"site:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")

@@ -4,6 +4,7 @@ A file is replaced whole, and a prediction is in the file of its own month whate
 middle of a run sees each prediction once. What a column means is in docs/collect.md.
 
 Of one reviewer the last word on a prediction counts; where reviewers differ there is no `truth`, only a `conflict`.
+Where somebody reviewed it at the centre, that settles it.
 A duplicate is a prediction whose text is the same as, or nearly the same as, that of another one with the same answer.
 It is marked, not dropped: a correction stays visible wherever it was made.
 """
@@ -49,7 +50,7 @@ _FEEDBACK = """
             PARTITION BY site, record_id ORDER BY epoch, sequence, line, filename, file_row_number
         ) = 1
     )
-    SELECT site, prediction_id, reviewer, verdict, value, review_reason, recorded_at,
+    SELECT site, prediction_id, reviewer, verdict, value, review_reason, recorded_at, epoch = $centre AS central,
            row_number() OVER (
                PARTITION BY site, prediction_id
                ORDER BY epoch_began, epoch, CASE WHEN epoch = $centre THEN recorded_at END, sequence, line, record_id
@@ -66,8 +67,8 @@ _LAST_WORDS = """
         SELECT f.*, o.output, CASE verdict WHEN 'accept' THEN o.output WHEN 'corrected' THEN f.value END AS claim
         FROM feedback f JOIN outputs o USING (site, prediction_id)
     ), ultimate AS (
-        SELECT * FROM words
-        QUALIFY row_number() OVER (PARTITION BY site, prediction_id, reviewer ORDER BY turn DESC) = 1
+        SELECT *, max(central) OVER (PARTITION BY site, prediction_id) AS settled FROM words
+        QUALIFY row_number() OVER (PARTITION BY site, prediction_id, central, reviewer ORDER BY turn DESC) = 1
     ), judged AS (
         SELECT site, prediction_id,
                arg_max(verdict, turn) AS verdict,
@@ -75,7 +76,7 @@ _LAST_WORDS = """
                arg_max(recorded_at, turn) AS reviewed_at,
                count(DISTINCT coalesce('=' || claim, '-')) > 1 AS conflict,
                min(claim) AS claim
-        FROM ultimate GROUP BY site, prediction_id
+        FROM ultimate WHERE central = settled GROUP BY site, prediction_id
     ), listed AS (
         SELECT site, prediction_id, list({
             'reviewer': reviewer, 'verdict': verdict, 'value': value, 'reason': review_reason,
@@ -114,7 +115,7 @@ _EXAMPLES = """
            r.input, r.output, r.scores, r.confidence, r.threshold, r.sure, r.label_mass, r.route, r.route_reason,
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
            coalesce(s.reviews, []) AS reviews,
-           printf('%016x', m.cluster) AS cluster, m.duplicate_of,
+           printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
            r.kept_because, r.kept_share, r.redaction_version, r.redaction_rules, r.redaction_counts,
            r.epoch, r.sequence, r.line
     FROM marked m

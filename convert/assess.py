@@ -1,0 +1,195 @@
+"""Does what was collected of a task suffice? Counts against the usual marks, and the reviews that a promise needs.
+
+The marks are rules of thumb: docs/training-data.md says what each is good for. The reviews needed are what the exact
+test of `calibrate` asks for at the error rates seen so far.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from convert.calibrate import threshold
+from convert.calibrate.threshold import Risk
+from convert.dataset import select
+from convert.dataset.select import Choice
+from convert.intervals import Interval, share
+
+MARKS: dict[int, str] = {
+    20: "enough to see whether the labels make sense",
+    100: "enough to measure a model, within ten percentage points",
+    500: "enough to fine-tune an encoder on a handful of labels",
+    1000: "enough to fine-tune and calibrate, with something left to test on",
+}
+LABEL_ROWS_MIN = 20
+_LABELS_MAX = 1000
+_GUESS_ROWS_MIN = 20
+_ANSWERS = """
+    SELECT e.truth, count(*) FROM chosen JOIN examples e USING (site, prediction_id)
+    GROUP BY 1 ORDER BY count(*) DESC, 1
+"""
+_KNOWN = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'classify' ORDER BY 1"
+_OVERALL = """
+    SELECT count(*), count(verdict), count(DISTINCT cluster), count(duplicate_of),
+           count(*) FILTER (conflict),
+           count(*) FILTER (len(list_distinct(list_transform(reviews, lambda said: said.reviewer))) > 1)
+    FROM examples
+"""
+_TORN = """
+    SELECT count(*) FROM (
+        SELECT text_key FROM examples WHERE truth IS NOT NULL GROUP BY text_key HAVING count(DISTINCT truth) > 1
+    )
+"""
+# Each pair of reviewers of one prediction, by the last word of each.
+_PAIRS = """
+    WITH words AS (
+        SELECT site, prediction_id, review.reviewer AS who, place,
+               CASE review.verdict WHEN 'accept' THEN output WHEN 'corrected' THEN review.value END AS claim
+        FROM (SELECT *, unnest(reviews) AS review, generate_subscripts(reviews, 1) AS place FROM examples)
+    ), last_words AS (
+        SELECT * FROM words
+        QUALIFY row_number() OVER (PARTITION BY site, prediction_id, who ORDER BY place DESC) = 1
+    )
+    SELECT a.who, b.who, count(*), count(*) FILTER (a.claim IS NOT DISTINCT FROM b.claim)
+    FROM last_words a JOIN last_words b USING (site, prediction_id)
+    WHERE a.who < b.who GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+"""
+_REVIEWED = """
+    SELECT confidence, truth IS NOT DISTINCT FROM output FROM examples
+    WHERE verdict IS NOT NULL AND NOT conflict ORDER BY confidence NULLS LAST, site, prediction_id
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two reviewers who reviewed the same predictions."""
+
+    one: str
+    other: str
+    predictions: int
+    agreed: int
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the reviews so far say about a threshold."""
+
+    target: float
+    delta: float
+    threshold: float | None
+    coverage: float
+    reviews: int
+    """With a confidence."""
+    reviews_needed: int | None
+    """In all; None when no number of them would help: the model has to become better first."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What there is of one task."""
+
+    task: str
+    examples: int
+    reviewed: int
+    clusters: int
+    """Groups of the same or nearly the same text."""
+    duplicates: int
+    conflicts: int
+    reviewed_twice: int
+    """By more than one reviewer."""
+    contradictions: int
+    """Texts with more than one truth."""
+    usable: int
+    """Right answers that a training set would have, each text once."""
+    mark: int
+    """The highest of MARKS that is reached; 0 = none."""
+    labels: dict[str, int]
+    """Usable rows of each label, known ones without any included; empty when answers are free text."""
+    labels_even: float
+    """The number of equally frequent labels that would be as varied: the exponential of the entropy."""
+    pairs: tuple[Pair, ...]
+    right: Interval
+    """Share of the reviewed answers that were right, which is no fair sample."""
+    promise: Promise
+
+    @property
+    def short(self) -> list[str]:
+        """Labels with fewer usable rows than it takes to judge them."""
+        return [label for label, rows in self.labels.items() if rows < LABEL_ROWS_MIN]
+
+    @property
+    def suffices(self) -> bool:
+        """Enough to fine-tune, every label known well enough, and the promise proved."""
+        return self.mark >= 500 and not self.short and self.promise.threshold is not None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        found = {**asdict(self), "right": self.right.plain(), "short": self.short, "suffices": self.suffices}
+        return {"schema": "edge-agent/assessment/v1", **found}
+
+
+def assess(collected: Path, task: str, risk: Risk) -> Assessment:
+    """Look at everything that was collected of a task. Raises FileMissing when that is nothing."""
+    with duckdb.connect() as connection:
+        usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
+        examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
+        labels = _labels(usable, connection.execute(_KNOWN).fetchall())
+        judged = connection.execute(_REVIEWED).fetchall()
+        return Assessment(
+            task=task,
+            examples=examples,
+            reviewed=reviewed,
+            clusters=clusters,
+            duplicates=duplicates,
+            conflicts=conflicts,
+            reviewed_twice=twice,
+            contradictions=connection.execute(_TORN).fetchall()[0][0],
+            usable=usable.total(),
+            mark=max(filter(usable.total().__ge__, MARKS), default=0),
+            labels=labels,
+            labels_even=_even(labels),
+            pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
+            right=share(sum(right for _, right in judged), len(judged)),
+            promise=_promise(judged, risk),
+        )
+
+
+def _usable(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Counter[str]:
+    """Return the answers of what a training set would have."""
+    select.choose(connection, choice)
+    return Counter(dict(connection.execute(_ANSWERS).fetchall()))
+
+
+def _labels(usable: Counter[str], listed: list[tuple[str]]) -> dict[str, int]:
+    known = [label for (label,) in listed]
+    if not known or len(usable) > _LABELS_MAX:
+        return {}
+    return {label: usable[label] for label in sorted({*known, *usable}, key=lambda label: (-usable[label], label))}
+
+
+def _even(labels: dict[str, int]) -> float:
+    shares = [rows / sum(labels.values()) for rows in labels.values() if rows]
+    return math.exp(-sum(each * math.log(each) for each in shares)) if shares else 0.0
+
+
+def _promise(reviewed: list[tuple[float | None, bool]], risk: Risk) -> Promise:
+    judged = [(confidence, right) for confidence, right in reviewed if confidence is not None]
+    confidences = np.array([confidence for confidence, _ in judged], np.float64)
+    choice = threshold.choose(confidences, np.array([right for _, right in judged], np.bool_), risk)
+    needed = _needed(choice, risk)
+    return Promise(risk.target, risk.delta, choice.threshold, choice.coverage, len(judged), needed)
+
+
+def _needed(choice: threshold.Choice, risk: Risk) -> int | None:
+    if choice.threshold is not None:
+        return choice.rows
+    if max(step.rows for step in choice.steps) < _GUESS_ROWS_MIN:
+        return risk.rows_min  # too few to guess by: at the very best
+    return threshold.rows_needed(choice, risk)

@@ -1,0 +1,73 @@
+"""`edge-convert assess`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from convert import pipeline
+
+_PAIRS_SHOWN_MAX = 10
+
+
+def command(
+    collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")],
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task.")],
+    target: Annotated[
+        float, typer.Option(min=0.0001, max=0.9999, help="Wanted: a sure answer is wrong at most so often.")
+    ] = 0.05,
+    delta: Annotated[
+        float, typer.Option(min=0.0001, max=0.9999, help="The chance that this is not kept after all.")
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say whether what was collected of a task suffices to train and to calibrate, and what is missing.
+
+    docs/training-data.md explains the marks.
+
+    Example: [bold]edge-convert assess collected --task pos-intent --target 0.02[/bold]
+    """
+    assess = pipeline.load("convert.assess")  # needs the extra, which other commands do without
+    found = assess.assess(collected, task, assess.Risk(target, delta))
+    if as_json:
+        typer.echo(json.dumps(found.plain(), ensure_ascii=False))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{task}: {found.examples} examples, {found.reviewed} reviewed, {found.usable} usable to learn from")
+    console.print(f"mark {found.mark}: {assess.MARKS.get(found.mark, 'too few for anything but reading them')}")
+    console.print(
+        f"{found.duplicates} duplicates in {found.clusters} groups of texts;"
+        f" {found.contradictions} texts with more than one truth"
+    )
+    _print_labels(console, found)
+    _print_reviewers(console, found)
+    console.print(_promised(found))
+
+
+def _print_labels(console: Console, found: Any) -> None:
+    if not found.labels:
+        return
+    table = Table("label", "usable", title=f"labels, as varied as {found.labels_even:.1f} equally frequent ones")
+    for label, rows in found.labels.items():
+        table.add_row(label, f"{rows}{'  few' if label in found.short else ''}")
+    console.print(table)
+
+
+def _print_reviewers(console: Console, found: Any) -> None:
+    console.print(f"{found.reviewed_twice} examples with several reviewers, {found.conflicts} in conflict")
+    for pair in found.pairs[:_PAIRS_SHOWN_MAX]:
+        console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
+
+
+def _promised(found: Any) -> str:
+    promise, right = found.promise, found.right
+    seen = f"of the reviewed answers {right.low:.1%} to {right.high:.1%} are right; "
+    wanted = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
+    if promise.threshold is not None:
+        return f"{seen}{wanted} is proved from confidence {promise.threshold:.2f} on, {promise.coverage:.1%} of them"
+    if promise.reviews_needed is None:
+        return f"{seen}{wanted} is out of reach by more reviews of this model"
+    return f"{seen}{wanted} takes about {max(promise.reviews_needed - promise.reviews, 1)} more reviews"

@@ -1,0 +1,84 @@
+"""`edge-convert dataset`."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert import pipeline
+from convert.dataset import formats
+from edge_agent.errors import InvalidRequest
+
+Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
+Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure"})
+SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
+Which = Enum("Which", {"unreviewed": "unreviewed", "conflicts": "conflicts"})
+
+
+@dataclass
+class Command:
+    """Make training data of collected examples: TRL's formats, text and label, or tasks for Label Studio.
+
+    Each text is there once, and no text stands in two splits, nor one that is nearly the same. The newest stretch of
+    time is the test, or, with --split site, sites of which nothing was trained on. What was left out is counted.
+
+    label-studio writes what is worth a review; 'edge-convert collect --label-studio FILE' brings the answers back.
+
+    Example: [bold]edge-convert dataset collected --task pos-intent --format text-label --out data[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")]
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
+    form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows each.")]
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder to make.")]
+    answers: Annotated[
+        Answers, typer.Option(help="Who says what is right: people, or also the model where it was sure.")
+    ] = Answers.reviewed
+    split: Annotated[SplitBy, typer.Option(help="What a split is: a stretch of time, or a set of sites.")] = (
+        SplitBy.time
+    )
+    shares: Annotated[str, typer.Option(metavar="SPLIT=SHARE,…", help="The splits, in the order of time.")] = (
+        "train=0.65,calibration=0.19,test=0.16"
+    )
+    seed: Annotated[str, typer.Option(metavar="TEXT", help="Deals out the sites.")] = "1"
+    which: Annotated[Which, typer.Option(help="label-studio: what to review.")] = Which.unreviewed
+    rows_max: Annotated[int, typer.Option(metavar="N", min=1, help="label-studio: at most so many tasks.")] = 500
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder that is there.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        if self.form.value == "label-studio":
+            self._ask()
+        else:
+            self._write()
+
+    def _ask(self) -> None:
+        review = pipeline.load("convert.dataset.review")  # needs the extra, which other commands do without
+        asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max)
+        count = review.write(asking, self.out, force=self.force)
+        typer.echo(f"{count} tasks in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
+
+    def _write(self) -> None:
+        write = pipeline.load("convert.dataset.write")  # likewise
+        purpose = write.purpose_of(self.form.value, self.answers.value)
+        shares = _shares(self.shares)
+        choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed)
+        written = write.write(choice, self.form.value, self.out, force=self.force)
+        for split, count in written.rows.items():
+            typer.echo(f"{self.out / split}.jsonl: {count} rows")
+        left = {why: count for why, count in asdict(written.left_out).items() if why not in ("examples", "chosen")}
+        typer.echo(f"left out: {json.dumps(left)}")
+
+
+def _shares(written: str) -> dict[str, float]:
+    pairs = re.findall(r"(?:^|,)([a-z]\w*)=(\d*\.?\d+)(?=,|$)", written)
+    shares = {name: float(share) for name, share in pairs if float(share)}
+    if len(shares) != written.count(",") + 1:
+        remedy = "Write them as train=0.8,test=0.2: different names of letters, shares above 0."
+        raise InvalidRequest(f"--shares {written} is not understood", remedy=remedy)
+    return shares

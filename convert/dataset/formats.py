@@ -1,0 +1,82 @@
+"""One example as a row of each training format. Pure. docs/training-data.md shows them all.
+
+`messages`, `prompt-completion`, `preference` and `unpaired` are those of TRL (https://huggingface.co/docs/trl); the
+first two and `text-label` are also what a recipe reads. Each row says where it came from, so that what is erased later
+can be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Format = Literal["text-label", "prompt-completion", "messages", "preference", "unpaired"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the formats need of one."""
+
+    site: str
+    prediction_id: str
+    input: str
+    output: str
+    truth: str | None
+    """The right answer; None = only known that the output is wrong, or nothing said."""
+    verdict: str | None
+
+
+def rows_of(example: Example, form: Format) -> list[Row]:
+    """Return the rows that an example makes; unpaired ones may be two."""
+    origin = {"site": example.site, "prediction_id": example.prediction_id}
+    return [{**row, **origin} for row in _WRITERS[form](example)]
+
+
+def _text_label(example: Example) -> Sequence[Mapping[str, Any]]:
+    return [{"text": example.input, "label": _answer(example)}]
+
+
+def _prompt_completion(example: Example) -> Sequence[Mapping[str, Any]]:
+    return [{"prompt": example.input, "completion": _answer(example)}]
+
+
+def _messages(example: Example) -> Sequence[Mapping[str, Any]]:
+    return [{"messages": [*_asked(example), *_said(_answer(example))]}]
+
+
+def _preference(example: Example) -> Sequence[Mapping[str, Any]]:
+    """A correction is a preference: what the person wrote over what the model said."""
+    return [{"prompt": _asked(example), "chosen": _said(_answer(example)), "rejected": _said(example.output)}]
+
+
+def _unpaired(example: Example) -> Sequence[Mapping[str, Any]]:
+    """Whatever was said is a judgement: of the model's answer, and of the right one where it was given."""
+    right = example.truth == example.output
+    judged = [{"prompt": _asked(example), "completion": _said(example.output), "label": right}]
+    if example.truth is not None and not right:
+        judged.append({"prompt": _asked(example), "completion": _said(example.truth), "label": True})
+    return judged
+
+
+def _answer(example: Example) -> str:
+    return example.output if example.truth is None else example.truth
+
+
+def _asked(example: Example) -> list[dict[str, str]]:
+    return [{"role": "user", "content": example.input}]
+
+
+def _said(content: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": content}]
+
+
+_WRITERS: dict[Format, Callable[[Example], Sequence[Mapping[str, Any]]]] = {
+    "text-label": _text_label,
+    "prompt-completion": _prompt_completion,
+    "messages": _messages,
+    "preference": _preference,
+    "unpaired": _unpaired,
+}

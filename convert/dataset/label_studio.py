@@ -1,0 +1,118 @@
+"""Examples out to Label Studio (https://labelstud.io) for review at the centre, and what came of it back. Pure.
+
+Out: tasks with the model's answer as a prediction, and the labelling interface to paste. Back: the JSON export, where
+each annotation becomes feedback on the prediction it names. An annotation that says what the model said accepts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from pydantic import ValidationError
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.document import first_problem
+from edge_agent.formats.example import Feedback
+
+EXPORT_BYTES_MAX = 1024 * 1024 * 1024
+_FROM, _TO = "answer", "input"
+_REMEDY = "Export the project from Label Studio as JSON, not as JSON-MIN or CSV."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One example to be reviewed."""
+
+    site: str
+    prediction_id: str
+    task: str
+    input: str
+    output: str
+    confidence: float | None
+    version: str
+
+
+def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
+    """Return a task; with `choices` the answer is one of the labels, otherwise text."""
+    value: dict[str, Any] = {"choices": [asked.output]} if choices else {"text": [asked.output]}
+    result = {"from_name": _FROM, "to_name": _TO, "type": "choices" if choices else "textarea", "value": value}
+    prediction: dict[str, Any] = {"model_version": asked.version, "result": [result]}
+    if asked.confidence is not None:
+        prediction["score"] = asked.confidence
+    names = ("input", "output", "site", "prediction_id", "task")
+    return {"data": {name: getattr(asked, name) for name in names}, "predictions": [prediction]}
+
+
+def interface(labels: Sequence[str]) -> str:
+    """Return the labelling interface: a choice of the labels, or a text to edit when there are none."""
+    choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
+    control = f'  <TextArea name="{_FROM}" toName="{_TO}" editable="true" maxSubmissions="1"/>\n'
+    if labels:
+        control = f'  <Choices name="{_FROM}" toName="{_TO}" choice="single">\n{choices}  </Choices>\n'
+    return f'<View>\n  <Text name="{_TO}" value="$input"/>\n{control}</View>\n'
+
+
+def feedback_of(export: bytes) -> list[Feedback]:
+    """Read a JSON export. Cancelled and empty annotations say nothing and are passed over.
+
+    Raises:
+        InvalidRequest: it is no such export, or a task in it was not made by `task_of`; the message has its number.
+    """
+    try:
+        tasks = json.loads(export)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the export is not valid JSON: {error}", remedy=_REMEDY) from None
+    if not isinstance(tasks, list):
+        raise InvalidRequest("the export must hold a list of tasks", remedy=_REMEDY)
+    found = []
+    for number, task in enumerate(tasks, 1):
+        try:
+            found += list(_reviews(task))
+        except ValidationError as error:
+            raise InvalidRequest(f"task {number} of the export: {first_problem(error)}", remedy=_REMEDY) from None
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            said = f"task {number} of the export lacks what 'edge-convert dataset' wrote: {error}"
+            raise InvalidRequest(said, remedy=_REMEDY) from None
+    return found
+
+
+def _reviews(task: dict[str, Any]) -> Iterator[Feedback]:
+    data = task["data"]
+    for annotation in task["annotations"]:
+        value = _value(annotation["result"])
+        if annotation.get("was_cancelled") or value is None:
+            continue
+        accepted = value == data["output"]
+        # The same annotation exported again is the same record; changed in between, it is another one.
+        said = json.dumps([data["site"], data["prediction_id"], annotation["id"], annotation["updated_at"], value])
+        key = hashlib.sha256(said.encode()).hexdigest()[:32]
+        yield Feedback(
+            record_id=f"review:{key}",
+            feedback_id=key,
+            site=data["site"],
+            at=annotation["updated_at"],
+            prediction_id=data["prediction_id"],
+            task=data["task"],
+            reviewer=_reviewer(annotation.get("completed_by")),
+            verdict="accept" if accepted else "corrected",
+            value="" if accepted else value,
+        )
+
+
+def _value(result: list[dict[str, Any]]) -> str | None:
+    """Return the one answer of an annotation."""
+    for each in result:
+        if each["from_name"] == _FROM:
+            said = each["value"].get("choices") or each["value"].get("text") or []
+            return str(said if isinstance(said, str) else said[0]) if said else None
+    return None
+
+
+def _reviewer(who: Any) -> str:
+    named = who.get("email") or who.get("id") if isinstance(who, dict) else who
+    return f"label-studio:{named}"[:100]

@@ -1,0 +1,175 @@
+"""Which examples teach something, each once, and in which split; the table `chosen`.
+
+- What the right answer is comes from people (`reviewed`), or also from the model where it was sure (`sure`).
+- Of texts that are the same or nearly so with the same answer, one stays: a reviewed one, then the oldest.
+- A text that people gave different answers to is left out; where people and model differ, people count.
+- A split is a stretch of time (the newest is the test) or a set of sites. A text that is the same or nearly so as one
+  of an earlier split is left out of the later one: what was learnt must not be measured on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from convert import splits
+from convert.collect import joined
+from edge_agent.errors import FileMissing, InvalidRequest
+
+Answers = Literal["reviewed", "sure"]
+By = Literal["time", "site"]
+SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
+
+# What each purpose takes: a condition, and the answer that makes two rows the same.
+_TRUE = ("truth IS NOT NULL", "truth")
+_WANTED = {
+    "reviewed": _TRUE,
+    "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure)", "coalesce(truth, output)"),
+    "corrected": ("truth IS NOT NULL AND truth <> output", "truth"),
+    "judged": ("verdict IS NOT NULL AND NOT conflict", "coalesce(truth, '') || chr(0) || output"),
+}
+_POOL = """
+    CREATE OR REPLACE TEMP TABLE pool AS
+    SELECT site, prediction_id, answered_at, text_key, cluster, verdict IS NOT NULL AS reviewed,
+           hash({answer}) AS answer
+    FROM examples WHERE {condition}
+"""
+_UNIQUE = """
+    CREATE OR REPLACE TEMP TABLE unique_rows AS
+    WITH texts AS (
+        SELECT text_key, bool_or(reviewed) AS reviewed FROM pool GROUP BY text_key
+    ), sound AS (
+        SELECT p.text_key FROM pool p JOIN texts t USING (text_key)
+        WHERE p.reviewed = t.reviewed GROUP BY p.text_key HAVING count(DISTINCT answer) = 1 OR $torn
+    )
+    SELECT p.* FROM pool p JOIN texts t USING (text_key) SEMI JOIN sound s USING (text_key)
+    WHERE p.reviewed = t.reviewed
+    QUALIFY row_number() OVER (
+        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, answered_at, site, prediction_id
+    ) = 1
+"""
+_BY_TIME = """
+    CREATE OR REPLACE TEMP TABLE placed AS
+    SELECT *, (SELECT min(place) FROM shares WHERE reach > passed) AS place
+    FROM (SELECT *, (row_number() OVER (ORDER BY answered_at, site, prediction_id) - 0.5)
+                    / count(*) OVER () AS passed FROM unique_rows)
+"""
+_BY_SITE = """
+    CREATE OR REPLACE TEMP TABLE placed AS
+    SELECT u.*, d.place FROM unique_rows u JOIN dealt d USING (site)
+"""
+_CHOSEN = """
+    CREATE OR REPLACE TEMP TABLE chosen AS
+    SELECT site, prediction_id, place FROM placed
+    QUALIFY place = min(place) OVER (PARTITION BY cluster)
+"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to choose."""
+
+    collected: Path
+    task: str
+    purpose: str
+    """reviewed, sure, corrected (truth and a wrong answer) or judged (whatever was said)."""
+    by: By = "time"
+    shares: Mapping[str, float] | None = None
+    """Split: share of the rows, the oldest first; None = SHARES."""
+    seed: str = "1"
+    """Deals out sites."""
+
+    @property
+    def split_shares(self) -> dict[str, float]:
+        """The shares, with their sum made 1."""
+        given = dict(self.shares or SHARES)
+        total = sum(given.values())
+        return {name: share / total for name, share in given.items()}
+
+
+@dataclass(frozen=True)
+class Left:
+    """How many examples there are, and how many were left out on the way."""
+
+    examples: int
+    not_wanted: int
+    """No truth, or a verdict of another kind than asked for."""
+    contradicted: int
+    """People gave the same text different answers, or a person overruled the model."""
+    duplicates: int
+    leaking: int
+    """Their text, or nearly the same, stands in an earlier split."""
+    chosen: int
+    """What is left."""
+
+
+def open_examples(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
+    """Make the view `examples` of one task. Raises FileMissing when nothing was collected of it."""
+    folder = collected / joined.FOLDER / f"task={task}"
+    files = sorted(folder.glob(f"month=*/{joined.FILE_NAME}"))
+    if not files:
+        known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
+        remedy = f"There is: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
+        raise FileMissing(f"{collected} holds no examples of task {task}", remedy=remedy)
+    connection.read_parquet([*map(str, files)]).create_view("examples")
+
+
+def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
+    """Make the table `chosen` (site, prediction_id, place): place 0 is the first split, and so on.
+
+    Raises:
+        FileMissing: nothing was collected of the task.
+        InvalidRequest: there are fewer sites than splits.
+    """
+    open_examples(connection, choice.collected, choice.task)
+    condition, answer = _WANTED[choice.purpose]
+    connection.execute(_POOL.format(condition=condition, answer=answer))
+    # Of what was judged, one text may be right once and wrong once: each is a lesson of its own.
+    connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
+    _place(connection, choice)
+    connection.execute(_CHOSEN)
+    return _left(connection)
+
+
+def _place(connection: duckdb.DuckDBPyConnection, choice: Choice) -> None:
+    shares = choice.split_shares
+    if choice.by == "time":
+        # The last one reaches further than 1, whatever the sum of the shares rounds to.
+        reaches = [*itertools.accumulate([*shares.values()][:-1]), 2.0]
+        connection.execute("CREATE OR REPLACE TEMP TABLE shares (place INTEGER, reach DOUBLE)")
+        connection.executemany("INSERT INTO shares VALUES (?, ?)", list(enumerate(reaches)))
+        connection.execute(_BY_TIME)
+    else:
+        _deal_sites(connection, shares, choice.seed)
+        connection.execute(_BY_SITE)
+
+
+def _deal_sites(connection: duckdb.DuckDBPyConnection, shares: Mapping[str, float], seed: str) -> None:
+    counts = connection.execute("SELECT site, count(*) FROM unique_rows GROUP BY site ORDER BY site").fetchall()
+    if counts and len(counts) < len(shares):
+        said = f"there are examples of {len(counts)} sites, and {len(shares)} splits"
+        raise InvalidRequest(said, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
+    dealt = splits.deal({site: [site] * count for site, count in counts}, seed, shares)
+    places = {site: place for place, split in enumerate(shares) for site in dealt[split]}
+    connection.execute("CREATE OR REPLACE TEMP TABLE dealt (site VARCHAR, place INTEGER)")
+    if places:
+        connection.executemany("INSERT INTO dealt VALUES (?, ?)", list(places.items()))
+
+
+def _left(connection: duckdb.DuckDBPyConnection) -> Left:
+    examples, pool, unique, chosen = (
+        _count(connection, table) for table in ("examples", "pool", "unique_rows", "chosen")
+    )
+    sound = "(SELECT DISTINCT cluster, answer FROM unique_rows)"
+    contradicted = _count(connection, f"pool ANTI JOIN {sound} USING (cluster, answer)")
+    return Left(examples, examples - pool, contradicted, pool - contradicted - unique, unique - chosen, chosen)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - tables of this module
+    return int(row[0]) if row else 0

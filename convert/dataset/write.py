@@ -1,0 +1,128 @@
+"""Files of training rows: SPLIT.jsonl for each split and dataset.json, all of them or none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+
+from convert import durable
+from convert.dataset import formats, select
+from convert.dataset.formats import Example, Format
+from convert.dataset.select import Choice, Left
+from edge_agent.errors import InvalidRequest
+
+REPORT_NAME = "dataset.json"
+_ROWS_AT_ONCE = 10_000
+_LABELS_MAX = 1000
+_PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
+_ROWS = """
+    SELECT c.place, e.site, e.prediction_id, e.input, e.output, e.truth, e.verdict
+    FROM chosen c JOIN examples e USING (site, prediction_id)
+    ORDER BY c.place, e.answered_at, e.site, e.prediction_id
+"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was made."""
+
+    task: str
+    format: Format
+    purpose: str
+    split_by: str
+    rows: dict[str, int]
+    """By split."""
+    labels: dict[str, dict[str, int]]
+    """Answers by split, the most frequent first; empty when there are too many different ones."""
+    left_out: Left
+
+
+def purpose_of(form: Format, answers: select.Answers) -> str:
+    """Return what to choose for a format: preferences need corrections, judgements take whatever was said."""
+    return _PURPOSES.get(form, answers)
+
+
+def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Written:
+    """Choose, and write a folder.
+
+    Raises:
+        FileMissing: nothing was collected of the task.
+        InvalidRequest: nothing is left to write, or `out` exists.
+        OSError: it cannot be written; what was there before is still there.
+    """
+    with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
+        left = select.choose(connection, choice)
+        names = list(choice.split_shares)
+        if not left.chosen:
+            said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
+            raise InvalidRequest(said, remedy="'edge-convert assess' says what there is, and what is missing.")
+        rows, labels = _write_rows(connection, form, [folder / f"{name}.jsonl" for name in names])
+        written = Written(
+            choice.task,
+            form,
+            choice.purpose,
+            choice.by,
+            dict(zip(names, rows, strict=True)),
+            dict(zip(names, map(_counted, labels), strict=True)),
+            left,
+        )
+        content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)
+        (folder / REPORT_NAME).write_text(content + "\n", encoding="utf-8")
+        return written
+
+
+@contextmanager
+def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `out` at the end; `mark` is the file by which one of ours is known.
+
+    Raises:
+        InvalidRequest: `out` exists, and may not be replaced.
+    """
+    if out.exists() and not force:
+        raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
+    if out.exists() and not (out / mark).is_file():
+        raise InvalidRequest(f"{out} has no {mark}, so --force does not replace it", remedy="Name another --out.")
+    staging = out.with_name(out.name + durable.PARTIAL)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        shutil.rmtree(out, ignore_errors=True)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_rows(
+    connection: duckdb.DuckDBPyConnection,
+    form: Format,
+    paths: list[Path],
+) -> tuple[list[int], list[Counter[str]]]:
+    counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
+    with ExitStack() as opened:
+        files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
+        for place, *fields in _fetched(connection.execute(_ROWS)):
+            example = Example(*fields)
+            for row in formats.rows_of(example, form):
+                files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[place] += 1
+            if len(labels[place]) <= _LABELS_MAX:
+                labels[place][example.truth or example.output] += 1
+    return counts, labels
+
+
+def _fetched(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    while rows := result.fetchmany(_ROWS_AT_ONCE):
+        yield from rows
+
+
+def _counted(labels: Counter[str]) -> dict[str, int]:
+    return {} if len(labels) > _LABELS_MAX else dict(labels.most_common())

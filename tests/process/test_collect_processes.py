@@ -1,0 +1,131 @@
+"""The command in processes of its own: out of S3, under a passphrase, two at a time, stopped in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convert import keys
+from convert.cli import app
+from convert.collect.sources import open_source
+from convert.dataset import formats
+from tests.eventually import eventually_sync
+from tests.examples import feedback, prediction
+from tests.object_stores import Served, s3
+from tests.segments import Centre, SealingSite
+
+DOCS = Path(__file__).parents[2] / "docs"
+SECONDS_MAX = 120
+
+
+class Command:
+    """edge-convert with keys and a place to collect to."""
+
+    def __init__(self, root: Path, passphrase: str = "") -> None:
+        self.root = root
+        self.recipients = (keys.create(root / "keys", passphrase).recipient,)
+        self.keys = keys.unlock(root / "keys", lambda: passphrase)
+        self.words = [sys.executable, "-m", "convert.cli", "collect", "--keys", str(root / "keys")]
+
+    def fill(self, store: Path, segments: int) -> SealingSite:
+        site = SealingSite(store)
+        for number in range(segments):
+            site.seal([prediction(number), feedback(number)], recipients=self.recipients)
+        site.say()
+        return site
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        words = [*self.words, "--out", str(self.root / "collected"), *map(str, arguments)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: object) -> tuple[int, str, str]:
+        with self.start(*arguments) as process:
+            output, errors = process.communicate(timeout=SECONDS_MAX)
+        return process.returncode, output, errors
+
+
+def put(served: Served, store: Path) -> None:
+    """Upload a folder, as an uplink would."""
+    bucket = open_source(served.url, served.options)
+    for path in store.rglob("*.*"):
+        bucket.write(path.relative_to(store).as_posix(), path.read_bytes())
+
+
+def test_out_of_s3_under_a_passphrase(tmp_path: Path):
+    """URL, options and a passphrase file are all that the command needs; the report is on standard output."""
+    command = Command(tmp_path, "nine purple herons")
+    command.fill(tmp_path / "store", 3)
+    (tmp_path / "phrase").write_text("nine purple herons\n")
+    (tmp_path / "phrase").chmod(0o600)
+    with s3() as served:
+        put(served, tmp_path / "store")
+        options = [word for pair in served.options.items() for word in ("--store-option", "=".join(pair))]
+        code, output, errors = command.run(
+            served.url, *options, "--passphrase-file", tmp_path / "phrase", "--registered-only", "--json"
+        )
+        assert (1, 0) == (code, json.loads(output)["segments_taken"]), errors
+        code, output, errors = command.run(served.url, *options, "--passphrase-file", tmp_path / "phrase", "--json")
+        assert (0, 3) == (code, json.loads(output)["segments_taken"]), errors
+
+
+def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
+    """It ends with 1 and one sentence, without a traceback."""
+    command = Command(tmp_path)
+    with s3() as served:
+        options = [word for pair in served.options.items() for word in ("--store-option", "=".join(pair))]
+        code, output, errors = command.run("s3://no-such-bucket/x", *options)
+    assert (1, True, False) == (code, "failed: s3://no-such-bucket" in output, "Traceback" in errors)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, stop: signal.Signals):
+    """Asked to stop or killed while it reads: the next run has everything, once."""
+    command = Command(tmp_path)
+    command.fill(tmp_path / "store", 400)
+    with command.start(tmp_path / "store") as process:
+        eventually_sync(lambda: (tmp_path / "collected" / "sites.json").exists(), 60)
+        process.send_signal(stop)
+        process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode in (-stop, 130, 0)
+    centre = Centre(tmp_path, keys=command.keys)
+    report = centre.collect(tmp_path / "store")
+    assert ([], True, 400) == (report.gaps, report.clean, report.segments_held)
+    assert [(400, 400)] == centre.query("SELECT count(*), count(truth) FROM examples")
+
+
+def test_two_at_a_time_are_one(tmp_path: Path):
+    """Of two commands started together, one works and the other says that it does; nothing is there twice."""
+    command = Command(tmp_path)
+    command.fill(tmp_path / "store", 100)
+    with command.start(tmp_path / "store") as one, command.start(tmp_path / "store") as other:
+        said = [process.communicate(timeout=SECONDS_MAX)[1] for process in (one, other)]
+    assert {one.returncode, other.returncode} <= {0, 2}
+    assert all("another run" in text for text, process in zip(said, (one, other), strict=True) if process.returncode)
+    assert [(100, 100)] == Centre(tmp_path).query("SELECT count(*), count(DISTINCT prediction_id) FROM examples")
+
+
+def test_what_it_writes_is_the_owners(tmp_path: Path):
+    """Keys are closed to others whatever the umask; collected files follow it."""
+    old = os.umask(0o000)
+    try:
+        command = Command(tmp_path)
+    finally:
+        os.umask(old)
+    assert 0 == (command.root / "keys" / "identity.txt").stat().st_mode & 0o077
+
+
+def test_the_documents_have_every_format_and_option():
+    """docs/training-data.md names each format, and the commands in the documents exist."""
+    text = (DOCS / "training-data.md").read_text(encoding="utf-8")
+    assert [] == [form for form in (*formats.FORMATS, "label-studio") if f"| `{form}` |" not in text]
+    known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    for name in ("training-data.md", "collect.md"):
+        named = re.findall(r"edge-convert ([a-z]+)", (DOCS / name).read_text(encoding="utf-8"))
+        assert set(named) <= known

@@ -1,0 +1,137 @@
+"""What assess says of collected examples: marks, labels, reviewers, repetition, and the reviews that are missing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.assess import assess
+from convert.calibrate.threshold import Risk
+from convert.cli import app
+from edge_agent.errors import FileMissing
+from tests.examples import feedback, prediction
+from tests.segments import Centre, Record, SealingSite
+
+RISK = Risk(0.05, 0.1)
+
+
+def text(number: int) -> str:
+    """Return a text that is like no other one."""
+    return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
+
+
+def judged(number: int, *, right: bool = True, confidence: float = 0.9, label: str = "refund") -> list[Record]:
+    """Return a prediction and a review of it."""
+    made = prediction(number, input=text(number), output=label, confidence=confidence)
+    said = {"verdict": "accept", "value": ""} if right else {"value": "price"}
+    return [made, feedback(number, **said)]
+
+
+def collected(root: Path, records: list[Record]) -> Path:
+    SealingSite(root / "store").seal(records)
+    centre = Centre(root)
+    centre.collect(root / "store")
+    return centre.out
+
+
+def many(count: int, wrong_every: int = 10**9, **more: Any) -> list[Record]:
+    return [record for n in range(1, count + 1) for record in judged(n, right=n % wrong_every != 0, **more)]
+
+
+@pytest.mark.parametrize(("count", "mark"), [(19, 0), (20, 20), (100, 100), (500, 500)])
+def test_marks(tmp_path: Path, count: int, mark: int):
+    """The highest mark that the usable examples reach."""
+    found = assess(collected(tmp_path, many(count)), "pos-intent", RISK)
+    assert (count, mark) == (found.usable, found.mark)
+
+
+def test_labels_are_counted(tmp_path: Path):
+    """A label that the model knows and nobody has seen counts 0; the evenness is that of the counts."""
+    records = [*many(30), *[record for n in range(31, 41) for record in judged(n, right=False)]]
+    scores = [["refund", 0.5], ["price", 0.3], ["stock", 0.2]]
+    found = assess(collected(tmp_path, [*records, prediction(99, scores=scores)]), "pos-intent", RISK)
+    assert ({"refund": 30, "price": 10, "stock": 0}, ["price", "stock"]) == (found.labels, found.short)
+    assert math.isclose(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), found.labels_even)
+    assert not found.suffices
+
+
+def test_repetition_and_contradiction(tmp_path: Path):
+    """Copies are counted and not used; a text with two truths is counted and not used either."""
+    copy = [prediction(2, input=text(1).upper()), feedback(2, verdict="accept", value="")]
+    torn = [prediction(4, input=text(3)), feedback(4)]
+    found = assess(collected(tmp_path, [*judged(1), *copy, *judged(3), *torn]), "pos-intent", RISK)
+    assert (4, 1, 1, 1) == (found.examples, found.duplicates, found.contradictions, found.usable)
+
+
+def test_reviewers_are_compared(tmp_path: Path):
+    """Each pair by the last word of each, on what both reviewed."""
+    second = [
+        feedback(1, record_id="f:a", feedback_id="a", reviewer="ben", value="stock"),
+        feedback(1, record_id="f:b", feedback_id="b", reviewer="ben", verdict="accept", value=""),
+        feedback(2, record_id="f:c", feedback_id="c", reviewer="ben", value="stock"),
+    ]
+    found = assess(collected(tmp_path, [*judged(1), *judged(2), *judged(3), *second]), "pos-intent", RISK)
+    assert [("anna", "ben", 2, 1)] == [(pair.one, pair.other, pair.predictions, pair.agreed) for pair in found.pairs]
+    assert (2, 1) == (found.reviewed_twice, found.conflicts)
+
+
+@pytest.mark.parametrize(
+    ("records", "threshold", "needed"),
+    [
+        (many(50), 0.01, 50),
+        (many(40), None, 46),
+        (many(3), None, RISK.rows_min),
+        (many(60, wrong_every=3), None, None),
+        ([], None, RISK.rows_min),
+    ],
+)
+def test_the_promise(tmp_path: Path, records: list[Record], threshold: float | None, needed: int | None):
+    """Proved; in reach; too few to say; out of reach; nothing reviewed at all."""
+    found = assess(collected(tmp_path, [*records, prediction(9999)]), "pos-intent", RISK).promise
+    assert threshold == found.threshold
+    assert (needed is None) == (found.reviews_needed is None)
+    if needed is not None:
+        assert needed <= found.reviews_needed <= needed + 40
+
+
+def test_free_answers_have_no_labels(tmp_path: Path):
+    """Of a generating task the answers are not counted one by one."""
+    made = prediction(1, kind="generate", scores=[], confidence=None, threshold=None, output="a long answer")
+    found = assess(collected(tmp_path, [made, feedback(1, value="another one")]), "pos-intent", RISK)
+    assert ({}, 1, 0, False) == (found.labels, found.usable, found.promise.reviews, found.suffices)
+
+
+def test_it_suffices(tmp_path: Path):
+    """Enough of everything, and the promise proved."""
+    records = [record for n in range(1, 521) for record in judged(n, label=("refund", "price")[n % 2])]
+    assert assess(collected(tmp_path, records), "pos-intent", RISK).suffices
+
+
+def test_the_command_says_it_in_words(tmp_path: Path):
+    """Counts, labels, reviewers and what is missing; as JSON with the same figures."""
+    out = collected(tmp_path, [*many(40, wrong_every=40), prediction(99, input="again")])
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["assess", str(out), "--task", "pos-intent", *arguments])
+        assert 0 == result.exit_code, result.output
+        return result.output
+
+    output = run()
+    for said in ("41 examples, 40 reviewed, 40 usable", "mark 20:", "price", "more reviews"):
+        assert said in output
+    assert "is proved from confidence" in run("--target", "0.2")
+    plain = json.loads(run("--json"))
+    assert (40, 20, {"refund": 39, "price": 1}) == (plain["usable"], plain["mark"], plain["labels"])
+    assert plain["promise"]["reviews_needed"] > 40
+
+
+def test_nothing_collected_is_an_error(tmp_path: Path):
+    """It says to collect first."""
+    with pytest.raises(FileMissing) as caught:
+        assess(tmp_path, "pos-intent", RISK)
+    assert "collect" in caught.value.remedy

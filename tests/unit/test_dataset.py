@@ -1,0 +1,318 @@
+"""Training data from collected examples: each lesson once, nothing measured on what was learnt, every format right."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from convert import data
+from convert.cli import app
+from convert.dataset import formats
+from convert.dataset.formats import Example
+from convert.dataset.select import Choice
+from convert.dataset.write import write
+from convert.texts import normalised
+from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats.document import timestamp
+from tests.examples import NOW, feedback, prediction
+from tests.segments import Centre, Record, SealingSite
+
+TEXTS = [
+    "i want my money back for the toaster",
+    "how much does a large filter coffee cost",
+    "when do you close on sundays",
+    "is the blue kettle in stock again",
+    "please cancel order four hundred and two",
+    "the receipt shows the wrong total",
+    "can i pay with a gift card",
+    "do you deliver to the island",
+    "my parcel arrived with a broken lid",
+    "which size fits a tall teenager",
+]
+
+
+def collected(root: Path, *sites: list[Record]) -> Path:
+    """Collect what each site sealed; returns the folder."""
+    for number, records in enumerate(sites, 1):
+        SealingSite(root / "store", f"site-{number}").seal(records)
+    centre = Centre(root)
+    centre.collect(root / "store")
+    return centre.out
+
+
+def corrected(number: int, text: str, label: str = "price", at: float = 0.0) -> list[Record]:
+    """Return a prediction and the correction of it."""
+    made = prediction(number, input=text, at=timestamp(NOW + 1000 * (at or number)))
+    return [made, feedback(number, value=label)]
+
+
+def everything(root: Path) -> Path:
+    """Collect ten corrected texts of one site."""
+    return collected(
+        root, [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, text, f"label-{n % 2}")]
+    )
+
+
+def made(root: Path, folder: Path, purpose: str = "reviewed", **more: Any) -> dict[str, list[dict[str, Any]]]:
+    """Write a dataset; returns the rows of each split, and the report under ''."""
+    form = more.pop("form", "text-label")
+    choice = Choice(folder, "pos-intent", purpose, **more)
+    written = write(choice, form, root / "data", force=True)
+    rows = {path.stem: read(path) for path in sorted((root / "data").glob("*.jsonl"))}
+    assert written.rows == {split: len(lines) for split, lines in rows.items()}
+    return rows
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def report(root: Path) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads((root / "data" / "dataset.json").read_text())
+    return plain
+
+
+def texts(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
+    return [row["text"] for split in rows.values() for row in split]
+
+
+# --- what is chosen ---------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_is_the_test(tmp_path: Path):
+    """A split by time: the oldest to train, then calibration, the newest to test."""
+    rows = made(tmp_path, everything(tmp_path))
+    assert {"train": 6, "calibration": 2, "test": 2} == {split: len(lines) for split, lines in rows.items()}
+    assert TEXTS == [row["text"] for split in ("train", "calibration", "test") for row in rows[split]]
+
+
+def test_the_recipe_reads_them(tmp_path: Path):
+    """What is written is what a recipe's data section takes, in each of its formats."""
+    folder = everything(tmp_path)
+    for form in ("text-label", "prompt-completion", "messages"):
+        made(tmp_path, folder, form=form)
+        rows = data.read_rows(tmp_path / "data" / "train.jsonl", form)
+        assert TEXTS[:6] == [row.text for row in rows]
+        assert ["label-1", "label-0"] == [row.label or row.completion for row in rows[:2]]
+
+
+def test_only_what_people_said_unless_the_model_may(tmp_path: Path):
+    """Unreviewed answers are taken with `sure` only, and only those that reached the threshold."""
+    folder = collected(
+        tmp_path,
+        [
+            *corrected(1, TEXTS[0]),
+            prediction(2, input=TEXTS[1], sure=True),
+            prediction(3, input=TEXTS[2], sure=False),
+            prediction(4, input=TEXTS[3], sure=True),
+            feedback(4, verdict="reject", value=""),
+        ],
+    )
+    assert [TEXTS[0]] == texts(made(tmp_path, folder))
+    assert 3 == report(tmp_path)["left_out"]["not_wanted"]
+    assert {TEXTS[0], TEXTS[1]} == set(texts(made(tmp_path, folder, "sure")))
+
+
+def test_each_lesson_is_there_once(tmp_path: Path):
+    """Of the same and nearly the same texts with one answer, one stays, and the rest are counted."""
+    long = " ".join(TEXTS[:3])
+    folder = collected(
+        tmp_path,
+        [*corrected(1, long), *corrected(2, long.upper() + "!"), *corrected(3, long + " ok"), *corrected(4, TEXTS[5])],
+    )
+    assert {long, TEXTS[5]} == set(texts(made(tmp_path, folder)))
+    assert 2 == report(tmp_path)["left_out"]["duplicates"]
+
+
+def test_a_text_with_two_truths_teaches_nothing(tmp_path: Path):
+    """People gave the same text different answers: both are left out and counted."""
+    folder = collected(
+        tmp_path, [*corrected(1, TEXTS[0], "price"), *corrected(2, TEXTS[0], "stock"), *corrected(3, TEXTS[1])]
+    )
+    assert [TEXTS[1]] == texts(made(tmp_path, folder))
+    assert 2 == report(tmp_path)["left_out"]["contradicted"]
+
+
+def test_people_overrule_the_model(tmp_path: Path):
+    """The model's sure answer to a text that somebody corrected elsewhere is left out."""
+    folder = collected(tmp_path, [prediction(1, input=TEXTS[0], sure=True), *corrected(2, TEXTS[0], "price")])
+    rows = made(tmp_path, folder, "sure")
+    assert [(TEXTS[0], "price")] == [(row["text"], row["label"]) for split in rows.values() for row in split]
+
+
+def test_a_conflict_is_no_truth(tmp_path: Path):
+    """What reviewers disagree about is not learnt."""
+    other = feedback(1, record_id="f:9", feedback_id="f-9", reviewer="ben", value="stock")
+    folder = collected(tmp_path, [*corrected(1, TEXTS[0]), other, *corrected(2, TEXTS[1])])
+    assert [TEXTS[1]] == texts(made(tmp_path, folder))
+
+
+def test_what_was_learnt_is_not_measured_on(tmp_path: Path):
+    """A later text that is nearly one of an earlier split, with another answer, is left out of the later split."""
+    long = " ".join(TEXTS[:3])
+    records = [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, text)]
+    folder = collected(tmp_path, [*corrected(11, long, at=0.5), *records, *corrected(12, long + " ok", "stock", at=99)])
+    rows = made(tmp_path, folder)
+    assert long + " ok" not in [row["text"] for row in rows["test"]]
+    assert (1, 11) == (report(tmp_path)["left_out"]["leaking"], len(texts(rows)))
+
+
+def test_sites_are_kept_apart(tmp_path: Path):
+    """A split by site: no site stands in two splits, the same seed deals alike, and common texts are not shared."""
+    sites = [
+        [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, f"{text} at branch {'abcde'[s] * 9}")]
+        + corrected(99, "one and the same text everywhere", f"label-{s}")
+        for s in range(5)
+    ]
+    folder = collected(tmp_path, *sites)
+    rows = made(tmp_path, folder, by="site")
+    homes = [{row["site"] for row in split} for split in rows.values()]
+    assert 5 == sum(map(len, homes)) == len(set.union(*homes))
+    assert rows == made(tmp_path, folder, by="site")
+    assert "one and the same text everywhere" not in texts(rows)
+
+
+def test_too_few_sites_is_said(tmp_path: Path):
+    """One site cannot be three splits."""
+    with pytest.raises(InvalidRequest, match="1 sites, and 3 splits"):
+        made(tmp_path, everything(tmp_path), by="site")
+
+
+words = st.lists(st.sampled_from(["red", "blue", "kettle", "cup", "how", "much", "is", "my"]), min_size=1, max_size=7)
+row = st.tuples(words.map(" ".join), st.sampled_from(["price", "stock"]), st.integers(1, 50), st.integers(1, 3))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=st.lists(row, min_size=1, max_size=25), by=st.sampled_from(["time", "site"]))
+def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, drawn, by):
+    """Whatever the examples: every row is the truth of one, no text is twice or in two splits, nothing is made up."""
+    root = tmp_path_factory.mktemp("any")
+    sites: list[list[Record]] = [[], [], []]
+    for number, (text, label, at, site) in enumerate(drawn, 1):
+        sites[site - 1] += corrected(number, text, label, at=at)
+    folder = collected(root, *filter(None, sites))
+    said = {(normalised(text), label) for text, label, _, _ in drawn}
+    counts = Counter(text for text, _ in said)
+    torn = {text for text in counts if counts[text] > 1}
+    try:
+        rows = made(root, folder, by=by, shares={"train": 0.7, "test": 0.3})
+    except InvalidRequest:  # nothing to learn, or one site for two splits
+        assert counts.keys() == torn or by == "site"
+        return
+    keys = [(normalised(row["text"]), row["label"]) for split in rows.values() for row in split]
+    learnt = [text for text, _ in keys]
+    assert set(keys) <= said
+    assert len(set(learnt)) == len(learnt)
+    assert not torn & set(learnt)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+RIGHT = Example("s", "p", "in", "out", "out", "accept")
+WRONG = Example("s", "p", "in", "out", "right", "corrected")
+BAD = Example("s", "p", "in", "out", None, "reject")
+ASKED = [{"role": "user", "content": "in"}]
+
+
+def said(content: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("form", "example", "expected"),
+    [
+        ("text-label", WRONG, [{"text": "in", "label": "right"}]),
+        ("prompt-completion", WRONG, [{"prompt": "in", "completion": "right"}]),
+        ("messages", RIGHT, [{"messages": [*ASKED, *said("out")]}]),
+        ("preference", WRONG, [{"prompt": ASKED, "chosen": said("right"), "rejected": said("out")}]),
+        ("unpaired", RIGHT, [{"prompt": ASKED, "completion": said("out"), "label": True}]),
+        ("unpaired", BAD, [{"prompt": ASKED, "completion": said("out"), "label": False}]),
+        (
+            "unpaired",
+            WRONG,
+            [
+                {"prompt": ASKED, "completion": said("out"), "label": False},
+                {"prompt": ASKED, "completion": said("right"), "label": True},
+            ],
+        ),
+    ],
+)
+def test_formats(form: formats.Format, example: Example, expected: list[dict[str, Any]]):
+    """Each format has the keys that its reader wants, and says where the row came from."""
+    origin = {"site": "s", "prediction_id": "p"}
+    assert [{**row, **origin} for row in expected] == formats.rows_of(example, form)
+
+
+def test_preferences_are_corrections(tmp_path: Path):
+    """Only what somebody corrected makes a pair: an accepted answer prefers nothing to anything."""
+    accepted = [prediction(2, input=TEXTS[1]), feedback(2, verdict="accept", value="")]
+    folder = collected(tmp_path, [*corrected(1, TEXTS[0]), *accepted])
+    rows = made(tmp_path, folder, "corrected", form="preference")
+    assert [("price", "refund")] == [
+        (row["chosen"][0]["content"], row["rejected"][0]["content"]) for split in rows.values() for row in split
+    ]
+
+
+def test_judgements_are_everything_that_was_said(tmp_path: Path):
+    """Accepted, corrected and rejected: four judgements of three answers."""
+    folder = collected(
+        tmp_path,
+        [
+            *corrected(1, TEXTS[0]),
+            *[prediction(2, input=TEXTS[1]), feedback(2, verdict="accept", value="")],
+            *[prediction(3, input=TEXTS[2]), feedback(3, verdict="reject", value="", reason="nonsense")],
+        ],
+    )
+    rows = made(tmp_path, folder, "judged", form="unpaired")
+    assert Counter({True: 2, False: 2}) == Counter(row["label"] for split in rows.values() for row in split)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def invoke(folder: Path, *arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["dataset", str(folder), "--task", "pos-intent", *arguments])
+    return result.exit_code, result.output
+
+
+def test_the_command_writes_a_folder_once(tmp_path: Path):
+    """It says how many rows; what is there is replaced with --force only, and only if it is a dataset."""
+    folder, out = everything(tmp_path), tmp_path / "out"
+    code, output = invoke(folder, "--format", "messages", "--out", str(out), "--shares", "train=3,test=1")
+    assert (0, True) == (code, "train.jsonl: 7 rows" in output)
+    assert ["dataset.json", "test.jsonl", "train.jsonl"] == sorted(path.name for path in out.iterdir())
+    assert 2 == invoke(folder, "--format", "messages", "--out", str(out))[0]
+    assert 0 == invoke(folder, "--format", "text-label", "--out", str(out), "--force")[0]
+    assert "text" in read(out / "train.jsonl")[0]
+    code, output = invoke(folder, "--format", "messages", "--out", str(tmp_path / "store"), "--force")
+    assert (2, True) == (code, "does not replace" in output)
+
+
+@pytest.mark.parametrize("shares", ["", "train", "train=0", "train=x", "../x=1", "train=nan"])
+def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str):
+    """A name must be one and a share more than nothing."""
+    code, output = invoke(tmp_path, "--format", "messages", "--out", str(tmp_path / "out"), "--shares", shares)
+    assert (2, True) == (code, "is not understood" in output)
+
+
+def test_an_unknown_task_names_the_known_ones(tmp_path: Path):
+    """A typo in the task's name is answered with what there is."""
+    with pytest.raises(FileMissing) as caught:
+        write(Choice(everything(tmp_path), "pos-intents", "reviewed"), "messages", tmp_path / "out")
+    assert "pos-intent" in caught.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_learn_is_said(tmp_path: Path):
+    """Without a review there is no training set, and no half-made folder."""
+    folder = collected(tmp_path, [prediction(1)])
+    with pytest.raises(InvalidRequest, match="no example that is reviewed, of 1"):
+        made(tmp_path, folder)
+    assert [] == list(tmp_path.glob("data*"))
