@@ -35,7 +35,7 @@ from convert.evaluate.serving import Serving, serving
 from convert.intervals import share
 from convert.recipe import Budget
 from convert.stage import Job, Report
-from edge_agent.errors import RequirementUnmet
+from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Kind, Task
 
 LINE_NAME = "chosen.json"
@@ -92,7 +92,7 @@ def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Ref
     `accuracy_loss` (of the full precision's, on the same rows) and `inside_budget`, with `outside`, the reasons.
 
     Raises:
-        RequirementUnmet: none is inside the budget; the message has the table.
+        ModelFailed: none is inside the budget; the message has the table.
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         ground = _grounded(job, full, reference, Path(folder))
@@ -128,12 +128,12 @@ def _grounded(job: Job, full: Path, reference: Reference | None, folder: Path) -
 def fastest(measured: Sequence[dict[str, Any]], budget: Budget) -> dict[str, Any]:
     """Return the fastest candidate inside the budget; of those as fast, the smallest.
 
-    Raises RequirementUnmet, with the table, when there is none.
+    Raises ModelFailed, with the table, when there is none.
     """
     inside = list(filter(itemgetter("inside_budget"), measured))
     if not inside:
         said = f"no candidate is inside the recipe's budget:\n{table(measured)}"
-        raise RequirementUnmet(said, remedy=_remedy(budget))
+        raise ModelFailed(said, remedy=_remedy(budget))
     limit = min(map(_p50, inside)) * (1 + _SAME_SPEED)
     return min((each for each in inside if _p50(each) <= limit), key=itemgetter("size_bytes"))
 

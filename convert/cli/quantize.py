@@ -21,6 +21,7 @@ def quantize(
         bool, typer.Option("--requantize", help="Take a file that is quantized already: it loses more.")
     ] = False,
     again: run.Again = False,
+    work: run.Work = None,
 ) -> None:
     """Quantize a GGUF file; or make and measure the candidates of a recipe, and choose the fastest inside its budget.
 
@@ -29,7 +30,7 @@ def quantize(
     Example: [bold]edge-convert quantize model-f16.gguf --type Q4_0 --out model-q4_0.gguf[/bold]
     """
     if not type_ and out is None:
-        run.bring(what, "quantize", again)
+        run.bring(what, "quantize", again, work)
         return
     if not type_ or out is None:
         raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")

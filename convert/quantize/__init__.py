@@ -38,7 +38,7 @@ def run(job: Job) -> Report:
     Raises:
         InvalidRequest: a type is none of the runtime's.
         ModelLoadFailed: a file cannot be quantized.
-        RequirementUnmet: no candidate is inside the budget.
+        ModelFailed: no candidate is inside the budget.
     """
     file = task.find(job.recipe.path(job.recipe.task))
     what, runtime = task.of(file), task.read(file)["runtime"]

@@ -84,6 +84,13 @@ def _sentences(made: Made) -> Iterator[str]:
     if chosen:
         yield f"The artefact is {chosen['name']}, {size(chosen['size_bytes'])}{_bits(chosen)}."
     yield from _quality_sentences(made.report("evaluate"))
+    verify = made.report("verify")
+    if "kl_mean" in verify:
+        yield (
+            "The export computes what the checkpoint computes: the same best choice in"
+            f" {percent(verify['same_top'])} of {plural(verify['rows'], 'place')}, mean divergence"
+            f" {verify['kl_mean']:.1g}."
+        )
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
     yield made.report("calibrate").get("verdict", "Nothing is calibrated yet.")
@@ -179,7 +186,17 @@ def _candidates(made: Made, plots: Sequence[str]) -> Iterator[str]:
         return
     yield "## Candidates"
     yield "Each was measured through the agent's engine on this machine. The fastest inside the budget is taken."
-    titles = ["candidate", "size", "bits per weight", "p50 ms", "same answer", "KL mean", "accuracy", "in the budget"]
+    titles = [
+        "candidate",
+        "size",
+        "bits per weight",
+        "p50 ms",
+        "same answer",
+        "KL mean",
+        "KL 99.9 %",
+        "accuracy",
+        "budget",
+    ]
     yield _table(titles, map(_candidate, found))
     yield from _images(plots, "candidates.png")
 
@@ -192,9 +209,9 @@ def _candidate(each: Mapping[str, Any]) -> list[object]:
         _number(each.get("bits_per_weight")),
         _number(each.get("latency_ms", {}).get("p50")),
         shares[0],
-        _number(each.get("kl_mean")),
+        *(_number(each.get(key)) for key in ("kl_mean", "kl_p999")),
         shares[1],
-        "yes" if each.get("inside_budget") else "no",
+        "inside" if each.get("inside_budget") else "; ".join(each.get("outside", ["outside"])),
     ]
 
 

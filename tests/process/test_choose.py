@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from convert.choose import Candidate, choose, divergences, fastest, judge, table
 from convert.recipe import Budget
-from edge_agent.errors import RequirementUnmet
+from edge_agent.errors import ModelFailed
 from tests.bundles import DEFAULT_LABELS
 from tests.stages import spoiled, stage_job
 
@@ -49,7 +49,7 @@ def test_outside_the_budget_says_why(more, said):
     """Each bound of the budget is a reason of its own; none inside is an error with the table and the budget."""
     only = [line("q4", 1.0, 10, **more)]
     assert [said] == only[0]["outside"]
-    with pytest.raises(RequirementUnmet, match=r"no candidate is inside[\s\S]*q4 .*" + said) as caught:
+    with pytest.raises(ModelFailed, match=r"no candidate is inside[\s\S]*q4 .*" + said) as caught:
         fastest(only, BUDGET)
     assert "agreement_min 0.9" in caught.value.remedy
 
