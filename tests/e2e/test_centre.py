@@ -1,0 +1,81 @@
+"""From the till to the training file and back: both programs, and a stick between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from convert import cli as factory
+from convert import keys
+from edge_agent import cli as appliance
+from edge_agent.client import ReviewClient
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.segments import Centre
+
+CARD = "4111 1111 1111 1111"
+Run = Callable[..., str]
+
+
+def runner(app, *before: object) -> Run:
+    """Return a command that must succeed, and its output."""
+
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(app, list(map(str, (*before, *arguments))))
+        assert 0 == result.exit_code, result.output
+        return result.output
+
+    return run
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def convert(tmp_path: Path) -> Run:
+    """Return edge-convert, with keys of the centre made."""
+    run = runner(factory.app)
+    run("keys", "create", tmp_path / "keys")
+    return run
+
+
+def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
+    """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
+    public, stick = keys.public(tmp_path / "keys"), tmp_path / "stick"
+    site = {"id": "shop-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]}
+    collect = ("collect", stick, "--keys", tmp_path / "keys", "--out", tmp_path / "collected")
+    with RunningDaemon(tmp_path / "site", examples={"collect": {"pos": "upstream"}}, site=site) as daemon:
+        daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=("refund", "price", "hours")))
+        agent = runner(appliance.app, *daemon.command()[3:])
+        with daemon.client() as client:
+            answers = client.classify("pos", [f"charge {CARD} again", "second text", "third text"])
+        right = next(label for label in ("refund", "price") if label != answers[0].label)
+        with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
+            client.correct(answers[0].prediction_id, right, reviewer="anna")
+            client.accept(answers[1].prediction_id, reviewer="anna")
+        agent("export", stick)
+        assert "pos: 3 examples, 2 reviewed (1 corrected" in convert(*collect)
+        agent("import", stick)
+        assert [] == list((daemon.state_dir / "outbox" / "segments").iterdir())
+        # Erased on the site after it was shipped: a tombstone follows, and the centre forgets it.
+        with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
+            client.erase(answers[1].prediction_id)
+        agent("export", stick)
+        assert "pos: 2 examples, 1 reviewed" in convert(*collect)
+
+    shares = ("--shares", "train=1")
+    dataset = ("dataset", tmp_path / "collected", "--task", "pos", *shares)
+    convert(*dataset, "--format", "messages", "--out", tmp_path / "messages")
+    (row,) = rows_of(tmp_path / "messages" / "train.jsonl")
+    asked = "charge [CARD_1] again"
+    assert [{"role": "user", "content": asked}, {"role": "assistant", "content": right}] == row["messages"]
+    convert(*dataset, "--format", "preference", "--out", tmp_path / "preference")
+    (row,) = rows_of(tmp_path / "preference" / "train.jsonl")
+    assert (asked, right, answers[0].label) == tuple(row[k][0]["content"] for k in ("prompt", "chosen", "rejected"))
+    assert "1 usable to learn from" in convert("assess", tmp_path / "collected", "--task", "pos")
+    assert not any(CARD.encode() in content for content in Centre(tmp_path).files().values())
