@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
 CONFIG_BYTES_MAX = 1024 * 1024
+_SECRET = re.compile("secret|key|token|password|sas|credential|authorization", re.IGNORECASE)
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -213,6 +215,49 @@ class SiteConfig(_Section):
     receipts_dir: str = Field(default="", description="Receipts of the centre; empty = receipts below state_dir.")
 
 
+class UplinkConfig(_Section):
+    """The uplink: what is brought to the centre, and how. It alone has a way out, and runs as a user of its own."""
+
+    url: str = Field(
+        default="",
+        description="s3://bucket/path, gs://…, az://container/path, https://host/path, or a folder; empty = nowhere.",
+    )
+    options: dict[str, str] = Field(
+        default={}, description="Of the store, nothing secret, e.g. {endpoint: 'https://s3.example', region: eu-1}."
+    )
+    credentials_file: str = Field(
+        default="", description="YAML file with the store's secrets; empty = systemd's credential 'uplink', if given."
+    )
+    notes_dir: str = Field(default="", description="The uplink's own notes; empty = uplink below state_dir.")
+    bytes_per_second_max: int = Field(
+        default=0, ge=0, description="What it may send on average, in bytes per second; 0 = no cap."
+    )
+    bytes_per_second_min: int = Field(
+        default=4096, ge=64, description="Slowest transfer that is waited for, in bytes per second."
+    )
+    request_seconds_max: Seconds = Field(
+        default=30, description="Longest time for a request, beside that for its content, in seconds."
+    )
+    scan_seconds: Seconds = Field(default=5, description="Time between two looks into the outbox, in seconds.")
+    heartbeat_seconds: Seconds = Field(
+        default=900, description="Longest time between two uploads of the status object, in seconds."
+    )
+    receipts_seconds: Seconds = Field(default=300, description="Time between two questions for receipts, in seconds.")
+    recheck_seconds: float = Field(
+        default=7 * 86_400,
+        gt=0,
+        le=366 * 86_400,
+        description="A segment without receipt is looked for upstream again after this time, in seconds.",
+    )
+    retry_seconds_first: Seconds = Field(
+        default=2, description="Longest pause after a failure, in seconds; doubles with each."
+    )
+    retry_seconds_max: Seconds = Field(default=900, description="Longest pause after many failures, in seconds.")
+    failures_max: int = Field(
+        default=3, ge=1, le=100, description="Failures in a row after which the upstream counts as offline."
+    )
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -226,6 +271,7 @@ class Config(_Section):
     service: ServiceConfig = ServiceConfig()
     examples: ExamplesConfig = ExamplesConfig()
     site: SiteConfig = SiteConfig()
+    uplink: UplinkConfig = UplinkConfig()
 
     @property
     def inference_socket(self) -> Path:
@@ -251,6 +297,11 @@ class Config(_Section):
     def receipts(self) -> Path:
         """Where the centre's receipts arrive."""
         return Path(self.site.receipts_dir) if self.site.receipts_dir else self.state_dir / "receipts"
+
+    @property
+    def uplink_notes(self) -> Path:
+        """Where the uplink's own notes lie, and what it says of itself."""
+        return Path(self.uplink.notes_dir) if self.uplink.notes_dir else self.state_dir / "uplink"
 
 
 @dataclass(frozen=True)
@@ -282,6 +333,7 @@ def load(
             remedy="Set 'insecure: true' beside it if everyone on that network may use the models, or remove it.",
         )
     _check_consent(config, str(source))
+    _check_secrets(config.uplink, str(source))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:
@@ -303,11 +355,28 @@ def _check_consent(config: Config, source: str) -> None:
         )
 
 
+def _check_secrets(uplink: UplinkConfig, source: str) -> None:
+    """Keep secrets out of a file that other users may read, and out of what is logged."""
+    found = sorted(name for name in uplink.options if _SECRET.search(name))
+    authority, _, _ = uplink.url.partition("://")[2].partition("/")
+    if "@" in authority or "?" in uplink.url:
+        found.append("the user or query of uplink.url")
+    if found:
+        raise ConfigInvalid(
+            f"{source}: uplink: {', '.join(found)} may be a secret, and this file is no place for one",
+            remedy="Write it into a file that only the uplink's user may read, and name that in 'credentials_file'.",
+        )
+
+
 def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:
     # systemd sets these from StateDirectory= and RuntimeDirectory=; several are joined by colons.
     handed = {"state_dir": environ.get("STATE_DIRECTORY"), "run_dir": environ.get("RUNTIME_DIRECTORY")}
     from_systemd = {key: value.split(":")[0] for key, value in handed.items() if value}
     given = {key: str(value) for key, value in vars(overrides).items() if value is not None}
+    uplink = plain.get("uplink", {})
+    credential = Path(environ.get("CREDENTIALS_DIRECTORY", ""), "uplink")
+    if isinstance(uplink, dict) and environ.get("CREDENTIALS_DIRECTORY") and credential.exists():
+        plain = {**plain, "uplink": {"credentials_file": str(credential), **uplink}}
     return {**from_systemd, **plain, **given}
 
 

@@ -7,6 +7,7 @@
     │   ├── DeadlineExpired, RequestCancelled
     ├── CapacityError        the caller tries again after `retry_seconds`
     │   ├── QueueFull, EngineNotReady, Draining, StreamBroken
+    │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
     ├── BundleError          the central team builds the bundle anew
@@ -14,11 +15,13 @@
     │   ├── BundleUnsigned, RequirementUnmet
     ├── ExchangeError        whoever made or carried the file looks at it
     │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
+    │   ├── UploadConflict, UploadUnverified
     ├── StateError           the operator names another version, or activates first
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
         ├── MemoryShort, StickFailed
+        ├── UplinkInUse, ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
 remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
@@ -146,6 +149,32 @@ class StreamBroken(CapacityError):
 
     reason = "STREAM_BROKEN"
     remedy_default = "Send the request again; the text so far is not complete."
+
+
+class UpstreamUnreachable(CapacityError):
+    """No answer comes from the upstream, or none in time."""
+
+    reason = "UPSTREAM_UNREACHABLE"
+    remedy_default = (
+        "Check the network, and 'url' and 'endpoint' under 'uplink' in agent.yaml; it is tried again by itself."
+    )
+
+
+class UpstreamBusy(CapacityError):
+    """The upstream asks for patience."""
+
+    reason = "UPSTREAM_BUSY"
+    remedy_default = "Nothing: it is tried again by itself, with longer pauses. If it stays, ask who runs the store."
+
+
+class UpstreamFailed(CapacityError):
+    """The upstream answers, but not as it should."""
+
+    reason = "UPSTREAM_FAILED"
+    remedy_default = (
+        "It is tried again by itself. If it stays, check 'url', 'endpoint' and 'region' under 'uplink' in agent.yaml, "
+        "and whether a proxy or a login page answers instead of the store."
+    )
 
 
 class ModelError(EdgeAgentError):
@@ -278,6 +307,23 @@ class SegmentDamaged(ExchangeError):
     remedy_default = "Check that the key is the one it was sealed to; otherwise fetch or copy the segment again."
 
 
+class UploadConflict(ExchangeError):
+    """The upstream has something else under the name of a segment."""
+
+    reason = "UPLOAD_CONFLICT"
+    remedy_default = (
+        "Nothing was overwritten. Find out at the centre who wrote the object (another site with the same id?), and "
+        "move it away; the segment is then sent by itself."
+    )
+
+
+class UploadUnverified(ExchangeError):
+    """What the upstream has after an upload is not what was sent."""
+
+    reason = "UPLOAD_UNVERIFIED"
+    remedy_default = "It is tried again by itself. If it stays, ask who runs the store, or the proxy before it."
+
+
 class StateError(EdgeAgentError):
     """The operator names another version, or does something else first."""
 
@@ -370,6 +416,40 @@ class StickFailed(SiteError):
 
     reason = "STICK_FAILED"
     remedy_default = "Put the stick in again, or another one, and run the command again; it goes on where it stopped."
+
+
+class UplinkInUse(SiteError):
+    """Another uplink works with the same notes."""
+
+    reason = "UPLINK_IN_USE"
+    remedy_default = "Stop the other uplink; one site needs one."
+
+
+class ExchangeDirUnusable(SiteError):
+    """The uplink cannot read the outbox, or write its notes or the receipts."""
+
+    reason = "EXCHANGE_DIR_UNUSABLE"
+    remedy_default = "Give the uplink's user the rights that docs/uplink.md lists, and check the disk ('dmesg')."
+
+
+class UpstreamRefused(SiteError):
+    """The upstream does not accept the site's credential."""
+
+    reason = "UPSTREAM_REFUSED"
+    remedy_default = (
+        "Check the credential in 'credentials_file' under 'uplink' in agent.yaml, its rights (get and put below the "
+        "site's prefix), and this machine's clock; it is tried again by itself."
+    )
+
+
+class UpstreamMissing(SiteError):
+    """The bucket, container or folder is not there."""
+
+    reason = "UPSTREAM_MISSING"
+    remedy_default = (
+        "Create it, or correct 'url' under 'uplink' in agent.yaml; for a folder, see that its disk is mounted. "
+        "It is tried again by itself."
+    )
 
 
 class StoreDamaged(SiteError):

@@ -1,0 +1,1 @@
+"""The other daemon, and the only room that touches a network: an untrusted mirror between outbox and upstream."""

@@ -1,0 +1,83 @@
+"""Whether the upstream can be used, as a known state: nobody has to wait for a timeout to find out. Pure.
+
+    probing ──success──► online ──failures_max failures in a row──► offline
+       │                                                               │
+       └──failure──► offline ◄───────────────                          │
+       ▲                                                               │
+       └────────────────────── its pause is over ──────────────────────┘
+
+While probing, one small request is made; only when it succeeds does more follow. Each failure makes the next pause
+longer, up to a limit, and jitter keeps many sites from coming back in the same second. Times are seconds of one clock
+that never goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+State = Literal["online", "offline", "probing"]
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to leave an upstream alone."""
+
+    first_seconds: float
+    """Longest pause after the first failure; doubles with each."""
+    seconds_max: float
+    failures_max: int
+    """Failures in a row after which an upstream that was online counts as offline."""
+
+    def pause(self, failures: int, jitter: float) -> float:
+        """Return seconds to wait after that many failures in a row; `jitter` is from 0 to 1."""
+        ceiling = min(self.seconds_max, self.first_seconds * 2.0 ** min(failures - 1, 60))
+        return ceiling * (0.5 + 0.5 * jitter)
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """The state, since when, and when the next request may be made."""
+
+    state: State
+    since: float
+    retry_at: float
+    failures: int = 0
+    """In a row."""
+    last_contact: float | None = None
+    """When a request succeeded last."""
+
+    def may_try(self, now: float) -> bool:
+        """Tell whether a request may be made."""
+        return self.state != "offline" and now >= self.retry_at
+
+
+def start(now: float) -> Connectivity:
+    """Return the state before anything is known."""
+    return Connectivity("probing", since=now, retry_at=now)
+
+
+def tick(known: Connectivity, now: float) -> Connectivity:
+    """Return the state as time passes: an offline upstream is probed when its pause is over."""
+    if known.state == "offline" and now >= known.retry_at:
+        return replace(known, state="probing", since=now)
+    return known
+
+
+def succeeded(known: Connectivity, now: float) -> Connectivity:
+    """Return the state after a request that succeeded."""
+    since = known.since if known.state == "online" else now
+    return Connectivity("online", since=since, retry_at=now, last_contact=now)
+
+
+def failed(known: Connectivity, now: float, backoff: Backoff, jitter: float) -> Connectivity:
+    """Return the state after a request that failed; `jitter` is from 0 to 1."""
+    failures = known.failures + 1
+    opens = known.state != "online" or failures >= backoff.failures_max
+    return Connectivity(
+        "offline" if opens else "online",
+        since=now if opens and known.state != "offline" else known.since,
+        retry_at=now + backoff.pause(failures, jitter),
+        failures=failures,
+        last_contact=known.last_contact,
+    )

@@ -1,0 +1,64 @@
+"""`edge-agent uplink`: opens what it needs, works until it is told to stop, gives the lock back.
+
+It needs to read the outbox and to write receipts and its own notes, and nothing else: no state, no spool, no sockets of
+the daemon. On SIGTERM or SIGINT an upload that is under way is dropped; the store then has all of it or nothing.
+A second signal stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import structlog
+
+from edge_agent import __version__, logs, systemd
+from edge_agent.config import Config
+from edge_agent.errors import ConfigInvalid
+from edge_agent.uplink.exchange import Exchange
+from edge_agent.uplink.mirror import Mirror
+from edge_agent.uplink.notes import Notes
+from edge_agent.uplink.upstream import open_upstream
+
+log = structlog.get_logger("edge_agent.uplink")
+
+
+def uplink(config: Config, *, once: bool) -> int:
+    """Bring up what waits and fetch receipts, until told to stop, or `once`; return the exit code.
+
+    Raises:
+        SiteError: the configuration, the exchange directories or the credential are in the way.
+        CapacityError, ExchangeError: `once` only: it could not do all.
+    """
+    logs.configure(config.log)
+    if not config.site.id:
+        raise ConfigInvalid("site.id is not set", remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
+    upstream = open_upstream(config.uplink)
+    exchange = Exchange(config.site.id, config.outbox, config.receipts)
+    with Notes(config.uplink_notes, upstream.name) as notes:
+        mirror = Mirror(config.uplink, exchange, upstream, notes)
+        asyncio.run(mirror.once() if once else _serve(mirror, upstream.name))
+    return 0
+
+
+async def _serve(mirror: Mirror, name: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop_at_once() -> None:
+        os._exit(1)
+
+    def stop_gently() -> None:
+        stop.set()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop_at_once)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop_gently)
+    mirror.publish(again=True)
+    systemd.notify("READY=1")
+    log.info("working", version=__version__, upstream=name)
+    await mirror.run(stop)
+    systemd.notify("STOPPING=1")
+    log.info("stopped")

@@ -1,0 +1,154 @@
+"""Where things are brought to: what an upstream is, and opening the one that the configuration names.
+
+site=<id>/segments/<epoch>-<sequence>.age and .json     what the site sealed
+site=<id>/status.json                                   what it says of itself
+site=<id>/receipts.json                                 what the centre has of it; only read here
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import yaml
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from edge_agent.config import UplinkConfig
+from edge_agent.errors import ConfigInvalid, EdgeAgentError
+from edge_agent.formats import segment
+from edge_agent.uplink.bucket import Bucket
+from edge_agent.uplink.folder import Folder
+from edge_agent.uplink.stored import Fetched, Stored
+
+CREDENTIALS_BYTES_MAX = 64 * 1024
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
+_CONTENT_HASHED = ("s3", "s3a", "gs")
+"""Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
+_HEADERS = ("authorization",)
+
+
+class Upstream(Protocol):
+    """A place for objects. Everything may raise CapacityError, UpstreamRefused, UpstreamMissing or DiskFull."""
+
+    name: str
+    """For sentences and logs; holds nothing secret."""
+
+    async def head(self, key: str) -> Stored | None:
+        """Return what is known of an object; None = there is none."""
+
+    async def put(self, key: str, content: bytes) -> str:
+        """Put an object, whole or not at all as far as the place can; return its tag, if it has one."""
+
+    async def get(self, key: str, bytes_max: int, unless: str = "") -> Fetched | None:
+        """Return an object, of one that is larger the first `bytes_max` + 1 bytes; None = there is none, or its tag
+        is still `unless`.
+        """
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of a site's objects."""
+
+    site: str
+
+    def status(self) -> str:
+        """Of the status object."""
+        return f"site={self.site}/status.json"
+
+    def receipts(self) -> str:
+        """Of the centre's receipts."""
+        return f"site={self.site}/receipts.json"
+
+    def sealed(self, stem: str) -> str:
+        """Of a sealed segment."""
+        return f"site={self.site}/segments/{stem}{segment.SEALED_SUFFIX}"
+
+    def manifest(self, stem: str) -> str:
+        """Of its manifest."""
+        return f"site={self.site}/segments/{stem}{segment.MANIFEST_SUFFIX}"
+
+
+def open_upstream(config: UplinkConfig) -> Upstream:
+    """Return the upstream of a configuration. Nothing is asked of it yet.
+
+    Raises:
+        ConfigInvalid: no URL, one that no store knows, or a credential file that is none or that others may read.
+    """
+    if not config.url:
+        raise ConfigInvalid(
+            "uplink.url is not set", remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …"
+        )
+    scheme, colon, rest = config.url.partition("://")
+    if not colon or scheme == "file":
+        return Folder(Path(rest if colon else config.url))
+    if scheme not in SCHEMES:
+        raise ConfigInvalid(f"uplink.url: '{scheme}' is no kind of store", remedy=f"One of: {', '.join(SCHEMES)}.")
+    secrets = credentials(Path(config.credentials_file)) if config.credentials_file else {}
+    return Bucket(_name(config.url), _store(config, secrets), config, tag_is_md5=scheme in _CONTENT_HASHED)
+
+
+def credentials(path: Path) -> dict[str, str]:
+    """Read the credential file: YAML, names and values.
+
+    Raises:
+        ConfigInvalid: it cannot be read, others may read it, or it holds something else. Its content is never shown.
+    """
+    remedy = "It holds lines like 'access_key_id: …', and its mode is 0400 with the uplink's user as owner."
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
+            if stat.S_IMODE(os.fstat(fd).st_mode) & 0o007:
+                raise ConfigInvalid(f"{path} may be read by everyone", remedy=f"chmod o= {path}")
+            plain = yaml.safe_load(file.read(CREDENTIALS_BYTES_MAX))
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read uplink.credentials_file {path}: {error.strerror}", remedy=remedy) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigInvalid(f"uplink.credentials_file {path} is not valid YAML", remedy=remedy) from None
+    if not isinstance(plain, dict) or not all(isinstance(value, str | int) for value in plain.values()):
+        raise ConfigInvalid(f"uplink.credentials_file {path} must hold names and values", remedy=remedy)
+    return {str(key): str(value) for key, value in plain.items()}
+
+
+def _store(config: UplinkConfig, secrets: dict[str, str]) -> Any:
+    options: dict[str, Any] = {**config.options, **secrets}
+    headers = {name: options.pop(name) for name in _HEADERS if name in options}
+    # How long a request may take depends on its size: Bucket sees to that, and to trying again.
+    client: dict[str, Any] = {"timeout": timedelta(days=1), "connect_timeout": timedelta(seconds=10)}
+    if headers:
+        client["default_headers"] = headers
+    if options.pop("allow_http", "").lower() == "true":
+        client["allow_http"] = True
+    if authority := options.pop("root_certificate_file", ""):
+        client["root_certificate"] = _certificate(Path(authority))
+    opener: Any = from_url
+    try:
+        return opener(config.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
+    except (BaseError, ValueError, TypeError) as error:
+        # The library's message may show values; its class says which of the two it was.
+        said = f"uplink: the store does not take this url, its options or its credential ({type(error).__name__})"
+        remedy = f"Known names of {urlsplit(config.url).scheme}:// are those of obstore; given: {sorted(options)}."
+        raise ConfigInvalid(said, remedy=remedy) from None
+
+
+def _certificate(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        said = f"cannot read uplink.options.root_certificate_file {path}: {error.strerror}"
+        raise ConfigInvalid(said, remedy="A file with certificates in PEM.") from None
+
+
+def _name(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def problem_of(error: EdgeAgentError) -> dict[str, str]:
+    """Return an error as words for a log."""
+    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

@@ -1,0 +1,87 @@
+"""The known state of the upstream: whatever happens, it is tried again in bounded time, and never in a busy loop."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.uplink import connectivity
+from edge_agent.uplink.connectivity import Backoff, Connectivity
+
+BACKOFF = Backoff(first_seconds=2, seconds_max=900, failures_max=3)
+JITTERS = st.floats(0, 1)
+# One event: it succeeds or fails, with a jitter, after so many seconds.
+EVENTS = st.lists(st.tuples(st.booleans(), JITTERS, st.floats(0, 5000)), max_size=60)
+
+
+def follow(events: list[tuple[bool, float, float]]) -> list[tuple[float, Connectivity, Connectivity]]:
+    """Let a caller try whenever it may; return (time, state before, state after) of each try."""
+    now, known, seen = 0.0, connectivity.start(0.0), []
+    for success, jitter, later in events:
+        now += later
+        known = connectivity.tick(known, now)
+        if known.may_try(now):
+            after = connectivity.succeeded(known, now) if success else connectivity.failed(known, now, BACKOFF, jitter)
+            seen.append((now, known, after))
+            known = after
+    return seen
+
+
+@given(EVENTS)
+def test_success_means_online_and_failure_means_a_pause(events):
+    """After each success more may follow at once; after each failure nothing may for at least half the first pause."""
+    for now, before, after in follow(events):
+        if after.state == "online" and not after.failures:
+            assert after.may_try(now)
+            assert now == after.last_contact
+        else:
+            assert not after.may_try(now)
+            assert 1.0 <= after.retry_at - now <= BACKOFF.seconds_max
+            assert before.last_contact == after.last_contact
+
+
+@given(EVENTS)
+def test_the_pause_ends(events):
+    """When it does, one try may be made, whatever happened before."""
+    for _, _, after in follow(events):
+        later = connectivity.tick(after, after.retry_at)
+        assert later.may_try(after.retry_at)
+        assert ("probing" if after.state == "offline" else "online") == later.state
+
+
+@given(EVENTS)
+def test_an_upstream_that_was_not_online_is_offline_after_one_failure(events):
+    """One that was online stays so until failures_max in a row."""
+    for _, before, after in follow(events):
+        if after.failures:
+            online = before.state == "online" and after.failures < BACKOFF.failures_max
+            assert ("online" if online else "offline") == after.state
+
+
+@given(EVENTS)
+def test_since_is_when_the_state_began(events):
+    """It changes with the state only: an upstream that stays offline over many probes has been so all the time."""
+    seen = follow(events)
+    for (_, _, first), (now, before, after) in zip(seen, seen[1:], strict=False):
+        if first.state == after.state == "online":
+            assert first.since == after.since
+        if before.state == "online" and after.state == "offline":
+            assert now == after.since
+
+
+@given(st.integers(1, 10_000), JITTERS)
+def test_pauses_grow_to_a_limit(failures, jitter):
+    """Each is between half of its ceiling and the ceiling, and the ceilings double up to the largest."""
+    ceiling = min(900, 2 * 2 ** min(failures - 1, 60))
+    assert ceiling / 2 <= BACKOFF.pause(failures, jitter) <= ceiling
+    assert BACKOFF.pause(failures, jitter) <= BACKOFF.pause(failures + 1, jitter)
+
+
+def test_a_day_offline_takes_few_tries():
+    """Of an upstream that is never there, about one a quarter of an hour."""
+    now, known, tries = 0.0, connectivity.start(0.0), 0
+    while now < 86_400:
+        known = connectivity.tick(known, now)
+        known, tries = connectivity.failed(known, now, BACKOFF, 0.5), tries + 1
+        now = known.retry_at
+    assert 100 <= tries <= 150

@@ -1,0 +1,123 @@
+"""What the uplink does next, and how much it may send."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.uplink import connectivity, plan
+from edge_agent.uplink.bandwidth import BURST_SECONDS, Bandwidth
+from edge_agent.uplink.connectivity import Connectivity
+from edge_agent.uplink.plan import View, next_action
+
+ONLINE = Connectivity("online", since=0, retry_at=0, last_contact=0)
+NOW = 100.0
+VIEW = View(
+    now=NOW,
+    connectivity=ONLINE,
+    bandwidth=Bandwidth.full(0, NOW),
+    next_segment="e-1",
+    has_status=True,
+    status_changed=False,
+    heartbeat_at=NOW + 900,
+    receipts_at=NOW + 300,
+    scan_at=NOW + 5,
+)
+DEBT = Bandwidth(1000, -2000.0, NOW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "send"),
+        ({"status_changed": True}, "send"),
+        ({"status_changed": True, "next_segment": ""}, "heartbeat"),
+        ({"heartbeat_at": NOW}, "heartbeat"),
+        ({"heartbeat_at": NOW, "has_status": False}, "send"),
+        ({"receipts_at": NOW}, "fetch"),
+        ({"connectivity": connectivity.start(NOW)}, "heartbeat"),
+        ({"connectivity": connectivity.start(NOW), "has_status": False}, "fetch"),
+        ({"connectivity": connectivity.start(NOW + 1)}, "wait"),
+        ({"connectivity": Connectivity("offline", 0, NOW + 60, 3)}, "wait"),
+        ({"bandwidth": DEBT}, "wait"),
+        ({"bandwidth": DEBT, "heartbeat_at": NOW}, "heartbeat"),
+        ({"paused_until": NOW + 1}, "wait"),
+        ({"next_segment": ""}, "wait"),
+    ],
+)
+def test_the_next_action(changes, expected):
+    """Probing risks one small request; a changed status waits for its segments; debts and pauses are waited for."""
+    assert expected == next_action(replace(VIEW, **changes)).kind
+
+
+def test_only_a_wait_with_nothing_to_do_is_idle():
+    """Waiting for tokens, for a pause or for the upstream is not."""
+    assert next_action(replace(VIEW, next_segment="")).idle
+    for changes in ({"bandwidth": DEBT}, {"paused_until": NOW + 1}, {"connectivity": connectivity.start(NOW + 1)}):
+        assert not next_action(replace(VIEW, **changes)).idle
+
+
+TIMES = st.floats(NOW - 50, NOW + 1000)
+
+
+@given(
+    st.sampled_from(["", "e-1"]),
+    st.booleans(),
+    st.booleans(),
+    st.tuples(TIMES, TIMES, TIMES),
+    st.sampled_from(
+        [ONLINE, connectivity.start(NOW), Connectivity("offline", 0, NOW + 60, 3), Bandwidth(9, -99.0, NOW)]
+    ),
+)
+def test_a_wait_is_never_over_at_once(segment, has_status, changed, times, special):
+    """Except where the outbox is to be looked at first, which the caller does before it asks: no busy loop."""
+    heartbeat_at, receipts_at, scan_at = times
+    view = replace(VIEW, next_segment=segment, has_status=has_status, status_changed=changed)
+    view = replace(view, heartbeat_at=heartbeat_at, receipts_at=receipts_at, scan_at=max(scan_at, NOW + 0.001))
+    view = replace(view, **{"bandwidth" if isinstance(special, Bandwidth) else "connectivity": special})
+    action = next_action(view)
+    assert action.kind != "wait" or action.until > NOW
+
+
+FILES = {
+    "0123456789abcdef-0000000002.age": 20,
+    "0123456789abcdef-0000000002.json": 2,
+    "0123456789abcdef-0000000001.age": 10,
+    "0123456789abcdef-0000000001.json": 1,
+    "0123456789abcdef-0000000003.age": 30,
+    "0123456789abcdef-0000000004.json": 4,
+    "0123456789abcdef-0000000000.age": 9,
+    "0123456789abcdef-0000000000.json": 9,
+    ".0123456789abcdef-0000000005.json.partial": 9,
+    "notes.json": 9,
+    "notes.age": 9,
+}
+
+
+def test_segments_wait_in_order_when_they_are_whole():
+    """Without a manifest there is no segment yet, without the sealed file none any more, and other files stay alone."""
+    expected = {"0123456789abcdef-0000000001": 11, "0123456789abcdef-0000000002": 22}
+    assert list(expected.items()) == list(plan.waiting(FILES, lambda stem: False).items())
+    assert ["0123456789abcdef-0000000002"] == list(plan.waiting(FILES, lambda stem: stem.endswith("1")))
+
+
+@given(st.integers(1, 10**7), st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 100)), min_size=1, max_size=50))
+def test_the_cap_holds_over_any_time(rate, objects):
+    """Whoever sends as soon as it may sends at most rate * T, one burst and one object."""
+    now, bucket, sent = 0.0, Bandwidth.full(rate, 0.0), 0
+    for size, idle in objects:
+        now = max(now + idle, bucket.free_at())
+        bucket = bucket.spend(size, now)
+        sent += size
+        assert sent <= rate * now + rate * BURST_SECONDS + size + 1 + rate * 1e-6 * now
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**9))
+def test_a_debt_is_paid_back_in_time(rate, size):
+    """After size / rate seconds the next object may go; without a cap at once."""
+    bucket = Bandwidth.full(rate, 0.0).spend(size, 0.0)
+    assert bucket.free_at() <= size / rate + 1 / rate
+    assert Bandwidth.full(0, 5.0).spend(size, 5.0).free_at() == 5.0
