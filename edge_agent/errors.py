@@ -15,13 +15,13 @@
     │   ├── BundleUnsigned, RequirementUnmet
     ├── ExchangeError        whoever made or carried the file looks at it
     │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
-    │   ├── UploadConflict, UploadUnverified
+    │   ├── UploadConflict
     ├── StateError           the operator names another version, or activates first
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
         ├── MemoryShort, StickFailed
-        ├── UplinkInUse, ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
+        ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
 remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
@@ -156,7 +156,7 @@ class UpstreamUnreachable(CapacityError):
 
     reason = "UPSTREAM_UNREACHABLE"
     remedy_default = (
-        "Check the network, and 'url' and 'endpoint' under 'uplink' in agent.yaml; it is tried again by itself."
+        "Check the network, and 'url' and 'options' under 'uplink' in agent.yaml; it is tried again by itself."
     )
 
 
@@ -172,8 +172,7 @@ class UpstreamFailed(CapacityError):
 
     reason = "UPSTREAM_FAILED"
     remedy_default = (
-        "It is tried again by itself. If it stays, check 'url', 'endpoint' and 'region' under 'uplink' in agent.yaml, "
-        "and whether a proxy or a login page answers instead of the store."
+        "It is tried again. If it stays: is it the right 'url' under 'uplink' in agent.yaml, or a login page before it?"
     )
 
 
@@ -312,16 +311,8 @@ class UploadConflict(ExchangeError):
 
     reason = "UPLOAD_CONFLICT"
     remedy_default = (
-        "Nothing was overwritten. Find out at the centre who wrote the object (another site with the same id?), and "
-        "move it away; the segment is then sent by itself."
+        "Nothing was overwritten. Find out at the centre who wrote it, and move it away; the segment then goes up."
     )
-
-
-class UploadUnverified(ExchangeError):
-    """What the upstream has after an upload is not what was sent."""
-
-    reason = "UPLOAD_UNVERIFIED"
-    remedy_default = "It is tried again by itself. If it stays, ask who runs the store, or the proxy before it."
 
 
 class StateError(EdgeAgentError):
@@ -418,13 +409,6 @@ class StickFailed(SiteError):
     remedy_default = "Put the stick in again, or another one, and run the command again; it goes on where it stopped."
 
 
-class UplinkInUse(SiteError):
-    """Another uplink works with the same notes."""
-
-    reason = "UPLINK_IN_USE"
-    remedy_default = "Stop the other uplink; one site needs one."
-
-
 class ExchangeDirUnusable(SiteError):
     """The uplink cannot read the outbox, or write its notes or the receipts."""
 
@@ -437,8 +421,7 @@ class UpstreamRefused(SiteError):
 
     reason = "UPSTREAM_REFUSED"
     remedy_default = (
-        "Check the credential in 'credentials_file' under 'uplink' in agent.yaml, its rights (get and put below the "
-        "site's prefix), and this machine's clock; it is tried again by itself."
+        "Check the rights of the credential (get, put) and this machine's clock; it is tried again by itself."
     )
 
 
@@ -447,8 +430,7 @@ class UpstreamMissing(SiteError):
 
     reason = "UPSTREAM_MISSING"
     remedy_default = (
-        "Create it, or correct 'url' under 'uplink' in agent.yaml; for a folder, see that its disk is mounted. "
-        "It is tried again by itself."
+        "Create it, mount its disk, or correct 'url' under 'uplink' in agent.yaml; it is tried again by itself."
     )
 
 

@@ -26,7 +26,7 @@ class AnsweringServer:
         self.requests: list[tuple[str, str]] = []
         self.authorizations: set[str] = set()
         self.way = "well"
-        self.only: Callable[[str, str], bool] = lambda method, path: True
+        self.only: Callable[[str, str], bool] = lambda *_: True
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -34,7 +34,7 @@ class AnsweringServer:
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
-    def answer(self, way: str, only: Callable[[str, str], bool] = lambda method, path: True) -> None:
+    def answer(self, way: str, only: Callable[[str, str], bool] = lambda *_: True) -> None:
         """Answer requests whose method and path `only` takes in that way, the others well."""
         self.only, self.way = only, way
         self.requests.clear()
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_PUT = do_HEAD = handle_any
+    do_GET = do_PUT = do_HEAD = handle_any  # noqa: N815 - named by the base class
 
     def log_message(self, *_: Any) -> None:
         """Keep quiet."""

@@ -60,9 +60,13 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.store": BASE | {"edge_agent.durable"},
     "edge_agent.examples": BASE | {"edge_agent.durable"},
     "edge_agent.update": BASE | {"edge_agent.store"},
+    "edge_agent.uplink": BASE | {"edge_agent.durable"},
+    # The other daemon's root.
+    "edge_agent.uplink.daemon": BASE | {"edge_agent.uplink", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
     "edge_agent.daemon": BASE | MIDDLE | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
-    "edge_agent.cli": BASE | {"edge_agent.daemon", "edge_agent.client", "edge_agent.durable"},
+    "edge_agent.cli": BASE
+    | {"edge_agent.daemon", "edge_agent.uplink.daemon", "edge_agent.client", "edge_agent.durable"},
     "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
@@ -108,15 +112,16 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "grpc_status": EDGE,
     "google": EDGE,
     "duckdb": ("convert.collect", "convert.dataset", "convert.assess"),
-    "obstore": ("convert.collect",),
+    "obstore": ("edge_agent.uplink", "convert.collect"),
     "pyarrow": ("convert.collect",),
     "pyrage": ("edge_agent.formats", "convert"),
     "zstandard": ("edge_agent.formats", "convert"),
     "cryptography": ("edge_agent.formats", "edge_agent.examples", "convert"),
     "re2": ("edge_agent.examples",),
     "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
-    "yaml": ("edge_agent.config", "convert"),
+    "yaml": ("edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
+        "edge_agent.uplink",
         "edge_agent.logs",
         "edge_agent.daemon",
         "edge_agent.service",
@@ -133,7 +138,17 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 }
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
-PURE = ("edge_agent.errors", "edge_agent.engine.waiting", "edge_agent.engine.restart", "edge_agent.routing.policy")
+PURE = (
+    "edge_agent.errors",
+    "edge_agent.engine.waiting",
+    "edge_agent.engine.restart",
+    "edge_agent.routing.policy",
+    "edge_agent.uplink.connectivity",
+    "edge_agent.uplink.bandwidth",
+    "edge_agent.uplink.plan",
+    "edge_agent.uplink.faults",
+    "edge_agent.uplink.stored",
+)
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
@@ -159,7 +174,9 @@ ENTRIES = {
     "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
 }
-LATE_IMPORTS: dict[str, str] = {}
+LATE_IMPORTS: dict[str, str] = {
+    "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
+}
 BROAD_EXCEPTS = {
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.examples.writer": "the writer's thread: what one example raises drops that example, and is counted",

@@ -33,6 +33,7 @@ from edge_agent.cli import (
     serve,
     status,
     stick,
+    uplink,
 )
 from edge_agent.cli.exits import exit_code, exit_code_of
 from edge_agent.cli.output import report
@@ -117,6 +118,7 @@ def root(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.run,
+    "uplink": uplink.run,
     "status": status.run,
     "doctor": doctor.run,
     "models": models.run,

@@ -72,7 +72,7 @@ class Bucket:
             raise faults.too_slow(f"{method} {key}", self.name) from None
         except (BaseError, OSError) as error:
             said = str(error)
-            fault = faults.from_store(said, type(error).__name__, f"{method} {key}", self.name)
+            fault = faults.from_store(said, f"{method} {key}", self.name)
             request.absent = method in _READS and (
                 (isinstance(error, FileNotFoundError) and not faults.names_the_place(said))
                 # Who may not list a bucket is told "forbidden" of what is not there.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.disk import disk_errors, write_durably
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, SegmentDamaged, StateDirUnwritable, StoreDamaged
 from edge_agent.formats import document, receipts, segment, status
 from edge_agent.formats.document import DOCUMENT_BYTES_MAX
@@ -109,9 +109,8 @@ class Exchange:
 def exchange_errors(path: Path) -> Iterator[None]:
     """Turn what a disk or a right refuses into ExchangeDirUnusable; a full disk stays DiskFull."""
     try:
-        yield
-    except OSError as error:
-        raise ExchangeDirUnusable(f"cannot use {path}: {error.strerror}", path=path) from None
+        with disk_errors(path):
+            yield
     except (StateDirUnwritable, StoreDamaged) as error:
         raise ExchangeDirUnusable(error.message, path=path) from None
 

@@ -12,36 +12,33 @@ from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, Upst
 from edge_agent.errors import UpstreamUnreachable as Unreachable
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_NOT_AS_A_STORE = re.compile("Unable to extract metadata|redirect")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
-_BUSY = {"408", "425", "429", "503", "509"}
-_REFUSED = {"401", "403", "407"}
+_BY_STATUS: dict[str, type[EdgeAgentError]] = {
+    **dict.fromkeys(("401", "403", "407"), UpstreamRefused),
+    "404": UpstreamMissing,
+    **dict.fromkeys(("408", "425", "429", "503", "509"), UpstreamBusy),
+}
 _MISSING_CODES = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "AccountNotFound"}
 
 
-def from_store(said: str, kind: str, doing: str, upstream: str) -> EdgeAgentError:
+def from_store(said: str, doing: str, upstream: str) -> EdgeAgentError:
     """Name what an object store or the way to it said.
 
     Args:
         said: the library's message.
-        kind: the name of the library's class of errors.
         doing: what was tried, for the sentence, such as "PUT site=a/status.json".
         upstream: where, without anything secret.
     """
-    found, code = _STATUS.search(said), _CODE.search(said)
-    status = found[1] if found else ""
-    answer = " ".join(part for part in (status, code[1] if code else "") if part)
-    sentence = f"{upstream}: {doing} was answered with {answer}" if answer else f"{upstream}: {doing} got no answer"
-    if status in _REFUSED or kind in ("PermissionDeniedError", "UnauthenticatedError"):
-        return UpstreamRefused(sentence, status=status)
-    if status == "404" or (code and code[1] in _MISSING_CODES):
-        return UpstreamMissing(sentence, status=status)
-    if status in _BUSY:
-        return UpstreamBusy(sentence, status=status)
-    if answer:
-        return UpstreamFailed(sentence, status=status)
-    if "Unable to extract metadata" in said or "redirect" in said:
+    found = _STATUS.search(said)
+    if found is None and _NOT_AS_A_STORE.search(said):
         return UpstreamFailed(f"{upstream}: {doing} was answered, but not as a store of this kind does")
-    return Unreachable(sentence)
+    if found is None:
+        return Unreachable(f"{upstream}: {doing} got no answer")
+    code = _CODE.search(said)
+    kind = UpstreamMissing if names_the_place(said) else _BY_STATUS.get(found[1], UpstreamFailed)
+    answer = f"{found[1]} {code[1]}" if code else found[1]
+    return kind(f"{upstream}: {doing} was answered with {answer}", status=found[1])
 
 
 def too_slow(doing: str, upstream: str) -> EdgeAgentError:

@@ -19,7 +19,6 @@ from edge_agent.errors import (
     ExchangeDirUnusable,
     ExchangeError,
     UploadConflict,
-    UploadUnverified,
     UpstreamMissing,
     UpstreamRefused,
 )
@@ -37,7 +36,7 @@ from edge_agent.uplink.upstream import Keys, Upstream, problem_of
 
 log = structlog.get_logger("edge_agent.uplink")
 
-UPSTREAM_FAULTS = (CapacityError, UpstreamRefused, UpstreamMissing, UploadUnverified)
+UPSTREAM_FAULTS = (CapacityError, UpstreamRefused, UpstreamMissing)
 SET_ASIDE_SECONDS = 3600.0
 """How long a segment that cannot be sent is left alone."""
 DISK_PAUSE_SECONDS = 60.0

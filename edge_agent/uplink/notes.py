@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from edge_agent.durable.disk import write_durably
-from edge_agent.errors import UplinkInUse
+from edge_agent.errors import StateDirInUse
 from edge_agent.formats import segment
 from edge_agent.uplink.exchange import FILE_MODE, FOLDER_MODE, exchange_errors
 
@@ -35,7 +35,7 @@ class Notes:
         """Lock the folder, which is made if need be, and read what was noted for this upstream.
 
         Raises:
-            UplinkInUse: another process holds it.
+            StateDirInUse: another process holds it.
             DiskFull, ExchangeDirUnusable: it cannot be used.
         """
         self.folder = folder
@@ -136,7 +136,8 @@ def _take(lock: int, folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
-        raise UplinkInUse(f"{folder} is in use by process {owner}", pid=owner) from None
+        remedy = "Stop the other uplink; one site needs one."
+        raise StateDirInUse(f"{folder} is in use by process {owner}", remedy=remedy, pid=owner) from None
     with contextlib.suppress(OSError):  # the number is for people; a full disk must not be in the way
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -58,13 +58,21 @@ def next_action(view: View) -> Action:
         return Action("wait", until=known.retry_at)
     if known.state == "probing":
         return Action("heartbeat" if view.has_status else "fetch")
+    return _due(view) or _wait(view)
+
+
+def _due(view: View) -> Action | None:
     changed = view.status_changed and not view.next_segment
-    if view.has_status and (changed or now >= view.heartbeat_at):
+    if view.has_status and (changed or view.now >= view.heartbeat_at):
         return Action("heartbeat")
-    if now >= view.receipts_at:
+    if view.now >= view.receipts_at:
         return Action("fetch")
-    if view.next_segment and now >= view.bandwidth.free_at():
+    if view.next_segment and view.now >= view.bandwidth.free_at():
         return Action("send", view.next_segment)
+    return None
+
+
+def _wait(view: View) -> Action:
     heartbeat_at = view.heartbeat_at if view.has_status else view.scan_at
     until = min(view.scan_at, view.receipts_at, heartbeat_at)
     if view.next_segment:

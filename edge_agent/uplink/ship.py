@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_agent.errors import UploadConflict, UploadUnverified
+from edge_agent.errors import UploadConflict, UpstreamFailed
 from edge_agent.uplink.exchange import Segment
 from edge_agent.uplink.stored import Stored
 from edge_agent.uplink.upstream import Keys, Upstream
@@ -13,7 +13,7 @@ async def ship_segment(upstream: Upstream, keys: Keys, what: Segment) -> int:
 
     Raises:
         UploadConflict: the upstream has something else under one of the names; it is left alone.
-        UploadUnverified: what is there afterwards is not what was sent.
+        UpstreamFailed: what is there afterwards is not what was sent.
         CapacityError, SiteError: the upstream does not take it now.
     """
     sent = await ship(upstream, keys.sealed(what.stem), what.sealed)
@@ -48,7 +48,7 @@ async def replace(upstream: Upstream, key: str, content: bytes) -> int:
     """Put content that may replace other content; return the bytes that were sent.
 
     Raises:
-        UploadUnverified: what is there afterwards is not what was sent.
+        UpstreamFailed: what is there afterwards is not what was sent.
         CapacityError, SiteError: the upstream does not take it now.
     """
     tag = await upstream.put(key, content)
@@ -61,7 +61,7 @@ async def _verify(upstream: Upstream, key: str, content: bytes, tag: str) -> Non
     if there is None or not await _holds(upstream, key, there, content, tag):
         size = "nothing" if there is None else f"{there.size} bytes"
         said = f"{upstream.name}: {key} holds {size} after {len(content)} were sent, or others"
-        raise UploadUnverified(said, key=key)
+        raise UpstreamFailed(said, key=key)
 
 
 async def _holds(upstream: Upstream, key: str, there: Stored, content: bytes, tag: str) -> bool:

@@ -61,7 +61,7 @@ def raised(act: Callable[[], None]) -> EdgeAgentError:
 
 
 def test_what_is_sealed_arrives_whole(case: UplinkCase):
-    """Segments, manifests and status, under the site's prefix; the outbox is not touched; a second time sends nothing."""
+    """Segments, manifests and status, under the site's prefix; the outbox stays; a second time nothing is sent."""
     case.seal(3)
     before = case.outbox_files()
     case.once()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import EdgeAgentError, UploadUnverified
+from edge_agent.errors import EdgeAgentError, UpstreamFailed
 from tests.answering_server import WAYS, AnsweringServer
 from tests.eventually import eventually
 from tests.object_stores import Served, s3
@@ -134,7 +134,7 @@ REASONS = {
     "500": "UPSTREAM_FAILED",
     "301": "UPSTREAM_FAILED",
     "html": "UPSTREAM_FAILED",
-    "truncated": "UPLOAD_UNVERIFIED",
+    "truncated": "UPSTREAM_FAILED",
 }
 
 
@@ -148,8 +148,7 @@ def test_an_endpoint_that_answers_badly_is_named(way: str, kind: str, tmp_path: 
         server.answer(way)
         error = failure(case)
         assert error is not None
-        expected = "UPLOAD_UNVERIFIED" if (way, kind) == ("html", "http") else REASONS.get(way, "UPSTREAM_UNREACHABLE")
-        assert expected == error.reason
+        assert REASONS.get(way, "UPSTREAM_UNREACHABLE") == error.reason
         assert error.remedy
         assert not [path for _, path in server.requests if "segments" in path]
         assert len(server.requests) <= 3
@@ -169,7 +168,7 @@ def test_a_store_that_keeps_half_is_not_believed(tmp_path: Path):
         case = uplink_of(server, tmp_path, "s3")
         (stem,) = case.seal()
         server.answer("truncated", lambda method, path: method == "PUT" and path.endswith(".age"))
-        assert isinstance(failure(case), UploadUnverified)
+        assert isinstance(failure(case), UpstreamFailed)
         assert 0 == case.noted()
         server.answer("well")
         assert failure(case) is None
@@ -218,7 +217,7 @@ async def test_an_uplink_told_to_stop_drops_what_hangs(tmp_path: Path):
         case = uplink_of(server, tmp_path, "s3")
         case.config = case.config.model_copy(update={"request_seconds_max": 3600.0})
         case.seal()
-        server.answer("silent", lambda method, path: path.endswith(".age"))
+        server.answer("silent", lambda _, path: path.endswith(".age"))
         mirror, notes = case.opened()
         stop = asyncio.Event()
         with notes:

@@ -79,7 +79,11 @@ def test_the_configuration_is_frozen():
         ("engine: {qeue_requests_max: 1}", "engine.qeue_requests_max", "Did you mean 'engine.queue_requests_max'?"),
         ("service: {drain_second: 1}", "service.drain_second", "Did you mean 'service.drain_seconds'?"),
         ("log: {xyzzy: 1}", "log.xyzzy", "Known keys there: level, format."),
-        ("xyzzy: 1", "xyzzy", "Known keys there: state_dir, run_dir, log, store, engine, service, examples, site."),
+        (
+            "xyzzy: 1",
+            "xyzzy",
+            "Known keys there: state_dir, run_dir, log, store, engine, service, examples, site, uplink.",
+        ),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path, text, key, remedy):
@@ -230,10 +234,10 @@ def test_every_number_has_its_range():
 def test_every_key_is_described():
     """Every key has a description that ends as a sentence."""
     sections = [Config, config.LogConfig, config.StoreConfig, config.EngineConfig, config.ServiceConfig]
-    sections += [config.ExamplesConfig, config.SiteConfig]
+    sections += [config.ExamplesConfig, config.SiteConfig, config.UplinkConfig]
     fields = {key: field for model in sections for key, field in model.model_fields.items()}
     plain = {key: field for key, field in fields.items() if field.description is not None}
-    assert {"log", "store", "engine", "service", "examples", "site"} == fields.keys() - plain.keys()
+    assert {"log", "store", "engine", "service", "examples", "site", "uplink"} == fields.keys() - plain.keys()
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,7 +64,7 @@ def test_an_upstream_that_was_not_online_is_offline_after_one_failure(events):
 def test_since_is_when_the_state_began(events):
     """It changes with the state only: an upstream that stays offline over many probes has been so all the time."""
     seen = follow(events)
-    for (_, _, first), (now, before, after) in zip(seen, seen[1:], strict=False):
+    for (_, _, first), (now, before, after) in itertools.pairwise(seen):
         if first.state == after.state == "online":
             assert first.since == after.since
         if before.state == "online" and after.state == "offline":

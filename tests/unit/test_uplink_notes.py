@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import DiskFull, ExchangeDirUnusable, UplinkInUse
+from edge_agent.errors import DiskFull, ExchangeDirUnusable, StateDirInUse
 from edge_agent.uplink import notes as notes_module
 from edge_agent.uplink.notes import Notes
 from tests.mounts import tmpfs
@@ -89,10 +89,20 @@ def test_a_second_uplink_is_told_who_is_there(tmp_path: Path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert "open\n" == holder.stdout.readline()
-        with pytest.raises(UplinkInUse, match=f"in use by process {holder.pid}$"):
+        with pytest.raises(StateDirInUse, match=f"in use by process {holder.pid}$"):
             Notes(tmp_path, UPSTREAM)
         holder.kill()
     Notes(tmp_path, UPSTREAM).close()
+
+
+def add_until_full(notes: Notes) -> int:
+    """Note segments from number 2 on; return the number that did not fit."""
+    for number in range(2, 2000):
+        try:
+            notes.add(stems(number)[0], at=1)
+        except DiskFull:
+            return number
+    raise AssertionError("the disk does not get full")
 
 
 def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
@@ -100,11 +110,7 @@ def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
     with tmpfs(tmp_path / "disk", "size=64k") as disk, Notes(disk / "notes", UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1)
         (disk / "filler").write_bytes(b"\0" * 4096 * 8)
-        number = 1
-        with pytest.raises(DiskFull):
-            while number < 2000:
-                number += 1
-                notes.add(stems(number)[0], at=1)
+        number = add_until_full(notes)
         assert not notes.is_settled(stems(number)[0], 1, DAY)
         (disk / "filler").unlink()
         notes.add(stems(number)[0], at=1)

@@ -100,7 +100,7 @@ FILES = {
 def test_segments_wait_in_order_when_they_are_whole():
     """Without a manifest there is no segment yet, without the sealed file none any more, and other files stay alone."""
     expected = {"0123456789abcdef-0000000001": 11, "0123456789abcdef-0000000002": 22}
-    assert list(expected.items()) == list(plan.waiting(FILES, lambda stem: False).items())
+    assert list(expected.items()) == list(plan.waiting(FILES, lambda _: False).items())
     assert ["0123456789abcdef-0000000002"] == list(plan.waiting(FILES, lambda stem: stem.endswith("1")))
 
 

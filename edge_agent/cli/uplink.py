@@ -1,0 +1,25 @@
+"""`edge-agent uplink`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.site import site_of
+
+Once = Annotated[bool, typer.Option("--once", help="Do what is due and end, as for cron.")]
+
+
+def run(ctx: typer.Context, once: Once = False) -> None:
+    """Bring sealed examples to the centre and its receipts back, until SIGTERM or Ctrl-C.
+
+    Needs 'url' under 'uplink' in agent.yaml. Runs beside the daemon, as a user of its own that can read the outbox and
+    nothing else: docs/uplink.md.
+
+    Example: [bold]edge-agent uplink --once[/bold]
+    """
+    # Only this process loads what can open a connection to the outside.
+    from edge_agent.uplink.daemon import uplink  # noqa: PLC0415
+
+    raise typer.Exit(uplink(site_of(ctx).config(), once=once))

@@ -1,0 +1,210 @@
+"""The command `edge-agent uplink` from outside: as a process, as a user of its own, killed, doubled, and far behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edge_agent.formats import uplink
+from tests.eventually import eventually_sync
+from tests.uplink_cases import SITE, UplinkCase, signed_receipts
+
+NOBODY = 65_534
+# Becomes another user after the imports: the interpreter may lie where only this user may read.
+BECOME = f"""
+import os
+from edge_agent.cli import main
+import edge_agent.uplink.daemon
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+{{then}}
+"""
+BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
+RESIDENT_BYTES_MAX = 160 * 2**20
+
+
+class Process:
+    """A site's configuration, and the uplink as a process on it."""
+
+    def __init__(self, case: UplinkCase, url: str, **settings: Any) -> None:
+        self.case = case
+        self.environment = dict(os.environ)
+        self.path = case.folder / "agent.yaml"
+        section = {"url": url, "notes_dir": str(case.notes), "scan_seconds": 0.05, **settings}
+        site = {"id": SITE, "outbox_dir": str(case.outbox), "receipts_dir": str(case.receipts)}
+        self.path.write_text(yaml.safe_dump({"site": site, "uplink": section, "log": {"format": "json"}}))
+
+    def start(self, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
+        """Start it."""
+        program = ["-c", script] if script else ["-m", "edge_agent.cli"]
+        command = [sys.executable, "-B", *program, "--config", str(self.path), "uplink", *arguments]
+        pipes = {"stderr": subprocess.PIPE, "text": True, "env": self.environment}
+        return subprocess.Popen(command, **{**pipes, **options})
+
+    def once(self, script: str = "") -> tuple[int, str]:
+        """Run it once; return its exit code and what it said."""
+        with self.start("--once", script=script) as process:
+            said = process.communicate(timeout=120)[1]
+        return process.returncode, said
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder that other users may pass through, unlike pytest's."""
+    made = Path(tempfile.mkdtemp(prefix="ea-uplink-", dir="/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def process(folder: Path) -> Process:
+    """Return a site with two segments, and a folder as its upstream."""
+    (folder / "upstream").mkdir()
+    case = UplinkCase(folder, str(folder / "upstream"))
+    case.seal(2)
+    return Process(case, case.config.url)
+
+
+def test_once_brings_everything_and_ends(process: Process):
+    """Exit code 0; what was sent is in the log, and no content of it."""
+    assert (0, "") == (process.once()[0], "")
+    assert process.case.outbox_files() == process.case.uploaded()
+    assert ("online", 2) == (process.case.state().state, process.case.state().sent_segments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"url": ""}, 3, "uplink.url is not set"),
+        ({"url": "ftp://host/x"}, 3, "'ftp' is no kind of store"),
+        ({"url": "/tmp/ea-no-such-folder"}, 3, "is not there"),
+        ({"url": "http://127.0.0.1:9/x", "options": {"allow_http": "true"}}, 4, "got no answer"),
+        ({"url": "s3://b", "options": {"no_such": "1"}}, 3, "does not take this url"),
+        ({"url": "s3://b", "options": {"secret_access_key": "hunter2"}}, 3, "may be a secret"),
+        ({"url": "https://user:hunter2@host/x"}, 3, "the user or query of uplink.url"),
+        ({"url": "s3://b", "credentials_file": "/tmp/ea-no-such-file"}, 3, "cannot read uplink.credentials_file"),
+    ],
+)
+def test_what_is_in_the_way_is_said_with_an_exit_code(process: Process, changes: dict[str, Any], code: int, said: str):
+    """3 = something here, 4 = try again later; there is a remedy, and no secret."""
+    given = Process(process.case, **{"url": process.case.config.url, **changes})
+    returned, error = given.once()
+    assert (code, True, True) == (returned, said in error, "what to do:" in error), error
+    assert "hunter2" not in error
+    assert "Traceback" not in error
+
+
+def test_a_credential_that_others_may_read_is_refused(process: Process):
+    """The remedy is the command that mends it."""
+    path = process.case.folder / "credential"
+    path.write_text("secret_access_key: hunter2\n")
+    path.chmod(0o644)
+    code, error = Process(process.case, "s3://b", credentials_file=str(path)).once()
+    assert (3, True, False) == (code, f"chmod o= {path}" in error, "hunter2" in error)
+
+
+def test_systemd_hears_when_it_works_and_stops(process: Process):
+    """READY=1 once it has its notes, STOPPING=1 on SIGTERM; the exit code is 0, and what came in between went up."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        address = process.case.folder / "notify"
+        listening.bind(str(address))
+        listening.settimeout(20)
+        process.environment["NOTIFY_SOCKET"] = str(address)
+        with process.start(stderr=subprocess.DEVNULL) as running:
+            assert b"READY=1" == listening.recv(100)
+            process.case.seal(1)
+            eventually_sync(lambda: process.case.outbox_files() == process.case.uploaded())
+            running.send_signal(signal.SIGTERM)
+            assert b"STOPPING=1" == listening.recv(100)
+            assert 0 == running.wait(10)
+    assert 3 == process.case.state().sent_segments
+
+
+def test_a_second_uplink_ends_and_harms_nothing(process: Process):
+    """It says who works there already; with notes of its own it finds everything up and sends no segment."""
+    with process.start(stderr=subprocess.DEVNULL) as first:
+        eventually_sync(lambda: process.case.outbox_files() == process.case.uploaded())
+        code, error = process.once()
+        assert (3, True) == (code, f"in use by process {first.pid}" in error)
+        other = Process(process.case, process.case.config.url, notes_dir=str(process.case.folder / "other"))
+        assert 0 == other.once()[0]
+        first.terminate()
+    assert process.case.outbox_files() == process.case.uploaded()
+    status = (process.case.outbox / "status.json").stat().st_size
+    said = uplink.parse((process.case.folder / "other" / "uplink.json").read_bytes())
+    assert (2, status) == (said.sent_segments, said.sent_bytes)
+
+
+def test_killed_while_sending_it_goes_on(process: Process):
+    """SIGKILL at any moment: the next one brings the rest, and the outbox is as it was."""
+    case = process.case
+    for number in range(5):
+        case.seal(20)
+        before = case.outbox_files()
+        with process.start(stderr=subprocess.DEVNULL) as running:
+            enough = 40 * number + 3
+            eventually_sync(lambda: len(case.uploaded()) > enough, 20)  # noqa: B023 - waited for within the round
+            running.kill()
+        assert before == case.outbox_files()
+    assert 0 == process.once()[0]
+    assert case.outbox_files() == case.uploaded()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_it_needs_nothing_but_the_outbox(process: Process):
+    """As another user who may not read state or spool, with the modes of docs/uplink.md: it works."""
+    case = process.case
+    state = case.folder / "state"
+    state.mkdir(mode=0o700)
+    (state / "spool.db").write_bytes(b"private")
+    (state / "spool.db").chmod(0o600)
+    for path in (case.outbox, *case.outbox.rglob("*")):
+        os.chown(path, 0, NOBODY)
+        path.chmod(0o750 if path.is_dir() else 0o640)
+    case.notes.mkdir()
+    for path in (case.receipts, case.notes, Path(case.config.url)):
+        os.chown(path, NOBODY, NOBODY)
+    case.put("site=site-1/receipts.json", signed_receipts())
+    os.chown(Path(case.config.url, "site=site-1"), NOBODY, NOBODY)
+    probe = [sys.executable, "-c", BECOME.format(then=f"open({str(state / 'spool.db')!r})")]
+    assert 0 != subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode
+    assert 0 == process.once(BECOME.format(then="main()"))[0]
+    assert case.outbox_files() == case.uploaded()
+    assert signed_receipts() == (case.receipts / "receipts.json").read_bytes()
+    assert (NOBODY, 0o640) == (
+        (case.notes / "uplink.json").stat().st_uid,
+        (case.notes / "uplink.json").stat().st_mode & 0o777,
+    )
+    (case.outbox / "segments").chmod(0o700)
+    code, error = process.once(BECOME.format(then="main()"))
+    assert (3, True) == (code, "docs/uplink.md" in error)
+
+
+@pytest.mark.slow
+def test_a_month_of_backlog_goes_up_in_bounded_memory(folder: Path):
+    """1 GiB in 256 segments after 30 days offline: everything arrives, and the process stays small."""
+    (folder / "upstream").mkdir()
+    case = UplinkCase(folder, str(folder / "upstream"))
+    case.seal(BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH)
+    given = Process(case, case.config.url)
+    with given.start("--once", stderr=subprocess.DEVNULL) as running:
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+    assert 0 == running.returncode
+    arrived = {path.name: path.stat().st_size for path in Path(case.config.url).rglob("*.age")}
+    assert {BACKLOG_BYTES_EACH} == set(arrived.values())
+    assert BACKLOG_SEGMENTS == len(arrived) == case.noted()
+    assert usage.ru_maxrss * 1024 < RESIDENT_BYTES_MAX
