@@ -186,8 +186,6 @@ finetune:
   # Training stops when this part of the training rows has got no better for so many epochs.
   # validation_share: 0.1
   # patience_epochs: 2
-  # classify: variants of each text with typos, another case or no punctuation; epochs take turns in reading them.
-  # noise_variants: 4
   # seed: 1
 
 # export:
