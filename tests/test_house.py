@@ -82,7 +82,15 @@ ROOMS: dict[str, set[str]] = {
     },
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
     "benchmarks": BASE
-    | {"edge_agent.examples", "edge_agent.client", "edge_agent.v1", "convert", "convert.evaluate", "tests"},
+    | {
+        "edge_agent.cli",
+        "edge_agent.examples",
+        "edge_agent.client",
+        "edge_agent.v1",
+        "convert",
+        "convert.evaluate",
+        "tests",
+    },
     "tests": set(),
 }
 
