@@ -30,6 +30,8 @@ from convert.calibrate.threshold import Risk, choose, lowest_below
 from convert.evaluate import predict
 from convert.evaluate.predictions import matrix
 from convert.evaluate.scoring import vectors
+from edge_agent import logs
+from edge_agent.config import LogConfig
 from tests import bert_onnx, models
 from tests.bundles import minilm_bundle, write
 
@@ -48,6 +50,7 @@ Integers = npt.NDArray[np.int64]
 
 def measure() -> list[Bar]:
     """Make the bundle and its answers, draw the resamples, and count."""
+    logs.configure(LogConfig(level="warning"))  # standard output is for the bars
     log_probabilities, truth = _answers(_descriptions())
     right = np.asarray(log_probabilities.argmax(axis=1) == truth)
     rng = np.random.default_rng(SEED)

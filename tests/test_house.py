@@ -86,6 +86,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.cli",
         "edge_agent.examples",
         "edge_agent.client",
+        "edge_agent.logs",
         "edge_agent.v1",
         "convert",
         "convert.evaluate",
