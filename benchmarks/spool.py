@@ -12,6 +12,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks import collecting
 from benchmarks.bars import Bar, main, median
 from edge_agent.client.aio import AsyncClient
 from edge_agent.examples.redact.redactor import Redactor
@@ -51,6 +52,7 @@ def measure() -> list[Bar]:
             Bar("capture adds to Classify, ms p50", added, ADDED_MILLISECONDS_MAX, "lower"),
             Bar("peak classify rate of the encoder, 1/s", peak, 1, "higher"),
             *_keeping(folder / "keeping", 2 * peak),
+            *collecting.measure(),
         ]
 
 
