@@ -73,6 +73,8 @@ class Row:
     """text-spans: in the order of the text, without overlap."""
     synthetic: bool = False
     """Made by a model: `"synthetic": true` in the file."""
+    model: str = ""
+    """synthetic: which one, where the row says so."""
     family: str = ""
     """Rows that are one phrasing filled in several ways share it; empty = on its own."""
 
@@ -208,8 +210,8 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
         raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
     if text_only and format in ("text-label", "text-spans"):
         return Row(_text(plain, "text", where), synthetic=synthetic)
-    family = plain.get("family")
-    return replace(_READERS[format](plain, where, synthetic), family=family if isinstance(family, str) else "")
+    named = {key: plain[key] for key in ("family", "model") if isinstance(plain.get(key), str)}
+    return replace(_READERS[format](plain, where, synthetic), **named)
 
 
 def _text(plain: dict[str, Any], key: str, where: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from convert import data, fingerprint
 from convert import task as tasks
-from convert.data import SPLITS
+from convert.data import SPLITS, Row
 from convert.recipe import Recipe
 from convert.stage import Job
 
@@ -52,9 +53,14 @@ def _sources(job: Job) -> Iterator[tuple[str, str]]:
         written = getattr(recipe.data, split)
         if written:
             rows = data.rows(recipe, split)
-            synthetic = sum(row.synthetic for row in rows)
             digest = fingerprint.of_place(recipe.path(written), job.progress)
-            yield f"data.{split}", f"{len(rows)} rows, {synthetic} synthetic, sha256 {digest}"
+            yield f"data.{split}", f"{len(rows)} rows, {_synthetic(rows)}, sha256 {digest}"
+
+
+def _synthetic(rows: list[Row]) -> str:
+    made = list(filter(attrgetter("synthetic"), rows))
+    models = sorted(set(map(attrgetter("model"), made)) - {""})
+    return " by ".join(filter(None, (f"{len(made)} synthetic", ", ".join(models))))
 
 
 def _versions(runtime: str) -> dict[str, str]:

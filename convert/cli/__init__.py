@@ -15,7 +15,21 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from convert.cli import assemble, assess, collect, dataset, evaluate, init, keys, quantize, run, setup, sites, stopping
+from convert.cli import (
+    assemble,
+    assess,
+    collect,
+    dataset,
+    evaluate,
+    init,
+    keys,
+    quantize,
+    run,
+    setup,
+    sites,
+    stopping,
+    synthesize,
+)
 from convert.pipeline import STAGES
 from edge_agent import __version__
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
@@ -99,6 +113,7 @@ for _stage in STAGES:
 for _name, _command in _OWN.items():
     app.command(_name)(_command)
 app.command("assess")(assess.command)
+app.command("synthesize")(synthesize.Command)
 app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.add_typer(keys.app, name="keys")

@@ -31,7 +31,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
 
 # What suits each method where the recipe says 0; docs/experiments.md has the runs behind the figures.
-LEARNING_RATES = {"lora": 2e-3, "full": 1e-4, "head": 5e-3}
+LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3}
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 _METHODS = {"llama": ("lora",), "onnx": ("full", "head")}
 

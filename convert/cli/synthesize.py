@@ -1,0 +1,56 @@
+"""`edge-convert synthesize`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert import data, pipeline, recipe
+from convert.cli import screen
+from edge_agent.errors import InvalidRequest
+
+
+@dataclass
+class Command:
+    """Let a large model write more training texts, after the recipe's own training rows.
+
+    Examples of the training split go to that server; nothing of the calibration and test splits does. The rows are
+    marked "synthetic": add the file to the training split and to no other.
+
+    Example: [bold]edge-convert synthesize examples/pos-intent --about "What a customer at a till wants." --out
+    more.jsonl[/bold], with OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL set.
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    where: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")]
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL to write; rows are added to one that is there.")]
+    about: Annotated[str, typer.Option(metavar="TEXT", help="The task in a few sentences, for the model.")]
+    model: Annotated[str, typer.Option(metavar="NAME", envvar="OPENAI_MODEL", help="The large model.")]
+    base_url: Annotated[str, typer.Option(metavar="URL", envvar="OPENAI_BASE_URL", help="Its server.")]
+    key: Annotated[str, typer.Option(metavar="KEY", envvar="OPENAI_API_KEY", help="Better given as OPENAI_API_KEY.")]
+    rows: Annotated[int, typer.Option(min=1, max=100_000, help="How many rows to write.")] = 200
+    tokens_max: Annotated[
+        int, typer.Option(min=1, metavar="TOKENS", help="Ask no more when so many are used, in and out.")
+    ] = 200_000
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of examples.")] = 1
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        making = pipeline.load("convert.synthesize")
+        endpoint = pipeline.load("convert.synthesize.endpoint").Endpoint(self.base_url, self.key, self.model)
+        if self.out.suffix != ".jsonl":
+            said = f"--out {self.out}: rows are written as JSONL"
+            raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
+        written = recipe.read(self.where)
+        there = data.read_rows(self.out, written.data.format) if self.out.is_file() else []
+        wanted = making.Wanted(self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there))
+        done = 0
+        with screen.bar() as advance, self.out.open("a", encoding="utf-8") as file:
+            for found in making.synthesize(written, wanted, self.model, endpoint.ask, advance):
+                file.writelines(map(making.line, found.rows[done:]))
+                file.flush()  # what was paid for is kept, whatever happens next
+                done = len(found.rows)
+        screen.out().print("\n".join(making.summary(found, wanted, str(self.out))))
