@@ -106,7 +106,7 @@ def test_what_is_not_as_asked_for_is_dropped_and_counted(tmp_path: Path) -> None
     assert {
         "answer is not the JSON that was asked for": 3,
         "text: String should have at least 1 character": 1,
-        "row: Input should be a valid dictionary or instance of _Texted": 1,
+        "row is no JSON object": 1,
     } == dict(found.dropped)
     assert (5, 500) == (found.requests, found.tokens)
 
