@@ -21,6 +21,10 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+# Importing the quantizer sets the root logger to INFO, and it says of every node that it skips it.
+logging.getLogger().setLevel(logging.WARNING)
+logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
+
 TYPES = ("matmul8-gather8", "dynamic-int8", "fp32")
 _BLOCK = 32
 _LINEAR = {"MatMul", "Gemm"}
