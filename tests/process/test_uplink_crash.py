@@ -1,0 +1,148 @@
+"""An uplink killed, or failed by its disks, at every system call that matters: nothing is lost, nothing is believed.
+
+strace counts the calls of each thread apart, so a point may lie behind the end of its thread: no disturbance then.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.formats import uplink
+from tests.object_stores import s3
+from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
+from tests.uplink_cases import UplinkCase, signed_receipts
+
+SENDING = ("sendto", "writev", "sendmsg")
+ONCE = """
+import sys
+from pathlib import Path
+from edge_agent.errors import EdgeAgentError
+from tests.uplink_cases import UplinkCase
+
+case = UplinkCase(Path(sys.argv[1]), sys.argv[2], dict(zip(sys.argv[3::2], sys.argv[4::2])))
+try:
+    case.once()
+except EdgeAgentError as error:
+    print("ended with", error.reason)
+    sys.exit(3)
+"""
+
+
+class Site:
+    """A site with two segments, and receipts that wait upstream; laid out anew for each point."""
+
+    def __init__(self, root: Path, url: str = "", options: dict[str, str] | None = None) -> None:
+        self.root, self.url, self.options = root, url, options or {}
+        self.number = 0
+
+    def fresh(self) -> UplinkCase:
+        """Return a new copy of it, with an upstream of its own."""
+        shutil.rmtree(self.root / "site", ignore_errors=True)
+        (self.root / "site" / "upstream").mkdir(parents=True)
+        self.number += 1
+        url = f"{self.url}/{self.number}" if self.url else str(self.root / "site" / "upstream")
+        case = UplinkCase(self.root / "site", url, self.options)
+        case.seal(2)
+        case.put("site=site-1/receipts.json", signed_receipts())
+        return case
+
+    def run(self, case: UplinkCase, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Run the uplink once in a process of its own."""
+        options = [part for pair in self.options.items() for part in pair]
+        command = [*tracer, sys.executable, "-B", "-c", ONCE, str(case.folder), case.config.url, *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Return a site whose upstream is a folder."""
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def bucket_site(tmp_path: Path) -> Iterator[Site]:
+    """Return a site whose upstream is S3."""
+    with s3() as served:
+        yield Site(tmp_path, "s3://fleet/swept", served.options)
+
+
+def hold(case: UplinkCase, before: dict[str, bytes]) -> None:
+    """Hold what is left to the promises, finish, and hold it to them again."""
+    assert before == case.outbox_files()
+    uploaded = case.uploaded()
+    if (case.notes / "uploaded.jsonl").exists():
+        assert case.noted_keys() <= {key for key, content in uploaded.items() if before.get(key) == content}
+    manifests = {key for key in uploaded if key.endswith(".json") and "segments" in key and "/." not in key}
+    assert {key.replace(".json", ".age") for key in manifests} <= {k for k in uploaded if before.get(k) == uploaded[k]}
+    if (case.notes / "uplink.json").exists():
+        uplink.parse((case.notes / "uplink.json").read_bytes())
+    assert [signed_receipts()] * len(list(case.receipts.glob("r*"))) == [
+        p.read_bytes() for p in case.receipts.glob("r*")
+    ]
+    case.once()
+    assert before == case.uploaded() == case.outbox_files()
+    assert ["receipts.json"] == [path.name for path in case.receipts.iterdir()]
+    assert [] == list(case.notes.glob(".*"))
+
+
+def sweep(site: Site, every: list[Point], tracer: Callable[..., list[str]]) -> Counter[int]:
+    """Disturb one pass at each point; return how often they ended with which code."""
+    codes: Counter[int] = Counter()
+    for point in every:
+        case = site.fresh()
+        before = case.outbox_files()
+        done = site.run(case, *tracer(*point))
+        assert "Traceback" not in done.stderr, (point, done.stderr)
+        codes[done.returncode] += 1
+        hold(case, before)
+    return codes
+
+
+def every_point(site: Site) -> list[Point]:
+    """Return the points of one undisturbed pass."""
+    case = site.fresh()
+    return points(lambda *tracer: site.run(case, *tracer), site.root / "log")
+
+
+@needs_strace
+def test_a_kill_at_sampled_points_loses_nothing(site: Site):
+    """The outbox is as it was, what is noted is up, and the next pass brings the rest."""
+    assert 0 < sum(count for code, count in sweep(site, sample(every_point(site)), killed_at).items() if code)
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_anywhere_loses_nothing(site: Site):
+    """Every call that writes, syncs, renames or removes, in every thread."""
+    codes = sweep(site, every_point(site), killed_at)
+    assert codes.total() - codes[0] > 20
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_loses_nothing(site: Site, error: str):
+    """Each write and sync fails once, here or upstream: the pass ends with an error of ours or gets over it."""
+    wanted = [point for point in every_point(site) if point[0] in WRITING]
+    assert {0, 3} == sweep(site, wanted, lambda call, number: failed_at(call, number, error)).keys()
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_while_sending_to_a_store_loses_nothing(bucket_site: Site):
+    """At each call that sends: the store has an object whole or not at all."""
+    case = bucket_site.fresh()
+    log = bucket_site.root / "log"
+    bucket_site.run(case, *strace(f"trace={','.join(SENDING)}"), "-o", str(log))
+    counts = {call: log.read_text().count(f"{call}(") for call in SENDING}
+    wanted = [(call, number) for call in SENDING for number in range(1, min(counts[call], 40) + 1)]
+    assert 10 <= len(wanted)
+    codes = sweep(bucket_site, wanted, killed_at)
+    assert codes.total() - codes[0] > 3
