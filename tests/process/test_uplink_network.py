@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import EdgeAgentError, UpstreamFailed
+from edge_agent.errors import UpstreamFailed
 from tests.answering_server import WAYS, AnsweringServer
 from tests.eventually import eventually
 from tests.object_stores import Served, s3
-from tests.toxic_proxy import Cut, Hole, Slow, ToxicProxy
-from tests.uplink_cases import Clock, UplinkCase
-
-SEED = 5
-SEGMENT_BYTES = 20_000
+from tests.toxic_proxy import Hole, Slow, ToxicProxy
+from tests.uplink_cases import Clock
+from tests.uplink_faults import cut_uploads, failure, through, uplink_of
 
 
 @pytest.fixture(scope="module")
@@ -33,43 +30,6 @@ def proxy(served: Served) -> Iterator[ToxicProxy]:
     """Return a healthy proxy before it."""
     with ToxicProxy(urllib.parse.urlsplit(served.options["endpoint"]).port) as started:
         yield started
-
-
-def through(proxy: ToxicProxy, served: Served, folder: Path, number: int = 0) -> UplinkCase:
-    """Return an uplink that goes through the proxy to a place of its own in the bucket."""
-    folder.mkdir(exist_ok=True)
-    options = {**served.options, "endpoint": f"http://127.0.0.1:{proxy.port}"}
-    return UplinkCase(folder, f"s3://fleet/{folder.name}-{number}", options, request_seconds_max=1)
-
-
-def failure(case: UplinkCase) -> EdgeAgentError | None:
-    """Run the uplink once; return what it failed with."""
-    try:
-        case.once()
-    except EdgeAgentError as error:
-        return error
-    return None
-
-
-def whole(case: UplinkCase) -> set[str]:
-    """Return the keys of the objects that arrived with all their bytes."""
-    return {key for key, content in case.uploaded().items() if case.outbox_files()[key] == content}
-
-
-def cut_uploads(count: int, proxy: ToxicProxy, served: Served, folder: Path) -> dict[str, int]:
-    """Cut uploads after random bytes, half of them with a reset; return counts of what came of it."""
-    rng, counts = random.Random(SEED), {"injected": 0, "failed": 0, "lost": 0, "believed_wrongly": 0}
-    for number in range(count):
-        case = through(proxy, served, folder / str(number))
-        case.seal(2, SEGMENT_BYTES)
-        proxy.passed, proxy.toxic = 0, Cut(rng.randrange(2 * SEGMENT_BYTES), reset=rng.random() < 0.5)
-        counts["failed"] += failure(case) is not None
-        proxy.toxic = None
-        counts["believed_wrongly"] += not case.noted_keys() <= whole(case)
-        assert failure(case) is None
-        counts["lost"] += case.uploaded() != case.outbox_files()
-        counts["injected"] += 1
-    return counts
 
 
 def test_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
@@ -114,16 +74,6 @@ def test_a_slow_way_is_waited_for_as_long_as_it_moves(proxy: ToxicProxy, served:
     error = failure(hasty)
     assert error is not None
     assert "took longer than it may" in error.message
-
-
-def uplink_of(server: AnsweringServer, folder: Path, kind: str) -> UplinkCase:
-    """Return an uplink to a server that answers as it is told."""
-    if kind == "s3":
-        keys = {"access_key_id": "AKID", "secret_access_key": "SECRET-OF-THE-SITE", "region": "us-east-1"}
-        options = {"endpoint": server.address, "allow_http": "true", **keys}
-        return UplinkCase(folder, "s3://fleet", options, request_seconds_max=0.5)
-    options = {"allow_http": "true", "authorization": "Bearer SECRET-OF-THE-SITE"}
-    return UplinkCase(folder, f"{server.address}/fleet", options, request_seconds_max=0.5)
 
 
 REASONS = {
