@@ -15,11 +15,11 @@ SEED = 5
 SEGMENT_BYTES = 20_000
 
 
-def through(proxy: ToxicProxy, served: Served, folder: Path, number: int = 0) -> UplinkCase:
+def through(proxy: ToxicProxy, served: Served, folder: Path, seconds: float = 20) -> UplinkCase:
     """Return an uplink that goes through the proxy to a place of its own in the bucket."""
     folder.mkdir(exist_ok=True)
     options = {**served.options, "endpoint": f"http://127.0.0.1:{proxy.port}"}
-    return UplinkCase(folder, f"s3://fleet/{folder.name}-{number}", options, request_seconds_max=1)
+    return UplinkCase(folder, f"s3://fleet/{folder.name}", options, request_seconds_max=seconds)
 
 
 def failure(case: UplinkCase) -> EdgeAgentError | None:

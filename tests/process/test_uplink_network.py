@@ -50,7 +50,7 @@ def test_two_hundred_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, 
 
 def test_a_way_without_answers_is_given_up_in_time(proxy: ToxicProxy, served: Served, tmp_path: Path):
     """Everything is swallowed: the request ends after its limit, with the upstream's name and the remedy."""
-    case = through(proxy, served, tmp_path)
+    case = through(proxy, served, tmp_path, 1)
     case.seal()
     proxy.toxic = Hole()
     error = failure(case)
@@ -63,12 +63,12 @@ def test_a_way_without_answers_is_given_up_in_time(proxy: ToxicProxy, served: Se
 
 def test_a_slow_way_is_waited_for_as_long_as_it_moves(proxy: ToxicProxy, served: Served, tmp_path: Path):
     """At 100 kB/s a segment takes longer than a request may, but not than its bytes may; a slower minimum would too."""
-    case = through(proxy, served, tmp_path)
+    case = through(proxy, served, tmp_path, 1)
     case.seal(1, 200_000)
     proxy.toxic = Slow(1000)
     assert failure(case) is None
     assert case.outbox_files() == case.uploaded()
-    hasty = through(proxy, served, tmp_path / "hasty")
+    hasty = through(proxy, served, tmp_path / "hasty", 1)
     hasty.config = hasty.config.model_copy(update={"bytes_per_second_min": 10_000_000})
     hasty.seal(1, 200_000)
     error = failure(hasty)
