@@ -57,7 +57,7 @@ def answers(folder: Path) -> dict[str, int]:
                 server.objects.clear()
                 failed = failure(case) is not None
                 sealed = {key: each for key, each in case.outbox_files().items() if "segments" in key}
-                arrived = {path.partition("site=")[2].replace("%3D", "=") for path in server.objects}
+                arrived = {urllib.parse.unquote(path).partition("site=")[2] for path in server.objects}
                 counts["lost"] += failed or not {key.removeprefix("site=") for key in sealed} <= arrived
                 counts["injected"] += 1
     return counts
