@@ -7,11 +7,9 @@ runs again.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,9 @@ from convert import keys
 from edge_agent.formats import receipts
 from edge_agent.formats.document import public_key_hex
 from tests.examples import feedback, prediction, tombstone
-from tests.process.test_store_crash import CALLS, Point, failed_at, killed_at, sample, strace_works
 from tests.segments import Centre, SealingSite
+from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
 
-needs_strace = pytest.mark.skipif(not strace_works(), reason="strace is not installed or may not trace here")
 SECONDS_MAX = 120
 # A Parquet file is written in some hundred and fifty pieces under a name that nobody reads: not each is worth a run.
 WRITES_AT_ONCE = 20
@@ -68,16 +65,8 @@ class Fleet:
 
     def points(self) -> list[Point]:
         """Count the calls of one undisturbed run, and return each as (call, number), of writes some."""
-        log = self.root / "log"
-        traced = ["strace", "-f", "-qq", "-e", f"trace={','.join(CALLS)}", "-o", str(log)]
-        done = self.collect(self.fresh(), *traced)
-        assert 0 == done.returncode, done.stderr
-        counts = Counter(re.findall(r"^(?:\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE))
-        return [
-            (call, number)
-            for call in CALLS
-            for number in range(1, counts[call] + 1, WRITES_AT_ONCE if call == "write" else 1)
-        ]
+        every = points(lambda *tracer: self.collect(self.fresh(), *tracer), self.root / "log")
+        return [point for point in every if point[0] != "write" or point[1] % WRITES_AT_ONCE == 1]
 
     def check(self, place: Path) -> None:
         """Let the site delete what receipts name, collect again, and hold the result to what was sent."""
@@ -104,9 +93,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return Fleet(tmp_path_factory.mktemp("fleet"))
 
 
-def sweep(fleet: Fleet, points: list[Point]) -> None:
+def sweep(fleet: Fleet, chosen: list[Point]) -> None:
     """Kill one run at each point."""
-    for call, number in points:
+    for call, number in chosen:
         place = fleet.fresh()
         assert fleet.collect(place, *killed_at(call, number)).returncode != 0, (call, number)
         fleet.check(place)
@@ -131,7 +120,7 @@ def test_a_kill_anywhere_loses_nothing(fleet: Fleet):
 def test_a_failing_disk_loses_nothing(fleet: Fleet, error: str):
     """Each write and each sync fails once: the command says so or gets over it, and the next run puts it right."""
     for call, number in fleet.points():
-        if call in ("write", "pwrite64", "fsync", "fdatasync"):
+        if call in WRITING:
             place = fleet.fresh()
             fleet.collect(place, *failed_at(call, number, error))
             fleet.check(place)
