@@ -10,9 +10,11 @@ Not here, as they lose too much on encoders: one scale for a whole tensor, and s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def quantize(source: Path, target: Path, name: str) -> dict[str, Any]:
     elif name == "dynamic-int8":
         _dynamic(source, target, ["MatMul", "Gemm", "Gather"])
     else:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".linear-") as folder:
+        with _quiet(), tempfile.TemporaryDirectory(dir=target.parent, prefix=".linear-") as folder:
             between = Path(folder, "model.onnx")
             linear = MatMulNBitsQuantizer(
                 onnx.load(source), bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=4
@@ -52,11 +54,18 @@ def quantize(source: Path, target: Path, name: str) -> dict[str, Any]:
 
 
 def _dynamic(source: Path, target: Path, kinds: list[str]) -> None:
+    with _quiet():
+        quantize_dynamic(source, target, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep onnxruntime from telling of every node, and from advising a preparation that fails on these graphs."""
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preparation that fails on these graphs
+    root.setLevel(logging.ERROR)
     try:
-        quantize_dynamic(source, target, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8)
+        yield
     finally:
         root.setLevel(level)
 

@@ -22,6 +22,8 @@ from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest
 
 SHOWN_ROWS = 8
+CALL_SECONDS_MAX = 60.0
+"""On a machine that does much else besides."""
 _Z95 = 1.96
 
 
@@ -91,11 +93,13 @@ def fits(manifest: Manifest, rows: Sequence[Labelled]) -> bool:
 
 def ask(client: Client, task: str, rows: Sequence[Labelled], done: Callable[[int], None]) -> list[Said]:
     """Classify the rows one call at a time, as a till would; a failure is an answer that is wrong."""
-    client.classify(task, [rows[0].text], top_k=1)  # The first call warms the connection up.
+    client.classify(
+        task, [rows[0].text], top_k=1, timeout_seconds=CALL_SECONDS_MAX
+    )  # The first call warms the connection up.
     said = []
     for row in rows:
         started = time.monotonic()
-        (result,) = client.classify(task, [row.text], top_k=1)
+        (result,) = client.classify(task, [row.text], top_k=1, timeout_seconds=CALL_SECONDS_MAX)
         said.append(_said(result, (time.monotonic() - started) * 1000))
         done(len(said))
     return said

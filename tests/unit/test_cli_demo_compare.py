@@ -120,7 +120,9 @@ class Answering:
         self._answers = answers
         self.asked: list[str] = []
 
-    def classify(self, task: str, texts: list[str], top_k: int) -> list[Classification | Failure]:
+    def classify(
+        self, task: str, texts: list[str], top_k: int, timeout_seconds: float
+    ) -> list[Classification | Failure]:
         self.asked += texts
         return [self._answer(text) for text in texts]
 

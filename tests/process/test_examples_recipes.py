@@ -1,0 +1,62 @@
+"""The recipes in examples/, trimmed: each makes a bundle out of little data, whatever it is worth."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from convert import pipeline, recipe
+from edge_agent.formats.manifest import parse
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ROWS_PER_LABEL = {"train": 6, "importance": 1, "calibration": 3, "test": 3}
+
+
+def trimmed(name: str, folder: Path) -> recipe.Recipe:
+    """Copy the examples, keep a few rows of each label, train one epoch, and let any loss pass."""
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("report", "*.gguf"))
+    script = folder / name.split("/")[0] / "make_data.py"
+    if script.is_file():
+        subprocess.run([sys.executable, script], check=True, capture_output=True)
+    file = folder / name / "recipe.yaml"
+    plain: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for split in ROWS_PER_LABEL.keys() & plain["data"].keys():
+        trim(file.parent / plain["data"][split], ROWS_PER_LABEL[split])
+    plain["work"] = "work"
+    plain["finetune"] |= {"epochs": 1}
+    plain["quantize"] = {"types": plain["quantize"]["types"][-1:]}
+    plain["budget"] = {"agreement_min": 0.0, "kl_mean_max": 100.0, "accuracy_loss_max": 1.0}
+    file.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    return recipe.read(file.parent)
+
+
+def trim(file: Path, rows_per_label: int) -> None:
+    seen: dict[str, int] = {}
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        label = json.loads(line).get("label", "")
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= (rows_per_label if label else 8 * rows_per_label):
+            kept.append(line)
+    file.write_text("".join(kept), encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["pos-intent", "pos-intent/encoder", "retail-categories", "home-intents", "home-intents/slots"]
+)
+def test_a_trimmed_recipe_makes_a_bundle(tmp_path: Path, name: str):
+    """Every stage runs; the bundle is what the task says, and too few rows calibrate nothing."""
+    written = trimmed(name, tmp_path / "examples")
+    records = pipeline.run(written)
+    assert list(pipeline.STAGES) == [record.stage for record in records]
+    manifest = parse((tmp_path / "examples" / name / "work" / "assemble" / "bundle" / "manifest.json").read_bytes())
+    assert manifest.confidence.policy == "always_escalate"
+    adapters = manifest.by_role("adapter")
+    assert len(adapters) == (1 if manifest.runtime == "llama" else 0)
+    assert all(artifact.size_bytes <= 2_000_000 for artifact in adapters)
