@@ -45,7 +45,8 @@ def test_a_refusal_has_all_numbers() -> None:
         "the model needs 260.0 MB of memory (weights 100.0 MB + repacked copies 50.0 MB + key-value cache 30.0 MB + "
         "compute 20.0 MB + process 60.0 MB); 259.0 MB is available"
     ) == caught.value.message
-    sizes = {"weights": 100, "copies": 50, "cache": 30, "compute": 20, "process": 60, "needed": 260, "available": 259}
+    parts = {"weights": 100, "copies": 50, "cache": 30, "compute": 20, "process": 60, "adapters": 0}
+    sizes = {**parts, "needed": 260, "available": 259}
     assert {f"{name}_bytes": str(size * MB) for name, size in sizes.items()} == caught.value.metadata
     assert "memory_bytes_max" in caught.value.remedy
 
