@@ -41,7 +41,7 @@ def trim(file: Path, rows_per_label: int) -> None:
     for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
         label = json.loads(line).get("label", "")
         seen[label] = seen.get(label, 0) + 1
-        if seen[label] <= (rows_per_label if label else 8 * rows_per_label):
+        if seen[label] <= (rows_per_label if label else 2 * rows_per_label):
             kept.append(line)
     file.write_text("".join(kept), encoding="utf-8")
 
