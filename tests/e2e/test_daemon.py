@@ -229,12 +229,13 @@ def test_status_shows_tasks_engines_and_unsigned_bundles(daemon: RunningDaemon) 
 
 
 def test_the_sockets_are_the_roles(daemon: RunningDaemon) -> None:
-    """The devices' socket is 0660 and knows no AdminService; the operator's is 0600."""
+    """The sockets of devices and reviewers are 0660 and know no AdminService; the operator's is 0600."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in daemon.run_dir.iterdir()}
-    assert {"inference.sock": 0o660, "admin.sock": 0o600} == modes
-    with grpc.insecure_channel(daemon.inference) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/edge_agent.v1.AdminService/GetStatus")(b"", timeout=5)
-    assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
+    assert {"inference.sock": 0o660, "review.sock": 0o660, "admin.sock": 0o600} == modes
+    for name in ("inference.sock", "review.sock"):
+        with grpc.insecure_channel(f"unix:{daemon.run_dir / name}") as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/edge_agent.v1.AdminService/GetStatus")(b"", timeout=5)
+        assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
 
 
 def test_reflection_is_for_the_operator(daemon: RunningDaemon) -> None:
