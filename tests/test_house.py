@@ -389,6 +389,14 @@ def test_scripts_are_explained():
     require_none(habits.unnamed(names, document("CONTRIBUTING.md")), "Say there what it does.")
 
 
+def test_decisions_have_numbers_of_their_own():
+    """No two pages of docs/decisions share a number."""
+    numbers = sorted(path.name.partition("-")[0] for path in (ROOT / "docs" / "decisions").glob("*.md"))
+    require_none(
+        sorted({one for one, next_one in itertools.pairwise(numbers) if one == next_one}), "Take the next one."
+    )
+
+
 def test_exceptions_are_needed():
     """Every module that has an exception exists: an exception does not outlive its reason."""
     there = imports.modules(CODE + TESTS)

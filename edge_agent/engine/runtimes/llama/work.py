@@ -19,7 +19,7 @@ from edge_agent.engine.runtimes.llama.scheduler import Lane
 from edge_agent.engine.runtimes.llama.text import TextStream
 
 PIECE_SECONDS = 0.025
-"""Pieces of one stream are at least so far apart, but for the first and the last: decision 0008 says why."""
+"""Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 says why."""
 
 Fork = Callable[[int], int]
 """Returns a new sequence with the tokens of the given one, for this step only."""
