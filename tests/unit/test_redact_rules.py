@@ -50,6 +50,15 @@ def test_no_rule_finds_less_than_it_should():
         assert found / labelled >= (0.9 if name in ("card", "iban") else 0.66), name
 
 
+def test_only_the_text_around_a_number_matters():
+    """Far from any digit, more text changes nothing of what is found: rules look only around what passes their gate."""
+    far, redaction = "so it was on that long day, " * 10, Redactor().start()
+    for line in DATA.read_text(encoding="utf-8").splitlines():
+        text = json.loads(line)["text"]
+        found = redaction.found(f"{far}\n{text}\n{far}")
+        assert redaction.found(text) == [(a - len(far) - 1, b - len(far) - 1, *what) for a, b, *what in found], text
+
+
 SLOW = [
     "1",
     "1 ",
@@ -87,9 +96,9 @@ SLOW += [
 def test_no_text_makes_the_rules_slow(unit):
     """The longest text that is captured takes a moment, whatever it repeats."""
     text = (unit * CHARACTERS)[:CHARACTERS]
-    started = time.perf_counter()
+    started = time.process_time()
     Redactor().start().text(text)
-    assert time.perf_counter() - started < SLOW_SECONDS_MAX
+    assert time.process_time() - started < SLOW_SECONDS_MAX
 
 
 def test_no_pattern_of_the_site_is_slow():
@@ -97,9 +106,9 @@ def test_no_pattern_of_the_site_is_slow():
     rules = site_rules(
         {"nested": "(a+)+$", "twice": "(a|aa)+$", "wide": "(.*)(.*)(.*)[0-9]x", "many": "(a?){200}a{200}"}
     )
-    started = time.perf_counter()
+    started = time.process_time()
     Redactor(rules).start().text("a" * CHARACTERS + "!")
-    assert time.perf_counter() - started < SLOW_SECONDS_MAX
+    assert time.process_time() - started < SLOW_SECONDS_MAX
 
 
 @pytest.mark.parametrize(

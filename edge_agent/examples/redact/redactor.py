@@ -74,10 +74,11 @@ class Redaction:
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
         for value in sorted(self._known, key=len, reverse=True):
             yield from ((*match.span(), FIELD_RULE, "") for match in re.finditer(re.escape(value), text))
-        passed = {None, *(gate for gate in GATES if gate.search(text))}
+        windows = {gate: gate.windows(text) for gate in GATES}
         for rule in self.rules:
-            if rule.gate in passed:
-                yield from ((start, end, rule.name, rule.placeholder) for start, end in rule.find(text))
+            for begin, stop in windows[rule.gate] if rule.gate else ((0, len(text)),):
+                found = rule.find(text[begin:stop])
+                yield from ((begin + start, begin + end, rule.name, rule.placeholder) for start, end in found)
 
     def _placeholder(self, value: str, word: str) -> str:
         if value not in self._placeholders:

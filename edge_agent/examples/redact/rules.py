@@ -18,12 +18,39 @@ RULES_VERSION = "1"
 Span = tuple[int, int]
 Finder = Callable[[str], Iterator[Span]]
 
-# What a match needs at the least: cheap to look for, and missing in most texts.
-_AT, _LINK, _DIGIT = re.compile("@"), re.compile("://"), re.compile(r"\d\d")
-_NUMBER = re.compile(r"\d(?:[ .\-/()]{0,3}\d){5}")
-_DAY = re.compile(r"(?:19|20)\d\d|\d[-/.] ?\d\d?[-/.]")
+_REACH = 64
+"""From what its gate finds, a match and the words that announce it lie at most so many characters away."""
 
-GATES = (_AT, _LINK, _DIGIT, _NUMBER, _DAY)
+
+@dataclass(frozen=True)
+class Gate:
+    """What a match of a rule needs at the least: cheap to look for, and missing in most texts."""
+
+    pattern: re.Pattern[str]
+    near: bool = True
+    """Only the text around it has to be searched; otherwise all of it."""
+
+    def windows(self, text: str) -> list[Span]:
+        """Return the parts of a text that may hold a match, in order and apart from each other."""
+        if not self.near:
+            return [(0, len(text))] if self.pattern.search(text) else []
+        found: list[Span] = []
+        for match in self.pattern.finditer(text):
+            start, end = max(0, match.start() - _REACH), match.end() + _REACH
+            if found and start <= found[-1][1]:
+                start, _ = found.pop()
+            found.append((start, end))
+        return found
+
+
+_AT, _LINK = Gate(re.compile("@"), near=False), Gate(re.compile("://"), near=False)
+# A tax code of Italy starts with letters, so its first digit stands behind one.
+_MIXED = Gate(re.compile(r"\d(?<=[A-Za-z].)"))
+_NUMBER = Gate(re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}"))
+# Written to start with a digit: the engine skips to the next one much faster than it tries alternatives everywhere.
+_DAY = Gate(re.compile(r"\d(?:(?:(?<=1)9|(?<=2)0)\d\d|[-/.] ?\d\d?[-/.])"))
+
+GATES = (_AT, _LINK, _MIXED, _NUMBER, _DAY)
 
 _BIRTH_YEARS = range(1900, 2016)
 _BIRTH_WORD = re.compile(
@@ -46,7 +73,7 @@ class Rule:
     placeholder: str
     """The word in its placeholders: CARD makes [CARD_1]."""
     find: Finder
-    gate: re.Pattern[str] | None = None
+    gate: Gate | None = None
     """A text in which it finds nothing cannot hold a match. Most texts are done with after the gates."""
 
 
@@ -121,7 +148,7 @@ _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![
 
 def find_emails(text: str) -> Iterator[Span]:
     """Find addresses around each @ (RFC 5321: 64 characters before it at most)."""
-    for at in _AT.finditer(text):
+    for at in _AT.pattern.finditer(text):
         domain = _DOMAIN.match(text, at.end())
         local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
         if domain and local:
@@ -220,7 +247,7 @@ RULES = (
     ), _NUMBER),
     Rule("it_cf", "ID", checked(
         r"(?i)(?<!\w)[A-Z]{6}[0-9LMNP-V]{2}[ABCDEHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z](?!\w)", checksums.it_cf
-    ), _DIGIT),
+    ), _MIXED),
     Rule("fr_nir", "ID", checked(
         r"(?i)[12](?<!\w\d) ?\d{2} ?\d{2} ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}(?!\w)", checksums.fr_nir
     ), _NUMBER),
