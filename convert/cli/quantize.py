@@ -40,4 +40,4 @@ def quantize(
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
     screen.out().print(f"{said} weight; tensors: {held}", markup=False)
     for line in made.fallbacks:
-        screen.out().print(line, markup=False)
+        screen.out().print(f"not as asked: {line}", markup=False)

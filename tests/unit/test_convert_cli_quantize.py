@@ -23,6 +23,13 @@ def test_a_file_is_quantized_and_what_it_holds_is_said(tiny: Path, tmp_path: Pat
     assert f"{found.types['Q4_0']} Q4_0" in said
 
 
+def test_tensors_that_got_another_type_are_named(tiny: Path, tmp_path: Path):
+    """A sentence for each, for people."""
+    code, said = edge_convert("quantize", str(tiny), "--type", "Q4_K_M", "--out", str(tmp_path / "q.gguf"))
+    assert code == 0
+    assert "not as asked: blk.0.attn_k.weight: q5_0 instead of q4_K" in said
+
+
 def test_rounding_twice_takes_a_word(tiny: Path, tmp_path: Path):
     """The refusal names the option that allows it."""
     once, twice = str(tmp_path / "q8.gguf"), str(tmp_path / "q4.gguf")
