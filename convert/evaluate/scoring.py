@@ -148,7 +148,7 @@ def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction])
     hits, wanted = Counter[str](), Counter[str]()
     for row, each in zip(rows, predictions, strict=True):
         truth, found = _object(row.completion), _object(each.answer)
-        wanted.update(truth)
+        wanted.update(truth.keys())  # a mapping would be taken for counts
         hits.update(key for key in truth.keys() & found.keys() if truth[key] == found[key])
     fields = {key: share(hits[key], wanted[key]).plain() for key in sorted(wanted)}
     return {"fields": fields} if fields else {}
