@@ -106,7 +106,7 @@ def load(module: str) -> Any:
             raise
         said = f"{module} needs the package {error.name}, which is not installed"
         raise RequirementUnmet(
-            said, remedy="Install what the factory needs: pip install 'edge-agent[convert]'"
+            said, remedy="Install what the factory needs, in your clone: pip install '.[convert]'"
         ) from None
 
 

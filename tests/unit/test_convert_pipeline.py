@@ -155,7 +155,7 @@ def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path, monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RequirementUnmet, match="needs the package a_package_that_is_not_there") as raised:
         load("needs_torch")
-    assert "edge-agent[convert]" in raised.value.remedy
+    assert "'.[convert]'" in raised.value.remedy
     with pytest.raises(ModuleNotFoundError):
         load("convert.no_such_stage")
 

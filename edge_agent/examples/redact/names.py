@@ -1,6 +1,6 @@
 """Names of people and places, found by presidio (https://microsoft.github.io/presidio/) with a spaCy pipeline.
 
-An extra: `pip install 'edge-agent[presidio]'`. The pipeline is a directory on this machine, as spaCy's `to_disk` writes
+An extra: `pip install '.[presidio]'`. The pipeline is a directory on this machine, as spaCy's `to_disk` writes
 it; nothing is fetched. Presidio's own patterns for addresses of mail and links are left out: they would ask the network
 for a list of suffixes, and the rules that are always there find these.
 
@@ -34,7 +34,7 @@ def name_detector(pipeline: Path, language: str = "en") -> Callable[[str], Itera
         engines: Any = importlib.import_module("presidio_analyzer.nlp_engine")
         spacy: Any = importlib.import_module("spacy")
     except ImportError as error:
-        remedy = "Install it with: pip install 'edge-agent[presidio]'; or remove examples.presidio_pipeline."
+        remedy = "Install it, in your clone: pip install '.[presidio]'; or remove examples.presidio_pipeline."
         raise ConfigInvalid(f"examples.presidio_pipeline needs {error.name}", remedy=remedy) from None
     try:
         loaded = spacy.load(pipeline)
