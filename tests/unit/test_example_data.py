@@ -54,6 +54,16 @@ def test_no_message_is_another_with_its_words_in_another_order():
     assert [bag for bag, count in bags.items() if count > 1] == []
 
 
+def test_what_was_written_afterwards_stands_in_no_split():
+    """The messages that nobody was trained or looked at for are of all intents, and none of them is in the splits."""
+    lines = (POS / "data" / "afterwards.jsonl").read_text(encoding="utf-8").splitlines()
+    afterwards = [json.loads(line) for line in lines]
+    assert len(afterwards) >= 150
+    assert {row["label"] for row in afterwards} == INTENTS
+    known = {data.Row(row["text"]).key for rows in rows_of(POS / "data").values() for row in rows}
+    assert [] == [row for row in afterwards if data.Row(row["text"]).key in known]
+
+
 @pytest.mark.parametrize("folder", [POS, POS / "encoder"])
 def test_the_recipes_are_whole(folder: Path):
     """Every split is there and checks without a warning; the source, where it is installed, too."""
