@@ -106,7 +106,7 @@ app.command("init")(init.run)
 app.command("run")(run.run)
 _OWN: dict[str, Callable[..., Any]] = {
     "setup": setup.run,
-    "quantize": quantize.quantize,
+    "quantize": quantize.Command,
     "assemble": assemble.Command,
     "evaluate": evaluate.evaluate,
     "compare": evaluate.compare,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,29 +14,39 @@ from convert.cli import run, screen
 from edge_agent.errors import InvalidRequest
 
 
-def quantize(
-    what: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, with --type and --out; or a recipe.")],
-    type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="Such as Q8_0, Q4_K_M or Q4_0.")] = "",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The GGUF file to make.")] = None,
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Take a file that is quantized already: it loses more.")
-    ] = False,
-    again: run.Again = False,
-    work: run.Work = None,
-) -> None:
+@dataclass
+class Command:
     """Quantize a GGUF file; or make and measure the candidates of a recipe, and choose the fastest inside its budget.
 
     Says how many bits a weight really has, and which tensors got another type than asked for. Needs no torch.
 
     Example: [bold]edge-convert quantize model-f16.gguf --type Q4_0 --out model-q4_0.gguf[/bold]
     """
-    if not type_ and out is None:
-        run.bring(what, "quantize", again, work)
-        return
-    if not type_ or out is None:
-        raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    what: Annotated[Path, typer.Argument(metavar="SOURCE", help="A GGUF file, with --type and --out; or a recipe.")]
+    type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="Such as Q8_0, Q4_K_M or Q4_0.")] = ""
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The GGUF file to make.")] = None
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Take a file that is quantized already: it loses more.")
+    ] = False
+    again: run.Again = False
+    work: run.Work = None
+    auto: run.Auto = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        if self.type_ and self.out is not None:
+            _quantize(self.what, self.type_, self.out, self.requantize)
+        elif self.type_ or self.out is not None:
+            raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")
+        else:
+            run.bring(self.what, "quantize", self.again, self.work, auto=self.auto)
+
+
+def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     gguf = pipeline.load("convert.gguf")
-    made = gguf.quantize(gguf.Request(what, out, type_, requantize=requantize))
+    made = gguf.quantize(gguf.Request(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
     screen.out().print(f"{said} weight; tensors: {held}", markup=False)

@@ -21,6 +21,11 @@ Work = Annotated[
 ]
 Again = Annotated[bool, typer.Option("--again", help="Run the last stage even if nothing that it reads has changed.")]
 
+Auto = Annotated[
+    bool,
+    typer.Option("--auto", help="Try the sensible candidates for the runtime, whatever the recipe's 'quantize.types'."),
+]
+
 _STAGES = {
     "prepare": "Bring the source into one form: a float checkpoint with its tokenizer.",
     "finetune": "Train on the training rows.",
@@ -33,14 +38,14 @@ _STAGES = {
 }
 
 
-def run(where: RecipeArgument, again: Again = False, work: Work = None) -> None:
+def run(where: RecipeArgument, again: Again = False, work: Work = None, auto: Auto = False) -> None:
     """Make a bundle from a recipe: every stage that is not up to date, then report.md.
 
     Ctrl-C stops it; the same command goes on where it was.
 
     Example: [bold]edge-convert run examples/retail-categories/recipe.yaml[/bold]
     """
-    bring(where, "", again, work)
+    bring(where, "", again, work, auto=auto)
 
 
 def stage(name: str) -> Callable[[Path, bool, Path | None], None]:
@@ -53,9 +58,11 @@ def stage(name: str) -> Callable[[Path, bool, Path | None], None]:
     return command
 
 
-def bring(where: Path, until: str, again: bool, work: Path | None = None) -> None:
+def bring(where: Path, until: str, again: bool, work: Path | None = None, *, auto: bool = False) -> None:
     """Run the pipeline with lines and a bar."""
     written = recipe.read(where)
+    if auto:
+        written = written.model_copy(update={"quantize": written.quantize.model_copy(update={"types": ()})})
     if work is not None:
         written = written.model_copy(update={"work": str(work.absolute())})
     with screen.stages() as shown:

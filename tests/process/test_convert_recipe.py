@@ -16,6 +16,7 @@ from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import Task
 from tests import tiny_models
 from tests.stages import TEXTS
+from tests.unit.test_convert_cli import edge_convert
 
 LABELS = tiny_models.LABELS
 TASK = "version: 1.0.0\nruntime: {runtime}\ntask:\n  name: tiny\n  kind: classify\n  labels: [refund, price, other]\n"
@@ -68,6 +69,16 @@ def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
     lost = {each["name"]: each["next_token"]["kl_mean"] for each in report["candidates"]}
     assert lost["F16"] < lost["Q8_0"] < 0.05
     assert (tmp_path / "work" / "assemble" / "bundle" / "manifest.json").is_file()
+
+
+def test_auto_tries_what_the_recipe_does_not_name(tmp_path: Path) -> None:
+    """With --auto the sensible candidates are made and measured, and one of them is chosen."""
+    written(tmp_path, "bert", "onnx", "fp32")
+    code, said = edge_convert("quantize", str(tmp_path), "--auto")
+    assert code == 0, said
+    made = {path.name for path in (tmp_path / "work" / "quantize" / "candidates").iterdir()}
+    assert {"matmul8-gather8", "dynamic-int8"} <= made
+    assert (tmp_path / "work" / "quantize" / "chosen").read_text().strip() in made
 
 
 def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -> None:
