@@ -64,13 +64,13 @@ class RunningDaemon:
         places = ["--config", self._config, "--state-dir", self.state_dir, "--run-dir", self.run_dir]
         return [sys.executable, "-m", "edge_agent.cli", *map(str, places)]
 
-    def start(self) -> None:
-        """Start the process and wait until it serves."""
+    def start(self, *ready: str) -> None:
+        """Start the process and wait until it serves, and until these tasks answer: models load in the background."""
         started = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([*self.command(), "serve"], stdout=log, stderr=log, env=self.environment)
         with self.client() as client:
-            while not self._serving(client):
+            while not all(self._serving(client, service) for service in ("", *ready)):
                 assert self.process.poll() is None, self.log.read_text()
                 assert time.monotonic() < started + START_SECONDS_MAX, self.log.read_text()
                 time.sleep(POLL_SECONDS)
@@ -102,8 +102,8 @@ class RunningDaemon:
             for bundle in bundles:
                 admin.install(str(bundle))
 
-    def _serving(self, client: Client) -> bool:
+    def _serving(self, client: Client, service: str) -> bool:
         try:
-            return client.serving(timeout_seconds=1)
+            return client.serving(service, timeout_seconds=1)
         except CallFailed:
             return False

@@ -76,7 +76,7 @@ def test_feedback_survives_a_kill_and_is_idempotent(daemon):
     with reviewing(daemon) as client:
         client.correct(asked, "price", reviewer="anna", request_id=request_id)
     daemon.kill()
-    daemon.start()
+    daemon.start(*COLLECT, "off")
     with reviewing(daemon) as client:
         client.correct(asked, "price", reviewer="anna", request_id=request_id)
         assert "REQUEST_INVALID" == refusal(client.accept, asked, reviewer="anna", request_id=request_id)
