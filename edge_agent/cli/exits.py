@@ -15,6 +15,7 @@ from edge_agent.errors import (
     RequestCancelled,
     SiteError,
     StateError,
+    UpdateError,
 )
 
 
@@ -31,7 +32,7 @@ class Exit(IntEnum):
     TRY_LATER = 4
     """No room or not ready: the same command may work later."""
     REFUSED = 5
-    """What was given was refused: a bundle, receipts, a segment. Nothing was taken over from it."""
+    """What was given was refused: a bundle, receipts, a segment, an update. Nothing was taken over from it."""
 
 
 # The first match counts.
@@ -44,6 +45,7 @@ _FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
     (SiteError, Exit.SITE),
     (BundleError, Exit.REFUSED),
     (ExchangeError, Exit.REFUSED),
+    (UpdateError, Exit.REFUSED),
 )
 # What the daemon does not say itself: reasons of the client, and gRPC's own codes.
 _OTHERS = {

@@ -60,6 +60,11 @@ def timestamp(seconds: float) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
+def seconds(at: str) -> float:
+    """Return the seconds since 1970 of what `timestamp` or a like hand wrote."""
+    return datetime.fromisoformat(at).timestamp()
+
+
 def public_key_hex(key: Ed25519PrivateKey) -> str:
     """Return the public half of a key, in lower-case hexadecimal."""
     return key.public_key().public_bytes_raw().hex()

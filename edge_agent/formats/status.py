@@ -21,6 +21,35 @@ FILE_NAME = "status.json"
 Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
+UpdateState = Literal[
+    "waiting", "fetching", "staged", "testing", "switching", "probation", "done", "failed", "rolled_back", "held"
+]
+"""Where a task stands on its way to the bundle that the plan wants.
+
+waiting: the plan wants it later, in another window, on other hardware, or has halted it. fetching: files are on their
+way. staged: all is here, and what is in the way (memory, disk, the window) passes. testing: the self-test runs in a
+child of its own. switching: the new engine gets ready. probation: it answers and is watched. done: it answers for good.
+failed: it failed here, and is tried again only when the plan changes. rolled_back: it failed in probation, likewise.
+held: an operator went back by hand; it stays so until the plan moves on.
+"""
+
+
+class UpdateStatus(Exchanged):
+    """What the plan wants of one task, and how far that has come."""
+
+    candidate: Sha256
+    version: Version
+    state: UpdateState
+    since: At
+    plan_version: Annotated[int, Field(ge=1, le=2**31)]
+    reason: str = Field(default="", max_length=64)
+    """Code: why it is in that state; empty = nothing is in the way."""
+    message: str = Field(default="", max_length=1000)
+    """The same as a sentence."""
+    attempts: Count = 0
+    """Tries that something on this machine stopped."""
+
+
 class TaskStatus(Exchanged):
     """One task of the site."""
 
@@ -30,6 +59,10 @@ class TaskStatus(Exchanged):
     digest: Sha256
     ready: bool
     collect: Consent
+    previous: Sha256 | None = None
+    """What 'rollback' goes back to."""
+    update: UpdateStatus | None = None
+    """None = the plan says nothing of it."""
 
 
 class SiteStatus(Exchanged):
@@ -50,6 +83,13 @@ class SiteStatus(Exchanged):
     retained_bytes: Count = 0
     """Bytes of examples that the site holds, sealed or not."""
     tasks: tuple[TaskStatus, ...] = Field(default=(), max_length=1000)
+    arriving: dict[TaskName, UpdateStatus] = Field(default_factory=dict, max_length=1000)
+    """Tasks that the plan names and that nothing answers yet."""
+    channel: str = Field(default="", max_length=32)
+    plan_version: Annotated[int, Field(ge=0, le=2**31)] = 0
+    """Of the newest plan that the site believes; 0 = none."""
+    update_problem: str = Field(default="", max_length=1000)
+    """Why what came last was not believed; empty = it was."""
 
 
 def verify(raw: bytes, keys: Collection[str] | None) -> Signed[SiteStatus]:

@@ -38,6 +38,7 @@ CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.ModelError, Code.INTERNAL),
     (errors.BundleError, Code.FAILED_PRECONDITION),
     (errors.ExchangeError, Code.FAILED_PRECONDITION),
+    (errors.UpdateError, Code.FAILED_PRECONDITION),
     (errors.UnknownBundle, Code.NOT_FOUND),
     (errors.AmbiguousBundle, Code.INVALID_ARGUMENT),
     (errors.StateError, Code.FAILED_PRECONDITION),

@@ -82,7 +82,7 @@ def test_the_configuration_is_frozen():
         (
             "xyzzy: 1",
             "xyzzy",
-            "Known keys there: state_dir, run_dir, log, store, engine, service, examples, site, uplink.",
+            "Known keys there: state_dir, run_dir, log, store, engine, service, examples, site, uplink, update.",
         ),
     ],
 )
@@ -234,10 +234,10 @@ def test_every_number_has_its_range():
 def test_every_key_is_described():
     """Every key has a description that ends as a sentence."""
     sections = [Config, config.LogConfig, config.StoreConfig, config.EngineConfig, config.ServiceConfig]
-    sections += [config.ExamplesConfig, config.SiteConfig, config.UplinkConfig]
+    sections += [config.ExamplesConfig, config.SiteConfig, config.UplinkConfig, config.UpdateConfig]
     fields = {key: field for model in sections for key, field in model.model_fields.items()}
     plain = {key: field for key, field in fields.items() if field.description is not None}
-    assert {"log", "store", "engine", "service", "examples", "site", "uplink"} == fields.keys() - plain.keys()
+    assert {"log", "store", "engine", "service", "examples", "site", "uplink", "update"} == fields.keys() - plain.keys()
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 
 

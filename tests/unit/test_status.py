@@ -21,6 +21,7 @@ FAMILIES = {
     errors.ModelError: Code.INTERNAL,
     errors.BundleError: Code.FAILED_PRECONDITION,
     errors.ExchangeError: Code.FAILED_PRECONDITION,
+    errors.UpdateError: Code.FAILED_PRECONDITION,
     errors.StateError: Code.FAILED_PRECONDITION,
     errors.SiteError: Code.FAILED_PRECONDITION,
 }

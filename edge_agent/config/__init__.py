@@ -1,0 +1,264 @@
+"""agent.yaml: one section per room, every limit with its unit, defaults that work without a file.
+
+Sources, the later one wins: the defaults below, the directories that systemd hands over, the file (`--config`,
+`$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the command line. An unknown key is an error that
+names the nearest known one. Only this package reads the environment. The result is frozen; each room gets
+its own section.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from edge_agent.config.sections import (
+    EngineConfig,
+    ExamplesConfig,
+    LogConfig,
+    Section,
+    ServiceConfig,
+    SiteConfig,
+    StoreConfig,
+    UpdateConfig,
+    UplinkConfig,
+)
+from edge_agent.errors import ConfigInvalid, SocketPathTooLong
+
+__all__ = [
+    "Config",
+    "EngineConfig",
+    "ExamplesConfig",
+    "LogConfig",
+    "Overrides",
+    "ServiceConfig",
+    "SiteConfig",
+    "StoreConfig",
+    "UpdateConfig",
+    "UplinkConfig",
+    "load",
+    "sample",
+]
+
+DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
+CONFIG_BYTES_MAX = 1024 * 1024
+_SECRET = re.compile("secret|key|token|password|sas|credential|authorization", re.IGNORECASE)
+SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
+
+
+class Config(Section):
+    """The whole file."""
+
+    state_dir: Path = Field(
+        default=Path("/var/lib/edge-agent"), description="Installed bundles and state.db; one daemon owns it."
+    )
+    run_dir: Path = Field(default=Path("/run/edge-agent"), description="Sockets.")
+    log: LogConfig = LogConfig()
+    store: StoreConfig = StoreConfig()
+    engine: EngineConfig = EngineConfig()
+    service: ServiceConfig = ServiceConfig()
+    examples: ExamplesConfig = ExamplesConfig()
+    site: SiteConfig = SiteConfig()
+    uplink: UplinkConfig = UplinkConfig()
+    update: UpdateConfig = UpdateConfig()
+
+    @property
+    def inference_socket(self) -> Path:
+        """The socket of the devices."""
+        return self.run_dir / "inference.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The socket of the operator."""
+        return self.run_dir / "admin.sock"
+
+    @property
+    def review_socket(self) -> Path:
+        """The socket of the reviewers."""
+        return self.run_dir / "review.sock"
+
+    @property
+    def outbox(self) -> Path:
+        """Where what leaves the site lies."""
+        return Path(self.site.outbox_dir) if self.site.outbox_dir else self.state_dir / "outbox"
+
+    @property
+    def receipts(self) -> Path:
+        """Where the centre's receipts arrive."""
+        return Path(self.site.receipts_dir) if self.site.receipts_dir else self.state_dir / "receipts"
+
+    @property
+    def incoming(self) -> Path:
+        """Where updates arrive."""
+        return Path(self.update.incoming_dir) if self.update.incoming_dir else self.state_dir / "incoming"
+
+    @property
+    def wants(self) -> Path:
+        """The file that says what the mirror should fetch."""
+        return (Path(self.update.wants_dir) if self.update.wants_dir else self.outbox) / "wants.json"
+
+    @property
+    def uplink_notes(self) -> Path:
+        """Where the uplink's own notes lie, and what it says of itself."""
+        return Path(self.uplink.notes_dir) if self.uplink.notes_dir else self.state_dir / "uplink"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says; None = nothing."""
+
+    state_dir: Path | None = None
+    run_dir: Path | None = None
+
+
+def load(
+    path: Path | None = None, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
+) -> Config:
+    """Read the configuration.
+
+    Raises:
+        ConfigInvalid: the file cannot be read, is not YAML, has an unknown key or a value out of range.
+        SocketPathTooLong: a socket below run_dir has more than 107 bytes.
+    """
+    named = path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
+    source = named or DEFAULT_PATH
+    plain = _read(source, optional=named is None)
+    # A section whose keys are all commented out reads as nothing.
+    plain = {key: {} if value is None and key in _sections() else value for key, value in plain.items()}
+    config = _validate(_with_places(plain, overrides or Overrides(), environ), str(source))
+    if not config.service.insecure and config.service.tcp_address:
+        raise ConfigInvalid(
+            f"{source}: service.tcp_address is set without TLS",
+            remedy="Set 'insecure: true' beside it if everyone on that network may use the models, or remove it.",
+        )
+    _check_consent(config, str(source))
+    _check_secrets(config.uplink, str(source))
+    sockets = (config.inference_socket, config.review_socket, config.admin_socket)
+    longest = max(len(os.fsencode(sock)) for sock in sockets)
+    if longest > SOCKET_PATH_BYTES_MAX:
+        raise SocketPathTooLong(
+            f"a socket below run_dir {config.run_dir} has {longest} bytes; the limit is {SOCKET_PATH_BYTES_MAX}"
+        )
+    return config
+
+
+def _check_consent(config: Config, source: str) -> None:
+    leaving = sorted(task for task, consent in config.examples.collect.items() if consent == "upstream")
+    site = config.site
+    given = {"id": site.id, "recipients": site.recipients, "receipt_keys": site.receipt_keys}
+    missing = [f"site.{key}" for key, value in given.items() if not value]
+    if leaving and missing:
+        raise ConfigInvalid(
+            f"{source}: examples of {', '.join(leaving)} may leave the site, but {', '.join(missing)} is not set",
+            remedy="Set it to what the centre gave you, or choose 'local' under examples.collect.",
+        )
+
+
+def _check_secrets(uplink: UplinkConfig, source: str) -> None:
+    """Keep secrets out of a file that other users may read, and out of what is logged."""
+    found = sorted(name for name in uplink.options if _SECRET.search(name))
+    authority, _, _ = uplink.url.partition("://")[2].partition("/")
+    if "@" in authority or "?" in uplink.url:
+        found.append("the user or query of uplink.url")
+    if found:
+        raise ConfigInvalid(
+            f"{source}: uplink: {', '.join(found)} may be a secret, and this file is no place for one",
+            remedy="Write it into a file that only the uplink's user may read, and name that in 'credentials_file'.",
+        )
+
+
+def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[str, str]) -> dict[str, Any]:
+    # systemd sets these from StateDirectory= and RuntimeDirectory=; several are joined by colons.
+    handed = {"state_dir": environ.get("STATE_DIRECTORY"), "run_dir": environ.get("RUNTIME_DIRECTORY")}
+    from_systemd = {key: value.split(":")[0] for key, value in handed.items() if value}
+    given = {key: str(value) for key, value in vars(overrides).items() if value is not None}
+    uplink = plain.get("uplink", {})
+    credential = Path(environ.get("CREDENTIALS_DIRECTORY", ""), "uplink")
+    if isinstance(uplink, dict) and environ.get("CREDENTIALS_DIRECTORY") and credential.exists():
+        plain = {**plain, "uplink": {"credentials_file": str(credential), **uplink}}
+    return {**from_systemd, **plain, **given}
+
+
+def _read(path: Path, *, optional: bool) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_BYTES_MAX + 1)
+        plain = yaml.safe_load(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
+    except OSError as error:
+        if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
+        raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
+        raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Mend the line it names.") from None
+    if plain is None:
+        return {}
+    if not isinstance(plain, dict):
+        raise ConfigInvalid(f"{path} must hold keys and values, and at most {CONFIG_BYTES_MAX} bytes")
+    return plain
+
+
+def _validate(plain: dict[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_nearest(problem["loc"])) from None
+        said = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
+        raise ConfigInvalid(said, remedy=f"See {where} in the sample agent.yaml.") from None
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    """Name the known key that was meant: in the same section if one is like it, in any other otherwise."""
+    section, key = ".".join(map(str, loc[:-1])), str(loc[-1])
+    known = {f"{name}.{leaf}": leaf for name, part in _sections().items() for leaf in part.model_fields}
+    known |= {name: name for name in Config.model_fields}
+    here = {dotted: leaf for dotted, leaf in known.items() if dotted.rpartition(".")[0] == section}
+    for candidates in (here, known):
+        for close in difflib.get_close_matches(key, candidates.values(), n=1, cutoff=0.6):
+            return f"Did you mean '{next(dotted for dotted, leaf in candidates.items() if leaf == close)}'?"
+    return f"Known keys there: {', '.join(here.values())}."
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    defaults = ((name, field.default) for name, field in Config.model_fields.items())
+    return {name: type(default) for name, default in defaults if isinstance(default, BaseModel)}
+
+
+def sample() -> str:
+    """Return agent.yaml with every key, its default and its meaning, every line commented out."""
+    head = [
+        "## Configuration of edge-agent. Every line is commented out because the defaults work.",
+        "## Remove the '#' in front of a key (and of its section) to change it.",
+        "#",
+    ]
+    return "\n".join([*head, *_sample_lines(Config(), "")]) + "\n"
+
+
+def _sample_lines(section: BaseModel, indent: str) -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            yield "#"
+            yield f"## {(type(value).__doc__ or '').strip()}"
+            yield f"#{indent}{key}:"
+            yield from _sample_lines(value, indent + "  ")
+            continue
+        choices = get_args(field.annotation)
+        one_of = f" One of: {', '.join(choices)}." if choices and isinstance(choices[0], str) else ""
+        yield f"#{indent}# {field.description}{one_of}"
+        yield f"#{indent}{key}: {_as_yaml(value)}"
+
+
+def _as_yaml(value: object) -> str:
+    plain = str(value) if isinstance(value, Path) else value
+    return yaml.safe_dump(plain, default_flow_style=True).replace("\n...\n", "").strip()

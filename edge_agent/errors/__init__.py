@@ -1,0 +1,192 @@
+"""Every error of the appliance, in families by who must act.
+
+    EdgeAgentError
+    ├── CallerError          the caller changes the request
+    │   ├── UnknownTask, WrongTaskKind, InvalidRequest, EmptyInput, InputTooLong, TooManyInputs
+    │   ├── PredictionUnknown
+    │   ├── DeadlineExpired, RequestCancelled
+    ├── CapacityError        the caller tries again after `retry_seconds`
+    │   ├── QueueFull, EngineNotReady, Draining, StreamBroken
+    │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
+    ├── ModelError           the central team looks at the model
+    │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
+    ├── BundleError          the central team builds the bundle anew
+    │   ├── BundleUnreadable, ManifestInvalid, SchemaUnknown, FileMissing, HashMismatch, PathUnsafe, BundleTooLarge,
+    │   ├── BundleUnsigned, RequirementUnmet
+    ├── ExchangeError        whoever made or carried the file looks at it
+    │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
+    │   ├── UploadConflict
+    ├── UpdateError          the central team looks at what it published, or brings a newer copy
+    │   ├── PlanInvalid, UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete
+    ├── StateError           the operator names another version, or activates first
+    │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
+    └── SiteError            the technician changes something on this machine
+        ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
+        ├── MemoryShort, StickFailed
+        ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
+
+Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
+remedy (what the reader can do next) and every dynamic value of the sentence in `metadata`. The map to gRPC codes is in
+`edge_agent/service/status.py` and nowhere else. Errors cross the pipe from a child as (reason, message, remedy,
+metadata) and are rebuilt by `from_wire`.
+"""
+
+from __future__ import annotations
+
+from edge_agent.errors.base import EdgeAgentError
+from edge_agent.errors.calls import (
+    CallerError,
+    CapacityError,
+    DeadlineExpired,
+    Draining,
+    EmptyInput,
+    EngineCrashed,
+    EngineNotReady,
+    InputQuarantined,
+    InputTooLong,
+    InvalidRequest,
+    ModelError,
+    ModelFailed,
+    ModelLoadFailed,
+    PredictionUnknown,
+    QueueFull,
+    RequestCancelled,
+    StreamBroken,
+    TooManyInputs,
+    UnknownTask,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamUnreachable,
+    WrongTaskKind,
+)
+from edge_agent.errors.files import (
+    BundleError,
+    BundleTooLarge,
+    BundleUnreadable,
+    BundleUnsigned,
+    DocumentInvalid,
+    ExchangeError,
+    FileMissing,
+    HashMismatch,
+    ManifestInvalid,
+    PathUnsafe,
+    PlanInvalid,
+    RecordInvalid,
+    RequirementUnmet,
+    SchemaUnknown,
+    SegmentDamaged,
+    SignatureInvalid,
+    UpdateError,
+    UpdateExpired,
+    UpdateIncomplete,
+    UpdateOutdated,
+    UpdateUntrusted,
+    UploadConflict,
+)
+from edge_agent.errors.site import (
+    AmbiguousBundle,
+    BundleInUse,
+    ConfigInvalid,
+    DiskFull,
+    ExchangeDirUnusable,
+    MemoryShort,
+    NothingToRollBack,
+    SiteError,
+    SocketInUse,
+    SocketPathTooLong,
+    StateDirInUse,
+    StateDirUnwritable,
+    StateError,
+    StickFailed,
+    StoreDamaged,
+    UnknownBundle,
+    UpstreamMissing,
+    UpstreamRefused,
+)
+
+__all__ = [
+    "BY_REASON",
+    "AmbiguousBundle",
+    "BundleError",
+    "BundleInUse",
+    "BundleTooLarge",
+    "BundleUnreadable",
+    "BundleUnsigned",
+    "CallerError",
+    "CapacityError",
+    "ConfigInvalid",
+    "DeadlineExpired",
+    "DiskFull",
+    "DocumentInvalid",
+    "Draining",
+    "EdgeAgentError",
+    "EmptyInput",
+    "EngineCrashed",
+    "EngineNotReady",
+    "ExchangeDirUnusable",
+    "ExchangeError",
+    "FileMissing",
+    "HashMismatch",
+    "InputQuarantined",
+    "InputTooLong",
+    "InvalidRequest",
+    "ManifestInvalid",
+    "MemoryShort",
+    "ModelError",
+    "ModelFailed",
+    "ModelLoadFailed",
+    "NothingToRollBack",
+    "PathUnsafe",
+    "PlanInvalid",
+    "PredictionUnknown",
+    "QueueFull",
+    "RecordInvalid",
+    "RequestCancelled",
+    "RequirementUnmet",
+    "SchemaUnknown",
+    "SegmentDamaged",
+    "SignatureInvalid",
+    "SiteError",
+    "SocketInUse",
+    "SocketPathTooLong",
+    "StateDirInUse",
+    "StateDirUnwritable",
+    "StateError",
+    "StickFailed",
+    "StoreDamaged",
+    "StreamBroken",
+    "TooManyInputs",
+    "UnknownBundle",
+    "UnknownTask",
+    "UpdateError",
+    "UpdateExpired",
+    "UpdateIncomplete",
+    "UpdateOutdated",
+    "UpdateUntrusted",
+    "UploadConflict",
+    "UpstreamBusy",
+    "UpstreamFailed",
+    "UpstreamMissing",
+    "UpstreamRefused",
+    "UpstreamUnreachable",
+    "WrongTaskKind",
+    "from_wire",
+]
+
+
+def _leaves(family: type[EdgeAgentError]) -> list[type[EdgeAgentError]]:
+    found = [family] if "reason" in vars(family) and family is not EdgeAgentError else []
+    for child in family.__subclasses__():
+        found += _leaves(child)
+    return found
+
+
+BY_REASON: dict[str, type[EdgeAgentError]] = {cls.reason: cls for cls in _leaves(EdgeAgentError)}
+
+
+def from_wire(reason: str, message: str, remedy: str, metadata: dict[str, str]) -> EdgeAgentError:
+    """Rebuild an error that a child sent; an unknown reason becomes ModelFailed."""
+    cls = BY_REASON.get(reason, ModelFailed)
+    error = cls(message, remedy=remedy)
+    error.metadata = dict(metadata)  # not as keywords: a child may send any key
+    return error

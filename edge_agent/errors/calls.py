@@ -1,0 +1,168 @@
+"""What ends a call: the caller, a lack of room or time, or the model."""
+
+from __future__ import annotations
+
+from edge_agent.errors.base import EdgeAgentError
+
+
+class CallerError(EdgeAgentError):
+    """The caller changes the request."""
+
+
+class UnknownTask(CallerError):
+    """No task of that name is installed."""
+
+    reason = "TASK_UNKNOWN"
+
+
+class WrongTaskKind(CallerError):
+    """The task does something else than this call asks for."""
+
+    reason = "TASK_KIND_MISMATCH"
+
+
+class InvalidRequest(CallerError):
+    """A field of the request breaks its rule."""
+
+    reason = "REQUEST_INVALID"
+
+
+class EmptyInput(CallerError):
+    """An input has no text."""
+
+    reason = "INPUT_EMPTY"
+    remedy_default = "Send text with at least one character that is not white space."
+
+
+class InputTooLong(CallerError):
+    """An input has more tokens than the task allows."""
+
+    reason = "INPUT_TOO_LONG"
+    remedy_default = "Shorten the text, or split it over several inputs."
+
+
+class TooManyInputs(CallerError):
+    """A request has more inputs than the task allows."""
+
+    reason = "TOO_MANY_INPUTS"
+    remedy_default = "Send the inputs in several requests."
+
+
+class PredictionUnknown(CallerError):
+    """No answer of that id is kept here."""
+
+    reason = "PREDICTION_UNKNOWN"
+    remedy_default = (
+        "Answers are kept for 'window_seconds' where 'collect' under 'examples' in agent.yaml allows it; "
+        "check the id, and send feedback earlier."
+    )
+
+
+class DeadlineExpired(CallerError):
+    """The caller's deadline passed before the answer was there."""
+
+    reason = "DEADLINE_EXPIRED"
+    remedy_default = "Allow more time, or send less at once."
+
+
+class RequestCancelled(CallerError):
+    """The caller went away."""
+
+    reason = "CANCELLED"
+
+
+class CapacityError(EdgeAgentError):
+    """The caller tries again after `retry_seconds`."""
+
+    def __init__(self, message: str, *, retry_seconds: float = 1.0, remedy: str = "", **metadata: object) -> None:
+        """Keep also how long to wait, in seconds."""
+        super().__init__(message, remedy=remedy, **metadata)
+        self.retry_seconds = retry_seconds
+
+
+class QueueFull(CapacityError):
+    """The engine's queue has no room."""
+
+    reason = "QUEUE_FULL"
+    remedy_default = "Try again after the delay in RetryInfo."
+
+
+class EngineNotReady(CapacityError):
+    """The model is loading, or its process is being started again."""
+
+    reason = "ENGINE_NOT_READY"
+    remedy_default = "Try again after the delay in RetryInfo."
+
+
+class Draining(CapacityError):
+    """The daemon is stopping."""
+
+    reason = "DRAINING"
+    remedy_default = "Connect again when the daemon is back."
+
+
+class StreamBroken(CapacityError):
+    """The engine's process ended in the middle of a stream."""
+
+    reason = "STREAM_BROKEN"
+    remedy_default = "Send the request again; the text so far is not complete."
+
+
+class UpstreamUnreachable(CapacityError):
+    """No answer comes from the upstream, or none in time."""
+
+    reason = "UPSTREAM_UNREACHABLE"
+    remedy_default = (
+        "Check the network, and 'url' and 'options' under 'uplink' in agent.yaml; it is tried again by itself."
+    )
+
+
+class UpstreamBusy(CapacityError):
+    """The upstream asks for patience."""
+
+    reason = "UPSTREAM_BUSY"
+    remedy_default = "Nothing: it is tried again by itself, with longer pauses. If it stays, ask who runs the store."
+
+
+class UpstreamFailed(CapacityError):
+    """The upstream answers, but not as it should."""
+
+    reason = "UPSTREAM_FAILED"
+    remedy_default = (
+        "It is tried again. If it stays: is it the right 'url' under 'uplink' in agent.yaml, or a login page before it?"
+    )
+
+
+class ModelError(EdgeAgentError):
+    """The central team looks at the model."""
+
+
+class ModelLoadFailed(ModelError):
+    """The model's files do not load."""
+
+    reason = "MODEL_LOAD_FAILED"
+    remedy_default = (
+        "Install the bundle again, which replaces damaged files; if that does not help, have it built again. "
+        "'edge-agent rollback TASK' goes back to the version before."
+    )
+
+
+class ModelFailed(ModelError):
+    """The model gave no usable answer to one request."""
+
+    reason = "MODEL_FAILED"
+    remedy_default = "Report the input and the bundle digest to the team that made the bundle."
+
+
+class EngineCrashed(ModelError):
+    """The engine's process died on this request."""
+
+    reason = "ENGINE_CRASHED"
+    remedy_default = "Report the input and the bundle digest to the team that made the bundle."
+
+
+class InputQuarantined(ModelError):
+    """The input killed the engine's process before, alone."""
+
+    reason = "INPUT_QUARANTINED"
+    remedy_default = "Report the input and the bundle digest to the team that made the bundle; do not send it again."

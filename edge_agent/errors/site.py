@@ -1,0 +1,131 @@
+"""What is in the way on this machine."""
+
+from __future__ import annotations
+
+from edge_agent.errors.base import EdgeAgentError
+
+
+class StateError(EdgeAgentError):
+    """The operator names another version, or does something else first."""
+
+
+class UnknownBundle(StateError):
+    """No installed bundle of the task matches."""
+
+    reason = "BUNDLE_UNKNOWN"
+    remedy_default = "'edge-agent models' lists what is installed."
+
+
+class AmbiguousBundle(StateError):
+    """More than one installed bundle matches."""
+
+    reason = "BUNDLE_AMBIGUOUS"
+    remedy_default = "Give more characters of the digest."
+
+
+class NothingToRollBack(StateError):
+    """The task has no bundle before the active one."""
+
+    reason = "NOTHING_TO_ROLL_BACK"
+    remedy_default = "'edge-agent models' lists what is installed; 'edge-agent activate' chooses one."
+
+
+class BundleInUse(StateError):
+    """The bundle answers, or is kept for rollback."""
+
+    reason = "BUNDLE_IN_USE"
+    remedy_default = "Activate another version first, or remove the whole task."
+
+
+class SiteError(EdgeAgentError):
+    """The technician changes something on this machine."""
+
+
+class ConfigInvalid(SiteError):
+    """agent.yaml breaks a rule."""
+
+    reason = "CONFIG_INVALID"
+
+
+class StateDirInUse(SiteError):
+    """Another daemon owns the state directory."""
+
+    reason = "STATE_DIR_IN_USE"
+    remedy_default = "Stop the other daemon, or choose another --state-dir."
+
+
+class StateDirUnwritable(SiteError):
+    """The state directory cannot be created or written."""
+
+    reason = "STATE_DIR_UNWRITABLE"
+    remedy_default = "Choose another --state-dir, or give the daemon's user write access."
+
+
+class SocketInUse(SiteError):
+    """Another process listens there."""
+
+    reason = "SOCKET_IN_USE"
+    remedy_default = "Stop the other process, or choose another --run-dir or port."
+
+
+class SocketPathTooLong(SiteError):
+    """A Unix socket path has more bytes than the kernel takes."""
+
+    reason = "SOCKET_PATH_TOO_LONG"
+    remedy_default = "Choose a shorter --run-dir."
+
+
+class DiskFull(SiteError):
+    """The disk has no room for the bundle."""
+
+    reason = "DISK_FULL"
+    remedy_default = "Free some space; 'edge-agent models' shows versions that 'edge-agent remove' can delete."
+
+
+class MemoryShort(SiteError):
+    """The model needs more memory than there is for it."""
+
+    reason = "MEMORY_SHORT"
+    remedy_default = (
+        "Free some memory, remove a task, or lower 'sequences_max' under 'engine' in agent.yaml; "
+        "where 'memory_bytes_max' or a limit of the service is the reason, raise it."
+    )
+
+
+class StickFailed(SiteError):
+    """A stick could not be written or read to the end. Nothing was deleted."""
+
+    reason = "STICK_FAILED"
+    remedy_default = "Put the stick in again, or another one, and run the command again; it goes on where it stopped."
+
+
+class ExchangeDirUnusable(SiteError):
+    """The uplink cannot read the outbox, or write its notes or the receipts."""
+
+    reason = "EXCHANGE_DIR_UNUSABLE"
+    remedy_default = "Give the uplink's user the rights that docs/uplink.md lists, and check the disk ('dmesg')."
+
+
+class UpstreamRefused(SiteError):
+    """The upstream does not accept the site's credential."""
+
+    reason = "UPSTREAM_REFUSED"
+    remedy_default = (
+        "Check the rights of the credential (get, put) and this machine's clock; it is tried again by itself."
+    )
+
+
+class UpstreamMissing(SiteError):
+    """The bucket, container or folder is not there."""
+
+    reason = "UPSTREAM_MISSING"
+    remedy_default = (
+        "Create it, mount its disk, or correct 'url' under 'uplink' in agent.yaml; it is tried again by itself."
+    )
+
+
+class StoreDamaged(SiteError):
+    """The store's own files are missing or changed."""
+
+    reason = "STORE_DAMAGED"
+    remedy_default = "Install the bundle again: what is intact stays, what is damaged is replaced."

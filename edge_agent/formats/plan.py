@@ -1,0 +1,162 @@
+"""The plan: which bundle each site should run, from when, and under which conditions.
+
+One file for the whole fleet. It is the one target of the delegated TUF role `plan`, whose key is nearer than the
+offline ones; so it may only name bundles that the top-level role `targets` has signed already, and whoever holds its
+key alone can halt a rollout or go back to an earlier bundle, never bring in a new one. `version` only goes up: that,
+not a number on each bundle, is what keeps a site from being taken back to an old plan.
+
+A task that a plan does not name is left alone. `parse` is the only way in.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_agent.errors import PlanInvalid
+from edge_agent.formats.document import At, SiteId, first_problem
+from edge_agent.formats.manifest import Sha256, TaskName, Version
+
+SCHEMA = "edge-agent/plan/v1"
+FILE_NAME = "plan.json"
+PLAN_BYTES_MAX = 4 * 1024 * 1024
+
+Channel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hardware(_Section):
+    """What a machine must have. Nothing said = any machine."""
+
+    memory_bytes_min: int = Field(default=0, ge=0, le=2**62)
+    """All of the machine's memory, not what is free."""
+    devices: tuple[Literal["cpu", "cuda", "vulkan"], ...] = Field(default=(), max_length=3)
+    """One of them; empty = any."""
+    cpu_features: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_.]{1,32}$")], ...] = Field(default=(), max_length=32)
+    """All of them, as /proc/cpuinfo spells them."""
+
+
+class Offer(_Section):
+    """A bundle for the machines that it suits."""
+
+    bundle: Sha256
+    """Its digest."""
+    version: Version
+    """For people; the digest decides."""
+    requires: Hardware = Hardware()
+
+
+class Wave(_Section):
+    """From `start` on, `percent` of the sites, those of earlier waves included."""
+
+    start: At
+    percent: int = Field(ge=1, le=100)
+
+
+class Window(_Section):
+    """When a site may switch, by its local time; `end` before `start` = over midnight."""
+
+    start: Clock
+    end: Clock
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Window:
+        if self.start == self.end:
+            raise ValueError("a window begins and ends at the same minute; leave it out for 'at any time'")
+        return self
+
+
+class Probation(_Section):
+    """How long a bundle that has just been switched to is watched, and what sends it back.
+
+    It is over after `calls` calls or `hours` hours, whichever comes first.
+    """
+
+    calls: int = Field(default=200, ge=0, le=1_000_000)
+    hours: int = Field(default=24, ge=0, le=24 * 30)
+    error_percent_max: int = Field(default=5, ge=0, le=100)
+    """Calls that the model failed; counted from the 20th call on."""
+    latency_percent_max: int = Field(default=200, ge=100, le=10_000)
+    """Median latency in percent of what it was before."""
+
+
+class TaskPlan(_Section):
+    """What is wanted of one task."""
+
+    offers: tuple[Offer, ...] = Field(min_length=1, max_length=16)
+    """The first one that suits a machine is meant for it."""
+    waves: tuple[Wave, ...] = Field(default=(), max_length=32)
+    """Empty = all sites at once."""
+    window: Window | None = None
+    mode: Mode | None = None
+    """None = as the site has it."""
+    halted: bool = False
+    """No site switches to it any more; sites that have switched keep it."""
+    probation: Probation = Probation()
+    failure_percent_max: int = Field(default=10, ge=0, le=100)
+    """Sites where it failed, of those that tried: above that 'edge-convert fleet' recommends a halt."""
+
+    @model_validator(mode="after")
+    def _waves_grow(self) -> TaskPlan:
+        pairs = [(wave.start, wave.percent) for wave in self.waves]
+        if pairs != sorted(pairs) or len({percent for _, percent in pairs}) != len(pairs):
+            raise ValueError("waves must follow each other in time, each with a larger percentage")
+        return self
+
+
+class Fleet(_Section):
+    """The tasks of a channel, or of one site."""
+
+    tasks: dict[TaskName, TaskPlan] = Field(default_factory=dict, max_length=1000)
+    bytes_per_second_max: int | None = Field(default=None, ge=1000, le=10**10)
+    """For downloads; None = as the site has it. The smaller of the two holds."""
+
+
+class Plan(_Section):
+    """`plan.json`."""
+
+    schema_: Literal["edge-agent/plan/v1"] = Field(default="edge-agent/plan/v1", alias="schema")
+    version: int = Field(ge=1, le=2**31)
+    issued_at: At
+    channels: dict[Channel, Fleet] = Field(default_factory=dict, max_length=100)
+    sites: dict[SiteId, Fleet] = Field(default_factory=dict, max_length=20_000)
+    """Said of one site: takes the place of what its channel says of the same task."""
+
+    def for_site(self, site: str, channel: str) -> Fleet:
+        """Return what is meant for one site: its channel's tasks, each overridden by what is said of the site."""
+        common, own = self.channels.get(channel, Fleet()), self.sites.get(site, Fleet())
+        cap = own.bytes_per_second_max or common.bytes_per_second_max
+        return Fleet(tasks={**common.tasks, **own.tasks}, bytes_per_second_max=cap)
+
+    def bundles(self) -> frozenset[str]:
+        """Return the digests of all bundles that it names."""
+        fleets = [*self.channels.values(), *self.sites.values()]
+        tasks = [task for fleet in fleets for task in fleet.tasks.values()]
+        return frozenset(offer.bundle for task in tasks for offer in task.offers)
+
+
+def encode(plan: Plan) -> bytes:
+    """Write a plan: JSON with sorted keys and without what is as by default, UTF-8, final newline."""
+    plain = plan.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"schema": SCHEMA}
+    return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse(raw: bytes) -> Plan:
+    """Read and check a plan.
+
+    Raises:
+        PlanInvalid: too large, not JSON, or a rule is broken; the message names the field.
+    """
+    if len(raw) > PLAN_BYTES_MAX:
+        raise PlanInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {PLAN_BYTES_MAX}")
+    try:
+        return Plan.model_validate_json(raw)
+    except ValidationError as error:
+        raise PlanInvalid(f"{FILE_NAME}: {first_problem(error)}") from None
