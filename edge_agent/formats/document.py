@@ -21,7 +21,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
 
@@ -32,8 +32,15 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 SiteId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Epoch = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 SequenceNumber = Annotated[int, Field(ge=1, le=9_999_999_999)]
-# RFC 3339 in UTC, written by `timestamp`: sorts as text.
-At = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$")]
+
+
+def _in_the_calendar(at: str) -> str:
+    datetime.fromisoformat(at)  # ValueError: no such day, or no such minute
+    return at
+
+
+# RFC 3339 in UTC. What `timestamp` wrote sorts as text; with and without a fraction of a second it does not.
+At = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$"), AfterValidator(_in_the_calendar)]
 
 
 class Exchanged(BaseModel):

@@ -10,13 +10,14 @@ A task that a plan does not name is left alone. `parse` is the only way in.
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.errors import PlanInvalid
-from edge_agent.formats.document import At, SiteId, first_problem
+from edge_agent.formats.document import At, SiteId, first_problem, seconds
 from edge_agent.formats.manifest import Sha256, TaskName, Version
 
 SCHEMA = "edge-agent/plan/v1"
@@ -105,8 +106,9 @@ class TaskPlan(_Section):
 
     @model_validator(mode="after")
     def _waves_grow(self) -> TaskPlan:
-        pairs = [(wave.start, wave.percent) for wave in self.waves]
-        if pairs != sorted(pairs) or len({percent for _, percent in pairs}) != len(pairs):
+        pairs = list(itertools.pairwise(self.waves))
+        grow = all(one.percent < other.percent for one, other in pairs)
+        if not grow or any(seconds(one.start) > seconds(other.start) for one, other in pairs):
             raise ValueError("waves must follow each other in time, each with a larger percentage")
         return self
 
