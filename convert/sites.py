@@ -49,6 +49,10 @@ class Sites:
             said = f"{path}: {yaml_file.first_problem(error, 'the registry')}"
             raise ManifestInvalid(said, remedy="Correct it, or take it from its backup.") from None
 
+    def names(self) -> list[str]:
+        """Return the ids of all sites that are known."""
+        return sorted(self._document.sites)
+
     def keys(self, site: str) -> list[str]:
         """Return the keys that the site may sign with; none when it is not known."""
         known = self._document.sites.get(site)

@@ -166,7 +166,6 @@ PURE = (
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
-    "edge_agent.formats.rollout": "until the site's updater lands",
     "edge_agent.formats.wants": "until the mirror lands",
     "convert.finish": "a stage: see convert/pipeline.py",
     "convert.splits": "the scripts in examples/ that make data use it",

@@ -21,6 +21,7 @@ from convert.cli import (
     collect,
     dataset,
     evaluate,
+    fleet,
     init,
     keys,
     quantize,
@@ -119,6 +120,7 @@ app.command("assess")(assess.command)
 app.command("synthesize")(synthesize.Command)
 app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
+app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(sites.app, name="sites")
 

@@ -90,7 +90,7 @@ class Command:
             raise typer.Exit(_INCOMPLETE)
 
     def _sources(self) -> list[Source]:
-        options = dict(map(_option, self.store_option or ()))
+        options = store_options(self.store_option)
         return [open_source(written, options) for written in self.sources or ()]
 
     def _reviews(self) -> list[Feedback]:
@@ -107,6 +107,11 @@ def _read(export: Path) -> bytes:
     if export.stat().st_size > EXPORT_BYTES_MAX:
         raise InvalidRequest(f"{export} has more than {EXPORT_BYTES_MAX} bytes", remedy="Export in several parts.")
     return export.read_bytes()
+
+
+def store_options(written: list[str] | None) -> dict[str, str]:
+    """Return what --store-option was given. Raises InvalidRequest."""
+    return dict(map(_option, written or ()))
 
 
 def _option(written: str) -> tuple[str, str]:

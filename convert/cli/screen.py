@@ -48,3 +48,8 @@ def stages() -> Iterator[Screen]:
             console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
 
         yield Screen(note, advance)
+
+
+def plain(text: str) -> str:
+    """Return a text from elsewhere without what a terminal would obey: escape sequences, line breaks."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -1,0 +1,175 @@
+"""`edge-convert fleet`."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from convert.cli import screen
+from convert.cli.collect import store_options
+from convert.collect.sources import open_source
+from convert.fleet import progress, statuses
+from convert.fleet.progress import Reason, Report, TaskProgress
+from convert.fleet.standing import Stand
+from convert.sites import FILE_NAME, Sites
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse
+
+_HALT = 1
+_SHOWN_MAX = 10
+_ON_THE_WAY: tuple[Stand, ...] = ("fetching", "staged", "testing", "switching")
+
+
+@dataclass
+class Command:
+    """Compare what the sites say with the plan: who runs what it wants, how far each wave is, where it failed and why.
+
+    Reads the status objects that the sites' uplinks leave where their examples go. Recommends a halt when more of the
+    sites that tried a bundle failed than the plan allows.
+
+    Exit code 1: a halt is recommended.
+
+    Example: [bold]edge-convert fleet s3://fleet/examples --plan plan.json --collected collected[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://")
+    ]
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan, as 'edge-convert plan show' prints it.")]
+    collected: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where collect writes; the registry of sites is in there.")
+    ] = None
+    sites: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The registry itself. Without either, each status is taken at its word."),
+    ] = None
+    silent_hours: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Name sites that said nothing for so many hours.")
+    ] = 48
+    store_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For object stores: endpoint=…, region=…, allow_http=true. Repeatable."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        options, sites = store_options(self.store_option), self._registry()
+        sources = [open_source(written, options) for written in self.sources]
+        plan = _read_plan(self.plan)
+        with screen.bar() as advance:
+            heard = statuses.read(sources, sites, advance)
+        report = progress.report(
+            plan,
+            heard,
+            time.time(),
+            silent_seconds=3600.0 * self.silent_hours,
+            known=sites.names() if sites else (),
+        )
+        if self.as_json:
+            typer.echo(json.dumps(report.plain(), ensure_ascii=False))
+        else:
+            _print(screen.out(), report, proven=sites is not None)
+        if report.halts:
+            raise typer.Exit(_HALT)
+
+    def _registry(self) -> Sites | None:
+        if self.collected and self.sites:
+            raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
+        path = self.sites or (self.collected / FILE_NAME if self.collected else None)
+        if path and not path.is_file():
+            raise InvalidRequest(f"{path} is no file", remedy="Name the registry that 'collect' or 'sites' wrote.")
+        return Sites(path) if path else None
+
+
+def _read_plan(path: Path) -> Plan:
+    with path.open("rb") as file:
+        return parse(file.read(PLAN_BYTES_MAX + 1))
+
+
+def _print(console: Console, report: Report, *, proven: bool) -> None:
+    proof = "" if proven else "; whose they are was not checked: name --collected or --sites"
+    console.print(
+        f"plan {report.plan_version}: {report.with_newest_plan} of {report.sites} sites have read it{proof}",
+    )
+    if report.tasks:
+        console.print(_overview(report.tasks))
+    for task in report.tasks:
+        _print_task(console, task)
+    _list(console, "does not believe what came last", report.problems)
+    _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
+    _list(console, "never heard", dict.fromkeys(report.unheard, ""))
+    _list(console, "refused", report.refused)
+    for trouble in report.troubles:
+        console.print(Text.assemble(("failed: ", "bold red"), screen.plain(trouble)))
+    for task in report.halts:
+        console.print(Text.assemble(("halt recommended: ", "bold red"), _advice(task)))
+
+
+def _overview(tasks: Iterable[TaskProgress]) -> Table:
+    table = Table("task", "channel", "wanted", box=None, pad_edge=False)
+    rows = [(task, _counts(task)) for task in tasks]
+    for name in rows[0][1]:
+        table.add_column(name, justify="right")
+    for task, counts in rows:
+        wanted = " or ".join(dict.fromkeys(task.bundles.values())) + (", halted" if task.halted else "")
+        table.add_row(task.task, task.channel, wanted, *(f"{count:,}" for count in counts.values()))
+    return table
+
+
+def _counts(task: TaskProgress) -> dict[str, int]:
+    return {
+        "sites": task.sites,
+        "due": task.due,
+        "there": task.there,
+        "in probation": task.states["probation"],
+        "on the way": sum(task.states[state] for state in _ON_THE_WAY),
+        "waiting": task.states["waiting"],
+        "failed": task.failed,
+        "held": task.states["held"],
+        "unaware": task.states["unaware"],
+    }
+
+
+def _print_task(console: Console, task: TaskProgress) -> None:
+    name = f"{task.task} on {task.channel}"
+    if task.waves:
+        table = Table(f"waves of {name}", "", box=None, pad_edge=False)
+        for title in ("sites", "there", "failed"):
+            table.add_column(title, justify="right")
+        for wave in task.waves:
+            began = "since" if wave.open else "from"
+            counts = (f"{count:,}" for count in (wave.sites, wave.there, wave.failed))
+            table.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent} %", *counts)
+        console.print(table)
+    for reason in task.reasons[:_SHOWN_MAX]:
+        console.print(Text.assemble((f"{reason.state}: ", "bold"), _said(name, reason)))
+
+
+def _said(name: str, reason: Reason) -> str:
+    more = ", …" if reason.sites > len(reason.named) else ""
+    count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
+    text = f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
+    return screen.plain(text)
+
+
+def _advice(task: TaskProgress) -> str:
+    return (
+        f"{task.task} on {task.channel}: {task.failed:,} of the {task.tried:,} sites that tried it failed"
+        f" ({task.failure_percent:.1f} %; the plan allows {task.failure_percent_max} %)"
+    )
+
+
+def _list(console: Console, title: str, sites: Mapping[str, str]) -> None:
+    for site, said in list(sites.items())[:_SHOWN_MAX]:
+        console.print(Text.assemble((f"{title}: ", "bold"), screen.plain(f"{site} {said}".strip())))
+    if len(sites) > _SHOWN_MAX:
+        console.print(f"{title}: {len(sites) - _SHOWN_MAX:,} more, with --json")

@@ -1,0 +1,179 @@
+"""How far a plan has come, task by task, and whether it does harm: pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from convert.fleet.standing import Stand, Standing, standings
+from convert.fleet.statuses import Heard
+from edge_agent.formats import rollout
+from edge_agent.formats.document import seconds
+from edge_agent.formats.plan import Plan, TaskPlan, Wave
+from edge_agent.formats.status import UpdateState
+
+SITES_NAMED_MAX = 5
+STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
+
+
+@dataclass(frozen=True)
+class WaveProgress:
+    """One wave; sites of earlier waves are not counted again."""
+
+    start: str
+    percent: int
+    open: bool
+    sites: int
+    there: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why sites are not there: one code in one state."""
+
+    state: Stand
+    reason: str
+    sites: int
+    named: tuple[str, ...]
+    """Some of them."""
+    message: str
+    """What one of them says."""
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """One task of one channel, or of sites that the plan treats alike by name."""
+
+    channel: str
+    task: str
+    bundles: dict[str, str]
+    """Version of each bundle that the plan offers, by digest."""
+    halted: bool
+    sites: int
+    due: int
+    """Sites that should run it by now; of a halted task those that would, were it not."""
+    there: int
+    """Sites that run it, in probation too."""
+    due_there: int
+    states: dict[Stand, int]
+    failed: int
+    tried: int
+    """Sites that it failed on and sites that run it."""
+    failure_percent: float
+    failure_percent_max: int
+    waves: tuple[WaveProgress, ...]
+    reasons: tuple[Reason, ...]
+
+    @property
+    def too_many(self) -> bool:
+        """Tell whether more of those that tried failed than the plan allows."""
+        return self.failure_percent > self.failure_percent_max
+
+    @property
+    def halt_recommended(self) -> bool:
+        """Tell whether somebody should halt it now."""
+        return self.too_many and not self.halted
+
+
+@dataclass(frozen=True)
+class Report:
+    """The fleet against the plan."""
+
+    plan_version: int
+    sites: int
+    with_newest_plan: int
+    silent: dict[str, str]
+    """Sites that said nothing for long, and when they did last."""
+    unheard: tuple[str, ...]
+    """Sites that the registry or the plan names, and that never said anything."""
+    refused: dict[str, str]
+    problems: dict[str, str]
+    """Sites that do not believe what came last, and why."""
+    tasks: tuple[TaskProgress, ...]
+    troubles: tuple[str, ...]
+
+    @property
+    def halts(self) -> list[TaskProgress]:
+        """Return the tasks that should be halted."""
+        return [task for task in self.tasks if task.halt_recommended]
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        tasks = [asdict(task) | {"halt_recommended": task.halt_recommended} for task in self.tasks]
+        return asdict(self) | {"tasks": tasks}
+
+
+def report(plan: Plan, heard: Heard, now: float, *, silent_seconds: float, known: Iterable[str] = ()) -> Report:
+    """Compare what the sites say with what the plan wants.
+
+    Args:
+        plan: the newest one.
+        heard: what the sites say.
+        now: in seconds since 1970.
+        silent_seconds: a site that said nothing for longer is named.
+        known: sites that there should be, beside those that the plan names.
+    """
+    said = heard.statuses
+    groups: dict[tuple[str, str, TaskPlan], list[Standing]] = {}
+    for one in said.values():
+        for standing in standings(plan, one, now):
+            groups.setdefault((standing.channel, standing.task, standing.plan), []).append(standing)
+    return Report(
+        plan_version=plan.version,
+        sites=len(said),
+        with_newest_plan=sum(one.plan_version >= plan.version for one in said.values()),
+        silent={site: one.at for site, one in sorted(said.items()) if seconds(one.at) + silent_seconds < now},
+        unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
+        refused=dict(sorted(heard.refused.items())),
+        problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
+        tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
+        troubles=tuple(heard.troubles),
+    )
+
+
+def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[Standing], now: float) -> TaskProgress:
+    states = Counter(each.stand for each in sites)
+    failed, there = sum(each.failed for each in sites), sum(each.there for each in sites)
+    return TaskProgress(
+        channel=channel,
+        task=task,
+        bundles={offer.bundle: offer.version for offer in plan.offers},
+        halted=plan.halted,
+        sites=len(sites),
+        due=sum(each.due for each in sites),
+        there=there,
+        due_there=sum(each.due and each.there for each in sites),
+        states={stand: states[stand] for stand in STANDS},
+        failed=failed,
+        tried=failed + there,
+        failure_percent=100 * failed / max(failed + there, 1),
+        failure_percent_max=plan.failure_percent_max,
+        waves=tuple(_waves(plan.waves, sites, now)),
+        reasons=_reasons(
+            [(each.stand, each.reason, each.site, each.message) for each in sites if each.reason and not each.there]
+        ),
+    )
+
+
+def _waves(waves: Sequence[Wave], sites: Sequence[Standing], now: float) -> Iterable[WaveProgress]:
+    low = 0
+    for wave in waves:
+        high = wave.percent * rollout.STEPS // 100
+        mine = [each for each in sites if low <= each.place < high]
+        there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
+        yield WaveProgress(wave.start, wave.percent, seconds(wave.start) <= now, len(mine), there, failed)
+        low = high
+
+
+def _reasons(said: Sequence[tuple[Stand, str, str, str]]) -> tuple[Reason, ...]:
+    groups: dict[tuple[Stand, str], list[tuple[str, str]]] = {}
+    for stand, reason, site, message in sorted(said):
+        groups.setdefault((stand, reason), []).append((site, message))
+    found = [
+        Reason(stand, reason, len(each), tuple(site for site, _ in each[:SITES_NAMED_MAX]), each[0][1])
+        for (stand, reason), each in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda each: (each.state not in ("failed", "rolled_back"), -each.sites)))

@@ -1,0 +1,84 @@
+"""The newest status object of each site, from object stores and folders, and what is wrong with the others.
+
+Read like everything that comes from outside: bounded, and believed only when it is signed. With a registry of sites
+(convert/sites.py) a status counts only if one of the site's keys signed it; nothing is written down here. Without one
+each status is taken at its word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from convert.collect.sources import Source, SourceFailed, listings, path_of
+from convert.sites import Sites
+from convert.stage import Progress
+from edge_agent.errors import ExchangeError
+from edge_agent.formats import status
+from edge_agent.formats.document import DOCUMENT_BYTES_MAX, seconds
+from edge_agent.formats.status import SiteStatus
+
+READS_AT_ONCE = 16
+Said = tuple[str, SiteStatus | str]
+"""A site, and its status or what is wrong with it."""
+
+
+@dataclass
+class Heard:
+    """What was read."""
+
+    statuses: dict[str, SiteStatus] = field(default_factory=dict)
+    """By site."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Sites whose status does not count, and why."""
+    troubles: list[str] = field(default_factory=list)
+    """Sources that could not be listed."""
+
+    def take(self, site: str, said: SiteStatus | str) -> None:
+        """Keep the newest status; a refusal counts only for a site of which nothing better came."""
+        known = self.statuses.get(site)
+        if isinstance(said, str):
+            if not known:
+                self.refused[site] = said
+        elif not known or seconds(known.at) < seconds(said.at):
+            self.statuses[site] = said
+            self.refused.pop(site, None)
+
+
+def read(sources: Sequence[Source], sites: Sites | None, progress: Progress = lambda *_: None) -> Heard:
+    """Read the status objects of all sites in all sources; what cannot be read is named, and stops nothing."""
+    heard = Heard()
+    for source in sources:
+        try:
+            found = [listing.site for listing in listings(source) if listing.status]
+        except SourceFailed as error:
+            heard.troubles.append(str(error))
+            continue
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            for done, said in enumerate(pool.map(_reader(source, sites), found), 1):
+                heard.take(*said)
+                progress("status", done, len(found))
+    return heard
+
+
+def _reader(source: Source, sites: Sites | None) -> Callable[[str], Said]:
+    def one(site: str) -> Said:
+        try:
+            signed = status.verify(source.read(path_of(site, status.FILE_NAME), DOCUMENT_BYTES_MAX), None)
+        except SourceFailed as error:
+            return site, str(error)
+        except ExchangeError as error:
+            return site, error.message
+        if signed.body.site != site:
+            return site, f"is of site {signed.body.site}, but lies with {site}"
+        return site, _objection(site, signed.key, sites) or signed.body
+
+    return one
+
+
+def _objection(site: str, key: str, sites: Sites | None) -> str:
+    if sites is None or key in sites.keys(site):
+        return ""
+    whose = "another key than the site's" if sites.keys(site) else "the key of a site that is not registered"
+    return f"signed by {whose}; accept it with 'edge-convert sites accept {site} {key}'"
