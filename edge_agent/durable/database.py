@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Schema:
     damage_remedy: str
     """What to do about a damaged file."""
     first: tuple[str, ...] = ()
+    migrations: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """By version: run once in a file of that version, to make it one of the next. All or none of them are done."""
     checked: bool = True
     """Read the whole file when it is opened, to find damage early; takes a second for each gigabyte or so."""
 
@@ -41,7 +43,7 @@ class Database:
         """Open and check it; a missing or empty one is created only if `may_create`.
 
         Raises:
-            StoreDamaged: not a database, damaged, written by a newer agent, or missing.
+            StoreDamaged: not a database, damaged, written by a newer agent or one too old, or missing.
             StateDirUnwritable, StateDirInUse, DiskFull: it cannot be opened for writing.
         """
         self.path, self._schema = path, schema
@@ -125,10 +127,20 @@ class Database:
             raise StoreDamaged(said, remedy="Start the edge-agent version that wrote it, or a newer one.")
         if version == 0 and not may_create:
             raise self.damaged(f"{self.path} is missing or empty, but blobs are stored beside it")
-        if version == 0:
-            with self.transaction():
-                for statement in (*self._schema.statements, f"PRAGMA user_version = {self._schema.version}"):
-                    self._db.execute(statement)
+        if version != self._schema.version:
+            self._bring_up(version)
+
+    def _bring_up(self, version: int) -> None:
+        """Make a new file, or an older one, one of today: wholly or not at all."""
+        statements = list(self._schema.statements if version == 0 else ())
+        for older in range(version, self._schema.version) if version else ():
+            if older not in self._schema.migrations:
+                said = f"{self.path} has schema version {version}, which this agent cannot bring up to date"
+                raise StoreDamaged(said, remedy="Start an edge-agent version between the two first.")
+            statements += self._schema.migrations[older]
+        with self.transaction():
+            for statement in (*statements, f"PRAGMA user_version = {self._schema.version}"):
+                self._db.execute(statement)
 
     def _translated(self, code: int, said: str) -> EdgeAgentError | None:
         if code == sqlite3.SQLITE_FULL:

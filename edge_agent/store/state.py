@@ -1,4 +1,4 @@
-"""state.db: which bundles are installed, and which of them answers for each task.
+"""state.db: which bundles are installed, which of them answers for each task, and what updates must remember.
 
 SQLite in WAL mode with synchronous=FULL: a change that was committed survives a power cut, and every change is one
 transaction. One process owns the file, and one thread at a time uses it (any thread). The database itself refuses to
@@ -16,13 +16,25 @@ from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 
-SCHEMA_VERSION = 1
-_SCHEMA = (
+SCHEMA_VERSION = 2
+_BUNDLES = (
     # AUTOINCREMENT: `sequence` says what is newest even after the clock was set back.
     "CREATE TABLE bundles (sequence INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL UNIQUE, task TEXT NOT NULL,"
     " version TEXT NOT NULL, manifest BLOB NOT NULL, signed INTEGER NOT NULL, installed_at REAL NOT NULL) STRICT",
     "CREATE TABLE pointers (task TEXT PRIMARY KEY, active TEXT NOT NULL REFERENCES bundles (digest),"
     " previous TEXT REFERENCES bundles (digest)) STRICT",
+)
+_UPDATES = (
+    # How far each task has come on its way to what the plan wants: journal.py.
+    "CREATE TABLE updates (task TEXT PRIMARY KEY, candidate TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL,"
+    " since REAL NOT NULL, plan_version INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,"
+    " attempts INTEGER NOT NULL, wish TEXT NOT NULL, incumbent TEXT NOT NULL, watch TEXT NOT NULL) STRICT",
+    # Bundles that failed here.
+    "CREATE TABLE verdicts (task TEXT NOT NULL, digest TEXT NOT NULL, wish TEXT NOT NULL, reason TEXT NOT NULL,"
+    " message TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (task, digest)) STRICT",
+    # What trust must remember although its cache is lost: floors of versions, and the newest signed time.
+    "CREATE TABLE trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    "CREATE TABLE roots (version INTEGER PRIMARY KEY, metadata BLOB NOT NULL) STRICT",
 )
 _ALL = """
     SELECT task, version, digest, manifest, signed, installed_at FROM bundles ORDER BY task, sequence DESC
@@ -151,7 +163,7 @@ def _schema_at(path: Path) -> Schema:
     # With its -wal, which SQLite would replay into a new database, and the blobs, which nothing names any more.
     away = f"{path}* and {path.parent / 'blobs'}"
     remedy = f"Stop the daemon, move {away} away, start it and install the bundles again."
-    return Schema(SCHEMA_VERSION, _SCHEMA, remedy)
+    return Schema(SCHEMA_VERSION, _BUNDLES + _UPDATES, remedy, migrations={1: _UPDATES})
 
 
 def _manifest(digest: str, manifest_bytes: bytes) -> Manifest:

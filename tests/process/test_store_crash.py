@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.store.state import State
 from edge_agent.store.store import Store
 from tests.store_cases import LIMITS, bundle, sha256_of
 from tests.strace import (
@@ -46,6 +47,14 @@ except EdgeAgentError as error:
     print(error.reason)
     sys.exit(3)
 """
+
+TAKE_OVER = """
+import sys
+from pathlib import Path
+from edge_agent.store.state import State
+State(Path(sys.argv[1]), may_create=False).close()
+"""
+VERSION_1 = Path(__file__).parent.parent / "data" / "state-v1.db"
 
 
 class Site:
@@ -145,6 +154,29 @@ def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> 
         killed = site.update(site.root / "first", site.new, *killed_at(call, number))
         assert killed.returncode != 0, (call, number)
         check(site, site.root / "first", ("", "2.0.0"))
+
+
+@needs_strace
+def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Path) -> None:
+    """At sampled calls: the next start finds version 1 or version 2, and the same bundles."""
+    old, place = tmp_path / "old.db", tmp_path / "state.db"
+    shutil.copyfile(VERSION_1, old)
+
+    def take_over(*tracer: str) -> subprocess.CompletedProcess[str]:
+        for left in tmp_path.glob("state.db*"):
+            left.unlink()
+        shutil.copyfile(old, place)
+        command = [*tracer, sys.executable, "-B", "-c", TAKE_OVER, str(place)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    every = points(take_over, tmp_path / "log")
+    assert len(every) > 5
+    for call, number in sample(every, 8):
+        assert 0 != take_over(*killed_at(call, number)).returncode
+        state = State(place, may_create=False)
+        assert ["3.0.0", "1.2.0", "1.1.0", "1.0.0"] == [name.version for name in state.names()]
+        assert {"other", "pos"} == state.pointers().keys()
+        state.close()
 
 
 @needs_strace

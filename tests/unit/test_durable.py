@@ -86,6 +86,25 @@ def test_a_newer_database_is_left_alone(tmp_path: Path):
         Database(tmp_path / "a.db", Schema(1, (), ""))
 
 
+def test_an_older_database_is_brought_up_step_by_step(tmp_path: Path):
+    """Each version's statements, in order, in one transaction; what is in it stays."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    steps = {2: ("ALTER TABLE t ADD COLUMN c TEXT",), 3: ("UPDATE t SET c = b", "CREATE INDEX i ON t (c)")}
+    database = Database(tmp_path / "a.db", Schema(4, ("never run",), "", migrations=steps))
+    assert [(4,)] == database.rows("PRAGMA user_version")
+    assert [] == database.rows("SELECT a, b, c FROM t")
+    database.close()
+
+
+def test_a_database_without_a_way_up_is_left_alone(tmp_path: Path):
+    """It says that an agent in between is needed; nothing was changed."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    with pytest.raises(StoreDamaged, match="schema version 2, which this agent cannot") as caught:
+        Database(tmp_path / "a.db", Schema(4, (), "", migrations={2: ("CREATE TABLE u (a)",)}))
+    assert "between" in caught.value.remedy
+    Database(tmp_path / "a.db", SCHEMA).close()
+
+
 def test_a_missing_database_is_made_only_where_that_is_right(tmp_path: Path):
     """Beside blobs that it should name, an empty database would forget them."""
     with pytest.raises(StoreDamaged, match="missing or empty"):

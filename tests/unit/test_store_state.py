@@ -1,7 +1,12 @@
-"""state.db: what it refuses to open, and what it refuses to forget."""
+"""state.db: what it refuses to open, what it refuses to forget, and how a file of an older agent is taken over.
+
+tests/data/state-v1.db was written by the code of schema version 1: task pos with 1.0.0, 1.1.0 (active) and 1.2.0
+installed in that order, task other with 3.0.0.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -13,6 +18,8 @@ from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
 from edge_agent.formats.manifest import digest_of, parse
 from edge_agent.store.state import InstalledBundle, State
 from tests.store_cases import bundle
+
+VERSION_1 = Path(__file__).parent.parent / "data" / "state-v1.db"
 
 
 @pytest.fixture
@@ -98,10 +105,50 @@ def test_a_cut_of_the_file_is_noticed_or_loses_nothing(state: State, one: Instal
 def test_a_newer_schema_is_refused(state: State, tmp_path: Path) -> None:
     """An agent that was set back does not guess; the remedy is the newer agent."""
     state.close()
-    edit(tmp_path / "state.db", "PRAGMA user_version = 2")
-    with pytest.raises(StoreDamaged, match="schema version 2; this agent knows 1") as caught:
+    edit(tmp_path / "state.db", "PRAGMA user_version = 3")
+    with pytest.raises(StoreDamaged, match="schema version 3; this agent knows 2") as caught:
         State(tmp_path / "state.db", may_create=False)
     assert "newer" in caught.value.remedy
+
+
+def test_a_database_of_version_1_is_taken_over(tmp_path: Path) -> None:
+    """What was installed, what answers and what came before stay; the tables of updates are there and empty."""
+    shutil.copyfile(VERSION_1, tmp_path / "state.db")
+    for _ in range(2):  # the second time there is nothing to do
+        state = State(tmp_path / "state.db", may_create=False)
+        assert [("other", "3.0.0"), ("pos", "1.2.0"), ("pos", "1.1.0"), ("pos", "1.0.0")] == [
+            (name.task, name.version) for name in state.names()
+        ]
+        assert [] == state.unreadable()
+        versions = {name.digest: name.version for name in state.names()}
+        active, previous = state.pointers()["pos"]
+        assert ("1.1.0", "1.0.0") == (versions[active], versions[previous])
+        assert [(2,)] == state._db.rows("PRAGMA user_version")
+        for table in ("updates", "verdicts", "trust", "roots"):
+            assert [(0,)] == state._db.rows(f"SELECT count(*) FROM {table}")
+        state.close()
+
+
+def test_a_database_taken_over_is_like_a_new_one(tmp_path: Path) -> None:
+    """The same tables with the same columns, whichever way they came."""
+    shutil.copyfile(VERSION_1, tmp_path / "old.db")
+    made = [State(tmp_path / name, may_create=True) for name in ("old.db", "new.db")]
+    old, new = (state._db.rows("SELECT name, sql FROM sqlite_schema ORDER BY name") for state in made)
+    assert old == new
+    for state in made:
+        state.close()
+
+
+def test_a_failed_take_over_leaves_version_1(tmp_path: Path) -> None:
+    """All of it or nothing: what is in the way of the last table leaves no trace of the first."""
+    shutil.copyfile(VERSION_1, tmp_path / "state.db")
+    edit(tmp_path / "state.db", "CREATE TABLE roots (in_the_way INTEGER)")
+    with pytest.raises(sqlite3.OperationalError, match="roots already exists"):
+        State(tmp_path / "state.db", may_create=False)
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        assert (1,) == db.execute("PRAGMA user_version").fetchone()
+        assert [] == db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'updates'").fetchall()
+    db.close()
 
 
 def test_a_changed_manifest_is_noticed_and_mended(state: State, one: InstalledBundle, tmp_path: Path) -> None:
@@ -139,7 +186,7 @@ def test_a_directory_in_its_place_is_unwritable(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_not_damage(state: State, one: InstalledBundle) -> None:
     """SQLite's own limit stands in for the disk's end; nothing is half added."""
-    state._db.execute("PRAGMA max_page_count = 6")
+    state._db.execute("PRAGMA max_page_count = 14")
     stored = one.manifest_bytes + b" " * 100_000
     large = InstalledBundle(digest_of(stored), stored, one.manifest, signed=False, installed_at=1.0)
     with pytest.raises(DiskFull, match="full"):
