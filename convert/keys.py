@@ -62,7 +62,7 @@ def create(folder: Path, passphrase: str = "") -> Public:
         InvalidRequest: the folder exists, or the passphrase is too short.
         OSError: the folder cannot be written.
     """
-    _check_passphrase(passphrase)
+    check_passphrase(passphrase)
     if folder.exists():
         said = f"{folder} exists, and keys are never overwritten"
         raise InvalidRequest(
@@ -170,7 +170,8 @@ def _read(folder: Path, name: str) -> bytes:
         raise FileMissing(f"{folder / name} does not exist", remedy=remedy) from None
 
 
-def _check_passphrase(passphrase: str) -> None:
+def check_passphrase(passphrase: str) -> None:
+    """Raise InvalidRequest when it is too short; empty = none."""
     if passphrase and len(passphrase) < PASSPHRASE_CHARACTERS_MIN:
         said = f"the passphrase has {len(passphrase)} characters; at least {PASSPHRASE_CHARACTERS_MIN} are needed"
         raise InvalidRequest(said, remedy="Take several random words, or leave it out and encrypt the disk.")

@@ -178,6 +178,9 @@ ENTRIES = {
     "convert.probe.llama": "started with python -m",
     "convert.probe.onnx": "started with python -m",
     "convert.probe.quantizer": "started with python -m",
+    "convert.publish.ceremony": "imported by its commands when they run",
+    "convert.publish.rotation": "likewise",
+    "convert.publish.stick": "likewise",
     "convert.assess": "imported by its command when it runs",
     "convert.collect.run": "likewise",
     "convert.dataset.review": "likewise",
@@ -194,6 +197,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
 }
 BROAD_EXCEPTS = {
+    "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.examples.writer": "the writer's thread: what one example raises drops that example, and is counted",
     "edge_agent.service.guard": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",

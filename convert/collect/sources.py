@@ -92,20 +92,28 @@ def open_source(written: str, options: Mapping[str, str]) -> Source:
     Raises:
         InvalidRequest: no such folder, or a URL or option that no store knows.
     """
-    scheme, colon, _ = written.partition("://")
-    if not colon:
+    if "://" not in written:
         return Folder(Path(written))
-    if scheme not in _SCHEMES:
-        raise InvalidRequest(f"'{written}' is no place to collect from", remedy="A folder, or s3://, gs://, az:// …")
+    return Bucket(written, open_store(written, options))
+
+
+def open_store(url: str, options: Mapping[str, str]) -> Any:
+    """Return the object store below a URL.
+
+    Raises:
+        InvalidRequest: a URL or option that no store knows.
+    """
+    if url.partition("://")[0] not in _SCHEMES:
+        raise InvalidRequest(f"'{url}' is no folder and no store", remedy="A folder, or s3://, gs://, az:// …")
     plain: dict[str, Any] = dict(options)
     client: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
     if plain.pop("allow_http", "").lower() == "true":
         client["allow_http"] = True
     try:
-        return Bucket(written, _STORES(written, config=plain or None, client_options=client, retry_config=_RETRY))
+        return _STORES(url, config=plain or None, client_options=client, retry_config=_RETRY)
     except (BaseError, ValueError) as error:
         remedy = "Options are those of obstore, such as --store-option endpoint=https://…"
-        raise InvalidRequest(f"cannot use {written}: {error}", remedy=remedy) from None
+        raise InvalidRequest(f"cannot use {url}: {error}", remedy=remedy) from None
 
 
 def listings(source: Source) -> list[Listing]:

@@ -1,0 +1,98 @@
+"""A bundle as it comes from the factory, a directory or an uncompressed tar, checked before it is signed."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from convert.publish.places import chunked
+from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
+from edge_agent.formats import manifest
+from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Artifact, Manifest
+
+_MAKE = "Make it with 'edge-convert run' or 'edge-convert assemble', and name its directory or tar."
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that can be read."""
+
+    raw: bytes
+    """manifest.json as stored."""
+    manifest: Manifest
+    _open: Callable[[str], IO[bytes]]
+
+    @property
+    def digest(self) -> str:
+        """Its identity."""
+        return manifest.digest_of(self.raw)
+
+    @property
+    def name(self) -> str:
+        """Task and version, for people."""
+        return f"{self.manifest.task.name} {self.manifest.version}"
+
+    @contextmanager
+    def opened(self, artifact: Artifact) -> Iterator[IO[bytes]]:
+        """Open a file of the bundle after a look at its size and hash.
+
+        Raises:
+            FileMissing, HashMismatch: it is not there, or not what the manifest names.
+        """
+        with self._open(artifact.path) as file:
+            hashed = hashlib.sha256()
+            for chunk in chunked(file):
+                hashed.update(chunk)
+            if hashed.hexdigest() != artifact.sha256:
+                said = f"{artifact.path} of {self.name} is not the file that its manifest names"
+                raise HashMismatch(said, remedy="Build the bundle again; nothing was published.")
+            file.seek(0)
+            yield file
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Bundle]:
+    """Open a bundle and check its manifest.
+
+    Raises:
+        BundleUnreadable: no bundle directory, and no tar.
+        FileMissing, ManifestInvalid, SchemaUnknown: no manifest, or one that breaks a rule.
+    """
+    if path.is_dir():
+        yield _bundle(lambda name: _file(path / name))
+        return
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield _bundle(lambda name: _member(archive, name))
+    except FileNotFoundError:
+        raise BundleUnreadable(f"{path} does not exist", remedy=_MAKE) from None
+    except tarfile.TarError as error:
+        raise BundleUnreadable(f"{path} is no bundle directory and no tar: {error}", remedy=_MAKE) from None
+
+
+def _bundle(open_file: Callable[[str], IO[bytes]]) -> Bundle:
+    with open_file(MANIFEST_NAME) as file:
+        raw = file.read(MANIFEST_BYTES_MAX + 1)
+    return Bundle(raw, manifest.parse(raw), open_file)
+
+
+def _file(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileMissing(f"the bundle has no {path.name}", remedy=_MAKE) from None
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    for written in (name, f"./{name}"):
+        try:
+            if (file := archive.extractfile(written)) is not None:
+                return file
+        except KeyError:
+            continue
+    raise FileMissing(f"the bundle has no {name}", remedy=_MAKE)

@@ -1,0 +1,138 @@
+"""A change of a repository: drafted, signed, written in an order in which it may stop anywhere.
+
+Blobs come first, then the metadata that nothing names yet, then `timestamp.json`, which names them all in one step. A
+new root comes last, since sites believe it as soon as it is there: so what it makes possible is there before, signed by
+the keys of the old root and of the new one. Whoever is interrupted runs the same command again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+
+from convert.publish import layout
+from convert.publish.keyring import Keyring
+from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from convert.publish.places import Place
+from convert.publish.reading import Held
+from edge_agent.errors import InvalidRequest
+
+
+@dataclass
+class Draft:
+    """What is to change. What is None stays as it is; snapshot and timestamp follow from the rest."""
+
+    root: Metadata[Root] | None = None
+    targets: Metadata[Targets] | None = None
+    plan_role: Metadata[Targets] | None = None
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """Small ones that belong to the change, by path; large ones are there already."""
+    restart_versions: bool = False
+    """Count snapshot and timestamp from 1 again: only with a new online key, after somebody ran the numbers up."""
+
+    def delegators(self, held: Held, role: str) -> list[Metadata[Any]]:
+        """Return all metadata by whose keys a role must be signed: those in force, and those to come."""
+        if role == PLAN:
+            return [self.targets or held.targets]
+        return [held.root] if self.root is None else [held.root, self.root]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Signatures that a role still needs."""
+
+    role: str
+    count: int
+    names: tuple[str, ...]
+    """Keys that could give them."""
+
+    def __str__(self) -> str:
+        """Say so."""
+        return f"{self.role} needs {self.count} more of the signatures of {', '.join(self.names)}"
+
+
+def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> list[Missing]:
+    """Sign with the keys at hand, as many as are needed, and return what is missing still.
+
+    A root must satisfy the root before it. Everything else must satisfy the newest root, and should satisfy the one
+    before, so that no site meets a moment in which it does not: but old keys may be lost, which is no error.
+    """
+    missing = []
+    for by in delegators:
+        result = by.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        lacking = result.threshold - len(result.signed)
+        chosen = keys.available(sorted(result.unsigned, key=keys.name_of))[: max(lacking, 0)]
+        keys.sign(metadata, chosen)
+        if lacking > len(chosen) and (role == ROOT or by is delegators[-1]):
+            names = tuple(keys.name_of(keyid) for keyid in result.unsigned if keyid not in chosen)
+            missing.append(Missing(role, lacking - len(chosen), names))
+    return missing
+
+
+def sign_draft(keys: Keyring, held: Held, draft: Draft) -> list[Missing]:
+    """Sign what offline and near keys sign, and return what is missing still."""
+    roles = {ROOT: draft.root, TARGETS: draft.targets, PLAN: draft.plan_role}
+    return [
+        missing
+        for role, metadata in roles.items()
+        if metadata is not None
+        for missing in sign(keys, metadata, role, draft.delegators(held, role))
+    ]
+
+
+def commit(place: Place, keys: Keyring, held: Held, draft: Draft, now: float, days: Mapping[str, float]) -> None:
+    """Publish a change that is signed but for the online key.
+
+    Raises:
+        InvalidRequest: the online key is not here, or somebody else has published since `held` was read.
+    """
+    files = _assembled(keys, held, draft, now, days)
+    for path, content in draft.blobs.items():
+        place.write(path, content)
+    _require_unchanged(place, held)
+    for path, content in files.items():
+        place.write(path, content)
+
+
+def _assembled(keys: Keyring, held: Held, draft: Draft, now: float, days: Mapping[str, float]) -> dict[str, bytes]:
+    """Return the metadata files to write, in their order."""
+    files: dict[str, bytes] = {}
+    changed = {TARGETS: draft.targets, PLAN: draft.plan_role}
+    snapshot = Metadata(Snapshot(meta=dict(held.snapshot.signed.meta)))
+    for role, metadata in changed.items():
+        if metadata is not None:
+            raw = files[layout.path_of(role, metadata.signed.version)] = layout.encode(metadata)
+            snapshot.signed.meta[f"{role}.json"] = layout.described(metadata, raw)
+    delegators = draft.delegators(held, SNAPSHOT)
+    version = 1 if draft.restart_versions else held.snapshot.signed.version + 1
+    layout.issue(snapshot.signed, version, now, days[SNAPSHOT])
+    raw = files[layout.path_of(SNAPSHOT, version)] = online(keys, snapshot, SNAPSHOT, delegators)
+    version = 1 if draft.restart_versions else held.timestamp.signed.version + 1
+    timestamp = Metadata(Timestamp(snapshot_meta=layout.described(snapshot, raw)))
+    layout.issue(timestamp.signed, version, now, days[TIMESTAMP])
+    files[layout.TIMESTAMP_PATH] = online(keys, timestamp, TIMESTAMP, delegators)
+    if draft.root is not None:
+        files[layout.path_of(ROOT, draft.root.signed.version)] = layout.encode(draft.root)
+    return files
+
+
+def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> bytes:
+    """Sign with the online key, and return the file.
+
+    Raises:
+        InvalidRequest: the key is not here.
+    """
+    missing = sign(keys, metadata, role, delegators)
+    if missing:
+        said = f"the online key is not here: {missing[0]}"
+        raise InvalidRequest(said, remedy="Name its folder with --keys, beside those of other keys.")
+    return layout.encode(metadata)
+
+
+def _require_unchanged(place: Place, held: Held) -> None:
+    if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
+        said = f"somebody else has published at {place.name} in the meantime"
+        raise InvalidRequest(said, remedy="Nothing was changed. Run the command again: it starts from what is there.")

@@ -1,0 +1,247 @@
+"""Folders of signing keys: who may sign what, and the private halves that are at hand.
+
+    root.json       what every site trusts: 'update.root_file' in agent.yaml; the publisher starts from it too
+    targets.json    the first, empty list of signed bundles
+    NAME.pub        a public key as JSON, with the role it was made for and where its private half is
+    NAME.pem        the private half (PKCS 8); or, under a passphrase:
+    NAME.age        the same, sealed to the age identity in
+    unlock.age      which the passphrase opens; it belongs beside every NAME.age: 'age -d -i unlock.age NAME.age'
+
+The private half of a `.pub` may lie elsewhere: on a stick that holds the same pair, on another machine, or behind a
+URI of securesystemslib (`awskms:…`, `hsm:…`), which stands under `uri` in the `.pub`. Keys are found by what they are,
+never by their name, so that files may be moved and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyrage
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from securesystemslib.exceptions import KeyMismatchError
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata
+
+from convert import durable
+from edge_agent.errors import FileMissing, InvalidRequest
+
+ANCHOR, FIRST_TARGETS = "root.json", "targets.json"
+PUBLIC, PLAIN, SEALED = ".pub", ".pem", ".age"
+UNLOCK = "unlock.age"
+_SEAL_TO = "unlock.recipient"
+_PRIVATE_MODE = 0o600
+
+Ask = Callable[[Path], str]
+"""Returns the passphrase of a folder; called only when there is one to give."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A public key in a folder."""
+
+    name: str
+    role: str
+    """What it was made for: root, targets, plan or online. Metadata decide what it may sign."""
+    key: Key
+    uri: str
+    folder: Path
+
+    @property
+    def private(self) -> Path | None:
+        """The file of the private half, if there is one."""
+        files = (self.folder / (self.name + suffix) for suffix in (SEALED, PLAIN))
+        return next((file for file in files if file.is_file()), None)
+
+    @property
+    def available(self) -> bool:
+        """Whether it can sign here."""
+        return bool(self.uri) or self.private is not None
+
+
+class Keyring:
+    """The keys of one or more folders. Passphrases are asked for when they are needed, once for a folder."""
+
+    def __init__(self, folders: Sequence[Path], ask: Ask) -> None:
+        """Read the public halves.
+
+        Raises:
+            FileMissing: no such folder.
+            InvalidRequest: a file that holds no public key.
+        """
+        self.folders = tuple(folders)
+        self.keys = tuple(named for folder in folders for named in read_folder(folder))
+        self._ask = ask
+        self._identities: dict[Path, pyrage.x25519.Identity] = {}
+        self._signers: dict[str, Signer] = {}
+
+    def anchor(self) -> bytes:
+        """Return the root of trust. Raises FileMissing."""
+        return self.file(ANCHOR)
+
+    def file(self, name: str) -> bytes:
+        """Return a file of the first folder that has it. Raises FileMissing."""
+        for folder in self.folders:
+            if (folder / name).is_file():
+                return (folder / name).read_bytes()
+        said = f"{name} is in none of the key folders: {', '.join(map(str, self.folders)) or 'there are none'}"
+        raise FileMissing(said, remedy="Make keys with 'edge-convert keys signing FOLDER', or name another folder.")
+
+    def trust(self, root: bytes) -> None:
+        """Keep a newer root where the root of trust lies: new sites start from it, and so does the next command."""
+        for folder in self.folders:
+            if (folder / ANCHOR).is_file():
+                durable.write(folder / ANCHOR, root)
+
+    def learn(self, named: Named) -> None:
+        """Take in a key that was made or brought after the folders were read."""
+        self.keys = (*self.keys, named)
+
+    def available(self, keyids: Iterable[str]) -> list[str]:
+        """Return which of these keys can sign here, in their order."""
+        here = {named.key.keyid for named in self.keys if named.available}
+        return [keyid for keyid in keyids if keyid in here]
+
+    def name_of(self, keyid: str) -> str:
+        """Return what people call a key."""
+        return next((named.name for named in self.keys if named.key.keyid == keyid), f"{keyid[:12]}…")
+
+    def sign(self, metadata: Metadata[Any], keyids: Iterable[str]) -> None:
+        """Add the signatures of these keys, which must be available.
+
+        Raises:
+            InvalidRequest: wrong passphrase, or a signer that does not work; the message says which.
+        """
+        for keyid in keyids:
+            named = next(each for each in self.keys if each.key.keyid == keyid and each.available)
+            if keyid not in self._signers:
+                self._signers[keyid] = self._open(named)
+            try:
+                metadata.sign(self._signers[keyid], append=True)
+            except UnsignedMetadataError as error:
+                said = f"the key {named.name} does not sign: {error}"
+                raise InvalidRequest(said, remedy="Check that its device or service answers.") from None
+
+    def _open(self, named: Named) -> Signer:
+        if named.private is None:
+            return _foreign(named)
+        try:
+            return CryptoSigner(self._private(named.private), _plain_key(named.key))
+        except (ValueError, TypeError, KeyMismatchError, UnsupportedAlgorithm, pyrage.DecryptError) as error:
+            said = f"the key {named.name} in {named.folder} does not open: {error}"
+            raise InvalidRequest(said, remedy="Check the passphrase, or take the file from its backup.") from None
+
+    def _private(self, file: Path) -> Any:
+        content = file.read_bytes()
+        if file.suffix == SEALED:
+            content = pyrage.decrypt(content, [self._identity(file.parent)])
+        return serialization.load_pem_private_key(content, None)
+
+    def _identity(self, folder: Path) -> pyrage.x25519.Identity:
+        if folder not in self._identities:
+            if not (folder / UNLOCK).is_file():
+                said = f"{folder} has keys under a passphrase, but no {UNLOCK}, which the passphrase opens"
+                raise FileMissing(said, remedy=f"Copy {UNLOCK} from where the keys were made.")
+            opened = pyrage.passphrase.decrypt((folder / UNLOCK).read_bytes(), self._ask(folder)).decode()
+            self._identities[folder] = pyrage.x25519.Identity.from_str(opened.split()[-1])
+        return self._identities[folder]
+
+
+def _foreign(named: Named) -> Signer:
+    try:
+        return Signer.from_priv_key_uri(named.uri, named.key)
+    except Exception as error:  # noqa: BLE001 - each signer of securesystemslib has its own library, and its own errors
+        said = f"the key {named.name} cannot be used through {named.uri}: {error}"
+        raise InvalidRequest(said, remedy="Correct what the message names; docs/publishing.md has more.") from None
+
+
+def _plain_key(key: Key) -> SSlibKey:
+    if not isinstance(key, SSlibKey):
+        raise ValueError(f"a private key in a file does not go with a public key of type {key.keytype}")
+    return key
+
+
+def read_folder(folder: Path) -> Iterator[Named]:
+    """Yield the public keys in a folder, by name.
+
+    Raises:
+        FileMissing: no such folder.
+        InvalidRequest: a file that holds no public key.
+    """
+    if not folder.is_dir():
+        remedy = f"Make keys: edge-convert keys signing {folder}"
+        raise FileMissing(f"there is no key folder {folder}", remedy=remedy)
+    yield from (read_public(path) for path in sorted(folder.glob(f"*{PUBLIC}")) if path.read_bytes()[:1] == b"{")
+
+
+def read_public(path: Path) -> Named:
+    """Read a `.pub` file.
+
+    Raises:
+        FileMissing: it is not there.
+        InvalidRequest: it holds no public key.
+    """
+    try:
+        plain = json.loads(path.read_bytes())
+        key = Key.from_dict(plain["keyid"], dict(plain["key"]))
+        return Named(path.stem, str(plain["role"]), key, str(plain.get("uri", "")), path.parent)
+    except FileNotFoundError:
+        raise FileMissing(f"{path} does not exist", remedy="Name the .pub file of a signing key.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        remedy = "Take it from its backup, or make it again: 'edge-convert keys signer'."
+        raise InvalidRequest(f"{path} holds no public signing key", remedy=remedy) from None
+
+
+def lock(folder: Path, passphrase: str) -> None:
+    """Let the private keys that are made in a folder be under a passphrase from now on. Raises OSError."""
+    identity = pyrage.x25519.Identity.generate()
+    text = f"# public key: {identity.to_public()}\n{identity}\n"
+    durable.write(folder / UNLOCK, pyrage.passphrase.encrypt(text.encode(), passphrase), mode=_PRIVATE_MODE)
+    durable.write(folder / _SEAL_TO, f"{identity.to_public()}\n".encode())
+
+
+def make(folder: Path, name: str, role: str) -> Named:
+    """Make a new Ed25519 key in a folder that exists; under the folder's passphrase if it has one.
+
+    Raises:
+        InvalidRequest: there is a key of that name.
+        OSError: the folder cannot be written.
+    """
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    named = Named(name, role, SSlibKey.from_crypto(private.public_key()), "", folder)
+    _require_free(named)
+    if (folder / _SEAL_TO).is_file():
+        recipient = pyrage.x25519.Recipient.from_str((folder / _SEAL_TO).read_text(encoding="ascii").strip())
+        durable.write(folder / (name + SEALED), pyrage.encrypt(pem, [recipient]), mode=_PRIVATE_MODE)
+    else:
+        durable.write(folder / (name + PLAIN), pem, mode=_PRIVATE_MODE)
+    write_public(named)
+    return named
+
+
+def write_public(named: Named) -> None:
+    """Write a `.pub` file.
+
+    Raises:
+        InvalidRequest: there is a key of that name.
+        OSError: the folder cannot be written.
+    """
+    _require_free(named, PUBLIC)
+    plain = {"role": named.role, "keyid": named.key.keyid, "key": named.key.to_dict(), "uri": named.uri}
+    durable.write(named.folder / (named.name + PUBLIC), json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _require_free(named: Named, *suffixes: str) -> None:
+    for suffix in suffixes or (PUBLIC, PLAIN, SEALED):
+        if (named.folder / (named.name + suffix)).exists():
+            said = f"there is a key '{named.name}' in {named.folder}, and keys are never overwritten"
+            raise InvalidRequest(said, remedy="Take another name.")

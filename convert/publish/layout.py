@@ -1,0 +1,90 @@
+"""Where things lie in a repository, and what its metadata say beyond The Update Framework.
+
+    metadata/1.root.json, 2.root.json …   N.targets.json   N.plan.json   N.snapshot.json   timestamp.json
+    blobs/<sha256>                        manifests of bundles, their files, plans
+
+It is the same in an object store, in a folder and on a stick. `root` and `targets` are signed by keys that stay
+offline. `targets` names each bundle as the target `bundles/<task>/<digest>`, whose sha256 is the bundle's digest:
+the target is the manifest, which names the bundle's files in turn. It delegates `plan.json`, and nothing else, to the
+role `plan` with its own, nearer key. `snapshot` and `timestamp` are signed by the online key.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+
+from edge_agent.errors import UpdateUntrusted
+from edge_agent.formats.document import timestamp
+
+ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP = "root", "targets", "plan", "snapshot", "timestamp"
+ONLINE = "online"
+"""The key of snapshot and timestamp, as people call it."""
+ROLES = (ROOT, TARGETS, PLAN, SNAPSHOT, TIMESTAMP)
+METADATA, BLOBS = "metadata", "blobs"
+TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
+ISSUED_AT = "x-edge-agent-issued-at"
+"""Signed in every metadata file, RFC 3339: the only time that a site keeps."""
+DAYS = {ROOT: 365, TARGETS: 365, PLAN: 365, SNAPSHOT: 365, TIMESTAMP: 30}
+"""How long what is signed now holds. The timestamp alone has to be renewed often: it vouches for all the others."""
+METADATA_BYTES_MAX = {
+    ROOT: 512 * 1024,
+    TARGETS: 5 * 1024 * 1024,
+    PLAN: 5 * 1024 * 1024,
+    SNAPSHOT: 2 * 1024 * 1024,
+    TIMESTAMP: 16 * 1024,
+}
+"""What a site reads at most, as tuf's client has it by default."""
+_WRITER = JSONSerializer(compact=True)
+Kind = TypeVar("Kind", Root, Targets, Snapshot, Timestamp)
+
+
+def path_of(role: str, version: int) -> str:
+    """Return where a version of a role's metadata lies."""
+    return TIMESTAMP_PATH if role == TIMESTAMP else f"{METADATA}/{version}.{role}.json"
+
+
+def blob(sha256: str) -> str:
+    """Return where a blob lies."""
+    return f"{BLOBS}/{sha256}"
+
+
+def target_of(task: str, digest: str) -> str:
+    """Return the name of a bundle's target."""
+    return f"bundles/{task}/{digest}"
+
+
+def encode(metadata: Metadata[Any]) -> bytes:
+    """Write a metadata file."""
+    return metadata.to_bytes(_WRITER)
+
+
+def decode(kind: type[Kind], raw: bytes, what: str) -> Metadata[Kind]:
+    """Read a metadata file; checks no signature.
+
+    Raises:
+        UpdateUntrusted: not metadata of that kind.
+    """
+    try:
+        metadata: Metadata[Kind] = Metadata.from_bytes(raw)
+    except (DeserializationError, RecursionError) as error:
+        raise UpdateUntrusted(f"{what} is no metadata file: {error}") from None
+    if not isinstance(metadata.signed, kind):
+        raise UpdateUntrusted(f"{what} is metadata of another role: {metadata.signed.type}")
+    return metadata
+
+
+def issue(signed: Signed, version: int, now: float, days: float) -> None:
+    """Say of metadata which version they are, when they were issued and how long they hold."""
+    signed.version = version
+    signed.expires = datetime.fromtimestamp(now, UTC).replace(microsecond=0) + timedelta(days=days)
+    signed.unrecognized_fields[ISSUED_AT] = timestamp(now)
+
+
+def described(metadata: Metadata[Any], raw: bytes) -> MetaFile:
+    """Return what another role says of a metadata file: version, length and sha256."""
+    return MetaFile.from_data(metadata.signed.version, raw, ["sha256"])

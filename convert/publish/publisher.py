@@ -1,0 +1,245 @@
+"""What a central team does with a repository: make it, sign bundles, say where they should run, take them back.
+
+publisher = Publisher(open_place("s3://…", {}), Keyring([folder], ask))
+publisher.create()                                # once
+published = publisher.publish(Path("build/my-task/assemble/bundle"))
+publisher.set_plan(plan)
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from convert.publish import bundles, layout, reading
+from convert.publish.bundles import Bundle
+from convert.publish.commit import Draft, Missing, commit, online, sign, sign_draft
+from convert.publish.keyring import FIRST_TARGETS, Keyring
+from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
+from convert.publish.places import Place, chunked
+from convert.publish.plans import require_signed, same_plan
+from convert.publish.reading import Held, Signed
+from edge_agent.errors import InvalidRequest, UpdateUntrusted
+from edge_agent.formats import plan as plans
+from edge_agent.formats.document import timestamp
+from edge_agent.formats.plan import Plan
+
+Store = Callable[[Held, Draft], None]
+"""Keeps a draft that needs signatures from elsewhere; see convert/publish/staged.py."""
+
+
+class SignaturesMissing(InvalidRequest):
+    """Keys at hand do not suffice."""
+
+    def __init__(self, missing: list[Missing]) -> None:
+        """Say which are missing."""
+        remedy = "Name more key folders with --keys; or --stage FOLDER, then 'edge-convert sign FOLDER' elsewhere."
+        super().__init__("; ".join(map(str, missing)), remedy=remedy)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of a bundle."""
+
+    signed: Signed
+    new: bool
+    """False = it was there already, and nothing was written but files that were missing."""
+    bytes_written: int
+    """Of its files; the others were there already."""
+
+
+@dataclass
+class Publisher:
+    """A repository, and the keys to change it."""
+
+    place: Place
+    keys: Keyring
+    now: Callable[[], float] = time.time
+    days: Mapping[str, float] = field(default_factory=lambda: dict(layout.DAYS))
+    """How long what is signed now holds, by role."""
+    stage: Store | None = None
+    """Where a change goes that the keys at hand cannot sign; None = it is an error."""
+
+    def held(self) -> Held:
+        """Read and verify what is there. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete."""
+        return reading.require(self.place, self.keys.anchor())
+
+    def create(self) -> Held:
+        """Make the repository, with no bundle and an empty plan; one of this fleet that is there stays.
+
+        Raises:
+            UpdateUntrusted: there is one of another fleet.
+            InvalidRequest: the plan key or the online key is not here.
+        """
+        anchor = self.keys.anchor()
+        if held := reading.read(self.place, anchor):
+            return held
+        root = layout.decode(Root, anchor, "root.json")
+        path = layout.path_of(ROOT, 1)
+        if root.signed.version != 1 or self.place.read(path, len(anchor)) not in (None, anchor):
+            said = f"there is a root of another fleet at {self.place.name}, or these keys are in use elsewhere"
+            raise UpdateUntrusted(said, remedy="Take an empty place, and new keys: edge-convert keys signing FOLDER")
+        for each, content in self._first(root).items():
+            self.place.write(each, content)
+        return self.held()
+
+    def _first(self, root: Metadata[Root]) -> dict[str, bytes]:
+        raw = self.keys.file(FIRST_TARGETS)
+        targets = layout.decode(Targets, raw, FIRST_TARGETS)
+        reading.verify(root, TARGETS, targets, FIRST_TARGETS)
+        plan = Plan(version=1, issued_at=timestamp(self.now()))
+        role, blobs = self._plan_role(plan, 1)
+        if missing := sign(self.keys, role, PLAN, [targets]):
+            raise SignaturesMissing(missing)
+        snapshot, stamp = Metadata(Snapshot()), Metadata(Timestamp())
+        files = {layout.path_of(ROOT, 1): layout.encode(root), **blobs, layout.path_of(TARGETS, 1): raw}
+        files[layout.path_of(PLAN, 1)] = layout.encode(role)
+        for name, metadata in ((TARGETS, targets), (PLAN, role)):
+            snapshot.signed.meta[f"{name}.json"] = layout.described(metadata, files[layout.path_of(name, 1)])
+        layout.issue(snapshot.signed, 1, self.now(), self.days[SNAPSHOT])
+        raw = files[layout.path_of(SNAPSHOT, 1)] = online(self.keys, snapshot, SNAPSHOT, [root])
+        stamp.signed.snapshot_meta = layout.described(snapshot, raw)
+        layout.issue(stamp.signed, 1, self.now(), self.days[TIMESTAMP])
+        return {**files, layout.TIMESTAMP_PATH: online(self.keys, stamp, TIMESTAMP, [root])}
+
+    def publish(self, path: Path) -> Published:
+        """Upload a bundle and sign it. The same bytes again change nothing.
+
+        Raises:
+            BundleError: it is no bundle, or a file is not what the manifest names.
+            SignaturesMissing: the keys of `targets` do not suffice and there is nowhere to stage.
+            InvalidRequest: another bundle of that task and version is signed.
+        """
+        held = self.held()
+        with bundles.opened(path) as bundle:
+            signed = _signed(bundle)
+            _require_new_version(held, signed)
+            written = self._upload(bundle)
+        if signed.digest in held.bundles():
+            return Published(signed, new=False, bytes_written=written)
+        targets = self.next_of(held.targets, TARGETS)
+        targets.signed.targets[layout.target_of(signed.task, signed.digest)] = _target(bundle.raw, signed)
+        self.finish(held, Draft(targets=targets))
+        return Published(signed, new=True, bytes_written=written)
+
+    def revoke(self, digest: str) -> Signed:
+        """Take the signature of a bundle back. Sites that run it go on; nobody installs it any more.
+
+        Raises:
+            InvalidRequest: no such bundle is signed, or the plan still names it.
+            SignaturesMissing: as `publish`.
+        """
+        held = self.held()
+        signed = held.bundles().get(digest)
+        if signed is None:
+            raise InvalidRequest(f"no bundle {digest[:12]} is signed", remedy="See 'edge-convert plan show'.")
+        if digest in held.plan.bundles():
+            remedy = "Take it out of the plan first, 'edge-convert plan edit': sites refuse a plan that names it."
+            raise InvalidRequest(f"the plan still names {signed.name}", remedy=remedy)
+        targets = self.next_of(held.targets, TARGETS)
+        del targets.signed.targets[layout.target_of(signed.task, digest)]
+        self.finish(held, Draft(targets=targets))
+        return signed
+
+    def set_plan(self, plan: Plan) -> Plan:
+        """Publish a plan; its version and time are set here. The same plan again changes nothing.
+
+        Raises:
+            PlanInvalid: it names a bundle that is not signed, or under another task or version.
+            SignaturesMissing: the plan key is not here.
+        """
+        held = self.held()
+        require_signed(plan, held.bundles())
+        if same_plan(plan, held.plan):
+            return held.plan
+        new = plan.model_copy(update={"version": held.plan.version + 1, "issued_at": timestamp(self.now())})
+        role, blobs = self._plan_role(new, held.plan_role.signed.version + 1)
+        self.finish(held, Draft(plan_role=role, blobs=blobs))
+        return new
+
+    def renew(self, *roles: str) -> None:
+        """Sign again, with new expiries: snapshot and timestamp, and of the others those that are named.
+
+        Raises:
+            SignaturesMissing: keys of a named role are not here.
+        """
+        held = self.held()
+        draft = Draft()
+        if ROOT in roles:
+            draft.root = self.next_of(held.root, ROOT)
+        if TARGETS in roles:
+            draft.targets = self.next_of(held.targets, TARGETS)
+        if PLAN in roles:
+            draft.plan_role = self.next_of(held.plan_role, PLAN)
+        self.finish(held, draft)
+
+    def finish(self, held: Held, draft: Draft) -> None:
+        """Sign a draft and publish it, or stage it.
+
+        Raises:
+            SignaturesMissing: the keys at hand do not suffice and there is nowhere to stage.
+        """
+        missing = sign_draft(self.keys, held, draft)
+        if missing and self.stage:
+            self.stage(held, draft)
+        elif missing:
+            raise SignaturesMissing(missing)
+        else:
+            commit(self.place, self.keys, held, draft, self.now(), self.days)
+            if draft.root is not None:
+                self.keys.trust(layout.encode(draft.root))
+
+    def next_of(self, metadata: Metadata[Kind], role: str) -> Metadata[Kind]:
+        """Return a copy as the next version, without signatures."""
+        following = Metadata(copy.deepcopy(metadata.signed))
+        layout.issue(following.signed, metadata.signed.version + 1, self.now(), self.days[role])
+        return following
+
+    def _plan_role(self, plan: Plan, version: int) -> tuple[Metadata[Targets], dict[str, bytes]]:
+        raw = plans.encode(plan)
+        if len(raw) > plans.PLAN_BYTES_MAX:
+            said = f"the plan has {len(raw)} bytes; the limit is {plans.PLAN_BYTES_MAX}"
+            raise InvalidRequest(said, remedy="Say more of channels, and less of single sites.")
+        target = TargetFile.from_data(plans.FILE_NAME, raw, ["sha256"])
+        role = Metadata(Targets(targets={plans.FILE_NAME: target}))
+        layout.issue(role.signed, version, self.now(), self.days[PLAN])
+        return role, {layout.blob(reading.sha256(raw)): raw}
+
+    def _upload(self, bundle: Bundle) -> int:
+        written = 0
+        for artifact in bundle.manifest.artifacts:
+            path = layout.blob(artifact.sha256)
+            with bundle.opened(artifact) as file:
+                if self.place.size(path) != artifact.size_bytes:
+                    self.place.write(path, chunked(file))
+                    written += artifact.size_bytes
+        path = layout.blob(bundle.digest)
+        if self.place.size(path) != len(bundle.raw):
+            self.place.write(path, bundle.raw)
+            written += len(bundle.raw)
+        return written
+
+
+def _signed(bundle: Bundle) -> Signed:
+    of = bundle.manifest
+    return Signed(of.task.name, of.version, bundle.digest, of.size_bytes)
+
+
+def _target(raw: bytes, signed: Signed) -> TargetFile:
+    target = TargetFile.from_data(layout.target_of(signed.task, signed.digest), raw, ["sha256"])
+    custom = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
+    target.unrecognized_fields["custom"] = custom
+    return target
+
+
+def _require_new_version(held: Held, signed: Signed) -> None:
+    for other in held.bundles().values():
+        if (other.task, other.version) == (signed.task, signed.version) and other.digest != signed.digest:
+            said = f"{signed.task} {signed.version} is signed already, as another bundle: {other.digest[:12]}"
+            raise InvalidRequest(said, remedy="Raise 'version' in task.yaml, and make the bundle again.")

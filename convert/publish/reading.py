@@ -1,0 +1,221 @@
+"""A repository read and verified, as a publisher needs it: from a root that is trusted, whatever the clock says.
+
+Expiry is no error here: what has expired is there to be renewed. A site is stricter; it has its own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from convert.publish import layout
+from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
+from convert.publish.places import Place
+from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
+from edge_agent.formats import plan
+from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, Plan
+
+ROOTS_MAX = 256
+"""Roots that a site walks through in one go."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A bundle that `targets` names."""
+
+    task: str
+    version: str
+    digest: str
+    size_bytes: int
+    """Of all its files."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.task} {self.version} ({self.digest[:12]})"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a repository holds, each signature checked."""
+
+    root: Metadata[Root]
+    targets: Metadata[Targets]
+    plan_role: Metadata[Targets]
+    snapshot: Metadata[Snapshot]
+    timestamp: Metadata[Timestamp]
+    plan: Plan
+    files: Mapping[str, bytes]
+    """Path and bytes of the metadata in force, of all roots since the trusted one, and of the plan."""
+
+    def expiries(self) -> list[tuple[datetime, str]]:
+        """Return when each role's metadata expire, the earliest first."""
+        return sorted((metadata.signed.expires, role) for role, metadata in self.roles().items())
+
+    def roles(self) -> dict[str, Metadata[Any]]:
+        """Return the metadata by role."""
+        return {
+            ROOT: self.root,
+            TARGETS: self.targets,
+            PLAN: self.plan_role,
+            SNAPSHOT: self.snapshot,
+            TIMESTAMP: self.timestamp,
+        }
+
+    def bundles(self) -> dict[str, Signed]:
+        """Return the signed bundles by digest, in the order of their tasks and versions."""
+        return bundles_of(self.targets.signed)
+
+
+def bundles_of(targets: Targets) -> dict[str, Signed]:
+    """Return what metadata sign, by digest."""
+    found = [_signed(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
+    return {each.digest: each for each in sorted(found, key=lambda each: (each.task, each.version, each.digest))}
+
+
+def _signed(target: TargetFile) -> Signed:
+    custom = target.custom if isinstance(target.custom, dict) else {}
+    size_bytes = custom.get("size_bytes", 0)
+    task = str(custom.get("task", target.path.split("/")[1]))
+    return Signed(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes)
+
+
+def read(place: Place, anchor: bytes) -> Held | None:
+    """Read a repository from the root that is trusted; None = there is none yet.
+
+    Raises:
+        UpdateUntrusted: a signature is missing or wrong, or the repository belongs to another root.
+        UpdateIncomplete: a file is missing, or not the one that is meant.
+    """
+    if place.size(layout.TIMESTAMP_PATH) is None:
+        return None
+    return Reading(place).held(anchor)
+
+
+def require(place: Place, anchor: bytes) -> Held:
+    """Read a repository that must be there.
+
+    Raises:
+        InvalidRequest: there is none.
+        UpdateUntrusted, UpdateIncomplete: as `read`.
+    """
+    held = read(place, anchor)
+    if held is None:
+        remedy = "Check the address. The first publish makes a repository: edge-convert publish BUNDLE --to … --new"
+        raise InvalidRequest(f"there is no repository at {place.name}", remedy=remedy)
+    return held
+
+
+class Reading:
+    """Reads a repository once, and remembers what it read."""
+
+    def __init__(self, place: Place) -> None:
+        """Read nothing yet."""
+        self._place = place
+        self.files: dict[str, bytes] = {}
+
+    def held(self, anchor: bytes) -> Held:
+        """Follow the chain from a trusted root to the plan. Raises UpdateUntrusted, UpdateIncomplete."""
+        root = self.root(anchor)
+        timestamp = self._take(Timestamp, root, TIMESTAMP, None)
+        snapshot = self._take(Snapshot, root, SNAPSHOT, timestamp.signed.snapshot_meta)
+        targets = self._take(Targets, root, TARGETS, self._meta(snapshot, TARGETS))
+        role = self._take(Targets, targets, PLAN, self._meta(snapshot, PLAN))
+        return Held(root, targets, role, snapshot, timestamp, self._plan(role), self.files)
+
+    def root(self, anchor: bytes) -> Metadata[Root]:
+        """Walk to the newest root. Raises UpdateUntrusted."""
+        root = layout.decode(Root, anchor, "the trusted root.json")
+        verify(root, ROOT, root, "the trusted root.json")
+        self._same_fleet(root, anchor)
+        for version in range(root.signed.version + 1, root.signed.version + ROOTS_MAX):
+            path = layout.path_of(ROOT, version)
+            raw = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
+            if raw is None:
+                break
+            following = layout.decode(Root, raw, path)
+            verify(root, ROOT, following, path)
+            verify(following, ROOT, following, path)
+            _require_version(following, version, path)
+            root = following
+        return root
+
+    def _same_fleet(self, root: Metadata[Root], anchor: bytes) -> None:
+        path = layout.path_of(ROOT, root.signed.version)
+        stored = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
+        if stored is not None and layout.decode(Root, stored, path).signed != root.signed:
+            said = f"the repository at {self._place.name} has another root of trust than these keys"
+            raise UpdateUntrusted(said, remedy="Check the address, and whether --keys names the keys of this fleet.")
+        self.files[path] = anchor
+
+    def _take(self, kind: type[Kind], by: Metadata[Any], role: str, meta: MetaFile | None) -> Metadata[Kind]:
+        path = layout.path_of(role, meta.version if meta else 0)
+        raw = self._read(path, layout.METADATA_BYTES_MAX[role])
+        if raw is None:
+            raise UpdateIncomplete(f"{path} is missing at {self._place.name}", remedy=_RESTORE)
+        if meta is not None:
+            self._require_same(meta, raw, path)
+        metadata = layout.decode(kind, raw, path)
+        verify(by, role, metadata, path)
+        if meta is not None:
+            _require_version(metadata, meta.version, path)
+        return metadata
+
+    def _meta(self, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
+        meta = snapshot.signed.meta.get(f"{role}.json")
+        if meta is None:
+            raise UpdateIncomplete(f"the snapshot at {self._place.name} does not name {role}.json", remedy=_RESTORE)
+        return meta
+
+    def _plan(self, role: Metadata[Targets]) -> Plan:
+        target = role.signed.targets.get(FILE_NAME)
+        if target is None:
+            raise UpdateIncomplete(f"the role 'plan' at {self._place.name} names no {FILE_NAME}", remedy=_RESTORE)
+        path = layout.blob(target.hashes.get("sha256", ""))
+        raw = self._read(path, PLAN_BYTES_MAX)
+        if raw is None:
+            raise UpdateIncomplete(f"the plan, {path}, is missing at {self._place.name}", remedy=_RESTORE)
+        self._require_same(target, raw, path)
+        return plan.parse(raw)
+
+    def _require_same(self, named: MetaFile | TargetFile, raw: bytes, path: str) -> None:
+        try:
+            named.verify_length_and_hashes(raw)
+        except LengthOrHashMismatchError:
+            said = f"{path} at {self._place.name} is not the file that the signed metadata name"
+            raise UpdateIncomplete(said, remedy=_RESTORE) from None
+
+    def _read(self, path: str, bytes_max: int) -> bytes | None:
+        raw = self._place.read(path, bytes_max)
+        if raw is not None and len(raw) > bytes_max:
+            raise UpdateUntrusted(f"{path} has more than {bytes_max} bytes", remedy=_RESTORE)
+        if raw is not None:
+            self.files[path] = raw
+        return raw
+
+
+_RESTORE = "Bring that file back from a copy of the repository; 'edge-convert verify-repo' lists all that is wrong."
+
+
+def verify(by: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> None:
+    """Check that enough keys of a role have signed. Raises UpdateUntrusted."""
+    try:
+        by.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (UnsignedMetadataError, ValueError) as error:
+        raise UpdateUntrusted(f"{what} is not signed as it must be: {error}") from None
+
+
+def _require_version(metadata: Metadata[Any], version: int, path: str) -> None:
+    if metadata.signed.version != version:
+        raise UpdateUntrusted(f"{path} says that it is version {metadata.signed.version}")
+
+
+def sha256(raw: bytes) -> str:
+    """Return the hash that names a blob."""
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,175 @@
+"""A stick: a repository that is carried by hand, whose timestamp holds as long as the journey may take.
+
+Its timestamp is version v + 1, signed by the online key with an expiry of its own. The repository goes on with v + 2
+before the stick is written, so that a site takes both, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, Timestamp
+
+from convert import durable
+from convert.publish import layout, reading
+from convert.publish.commit import online
+from convert.publish.layout import ROOT, TIMESTAMP
+from convert.publish.places import Folder, Place
+from convert.publish.publisher import Publisher
+from convert.publish.reading import Held
+from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
+from edge_agent.formats import manifest
+from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
+from edge_agent.formats.plan import FILE_NAME, Plan
+
+_SPARE_BYTES = 4 * 1024 * 1024
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a stick is for."""
+
+    folder: Path
+    days: float
+    sites: tuple[str, ...] = ()
+    """Empty = every site."""
+    channel: str = ""
+    """The sites' channel; empty = every channel."""
+
+
+@dataclass(frozen=True)
+class Stick:
+    """What was written."""
+
+    bundles: tuple[reading.Signed, ...]
+    bytes_written: int
+    """Of blobs; others were there already."""
+    expires: datetime
+    """From then on no site takes it."""
+    expires_by: str
+    """The role that expires then."""
+
+
+def wanted(plan: Plan, sites: Iterable[str], channel: str) -> frozenset[str]:
+    """Return the digests of what a plan means for these sites, on any hardware and in any wave."""
+    named = list(sites)
+    channels = [channel] if channel else list(plan.channels) or [""]
+    fleets = [plan.for_site(site, each) for site in named or [""] for each in channels]
+    if not named and not channel:
+        fleets += plan.sites.values()
+    return frozenset(offer.bundle for fleet in fleets for task in fleet.tasks.values() for offer in task.offers)
+
+
+def write(publisher: Publisher, order: Order) -> Stick:
+    """Write a stick; what was on it before is replaced.
+
+    Raises:
+        InvalidRequest: no such folder, the repository itself, an unknown site or channel, or no online key.
+        UpdateIncomplete: the repository lacks a blob, or has it damaged.
+        DiskFull: the stick has not enough room.
+    """
+    held = publisher.held()
+    _check(publisher.place, held, order)
+    bundles = tuple(held.bundles()[digest] for digest in sorted(wanted(held.plan, order.sites, order.channel)))
+    blobs = _blobs(publisher.place, bundles)
+    target = Folder(order.folder)
+    missing = {digest: size for digest, size in blobs.items() if target.size(layout.blob(digest)) != size}
+    _check_room(order.folder, sum(missing.values()))
+    stamp = _stamps(publisher, held, order.days)
+    for digest in missing:
+        target.write(layout.blob(digest), _checked(publisher.place, digest))
+    for path, content in _metadata(publisher.place, held).items():
+        target.write(path, content)
+    target.write(layout.TIMESTAMP_PATH, layout.encode(stamp))
+    plan = held.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
+    _prune(order.folder / layout.BLOBS, {*blobs, plan})
+    expires, role = min(
+        [(stamp.signed.expires, TIMESTAMP), *((at, by) for at, by in held.expiries() if by != TIMESTAMP)]
+    )
+    return Stick(bundles, sum(missing.values()), expires, role)
+
+
+def _stamps(publisher: Publisher, held: Held, days: float) -> Metadata[Timestamp]:
+    """Move the repository on to v + 2, and return version v + 1 for the stick."""
+    made = []
+    for ahead, holds in ((1, days), (2, publisher.days[TIMESTAMP])):
+        stamp = Metadata(copy.deepcopy(held.timestamp.signed))
+        layout.issue(stamp.signed, held.timestamp.signed.version + ahead, publisher.now(), holds)
+        online(publisher.keys, stamp, TIMESTAMP, [held.root])
+        made.append(stamp)
+    publisher.place.write(layout.TIMESTAMP_PATH, layout.encode(made[1]))
+    return made[0]
+
+
+def _check(place: Place, held: Held, order: Order) -> None:
+    if not order.folder.is_dir():
+        raise InvalidRequest(f"there is no folder {order.folder}", remedy="Mount the stick, and name where it is.")
+    if isinstance(place, Folder) and Path(place.name).resolve() == order.folder.resolve():
+        raise InvalidRequest(f"{order.folder} is the repository itself", remedy="Name another folder.")
+    if order.channel and order.channel not in held.plan.channels:
+        known = ", ".join(held.plan.channels) or "none"
+        raise InvalidRequest(f"the plan has no channel '{order.channel}'", remedy=f"Its channels: {known}.")
+    if not wanted(held.plan, order.sites, order.channel):
+        said = "the plan wants nothing there, so the stick would hold no bundle"
+        raise InvalidRequest(said, remedy="See what it wants: edge-convert plan show")
+
+
+def _blobs(place: Place, bundles: Iterable[reading.Signed]) -> dict[str, int]:
+    """Return sha256 and size of all that the bundles consist of."""
+    blobs: dict[str, int] = {}
+    for each in bundles:
+        raw = place.read(layout.blob(each.digest), MANIFEST_BYTES_MAX)
+        if raw is None or reading.sha256(raw) != each.digest:
+            raise _damaged(place, each.digest)
+        artifacts = manifest.parse(raw).artifacts
+        blobs |= {each.digest: len(raw)} | {artifact.sha256: artifact.size_bytes for artifact in artifacts}
+    return blobs
+
+
+def _checked(place: Place, sha256: str) -> Iterator[bytes]:
+    """Yield a blob's bytes; fails at its end if they are not the right ones."""
+    hashed = hashlib.sha256()
+    for chunk in place.chunks(layout.blob(sha256)):
+        hashed.update(chunk)
+        yield chunk
+    if hashed.hexdigest() != sha256:
+        raise _damaged(place, sha256)
+
+
+def _damaged(place: Place, sha256: str) -> UpdateIncomplete:
+    said = f"{layout.blob(sha256)} at {place.name} is missing or damaged"
+    return UpdateIncomplete(said, remedy="Publish its bundle again, which brings back what is missing.")
+
+
+def _metadata(place: Place, held: Held) -> dict[str, bytes]:
+    """Return all metadata but the timestamp, and the plan: first what nothing names yet."""
+    files = {path: content for path, content in held.files.items() if path != layout.TIMESTAMP_PATH}
+    for version in range(1, held.root.signed.version):
+        path = layout.path_of(ROOT, version)
+        if path not in files and (content := place.read(path, layout.METADATA_BYTES_MAX[ROOT])) is not None:
+            files[path] = content
+    return files
+
+
+def _check_room(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes + _SPARE_BYTES:
+        said = f"{folder} has {free // 1024**2} MiB free; {(needed_bytes + _SPARE_BYTES) // 1024**2 + 1} are needed"
+        raise DiskFull(said, remedy="Take a larger stick, or name fewer --site.")
+
+
+def _prune(blobs: Path, needed: set[str]) -> None:
+    """Remove blobs of earlier sticks."""
+    surplus = [path for path in blobs.iterdir() if _BLOB.fullmatch(path.name) and path.name not in needed]
+    for path in surplus:
+        path.unlink()
+    if surplus:
+        durable.sync_directory(blobs)

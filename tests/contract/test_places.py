@@ -1,0 +1,138 @@
+"""One suite over every kind of place that a repository lies in: a folder, S3, Azure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from convert.publish import stick
+from convert.publish.places import CHUNK_BYTES, Folder, Place, folder_of, open_place
+from edge_agent.errors import InvalidRequest, UpstreamFailed
+from tests.bundles import echo_bundle
+from tests.fleet_cases import Centre
+from tests.object_stores import azure, azurite, s3
+from tests.tuf_client import Client
+
+KINDS = [
+    "folder",
+    "s3",
+    pytest.param("azure", marks=pytest.mark.skipif(not azurite(), reason="Azurite is not installed (npm)")),
+]
+# More than one part of a multipart upload, which has at least 5 MiB.
+LONG_BYTES = 11 * CHUNK_BYTES + 1
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Return an empty place of each kind."""
+    if request.param == "folder":
+        yield open_place(str(tmp_path / "place"), {})
+    else:
+        with {"s3": s3, "azure": azure}[request.param]() as served:
+            yield open_place(served.url, served.options)
+
+
+def test_what_was_written_is_read(place: Place):
+    """An object comes back with its bytes and size; writing it again replaces it."""
+    for content in (b"one", b"another"):
+        place.write("metadata/timestamp.json", content)
+        assert content == place.read("metadata/timestamp.json", 100)
+        assert len(content) == place.size("metadata/timestamp.json")
+
+
+def test_what_is_not_there_is_none(place: Place):
+    """Reading and looking tell an absent object from an error."""
+    assert (None, None) == (place.read("blobs/nothing", 100), place.size("blobs/nothing"))
+    place.write("blobs/something", b"x")
+    assert (None, None) == (place.read("blobs/nothing", 100), place.size("blobs/nothing"))
+
+
+def test_a_long_object_is_read_no_further_than_asked(place: Place):
+    """One byte more than the limit shows that it is too long."""
+    place.write("metadata/timestamp.json", b"x" * 1000)
+    assert b"x" * 11 == place.read("metadata/timestamp.json", 10)
+
+
+def test_a_long_object_goes_in_pieces(place: Place):
+    """Its bytes come back in order, piece by piece."""
+    pieces = [bytes([number]) * CHUNK_BYTES for number in range(LONG_BYTES // CHUNK_BYTES)]
+    place.write("blobs/long", [*pieces, b"!"])
+    assert LONG_BYTES == place.size("blobs/long")
+    assert b"".join([*pieces, b"!"]) == b"".join(place.chunks("blobs/long"))
+
+
+def test_a_whole_life_of_a_repository(place: Place, tmp_path: Path):
+    """Made, published to, planned, rotated, renewed, and written to a stick that a client accepts."""
+    centre = Centre(tmp_path / "centre", place=place)
+    digest = centre.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
+    centre.plan(centre.offering(digest))
+    centre.rotate("online")
+    centre.publisher.renew("targets")
+    assert not centre.publisher.publish(tmp_path / "bundle").new
+    carried = centre.stick(tmp_path / "stick")
+    seen = Client(tmp_path / "site", centre.root_bytes).refresh(carried)
+    assert ({digest}, 2, 2) == (seen.bundles, seen.plan.version, seen.root_version)
+    assert seen.timestamp_version + 1 == centre.held.timestamp.signed.version
+
+
+def test_an_interrupted_write_leaves_nothing(place: Place):
+    """A source that fails in the middle leaves the object as it was."""
+
+    def failing() -> Iterator[bytes]:
+        yield b"x" * CHUNK_BYTES
+        raise OSError(5, "Input/output error", "bundle/weights")
+
+    with pytest.raises((OSError, UpstreamFailed)):
+        place.write("blobs/broken", failing())
+    assert place.size("blobs/broken") is None
+
+
+@pytest.mark.parametrize("written", ["ftp://somewhere/updates", "s3://bucket/x"])
+def test_an_address_that_no_store_knows_is_refused(written: str):
+    """The error says what would do."""
+    with pytest.raises(InvalidRequest) as caught:
+        open_place(written, {"no_such_option": "x"})
+    assert caught.value.remedy
+
+
+def test_a_store_that_does_not_answer_is_tried_again_later():
+    """The message names the object, dumps no internals, and says how to go on."""
+    options = {"endpoint": "http://127.0.0.1:9", "allow_http": "true", "region": "us-east-1", "skip_signature": "true"}
+    place = open_place("s3://fleet/updates", {**options, "access_key_id": "x", "secret_access_key": "x"})
+    with pytest.raises(UpstreamFailed, match=r"metadata/timestamp\.json") as caught:
+        place.size("metadata/timestamp.json")
+    assert "Debug" not in caught.value.message
+    assert "again" in caught.value.remedy
+
+
+def test_a_folder_follows_no_links(tmp_path: Path):
+    """A link in a repository is not read through."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "blobs" / "x").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        Folder(tmp_path).read("blobs/x", 100)
+
+
+def test_only_a_folder_has_a_path(tmp_path: Path):
+    """A stick is a folder; an object store is none."""
+    assert tmp_path == folder_of(open_place(str(tmp_path), {}))
+    with pytest.raises(InvalidRequest, match="is no folder"):
+        folder_of(open_place("s3://fleet/updates", {"region": "us-east-1"}))
+
+
+def test_a_damaged_blob_does_not_get_onto_a_stick(tmp_path: Path):
+    """The stick's maker is told which blob to bring back, and no spoilt file is left there."""
+    centre = Centre(tmp_path)
+    digest = centre.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
+    centre.plan(centre.offering(digest))
+    damaged = next(path for path in (centre.folder / "blobs").iterdir() if path.read_bytes() == b"weights")
+    damaged.write_bytes(b"w3ights")
+    (tmp_path / "stick").mkdir()
+    with pytest.raises(Exception, match=damaged.name) as caught:
+        centre.stick(tmp_path / "stick")
+    assert "Publish its bundle again" in caught.value.remedy
+    assert not (tmp_path / "stick" / "blobs" / damaged.name).exists()
+    assert stick.wanted(centre.held.plan, (), "") == {digest}

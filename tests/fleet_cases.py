@@ -1,0 +1,132 @@
+"""A central team with a repository in a folder, by the real code: for tests of whoever reads it.
+
+centre = Centre(tmp_path)
+digest = centre.publish(echo_bundle(tmp_path / "bundle"))
+centre.plan(centre.offering(digest))
+Trust(...).refresh(centre.folder)     # root.json: centre.root_bytes
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import Metadata, Root
+
+from convert.publish import ceremony, keyring, layout, rotation, stick
+from convert.publish.ceremony import Quorum
+from convert.publish.keyring import Keyring, Named
+from convert.publish.places import Folder, Place
+from convert.publish.publisher import Publisher
+from convert.publish.reading import Held
+from convert.publish.rotation import Rotation
+from edge_agent.formats.document import timestamp
+from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
+
+Clock = Callable[[], float]
+
+
+@functools.cache
+def _made_keys(whose: str) -> Path:
+    """Return a folder of keys that all centres of that name in this process start from; made an hour ago."""
+    folder = Path(tempfile.mkdtemp(prefix="fleet-keys-")) / "keys"
+    ceremony.create(folder, time.time() - 3600, root=Quorum(2, 2), targets=Quorum(1, 1))
+    return folder
+
+
+class Centre:
+    """A repository in `folder`, and all its keys in `keys`; another `whose` is another fleet, with other keys."""
+
+    def __init__(self, root: Path, now: Clock = time.time, place: Place | None = None, whose: str = "ours") -> None:
+        self.whose = whose
+        self.folder = root / "repository"
+        self.keys = root / "signing-keys"
+        shutil.copytree(_made_keys(whose), self.keys)
+        self.now = now
+        self.publisher = Publisher(place or Folder(self.folder), Keyring([self.keys], _nobody), now)
+        self.publisher.create()
+
+    @property
+    def root_bytes(self) -> bytes:
+        """The root of trust that sites are given: version 1."""
+        return (_made_keys(self.whose) / "root.json").read_bytes()
+
+    @property
+    def held(self) -> Held:
+        """What the repository holds now."""
+        return self.publisher.held()
+
+    def publish(self, bundle: Path) -> str:
+        """Sign a bundle, and return its digest."""
+        return self.publisher.publish(bundle).signed.digest
+
+    def plan(self, plan: Plan) -> Plan:
+        """Publish a plan; returns it with the version that it got."""
+        return self.publisher.set_plan(plan)
+
+    def offering(self, *digests: str, channel: str = "stable", **more: Any) -> Plan:
+        """Return a plan that wants these signed bundles, each for its task; `more` goes into each TaskPlan."""
+        signed = [self.held.bundles()[digest] for digest in digests]
+        tasks = {
+            each.task: TaskPlan(offers=(Offer(bundle=each.digest, version=each.version),), **more) for each in signed
+        }
+        return Plan(version=1, issued_at=timestamp(self.now()), channels={channel: Fleet(tasks=tasks)})
+
+    def rotate(self, role: str, **more: Any) -> Named:
+        """Replace the first key of a role (root, targets, plan, online) by a new one, which is returned."""
+        number = len(self.publisher.keys.keys)
+        named = keyring.make(self.keys, f"{role}-new-{number}", role)
+        self.publisher.keys.learn(named)
+        old = rotation.keyids(self.held, role)[0]
+        rotation.rotate(self.publisher, Rotation(role, (named,), (old,), **more))
+        return named
+
+    def rotate_root(self) -> Named:
+        """Replace a root key."""
+        return self.rotate("root")
+
+    def revoke(self, digest: str) -> None:
+        """Take the signature of a bundle back; the plan must not name it any more."""
+        self.publisher.revoke(digest)
+
+    def expire(self, *roles: str, seconds: float = 1.0) -> None:
+        """Sign again so that these roles' metadata expire in so many seconds; negative = they have expired."""
+        short = dict.fromkeys(roles or ("timestamp",), seconds / 86_400)
+        publisher = Publisher(self.publisher.place, self.publisher.keys, self.now, {**layout.DAYS, **short})
+        publisher.renew(*roles)
+
+    def stick(self, path: Path, *sites: str, channel: str = "", days: float = 30) -> Path:
+        """Write a stick, for these sites or for all."""
+        path.mkdir(exist_ok=True)
+        stick.write(self.publisher, stick.Order(path, days, sites, channel))
+        return path
+
+    def metadata(self, role: str) -> Path:
+        """Return the file of a role's metadata in force."""
+        held = self.held
+        return self.folder / layout.path_of(role, held.roles()[role].signed.version)
+
+    def copy(self, to: Path) -> Path:
+        """Copy the repository as it is now: what a mirror has brought, or what an attacker keeps."""
+        return Path(shutil.copytree(self.folder, to))
+
+    def resign(self, role: str, change: Callable[[Any], None]) -> Path:
+        """Change a role's metadata in place and sign it again, as somebody with the keys could; returns its file."""
+        path = self.metadata(role)
+        metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+        change(metadata.signed)
+        metadata.signatures.clear()
+        by: Metadata[Any] = self.held.targets if role == "plan" else self.held.root
+        root: Root = by.signed
+        self.publisher.keys.sign(metadata, root.get_delegated_role(role).keyids)
+        path.write_bytes(layout.encode(metadata))
+        return path
+
+
+def _nobody(folder: Path) -> str:
+    raise AssertionError(f"asked for a passphrase of {folder} without need")
