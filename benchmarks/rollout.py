@@ -1,0 +1,126 @@
+"""A plan's way through 10,000 simulated sites: how fast a bundle spreads, how far a bad one gets, what it moves.
+
+    python -m benchmarks.rollout [--json] [--draw docs/rollouts.png]
+
+Sites, networks and people are made up (benchmarks/fleet/sites.py says how). What decides is the shipped code: the
+site's `edge_agent.formats.rollout`, and the centre's `convert.fleet.progress`, which recommends the halt. Sizes are
+those of a repository that the publisher made here. docs/rollouts.md explains the picture.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.bars import Bar, main
+from benchmarks.fleet import traffic
+from benchmarks.fleet.picture import Shown, draw
+from benchmarks.fleet.simulation import AT_ONCE, ONE_DAY, SIX_DAYS, Harm, Outcome, Scenario, Simulation
+from benchmarks.fleet.sites import Site, population
+from benchmarks.fleet.traffic import LOOK_REQUESTS, Traffic
+from edge_agent.formats.plan import Window
+
+SITES, SEED = 10_000, 6
+NIGHT = Window(start="22:00", end="05:00")
+ERRORS: Harm = "errors in probation"
+WRONG: Harm = "seen by people only"
+ADAPTER_BYTES, MODEL_BYTES = 1_800_000, 94_000_000
+REACTIONS = (0.0, 1.0, 4.0, 8.0, 12.0, 24.0, 48.0)
+
+GOOD = Scenario("six days", SIX_DAYS)
+GOOD_BY_NIGHT = Scenario("six days, only by night", SIX_DAYS, window=NIGHT)
+GOOD_FAST = Scenario("one day", ONE_DAY)
+BAD = (
+    Scenario("at once", AT_ONCE, ERRORS),
+    Scenario("waves, nobody looks", SIX_DAYS, ERRORS),
+    Scenario("waves, halted an hour later", SIX_DAYS, ERRORS, reaction_hours=1),
+    Scenario("at once, taken back", AT_ONCE, WRONG, reaction_hours=2),
+    Scenario("waves, nobody looks", SIX_DAYS, WRONG),
+    Scenario("waves, taken back", SIX_DAYS, WRONG, reaction_hours=2),
+)
+HARMS = {ERRORS: "errors, which probation sees and undoes", WRONG: "wrong answers, which only people notice"}
+
+
+class Runs:
+    """All scenarios, run once each."""
+
+    def __init__(self, root: Path) -> None:
+        """Run them."""
+        self.sites = population(SITES, SEED)
+        self.reachable = sum(site.kind != "away" for site in self.sites)
+        self.good, self.by_night, self.fast = (self.run(each) for each in (GOOD, GOOD_BY_NIGHT, GOOD_FAST))
+        self.bad = [self.run(each) for each in BAD]
+        self.traffic = traffic.measure(root)
+
+    def run(self, scenario: Scenario) -> Outcome:
+        """Run one."""
+        return Simulation(scenario, self.sites).run()
+
+    def reactions(self) -> dict[str, list[tuple[float, int]]]:
+        """Return how far errors get by the hours until the halt."""
+        return {
+            waves.name: [
+                (hours, len(self.run(Scenario("", waves, ERRORS, days=7, reaction_hours=hours)).harmed))
+                for hours in REACTIONS
+            ]
+            for waves in (SIX_DAYS, ONE_DAY)
+        }
+
+    def shown(self) -> Shown:
+        """Return what the picture needs."""
+        days = GOOD.days
+        full = self.run(replace(GOOD, bundle_bytes=MODEL_BYTES))
+        by_day = self.traffic.bytes_by_day
+        return Shown(
+            {
+                each.name: (each.waves, outcome)
+                for each, outcome in ((GOOD, self.good), (GOOD_BY_NIGHT, self.by_night), (GOOD_FAST, self.fast))
+            },
+            [(HARMS[each.harm], each.name, outcome) for each, outcome in zip(BAD, self.bad, strict=True)],
+            self.reactions(),
+            {
+                "a new model, 94 MB": by_day(full, self.sites, days),
+                "a new adapter, 1.8 MB": by_day(self.good, self.sites, days),
+                "nothing new": by_day(Outcome(SITES), self.sites, days),
+            },
+        )
+
+
+def bars(runs: Runs) -> list[Bar]:
+    """Return the figures and their limits."""
+    halted, taken_back = runs.bad[2], runs.bad[5]
+    looks = sum(site.contacts_per_day() for site in runs.sites) / SITES
+    quiet = _mean(runs.traffic, Outcome(SITES), runs.sites, GOOD.days)
+    busy = _mean(runs.traffic, runs.good, runs.sites, GOOD.days)
+    return [
+        Bar("simulated sites", SITES, 10_000, "higher"),
+        Bar("requests a site and day, nothing new", LOOK_REQUESTS * looks, 200, "lower"),
+        Bar("kB a site and day, nothing new", quiet / 1e3, 300, "lower"),
+        Bar("kB a site, all of an adapter's rollout, over it", (busy - quiet) * GOOD.days / 1e3, 1900, "lower"),
+        Bar("days to 50 % of the reachable sites, six days", runs.good.days_until(0.5, runs.reachable), 5, "lower"),
+        Bar("days to 95 % of the reachable sites, six days", runs.good.days_until(0.95, runs.reachable), 7, "lower"),
+        Bar("days to all reachable sites, six days", runs.good.days_until(1.0, runs.reachable), 14, "lower"),
+        Bar("days to 95 % of the reachable sites, one day", runs.fast.days_until(0.95, runs.reachable), 2, "lower"),
+        Bar("share reached by errors, waves with halt", len(halted.harmed) / SITES, 0.02, "lower"),
+        Bar("share reached by wrong answers, waves, taken back", len(taken_back.harmed) / SITES, 0.06, "lower"),
+        Bar("share reached by errors, all at once", len(runs.bad[0].harmed) / SITES, 0.9, "higher"),
+    ]
+
+
+def _mean(moved: Traffic, outcome: Outcome, sites: list[Site], days: int) -> float:
+    return sum(moved.bytes_by_day(outcome, sites, days)) / days
+
+
+def measure() -> list[Bar]:
+    """Run everything, draw if asked to, and judge."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Runs(Path(folder))
+    if "--draw" in sys.argv:
+        draw(Path(sys.argv[sys.argv.index("--draw") + 1]), runs.shown())
+    return bars(runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main(measure))
