@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edge_agent.engine import protocol
 from edge_agent.engine.quarantine import Quarantine
@@ -19,8 +20,7 @@ from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, St
 TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The end of a job, with the time it waited in this process."""
 
     done: protocol.Done
@@ -142,12 +142,8 @@ class Jobs:
             return
         running = [job.ticket for job in self._running.values()]
         while ticket := self._waiting.next(running, self._running_max):
-            job = self._jobs[ticket.job_id]
-            job.sent_at = _now()
-            job.tries += 1
-            self._running[ticket.job_id] = job
             running.append(ticket)
-            self._child.send(job.run)
+            self._start(self._jobs[ticket.job_id], _now())
 
     def chunk(self, chunk: protocol.Chunk) -> None:
         """Hand on a piece of text."""
@@ -200,13 +196,23 @@ class Jobs:
     def _take(self, run: protocol.Run, deadline: float, priority: int) -> Job:
         now = _now()
         self._quarantine.check(run, now)
-        ticket = Ticket(run.job_id, now, priority)
-        self._waiting.add(ticket)
-        job = self._jobs[run.job_id] = Job(run, ticket)
-        self.pump()
+        job = Job(run, Ticket(run.job_id, now, priority))
+        if self._running or self._waiting or not self._child.ready():
+            self._waiting.add(job.ticket)
+            self._jobs[run.job_id] = job
+            self.pump()
+        else:  # most calls on most sites: nobody to wait for
+            self._jobs[run.job_id] = job
+            self._start(job, now)
         # One timer for the whole job, not one for each event; and not before the child has it.
         job.timer = asyncio.get_running_loop().call_at(deadline, self._too_late, run.job_id)
         return job
+
+    def _start(self, job: Job, now: float) -> None:
+        job.sent_at = now
+        job.tries += 1
+        self._running[job.run.job_id] = job
+        self._child.send(job.run)
 
     def _too_late(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):

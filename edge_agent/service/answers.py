@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 from edge_agent.engine.jobs import Answer
 from edge_agent.routing.policy import Decision, Seen, Wish, decide
@@ -20,8 +20,7 @@ from edge_agent.v1 import task_pb2
 _UNDECIDED = Decision("local", None, below_threshold=False)
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """One input, what its engine answered, and what belongs to the answer."""
 
     text: str

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -175,12 +175,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise DeadlineExpired("the deadline had passed when the request arrived")
         return asyncio.get_running_loop().time() + seconds
 
-    async def _deduplicated(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
+    def _deduplicated(
+        self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]
+    ) -> Awaitable[Response]:
         if not request.request_id:
-            return await self._answer(request, context, batch)
+            return self._answer(request, context, batch)
         window: Deduplicator[Response] = self._windows[batch.kind]
         content = request.SerializeToString(deterministic=True)
-        return await window.run(request.request_id, content, lambda: self._answer(request, context, batch))
+        return window.run(request.request_id, content, lambda: self._answer(request, context, batch))
 
     async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
         """Compute every input of a request together."""
@@ -215,7 +217,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _one(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
         _check_text(text)
-        run = Run(job_id=str(uuid.uuid4()), digest=bundle.digest, text=text)
+        run = Run(job_id=_new_id(), digest=bundle.digest, text=text)
         device = self._engines.device(bundle.digest)
         return Finished(text, await self._engines.answer(run, deadline, self._priority), bundle, run.job_id, device)
 
@@ -228,6 +230,13 @@ async def _expires(deadline: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise DeadlineExpired("the deadline passed before the stream was written and read") from None
+
+
+def _new_id() -> str:
+    """Return a random UUID4 as text: what `str(uuid.uuid4())` does, at a third of its cost."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _wish(on_low_confidence: int) -> Wish:
@@ -263,7 +272,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
         )
     return Run(
-        job_id=str(uuid.uuid4()),
+        job_id=_new_id(),
         digest=bundle.digest,
         text=request.text,
         output_tokens_max=request.output_tokens_max or task.limits.output_tokens_max,

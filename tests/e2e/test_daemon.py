@@ -56,7 +56,8 @@ def test_classify_answers_each_input(daemon: RunningDaemon) -> None:
         digest = client.task("intent").bundle.digest
     assert all(isinstance(answer, Classification) for answer in answers)
     assert ["refund", "price"] == [answer.label for answer in answers]
-    assert 2 == len({answer.prediction_id for answer in answers})
+    ids = {uuid.UUID(answer.prediction_id) for answer in answers}
+    assert [(4, uuid.RFC_4122)] * 2 == [(each.version, each.variant) for each in ids]
     assert [digest, digest] == [answer.bundle.digest for answer in answers]
     assert "LOCAL" == answers[0].route
     assert answers[0].below_threshold, "the bundle has no threshold, so nothing counts as sure"

@@ -38,5 +38,11 @@ def test_batches_keep_their_limits_and_starve_nobody(lengths, rows_max):
 
 
 def test_padding_is_zeros_behind():
-    """Rows keep their beginning and are filled up with zeros."""
-    assert [[7, 8, 9], [5, 0, 0]] == padded([[7, 8, 9], [5]]).tolist()
+    """Ids, mask and type ids keep their beginning and are filled up with zeros; the mask says what is filling."""
+    ids, mask, types = padded([([7, 8, 9], [0, 0, 1]), ([5], [2])]).tolist()
+    assert ([[7, 8, 9], [5, 0, 0]], [[1, 1, 1], [1, 0, 0]], [[0, 0, 1], [2, 0, 0]]) == (ids, mask, types)
+
+
+def test_one_row_needs_no_padding():
+    """One input is computed as it is, and all of it counts."""
+    assert [[[7, 8]], [[1, 1]], [[0, 1]]] == padded([([7, 8], [0, 1])]).tolist()

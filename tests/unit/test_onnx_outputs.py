@@ -15,6 +15,7 @@ from edge_agent.engine.runtimes.onnx_outputs import (
     Word,
     check_row,
     entities,
+    finite,
     output_for,
     probabilities,
     vector,
@@ -96,6 +97,16 @@ def test_values_that_are_not_finite_are_refused(value):
     """A model that computes NaN or infinity for a plain text is refused."""
     with pytest.raises(ModelLoadFailed, match="not finite"):
         check_row(CLASSIFY, np.array([0.0, value], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, -1.5], True), ([3.4e38] * 9, True), ([0.0, math.nan], False), ([math.inf, -math.inf], False)],
+)
+@pytest.mark.parametrize("shape", [(-1,), (1, -1)])
+def test_finite_is_every_value(values, expected, shape):
+    """A row is finite when all its values are, however large; opposite infinities do not cancel out."""
+    assert expected == finite(np.array(values, np.float32).reshape(shape))
 
 
 @given(

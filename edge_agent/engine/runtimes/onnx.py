@@ -24,10 +24,10 @@ import tokenizers
 from edge_agent.engine.protocol import Done, Event, Load, Run
 from edge_agent.engine.runtimes import onnx_outputs
 from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed
-from edge_agent.engine.runtimes.onnx_batch import ROWS_MAX, chosen
+from edge_agent.engine.runtimes.onnx_batch import ROWS_MAX, Row, chosen
 from edge_agent.engine.runtimes.onnx_need import need_of
 from edge_agent.engine.runtimes.onnx_outputs import Floats
-from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
+from edge_agent.engine.runtimes.onnx_session import OnnxSession
 from edge_agent.engine.runtimes.onnx_workers import Workers
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+Row = tuple[Sequence[int], Sequence[int]]
+"""Token ids and type ids of one input."""
+
 ROWS_MAX = 8  # beyond that throughput is flat and every further row only delays the first
 TOKENS_MAX = 512  # padding included; bounds a step, and with it the wait for a cancel or a newcomer, at some 60 ms
 
@@ -31,11 +34,16 @@ def chosen(lengths: Sequence[int], rows_max: int) -> list[int]:
     return batch
 
 
-def padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-    """Return [rows, longest], filled up with zeros. The attention mask makes the filling count for nothing."""
+def padded(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    """Return token ids, attention mask and type ids, [3, rows, longest], filled up with zeros.
+
+    The mask makes the filling count for nothing.
+    """
+    longest = max(len(ids) for ids, _ in rows)
     if len(rows) == 1:
-        return np.array(rows, np.int64)
-    array = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
-    for place, row in enumerate(rows):
-        array[place, : len(row)] = row
+        ((ids, types),) = rows
+        return np.array(((ids,), ((1,) * longest,), (types,)), np.int64)
+    array = np.zeros((3, len(rows), longest), np.int64)
+    for place, (ids, types) in enumerate(rows):
+        array[0, place, : len(ids)], array[1, place, : len(ids)], array[2, place, : len(ids)] = ids, 1, types
     return array

@@ -14,12 +14,12 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
-from edge_agent.engine.runtimes.onnx_batch import padded
+from edge_agent.engine.runtimes.onnx_batch import Row, padded
 from edge_agent.engine.runtimes.onnx_outputs import Floats
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 INPUTS_NEEDED = ("input_ids", "attention_mask")  # without a mask a score would depend on the padding
-INPUTS_KNOWN = (*INPUTS_NEEDED, "token_type_ids")
+INPUTS_KNOWN = (*INPUTS_NEEDED, "token_type_ids")  # in the order of onnx_batch.padded
 _DTYPES: dict[str, type[np.int32] | type[np.int64]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 _LOG_FATAL = 4  # what onnxruntime has to say is in its exceptions; its warnings help nobody on a site
 
@@ -37,9 +37,6 @@ _ERRORS = (
     RuntimeError,
 )
 
-Row = tuple[Sequence[int], Sequence[int]]
-"""Token ids and type ids of one input."""
-
 
 class OnnxSession:
     """An open model."""
@@ -56,7 +53,8 @@ class OnnxSession:
         except _ERRORS as error:
             raise ModelLoadFailed(f"{path.name} does not load: {_first_line(error)}") from None
         self._session = session
-        self._dtypes = _dtypes(path.name, session.get_inputs())
+        dtypes = _dtypes(path.name, session.get_inputs())
+        self._inputs = [(name, INPUTS_KNOWN.index(name), dtype) for name, dtype in dtypes.items()]
         self.outputs: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
 
     def details(self) -> dict[str, str]:
@@ -75,15 +73,14 @@ class OnnxSession:
         Raises:
             ModelFailed: onnxruntime refuses; its reason goes to the child's stderr, since it may quote the input.
         """
-        ids, types = padded([row[0] for row in rows]), padded([row[1] for row in rows])
-        mask = np.ones_like(ids) if len(rows) == 1 else padded([[1] * len(row[0]) for row in rows])
-        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        feed = {name: arrays[name].astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
+        arrays = padded(rows)
+        feed = {name: arrays[place].astype(dtype, copy=False) for name, place, dtype in self._inputs}
         try:
             (values,) = self._session.run([output], feed)
         except _ERRORS:
             traceback.print_exc(limit=0)
-            raise ModelFailed(f"the model does not compute {ids.shape[1]} tokens", tokens=ids.shape[1]) from None
+            tokens = arrays.shape[2]
+            raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens) from None
         if values.ndim == 3:
             return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
         return list(values)
