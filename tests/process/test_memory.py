@@ -7,6 +7,8 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool, resident_bytes
-from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.process import CHILD_ENVIRONMENT, ChildProcess
 from edge_agent.engine.protocol import Attach, Attached, Detach, Done, Failed, FromChild, Load, Ready, Run
 from edge_agent.engine.runtimes.llama.need import adapter_bytes
 from edge_agent.errors import MemoryShort
@@ -30,6 +32,7 @@ MIB = 2**20
 BARE_BYTES_MAX = 100 * MIB  # a child with its libraries and no model
 REFUSAL_SECONDS_MAX = 10.0
 INPUTS = 2
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 BundleMaker = Callable[[Path], Path]
 
 
@@ -255,3 +258,19 @@ async def test_pausing_gives_back_what_only_one_bundle_holds(tmp_path: Path) -> 
         assert not pool.replaces("one", other)
     finally:
         await pool.stop()
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="the kernel gives huge pages unasked, or not at all",
+)
+def test_weights_ask_for_huge_pages() -> None:
+    """What a child allocates in one large piece asks for huge pages, and does not without the child's environment."""
+    code = "held = bytearray(64 << 20); print(any(' hg' in l for l in open('/proc/self/smaps') if 'VmFlags' in l))"
+
+    def asks(more: dict[str, str]) -> bool:
+        environment = {"PATH": os.environ["PATH"], **more}
+        said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return said.stdout == "True\n"
+
+    assert [True, False] == [asks(CHILD_ENVIRONMENT), asks({})]
