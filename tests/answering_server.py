@@ -6,6 +6,7 @@ with AnsweringServer() as server:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 PAGE = b"<html>Please log in. token=SECRET-OF-THE-SERVER</html>"
 XML = b"<Error><Code>SlowDown</Code><Message>SECRET-OF-THE-SERVER</Message></Error>"
+DOWNLOAD_WAYS = ("flipped", "endless", "trickling", "overlong", "short", "cut", "without-ranges", "other-range", "416")
 WAYS = ("403", "401", "429", "500", "503", "301", "garbage", "silent", "html", "closed", "truncated")
 
 
@@ -24,6 +26,8 @@ class AnsweringServer:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.sent: dict[str, int] = {}
+        """Bytes of content that were sent, by path."""
         self.authorizations: set[str] = set()
         self.way = "well"
         self.only: Callable[[str, str], bool] = lambda *_: True
@@ -43,6 +47,10 @@ class AnsweringServer:
         """Keep a request waiting until the end of the test."""
         self._released.wait(60)
 
+    def pause(self, seconds: float) -> bool:
+        """Wait that long; tell whether the test has ended."""
+        return self._released.wait(seconds)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -56,6 +64,7 @@ class AnsweringServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     owner: AnsweringServer
 
     def handle_any(self) -> None:
@@ -71,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, PAGE)
         elif way == "silent":
             self.owner.hang()
+        elif way in DOWNLOAD_WAYS:
+            self._spoilt(way)
         elif way == "truncated":
             self.owner.objects[self.path] = body[: len(body) // 2]
             self._send(200, b"", self.owner.objects[self.path])
@@ -84,15 +95,69 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.objects[self.path] = body
             self._send(200, b"", body)
         elif self.path in self.owner.objects:
-            self._send(200, self.owner.objects[self.path], self.owner.objects[self.path])
+            self._give(self.owner.objects[self.path])
         else:
             self._send(404, b"")
 
-    def _send(self, status: int, content: bytes, tagged: bytes | None = None) -> None:
+    def _give(self, content: bytes) -> None:
+        """Send an object, a range of it, or that it is still the same."""
+        if self.headers.get("If-None-Match") == _tag(content):
+            self._send(304, b"", content)
+        elif self._range(content):
+            part = self._range(content)
+            self._send(
+                206, content[part.start : part.stop], content, f"bytes {part.start}-{part.stop - 1}/{len(content)}"
+            )
+        else:
+            self._send(200, content, content)
+
+    def _range(self, content: bytes) -> range:
+        asked = (self.headers.get("Range") or "").removeprefix("bytes=")
+        first, _, last = asked.partition("-")
+        return range(int(first), min(len(content), int(last) + 1)) if asked else range(0)
+
+    def _spoilt(self, way: str) -> None:
+        content = self.owner.objects.get(self.path, b"?")
+        part = self._range(content) or range(len(content))
+        asked = content[part.start : part.stop]
+        place = f"bytes {part.start}-{part.stop - 1}/{len(content)}"
+        if way == "flipped":
+            self._send(206, bytes(byte ^ 1 for byte in asked), content, place)
+        elif way == "without-ranges":
+            self._send(200, content, content)
+        elif way == "other-range":
+            self._send(206, asked, content, f"bytes {part.start + 1}-{part.stop}/{len(content)}")
+        elif way in ("overlong", "short"):
+            other = content + b"more" if way == "overlong" else content[:-1]
+            self._send(206, other[part.start : part.stop], other, f"bytes {part.start}-{part.stop - 1}/{len(other)}")
+        else:
+            self._drip(way, asked, content, place)
+            self.close_connection = True
+
+    def _drip(self, way: str, asked: bytes, content: bytes, place: str) -> None:
+        """Begin well, and then go on for ever, byte by byte, or not at all."""
+        self.send_response(206)
+        self.send_header("ETag", _tag(content))
+        self.send_header("Last-Modified", "Wed, 25 Nov 2026 10:00:00 GMT")
+        self.send_header("Content-Range", place)
+        self.send_header("Connection", "close")
+        self.send_header("Content-Length", str(10**12 if way == "endless" else len(asked)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(asked[: len(asked) // 2])
+            while way == "endless":
+                self.wfile.write(b"for ever " * 1000)
+            while way == "trickling" and not self.owner.pause(0.02):
+                self.wfile.write(b".")
+
+    def _send(self, status: int, content: bytes, tagged: bytes | None = None, place: str = "") -> None:
+        self.owner.sent[self.path] = self.owner.sent.get(self.path, 0) + len(content)
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        if place:
+            self.send_header("Content-Range", place)
         if tagged is not None:
-            self.send_header("ETag", f'"{hashlib.md5(tagged).hexdigest()}"')
+            self.send_header("ETag", _tag(tagged))
             self.send_header("Last-Modified", "Wed, 25 Nov 2026 10:00:00 GMT")
         self.end_headers()
         if self.command != "HEAD":
@@ -102,3 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Keep quiet."""
+
+
+def _tag(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'

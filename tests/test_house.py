@@ -161,12 +161,12 @@ PURE = (
     "edge_agent.uplink.faults",
     "edge_agent.uplink.stored",
     "edge_agent.formats.plan",
+    "edge_agent.formats.repository",
     "edge_agent.formats.rollout",
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
 ENTRIES = {
-    "edge_agent.formats.wants": "until the mirror lands",
     "convert.finish": "a stage: see convert/pipeline.py",
     "convert.splits": "the scripts in examples/ that make data use it",
     "convert.finetune": "a stage: see convert/pipeline.py",

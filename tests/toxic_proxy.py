@@ -27,6 +27,14 @@ class Cut:
 
 
 @dataclass
+class CutAnswer:
+    """Ends the connection once that many bytes of its answers have passed; `reset` = with RST."""
+
+    after_bytes: int
+    reset: bool = False
+
+
+@dataclass
 class Slow:
     """Passes that many bytes from the client each 10 ms."""
 
@@ -41,8 +49,9 @@ class ToxicProxy:
     """Listens on `port`, in a thread of its own; `toxic` may be changed at any time and holds for new bytes."""
 
     def __init__(self, target_port: int) -> None:
-        self.toxic: Cut | Slow | Hole | None = None
+        self.toxic: Cut | CutAnswer | Slow | Hole | None = None
         self.passed = 0
+        self.answered = 0
         self.connections = 0
         self._target = target_port
         self._loop = asyncio.new_event_loop()
@@ -96,8 +105,7 @@ class ToxicProxy:
                 back.write(piece[: max(0, toxic.after_bytes - self.passed)])
                 self.passed = max(self.passed, toxic.after_bytes)
                 if toxic.reset:
-                    linger = struct.pack("ii", 1, 0)
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    _end_with_reset(writer)
                 return
             while isinstance(toxic, Slow) and piece:
                 back.write(piece[: toxic.bytes_each])
@@ -108,8 +116,26 @@ class ToxicProxy:
             await back.drain()
 
     async def _answer(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here = 0
         with contextlib.suppress(OSError):
             while piece := await there.read(CHUNK):
-                if not isinstance(self.toxic, Hole):
-                    writer.write(piece)
-                    await writer.drain()
+                toxic = self.toxic
+                if isinstance(toxic, Hole):
+                    continue
+                cut = isinstance(toxic, CutAnswer) and here + len(piece) > toxic.after_bytes
+                if isinstance(toxic, CutAnswer) and cut:
+                    piece = piece[: max(0, toxic.after_bytes - here)]
+                here += len(piece)
+                self.answered += len(piece)
+                writer.write(piece)
+                await writer.drain()
+                if isinstance(toxic, CutAnswer) and cut:
+                    if toxic.reset:
+                        _end_with_reset(writer)
+                    writer.close()
+                    return
+
+
+def _end_with_reset(writer: asyncio.StreamWriter) -> None:
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -20,7 +20,7 @@ from edge_agent.config import UplinkConfig
 from edge_agent.formats import receipts, segment, status, uplink
 from edge_agent.formats.document import sign, timestamp
 from edge_agent.uplink.exchange import Exchange
-from edge_agent.uplink.mirror import Clocks, Mirror
+from edge_agent.uplink.mirror import Clocks, Mirror, Places
 from edge_agent.uplink.notes import Notes
 from edge_agent.uplink.upstream import open_upstream
 from tests.examples import CENTRE_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
@@ -89,10 +89,14 @@ class UplinkCase:
 
     def opened(self) -> tuple[Mirror, Notes]:
         """Return an uplink and its notes, which the caller closes."""
-        upstream = open_upstream(self.config)
-        notes = Notes(self.notes, upstream.name)
+        places = self.places()
+        notes = Notes(self.notes, places.name)
         clocks = self.clock.clocks() if self.clock else None
-        return Mirror(self.config, Exchange(SITE, self.outbox, self.receipts), upstream, notes, clocks), notes
+        return Mirror(self.config, Exchange(SITE, self.outbox, self.receipts), places, notes, clocks), notes
+
+    def places(self) -> Places:
+        """Return where its uplink goes."""
+        return Places(open_upstream(self.config))
 
     def once(self) -> None:
         """Do what is due, as `uplink --once` does."""

@@ -164,10 +164,11 @@ def _check_consent(config: Config, source: str) -> None:
 
 def _check_secrets(uplink: UplinkConfig, source: str) -> None:
     """Keep secrets out of a file that other users may read, and out of what is logged."""
-    found = sorted(name for name in uplink.options if _SECRET.search(name))
-    authority, _, _ = uplink.url.partition("://")[2].partition("/")
-    if "@" in authority or "?" in uplink.url:
-        found.append("the user or query of uplink.url")
+    found = sorted(name for name in {**uplink.options, **uplink.updates_options} if _SECRET.search(name))
+    for key, url in (("url", uplink.url), ("updates_url", uplink.updates_url)):
+        authority, _, _ = url.partition("://")[2].partition("/")
+        if "@" in authority or "?" in url:
+            found.append(f"the user or query of uplink.{key}")
     if found:
         raise ConfigInvalid(
             f"{source}: uplink: {', '.join(found)} may be a secret, and this file is no place for one",
@@ -181,10 +182,15 @@ def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[s
     from_systemd = {key: value.split(":")[0] for key, value in handed.items() if value}
     given = {key: str(value) for key, value in vars(overrides).items() if value is not None}
     uplink = plain.get("uplink", {})
-    credential = Path(environ.get("CREDENTIALS_DIRECTORY", ""), "uplink")
-    if isinstance(uplink, dict) and environ.get("CREDENTIALS_DIRECTORY") and credential.exists():
-        plain = {**plain, "uplink": {"credentials_file": str(credential), **uplink}}
+    if isinstance(uplink, dict) and environ.get("CREDENTIALS_DIRECTORY"):
+        plain = {**plain, "uplink": {**_credentials(Path(environ["CREDENTIALS_DIRECTORY"])), **uplink}}
     return {**from_systemd, **plain, **given}
+
+
+def _credentials(folder: Path) -> dict[str, str]:
+    """Return the credential files that systemd handed over."""
+    names = {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"}
+    return {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
 
 
 def _read(path: Path, *, optional: bool) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class SiteConfig(Section):
 
 
 class UplinkConfig(Section):
-    """The uplink: what is brought to the centre, and how. It alone has a way out, and runs as a user of its own."""
+    """The uplink: what is brought to the centre and from it. It alone has a way out, and runs as a user of its own."""
 
     url: str = Field(
         default="",
@@ -209,9 +209,26 @@ class UplinkConfig(Section):
     credentials_file: str = Field(
         default="", description="YAML file with the store's secrets; empty = systemd's credential 'uplink', if given."
     )
+    updates_url: str = Field(
+        default="", description="The repository of signed updates, a place like that of 'url'; empty = no updates."
+    )
+    updates_options: dict[str, str] = Field(default={}, description="Of its store, like 'options'.")
+    updates_credentials_file: str = Field(
+        default="", description="Its secrets, like 'credentials_file'; empty = systemd's credential 'uplink-updates'."
+    )
+    updates_seconds: Seconds = Field(default=300, description="Time between two questions for updates, in seconds.")
+    chunk_bytes: int = Field(
+        default=2**20,
+        ge=2**12,
+        le=2**26,
+        description="Downloads come in pieces of this many bytes; after a reboot at most one comes again.",
+    )
+    disk_reserve_bytes: int = Field(
+        default=256 * 2**20, ge=0, description="Bytes that downloads must leave free on the disk."
+    )
     notes_dir: str = Field(default="", description="The uplink's own notes; empty = uplink below state_dir.")
     bytes_per_second_max: int = Field(
-        default=0, ge=0, description="What it may send on average, in bytes per second; 0 = no cap."
+        default=0, ge=0, description="What it may send and fetch on average, in bytes per second; 0 = no cap."
     )
     bytes_per_second_min: int = Field(
         default=4096, ge=64, description="Slowest transfer that is waited for, in bytes per second."

@@ -28,7 +28,26 @@ class Problem(Exchanged):
     message: str = Field(max_length=1000)
     remedy: str = Field(default="", max_length=1000)
     about: str = Field(default="", max_length=200)
-    """Name of the segment; empty = all."""
+    """Name of the segment, or of the file of an update; empty = all."""
+
+
+class Downloads(Exchanged):
+    """How far updates have come."""
+
+    repository: str = Field(max_length=500)
+    """Where from, without anything secret."""
+    state: Literal["online", "offline", "probing"]
+    since: At
+    retry_at: At | None = None
+    """When it is tried again; None = at once."""
+    refreshed_at: At | None = None
+    """When all metadata was last seen to be here; None = not since this uplink started."""
+    waiting_blobs: int = Field(ge=0)
+    waiting_bytes: int = Field(ge=0)
+    fetched_blobs: int = Field(ge=0)
+    """Since this uplink started."""
+    fetched_bytes: int = Field(ge=0)
+    """Metadata included."""
 
 
 class UplinkState(Exchanged):
@@ -44,6 +63,7 @@ class UplinkState(Exchanged):
     running_seconds: float
     """The same by CLOCK_BOOTTIME."""
     state: Literal["online", "offline", "probing"]
+    """Of the place for examples; without one, of the repository of updates."""
     since: At
     last_contact: At | None = None
     retry_at: At | None = None
@@ -55,6 +75,8 @@ class UplinkState(Exchanged):
     sent_segments: int = Field(ge=0)
     """Since this uplink started."""
     sent_bytes: int = Field(ge=0)
+    downloads: Downloads | None = None
+    """None = this uplink brings no updates."""
     problems: tuple[Problem, ...] = Field(default=(), max_length=100)
 
 

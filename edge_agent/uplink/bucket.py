@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,9 +11,9 @@ import obstore
 from obstore.exceptions import BaseError, NotModifiedError
 
 from edge_agent.config import UplinkConfig
-from edge_agent.errors import UpstreamRefused
+from edge_agent.errors import UpstreamFailed, UpstreamRefused
 from edge_agent.uplink import faults
-from edge_agent.uplink.stored import Fetched, Stored, md5_in
+from edge_agent.uplink.stored import Fetched, Part, Stored, md5_in
 
 _READS = ("HEAD", "GET")
 
@@ -51,14 +51,35 @@ class Bucket:
             try:
                 found = await obstore.get_async(self._store, key, options={"if_none_match": unless} if unless else {})
             except NotModifiedError:
-                return None
+                return Fetched(b"", unless, same=True)
             async for piece in found.stream(min_chunk_size=64 * 1024):
                 pieces.append(bytes(piece))
                 size += len(pieces[-1])
                 request.allow(size / self._config.bytes_per_second_min)
                 if size > bytes_max:
                     break
-        return None if request.absent else Fetched(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
+        if request.absent:
+            return None
+        self._reads = True
+        return Fetched(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
+
+    async def get_part(self, key: str, part: Part, into: Callable[[bytes], None]) -> int | None:
+        """Read a range in one request; the first part that is also the last one as a whole, which any server can."""
+        whole = part.count == part.size
+        options: Any = {} if whole else {"range": (part.start, part.start + part.count)}
+        came = 0
+        async with self._request("GET", key, 0) as request:
+            found = await obstore.get_async(self._store, key, options=options)
+            if found.meta["size"] != part.size:
+                return found.meta["size"]
+            async for each in found.stream(min_chunk_size=64 * 1024):
+                piece = bytes(each)[: part.count - came]
+                came += len(piece)
+                into(piece)
+                request.allow(came / self._config.bytes_per_second_min)
+                if len(piece) < len(each):
+                    raise UpstreamFailed(f"{self.name}: GET {key} brought more bytes than were asked for")
+        return None if request.absent else part.size
 
     @asynccontextmanager
     async def _request(self, method: str, key: str, size: int) -> AsyncIterator[_Request]:

@@ -1,8 +1,8 @@
 """`edge-agent uplink`: opens what it needs, works until it is told to stop, gives the lock back.
 
-It needs to read the outbox and to write receipts and its own notes, and nothing else: no state, no spool, no sockets of
-the daemon. On SIGTERM or SIGINT an upload that is under way is dropped; the store then has all of it or nothing.
-A second signal stops at once.
+It needs to read the outbox and to write receipts, `incoming/` and its own notes, and nothing else: no state, no spool,
+no sockets of the daemon. On SIGTERM or SIGINT what is under way is dropped; the store then has all of an upload or
+nothing, and a download goes on where it was. A second signal stops at once.
 """
 
 from __future__ import annotations
@@ -17,29 +17,43 @@ from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
 from edge_agent.uplink.exchange import Exchange
-from edge_agent.uplink.mirror import Mirror
+from edge_agent.uplink.incoming import Incoming
+from edge_agent.uplink.mirror import Mirror, Places
 from edge_agent.uplink.notes import Notes
-from edge_agent.uplink.upstream import open_upstream
+from edge_agent.uplink.updates import Updates
+from edge_agent.uplink.upstream import open_repository, open_upstream
 
 log = structlog.get_logger("edge_agent.uplink")
 
 
 def uplink(config: Config, *, once: bool) -> int:
-    """Bring up what waits and fetch receipts, until told to stop, or `once`; return the exit code.
+    """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
 
     Raises:
         SiteError: the configuration, the exchange directories or the credential are in the way.
-        CapacityError, ExchangeError: `once` only: it could not do all.
+        CapacityError, ExchangeError, UpdateError, BundleError: `once` only: it could not do all.
     """
     logs.configure(config.log)
     if not config.site.id:
         raise ConfigInvalid("site.id is not set", remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
-    upstream = open_upstream(config.uplink)
+    places = _places(config)
     exchange = Exchange(config.site.id, config.outbox, config.receipts)
-    with Notes(config.uplink_notes, upstream.name) as notes:
-        mirror = Mirror(config.uplink, exchange, upstream, notes)
-        asyncio.run(mirror.once() if once else _serve(mirror, upstream.name))
+    with Notes(config.uplink_notes, places.name) as notes:
+        mirror = Mirror(config.uplink, exchange, places, notes)
+        asyncio.run(mirror.once() if once else _serve(mirror, places.name))
     return 0
+
+
+def _places(config: Config) -> Places:
+    repository = open_repository(config.uplink)
+    updates = Updates(config.uplink, Incoming(config.incoming), config.wants, repository) if repository else None
+    places = Places(open_upstream(config.uplink), updates)
+    if not places.name:
+        said = "uplink.url is not set, nor is updates_url"
+        raise ConfigInvalid(
+            said, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or 'updates_url'."
+        )
+    return places
 
 
 async def _serve(mirror: Mirror, name: str) -> None:

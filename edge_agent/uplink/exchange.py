@@ -57,8 +57,8 @@ class Exchange:
             ExchangeDirUnusable: they cannot be read.
         """
         folder = self.outbox / "segments"
-        manifest = _read(folder / f"{stem}{segment.MANIFEST_SUFFIX}", DOCUMENT_BYTES_MAX)
-        sealed = _read(folder / f"{stem}{segment.SEALED_SUFFIX}", segment.SEALED_BYTES_MAX)
+        manifest = read_within(folder / f"{stem}{segment.MANIFEST_SUFFIX}", DOCUMENT_BYTES_MAX)
+        sealed = read_within(folder / f"{stem}{segment.SEALED_SUFFIX}", segment.SEALED_BYTES_MAX)
         if manifest is None or sealed is None:
             return None
         signed = segment.verify(manifest, stem, keys=None)
@@ -76,7 +76,7 @@ class Exchange:
         Raises:
             ExchangeDirUnusable: it cannot be read.
         """
-        return _read(self.outbox / status.FILE_NAME, DOCUMENT_BYTES_MAX)
+        return read_within(self.outbox / status.FILE_NAME, DOCUMENT_BYTES_MAX)
 
     def status_mark(self) -> tuple[int, int]:
         """Return what changes with the status object; zeros = there is none."""
@@ -98,7 +98,7 @@ class Exchange:
             said = f"the upstream's receipts are for site {signed.body.site!r}; this is {self.site!r}"
             raise DocumentInvalid(said, remedy="Find out at the centre who writes to this site's prefix.")
         path = self.receipts / receipts.FILE_NAME
-        if _read(path, DOCUMENT_BYTES_MAX) == raw:
+        if read_within(path, DOCUMENT_BYTES_MAX) == raw:
             return False
         with exchange_errors(path):
             write_durably(path, raw, FILE_MODE)
@@ -125,7 +125,12 @@ def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
             yield entry.name, found.st_size
 
 
-def _read(path: Path, bytes_max: int) -> bytes | None:
+def read_within(path: Path, bytes_max: int) -> bytes | None:
+    """Return a file, of one that is larger the first `bytes_max` + 1 bytes; None = it is not there.
+
+    Raises:
+        ExchangeDirUnusable: it cannot be read.
+    """
     with exchange_errors(path):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

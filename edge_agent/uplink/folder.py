@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edge_agent.durable.disk import sync_directory, write_durably
 from edge_agent.errors import DiskFull, SiteError, UpstreamFailed, UpstreamMissing, UpstreamRefused
-from edge_agent.uplink.stored import Fetched, Stored
+from edge_agent.uplink.stored import Fetched, Part, Stored
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
@@ -36,6 +36,12 @@ class Folder:
     async def get(self, key: str, bytes_max: int, unless: str = "") -> Fetched | None:
         """Read."""
         return await asyncio.to_thread(self._get, key, bytes_max, unless)
+
+    async def get_part(self, key: str, part: Part, into: Callable[[bytes], None]) -> int | None:
+        """Read a part."""
+        size, content = await asyncio.to_thread(self._get_part, key, part)
+        into(content)
+        return size
 
     def _head(self, key: str) -> Stored | None:
         with self._errors(key):
@@ -62,7 +68,16 @@ class Folder:
             except FileNotFoundError:
                 return None
         tag = hashlib.sha256(content).hexdigest()
-        return None if tag == unless else Fetched(content, tag)
+        return Fetched(b"", tag, same=True) if tag == unless else Fetched(content, tag)
+
+    def _get_part(self, key: str, part: Part) -> tuple[int | None, bytes]:
+        with self._errors(key):
+            try:
+                with self._open(key) as fd:
+                    size = os.fstat(fd).st_size
+                    return size, os.pread(fd, part.count, part.start) if size == part.size else b""
+            except FileNotFoundError:
+                return None, b""
 
     @contextmanager
     def _open(self, key: str) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from edge_agent import __version__
@@ -11,13 +12,14 @@ from edge_agent.formats import uplink
 from edge_agent.formats.document import timestamp
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.bandwidth import Bandwidth
+from edge_agent.uplink.updates import Progress
 
 PROBLEMS_SHOWN_MAX = 100
 
 
 @dataclass
 class SetAside:
-    """Something that cannot be sent, and when it is tried again."""
+    """Something that cannot be sent or fetched, and when it is tried again."""
 
     error: EdgeAgentError
     until: float
@@ -25,35 +27,53 @@ class SetAside:
 
 @dataclass
 class Known:
-    """What is known of the outbox and the upstream. Times by the running clock."""
+    """What is known of the outbox, of `incoming/` and of the stores. Times by the running clock."""
 
-    connectivity: connectivity.Connectivity
+    links: dict[str, connectivity.Connectivity]
+    """By store: examples and updates that go to one store share what is known of it."""
     bandwidth: Bandwidth
+    downloads_bandwidth: Bandwidth
     waiting: dict[str, int] = field(default_factory=dict)
     set_aside: dict[str, SetAside] = field(default_factory=dict)
+    problems: dict[str, EdgeAgentError] = field(default_factory=dict)
+    """What the last action that failed failed with, until one of its kind succeeds: up, refresh, pull."""
     status_mark: tuple[int, int] = (0, 0)
     status_sent: tuple[int, int] = (0, 0)
     scan_at: float = 0.0
     heartbeat_at: float = 0.0
     receipts_at: float = 0.0
+    refresh_at: float = 0.0
+    refresh_failures: int = 0
+    held_until: float = 0.0
+    """Before that no blob is fetched."""
+    pull_failures: int = 0
+    """In a row, of those that were answered."""
     receipts_tag: str = ""
     paused_until: float = 0.0
+    lead_seconds: float = 0.0
     sent_segments: int = 0
     sent_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is told of downloads beside `Known`."""
+
+    repository: str
+    link: connectivity.Connectivity
+    progress: Progress
+    waiting_bytes: int
+
+
 def describe(
-    known: Known, problem: EdgeAgentError | None, upstream: str, clocks: tuple[float, float]
+    known: Known, link: connectivity.Connectivity, upstream: str, seen: Seen | None, clocks: tuple[float, float]
 ) -> uplink.UplinkState:
     """Return the state for others; `clocks` are seconds since 1970 and the running clock."""
     wall, running = clocks
-    link = known.connectivity
 
     def at(seconds: float) -> str:
         return timestamp(wall - (running - seconds))
 
-    shown = [(problem, "")] if problem else []
-    shown += [(each.error, name) for name, each in known.set_aside.items()]
     return uplink.UplinkState(
         pid=os.getpid(),
         version=__version__,
@@ -69,8 +89,30 @@ def describe(
         waiting_bytes=sum(known.waiting.values()),
         sent_segments=known.sent_segments,
         sent_bytes=known.sent_bytes,
-        problems=tuple(
-            uplink.Problem(reason=each.reason, message=each.message[:1000], remedy=each.remedy[:1000], about=name)
-            for each, name in shown[:PROBLEMS_SHOWN_MAX]
-        ),
+        downloads=None if seen is None else _downloads(known, seen, running, at),
+        problems=tuple(_problems(known)),
     )
+
+
+def _downloads(known: Known, seen: Seen, running: float, at: Callable[[float], str]) -> uplink.Downloads:
+    retry_at, progress = max(seen.link.retry_at, known.held_until), seen.progress
+    return uplink.Downloads(
+        repository=seen.repository[:500],
+        state=seen.link.state,
+        since=at(seen.link.since),
+        retry_at=at(retry_at) if retry_at > running else None,
+        refreshed_at=None if progress.refreshed_at is None else at(progress.refreshed_at),
+        waiting_blobs=len(progress.waiting),
+        waiting_bytes=min(seen.waiting_bytes, 2**62),
+        fetched_blobs=progress.fetched_blobs,
+        fetched_bytes=progress.fetched_bytes,
+    )
+
+
+def _problems(known: Known) -> Iterator[uplink.Problem]:
+    shown = [(problem, "") for problem in known.problems.values()]
+    shown += [(each.error, name) for name, each in known.set_aside.items()]
+    for error, name in shown[:PROBLEMS_SHOWN_MAX]:
+        yield uplink.Problem(
+            reason=error.reason, message=error.message[:1000], remedy=error.remedy[:1000], about=name[:200]
+        )

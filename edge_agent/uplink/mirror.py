@@ -13,35 +13,47 @@ import structlog
 from edge_agent.config import UplinkConfig
 from edge_agent.durable.disk import write_durably
 from edge_agent.errors import (
+    BundleError,
     CapacityError,
     DiskFull,
     EdgeAgentError,
     ExchangeDirUnusable,
     ExchangeError,
+    HashMismatch,
+    SiteError,
+    UpdateError,
     UploadConflict,
-    UpstreamMissing,
-    UpstreamRefused,
+    UpstreamBusy,
+    UpstreamUnreachable,
 )
-from edge_agent.formats import receipts, uplink
+from edge_agent.formats import receipts, uplink, wants
 from edge_agent.formats.document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import connectivity, plan
 from edge_agent.uplink.bandwidth import Bandwidth
 from edge_agent.uplink.connectivity import Backoff
 from edge_agent.uplink.exchange import FILE_MODE, Exchange, exchange_errors
-from edge_agent.uplink.known import Known, SetAside, describe
+from edge_agent.uplink.known import Known, Seen, SetAside, describe
 from edge_agent.uplink.notes import Notes
 from edge_agent.uplink.ship import replace as put_over
 from edge_agent.uplink.ship import ship_segment
-from edge_agent.uplink.upstream import Keys, Upstream, problem_of
+from edge_agent.uplink.updates import Updates
+from edge_agent.uplink.upstream import Keys, Upstream, problem_of, stores
 
 log = structlog.get_logger("edge_agent.uplink")
 
-UPSTREAM_FAULTS = (CapacityError, UpstreamRefused, UpstreamMissing)
+FAULTS = (CapacityError, SiteError, ExchangeError, UpdateError, BundleError)
+OWN_FAULTS = (DiskFull, ExchangeDirUnusable)
+SILENCE = (UpstreamUnreachable, UpstreamBusy)
+"""Faults of the store as a whole. Whatever else is said of updates is no reason to stop sending examples."""
 SET_ASIDE_SECONDS = 3600.0
-"""How long a segment that cannot be sent is left alone."""
+"""How long what cannot be sent, or is wrong at the repository, is left alone."""
+MISSING_SECONDS = 600.0
+"""The same of a blob that the repository does not have."""
 DISK_PAUSE_SECONDS = 60.0
 COUNTS_SECONDS = 5.0
-"""How often what waits is counted for others while segments are sent."""
+"""How often what waits is counted for others while something moves."""
+LEAD_SECONDS_MAX = 600.0
+"""Longest time that one direction may have to make up for."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +65,38 @@ class Clocks:
     chance: Callable[[], float] = random.random
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where things go to, and where they come from."""
+
+    upstream: Upstream | None
+    """For examples."""
+    updates: Updates | None = None
+
+    @property
+    def name(self) -> str:
+        """The one that the state of this uplink is about first."""
+        return self.upstream.name if self.upstream else self.updates.name if self.updates else ""
+
+
 class Mirror:
-    """Brings the outbox of one site up, and its receipts down."""
+    """Brings the outbox of one site up, and its receipts and updates down, as far as there is a place for each."""
 
     def __init__(
-        self, config: UplinkConfig, exchange: Exchange, upstream: Upstream, notes: Notes, clocks: Clocks | None = None
+        self, config: UplinkConfig, exchange: Exchange, places: Places, notes: Notes, clocks: Clocks | None = None
     ) -> None:
         """Take over open notes."""
-        self._config, self._exchange, self._upstream, self._notes = config, exchange, upstream, notes
+        self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
+        self._upstream, self._updates = places.upstream, places.updates
         self._clocks = clocks or Clocks()
         self._keys = Keys(exchange.site)
         self._backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, config.failures_max)
+        self._up, self._down = stores(config)
         now = self._clocks.running()
-        self._known = Known(connectivity.start(now), Bandwidth.full(config.bytes_per_second_max, now))
+        links = {store: connectivity.start(now) for store in (self._up, self._down) if store}
+        self._known = Known(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
         self._published: tuple[float, object] = (now, None)
-        self._counted = 0
-        self.problem: EdgeAgentError | None = None
-        """What the last action that failed failed with; None once one succeeds."""
+        self._counted = (0, 0)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. What is under way is dropped then: nothing of it counts, and it is done again."""
@@ -88,57 +115,45 @@ class Mirror:
                     await asyncio.wait({stopping}, timeout=min(seconds, uplink.REFRESH_SECONDS))
         finally:
             stopping.cancel()
-            self.publish(again=True)
+            self._leave()
 
     async def once(self) -> None:
         """Do everything that is due, and end.
 
         Raises:
-            CapacityError, SiteError, ExchangeError: what kept it from doing all; it went as far as it could.
+            CapacityError, SiteError, ExchangeError, UpdateError, BundleError: what kept it from doing all; it went as
+                far as it could.
         """
         try:
-            while True:
-                action = await self.step()
-                if self.problem:
-                    raise self.problem
-                if action.idle:
-                    break
+            while (action := await self.step()).kind != "wait" or action.saving:
                 if action.kind == "wait":
                     await asyncio.sleep(max(0.0, action.until - self._clocks.running()))
         finally:
-            self.publish(again=True)
-        for each in self._known.set_aside.values():
-            raise each.error
+            self._leave()
+        for error in (*self._known.problems.values(), *(each.error for each in self._known.set_aside.values())):
+            raise error
 
     async def step(self) -> plan.Action:
-        """Do the next thing; return what it was. A `wait` is left to the caller."""
-        now = self._clocks.running()
-        known = self._known
-        known.connectivity = connectivity.tick(known.connectivity, now)
-        try:
-            if now >= known.scan_at and now >= known.paused_until:
-                self._scan(now)
-            action = plan.next_action(self._view(now))
-            if action.kind != "wait":
-                if await self._do(action):
-                    self._succeeded()
-                self.problem = None
-        except UPSTREAM_FAULTS as error:
-            self._failed(error)
-        except (DiskFull, ExchangeDirUnusable) as error:
-            self._pause(error)
-        else:
-            self.publish()
-            return action
+        """Do the next thing; return what it was, or until when to wait: that is left to the caller."""
+        known, now = self._known, self._clocks.running()
+        known.links = {store: connectivity.tick(link, now) for store, link in known.links.items()}
+        if now >= known.scan_at and now >= known.paused_until:
+            self._scan(now)
+        action = plan.next_action(self._view(now))
+        if action.kind != "wait" and not await self._try(action):
+            # Said now, so that nobody asks again before it is time.
+            again = plan.next_action(self._view(self._clocks.running()))
+            action = again if again.kind == "wait" else action
         self.publish()
-        return plan.Action("wait", until=max(known.connectivity.retry_at, known.paused_until))
+        return action
 
     def publish(self, *, again: bool = False) -> None:
         """Write `uplink.json` if it says something new, or is old; `again` = in any case."""
         known, running = self._known, self._clocks.running()
-        link = known.connectivity
-        mark = (link.state, link.failures, tuple(known.set_aside), self.problem and self.problem.reason)
-        patience = COUNTS_SECONDS if known.sent_segments != self._counted else uplink.REFRESH_SECONDS
+        links = tuple((link.state, link.failures) for link in known.links.values())
+        mark = (links, tuple(known.set_aside), tuple((key, each.reason) for key, each in known.problems.items()))
+        counted = (known.sent_segments, self._updates.progress.fetched_bytes if self._updates else 0)
+        patience = COUNTS_SECONDS if counted != self._counted else uplink.REFRESH_SECONDS
         if not again and mark == self._published[1] and running - self._published[0] < patience:
             return
         path = self._notes.folder / uplink.FILE_NAME
@@ -147,13 +162,20 @@ class Mirror:
                 write_durably(path, uplink.encode(self._state(running)), FILE_MODE)
         except (DiskFull, ExchangeDirUnusable) as error:
             log.warning("state_not_written", **problem_of(error))
-        self._published, self._counted = (running, mark), known.sent_segments
+        self._published, self._counted = (running, mark), counted
+
+    def _leave(self) -> None:
+        if self._updates:
+            self._updates.close()
+        self.publish(again=True)
+
+    # --- what there is ------------------------------------------------------------------------------------------------
 
     def _view(self, now: float) -> plan.View:
         known = self._known
         return plan.View(
             now=now,
-            connectivity=known.connectivity,
+            connectivity=known.links[self._up or self._down],
             bandwidth=known.bandwidth,
             next_segment=next(iter(known.waiting), ""),
             has_status=known.status_mark != (0, 0),
@@ -162,30 +184,107 @@ class Mirror:
             receipts_at=known.receipts_at,
             scan_at=known.scan_at,
             paused_until=known.paused_until,
+            uploads=self._upstream is not None,
+            downloads=self._downloads(),
+            lead_seconds=known.lead_seconds,
         )
 
+    def _downloads(self) -> plan.Downloads | None:
+        known = self._known
+        if self._updates is None:
+            return None
+        link = known.links[self._down]
+        return plan.Downloads(link, known.downloads_bandwidth, self._next_blob(), known.refresh_at, known.held_until)
+
+    def _next_blob(self) -> str:
+        waiting = self._updates.progress.waiting if self._updates else {}
+        return next((sha256 for sha256 in waiting if sha256 not in self._known.set_aside), "")
+
     def _scan(self, now: float) -> None:
+        known = self._known
+        known.set_aside = {name: each for name, each in known.set_aside.items() if now < each.until}
+        known.scan_at, known.paused_until = now + self._config.scan_seconds, 0.0
+        try:
+            if self._upstream:
+                self._scan_outbox()
+        except OWN_FAULTS as error:
+            self._pause(error)
+        else:
+            if self._updates:
+                self._scan_incoming(self._updates, now)
+
+    def _scan_outbox(self) -> None:
         known, wall = self._known, self._clocks.now()
         files = self._exchange.files()
-        known.set_aside = {stem: each for stem, each in known.set_aside.items() if now < each.until}
         known.waiting = plan.waiting(
             files,
             lambda stem: stem in known.set_aside or self._notes.is_settled(stem, wall, self._config.recheck_seconds),
         )
         self._notes.keep([name.partition(".")[0] for name in files])
         known.status_mark = self._exchange.status_mark()
-        known.scan_at = now + self._config.scan_seconds
-        known.paused_until = 0.0
+
+    def _scan_incoming(self, updates: Updates, now: float) -> None:
+        known = self._known
+        try:
+            updates.look(now)
+        except OWN_FAULTS as error:
+            self._hold(error, DISK_PAUSE_SECONDS)
+        except ExchangeError as error:
+            self._set_aside(wants.FILE_NAME, error, self._config.scan_seconds)
+        wanted = updates.progress.wants
+        cap = (wanted.bytes_per_second_max if wanted else None) or 0
+        if cap != known.downloads_bandwidth.bytes_per_second:
+            known.downloads_bandwidth = Bandwidth.full(cap, now)
+
+    # --- doing it -----------------------------------------------------------------------------------------------------
+
+    async def _try(self, action: plan.Action) -> bool:
+        """Do it, and learn from how it went; tell whether it went well."""
+        known, store = self._known, self._down if action.kind in ("refresh", "pull") else self._up
+        began, moved = self._clocks.running(), self._moved()
+        error = None
+        try:
+            if await self._do(action):
+                self._heard(store)
+        except FAULTS as fault:
+            error = fault
+            self._learn(action, store, fault)
+        else:
+            self._went_well(action)
+        now = self._clocks.running()
+        spent = self._moved() - moved
+        known.bandwidth = known.bandwidth.spend(spent, now)
+        if action.kind in ("refresh", "pull"):
+            known.downloads_bandwidth = known.downloads_bandwidth.spend(spent, now)
+        self._take_turns(action, max(now, known.links[store].retry_at) - began, spent)
+        return error is None
 
     async def _do(self, action: plan.Action) -> bool:
         """Do it; tell whether the upstream was heard of."""
+        now = self._clocks.running()
+        if self._updates and action.kind == "pull":
+            return await self._updates.pull(action.name, now)
+        if self._updates and action.kind == "refresh":
+            return await self._refresh(self._updates, now)
+        if self._upstream is None:
+            return False
         if action.kind == "send":
-            return await self._send(action.name)
+            return await self._send(self._upstream, action.name)
         if action.kind == "heartbeat":
-            return await self._send_status()
-        return await self._fetch_receipts()
+            return await self._send_status(self._upstream)
+        return await self._fetch_receipts(self._upstream)
 
-    async def _send(self, stem: str) -> bool:
+    async def _refresh(self, updates: Updates, now: float) -> bool:
+        known = self._known
+        known.refresh_at = now + self._config.updates_seconds
+        if await updates.refresh(now):
+            log.info("metadata_fetched", repository=updates.name)
+            # The centre may have mended what was missing or wrong.
+            blobs = updates.progress.waiting
+            known.set_aside = {name: each for name, each in known.set_aside.items() if name not in blobs}
+        return True
+
+    async def _send(self, upstream: Upstream, stem: str) -> bool:
         try:
             found = self._exchange.segment(stem)
         except ExchangeError as error:
@@ -195,35 +294,35 @@ class Mirror:
             self._known.waiting.pop(stem, None)
             return False
         try:
-            sent = await ship_segment(self._upstream, self._keys, found)
+            sent = await ship_segment(upstream, self._keys, found)
         except UploadConflict as error:
             self._set_aside(stem, error)
             return True
-        self._spend(sent)
+        self._known.sent_bytes += sent
         self._notes.add(stem, self._clocks.now())
         self._known.waiting.pop(stem, None)
         self._known.sent_segments += 1
         log.info("segment_sent", segment=stem, bytes=sent)
         return True
 
-    async def _send_status(self) -> bool:
+    async def _send_status(self, upstream: Upstream) -> bool:
         mark, raw = self._exchange.status_mark(), self._exchange.status()
         self._known.status_mark = self._known.status_sent = mark
         self._known.heartbeat_at = self._clocks.running() + self._config.heartbeat_seconds
         if raw is None:
             return False
         try:
-            self._spend(await put_over(self._upstream, self._keys.status(), raw))
+            self._known.sent_bytes += await put_over(upstream, self._keys.status(), raw)
         except EdgeAgentError:
             self._known.status_sent = (0, 0)
             raise
         return True
 
-    async def _fetch_receipts(self) -> bool:
+    async def _fetch_receipts(self, upstream: Upstream) -> bool:
         known = self._known
         known.receipts_at = self._clocks.running() + self._config.receipts_seconds
-        fetched = await self._upstream.get(self._keys.receipts(), DOCUMENT_BYTES_MAX, known.receipts_tag)
-        if fetched is None:
+        fetched = await upstream.get(self._keys.receipts(), DOCUMENT_BYTES_MAX, known.receipts_tag)
+        if fetched is None or fetched.same:
             return True
         try:
             if self._exchange.take_receipts(fetched.content):
@@ -235,32 +334,96 @@ class Mirror:
         known.receipts_tag = fetched.tag
         return True
 
-    def _set_aside(self, name: str, error: EdgeAgentError) -> None:
+    # --- learning from it ---------------------------------------------------------------------------------------------
+
+    def _moved(self) -> int:
+        """Return the bytes that were sent and fetched so far."""
+        return self._known.sent_bytes + (self._updates.progress.fetched_bytes if self._updates else 0)
+
+    def _take_turns(self, action: plan.Action, elapsed: float, moved: int) -> None:
+        """Note who has used the way for how long, as long as both have work."""
+        known = self._known
+        if action.kind not in ("send", "pull"):
+            return
+        if not known.waiting or not self._next_blob():
+            known.lead_seconds = 0.0
+            return
+        cost = plan.cost_seconds(elapsed, moved, self._config.bytes_per_second_max)
+        lead = known.lead_seconds + (cost if action.kind == "send" else -cost)
+        known.lead_seconds = max(-LEAD_SECONDS_MAX, min(LEAD_SECONDS_MAX, lead))
+
+    def _heard(self, store: str) -> None:
+        known = self._known
+        if known.links[store].state != "online":
+            log.info("online", upstream=self._places.name)
+        known.links[store] = connectivity.succeeded(known.links[store], self._clocks.running())
+
+    def _went_well(self, action: plan.Action) -> None:
+        key = action.kind if action.kind in ("refresh", "pull") else "up"
+        self._known.problems.pop(key, None)
+        if action.kind == "refresh":
+            self._known.refresh_failures = 0
+        if action.kind == "pull":
+            self._known.held_until, self._known.pull_failures = 0.0, 0
+
+    def _learn(self, action: plan.Action, store: str, error: EdgeAgentError) -> None:
+        if action.kind in ("refresh", "pull") and not isinstance(error, SILENCE):
+            if not isinstance(error, OWN_FAULTS):
+                self._heard(store)
+            self._learn_of_update(action, error)
+        elif isinstance(error, OWN_FAULTS):
+            self._pause(error)
+        else:
+            self._known.problems[action.kind if action.kind in ("refresh", "pull") else "up"] = error
+            self._failed(store, error)
+
+    def _learn_of_update(self, action: plan.Action, error: EdgeAgentError) -> None:
+        """Leave alone what is wrong there, or lacks room here; everything else goes on."""
+        known, own = self._known, isinstance(error, OWN_FAULTS)
+        if action.kind == "refresh":
+            known.problems["refresh"] = error
+            known.refresh_failures += 1
+            pause = DISK_PAUSE_SECONDS if own else self._backoff.pause(known.refresh_failures, self._clocks.chance())
+            known.refresh_at = self._clocks.running() + pause
+            log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **problem_of(error))
+            return
+        if isinstance(error, HashMismatch):
+            self._set_aside(action.name, error)
+        elif isinstance(error, UpdateError):
+            self._set_aside(action.name, error, MISSING_SECONDS)
+        else:
+            self._set_aside(action.name, error, DISK_PAUSE_SECONDS)
+            if not own:
+                known.pull_failures += 1
+                pause = self._backoff.pause(known.pull_failures, self._clocks.chance())
+                known.held_until = self._clocks.running() + pause
+
+    def _hold(self, error: EdgeAgentError, seconds: float) -> None:
+        self._known.problems["pull"] = error
+        self._known.held_until = self._clocks.running() + seconds
+        log.error("downloads_held", again_in_seconds=seconds, **problem_of(error))
+
+    def _set_aside(self, name: str, error: EdgeAgentError, seconds: float = SET_ASIDE_SECONDS) -> None:
         self._known.waiting.pop(name, None)
-        self._known.set_aside[name] = SetAside(error, self._clocks.running() + SET_ASIDE_SECONDS)
+        self._known.set_aside[name] = SetAside(error, self._clocks.running() + seconds)
         log.error("set_aside", file=name, **problem_of(error))
 
-    def _spend(self, count: int) -> None:
-        self._known.bandwidth = self._known.bandwidth.spend(count, self._clocks.running())
-        self._known.sent_bytes += count
-
-    def _succeeded(self) -> None:
-        if self._known.connectivity.state != "online":
-            log.info("online", upstream=self._upstream.name)
-        self._known.connectivity = connectivity.succeeded(self._known.connectivity, self._clocks.running())
-
-    def _failed(self, error: EdgeAgentError) -> None:
-        now, known = self._clocks.running(), self._known
-        known.connectivity = connectivity.failed(known.connectivity, now, self._backoff, self._clocks.chance())
-        again = round(known.connectivity.retry_at - now, 1)
-        log.warning(known.connectivity.state, again_in_seconds=again, **problem_of(error))
-        self.problem = error
+    def _failed(self, store: str, error: EdgeAgentError) -> None:
+        now, links = self._clocks.running(), self._known.links
+        links[store] = connectivity.failed(links[store], now, self._backoff, self._clocks.chance())
+        again = round(links[store].retry_at - now, 1)
+        log.warning(links[store].state, again_in_seconds=again, **problem_of(error))
 
     def _pause(self, error: EdgeAgentError) -> None:
         self._known.paused_until = self._clocks.running() + DISK_PAUSE_SECONDS
         self._known.scan_at = self._known.paused_until
         log.error("disk_failed", again_in_seconds=DISK_PAUSE_SECONDS, **problem_of(error))
-        self.problem = error
+        self._known.problems["up"] = error
 
     def _state(self, running: float) -> uplink.UplinkState:
-        return describe(self._known, self.problem, self._upstream.name, (self._clocks.now(), running))
+        known, updates = self._known, self._updates
+        seen = None
+        if updates:
+            seen = Seen(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
+        link = known.links[self._up or self._down]
+        return describe(known, link, self._places.name, seen, (self._clocks.now(), running))

@@ -38,6 +38,18 @@ class Fetched:
 
     content: bytes
     tag: str = ""
+    same: bool = False
+    """It is still the one that was had before; the content does not come again."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of an object."""
+
+    start: int
+    count: int
+    size: int
+    """Bytes that all of the object has."""
 
 
 def md5_in(tag: str) -> str:

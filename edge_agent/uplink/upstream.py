@@ -3,12 +3,15 @@
 site=<id>/segments/<epoch>-<sequence>.age and .json     what the site sealed
 site=<id>/status.json                                   what it says of itself
 site=<id>/receipts.json                                 what the centre has of it; only read here
+
+The repository of updates is a place of its own, of which nothing is written: formats/repository.py.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +27,7 @@ from edge_agent.errors import ConfigInvalid, EdgeAgentError
 from edge_agent.formats import segment
 from edge_agent.uplink.bucket import Bucket
 from edge_agent.uplink.folder import Folder
-from edge_agent.uplink.stored import Fetched, Stored
+from edge_agent.uplink.stored import Fetched, Part, Stored
 
 CREDENTIALS_BYTES_MAX = 64 * 1024
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
@@ -46,8 +49,11 @@ class Upstream(Protocol):
         """Put an object, whole or not at all as far as the place can; return its tag, if it has one."""
 
     async def get(self, key: str, bytes_max: int, unless: str = "") -> Fetched | None:
-        """Return an object, of one that is larger the first `bytes_max` + 1 bytes; None = there is none, or its tag
-        is still `unless`.
+        """Return an object, of one that is larger the first `bytes_max` + 1 bytes; None = there is none."""
+
+    async def get_part(self, key: str, part: Part, into: Callable[[bytes], None]) -> int | None:
+        """Hand on bytes of an object as they come, never more than asked for; return how many it has, None = there is
+        none. Of one that has not `part.size` bytes nothing is read.
         """
 
 
@@ -74,27 +80,64 @@ class Keys:
         return f"site={self.site}/segments/{stem}{segment.MANIFEST_SUFFIX}"
 
 
-def open_upstream(config: UplinkConfig) -> Upstream:
-    """Return the upstream of a configuration. Nothing is asked of it yet.
+@dataclass(frozen=True)
+class _Address:
+    """A place as the configuration names it; `prefix` is that of the keys."""
+
+    prefix: str
+    url: str
+    options: dict[str, str]
+    credentials_file: str
+
+
+def open_upstream(config: UplinkConfig) -> Upstream | None:
+    """Return the place for examples; None = there is none. Nothing is asked of it yet.
 
     Raises:
-        ConfigInvalid: no URL, one that no store knows, or a credential file that is none or that others may read.
+        ConfigInvalid: a URL that no store knows, or a credential file that is none or that others may read.
     """
-    if not config.url:
-        raise ConfigInvalid(
-            "uplink.url is not set", remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …"
-        )
-    scheme, colon, rest = config.url.partition("://")
+    return _open(_Address("", config.url, config.options, config.credentials_file), config)
+
+
+def open_repository(config: UplinkConfig) -> Upstream | None:
+    """Return the place that updates come from, likewise.
+
+    Raises:
+        ConfigInvalid: as of `open_upstream`.
+    """
+    address = _Address("updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
+    return _open(address, config)
+
+
+def stores(config: UplinkConfig) -> tuple[str, str]:
+    """Return which store is behind the place for examples and which behind that of updates; empty = there is none.
+
+    What is known of a store holds for all that goes there.
+    """
+    places = ((config.url, config.options), (config.updates_url, config.updates_options))
+    return _store_of(*places[0]), _store_of(*places[1])
+
+
+def _store_of(url: str, options: dict[str, str]) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc} {options.get('endpoint', '')}".strip() if parts.netloc else url
+
+
+def _open(address: _Address, config: UplinkConfig) -> Upstream | None:
+    url = address.url
+    if not url:
+        return None
+    scheme, colon, rest = url.partition("://")
     if not colon or scheme == "file":
-        return Folder(Path(rest if colon else config.url))
+        return Folder(Path(rest if colon else url))
     if scheme not in SCHEMES:
-        raise ConfigInvalid(f"uplink.url: '{scheme}' is no kind of store", remedy=f"One of: {', '.join(SCHEMES)}.")
-    secrets = credentials(Path(config.credentials_file)) if config.credentials_file else {}
-    return Bucket(_name(config.url), _store(config, secrets), config, tag_is_md5=scheme in _CONTENT_HASHED)
+        said = f"uplink.{address.prefix}url: '{scheme}' is no kind of store"
+        raise ConfigInvalid(said, remedy=f"One of: {', '.join(SCHEMES)}.")
+    return Bucket(_name(url), _store(address), config, tag_is_md5=scheme in _CONTENT_HASHED)
 
 
-def credentials(path: Path) -> dict[str, str]:
-    """Read the credential file: YAML, names and values.
+def credentials(path: Path, prefix: str = "") -> dict[str, str]:
+    """Read a credential file: YAML, names and values. `prefix` is that of its key in the configuration.
 
     Raises:
         ConfigInvalid: it cannot be read, others may read it, or it holds something else. Its content is never shown.
@@ -107,16 +150,19 @@ def credentials(path: Path) -> dict[str, str]:
                 raise ConfigInvalid(f"{path} may be read by everyone", remedy=f"chmod o= {path}")
             plain = yaml.safe_load(file.read(CREDENTIALS_BYTES_MAX))
     except OSError as error:
-        raise ConfigInvalid(f"cannot read uplink.credentials_file {path}: {error.strerror}", remedy=remedy) from None
+        raise ConfigInvalid(
+            f"cannot read uplink.{prefix}credentials_file {path}: {error.strerror}", remedy=remedy
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigInvalid(f"uplink.credentials_file {path} is not valid YAML", remedy=remedy) from None
+        raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} is not valid YAML", remedy=remedy) from None
     if not isinstance(plain, dict) or not all(isinstance(value, str | int) for value in plain.values()):
-        raise ConfigInvalid(f"uplink.credentials_file {path} must hold names and values", remedy=remedy)
+        raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} must hold names and values", remedy=remedy)
     return {str(key): str(value) for key, value in plain.items()}
 
 
-def _store(config: UplinkConfig, secrets: dict[str, str]) -> Any:
-    options: dict[str, Any] = {**config.options, **secrets}
+def _store(address: _Address) -> Any:
+    secrets = credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
+    options: dict[str, Any] = {**address.options, **secrets}
     headers = {name: options.pop(name) for name in _HEADERS if name in options}
     # How long a request may take depends on its size: Bucket sees to that, and to trying again.
     client: dict[str, Any] = {"timeout": timedelta(days=1), "connect_timeout": timedelta(seconds=10)}
@@ -128,11 +174,12 @@ def _store(config: UplinkConfig, secrets: dict[str, str]) -> Any:
         client["root_certificate"] = _certificate(Path(authority))
     opener: Any = from_url
     try:
-        return opener(config.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
+        return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
     except (BaseError, ValueError, TypeError) as error:
         # The library's message may show values; its class says which of the two it was.
-        said = f"uplink: the store does not take this url, its options or its credential ({type(error).__name__})"
-        remedy = f"Known names of {urlsplit(config.url).scheme}:// are those of obstore; given: {sorted(options)}."
+        given = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
+        said = f"uplink: the store does not take this {given}"
+        remedy = f"Known names of {urlsplit(address.url).scheme}:// are those of obstore; given: {sorted(options)}."
         raise ConfigInvalid(said, remedy=remedy) from None
 
 

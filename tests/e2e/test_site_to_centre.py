@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_agent.config import UplinkConfig
 from edge_agent.errors import EdgeAgentError, ExchangeError, SignatureInvalid
 from edge_agent.uplink.exchange import Exchange
-from edge_agent.uplink.mirror import Mirror
+from edge_agent.uplink.mirror import Mirror, Places
 from edge_agent.uplink.notes import Notes
 from edge_agent.uplink.upstream import open_upstream
 from tests.segments import Centre
@@ -44,10 +44,11 @@ class Way:
         """Run the real uplink once; what is in its way it says, and goes as far as it can."""
         config = UplinkConfig(url=str(self.upstream))
         upstream = open_upstream(config)
+        assert upstream
         where = self.site.config
         with Notes(where.uplink_notes, upstream.name) as notes:
             exchange = Exchange(where.site.id, where.outbox, where.receipts)
-            asyncio.run(Mirror(config, exchange, upstream, notes).once())
+            asyncio.run(Mirror(config, exchange, Places(upstream), notes).once())
 
     def corrections(self) -> list[str]:
         """Return the corrected predictions that the centre has, duplicates too."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_agent.uplink import connectivity, plan
 from edge_agent.uplink.bandwidth import BURST_SECONDS, Bandwidth
 from edge_agent.uplink.connectivity import Connectivity
-from edge_agent.uplink.plan import View, next_action
+from edge_agent.uplink.plan import Downloads, View, cost_seconds, next_action
 
 ONLINE = Connectivity("online", since=0, retry_at=0, last_contact=0)
 NOW = 100.0
@@ -27,6 +27,8 @@ VIEW = View(
     scan_at=NOW + 5,
 )
 DEBT = Bandwidth(1000, -2000.0, NOW)
+PROBING, OFFLINE = connectivity.start(NOW), Connectivity("offline", 0, NOW + 60, 3)
+DOWN = Downloads(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300)
 
 
 @pytest.mark.parametrize(
@@ -38,10 +40,10 @@ DEBT = Bandwidth(1000, -2000.0, NOW)
         ({"heartbeat_at": NOW}, "heartbeat"),
         ({"heartbeat_at": NOW, "has_status": False}, "send"),
         ({"receipts_at": NOW}, "fetch"),
-        ({"connectivity": connectivity.start(NOW)}, "heartbeat"),
-        ({"connectivity": connectivity.start(NOW), "has_status": False}, "fetch"),
+        ({"connectivity": PROBING}, "heartbeat"),
+        ({"connectivity": PROBING, "has_status": False}, "fetch"),
         ({"connectivity": connectivity.start(NOW + 1)}, "wait"),
-        ({"connectivity": Connectivity("offline", 0, NOW + 60, 3)}, "wait"),
+        ({"connectivity": OFFLINE}, "wait"),
         ({"bandwidth": DEBT}, "wait"),
         ({"bandwidth": DEBT, "heartbeat_at": NOW}, "heartbeat"),
         ({"paused_until": NOW + 1}, "wait"),
@@ -53,9 +55,63 @@ def test_the_next_action(changes, expected):
     assert expected == next_action(replace(VIEW, **changes)).kind
 
 
+@pytest.mark.parametrize(
+    ("changes", "down", "expected"),
+    [
+        ({"next_segment": ""}, {}, "pull"),
+        ({"next_segment": ""}, {"next_blob": ""}, "wait"),
+        ({}, {}, "send"),
+        ({"lead_seconds": 0.1}, {}, "pull"),
+        ({"lead_seconds": -5.0}, {}, "send"),
+        ({"lead_seconds": -5.0, "next_segment": ""}, {}, "pull"),
+        ({"lead_seconds": 5.0}, {"next_blob": ""}, "send"),
+        ({"lead_seconds": 5.0}, {"held_until": NOW + 1}, "send"),
+        ({"lead_seconds": 5.0}, {"bandwidth": DEBT}, "send"),
+        ({"lead_seconds": 5.0}, {"connectivity": OFFLINE}, "send"),
+        ({"connectivity": OFFLINE}, {}, "pull"),
+        ({"bandwidth": DEBT}, {}, "wait"),
+        ({}, {"refresh_at": NOW}, "refresh"),
+        ({"heartbeat_at": NOW}, {"refresh_at": NOW}, "heartbeat"),
+        ({"bandwidth": DEBT}, {"refresh_at": NOW}, "refresh"),
+        ({}, {"refresh_at": NOW, "held_until": NOW + 1}, "refresh"),
+        ({"next_segment": ""}, {"connectivity": PROBING}, "refresh"),
+        ({"connectivity": PROBING}, {"connectivity": PROBING}, "heartbeat"),
+        ({"uploads": False, "heartbeat_at": NOW, "receipts_at": NOW}, {}, "pull"),
+        ({"uploads": False}, {"next_blob": ""}, "wait"),
+        ({"uploads": False, "connectivity": OFFLINE}, {"connectivity": OFFLINE}, "wait"),
+        ({"paused_until": NOW + 1}, {}, "wait"),
+    ],
+)
+def test_the_next_action_with_downloads(changes, down, expected):
+    """Small things first, then who has used the way for less time; what stops one direction does not stop the other."""
+    assert expected == next_action(replace(VIEW, **changes, downloads=replace(DOWN, **down))).kind
+
+
+def test_neither_direction_starves():
+    """Whatever a turn costs each of them, both get half of the way's time, but for one turn."""
+    for costs in ((1.0, 1.0), (30.0, 0.1), (0.01, 280.0)):
+        used, lead = {"send": 0.0, "pull": 0.0}, 0.0
+        for _ in range(2000):
+            kind = next_action(replace(VIEW, downloads=DOWN, lead_seconds=lead)).kind
+            cost = costs[kind == "pull"]
+            used[kind] += cost
+            lead += cost if kind == "send" else -cost
+        assert abs(used["send"] - used["pull"]) <= max(costs)
+
+
+def test_a_turn_costs_its_time_and_its_share_of_the_cap():
+    """So that quick turns under a cap count by their bytes, and none is free."""
+    assert 12.0 == cost_seconds(2.0, 1000, 100)
+    assert 0 < cost_seconds(0.0, 1000, 0) < 0.001
+
+
 def test_only_a_wait_with_nothing_to_do_is_idle():
     """Waiting for tokens, for a pause or for the upstream is not."""
     assert next_action(replace(VIEW, next_segment="")).idle
+    assert next_action(replace(VIEW, next_segment="", downloads=replace(DOWN, next_blob=""))).idle
+    held = replace(VIEW, next_segment="", downloads=replace(DOWN, held_until=NOW + 9))
+    assert (False, False) == (next_action(held).idle, next_action(held).saving)
+    assert next_action(replace(VIEW, bandwidth=DEBT)).saving
     for changes in ({"bandwidth": DEBT}, {"paused_until": NOW + 1}, {"connectivity": connectivity.start(NOW + 1)}):
         assert not next_action(replace(VIEW, **changes)).idle
 
@@ -68,15 +124,24 @@ TIMES = st.floats(NOW - 50, NOW + 1000)
     st.booleans(),
     st.booleans(),
     st.tuples(TIMES, TIMES, TIMES),
-    st.sampled_from(
-        [ONLINE, connectivity.start(NOW), Connectivity("offline", 0, NOW + 60, 3), Bandwidth(9, -99.0, NOW)]
+    st.sampled_from([ONLINE, PROBING, OFFLINE, Bandwidth(9, -99.0, NOW)]),
+    st.none()
+    | st.builds(
+        Downloads,
+        st.sampled_from([ONLINE, PROBING, OFFLINE]),
+        st.sampled_from([DEBT, DOWN.bandwidth]),
+        st.sampled_from(["", "b-1"]),
+        TIMES,
+        TIMES,
     ),
 )
-def test_a_wait_is_never_over_at_once(segment, has_status, changed, times, special):
+def test_a_wait_is_never_over_at_once(segment, has_status, changed, times, special, down):
     """Except where the outbox is to be looked at first, which the caller does before it asks: no busy loop."""
     heartbeat_at, receipts_at, scan_at = times
     view = replace(VIEW, next_segment=segment, has_status=has_status, status_changed=changed)
-    view = replace(view, heartbeat_at=heartbeat_at, receipts_at=receipts_at, scan_at=max(scan_at, NOW + 0.001))
+    view = replace(
+        view, downloads=down, heartbeat_at=heartbeat_at, receipts_at=receipts_at, scan_at=max(scan_at, NOW + 0.001)
+    )
     view = replace(view, **{"bandwidth" if isinstance(special, Bandwidth) else "connectivity": special})
     action = next_action(view)
     assert action.kind != "wait" or action.until > NOW

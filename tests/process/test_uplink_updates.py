@@ -1,0 +1,387 @@
+"""Updates on their way down: what comes, what goes on where it was, and how examples get their share of the way."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.answering_server import AnsweringServer
+from tests.eventually import eventually
+from tests.object_stores import azure, azurite, s3
+from tests.update_cases import (
+    ADAPTER,
+    CHUNK,
+    WEIGHTS,
+    Repository,
+    UpdateCase,
+    everything,
+    failure,
+    idle,
+    published,
+    rubbish,
+    sha256,
+    site_of,
+)
+from tests.uplink_cases import Clock
+
+
+@pytest.fixture
+def repository() -> Repository:
+    """Return a repository with two blobs."""
+    return published()
+
+
+@pytest.fixture
+def server() -> Iterator[AnsweringServer]:
+    """Return a server that holds nothing yet."""
+    with AnsweringServer() as started:
+        yield started
+
+
+@pytest.mark.parametrize("kind", ["folder", "http", "s3", "azure"])
+def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository: Repository, tmp_path: Path):
+    """All metadata, its plan and the blobs that are wanted, and nothing else; what is there does not come again."""
+    if kind == "azure" and not azurite():
+        pytest.skip("azurite is not installed")
+    repository.blob(b"nobody wants this")
+    if kind == "folder":
+        mirrored(UpdateCase(tmp_path, repository.lay(tmp_path / "repository")), repository)
+    elif kind == "http":
+        with AnsweringServer() as server:
+            mirrored(site_of(server, repository, tmp_path), repository)
+    else:
+        with (s3 if kind == "s3" else azure)() as served:
+            case = UpdateCase(tmp_path, served.url, served.options, request_seconds_max=20)
+            filled = UpdateCase(tmp_path / "centre", "", url=served.url, upload_options=served.options)
+            for key, content in repository.objects.items():
+                filled.put(key, content)
+            mirrored(case, repository)
+
+
+def mirrored(case: UpdateCase, repository: Repository) -> None:
+    """Hold a site to what it should have, twice."""
+    case.want(ADAPTER, WEIGHTS)
+    assert failure(case) is None
+    assert everything(repository) == case.arrived()
+    downloads = case.state().downloads
+    assert downloads is not None
+    assert ("online", 0, 0, 2) == (
+        downloads.state,
+        downloads.waiting_blobs,
+        downloads.waiting_bytes,
+        downloads.fetched_blobs,
+    )
+    assert failure(case) is None
+    assert {} == case.problems()
+
+
+def test_a_look_that_finds_nothing_new_takes_two_requests(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """The timestamp and the next root; with what the daemon says of roots, or with the mirror's own count."""
+    for said in ({}, {"root_version": 1}):
+        case = site_of(server, repository, tmp_path / str(len(said)))
+        case.want(**said)
+        case.clock = Clock()
+        mirror, notes = case.opened()
+        with notes:
+            asyncio.run(idle(mirror))
+            server.answer("well")
+            server.sent.clear()
+            case.clock.advance(301)
+            asyncio.run(idle(mirror))
+        asked = [("GET", "/fleet/metadata/timestamp.json"), ("GET", "/fleet/metadata/2.root.json")]
+        assert asked == server.requests
+        assert 0 == sum(server.sent.values())
+
+
+def test_only_what_changed_comes(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """After a new adapter: metadata, plan and adapter, but no byte of the weights, and the old adapter goes."""
+    case = site_of(server, repository, tmp_path)
+    assert failure(case) is None
+    adapter = rubbish(600, 3)
+    repository.blob(adapter)
+    repository.publish()
+    repository.serve(server.objects)
+    case.want(adapter, WEIGHTS)
+    server.answer("well")
+    assert failure(case) is None
+    asked = [path for _, path in server.requests if "blobs" in path]
+    assert {f"/fleet/blobs/{sha256(each)}" for each in (adapter, repository.plan)} == set(asked)
+    assert f"blobs/{sha256(ADAPTER)}" not in case.arrived()
+
+
+def test_roots_come_one_after_the_other(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Five rotations while the site slept; from the one on that the daemon knows, and rubbish in between ends it."""
+    for _ in range(5):
+        repository.rotate()
+    case = site_of(server, repository, tmp_path)
+    case.want(root_version=3)
+    assert failure(case) is None
+    assert {"4.root.json", "5.root.json", "6.root.json"} == {
+        name.partition("/")[2] for name in case.arrived() if "root" in name
+    }
+    server.objects["/fleet/metadata/4.root.json"] = b'{"signed": {"_type": "root", "version": 44}}'
+    case.want(root_version=3, again=True)
+    error = failure(case)
+    assert error is not None
+    assert ("DOCUMENT_INVALID", True) == (error.reason, "4.root.json" in error.message)
+
+
+def test_without_wants_nothing_is_fetched_or_removed(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Neither when the file is gone nor when it is none: that is said, and the metadata comes all the same."""
+    case = site_of(server, repository, tmp_path)
+    assert failure(case) is None
+    for raw in (None, b"{", b'{"schema": "other"}', b"x" * 2**21):
+        case.wants_path.unlink(missing_ok=True)
+        if raw is not None:
+            case.wants_path.write_bytes(raw)
+        shutil.rmtree(case.incoming / "metadata")
+        error = failure(case)
+        assert (None if raw is None else "DOCUMENT_INVALID") == (error and error.reason)
+        assert everything(repository) == case.arrived()
+
+
+# --- what stops and goes on -------------------------------------------------------------------------------------------
+
+
+def test_a_blob_is_wrong_and_the_rest_goes_on(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """It is reported under its name, fetched again only after an hour or a new publication, and not kept."""
+    case = site_of(server, repository, tmp_path)
+    case.clock = Clock()
+    name = sha256(WEIGHTS)
+    server.objects[f"/fleet/blobs/{name}"] = WEIGHTS[:-1] + b"?"
+    mirror, notes = case.opened()
+    with notes:
+        asyncio.run(idle(mirror))
+        assert {name: "HASH_MISMATCH"} == case.problems()
+        fetched = sum(name in path for _, path in server.requests)
+        case.clock.advance(1800)
+        asyncio.run(idle(mirror))
+        assert fetched == sum(name in path for _, path in server.requests)
+        repository.publish()
+        repository.serve(server.objects)
+        case.clock.advance(301)
+        asyncio.run(idle(mirror))
+        assert WEIGHTS == case.arrived()[f"blobs/{name}"]
+        case.clock.advance(61)
+        asyncio.run(idle(mirror))
+        assert {} == case.problems()
+
+
+def test_a_blob_without_room_waits_and_the_rest_goes_on(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """The reserve is kept: nothing of it is begun, the small one comes, and examples go up meanwhile."""
+    free = shutil.disk_usage(tmp_path).free
+    upstream = tmp_path / "examples"
+    upstream.mkdir()
+    case = site_of(server, repository, tmp_path, url=str(upstream), disk_reserve_bytes=free // 2)
+    huge = "0" * 64
+    case.want_sizes([(huge, free // 2 + 2**30), (sha256(ADAPTER), len(ADAPTER))])
+    case.seal(2)
+    error = failure(case)
+    assert error is not None
+    assert ("DISK_FULL", {huge: "DISK_FULL"}) == (error.reason, case.problems())
+    assert not [path for _, path in server.requests if huge in path]
+    assert ADAPTER == case.arrived()[f"blobs/{sha256(ADAPTER)}"]
+    assert 2 == case.noted()
+
+
+def test_a_blob_that_lies_here_damaged_comes_anew(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """It is read once when the uplink starts, and again after an hour if it is still wanted."""
+    case = site_of(server, repository, tmp_path)
+    case.clock = Clock()
+    assert failure(case) is None
+    path = case.incoming / "blobs" / sha256(WEIGHTS)
+    path.write_bytes(WEIGHTS[:-1] + b"?")
+    mirror, notes = case.opened()
+    with notes:
+        asyncio.run(idle(mirror))
+        assert WEIGHTS == path.read_bytes()
+        path.write_bytes(WEIGHTS[:-1] + b"?")
+        case.clock.advance(3601)
+        asyncio.run(idle(mirror))
+        assert WEIGHTS == path.read_bytes()
+
+
+def test_bytes_that_a_power_cut_spoilt_blame_nobody(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """What was there before a restart is not what it should be: the blob comes anew, without a word."""
+    case = site_of(server, repository, tmp_path)
+    (case.incoming / "blobs").mkdir(parents=True)
+    (case.incoming / "blobs" / f".{sha256(WEIGHTS)}.partial").write_bytes(bytes(5 * CHUNK))
+    assert failure(case) is None
+    assert everything(repository) == case.arrived()
+
+
+def test_metadata_that_was_not_believed_comes_anew(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Somebody spoilt it on the way under its own tag: the daemon says so, and all of it is fetched, once an hour."""
+    repository.publish(hashed=False)
+    case = site_of(server, repository, tmp_path)
+    case.want(root_version=1)
+    true = server.objects["/fleet/metadata/2.targets.json"]
+    server.objects["/fleet/metadata/2.targets.json"] = true.replace(b"x", b"y")
+    case.clock = Clock()
+    mirror, notes = case.opened()
+    with notes:
+        asyncio.run(idle(mirror))
+        server.objects["/fleet/metadata/2.targets.json"] = true
+        case.clock.advance(301)
+        asyncio.run(idle(mirror))
+        assert true != case.arrived()["metadata/2.targets.json"]
+        case.want(root_version=1, again=True)
+        case.clock.advance(301)
+        asyncio.run(idle(mirror))
+        assert true == case.arrived()["metadata/2.targets.json"]
+        server.answer("well")
+        case.clock.advance(301)
+        asyncio.run(idle(mirror))
+        assert 2 == len(server.requests)
+
+
+def test_a_look_that_was_interrupted_is_made_again(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """The timestamp came and the snapshot did not: the next look does not take the timestamp for known."""
+    case = site_of(server, repository, tmp_path)
+    case.want()
+    case.clock = Clock()
+    mirror, notes = case.opened()
+    with notes:
+        asyncio.run(idle(mirror))
+        repository.publish()
+        repository.serve(server.objects)
+        server.answer("500", lambda _, path: "snapshot" in path)
+        case.clock.advance(301)
+        asyncio.run(idle(mirror))
+        server.answer("well")
+        case.clock.advance(301)
+        asyncio.run(idle(mirror))
+        assert repository.release().items() <= case.arrived().items()
+
+
+# --- together with examples -------------------------------------------------------------------------------------------
+
+
+def test_examples_and_updates_take_turns(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Under one cap: while both have work, neither gets much more of the way than the other."""
+    upstream = tmp_path / "examples"
+    upstream.mkdir()
+    case = site_of(server, repository, tmp_path, url=str(upstream), bytes_per_second_max=10_000)
+    case.clock = Clock()
+    case.seal(40, CHUNK)
+    case.want(rubbish(40 * CHUNK, 9))
+    repository.blob(rubbish(40 * CHUNK, 9))
+    repository.serve(server.objects)
+    mirror, notes = case.opened()
+    done, began = [], case.clock.running
+    with notes:
+        while len(done) < 40:
+            action = asyncio.run(mirror.step())
+            if action.kind == "wait":
+                case.clock.advance(action.until - case.clock.running)
+            elif action.kind in ("send", "pull"):
+                done.append(action.kind)
+    assert 18 <= done.count("pull") <= 22
+    assert 40 * CHUNK / 10_000 * 0.9 <= case.clock.running - began <= 40 * CHUNK / 10_000 * 1.5
+
+
+def test_the_plans_cap_holds_for_downloads_only(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """With 1000 bytes a second from the plan a blob of 41 kB takes its 40 s; examples go up at once."""
+    upstream = tmp_path / "examples"
+    upstream.mkdir()
+    case = site_of(server, repository, tmp_path, url=str(upstream))
+    case.clock = Clock()
+    case.seal(3)
+    case.want(WEIGHTS, bytes_per_second_max=1000)
+    mirror, notes = case.opened()
+    began = case.clock.running
+    with notes:
+        while f"blobs/{sha256(WEIGHTS)}" not in case.arrived():
+            action = asyncio.run(mirror.step())
+            if action.kind == "wait":
+                assert 3 == case.noted()
+                case.clock.advance(action.until - case.clock.running)
+    assert 35 <= case.clock.running - began <= 60
+
+
+@pytest.mark.parametrize("way", ["500", "403", "html", "silent", "closed"])
+def test_a_bad_repository_does_not_stop_examples(
+    way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """On the same store or another one; and what it says is named beside."""
+    case = site_of(server, repository, tmp_path, url=f"{server.address}/fleet", upload_options={"allow_http": "true"})
+    case.seal(5)
+    server.answer(way, lambda _, path: "metadata" in path or "blobs" in path)
+    error = failure(case)
+    assert error is not None
+    if way in ("silent", "closed"):
+        server.answer("well")
+        assert failure(case) is None
+    assert 5 == case.noted()
+
+
+def test_a_bad_store_of_examples_does_not_stop_updates(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Another store than that of the repository: everything comes, and examples wait."""
+    case = site_of(server, repository, tmp_path, url="http://127.0.0.1:9/x", upload_options={"allow_http": "true"})
+    case.seal(2)
+    error = failure(case)
+    assert error is not None
+    assert "UPSTREAM_UNREACHABLE" == error.reason
+    assert everything(repository) == case.arrived()
+    state = case.state()
+    assert state.downloads is not None
+    assert ("offline", "online", 2) == (state.state, state.downloads.state, state.waiting_segments)
+
+
+@pytest.mark.parametrize("way", ["403", "429", "500", "closed", "404"])
+async def test_hours_of_failure_take_few_requests(
+    way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """Over six hours a request or two each few minutes, and everything comes after the end of it."""
+    case = site_of(server, repository, tmp_path, retry_seconds_first=2.0, retry_seconds_max=900.0, scan_seconds=300)
+    case.clock = clock = Clock()
+    mirror, notes = case.opened()
+    server.answer(way)
+    with notes:
+        end = clock.running + 6 * 3600
+        while clock.running < end:
+            action = await mirror.step()
+            assert action.kind != "wait" or action.until > clock.running
+            if action.kind == "wait":
+                clock.advance(action.until - clock.running)
+        assert 20 <= len(server.requests) <= 250
+        server.answer("well")
+        clock.advance(1000)
+        await idle(mirror)
+    assert everything(repository) == case.arrived()
+
+
+async def test_an_uplink_told_to_stop_keeps_what_has_come(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """In the middle of a blob: it ends at once, and the next one goes on where it was, but for a chunk."""
+    case = site_of(server, repository, tmp_path, request_seconds_max=3600.0)
+    third = [0]
+
+    def hangs(_: str, path: str) -> bool:
+        third[0] += sha256(WEIGHTS) in path
+        return third[0] > 4 and sha256(WEIGHTS) in path
+
+    server.answer("silent", hangs)
+    mirror, notes = case.opened()
+    stop = asyncio.Event()
+    with notes:
+        running = asyncio.create_task(mirror.run(stop))
+        await eventually(lambda: third[0] > 4)
+        stop.set()
+        await asyncio.wait_for(running, 5)
+    downloads = case.state().downloads
+    assert downloads is not None
+    assert (1, len(WEIGHTS) - 4 * CHUNK) == (downloads.waiting_blobs, downloads.waiting_bytes)
+    server.answer("well")
+    server.sent.clear()
+    assert await asyncio.to_thread(failure, case) is None
+    assert server.sent[f"/fleet/blobs/{sha256(WEIGHTS)}"] <= len(WEIGHTS) - 4 * CHUNK + CHUNK
