@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 import structlog
 import uvloop
 
-from edge_agent import __version__, logs, systemd
+from edge_agent import __version__, logs, systemd, tasks
 from edge_agent.config import Config, StoreConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.examples.collection import Collection
@@ -31,6 +31,7 @@ from edge_agent.service.server import Edge
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation, Engines
+from edge_agent.update.updater import Updater
 
 log = structlog.get_logger("edge_agent.daemon")
 
@@ -57,8 +58,11 @@ class Daemon:
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
         )
+        around = tasks.around(self._engines, self._activation, self._update_changed)
+        self._updater = Updater(config, store, self._activation, around, source=None)
+        self._revision = 0
         self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
-        self._collection = Collection(config, Surroundings(self._task_statuses, __version__))
+        self._collection = Collection(config, self._surroundings())
         admin = AdminServicer(
             Operated(
                 activation=self._activation,
@@ -74,6 +78,14 @@ class Daemon:
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection)
         feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
         self._edge = Edge(config, rooms, admin, feedback)
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            tasks=self._task_statuses,
+            version=__version__,
+            updates=lambda: tasks.site_updates(self._activation, self._updater.overview),
+            revision=lambda: self._revision,
+        )
 
     def drain(self) -> None:
         """Take no new work."""
@@ -95,23 +107,23 @@ class Daemon:
             stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
             reporting = asyncio.create_task(self._report_changes())
             stack.callback(reporting.cancel)
+            updating = asyncio.create_task(self._updater.run())
+            stack.push_async_callback(self._stop_updates, updating)
             yield
             self.drain()
             await self._report()
 
+    async def _stop_updates(self, updating: asyncio.Task[None]) -> None:
+        await self._updater.stop()
+        await updating
+
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
-        return [
-            TaskStatus(
-                task=task,
-                kind=bundle.manifest.task.kind,
-                version=bundle.manifest.version,
-                digest=bundle.digest,
-                ready=self._engines.ready(bundle.digest),
-                collect=self._collection.consent(task),
-            )
-            for task, bundle in list(self._activation.serving.items())
-        ]
+        overview, consent = self._updater.overview, self._collection.consent
+        return tasks.task_statuses(self._engines, self._activation, overview, consent)
+
+    def _update_changed(self) -> None:
+        self._revision += 1
 
     async def _report(self) -> None:
         silent = dict.fromkeys(self._activation.problems, False)

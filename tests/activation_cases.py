@@ -33,6 +33,7 @@ class Notebook:
         self.tasks: dict[str, str] = {}
         self.paths: Mapping[str, Path] = {}
         self.on_attach: Callable[[], object] = lambda: None
+        self.on_detach: Callable[[], object] = lambda: None
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool
@@ -53,6 +54,7 @@ class Notebook:
         self.note("detach", digest)
         self.drains.append(drain_seconds)
         self.attached.discard(digest)
+        self.on_detach()
 
     def note(self, what: str, digest: str) -> None:
         active = self.store.active().get(self.tasks[digest])

@@ -64,7 +64,11 @@ ROOMS: dict[str, set[str]] = {
     # The other daemon's root.
     "edge_agent.uplink.daemon": BASE | {"edge_agent.uplink", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
-    "edge_agent.daemon": BASE | MIDDLE | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
+    "edge_agent.tasks": BASE | MIDDLE,
+    "edge_agent.daemon": BASE
+    | MIDDLE
+    | {"edge_agent.tasks"}
+    | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.uplink.daemon", "edge_agent.client", "edge_agent.durable"},
     "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
@@ -163,6 +167,8 @@ PURE = (
     "edge_agent.formats.plan",
     "edge_agent.formats.repository",
     "edge_agent.formats.rollout",
+    "edge_agent.update.machine",
+    "edge_agent.update.probation",
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------

@@ -271,3 +271,6 @@ class UpdateConfig(Section):
     incoming_dir: str = Field(default="", description="What the uplink brings; empty = incoming below state_dir.")
     wants_dir: str = Field(default="", description="Where wants.json lies; empty = outbox.")
     check_seconds: Seconds = Field(default=5, description="Time between two looks at what has come in, in seconds.")
+    selftest_seconds_max: Seconds = Field(
+        default=300, description="Longest self-test of a bundle, in seconds; what takes longer has failed it."
+    )

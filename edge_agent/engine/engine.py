@@ -24,6 +24,7 @@ from edge_agent.engine.jobs import Answer, Jobs, Limits, ToChild
 from edge_agent.engine.process import ChildProcess
 from edge_agent.engine.quarantine import Quarantine, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
+from edge_agent.engine.tally import Tally
 from edge_agent.errors import EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
@@ -118,6 +119,10 @@ class Engine:
         up = self.state in (State.STARTING, State.READY)
         return up and bundle is not None and _succeeded(bundle.attached)
 
+    def tally(self, digest: str) -> Tally:
+        """Return what came of the inputs of a bundle; of one that is not here, nothing."""
+        return self._jobs.tallies.get(digest, Tally())
+
     def failed(self, digest: str) -> bool:
         """Tell whether the last try to attach that bundle failed."""
         bundle = self._bundles.get(digest)
@@ -149,6 +154,7 @@ class Engine:
         self.start()
         if bundle is None or bundle.attached.done():
             bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
+            self._jobs.tallies.setdefault(attach.digest, Tally())
             if self.state is State.READY:
                 self._send(attach)
         await asyncio.shield(bundle.attached)
@@ -160,6 +166,7 @@ class Engine:
             return
         _resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
         await self._jobs.drained(digest, drain_seconds)
+        self._jobs.tallies.pop(digest, None)
         self._send(protocol.Detach(digest=digest))
 
     def reserve(self, digest: str, jobs: int) -> None:
@@ -209,12 +216,12 @@ class Engine:
 
     def _send(self, message: protocol.Message) -> None:
         if isinstance(message, protocol.Run) and self._jobs.in_flight == 1:
-            self._heard_at = _now()  # an idle child says nothing: its silence counts from here
+            self._heard_at = now()  # an idle child says nothing: its silence counts from here
         if self._child is not None:
             self._child.send(message)
 
     def _on_message(self, message: protocol.FromChild) -> None:
-        self._heard_at = _now()
+        self._heard_at = now()
         match message:
             case protocol.Chunk():
                 self._jobs.chunk(message)
@@ -268,7 +275,7 @@ class Engine:
         """Run one child from start to end; return the pause before the next, or None for no next."""
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
-        started = _now()
+        started = now()
         self._heard_at, self.problem, self._wedged = started, "", False
         for bundle in self._bundles.values():
             if bundle.attached.done():
@@ -283,13 +290,13 @@ class Engine:
             return self._policy.pause_after_load_failure()
         self._policy.loaded()
         self._set_state(State.READY)
-        ready = _now()
+        ready = now()
         seconds = round(ready - started, 3)
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=seconds)
         self._jobs.pump()
         await self._watch()
         self._after_crash(await self._exit)
-        pause = self._policy.pause_after_crash(_now() - ready)
+        pause = self._policy.pause_after_crash(now() - ready)
         await self._end_child()
         return pause
 
@@ -329,7 +336,7 @@ class Engine:
         limit = self._config.heartbeat_seconds_max
         while not self._exit.done():
             await asyncio.wait([self._exit], timeout=limit / 4)
-            silence = _now() - self._heard_at
+            silence = now() - self._heard_at
             attaching = any(not bundle.attached.done() for bundle in self._bundles.values())
             if silence > (self._config.load_seconds_max if attaching else limit):
                 log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
@@ -353,6 +360,8 @@ class Engine:
         to_blame = is_to_blame(code, wedged=self._wedged)
         log.error("engine_died", engine=self.name, how=_death(code), running=self._jobs.in_flight, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
+        for tally in self._jobs.tallies.values():
+            tally.crashes += to_blame
         for bundle in self._bundles.values():
             _resolve(bundle.attached, EngineCrashed(self.problem))
 
@@ -384,7 +393,8 @@ class Engine:
             self._on_change()
 
 
-def _now() -> float:
+def now() -> float:
+    """Return the time of the running event loop, in seconds: what deadlines are given in."""
     return asyncio.get_running_loop().time()
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from edge_agent.engine import protocol
 from edge_agent.engine.quarantine import Quarantine
+from edge_agent.engine.tally import Tally
 from edge_agent.engine.waiting import Ticket, Waiting
 from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, StreamBroken, from_wire
 
@@ -100,6 +101,8 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._forgotten = asyncio.Event()
+        self.tallies: dict[str, Tally] = {}
+        """What came of the jobs, by digest; of bundles that are not here, nothing is counted."""
 
     def __len__(self) -> int:
         """Return how many jobs wait or run."""
@@ -156,6 +159,8 @@ class Jobs:
         job = self._running.pop(event.job_id, None)
         if job is None:
             return False
+        if tally := self.tallies.get(job.run.digest):
+            tally.done(event, _now() - job.sent_at)
         job.events.put(event)
         self.pump()
         return True
@@ -216,9 +221,14 @@ class Jobs:
 
     def _too_late(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
+            tally = self.tallies.get(job.run.digest)
+            if tally and job_id in self._running:
+                tally.late(_now() - job.sent_at)
             job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
 
     def _give_up(self, job: Job, *, to_blame: bool) -> None:
+        if tally := self.tallies.get(job.run.digest):
+            tally.failed()
         if to_blame and job.ticket.alone:
             self._quarantine.add(job.run, _now())
             job.events.put(EngineCrashed("the model's process died on this input, twice"))

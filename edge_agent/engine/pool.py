@@ -7,8 +7,9 @@ after the last. It knows digests and manifests, nothing of tasks, disks or netwo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from edge_agent.engine.engine import Engine, State
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Attach, Chunk, Load, Run
 from edge_agent.engine.quarantine import Quarantine
+from edge_agent.engine.tally import Tally
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 
@@ -44,12 +46,21 @@ class EngineStatus:
 class EnginePool:
     """See the module. One event loop owns it."""
 
-    def __init__(self, config: EngineConfig, on_change: Callable[[], None], readable: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        on_change: Callable[[], None],
+        readable: Sequence[Path] = (),
+        beside: EnginePool | None = None,
+    ) -> None:
         """Start with no engines; children may read `readable` and nothing else of the site.
 
-        `on_change` is called whenever a bundle may have become ready or not ready.
+        `on_change` is called whenever a bundle may have become ready or not ready. The memory that the engines of
+        `beside` take is not there for these, and the other way round.
         """
         self._readable = tuple(map(str, readable))
+        self._beside = beside
+        self._trial: EnginePool | None = None
         self._quarantine = Quarantine(config.quarantine_seconds)
         self._config = config
         self._on_change = on_change
@@ -111,9 +122,66 @@ class EnginePool:
 
     def _measure_memory(self, load: Load) -> None:
         """Note what there is for an engine that is about to start, and whose last child is gone."""
-        used = sum(resident_bytes(engine.pid) for engine in self._engines.values())
+        pools = (self, self._beside, self._trial)
+        used = sum(resident_bytes(pid) for pool in pools if pool for pid in pool.pids)
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
         load.memory_bytes_max = memory.available(*limits, used)
+
+    @contextlib.asynccontextmanager
+    async def trial(self, seconds_max: float) -> AsyncIterator[EnginePool]:
+        """Yield a pool for a bundle that is to be tried: its child ends with the block, and serves nobody.
+
+        It has the threads that an engine here has, tries no load twice, forgets what killed it, and kills what is
+        silent for `seconds_max`. One at a time.
+        """
+        config = self._config.model_copy(
+            update={
+                "cpu_threads": share(self._threads, max(1, len(self._engines))),
+                "load_failures_max": 1,
+                "quarantine_seconds": 0.0,
+                "heartbeat_seconds_max": min(seconds_max, self._config.heartbeat_seconds_max),
+                "load_seconds_max": min(seconds_max, self._config.load_seconds_max),
+            }
+        )
+        self._trial = EnginePool(config, lambda: None, [Path(each) for each in self._readable], beside=self)
+        try:
+            yield self._trial
+        finally:
+            trial, self._trial = self._trial, None
+            await trial.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the engines, 0 for one that has none."""
+        return [engine.pid for engine in self._engines.values()]
+
+    def tally(self, digest: str) -> Tally:
+        """Return what came of the inputs of a bundle since it was attached."""
+        engine = self._by_digest.get(digest)
+        return engine.tally(digest) if engine else Tally()
+
+    def failure(self, digest: str) -> str:
+        """Return why a bundle does not answer and will not by itself; empty = it does, or may yet."""
+        engine = self._by_digest.get(digest)
+        if engine is None or not (
+            engine.state is State.FAILED or (engine.state is State.READY and engine.failed(digest))
+        ):
+            return ""
+        return engine.problem or "it does not load"
+
+    def holds(self, digest: str) -> bool:
+        """Tell whether a bundle was attached, be it ready or not."""
+        return digest in self._by_digest
+
+    def resident_bytes(self, digest: str) -> int:
+        """Return the memory of the engine behind a bundle, in bytes; 0 without one."""
+        engine = self._by_digest.get(digest)
+        return resident_bytes(engine.pid) if engine else 0
+
+    def estimated_bytes(self, digest: str) -> int:
+        """Return what the engine behind a bundle was computed to need, in bytes; 0 = that is not known."""
+        engine = self._by_digest.get(digest)
+        return int(engine.details.get("memory_estimated_bytes", 0)) if engine else 0
 
     def replaces(self, digest: str, manifest: Manifest) -> bool:
         """Tell whether detaching that bundle would stop an engine, and attaching that manifest start another."""

@@ -20,7 +20,7 @@ from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.examples.redact.site_rules import site_rules
 from edge_agent.examples.site_key import site_key
 from edge_agent.examples.spool import Kept, Spool
-from edge_agent.formats.status import TaskStatus
+from edge_agent.formats.status import SiteUpdates, TaskStatus
 
 log = structlog.get_logger("edge_agent.examples")
 
@@ -33,12 +33,15 @@ LOCAL_SITE = "local"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the room is handed: the tasks as they are now, the agent's version, and both clocks, in seconds."""
+    """What the room is handed: the tasks and updates as they are now, the agent's version, both clocks in seconds."""
 
     tasks: Callable[[], Iterable[TaskStatus]]
     version: str
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+    updates: Callable[[], SiteUpdates] = SiteUpdates
+    revision: Callable[[], int] = lambda: 0
+    """Another number when the centre should hear of a change at once."""
 
 
 def redactor_of(config: Config) -> Redactor:
@@ -69,6 +72,7 @@ class House:
         self.problems: dict[str, EdgeAgentError] = {}
         self._done: dict[str, float] = {}
         self._short = False
+        self._told = 0
         self.commits = 0
         """Groups of answers that were committed by this process."""
         if config.site.id and config.site.recipients:
@@ -102,7 +106,7 @@ class House:
         if self.outbox:
             self._when_due("receipts", RECEIPTS_SECONDS, self.read_receipts)
             self._when_due("seal", SEAL_SECONDS, self._seal_if_due)
-            self._when_due("status", STATUS_SECONDS, self.write_status)
+            self._when_due("status", STATUS_SECONDS if self._told == self._around.revision() else 0, self.write_status)
         self._when_due("shrink", SHRINK_SECONDS, self.spool.shrink)
 
     def seal_all(self) -> int:
@@ -139,7 +143,9 @@ class House:
     def write_status(self) -> None:
         """Write the status object for the centre."""
         if self.outbox:
-            self.outbox.write_status(self._around.tasks(), self._around.version, self.now())
+            around = self._around
+            self._told = around.revision()
+            self.outbox.write_status(around.tasks(), around.updates(), around.version, self.now())
             self._done["status"] = self._around.monotonic()
 
     def make_room(self) -> None:

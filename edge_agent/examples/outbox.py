@@ -129,11 +129,14 @@ class Outbox:
             self._remove(self._spool.epoch, sequence)
         return lost
 
-    def write_status(self, tasks: Iterable[status.TaskStatus], version: str, at: float) -> None:
+    def write_status(
+        self, tasks: Iterable[status.TaskStatus], updates: status.SiteUpdates, version: str, at: float
+    ) -> None:
         """Write the status object."""
         highest = self._highest()
         lost = self.ledger.lost()
         body = status.SiteStatus(
+            **dict(updates),
             site=self._site.id,
             at=timestamp(at),
             agent_version=version,

@@ -65,7 +65,19 @@ class TaskStatus(Exchanged):
     """None = the plan says nothing of it."""
 
 
-class SiteStatus(Exchanged):
+class SiteUpdates(Exchanged):
+    """Where a site stands with updates, beside its tasks."""
+
+    arriving: dict[TaskName, UpdateStatus] = Field(default_factory=dict, max_length=1000)
+    """Tasks that the plan names and that nothing answers yet."""
+    channel: str = Field(default="", max_length=32)
+    plan_version: Annotated[int, Field(ge=0, le=2**31)] = 0
+    """Of the newest plan that the site believes; 0 = none."""
+    update_problem: str = Field(default="", max_length=1000)
+    """Why what came last was not believed; empty = it was."""
+
+
+class SiteStatus(SiteUpdates):
     """The heartbeat of a site."""
 
     schema_: Literal["edge-agent/status/v1"] = Field(default="edge-agent/status/v1", alias="schema")
@@ -83,13 +95,6 @@ class SiteStatus(Exchanged):
     retained_bytes: Count = 0
     """Bytes of examples that the site holds, sealed or not."""
     tasks: tuple[TaskStatus, ...] = Field(default=(), max_length=1000)
-    arriving: dict[TaskName, UpdateStatus] = Field(default_factory=dict, max_length=1000)
-    """Tasks that the plan names and that nothing answers yet."""
-    channel: str = Field(default="", max_length=32)
-    plan_version: Annotated[int, Field(ge=0, le=2**31)] = 0
-    """Of the newest plan that the site believes; 0 = none."""
-    update_problem: str = Field(default="", max_length=1000)
-    """Why what came last was not believed; empty = it was."""
 
 
 def verify(raw: bytes, keys: Collection[str] | None) -> Signed[SiteStatus]:

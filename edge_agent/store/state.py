@@ -15,6 +15,7 @@ from typing import NamedTuple
 from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
+from edge_agent.store.journal import UPDATES, Journal, Progress
 
 SCHEMA_VERSION = 2
 _BUNDLES = (
@@ -25,13 +26,7 @@ _BUNDLES = (
     " previous TEXT REFERENCES bundles (digest)) STRICT",
 )
 _UPDATES = (
-    # How far each task has come on its way to what the plan wants: journal.py.
-    "CREATE TABLE updates (task TEXT PRIMARY KEY, candidate TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL,"
-    " since REAL NOT NULL, plan_version INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL,"
-    " attempts INTEGER NOT NULL, wish TEXT NOT NULL, incumbent TEXT NOT NULL, watch TEXT NOT NULL) STRICT",
-    # Bundles that failed here.
-    "CREATE TABLE verdicts (task TEXT NOT NULL, digest TEXT NOT NULL, wish TEXT NOT NULL, reason TEXT NOT NULL,"
-    " message TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (task, digest)) STRICT",
+    UPDATES,
     # What trust must remember although its cache is lost: floors of versions, and the newest signed time.
     "CREATE TABLE trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
     "CREATE TABLE roots (version INTEGER PRIMARY KEY, metadata BLOB NOT NULL) STRICT",
@@ -92,6 +87,7 @@ class State:
             StateDirUnwritable, StateDirInUse, DiskFull: it cannot be opened for writing.
         """
         self._db = Database(path, _schema_at(path), may_create=may_create)
+        self.journal = Journal(self._db)
 
     def close(self) -> None:
         """Close the database; closing twice is fine."""
@@ -134,10 +130,18 @@ class State:
             self._db.executemany("DELETE FROM bundles WHERE digest = ?", [(digest,) for digest in spare])
         return known is None
 
-    def set_active(self, digest: str) -> None:
-        """Let an installed bundle answer for its task; the one before becomes the previous."""
+    def set_active(self, digest: str, progress: Progress | None = None) -> None:
+        """Let an installed bundle answer for its task; the one before becomes the previous.
+
+        With `progress`, the journal says so in the same moment. A bundle that was rolled back is nothing that a later
+        rollback may lead to.
+        """
         with self._db.transaction():
             self._db.execute(_ACTIVATE, (digest,))
+            if progress is not None:
+                self.journal.write(progress)
+                if progress.state == "rolled_back":
+                    self._db.execute("UPDATE pointers SET previous = NULL WHERE task = ?", (progress.task,))
 
     def remove(self, digest: str) -> None:
         """Forget a bundle that no pointer names."""

@@ -45,6 +45,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, pars
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
+from edge_agent.store.journal import Journal, Progress
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
 
@@ -169,17 +170,26 @@ class Store:
         pointers = self._state.pointers().values()
         return frozenset(active for active, _ in pointers), frozenset(previous for _, previous in pointers if previous)
 
+    def rollbacks(self) -> dict[str, str]:
+        """Return the digest of the previous bundle, readable or not, of each task that has one."""
+        return {task: previous for task, (_, previous) in self._state.pointers().items() if previous}
+
     def previous(self, task: str) -> InstalledBundle | None:
         """Return the bundle that answered before the active one. Raises StoreDamaged if it cannot be read."""
         _, previous = self._state.pointers().get(task, ("", ""))
         return self._by_digest(previous) if previous else None
 
-    def set_active(self, digest: str) -> None:
+    def set_active(self, digest: str, progress: Progress | None = None) -> None:
         """Let a bundle answer for its task; the one before becomes the previous. Once more changes nothing.
 
-        Raises UnknownBundle.
+        `progress` is written to the journal in the same moment. Raises UnknownBundle.
         """
-        self._state.set_active(self._by_digest(digest).digest)
+        self._state.set_active(self._by_digest(digest).digest, progress)
+
+    @property
+    def journal(self) -> Journal:
+        """How far each task has come on its way to what the plan wants."""
+        return self._state.journal
 
     def remove(self, digest: str) -> int:
         """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ import structlog
 
 from edge_agent.errors import EdgeAgentError, MemoryShort, NothingToRollBack, UnknownTask, from_wire
 from edge_agent.formats.manifest import Manifest
+from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle, UnreadableBundle
 from edge_agent.store.store import Store
 
@@ -28,6 +29,9 @@ PAUSE_REMEDY = (
     "The version that answers keeps its memory until the new one is ready. Set 'swap: pause' under 'engine' in "
     "agent.yaml: then it stops before the new one loads, and the task does not answer in between. Or free some memory."
 )
+
+SWITCH_DRAIN_SECONDS = 60.0
+"""Nobody waits for a switch that the plan wants, so running calls get more time to finish."""
 
 Result = TypeVar("Result")
 
@@ -56,9 +60,26 @@ class Inventory:
     """By task, newest first."""
     previous: frozenset[str] = frozenset()
     """Digests that `rollback` goes back to."""
+    rollbacks: Mapping[str, str] = field(default_factory=dict)
+    """The same by task."""
     store_bytes: int = 0
     unreadable: tuple[UnreadableBundle, ...] = ()
     """Installed, but of no use to this agent: kept for the version that installed them."""
+
+
+First = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a bundle takes the place of another."""
+
+    progress: Progress | None
+    """Written to the journal with the pointer."""
+    drain_seconds: float
+    """What running calls of the bundle before get to finish."""
+    first: First | None = None
+    """Awaited between the two, where they take turns."""
 
 
 class Activation:
@@ -110,9 +131,9 @@ class Activation:
     async def resume(self) -> None:
         """Serve what was active when the daemon stopped. Models load in the background; a broken one stays a problem
         of its own task."""
-        self._serving = dict(await self._on_store(self._store.active))
-        self.inventory = await self._on_store(self._take_inventory)
-        active, _ = await self._on_store(self._store.pointed_at)
+        self._serving = dict(await self.on_store(self._store.active))
+        self.inventory = await self.on_store(self._take_inventory)
+        active, _ = await self.on_store(self._store.pointed_at)
         for broken in self.inventory.unreadable:
             log.error("bundle_unreadable", bundle=str(broken.name), message=broken.error.message)
             if broken.name.digest in active:
@@ -129,14 +150,14 @@ class Activation:
         """
 
         async def change() -> tuple[InstalledBundle, bool]:
-            bundle, new = await self._on_store(self._store.install, path, self._allow_unsigned)
+            bundle, new = await self.on_store(self._store.install, path, self._allow_unsigned)
             log.info("bundle_verified", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
             if activate:
                 try:
                     await self._activate(bundle)
                 except EdgeAgentError as error:
                     if new:
-                        await self._on_store(self._store.remove, bundle.digest)
+                        await self.on_store(self._store.remove, bundle.digest)
                     raise _naming(bundle, error) from None
             for task in self.problems.keys() & self._serving.keys():  # what was damaged may be whole again
                 self._load_in_background(self._serving[task])
@@ -148,7 +169,7 @@ class Activation:
         """Let an installed bundle answer. Raises UnknownBundle, AmbiguousBundle, ModelError."""
 
         async def change() -> InstalledBundle:
-            bundle = await self._on_store(self._store.find, task, wanted)
+            bundle = await self.on_store(self._store.find, task, wanted)
             await self._activate(bundle)
             return bundle
 
@@ -158,7 +179,7 @@ class Activation:
         """Let the bundle before answer again. Raises UnknownTask, NothingToRollBack, ModelError."""
 
         async def change() -> InstalledBundle:
-            previous = await self._on_store(self._store.previous, task)
+            previous = await self.on_store(self._store.previous, task)
             if previous is None:
                 active = self.bundle_of(task)
                 raise NothingToRollBack(f"task {task!r} has no bundle before {active.manifest.version}", task=task)
@@ -166,6 +187,40 @@ class Activation:
             return previous
 
         return await self._alone(change)
+
+    async def switch(self, progress: Progress, digest: str, expected: str, first: First | None = None) -> bool:
+        """Let an installed bundle answer, and write `progress` to the journal in the same moment.
+
+        Args:
+            progress: how far the task has come when the bundle answers.
+            digest: of the bundle.
+            expected: digest of what answers now; empty = nothing.
+            first: awaited when what answers had to make room (`pauses`), before the new bundle loads.
+
+        Returns False, and changes nothing, when something else answers.
+
+        Raises:
+            UnknownBundle, StoreDamaged, ModelError, MemoryShort: or what `first` raises. What answered goes on.
+        """
+
+        async def change() -> bool:
+            active = self._serving.get(progress.task)
+            if expected != (active.digest if active else ""):
+                return False
+            bundle = await self.on_store(self._store.find, progress.task, digest)
+            await self._activate(bundle, Change(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), first))
+            return True
+
+        return await self._alone(change)
+
+    async def admit(self, take: Callable[..., InstalledBundle], *args: object) -> InstalledBundle:
+        """Let a function put a bundle into the store, on its thread. It does not answer yet."""
+        return await self._alone(lambda: self.on_store(take, *args))
+
+    def pauses(self, bundle: InstalledBundle) -> bool:
+        """Tell whether what answers now stops before a bundle loads, to make room for it."""
+        before = self._serving.get(bundle.manifest.task.name)
+        return self._swap == "pause" and before is not None and self._engines.replaces(before.digest, bundle.manifest)
 
     async def remove(self, task: str, wanted: str) -> int:
         """Remove one bundle, or with an empty `wanted` the whole task; return the bytes freed.
@@ -177,10 +232,10 @@ class Activation:
 
         async def change() -> int:
             if wanted:
-                name = await self._on_store(self._store.resolve, task, wanted)
-                return await self._on_store(self._store.remove, name.digest)
+                name = await self.on_store(self._store.resolve, task, wanted)
+                return await self.on_store(self._store.remove, name.digest)
             # The disk first: if it refuses, the task goes on. A model that is loaded does not need its name any more.
-            freed = await self._on_store(self._store.remove_task, task)
+            freed = await self.on_store(self._store.remove_task, task)
             gone = self._serving.pop(task, None)
             self.problems.pop(task, None)
             if gone is not None:
@@ -197,7 +252,8 @@ class Activation:
         await asyncio.gather(*self._loading, return_exceptions=True)
         self._store_thread.shutdown()
 
-    async def _on_store(self, function: Callable[..., Result], *args: object) -> Result:
+    async def on_store(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a function on the thread that uses the store, after the calls before it."""
         return await asyncio.get_running_loop().run_in_executor(self._store_thread, function, *args)
 
     async def _alone(self, change: Callable[[], Awaitable[Result]]) -> Result:
@@ -216,50 +272,63 @@ class Activation:
             try:
                 return await change()
             finally:
-                self.inventory = await self._on_store(self._take_inventory)
+                self.inventory = await self.on_store(self._take_inventory)
                 await self._engines.report()
 
     def _take_inventory(self) -> Inventory:
-        _, previous = self._store.pointed_at()
-        unreadable = tuple(self._store.unreadable())
-        return Inventory(tuple(self._store.bundles()), previous, self._store.usage()[0], unreadable)
+        rollbacks = self._store.rollbacks()
+        return Inventory(
+            bundles=tuple(self._store.bundles()),
+            previous=frozenset(rollbacks.values()),
+            rollbacks=rollbacks,
+            store_bytes=self._store.usage()[0],
+            unreadable=tuple(self._store.unreadable()),
+        )
 
-    async def _activate(self, bundle: InstalledBundle) -> None:
+    async def _activate(self, bundle: InstalledBundle, change: Change | None = None) -> None:
+        change = change or Change(None, self._drain_seconds)
         before = self._serving.get(bundle.manifest.task.name)
         if before is None or before.digest == bundle.digest:
-            await self._make_active(bundle, same=before is not None)
-        elif self._swap == "pause" and self._engines.replaces(before.digest, bundle.manifest):
-            await self._take_turns(before, bundle)
+            await self._make_active(bundle, change.progress, same=before is not None)
+        elif self.pauses(bundle):
+            await self._take_turns(before, bundle, change)
         else:
-            await self._overlap(before, bundle)
+            await self._overlap(before, bundle, change)
 
-    async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle) -> None:
+    async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle, change: Change) -> None:
         """Load a bundle while the one before answers."""
         pausing_helps = self._engines.replaces(before.digest, bundle.manifest)
         try:
-            await self._make_active(bundle, same=False)
+            await self._make_active(bundle, change.progress, same=False)
         except MemoryShort as error:
             error.remedy = PAUSE_REMEDY if pausing_helps else error.remedy
             raise
-        await self._engines.detach(before.digest, self._drain_seconds)
+        await self._detach(before, change)
 
-    async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle) -> None:
+    async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle, change: Change) -> None:
         """Stop the bundle before, and say so, so that its memory is there; bring it back if the new one fails."""
         log.warning("task_pauses", task=before.manifest.task.name, version=before.manifest.version)
-        await self._engines.detach(before.digest, self._drain_seconds)
+        await self._detach(before, change)
         await self._engines.report()
         try:
-            await self._make_active(bundle, same=False)
+            if change.first is not None:
+                await change.first()
+            await self._make_active(bundle, change.progress, same=False)
         except EdgeAgentError:
             await self._load(before)
             raise
 
-    async def _make_active(self, bundle: InstalledBundle, *, same: bool) -> None:
+    async def _detach(self, before: InstalledBundle, change: Change) -> None:
+        # Calls that looked the bundle up a moment ago hand their inputs to its engine before this goes on.
+        await asyncio.sleep(0)
+        await self._engines.detach(before.digest, change.drain_seconds)
+
+    async def _make_active(self, bundle: InstalledBundle, progress: Progress | None, *, same: bool) -> None:
         """Make a bundle ready, and only then move the pointer. `same`: it is the one that answers already."""
         if not (same and self._engines.ready(bundle.digest)):
             await self._attach(bundle, keep=same)
         try:
-            await self._on_store(self._store.set_active, bundle.digest)
+            await self.on_store(self._store.set_active, bundle.digest, progress)
         except EdgeAgentError:
             if not same:
                 await self._engines.detach(bundle.digest, 0)
@@ -277,7 +346,7 @@ class Activation:
     async def _load(self, bundle: InstalledBundle) -> None:
         task = bundle.manifest.task.name
         try:
-            paths = await self._on_store(self._store.paths, bundle)
+            paths = await self.on_store(self._store.paths, bundle)
             if self._serving.get(task) is bundle:  # the operator may have been faster
                 await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, True)
                 self.problems.pop(task, None)
@@ -286,7 +355,7 @@ class Activation:
             log.error("task_not_ready", task=task, reason=error.reason, message=error.message)
 
     async def _attach(self, bundle: InstalledBundle, *, keep: bool) -> None:
-        paths = await self._on_store(self._store.paths, bundle)
+        paths = await self.on_store(self._store.paths, bundle)
         await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, keep)
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from edge_agent.engine.protocol import Chunk, Done, Failed, Found, Load, Run
+from edge_agent.engine.runtimes import echo
 from edge_agent.engine.runtimes.echo import VECTOR_LENGTH, EchoRuntime
 from edge_agent.errors import ModelLoadFailed
 from tests import bundles
@@ -21,9 +22,11 @@ def answers(tmp_path):
     def run(kind: str, text: str, **options):
         runtime = EchoRuntime()
         runtime.load(Load(runtime="echo"))
-        folder = bundles.echo_bundle(tmp_path / kind, kind=kind, labels=options.pop("labels", None))
+        task = {"prompt": {"template": options.pop("template", "{input}")}}
+        folder = bundles.echo_bundle(tmp_path / kind, kind=kind, labels=options.pop("labels", None), task=task)
         runtime.attach("d", bundles.manifest_of(folder), {})
-        runtime.submit(Run(job_id="1", digest="d", text=text, **options))
+        for number in range(options.pop("jobs", 1)):
+            runtime.submit(Run(job_id=str(number), digest="d", text=text, **options))
         events = []
         while runtime.busy:
             events += runtime.step()
@@ -75,6 +78,26 @@ def test_told_to_fail(answers):
     """!fail fails that job."""
     (failure,) = answers("classify", "!fail now")
     assert (Failed, "MODEL_FAILED") == (type(failure), failure.reason)
+
+
+def test_a_bundle_told_to_fail(answers):
+    """Its template orders the same of every text, at once or after some."""
+    assert ["MODEL_FAILED"] == [event.reason for event in answers("classify", "x", template="!fail {input}")]
+    events = answers("classify", "x", template="!fail after 2 {input}", jobs=4)
+    assert [Done, Done, Failed, Failed] == [type(event) for event in events]
+
+
+def test_a_bundle_with_a_prompt_is_told_nothing(answers):
+    """Only the known words are orders."""
+    (done,) = answers("classify", "x", template="Sort this after lunch: 5 {input}")
+    assert isinstance(done, Done)
+
+
+def test_told_to_leak(answers):
+    """!leak N keeps N megabytes with each step."""
+    before = len(echo._kept)
+    answers("classify", "!leak 1")
+    assert [1 << 20] == [len(kept) for kept in echo._kept[before:]]
 
 
 def test_told_to_be_slow(answers):

@@ -5,6 +5,10 @@ text that starts with one of these words behaves as it says:
 
     !crash    the process dies            !hang      the step never returns
     !fail     this job fails              !slow N    each step of the job takes N milliseconds
+    !leak N   N megabytes are never given back
+
+So does every text of a bundle whose prompt template begins with one of them. There the first two lines may be followed
+by `after N`: it begins when the process has had N jobs of the bundle.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ VECTOR_LENGTH = 8
 class _Job:
     run: Run
     words: list[str]
+    orders: list[str]
+    """What the bundle is told to do with every text."""
     next_word: int = 0
 
 
@@ -44,6 +50,7 @@ class EchoRuntime:
         """Start with nothing loaded."""
         self._bundles: dict[str, Manifest] = {}
         self._jobs: dict[str, _Job] = {}
+        self._taken: dict[str, int] = {}
 
     def load(self, spec: Load) -> dict[str, str]:
         """Load nothing; a path to weights must exist all the same."""
@@ -67,7 +74,8 @@ class EchoRuntime:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         words = job.text.split()
         checked_length(len(words), self._bundles[job.digest].task.limits.input_tokens_max)
-        self._jobs[job.job_id] = _Job(job, words)
+        taken = self._taken[job.digest] = self._taken.get(job.digest, 0) + 1
+        self._jobs[job.job_id] = _Job(job, words, _orders(self._bundles[job.digest], taken))
 
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job."""
@@ -95,7 +103,8 @@ class EchoRuntime:
 
     def _advance(self, job: _Job) -> list[Event]:
         _obey(job.words)
-        if job.words[0] == "!fail":
+        _obey(job.orders)
+        if "!fail" in (job.words[0], job.orders[0]):
             return [failed(job.run.job_id, ModelFailed("the echo model was told to fail"))]
         manifest = self._bundles[job.run.digest]
         if manifest.task.kind == "generate":
@@ -110,6 +119,18 @@ class EchoRuntime:
         return [done]
 
 
+_kept: list[bytes] = []
+
+
+def _orders(manifest: Manifest, taken: int) -> list[str]:
+    """Return what a bundle's prompt template orders for its so many-th job; [""] = nothing."""
+    orders = manifest.task.prompt.template.partition("{input}")[0].split()
+    if not orders or not orders[0].startswith("!"):
+        return [""]
+    later = "after" in orders and taken <= int(orders[orders.index("after") + 1])
+    return [""] if later else orders
+
+
 def _obey(words: list[str]) -> None:
     if words[0] == "!crash":
         os.kill(os.getpid(), signal.SIGABRT)
@@ -117,6 +138,8 @@ def _obey(words: list[str]) -> None:
         signal.pause()
     if words[0] == "!slow":
         time.sleep(float(words[1]) / 1000)
+    if words[0] == "!leak":
+        _kept.append(b"x" * (int(words[1]) << 20))
 
 
 def _generate(job: _Job) -> list[Event]:

@@ -1,0 +1,57 @@
+"""What came of the inputs of each bundle: counted where jobs end, so that it costs a call next to nothing.
+
+It counts what the model does, not what callers do: an input that is too long, or a caller who goes away, says nothing
+of a bundle. Time is what an input spends in the child, without the queue before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+from edge_agent.engine.protocol import Done, Failed
+from edge_agent.errors import BY_REASON, ModelError
+
+LATEST = 256
+_FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
+
+
+class Tally:
+    """Counts of one bundle since it was attached."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.calls = 0
+        self.failures = 0
+        self.crashes = 0
+        """Deaths of its child that are the bundle's own."""
+        self._milliseconds: deque[float] = deque(maxlen=LATEST)
+
+    def done(self, event: Done | Failed, seconds: float) -> None:
+        """Note the end of an input that the child had for so long."""
+        if isinstance(event, Done):
+            self.calls += 1
+            # A longer text takes longer: of what is generated, each token counts for itself.
+            self._milliseconds.append(1000.0 * seconds / (event.output_tokens or 1))
+        elif event.reason in _FAILURES:
+            self.failed()
+
+    def failed(self) -> None:
+        """Note an input that the model failed."""
+        self.calls += 1
+        self.failures += 1
+
+    def late(self, seconds: float) -> None:
+        """Note an input whose deadline passed in the child: it took at least that long."""
+        self.calls += 1
+        self._milliseconds.append(1000.0 * seconds)
+
+    @property
+    def timed(self) -> int:
+        """How many of the latest inputs `median_ms` is of."""
+        return len(self._milliseconds)
+
+    @property
+    def median_ms(self) -> float:
+        """The median of the latest inputs, in milliseconds; of generation, for each token. 0 = none yet."""
+        return median(self._milliseconds) if self._milliseconds else 0.0

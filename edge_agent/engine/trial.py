@@ -1,0 +1,115 @@
+"""A bundle asked in the words of its golden file, in a child of its own or where it serves.
+
+    async with trying(pool, digest, loadable, seconds_max) as asked:
+        said, milliseconds = await asked.answer("where is my parcel")
+        asked.resident_bytes()
+
+The child of a trial is thrown away, whatever it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import struct
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.engine.engine import now
+from edge_agent.engine.jobs import Answer
+from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.protocol import Chunk, Done, Run
+from edge_agent.formats.golden import Said
+from edge_agent.formats.manifest import Manifest
+
+PRIORITY = 10  # the devices go first
+SEED = 1
+_ids = itertools.count()
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """What an engine needs of a bundle."""
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    paths: Mapping[str, Path]
+    """By role."""
+
+
+class Asked:
+    """One bundle of a pool, to be asked one text after the other."""
+
+    def __init__(self, pool: EnginePool, digest: str, manifest: Manifest) -> None:
+        """Ask a bundle that is attached."""
+        self._pool, self._digest, self._manifest = pool, digest, manifest
+
+    async def answer(self, text: str, seconds_max: float) -> tuple[Said, float]:
+        """Return what is said to a text, and the milliseconds in the child; of a generation, for each token.
+
+        Raises:
+            CallerError, CapacityError, ModelError: as the job ended.
+        """
+        task = self._manifest.task
+        run = Run(
+            job_id=f"trial-{next(_ids)}",
+            digest=self._digest,
+            text=text,
+            output_tokens_max=task.limits.output_tokens_max if task.kind == "generate" else 0,
+            temperature=task.prompt.temperature,
+            seed=SEED,
+            stops=task.prompt.stops,
+        )
+        started, written = now(), []
+        async with contextlib.aclosing(self._pool.events(run, started + seconds_max, PRIORITY)) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    written.append(event.text)
+                else:
+                    return _said(self._manifest, "".join(written), event.done), _milliseconds(event, now() - started)
+        raise AssertionError("a job ends with an answer or an error")
+
+    def resident_bytes(self) -> int:
+        """Return the memory of the child, in bytes."""
+        return self._pool.resident_bytes(self._digest)
+
+    def estimated_bytes(self) -> int:
+        """Return the memory that the child was computed to need, in bytes; 0 = not known."""
+        return self._pool.estimated_bytes(self._digest)
+
+    def crashes(self) -> int:
+        """Return how often the child has died by itself."""
+        return self._pool.tally(self._digest).crashes
+
+
+@contextlib.asynccontextmanager
+async def trying(pool: EnginePool, digest: str, loadable: Loadable, seconds_max: float) -> AsyncIterator[Asked]:
+    """Load a bundle beside those of `pool`, in a child that ends with the block.
+
+    Raises:
+        ModelLoadFailed, EngineCrashed: it does not load, or not within `seconds_max`.
+        MemoryShort: there is not enough memory for it now.
+    """
+    async with pool.trial(seconds_max) as trial:
+        await trial.attach(digest, loadable.manifest, loadable.manifest_bytes, loadable.paths)
+        yield Asked(trial, digest, loadable.manifest)
+
+
+def _milliseconds(answer: Answer, seconds: float) -> float:
+    return (1000.0 * seconds - answer.queue_ms) / (answer.done.output_tokens or 1)
+
+
+def _said(manifest: Manifest, written: str, done: Done) -> Said:
+    """Put an answer in the words of a golden case: see formats/golden.py."""
+    match manifest.task.kind:
+        case "classify":
+            return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores)
+        case "extract":
+            found = [[each.label, each.start, each.end] for each in done.entities]
+            return Said(json.dumps(found), (done.confidence,))
+        case "embed":
+            return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector))
+        case _:
+            return Said(written)

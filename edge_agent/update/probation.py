@@ -1,0 +1,99 @@
+"""Whether a bundle that has just been switched to does well. Pure.
+
+What it is held to comes from the plan, and is kept with what was counted in the journal: so a restart of the daemon
+forgets nothing but the latencies, and a plan that cannot be read for a while changes nothing. Hours are those in which
+the daemon runs: a clock that jumps ends nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+from edge_agent.formats.plan import Probation
+from edge_agent.update.machine import End, Outcome
+
+JUDGED_CALLS_MIN = 20
+CRASHES_MAX = 2
+LATENCY_SLACK_MS = 5.0
+"""What a median may be longer than allowed: of very short times the noise is larger than any percentage."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the engine says of a bundle since it was loaded."""
+
+    calls: int = 0
+    failures: int = 0
+    crashes: int = 0
+    timed: int = 0
+    """Inputs that `median_ms` is of."""
+    median_ms: float = 0.0
+    problem: str = ""
+    """Why it does not answer, and will not by itself; empty = it answers or is about to."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a bundle is held to, and what was counted before this process."""
+
+    calls_max: int
+    seconds_max: float
+    error_percent_max: int
+    latency_percent_max: int
+    before_ms: float = 0.0
+    """Median latency of the bundle before; 0 = it was not called often enough to say."""
+    calls: int = 0
+    failures: int = 0
+    crashes: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, plan: Probation, before: Seen) -> Watch:
+        """Begin a probation under a plan, after a bundle of which this was seen."""
+        before_ms = before.median_ms if before.timed >= JUDGED_CALLS_MIN else 0.0
+        limits = plan.error_percent_max, plan.latency_percent_max
+        return cls(plan.calls, 3600.0 * plan.hours, *limits, before_ms=before_ms)
+
+    @classmethod
+    def decode(cls, text: str) -> Watch:
+        """Read what `encode` wrote."""
+        return cls(**json.loads(text))
+
+    def encode(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(asdict(self))
+
+    def plus(self, seen: Seen, seconds: float) -> Watch:
+        """Return it with what this process counted in so many seconds."""
+        return replace(
+            self,
+            calls=self.calls + seen.calls,
+            failures=self.failures + seen.failures,
+            crashes=self.crashes + seen.crashes,
+            seconds=self.seconds + seconds,
+        )
+
+
+def judge(total: Watch, seen: Seen) -> Outcome | None:
+    """Return what a probation came to: PASSED, FAILED, or None while it goes on.
+
+    Args:
+        total: all that was counted, that of this process included.
+        seen: by this process; latencies are only of it.
+    """
+    if seen.problem:
+        return Outcome(End.FAILED, "NOT_ANSWERING", f"it does not answer: {seen.problem}")
+    if total.crashes > CRASHES_MAX:
+        return Outcome(End.FAILED, "CRASHES", f"its process died {total.crashes} times")
+    if total.calls >= JUDGED_CALLS_MIN and 100 * total.failures > total.error_percent_max * total.calls:
+        said = f"it failed {total.failures} of {total.calls} calls; {total.error_percent_max} % are allowed"
+        return Outcome(End.FAILED, "ERRORS", said)
+    allowed_ms = total.before_ms * total.latency_percent_max / 100 + LATENCY_SLACK_MS
+    if total.before_ms and seen.timed >= JUDGED_CALLS_MIN and seen.median_ms > allowed_ms:
+        said = f"its median latency is {seen.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
+        return Outcome(End.FAILED, "SLOWER", f"{said}, and {total.latency_percent_max} % of that are allowed")
+    if total.calls >= total.calls_max or total.seconds >= total.seconds_max:
+        said = f"{total.calls} calls in {total.seconds / 3600:.1f} h, {total.failures} of them failed"
+        return Outcome(End.PASSED, message=said)
+    return None

@@ -1,0 +1,134 @@
+"""Whether a bundle computes on this machine what it computed where it was made, and takes no more than it may.
+
+It is asked its golden cases in a child of its own. Cases that a rounding error may turn are marked in the file and
+count for nothing; of the others nearly all must be answered alike. Latency is held against the bundle that answers now,
+asked the same on the same machine in the same minute: a lone bad measurement on a busy machine is repeated before it
+counts. Memory is held against what the engine computed beforehand, and must not grow from one pass to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from edge_agent.errors import DeadlineExpired, EdgeAgentError, SiteError
+from edge_agent.formats.golden import Case, Said, differences
+from edge_agent.update.machine import End, Outcome, outcome_of
+
+DIFFERENT_PERCENT_MAX = 5
+TIMED_CASES_MAX = 12
+REPEATS = 3
+ROUNDS_MAX = 3
+LATENCY_SLACK_MS = 3.0
+MEGABYTE = 1_000_000
+GROWTH_BYTES_MAX = 32 * MEGABYTE
+GROWTH_PERCENT_MAX = 10
+EXCESS_BYTES_MAX = 64 * MEGABYTE
+EXCESS_PERCENT_MAX = 150
+SHOWN_MAX = 3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle that can be asked."""
+
+    answer: Callable[[str, float], Awaitable[tuple[Said, float]]]
+    """(text, seconds it may take): what it says, and the milliseconds in the engine; raises EdgeAgentError"""
+    resident_bytes: Callable[[], int]
+    estimated_bytes: Callable[[], int]
+    """What was computed beforehand; 0 = not known."""
+    crashes: Callable[[], int]
+    """How often its child has died by itself."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a bundle is asked, and held to."""
+
+    cases: Sequence[Case]
+    vector: bool
+    """The answers are vectors, compared by their direction."""
+    latency_percent_max: int
+    """Median latency in percent of what the incumbent takes."""
+    answer_seconds_max: float
+    memory_bytes_wanted: int = 0
+    """What its manifest asks for; 0 = nothing."""
+
+
+async def examine(exam: Exam, candidate: Subject, incumbent: Subject | None) -> Outcome:
+    """Examine a bundle; the incumbent is asked where it serves. What goes wrong with the candidate is an outcome."""
+    gated = sum(map(_gated, exam.cases))
+    try:
+        wrong = await _golden(exam, candidate)
+        if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * gated:
+            said = f"{len(wrong)} of {gated} golden inputs are answered otherwise: {'; '.join(wrong[:SHOWN_MAX])}"
+            return Outcome(End.FAILED, "GOLDEN_DIFFERS", said)
+        first_bytes = candidate.resident_bytes()
+        slower = await _slower(exam, candidate, incumbent)
+    except DeadlineExpired:
+        return Outcome(End.FAILED, "SELF_TEST_TOO_LONG", f"a golden input took {exam.answer_seconds_max:g} s and more")
+    except SiteError as error:
+        return outcome_of(error)
+    except EdgeAgentError as error:  # in a child of its own nobody else is to blame, whatever it says
+        return Outcome(End.FAILED, error.reason, error.message)
+    if crashes := candidate.crashes():  # each of them on one input that then went well
+        return Outcome(End.FAILED, "CRASHES", f"its process died {crashes} times in the self-test")
+    if swollen := _swollen(exam, candidate, first_bytes):
+        return Outcome(End.FAILED, "MEMORY_GROWS", swollen)
+    if slower:
+        return Outcome(End.FAILED, "SLOWER", slower)
+    return Outcome(End.PASSED, message=f"{gated - len(wrong)} of {gated} golden inputs are answered alike")
+
+
+def _gated(case: Case) -> bool:
+    return case.answer is not None and not case.report_only
+
+
+async def _golden(exam: Exam, candidate: Subject) -> list[str]:
+    """Return what is answered otherwise than where the bundle was made, a sentence for each case."""
+    wrong = []
+    for case in exam.cases:
+        said, _ = await candidate.answer(case.input, exam.answer_seconds_max)
+        found = differences(case, said, vector=exam.vector) if _gated(case) else []
+        wrong += [f"{case.input[:60]!r}: {each}" for each in found[:1]]
+    return wrong
+
+
+async def _slower(exam: Exam, candidate: Subject, incumbent: Subject | None) -> str:
+    """Return that it is slower than allowed, with the figures, if it is so in every round; otherwise nothing."""
+    texts = [case.input for case in exam.cases[:TIMED_CASES_MAX]]
+    said = ""
+    for _ in range(ROUNDS_MAX if texts else 0):
+        new_ms = await _median_ms(exam, texts, candidate)
+        try:
+            old_ms = await _median_ms(exam, texts, incumbent) if incumbent else 0.0
+        except EdgeAgentError:  # it does not take what its successor takes, or has stopped to make room
+            old_ms = 0.0
+        if not old_ms or new_ms <= old_ms * exam.latency_percent_max / 100 + LATENCY_SLACK_MS:
+            return ""
+        allowed = f"{exam.latency_percent_max} % of that are allowed"
+        said = f"it takes {new_ms:.1f} ms where the bundle before takes {old_ms:.1f} ms; {allowed}"
+    return said
+
+
+async def _median_ms(exam: Exam, texts: Sequence[str], subject: Subject) -> float:
+    """Return the median over the texts; of each the shortest time counts, the others were disturbed."""
+    times: list[list[float]] = [[] for _ in texts]
+    for _ in range(REPEATS):
+        for text, taken in zip(texts, times, strict=True):
+            taken.append((await subject.answer(text, exam.answer_seconds_max))[1])
+    return median(map(min, times))
+
+
+def _swollen(exam: Exam, candidate: Subject, first_bytes: int) -> str:
+    """Return that it takes more memory than it may, with the figures; otherwise nothing."""
+    now_bytes = candidate.resident_bytes()
+    grown = now_bytes - first_bytes
+    if grown > GROWTH_BYTES_MAX + first_bytes * GROWTH_PERCENT_MAX // 100:
+        more = REPEATS * len(exam.cases[:TIMED_CASES_MAX])
+        return f"its memory grew by {grown / MEGABYTE:.0f} MB in {more} calls, to {now_bytes / MEGABYTE:.0f} MB"
+    expected = max(candidate.estimated_bytes(), exam.memory_bytes_wanted)
+    if expected and now_bytes > expected * EXCESS_PERCENT_MAX // 100 + EXCESS_BYTES_MAX:
+        return f"it takes {now_bytes / MEGABYTE:.0f} MB of memory; {expected / MEGABYTE:.0f} MB were expected"
+    return ""

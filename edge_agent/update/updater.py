@@ -1,0 +1,303 @@
+"""The loop that brings each task to the bundle that the plan wants: sees what there is, asks machine.py, does it.
+
+It decides nothing. Before a step begins its row is in the journal; what trust, engines and files say is handed in as
+callables. One look at a time, whoever asks for it: the clock, or an operator with a stick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge_agent.config import Config
+from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
+from edge_agent.formats import rollout
+from edge_agent.formats.plan import Fleet, TaskPlan
+from edge_agent.formats.rollout import Wish
+from edge_agent.formats.wants import Want
+from edge_agent.store.journal import Progress
+from edge_agent.store.state import InstalledBundle
+from edge_agent.store.store import Store
+from edge_agent.update import machine
+from edge_agent.update.activation import Activation
+from edge_agent.update.examining import Examiner, Serving, Trying
+from edge_agent.update.machine import Action, End, Facts, Outcome, outcome_of
+from edge_agent.update.probation import Seen
+from edge_agent.update.verified import Verified
+from edge_agent.update.watching import Watcher
+
+log = structlog.get_logger("edge_agent.update")
+
+MENDABLE = frozenset({"HASH_MISMATCH", "FILE_MISSING", "BUNDLE_UNREADABLE", "SCHEMA_UNKNOWN", "REQUIREMENT_UNMET"})
+"""Of what is wrong with files that came: what another copy, or another agent, may mend."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Trust, and what has come in. Called on the store's thread, with the folder that is read."""
+
+    refresh: Callable[[Path], Verified]
+    """Raises UpdateError or SiteError: nothing begins, what answers goes on."""
+    missing: Callable[[Path, Verified, str], Sequence[Want]]
+    """What of a bundle is neither in the store nor in the folder."""
+    admit: Callable[[Path, str], InstalledBundle]
+    """Copy a bundle into the store, checked; it does not answer yet. Raises BundleError, UpdateError or SiteError."""
+    ask: Callable[[Verified | None, Collection[str], int | None], None]
+    """Say which bundles are wanted, and how many bytes a second they may take; None = nothing there is believed."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the engine room and the machine offer."""
+
+    trying: Trying
+    """Load a bundle in a child of its own, for so many seconds at most; raises ModelError or MemoryShort."""
+    serving: Serving
+    """The bundle where it serves; None = it does not."""
+    seen: Callable[[str], Seen]
+    """What is seen of the bundle with that digest."""
+    machine: rollout.Machine
+    changed: Callable[[], None] = lambda: None
+    """Told when a row of the journal has changed."""
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Where updates stand."""
+
+    channel: str
+    plan_version: int = 0
+    problem: EdgeAgentError | None = None
+    """Why what came last was not believed."""
+    rows: Mapping[str, Progress] = field(default_factory=dict)
+
+
+class Updater:
+    """See the module."""
+
+    def __init__(
+        self, config: Config, store: Store, activation: Activation, around: Around, source: Source | None
+    ) -> None:
+        """Look after the tasks of a store; without a source nothing new begins."""
+        self._config, self._store, self._activation = config, store, activation
+        self._around, self._source = around, source
+        limit = config.update.selftest_seconds_max
+        self._examiner = Examiner(store, activation, around.trying, around.serving, limit)
+        self._watcher = Watcher(around.seen, around.monotonic)
+        self._looking = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._retry_at: dict[str, float] = {}
+        self._verified = Verified()
+        self.overview = Overview(config.update.channel)
+
+    async def run(self) -> None:
+        """Look again and again, until `stop`."""
+        while not self._stopping:
+            await self.look()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._config.update.check_seconds)
+
+    async def stop(self) -> None:
+        """Give up a self-test, let a switch come to its end, and write down how far each task has come."""
+        self._stopping = True
+        self._wake.set()
+        self._examiner.stop()
+        async with self._looking:
+            with contextlib.suppress(SiteError):  # then the next start takes it for a power cut
+                for row in self._rows.values():
+                    await self._record(machine.put_down(self._watcher.noted(row), self._around.now()))
+
+    async def look(self, folder: Path | None = None) -> EdgeAgentError | None:
+        """Look at what came in, or at a folder that somebody brought, and take the steps that are due.
+
+        Returns why what lies there is not believed, or None.
+        """
+        async with self._looking:
+            try:
+                return await self._look(folder or self._config.incoming)
+            except SiteError as error:  # the journal's own disk: nothing begins while it cannot be written
+                log.error("updates_stopped", reason=error.reason, message=error.message)
+                self._show(problem=error)
+                return error
+
+    @property
+    def _rows(self) -> Mapping[str, Progress]:
+        return self.overview.rows
+
+    async def _look(self, folder: Path) -> EdgeAgentError | None:
+        verified, problem = await self._refreshed(folder)
+        rows = await self._activation.on_store(self._store.journal.rows)
+        plan_version = verified.plan_version if verified else self.overview.plan_version
+        self._show(plan_version=plan_version, problem=problem, rows=rows)
+        plan = verified.plan if verified else None
+        fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else Fleet()
+        wishes = self._wishes(fleet, verified)
+        for task in sorted(rows.keys() | wishes.keys()):
+            if verified and task not in wishes and rows[task].state != "probation":
+                await self._forget(task)
+            elif not self._stopping:
+                await self._step(task, wishes.get(task), folder)
+        await self._ask(fleet, verified)
+        return problem
+
+    async def _refreshed(self, folder: Path) -> tuple[Verified | None, EdgeAgentError | None]:
+        if self._source is None:
+            return None, None
+        try:
+            self._verified = await self._activation.on_store(self._source.refresh, folder)
+        except (UpdateError, SiteError) as error:
+            if self.overview.problem is None or self.overview.problem.message != error.message:
+                log.warning("update_not_believed", reason=error.reason, message=error.message)
+            return None, error
+        return self._verified, None
+
+    def _wishes(self, fleet: Fleet, verified: Verified | None) -> Mapping[str, Wish]:
+        now = max(self._around.now(), verified.issued_at if verified else 0.0)
+        return rollout.wishes(fleet, self._config.site.id, self._around.machine, now)
+
+    async def _ask(self, fleet: Fleet, verified: Verified | None) -> None:
+        if self._source is not None:
+            wanted = [row.candidate for row in self._rows.values() if row.state in ("fetching", "staged")]
+            await self._activation.on_store(self._source.ask, verified, wanted, fleet.bytes_per_second_max)
+
+    # --- one task ------------------------------------------------------------------------------------------------
+
+    async def _step(self, task: str, wish: Wish | None, folder: Path) -> None:
+        row, action = await self._decided(task, wish, folder)
+        if action is Action.ADMIT and await self._admitted(row, folder):
+            row, action = await self._decided(task, wish, folder)
+        if action is Action.TEST and wish is not None:
+            await self._test_and_switch(row, wish.plan)
+        elif action is Action.BACK:
+            await self._go_back(row)
+
+    async def _decided(self, task: str, wish: Wish | None, folder: Path) -> machine.Decision:
+        before = self._rows.get(task)
+        facts = await self._facts(task, before, wish, folder)
+        row, action = machine.decide(task, before, facts, self._around.now())
+        await self._record(self._watcher.noted(row) if self._watcher.due(row) else row)
+        return row, action
+
+    async def _facts(self, task: str, row: Progress | None, wish: Wish | None, folder: Path) -> Facts:
+        active = self._activation.serving.get(task)
+        facts = Facts(
+            active=active.digest if active else "",
+            wish=wish,
+            plan_version=self.overview.plan_version,
+            rested=self._around.monotonic() >= self._retry_at.get(task, 0.0),
+            judged=self._watcher.judge(row) if row else None,
+        )
+        if wish is None or wish.bundle is None:
+            return facts
+        installed = self._installed(wish.bundle)
+        local = time.localtime(self._around.now())
+        return replace(
+            facts,
+            installed=installed,
+            missing="" if installed else await self._missing(folder, wish.bundle),
+            window_open=rollout.inside(wish.plan.window, 60 * local.tm_hour + local.tm_min),
+        )
+
+    def _installed(self, digest: str) -> bool:
+        return any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
+
+    async def _missing(self, folder: Path, digest: str) -> str:
+        assert self._source is not None, "without a source nothing is wanted"
+        wants = await self._activation.on_store(self._source.missing, folder, self._verified, digest)
+        size = sum(want.size_bytes for want in wants)
+        return f"{len(wants)} files with {size / 1e6:.1f} MB are on their way" if wants else ""
+
+    async def _admitted(self, row: Progress, folder: Path) -> bool:
+        assert self._source is not None, "without a source nothing is admitted"
+        try:
+            await self._activation.admit(self._source.admit, folder, row.candidate)
+        except (BundleError, UpdateError, SiteError) as error:
+            mendable = not isinstance(error, BundleError) or error.reason in MENDABLE
+            outcome = Outcome(End.HINDERED if mendable else End.FAILED, error.reason, error.message)
+            await self._stopped(machine.after_test(row, outcome, self._around.now()))
+            return False
+        log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
+        return True
+
+    async def _test_and_switch(self, row: Progress, plan: TaskPlan) -> None:
+        try:
+            bundle = await self._activation.on_store(self._store.find, row.task, row.candidate)
+        except EdgeAgentError as error:  # removed or damaged since it came
+            await self._stopped(machine.after_test(row, outcome_of(error), self._around.now()))
+            return
+        outcome = await self._examiner.test(bundle, plan)
+        # Where there is room for one of them only, the test comes when the old one has stopped.
+        later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
+        row = machine.after_test(row, Outcome(End.PASSED) if later else outcome, self._around.now())
+        if row.state != "switching":
+            await self._stopped(row)
+            return
+        await self._record(row)
+        await self._switch(row, plan, bundle if later else None)
+
+    async def _switch(self, row: Progress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
+        outcome = Outcome(End.PASSED)
+
+        async def test() -> None:
+            nonlocal outcome
+            assert untested is not None, "handed over only with a bundle to test"
+            outcome = await self._examiner.test(untested, plan)
+            if outcome.end is not End.PASSED:
+                raise ModelFailed(outcome.message)
+
+        after = machine.after_switch(row, outcome, self._around.now())
+        after = replace(after, watch=self._watcher.begun(plan.probation, row.incumbent))
+        first = test if untested else None
+        try:
+            if await self._activation.switch(after, row.candidate, row.incumbent, first):
+                self._note(after)
+        except EdgeAgentError as error:
+            outcome = outcome_of(error) if outcome.end is End.PASSED else outcome
+            await self._stopped(machine.after_switch(row, outcome, self._around.now()))
+
+    async def _go_back(self, row: Progress) -> None:
+        back = machine.rolled_back(row, self._around.now())
+        try:
+            if await self._activation.switch(back, row.incumbent, row.candidate):
+                self._note(back)
+        except EdgeAgentError as error:
+            await self._stopped(machine.not_rolled_back(row, outcome_of(error)))
+
+    # --- the journal ---------------------------------------------------------------------------------------------
+
+    async def _record(self, row: Progress) -> None:
+        """Write a row down, if it is another than the one there."""
+        if row != self._rows.get(row.task):
+            await self._activation.on_store(self._store.journal.record, row)
+            self._note(row)
+
+    async def _stopped(self, row: Progress) -> None:
+        """Write down that a step did not come to its end, and let some time pass before the next try."""
+        await self._record(row)
+        self._retry_at[row.task] = self._around.monotonic() + machine.pause_seconds(row.attempts)
+
+    async def _forget(self, task: str) -> None:
+        await self._activation.on_store(self._store.journal.forget, task)
+        self._show(rows={name: row for name, row in self._rows.items() if name != task})
+
+    def _note(self, row: Progress) -> None:
+        """Show a row that is on the disk."""
+        before = self._rows.get(row.task)
+        self._watcher.begin(row)
+        self._show(rows={**self._rows, row.task: row})
+        if before is None or before.state != row.state:
+            log.info("update", task=row.task, version=row.version, state=row.state, reason=row.reason, why=row.message)
+            self._around.changed()
+
+    def _show(self, **changes: Any) -> None:
+        self.overview = replace(self.overview, **changes)

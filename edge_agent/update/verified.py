@@ -1,0 +1,35 @@
+"""What is believed of the repository: the outcome of trust, all that the rest of updates knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edge_agent.formats.plan import Plan
+
+
+@dataclass(frozen=True)
+class SignedBundle:
+    """A bundle that the offline keys have signed."""
+
+    task: str
+    version: str
+    size_bytes: int
+    """Of its manifest."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Signed, not expired, not older than what was seen before."""
+
+    plan: Plan | None = None
+    """None = none was published yet."""
+    bundles: Mapping[str, SignedBundle] = field(default_factory=dict)
+    """By digest."""
+    issued_at: float = 0.0
+    """The newest time that was ever signed, in seconds since 1970: it is at least that late."""
+
+    @property
+    def plan_version(self) -> int:
+        """Of the plan; 0 = there is none."""
+        return self.plan.version if self.plan else 0

@@ -1,0 +1,192 @@
+"""The self-test: what counts as another answer, as slower, as growing, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from edge_agent.errors import (
+    DeadlineExpired,
+    EdgeAgentError,
+    EngineCrashed,
+    InputTooLong,
+    MemoryShort,
+    QueueFull,
+    StreamBroken,
+)
+from edge_agent.formats.golden import Case, Said
+from edge_agent.update import selftest
+from edge_agent.update.machine import End
+from edge_agent.update.selftest import Exam, Subject, examine
+
+MEGABYTE = selftest.MEGABYTE
+CASES = tuple(Case(input=f"text {number}", answer="yes", scores=(0.1, 0.9)) for number in range(20))
+
+
+class Bundle:
+    """A bundle that answers right, in so many milliseconds, in so much memory, unless it is told otherwise."""
+
+    def __init__(self, milliseconds: float = 10.0, megabytes: int = 100) -> None:
+        self.milliseconds: Callable[[], float] = lambda: milliseconds
+        self.resident = megabytes * MEGABYTE
+        self.grows = self.expected = self.asked = self.crashes = 0
+        self.says: dict[str, Said] = {}
+        self.error: EdgeAgentError | None = None
+        self.error_after = 0
+
+    async def answer(self, text: str, seconds_max: float) -> tuple[Said, float]:
+        self.asked += 1
+        if self.error and self.asked > self.error_after:
+            raise self.error
+        self.resident += self.grows
+        return self.says.get(text, Said("yes", (0.12, 0.88))), self.milliseconds()
+
+    def subject(self) -> Subject:
+        return Subject(self.answer, lambda: self.resident, lambda: self.expected, lambda: self.crashes)
+
+
+def exam(cases: tuple[Case, ...] = CASES, **changes: int) -> Exam:
+    """Return an exam that allows twice the latency."""
+    more = {"latency_percent_max": 200, "memory_bytes_wanted": 0, **changes}
+    return Exam(cases=cases, vector=False, answer_seconds_max=1.0, **more)
+
+
+async def examined(candidate: Bundle, incumbent: Bundle | None = None, of: Exam | None = None) -> tuple[End, str, str]:
+    """Examine a bundle; return the end, the reason and the sentence."""
+    outcome = await examine(of or exam(), candidate.subject(), incumbent.subject() if incumbent else None)
+    return outcome.end, outcome.reason, outcome.message
+
+
+async def test_a_good_bundle_passes():
+    """Like the one before, within the tolerance of its answers."""
+    expected = (End.PASSED, "", "20 of 20 golden inputs are answered alike")
+    assert expected == await examined(Bundle(), Bundle()) == await examined(Bundle())
+
+
+async def test_a_bundle_without_golden_answers_has_only_to_load():
+    """Inputs without answers are asked all the same: they must not crash."""
+    assert (End.PASSED, "") == (await examined(Bundle(), of=exam(())))[:2]
+    silent = Bundle()
+    silent.error = EngineCrashed("it died")
+    assert (End.FAILED, "ENGINE_CRASHED") == (await examined(silent, of=exam((Case(input="x"),))))[:2]
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [(1, ""), (2, "GOLDEN_DIFFERS"), (20, "GOLDEN_DIFFERS")])
+async def test_one_in_twenty_may_be_answered_otherwise(wrong: int, reason: str):
+    """Processors differ a little; more than that is another model."""
+    candidate = Bundle()
+    candidate.says = {case.input: Said("no", (0.9, 0.1)) for case in CASES[:wrong]}
+    _, found, message = await examined(candidate)
+    assert reason == found
+    assert f"{20 - wrong} of 20" in message if not reason else f"{wrong} of 20" in message and "'text 0'" in message
+
+
+async def test_scores_count_as_well_as_answers():
+    """The same label with another confidence would be routed otherwise."""
+    candidate = Bundle()
+    candidate.says = {case.input: Said("yes", (0.4, 0.6)) for case in CASES}
+    assert "GOLDEN_DIFFERS" == (await examined(candidate))[1]
+
+
+async def test_cases_that_may_turn_are_only_shown():
+    """The factory has marked them."""
+    cases = tuple(case.model_copy(update={"report_only": True}) for case in CASES)
+    candidate = Bundle()
+    candidate.says = {case.input: Said("no", (0.9, 0.1)) for case in cases}
+    assert End.PASSED == (await examined(candidate, of=exam(cases)))[0]
+
+
+@pytest.mark.parametrize(
+    ("new_ms", "old_ms", "reason"),
+    [
+        (30.0, 10.0, "SLOWER"),
+        (19.0, 10.0, ""),
+        (22.0, 10.0, ""),
+        (24.0, 10.0, "SLOWER"),
+        (3.0, 0.5, ""),
+        (1.0, 9.0, ""),
+    ],
+)
+async def test_latency_is_held_against_the_incumbent(new_ms: float, old_ms: float, reason: str):
+    """In percent, with a little slack for times that are all noise."""
+    _, found, message = await examined(Bundle(new_ms), Bundle(old_ms))
+    assert reason == found
+    assert not reason or f"it takes {new_ms:.1f} ms where the bundle before takes {old_ms:.1f} ms" in message
+
+
+async def test_a_disturbance_is_no_latency():
+    """Of each text the shortest time counts, and a slow round is measured again."""
+    times: Iterator[float] = iter([100.0] * 55 + [10.0] * 1000)
+    candidate = Bundle()
+    candidate.milliseconds = lambda: next(times)
+    assert End.PASSED == (await examined(candidate, Bundle()))[0]
+    assert candidate.asked > 20 + 12 * selftest.REPEATS
+
+
+@pytest.mark.parametrize("error", [InputTooLong("too long"), QueueFull("busy")])
+async def test_an_incumbent_that_cannot_be_asked_is_no_measure(error: EdgeAgentError):
+    """It may take shorter texts, or be busy."""
+    incumbent = Bundle()
+    incumbent.error = error
+    assert End.PASSED == (await examined(Bundle(1000.0), incumbent))[0]
+
+
+async def test_a_leak_shows_from_one_pass_to_the_next():
+    """Two megabytes with each call."""
+    candidate = Bundle()
+    candidate.grows = 2 * MEGABYTE
+    end, reason, message = await examined(candidate)
+    assert (End.FAILED, "MEMORY_GROWS") == (end, reason)
+    assert "grew by 72 MB in 36 calls" in message
+    candidate = Bundle()
+    candidate.grows = MEGABYTE // 2  # a cache fills up
+    assert End.PASSED == (await examined(candidate))[0]
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "expected", "wanted", "reason"),
+    [
+        (300, 100, 0, "MEMORY_GROWS"),
+        (210, 100, 0, ""),
+        (300, 0, 150, "MEMORY_GROWS"),
+        (300, 0, 0, ""),
+        (300, 180, 0, ""),
+    ],
+)
+async def test_memory_is_held_against_what_was_expected(megabytes: int, expected: int, wanted: int, reason: str):
+    """What the engine computed beforehand, or the manifest asks for; without either nothing is expected."""
+    candidate = Bundle(megabytes=megabytes)
+    candidate.expected = expected * MEGABYTE
+    assert reason == (await examined(candidate, of=exam(memory_bytes_wanted=wanted * MEGABYTE)))[1]
+
+
+async def test_a_child_that_died_and_was_started_again_has_failed():
+    """Every answer was right in the end; on a site it would go on like that."""
+    candidate = Bundle()
+    candidate.crashes = 1
+    assert (End.FAILED, "CRASHES") == (await examined(candidate))[:2]
+
+
+async def test_an_answer_that_does_not_come_in_time_has_failed():
+    """The reason speaks of the self-test, not of a caller's deadline."""
+    candidate = Bundle()
+    candidate.error = DeadlineExpired("the deadline passed")
+    assert (End.FAILED, "SELF_TEST_TOO_LONG", "a golden input took 1 s and more") == await examined(candidate)
+
+
+@pytest.mark.parametrize("after", [0, 5, 40])
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (EngineCrashed("it died"), End.FAILED),
+        (StreamBroken("in the middle"), End.FAILED),
+        (InputTooLong("of its own golden file"), End.FAILED),
+        (MemoryShort("elsewhere"), End.HINDERED),
+    ],
+)
+async def test_what_goes_wrong_is_an_outcome(error: EdgeAgentError, end: End, after: int):
+    """In the golden pass as well as in those that measure."""
+    candidate = Bundle()
+    candidate.error, candidate.error_after = error, after
+    assert (end, error.reason, error.message) == await examined(candidate)
