@@ -52,6 +52,26 @@ def advise(kind: Kind) -> Advice:
     return _ADVICE[kind]
 
 
+def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
+    """Read labels with commas between them; None = placeholders. Raises InvalidRequest where they do not do."""
+    if written is None:
+        return ()
+    listed = tuple(label.strip() for label in written.split(","))
+    remedy = "Write them as --labels refund,price,other; without --labels placeholders are written."
+    if kind in ("generate", "embed"):
+        raise InvalidRequest(
+            f"a task of kind {kind} has no labels", remedy="Leave out --labels, or name another --kind."
+        )
+    if "" in listed:
+        raise InvalidRequest(f"label {listed.index('') + 1} of {len(listed)} is empty", remedy=remedy)
+    if len(set(listed)) < len(listed):
+        twice = next(label for label in listed if listed.count(label) > 1)
+        raise InvalidRequest(f"label {twice} stands there twice", remedy=remedy)
+    if kind == "classify" and len(listed) == 1:
+        raise InvalidRequest(f"a classify task needs at least 2 labels; {listed[0]} is one", remedy=remedy)
+    return listed
+
+
 def runtime_of(wanted: Wanted) -> RuntimeName:
     """Return the runtime wanted, or else the advised one. Raises InvalidRequest where it does not serve the kind."""
     runtime = wanted.runtime or advise(wanted.kind).runtime

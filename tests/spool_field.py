@@ -1,9 +1,9 @@
 """A site at work, to be killed or failed at any system call: what the crash tests and the benchmark of faults share.
 
-field = Field(tmp_path)
-folder = field.fresh()
-done = field.work(folder, *killed_at("fsync", 3))
-acknowledged(done.stdout)
+with Field(tmp_path) as field:
+    folder = field.fresh()
+    done = field.work(folder, *killed_at("fsync", 3))
+    acknowledged(done.stdout)
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import hashlib
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from tests.examples import IDENTITY
+from tests.forking import Forking
 from tests.site_cases import ASite, answered, judgement
 from tests.strace import Point, points
 
@@ -65,6 +67,13 @@ class Field:
         self.centre = {record.record_id: record for record in site.segments()[1]}
         site.receipt(1)
         site.house.close()
+        self.working = Forking("import tests.site_cases", WORK, root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.working.close()
 
     def fresh(self) -> Path:
         """Return a new copy of the site's directory."""
@@ -73,8 +82,7 @@ class Field:
 
     def work(self, folder: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
         """Work on a copy in a process of its own."""
-        command = [*tracer, sys.executable, "-B", "-c", WORK, str(folder), RECIPIENT]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return self.working.run([str(folder), RECIPIENT], *tracer)
 
     def points(self) -> list[Point]:
         """Count the calls of an undisturbed run."""

@@ -1,6 +1,5 @@
 """`edge-convert dataset`."""
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from convert import pipeline
 from convert.dataset import formats
@@ -16,6 +17,12 @@ from edge_agent.errors import InvalidRequest
 Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
 Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure"})
 SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
+_WHY = {
+    "not_wanted": "without the review that this format needs",
+    "contradicted": "with answers that contradict each other",
+    "duplicates": "the same as another, or nearly",
+    "leaking": "nearly the same as one of an earlier split",
+}
 Which = Enum("Which", {"unreviewed": "unreviewed", "conflicts": "conflicts"})
 
 
@@ -70,9 +77,20 @@ class Command:
         choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed)
         written = write.write(choice, self.form.value, self.out, force=self.force)
         for split, count in written.rows.items():
-            typer.echo(f"{self.out / split}.jsonl: {count} rows")
-        left = {why: count for why, count in asdict(written.left_out).items() if why not in ("examples", "chosen")}
-        typer.echo(f"left out: {json.dumps(left)}")
+            typer.echo(f"{self.out / split}.jsonl: {count} row{'' if count == 1 else 's'}")
+        typer.echo(_left_out(asdict(written.left_out)))
+        empty = [split for split, count in written.rows.items() if not count]
+        if empty:
+            said = (
+                f"{', '.join(empty)} without a row: collect more, or name fewer splits or other shares with --shares."
+            )
+            Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), said))
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    """Say how many of the examples are not there, and why."""
+    reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
+    return f"left out of {counts['examples']} examples: {', '.join(reasons) or 'none'}"
 
 
 def _shares(written: str) -> dict[str, float]:

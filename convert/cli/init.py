@@ -18,7 +18,9 @@ from edge_agent.formats.manifest import Kind, RuntimeName
 def run(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; the task is named after it.")],
     kind: Annotated[Kind, typer.Option(help="What the task does.")] = "classify",
-    labels: Annotated[str, typer.Option(metavar="A,B,C", help="Labels, with commas between them.")] = "",
+    labels: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Labels, with commas between them; left out: placeholders.")
+    ] = None,
     runtime: Annotated[RuntimeName | None, typer.Option(help="Instead of the recommended one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
@@ -26,8 +28,7 @@ def run(
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
-    listed = tuple(label.strip() for label in labels.split(",") if label.strip())
-    wanted = draft.Wanted(_name(folder), kind, listed, runtime)
+    wanted = draft.Wanted(_name(folder), kind, draft.labels_of(labels, kind), runtime)
     texts = {RECIPE_NAME: draft.recipe_text(wanted), TASK_NAME: draft.task_text(wanted)}
     there = [name for name in texts if (folder / name).exists()]
     if there and not force:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import string
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -19,6 +20,7 @@ from edge_agent.client import Prediction, ReviewClient
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
 # One key for each label, in the task's order; the keys above are no letters or digits.
 KEYS = "123456789" + string.ascii_lowercase
+Done = Literal["judged", "erased", "skipped"]
 CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
 
@@ -37,17 +39,18 @@ def run(
 
     Example: [bold]edge-agent review pos-intent --confidence-max 0.8[/bold]
     """
-    name, judged = reviewer or getpass.getuser(), 0
+    name, done = reviewer or getpass.getuser(), Counter[Done]()
     with site_of(ctx).reviewer() as client:
         for shown in client.queue(task, confidence_max=confidence_max):
             _show(out(), shown)
-            done = _ask(client, shown, name)
-            if done is None:
+            one = _ask(client, shown, name)
+            if one is None:
                 break
-            judged += done
+            done[one] += 1
         else:
             out().print("Nothing more to review.")
-    out().print(f"{judged} judged.")
+    erased = f", {done['erased']} erased" if done["erased"] else ""
+    out().print(f"{done['judged']} judged{erased}.")
 
 
 def _show(console: Console, shown: Prediction) -> None:
@@ -65,18 +68,21 @@ def _choices(shown: Prediction) -> dict[str, str]:
     return dict(zip(KEYS, shown.labels, strict=False)) if shown.kind == "CLASSIFY" else {}
 
 
-def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> bool | None:
-    """Ask until there is a verdict; return whether something was kept, None = end."""
+def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
+    """Ask until it is known what to do with an answer; return what was done, None = end."""
     choices = _choices(shown)
     for key in _keys():
         if key == QUIT:
             return None
         if key == SKIP:
-            return False
+            return "skipped"
+        if key == ERASE:
+            client.erase(shown.prediction_id)
+            return "erased"
         if _judge(client, shown, reviewer, key) or _correct(
             client, shown, reviewer, choices.get(key) or _typed(shown, key)
         ):
-            return True
+            return "judged"
         out().print("  No such key here.")
     return None
 
@@ -86,9 +92,7 @@ def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> 
         client.accept(shown.prediction_id, reviewer=reviewer)
     elif key == REJECT:
         client.reject(shown.prediction_id, _line("why? "), reviewer=reviewer)
-    elif key == ERASE:
-        client.erase(shown.prediction_id)
-    return key in (ACCEPT, REJECT, ERASE)
+    return key in (ACCEPT, REJECT)
 
 
 def _correct(client: ReviewClient, shown: Prediction, reviewer: str, value: str) -> bool:

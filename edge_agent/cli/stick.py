@@ -22,7 +22,7 @@ from edge_agent.durable.disk import write_durably
 from edge_agent.errors import DocumentInvalid, EdgeAgentError, StickFailed
 
 FILE_BYTES_MAX = 64 * 2**20
-Stick = Annotated[Path, typer.Argument(metavar="PATH", help="The stick, or any folder.")]
+Stick = Annotated[Path, typer.Argument(metavar="PATH", help="The stick, or any folder that is there.")]
 
 
 @dataclass
@@ -43,6 +43,7 @@ def export(ctx: typer.Context, path: Stick) -> None:
 
     Example: [bold]edge-agent export /media/stick[/bold]
     """
+    _check_folder(path)
     with site_of(ctx).admin() as admin, err().status("Sealing"):
         sealed = admin.seal_examples()
     if not sealed.site:
@@ -72,6 +73,7 @@ def import_(ctx: typer.Context, path: Stick) -> None:
 
     Example: [bold]edge-agent import /media/stick[/bold]
     """
+    _check_folder(path)
     with site_of(ctx).admin() as admin:
         sealed = admin.seal_examples()
         source = path / f"site={sealed.site}" / "receipts.json"
@@ -82,6 +84,13 @@ def import_(ctx: typer.Context, path: Stick) -> None:
         write_durably(Path(sealed.receipts_path) / "receipts.json", _read(source), 0o640)
         count = admin.read_receipts()
     out().print(f"The centre has {count} more segment{'' if count == 1 else 's'}; deleted here.")
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse what is no folder: the mount point of a stick that is not there would be filled for nobody."""
+    if not path.is_dir():
+        said = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
+        raise StickFailed(said, remedy="Plug the stick in, see with 'lsblk' where it is mounted, and name that folder.")
 
 
 def _copy(source: Path, goal: Path, copying: Copying) -> None:
@@ -104,13 +113,21 @@ def _read(path: Path) -> bytes:
 
 
 def _report(copying: Copying, path: Path) -> None:
-    said = f"{copying.copied} files ({decimal(copying.bytes)}) copied to {path}, {copying.there} were there already"
+    said = f"{_files(copying.copied)} ({decimal(copying.bytes)}) copied to {path}, {_were(copying.there)} there already"
     if copying.failure is None:
         out().print(f"{said}. Bring the stick to the centre; 'edge-agent import' takes its receipts back.")
         return
     reason = getattr(copying.failure, "message", None) or copying.failure
     raise StickFailed(
-        f"{said}; {len(copying.missing)} were not, from {copying.missing[0]} on: {reason}. All of it is still here",
+        f"{said}; {_were(len(copying.missing))} not, from {copying.missing[0]} on: {reason}. All of it is still here",
         copied=copying.copied,
         missing=len(copying.missing),
     )
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _were(count: int) -> str:
+    return f"{count} {'was' if count == 1 else 'were'}"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from edge_agent.examples.spool import (
     CLASS_NAMES,
-    CORRECTED,
     PASSED_OVER,
+    REVIEWED,
     ROUTINE,
     UPSTREAM,
     Spool,
@@ -141,7 +141,7 @@ class Ledger:
             "UPDATE segments SET state = 'sealed', size = ?, sha256 = ?, manifest_sha256 = ? WHERE sequence = ?",
             (sealed.size, sealed.sha256, sealed.manifest_sha256, sequence),
         )
-        self._db.execute("UPDATE predictions SET spare = 1 WHERE segment = ? AND class < ?", (sequence, CORRECTED))
+        self._db.execute("UPDATE predictions SET spare = 1 WHERE segment = ? AND class < ?", (sequence, REVIEWED))
         self._db.executemany(
             "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
         )

@@ -3,7 +3,7 @@
 One thread uses it. Every change happens inside `transaction`, and what a transaction committed is on the disk.
 
 A prediction is in one of four classes, which say who is given up first when there is no room: routine, unsure,
-escalated, corrected. Corrected is everything with feedback, and is never given up. A prediction is *spare* when nothing
+escalated, reviewed. Reviewed is everything with feedback, and is never given up. A prediction is *spare* when nothing
 needs it but late feedback: it is sealed, or was passed over, or never leaves. Spare ones go at the end of the window,
 or earlier when there is no room.
 
@@ -25,8 +25,8 @@ from edge_agent.errors import InvalidRequest, PredictionUnknown
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
-ROUTINE, UNSURE, ESCALATED, CORRECTED = range(4)
-CLASS_NAMES = ("routine", "unsure", "escalated", "corrected")
+ROUTINE, UNSURE, ESCALATED, REVIEWED = range(4)
+CLASS_NAMES = ("routine", "unsure", "escalated", "reviewed")
 PASSED_OVER = 0
 """In place of a segment's sequence: it was not chosen to be sealed."""
 UNRANKED = 2.0
@@ -202,7 +202,7 @@ class Spool:
         waits = None if segment == PASSED_OVER else segment
         self.db.execute(
             "UPDATE predictions SET class = ?, reviewed = 1, spare = 0, segment = ? WHERE row = ?",
-            (CORRECTED, waits, row),
+            (REVIEWED, waits, row),
         )
         self.used_bytes += size
         self.counters["feedback"] += 1
@@ -316,7 +316,7 @@ class Spool:
             (*values, count),
         )
         self.used_bytes -= sum(row[0] for row in gone)
-        self._delete_feedback([row[2] for row in gone if row[1] == CORRECTED])
+        self._delete_feedback([row[2] for row in gone if row[1] == REVIEWED])
         return len(gone)
 
     def _delete_feedback(self, prediction_ids: Iterable[str]) -> None:

@@ -22,8 +22,11 @@ SCHEMA = "edge-agent/example/v1"
 RECORD_BYTES_MAX = 2 * 1024 * 1024
 Consent = Literal["off", "local", "upstream"]
 """off = nothing is kept; local = kept on the site; upstream = may leave for the centre."""
-Class = Literal["routine", "unsure", "escalated", "corrected"]
-"""Why a prediction was kept, in the order in which they are given up when there is no room; the last never is."""
+Class = Literal["routine", "unsure", "escalated", "reviewed"]
+"""Why a prediction was kept, in the order in which they are given up when there is no room.
+
+reviewed = people said something of it; never given up.
+"""
 Verdict = Literal["accept", "corrected", "reject"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,100}$")]

@@ -58,7 +58,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             resident_bytes=resident_bytes(rooms.pid),
             tasks=[messages.task_message(b, ready=rooms.engines.ready(b.digest)) for b in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
-            warnings=[*_warnings(serving, engines), *self._problems()],
+            warnings=[*_warnings(serving, engines), *_vectors(serving, rooms.collection), *self._problems()],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
         )
@@ -152,6 +152,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
 def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:
     return [task for task, bundle in serving.items() if bundle.digest in engine.digests]
+
+
+def _vectors(serving: dict[str, InstalledBundle], collection: Collection) -> list[str]:
+    """Say which tasks are to be collected and cannot be."""
+    collected = [task for task in serving if collection.consent(task) != "off"]
+    return [
+        f"Task {task} answers with vectors, of which nothing is kept. Leave it out of 'collect' in agent.yaml."
+        for task in collected
+        if serving[task].manifest.task.kind == "embed"
+    ]
 
 
 def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) -> list[str]:

@@ -22,7 +22,7 @@ from tests.site_cases import read_outbox
 
 CARD = "4111 1111 1111 1111"
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
-COLLECT = {"pos": "upstream", "home": "local", "talk": "upstream", "visit": "upstream"}
+COLLECT = {"pos": "upstream", "home": "local", "talk": "upstream", "visit": "upstream", "near": "upstream"}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def daemon(tmp_path_factory) -> Iterator[RunningDaemon]:
             echo_bundle(folder / "off", "off", labels=labels),
             echo_bundle(folder / "talk", "talk", "generate"),
             echo_bundle(folder / "visit", "visit", "extract", labels=("NAME", "DRUG")),
+            echo_bundle(folder / "near", "near", "embed"),
         )
         yield running
 
@@ -113,6 +114,16 @@ def test_tasks_without_consent_leave_no_trace(daemon):
     with reviewing(daemon) as client:
         assert "PREDICTION_UNKNOWN" == refusal(client.prediction, asked)
         assert "PREDICTION_UNKNOWN" == refusal(client.accept, asked, reviewer="anna")
+
+
+def test_vectors_are_not_kept_and_status_says_so(daemon):
+    """Nobody could correct one; that 'collect' names the task is no reason to keep its input."""
+    with daemon.client() as client:
+        (answer,) = client.embed("near", ["a text for a vector"])
+    with reviewing(daemon) as client:
+        assert "PREDICTION_UNKNOWN" == refusal(client.prediction, answer.prediction_id)
+    with daemon.admin() as admin:
+        assert 1 == sum("Task near answers with vectors" in warning for warning in admin.status().warnings)
 
 
 def test_the_review_queue_comes_in_pages(daemon):

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_agent.cli import app, stick
-from edge_agent.client import ReviewClient
+from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
 from edge_agent.formats import receipts, segment, status
 from edge_agent.formats.document import public_key_hex, sign, timestamp
@@ -88,9 +88,26 @@ def test_records_and_texts_are_typed(daemon, run):
 def test_an_empty_queue_says_so_and_erasing_works(daemon, run):
     """The loop ends by itself."""
     ask(daemon, "bag", "forget me")
-    assert "1 judged." in run("review", "bag", stdin="#\n").stdout
+    assert "0 judged, 1 erased." in run("review", "bag", stdin="#\n").stdout
     result = run("review", "bag")
     assert (0, "Nothing more to review.\n0 judged.\n") == (result.exit_code, result.stdout)
+
+
+def test_one_answer_is_erased_by_its_name(daemon, run):
+    """What is here goes; what may have left is forgotten at the centre, too; an id of another form is refused."""
+    (asked,) = ask(daemon, "bag", "forget me by name")
+    with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
+        assert asked == client.prediction(asked).prediction_id
+        erased = run("erase", asked)
+        assert (0, True) == (erased.exit_code, erased.stdout.startswith("Erased here; ")), erased.output
+        with pytest.raises(CallFailed, match=asked):
+            client.prediction(asked)
+    (left,) = ask(daemon, "bag", "forget me everywhere")
+    with daemon.admin() as admin:
+        admin.seal_examples()
+    assert "Erased here; the centre is told to forget it with the next segment.\n" == run("erase", left).stdout
+    assert run("erase", left).stdout.startswith("It is not kept here, or not any more; ")
+    assert 2 == run("erase", "../etc").exit_code
 
 
 def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
@@ -173,10 +190,21 @@ def test_a_full_stick_holds_whole_files_and_says_what_is_missing(small_stick, tm
 
 def test_a_stick_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon, tmp_path):
     """The command says what was copied and what was not, and ends with 3."""
-    (tmp_path / "stick").write_bytes(b"no folder")
+    (tmp_path / "site=site-1").write_bytes(b"a stick that cannot be written to")
     ask(daemon, "pos", "one more")
-    result = run("export", str(tmp_path / "stick"))
+    result = run("export", str(tmp_path))
     assert (3, True) == (result.exit_code, "All of it is still here" in result.stderr), result.output
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_the_mount_point_of_a_stick_that_is_not_there_is_not_filled(run, tmp_path, command: str):
+    """No folder, or a file: nothing is made, and the technician reads what to do."""
+    missing = run(command, str(tmp_path / "stick"))
+    assert (3, True) == (missing.exit_code, "there is no folder" in missing.stderr), missing.output
+    assert "what to do: Plug the stick in" in missing.stderr
+    assert [] == list(tmp_path.iterdir())
+    (tmp_path / "stick").write_bytes(b"")
+    assert "is no folder" in run(command, str(tmp_path / "stick")).stderr
 
 
 def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):

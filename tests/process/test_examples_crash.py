@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, sam
 
 
 @pytest.fixture
-def field(tmp_path: Path) -> Field:
-    return Field(tmp_path)
+def field(tmp_path: Path) -> Iterator[Field]:
+    with Field(tmp_path) as laid_out:
+        yield laid_out
 
 
 def check(field: Field, folder: Path, output: str) -> None:

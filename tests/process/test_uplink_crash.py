@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,18 +14,20 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats import uplink
+from tests.forking import Forking
 from tests.object_stores import s3
 from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
 from tests.uplink_cases import UplinkCase, signed_receipts
 
 SENDING = ("sendto", "writev", "sendmsg")
-ONCE = """
+IMPORTS = """
 import sys
 from pathlib import Path
 import structlog
 from edge_agent.errors import EdgeAgentError
 from tests.uplink_cases import UplinkCase
-
+"""
+ONCE = f"""{IMPORTS}
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject
 case = UplinkCase(Path(sys.argv[1]), sys.argv[2], dict(zip(sys.argv[3::2], sys.argv[4::2])))
 try:
@@ -42,6 +43,7 @@ class Site:
     def __init__(self, root: Path, url: str = "", options: dict[str, str] | None = None) -> None:
         self.root, self.url, self.options = root, url, options or {}
         self.number = 0
+        self.working = Forking(IMPORTS, ONCE, root)
 
     def fresh(self) -> UplinkCase:
         """Return a new copy of it, with an upstream of its own."""
@@ -57,21 +59,24 @@ class Site:
     def run(self, case: UplinkCase, *tracer: str) -> subprocess.CompletedProcess[str]:
         """Run the uplink once in a process of its own."""
         options = [part for pair in self.options.items() for part in pair]
-        command = [*tracer, sys.executable, "-B", "-c", ONCE, str(case.folder), case.config.url, *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return self.working.run([str(case.folder), case.config.url, *options], *tracer)
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path) -> Iterator[Site]:
     """Return a site whose upstream is a folder."""
-    return Site(tmp_path)
+    laid_out = Site(tmp_path)
+    with laid_out.working:
+        yield laid_out
 
 
 @pytest.fixture
 def bucket_site(tmp_path: Path) -> Iterator[Site]:
     """Return a site whose upstream is S3."""
     with s3() as served:
-        yield Site(tmp_path, "s3://fleet/swept", served.options)
+        laid_out = Site(tmp_path, "s3://fleet/swept", served.options)
+        with laid_out.working:
+            yield laid_out
 
 
 def hold(case: UplinkCase, before: dict[str, bytes]) -> None:

@@ -281,11 +281,11 @@ def test_status_shows_what_is_kept_and_what_was_given_up(run, daemon):
     """Consent, what is here, what waits for receipts; losses only where there are some."""
     examples = daemon.admin.status.examples
     examples.collect.update({"pos-intent": "upstream"})
-    examples.retained.update({"unsure": 3, "corrected": 1, "routine": 0})
+    examples.retained.update({"unsure": 3, "reviewed": 1, "routine": 0})
     examples.counters.update({"captured": 9, "dropped_queue_full": 0})
     examples.outbox_segments = 2
     shown = " ".join(run("status").stdout.split())
-    assert "examples of pos-intent (upstream); kept here: 1 corrected, 3 unsure;" in shown
+    assert "examples of pos-intent (upstream); kept here: 1 reviewed, 3 unsure;" in shown
     assert "waiting for receipts: 2 segments" in shown
     assert "given up" not in shown
     examples.counters.update({"sacrificed_routine": 5, "segments_lost": 1})

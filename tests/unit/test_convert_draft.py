@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from convert import recipe
+from convert import draft, recipe
 from convert import task as tasks
 from convert.draft import Wanted, advise, recipe_text, runtime_of, task_text
 from convert.recipe import Recipe
@@ -50,6 +50,30 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
         assert task.labels == ("O", "B-item", "I-item")
     elif wanted.labels:
         assert task.labels == wanted.labels
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "said"),
+    [
+        ("classify", "refund", "at least 2 labels; refund is one"),
+        ("classify", "", "label 1 of 1 is empty"),
+        ("classify", "refund,,price", "label 2 of 3 is empty"),
+        ("classify", "refund,price,", "label 3 of 3 is empty"),
+        ("extract", "item, item", "label item stands there twice"),
+        ("generate", "refund,price", "has no labels"),
+    ],
+)
+def test_labels_that_no_task_can_have_are_refused(kind, written: str, said: str):
+    """Before anything is written, and not by the first stage of a run."""
+    with pytest.raises(InvalidRequest, match=said):
+        draft.labels_of(written, kind)
+
+
+def test_labels_are_read_without_their_blanks():
+    """One field of a record is enough; no option means placeholders."""
+    assert ("refund", "not now") == draft.labels_of(" refund , not now", "classify")
+    assert ("item",) == draft.labels_of("item", "extract")
+    assert () == draft.labels_of(None, "classify")
 
 
 @pytest.mark.parametrize("wanted", [case[0] for case in CASES])

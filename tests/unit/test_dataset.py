@@ -295,6 +295,21 @@ def test_the_command_writes_a_folder_once(tmp_path: Path):
     assert (2, True) == (code, "does not replace" in output)
 
 
+def test_the_command_warns_of_a_split_without_rows(tmp_path: Path):
+    """Of one example there is no test; what was left out is said in words."""
+    folder = collected(
+        tmp_path, [*corrected(1, TEXTS[0]), *corrected(2, TEXTS[0], at=3), prediction(4, input=TEXTS[1])]
+    )
+    code, output = invoke(folder, "--format", "text-label", "--out", str(tmp_path / "out"))
+    assert 0 == code
+    lines = output.splitlines()
+    assert (
+        "left out of 3 examples: 1 without the review that this format needs, 1 the same as another, or nearly" in lines
+    )
+    assert ["1 row"] == [line.rpartition(": ")[2] for line in lines if line.endswith(" row")]
+    assert 1 == sum(line.startswith("warning: ") and "without a row" in line for line in lines)
+
+
 @pytest.mark.parametrize("shares", ["", "train", "train=0", "train=x", "../x=1", "train=nan"])
 def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str):
     """A name must be one and a share more than nothing."""

@@ -60,7 +60,7 @@ def test_routine_answers_are_sampled_and_say_so(tmp_path):
     missing = next(n for n in range(400) if f"prediction:p-{n}" not in sealed)
     site.judge(judgement(missing))
     site.house.seal_all()
-    assert ("corrected", 1.0) == tuple(vars(site.records()[f"prediction:p-{missing}"].kept).values())
+    assert ("reviewed", 1.0) == tuple(vars(site.records()[f"prediction:p-{missing}"].kept).values())
 
 
 def test_segments_have_a_size(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.examples.house import redactor_of
 from edge_agent.examples.records import Recorder
-from edge_agent.examples.spool import CORRECTED, ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE, UPSTREAM
+from edge_agent.examples.spool import ESCALATED, LOCAL, REVIEWED, ROUTINE, UNRANKED, UNSURE, UPSTREAM
 from edge_agent.formats import example
 from tests.examples import NOW
 from tests.site_cases import answered, config_of, judgement, manifest
@@ -59,7 +59,7 @@ def test_classes_say_who_is_given_up_first(tmp_path, expected, changes):
     """Unsure means below a threshold; a kind without confidence is routine; what a large model saw is escalated."""
     kept = recorder(tmp_path).prediction(answered(1, **changes), NOW)
     assert expected == (kept.class_, kept.rank)
-    assert kept.class_ < CORRECTED
+    assert kept.class_ < REVIEWED
 
 
 def test_consent_is_that_of_the_task(tmp_path):
