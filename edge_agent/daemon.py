@@ -68,6 +68,7 @@ class Daemon:
                 activation=self._activation,
                 engines=self._engines,
                 collection=self._collection,
+                updates=lambda: self._updater.overview,
                 config=config,
                 serving=lambda: self._serving,
                 drain=self.drain,

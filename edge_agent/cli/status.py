@@ -11,10 +11,11 @@ from rich.text import Text
 
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
-from edge_agent.client import ExamplesStatus, Status
+from edge_agent.client import ExamplesStatus, Status, UpdatesStatus
 
 # Counters of examples that an operator should see even when all is well again.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
+_UPDATE_STYLES = {"DONE": "green", "FAILED": "bold red", "ROLLED_BACK": "bold red", "HELD": "yellow"}
 _STATE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
 
 
@@ -45,12 +46,17 @@ def show(console: Console, status: Status, now: datetime) -> None:
         _show_tasks(console, status)
     else:
         console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
+    if status.updates and any(task.candidate for task in status.updates.tasks):
+        console.print()
+        _show_updates(console, status.updates, now)
     if status.engines:
         console.print()
         _show_engines(console, status)
     if status.examples:
         console.print()
         _show_examples(console, status.examples)
+    if status.updates and status.updates.problem:
+        print_trimmed(console, Text.assemble(("updates: ", "yellow"), status.updates.problem))
     for warning in status.warnings:
         print_trimmed(console, Text.assemble(("warning: ", "yellow"), warning))
 
@@ -70,6 +76,24 @@ def _show_tasks(console: Console, status: Status) -> None:
             "-" if task.threshold is None else f"{task.threshold:.2f}",
         )
     print_trimmed(console, tasks)
+
+
+def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> None:
+    print_trimmed(console, f"updates: channel {updates.channel}, plan {updates.plan_version or '-'}")
+    made = table("task", "runs", "before", "wanted", "state", "since", "why", wrap=("task", "why"))
+    for task in updates.tasks:
+        if task.candidate is None or task.since is None:
+            continue
+        made.add_row(
+            task.task,
+            task.active.version if task.active else "-",
+            task.previous.version if task.previous else "-",
+            task.candidate.version,
+            Text(task.state.lower().replace("_", " "), style=_UPDATE_STYLES.get(task.state, "")),
+            _duration((now - task.since).total_seconds()),
+            task.message or task.reason or "-",
+        )
+    print_trimmed(console, made)
 
 
 def _show_engines(console: Console, status: Status) -> None:

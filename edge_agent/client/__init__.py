@@ -28,7 +28,9 @@ from edge_agent.client.answers import (
     SealedExamples,
     Status,
     Task,
+    TaskUpdate,
     Timings,
+    UpdatesStatus,
 )
 from edge_agent.client.failure import CallFailed
 from edge_agent.client.review import ReviewClient
@@ -61,5 +63,7 @@ __all__ = [
     "SealedExamples",
     "Status",
     "Task",
+    "TaskUpdate",
     "Timings",
+    "UpdatesStatus",
 ]

@@ -237,6 +237,39 @@ class SealedExamples:
 
 
 @dataclass(frozen=True)
+class TaskUpdate:
+    """One task: what answers, what answered before, what the plan wants and how far that has come."""
+
+    task: str
+    active: BundleRef | None
+    previous: BundleRef | None
+    """What a rollback goes back to."""
+    candidate: BundleRef | None
+    """What the plan wants; None = nothing."""
+    state: str
+    """WAITING, FETCHING, STAGED, TESTING, SWITCHING, PROBATION, DONE, FAILED, ROLLED_BACK or HELD; else empty."""
+    since: datetime | None
+    """UTC, by a clock that may be wrong."""
+    reason: str
+    """Why it is in that state, as a code; empty = nothing is in the way."""
+    message: str
+    attempts: int
+    """Tries that something on this machine stopped."""
+
+
+@dataclass(frozen=True)
+class UpdatesStatus:
+    """Where the site stands with updates."""
+
+    channel: str
+    plan_version: int
+    """Of the newest plan that the site believes; 0 = none."""
+    problem: str
+    """Why what came last was not believed; empty = it was."""
+    tasks: tuple[TaskUpdate, ...]
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -252,3 +285,5 @@ class Status:
     disk_free_bytes: int
     examples: ExamplesStatus | None = None
     """None where nothing is collected."""
+    updates: UpdatesStatus | None = None
+    """None from a daemon that knows no updates."""

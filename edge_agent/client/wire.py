@@ -25,7 +25,9 @@ from edge_agent.client.answers import (
     Prediction,
     Status,
     Task,
+    TaskUpdate,
     Timings,
+    UpdatesStatus,
 )
 from edge_agent.client.failure import when
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2, task_pb2
@@ -226,6 +228,30 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         store_bytes=message.store_bytes,
         disk_free_bytes=message.disk_free_bytes,
         examples=_examples(message.examples) if message.HasField("examples") else None,
+        updates=_updates(message.updates) if message.HasField("updates") else None,
+    )
+
+
+def _updates(message: admin_pb2.UpdatesStatus) -> UpdatesStatus:
+    return UpdatesStatus(
+        channel=message.channel,
+        plan_version=message.plan_version,
+        problem=message.problem,
+        tasks=tuple(map(_task_update, message.tasks)),
+    )
+
+
+def _task_update(message: admin_pb2.TaskUpdate) -> TaskUpdate:
+    return TaskUpdate(
+        task=message.task,
+        active=bundle_ref(message.active) if message.HasField("active") else None,
+        previous=bundle_ref(message.previous) if message.HasField("previous") else None,
+        candidate=bundle_ref(message.candidate) if message.HasField("candidate") else None,
+        state=word(admin_pb2.UpdateState, message.state, "UPDATE_STATE_") if message.state else "",
+        since=message.since_time.ToDatetime(tzinfo=UTC) if message.HasField("since_time") else None,
+        reason=message.reason,
+        message=message.message,
+        attempts=message.attempts,
     )
 
 

@@ -74,6 +74,9 @@ class Collection:
             examples.input_characters_max,
         )
         self._enabled = self._enabled or (config.state_dir / "spool.db").exists()
+        # A site that is updated says how that went, whether it collects anything or not.
+        site = config.site
+        self._enabled = self._enabled or bool(config.update.root_file and site.id and site.recipients)
         self._writer = Writer(lambda: House(config, redactor, around), limits)
 
     def start(self) -> None:

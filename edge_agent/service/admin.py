@@ -16,6 +16,7 @@ from edge_agent.examples.collection import Collection
 from edge_agent.service import guard, messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
+from edge_agent.update.updater import Overview
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc
 
@@ -30,6 +31,7 @@ class Operated:
     activation: Activation
     engines: EnginePool
     collection: Collection
+    updates: Callable[[], Overview]
     config: Config
     serving: Callable[[], bool]
     drain: Callable[[], None]
@@ -61,6 +63,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             warnings=[*_warnings(serving, engines), *_vectors(serving, rooms.collection), *self._problems()],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
+            updates=messages.updates_message(rooms.activation, rooms.updates()),
         )
         if examples:
             response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))

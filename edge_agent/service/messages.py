@@ -9,8 +9,12 @@ from edge_agent.engine.pool import EngineStatus
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import CollectionStatus
 from edge_agent.formats.manifest import Manifest, Threshold
+from edge_agent.formats.status import UpdateState
 from edge_agent.routing.policy import Wish
+from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.update.updater import Overview
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 KINDS = {
@@ -33,6 +37,18 @@ STATES = {
     State.BACKING_OFF: admin_pb2.ENGINE_STATE_BACKING_OFF,
     State.FAILED: admin_pb2.ENGINE_STATE_FAILED,
     State.STOPPING: admin_pb2.ENGINE_STATE_STOPPING,
+}
+UPDATE_STATES: dict[UpdateState, admin_pb2.UpdateState] = {
+    "waiting": admin_pb2.UPDATE_STATE_WAITING,
+    "fetching": admin_pb2.UPDATE_STATE_FETCHING,
+    "staged": admin_pb2.UPDATE_STATE_STAGED,
+    "testing": admin_pb2.UPDATE_STATE_TESTING,
+    "switching": admin_pb2.UPDATE_STATE_SWITCHING,
+    "probation": admin_pb2.UPDATE_STATE_PROBATION,
+    "done": admin_pb2.UPDATE_STATE_DONE,
+    "failed": admin_pb2.UPDATE_STATE_FAILED,
+    "rolled_back": admin_pb2.UPDATE_STATE_ROLLED_BACK,
+    "held": admin_pb2.UPDATE_STATE_HELD,
 }
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
@@ -115,6 +131,32 @@ def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> ad
         epoch=status.epoch,
         collect={task: consent for task, consent in collect.items() if consent != "off"},
     )
+
+
+def updates_message(activation: Activation, overview: Overview) -> admin_pb2.UpdatesStatus:
+    """Describe where the site stands with updates."""
+    tasks = sorted(activation.serving.keys() | overview.rows.keys())
+    return admin_pb2.UpdatesStatus(
+        channel=overview.channel,
+        plan_version=overview.plan_version,
+        problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
+        tasks=[_task_update(task, activation, overview.rows.get(task)) for task in tasks],
+    )
+
+
+def _task_update(task: str, activation: Activation, row: Progress | None) -> admin_pb2.TaskUpdate:
+    message = admin_pb2.TaskUpdate(task=task)
+    if active := activation.serving.get(task):
+        message.active.CopyFrom(bundle_ref(active))
+    if digest := activation.inventory.rollbacks.get(task):
+        known = (bundle.manifest.version for bundle in activation.inventory.bundles if bundle.digest == digest)
+        message.previous.CopyFrom(task_pb2.BundleRef(task=task, version=next(known, ""), digest=digest))
+    if row is not None:
+        message.candidate.CopyFrom(task_pb2.BundleRef(task=task, version=row.version, digest=row.candidate))
+        message.state = UPDATE_STATES[row.state]
+        message.since_time.FromMilliseconds(int(row.since * 1000))
+        message.reason, message.message, message.attempts = row.reason, row.message, row.attempts
+    return message
 
 
 def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:

@@ -159,7 +159,7 @@ class Updater:
             if self.overview.problem is None or self.overview.problem.message != error.message:
                 log.warning("update_not_believed", reason=error.reason, message=error.message)
             return None, error
-        return self._verified, None
+        return self._verified, self._verified.problem
 
     def _wishes(self, fleet: Fleet, verified: Verified | None) -> Mapping[str, Wish]:
         now = max(self._around.now(), verified.issued_at if verified else 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.plan import Plan
 
 
@@ -28,6 +29,8 @@ class Verified:
     """By digest."""
     issued_at: float = 0.0
     """The newest time that was ever signed, in seconds since 1970: it is at least that late."""
+    problem: EdgeAgentError | None = None
+    """Why what lies in `incoming/` now is not believed: what is here was believed before, and still holds."""
 
     @property
     def plan_version(self) -> int:

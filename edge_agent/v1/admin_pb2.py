@@ -26,7 +26,7 @@ from edge_agent.v1 import task_pb2 as edge__agent_dot_v1_dot_task__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64ge_agent/v1/admin.proto\x12\redge_agent.v1\x1a\x18\x65\x64ge_agent/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n\x06\x45ngine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.edge_agent.v1.EngineState\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07pending\x18\x06 \x01(\r\x12\x10\n\x08restarts\x18\x07 \x01(\r\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\r\n\x05tasks\x18\t \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x33\n\x07\x64\x65tails\x18\x0b \x03(\x0b\x32\".edge_agent.v1.Engine.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdf\x01\n\x06\x42undle\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.edge_agent.v1.TaskKind\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x10\n\x08previous\x18\x05 \x01(\x08\x12\x0e\n\x06signed\x18\x06 \x01(\x08\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x30\n\x0cinstall_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x12\n\x10GetStatusRequest\"\xd2\x02\n\x11GetStatusResponse\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x16\n\x0eresident_bytes\x18\x04 \x01(\x04\x12\"\n\x05tasks\x18\x05 \x03(\x0b\x32\x13.edge_agent.v1.Task\x12&\n\x07\x65ngines\x18\x06 \x03(\x0b\x32\x15.edge_agent.v1.Engine\x12\x10\n\x08warnings\x18\x07 \x03(\t\x12\x13\n\x0bstore_bytes\x18\x08 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\t \x01(\x04\x12\x34\n\x08\x65xamples\x18\x14 \x01(\x0b\x32\x1d.edge_agent.v1.ExamplesStatusH\x00\x88\x01\x01\x42\x0b\n\t_examples\"\xb0\x03\n\x0e\x45xamplesStatus\x12=\n\x08\x63ounters\x18\x01 \x03(\x0b\x32+.edge_agent.v1.ExamplesStatus.CountersEntry\x12=\n\x08retained\x18\x02 \x03(\x0b\x32+.edge_agent.v1.ExamplesStatus.RetainedEntry\x12\x13\n\x0bspool_bytes\x18\x03 \x01(\x04\x12\x14\n\x0coutbox_bytes\x18\x04 \x01(\x04\x12\x17\n\x0foutbox_segments\x18\x05 \x01(\x04\x12\r\n\x05\x65poch\x18\x06 \x01(\t\x12;\n\x07\x63ollect\x18\x07 \x03(\x0b\x32*.edge_agent.v1.ExamplesStatus.CollectEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rRetainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a.\n\x0c\x43ollectEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x15\n\x13SealExamplesRequest\"b\n\x14SealExamplesResponse\x12\x10\n\x08segments\x18\x01 \x01(\x04\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x13\n\x0boutbox_path\x18\x03 \x01(\t\x12\x15\n\rreceipts_path\x18\x04 \x01(\t\"\x15\n\x13ReadReceiptsRequest\"(\n\x14ReadReceiptsResponse\x12\x10\n\x08segments\x18\x01 \x01(\x04\"I\n\x12ListBundlesRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x13ListBundlesResponse\x12&\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x15.edge_agent.v1.Bundle\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14InstallBundleRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x0bno_activate\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"W\n\x15InstallBundleResponse\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.edge_agent.v1.Bundle\x12\x17\n\x0fnewly_installed\x18\x02 \x01(\x08\"5\n\x15\x41\x63tivateBundleRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\"?\n\x16\x41\x63tivateBundleResponse\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.edge_agent.v1.Bundle\"#\n\x13RollbackTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"=\n\x14RollbackTaskResponse\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.edge_agent.v1.Bundle\"3\n\x13RemoveBundleRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\"+\n\x14RemoveBundleResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\x0e\n\x0c\x44rainRequest\"\x0f\n\rDrainResponse*\xb0\x01\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x01\x12\x16\n\x12\x45NGINE_STATE_READY\x10\x02\x12\x1c\n\x18\x45NGINE_STATE_BACKING_OFF\x10\x03\x12\x17\n\x13\x45NGINE_STATE_FAILED\x10\x04\x12\x19\n\x15\x45NGINE_STATE_STOPPING\x10\x05\x32\x97\x06\n\x0c\x41\x64minService\x12N\n\tGetStatus\x12\x1f.edge_agent.v1.GetStatusRequest\x1a .edge_agent.v1.GetStatusResponse\x12T\n\x0bListBundles\x12!.edge_agent.v1.ListBundlesRequest\x1a\".edge_agent.v1.ListBundlesResponse\x12Z\n\rInstallBundle\x12#.edge_agent.v1.InstallBundleRequest\x1a$.edge_agent.v1.InstallBundleResponse\x12]\n\x0e\x41\x63tivateBundle\x12$.edge_agent.v1.ActivateBundleRequest\x1a%.edge_agent.v1.ActivateBundleResponse\x12W\n\x0cRollbackTask\x12\".edge_agent.v1.RollbackTaskRequest\x1a#.edge_agent.v1.RollbackTaskResponse\x12W\n\x0cRemoveBundle\x12\".edge_agent.v1.RemoveBundleRequest\x1a#.edge_agent.v1.RemoveBundleResponse\x12W\n\x0cSealExamples\x12\".edge_agent.v1.SealExamplesRequest\x1a#.edge_agent.v1.SealExamplesResponse\x12W\n\x0cReadReceipts\x12\".edge_agent.v1.ReadReceiptsRequest\x1a#.edge_agent.v1.ReadReceiptsResponse\x12\x42\n\x05\x44rain\x12\x1b.edge_agent.v1.DrainRequest\x1a\x1c.edge_agent.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64ge_agent/v1/admin.proto\x12\redge_agent.v1\x1a\x18\x65\x64ge_agent/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n\x06\x45ngine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.edge_agent.v1.EngineState\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07pending\x18\x06 \x01(\r\x12\x10\n\x08restarts\x18\x07 \x01(\r\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\r\n\x05tasks\x18\t \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x33\n\x07\x64\x65tails\x18\x0b \x03(\x0b\x32\".edge_agent.v1.Engine.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdf\x01\n\x06\x42undle\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.edge_agent.v1.TaskKind\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x10\n\x08previous\x18\x05 \x01(\x08\x12\x0e\n\x06signed\x18\x06 \x01(\x08\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x30\n\x0cinstall_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x12\n\x10GetStatusRequest\"\x81\x03\n\x11GetStatusResponse\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x16\n\x0eresident_bytes\x18\x04 \x01(\x04\x12\"\n\x05tasks\x18\x05 \x03(\x0b\x32\x13.edge_agent.v1.Task\x12&\n\x07\x65ngines\x18\x06 \x03(\x0b\x32\x15.edge_agent.v1.Engine\x12\x10\n\x08warnings\x18\x07 \x03(\t\x12\x13\n\x0bstore_bytes\x18\x08 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\t \x01(\x04\x12\x34\n\x08\x65xamples\x18\x14 \x01(\x0b\x32\x1d.edge_agent.v1.ExamplesStatusH\x00\x88\x01\x01\x12-\n\x07updates\x18\x15 \x01(\x0b\x32\x1c.edge_agent.v1.UpdatesStatusB\x0b\n\t_examples\"\xe0\x02\n\nTaskUpdate\x12\x0c\n\x04task\x18\x01 \x01(\t\x12-\n\x06\x61\x63tive\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.BundleRefH\x00\x88\x01\x01\x12/\n\x08previous\x18\x03 \x01(\x0b\x32\x18.edge_agent.v1.BundleRefH\x01\x88\x01\x01\x12\x30\n\tcandidate\x18\x04 \x01(\x0b\x32\x18.edge_agent.v1.BundleRefH\x02\x88\x01\x01\x12)\n\x05state\x18\x05 \x01(\x0e\x32\x1a.edge_agent.v1.UpdateState\x12.\n\nsince_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x10\n\x08\x61ttempts\x18\t \x01(\rB\t\n\x07_activeB\x0b\n\t_previousB\x0c\n\n_candidate\"q\n\rUpdatesStatus\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x14\n\x0cplan_version\x18\x02 \x01(\r\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12(\n\x05tasks\x18\x04 \x03(\x0b\x32\x19.edge_agent.v1.TaskUpdate\"\xb0\x03\n\x0e\x45xamplesStatus\x12=\n\x08\x63ounters\x18\x01 \x03(\x0b\x32+.edge_agent.v1.ExamplesStatus.CountersEntry\x12=\n\x08retained\x18\x02 \x03(\x0b\x32+.edge_agent.v1.ExamplesStatus.RetainedEntry\x12\x13\n\x0bspool_bytes\x18\x03 \x01(\x04\x12\x14\n\x0coutbox_bytes\x18\x04 \x01(\x04\x12\x17\n\x0foutbox_segments\x18\x05 \x01(\x04\x12\r\n\x05\x65poch\x18\x06 \x01(\t\x12;\n\x07\x63ollect\x18\x07 \x03(\x0b\x32*.edge_agent.v1.ExamplesStatus.CollectEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rRetainedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a.\n\x0c\x43ollectEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x15\n\x13SealExamplesRequest\"b\n\x14SealExamplesResponse\x12\x10\n\x08segments\x18\x01 \x01(\x04\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x13\n\x0boutbox_path\x18\x03 \x01(\t\x12\x15\n\rreceipts_path\x18\x04 \x01(\t\"\x15\n\x13ReadReceiptsRequest\"(\n\x14ReadReceiptsResponse\x12\x10\n\x08segments\x18\x01 \x01(\x04\"I\n\x12ListBundlesRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x13ListBundlesResponse\x12&\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x15.edge_agent.v1.Bundle\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14InstallBundleRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x0bno_activate\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"W\n\x15InstallBundleResponse\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.edge_agent.v1.Bundle\x12\x17\n\x0fnewly_installed\x18\x02 \x01(\x08\"5\n\x15\x41\x63tivateBundleRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\"?\n\x16\x41\x63tivateBundleResponse\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.edge_agent.v1.Bundle\"#\n\x13RollbackTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"=\n\x14RollbackTaskResponse\x12%\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x15.edge_agent.v1.Bundle\"3\n\x13RemoveBundleRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\"+\n\x14RemoveBundleResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\x0e\n\x0c\x44rainRequest\"\x0f\n\rDrainResponse*\xb0\x01\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x01\x12\x16\n\x12\x45NGINE_STATE_READY\x10\x02\x12\x1c\n\x18\x45NGINE_STATE_BACKING_OFF\x10\x03\x12\x17\n\x13\x45NGINE_STATE_FAILED\x10\x04\x12\x19\n\x15\x45NGINE_STATE_STOPPING\x10\x05*\xb0\x02\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14UPDATE_STATE_WAITING\x10\x01\x12\x19\n\x15UPDATE_STATE_FETCHING\x10\x02\x12\x17\n\x13UPDATE_STATE_STAGED\x10\x03\x12\x18\n\x14UPDATE_STATE_TESTING\x10\x04\x12\x1a\n\x16UPDATE_STATE_SWITCHING\x10\x05\x12\x1a\n\x16UPDATE_STATE_PROBATION\x10\x06\x12\x15\n\x11UPDATE_STATE_DONE\x10\x07\x12\x17\n\x13UPDATE_STATE_FAILED\x10\x08\x12\x1c\n\x18UPDATE_STATE_ROLLED_BACK\x10\t\x12\x15\n\x11UPDATE_STATE_HELD\x10\n2\x97\x06\n\x0c\x41\x64minService\x12N\n\tGetStatus\x12\x1f.edge_agent.v1.GetStatusRequest\x1a .edge_agent.v1.GetStatusResponse\x12T\n\x0bListBundles\x12!.edge_agent.v1.ListBundlesRequest\x1a\".edge_agent.v1.ListBundlesResponse\x12Z\n\rInstallBundle\x12#.edge_agent.v1.InstallBundleRequest\x1a$.edge_agent.v1.InstallBundleResponse\x12]\n\x0e\x41\x63tivateBundle\x12$.edge_agent.v1.ActivateBundleRequest\x1a%.edge_agent.v1.ActivateBundleResponse\x12W\n\x0cRollbackTask\x12\".edge_agent.v1.RollbackTaskRequest\x1a#.edge_agent.v1.RollbackTaskResponse\x12W\n\x0cRemoveBundle\x12\".edge_agent.v1.RemoveBundleRequest\x1a#.edge_agent.v1.RemoveBundleResponse\x12W\n\x0cSealExamples\x12\".edge_agent.v1.SealExamplesRequest\x1a#.edge_agent.v1.SealExamplesResponse\x12W\n\x0cReadReceipts\x12\".edge_agent.v1.ReadReceiptsRequest\x1a#.edge_agent.v1.ReadReceiptsResponse\x12\x42\n\x05\x44rain\x12\x1b.edge_agent.v1.DrainRequest\x1a\x1c.edge_agent.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,8 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMPLESSTATUS_RETAINEDENTRY']._serialized_options = b'8\001'
   _globals['_EXAMPLESSTATUS_COLLECTENTRY']._loaded_options = None
   _globals['_EXAMPLESSTATUS_COLLECTENTRY']._serialized_options = b'8\001'
-  _globals['_ENGINESTATE']._serialized_start=2302
-  _globals['_ENGINESTATE']._serialized_end=2478
+  _globals['_ENGINESTATE']._serialized_start=2819
+  _globals['_ENGINESTATE']._serialized_end=2995
+  _globals['_UPDATESTATE']._serialized_start=2998
+  _globals['_UPDATESTATE']._serialized_end=3302
   _globals['_ENGINE']._serialized_start=104
   _globals['_ENGINE']._serialized_end=407
   _globals['_ENGINE_DETAILSENTRY']._serialized_start=361
@@ -52,47 +54,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=635
   _globals['_GETSTATUSREQUEST']._serialized_end=653
   _globals['_GETSTATUSRESPONSE']._serialized_start=656
-  _globals['_GETSTATUSRESPONSE']._serialized_end=994
-  _globals['_EXAMPLESSTATUS']._serialized_start=997
-  _globals['_EXAMPLESSTATUS']._serialized_end=1429
-  _globals['_EXAMPLESSTATUS_COUNTERSENTRY']._serialized_start=1285
-  _globals['_EXAMPLESSTATUS_COUNTERSENTRY']._serialized_end=1332
-  _globals['_EXAMPLESSTATUS_RETAINEDENTRY']._serialized_start=1334
-  _globals['_EXAMPLESSTATUS_RETAINEDENTRY']._serialized_end=1381
-  _globals['_EXAMPLESSTATUS_COLLECTENTRY']._serialized_start=1383
-  _globals['_EXAMPLESSTATUS_COLLECTENTRY']._serialized_end=1429
-  _globals['_SEALEXAMPLESREQUEST']._serialized_start=1431
-  _globals['_SEALEXAMPLESREQUEST']._serialized_end=1452
-  _globals['_SEALEXAMPLESRESPONSE']._serialized_start=1454
-  _globals['_SEALEXAMPLESRESPONSE']._serialized_end=1552
-  _globals['_READRECEIPTSREQUEST']._serialized_start=1554
-  _globals['_READRECEIPTSREQUEST']._serialized_end=1575
-  _globals['_READRECEIPTSRESPONSE']._serialized_start=1577
-  _globals['_READRECEIPTSRESPONSE']._serialized_end=1617
-  _globals['_LISTBUNDLESREQUEST']._serialized_start=1619
-  _globals['_LISTBUNDLESREQUEST']._serialized_end=1692
-  _globals['_LISTBUNDLESRESPONSE']._serialized_start=1694
-  _globals['_LISTBUNDLESRESPONSE']._serialized_end=1780
-  _globals['_INSTALLBUNDLEREQUEST']._serialized_start=1782
-  _globals['_INSTALLBUNDLEREQUEST']._serialized_end=1859
-  _globals['_INSTALLBUNDLERESPONSE']._serialized_start=1861
-  _globals['_INSTALLBUNDLERESPONSE']._serialized_end=1948
-  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_start=1950
-  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_end=2003
-  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_start=2005
-  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_end=2068
-  _globals['_ROLLBACKTASKREQUEST']._serialized_start=2070
-  _globals['_ROLLBACKTASKREQUEST']._serialized_end=2105
-  _globals['_ROLLBACKTASKRESPONSE']._serialized_start=2107
-  _globals['_ROLLBACKTASKRESPONSE']._serialized_end=2168
-  _globals['_REMOVEBUNDLEREQUEST']._serialized_start=2170
-  _globals['_REMOVEBUNDLEREQUEST']._serialized_end=2221
-  _globals['_REMOVEBUNDLERESPONSE']._serialized_start=2223
-  _globals['_REMOVEBUNDLERESPONSE']._serialized_end=2266
-  _globals['_DRAINREQUEST']._serialized_start=2268
-  _globals['_DRAINREQUEST']._serialized_end=2282
-  _globals['_DRAINRESPONSE']._serialized_start=2284
-  _globals['_DRAINRESPONSE']._serialized_end=2299
-  _globals['_ADMINSERVICE']._serialized_start=2481
-  _globals['_ADMINSERVICE']._serialized_end=3272
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1041
+  _globals['_TASKUPDATE']._serialized_start=1044
+  _globals['_TASKUPDATE']._serialized_end=1396
+  _globals['_UPDATESSTATUS']._serialized_start=1398
+  _globals['_UPDATESSTATUS']._serialized_end=1511
+  _globals['_EXAMPLESSTATUS']._serialized_start=1514
+  _globals['_EXAMPLESSTATUS']._serialized_end=1946
+  _globals['_EXAMPLESSTATUS_COUNTERSENTRY']._serialized_start=1802
+  _globals['_EXAMPLESSTATUS_COUNTERSENTRY']._serialized_end=1849
+  _globals['_EXAMPLESSTATUS_RETAINEDENTRY']._serialized_start=1851
+  _globals['_EXAMPLESSTATUS_RETAINEDENTRY']._serialized_end=1898
+  _globals['_EXAMPLESSTATUS_COLLECTENTRY']._serialized_start=1900
+  _globals['_EXAMPLESSTATUS_COLLECTENTRY']._serialized_end=1946
+  _globals['_SEALEXAMPLESREQUEST']._serialized_start=1948
+  _globals['_SEALEXAMPLESREQUEST']._serialized_end=1969
+  _globals['_SEALEXAMPLESRESPONSE']._serialized_start=1971
+  _globals['_SEALEXAMPLESRESPONSE']._serialized_end=2069
+  _globals['_READRECEIPTSREQUEST']._serialized_start=2071
+  _globals['_READRECEIPTSREQUEST']._serialized_end=2092
+  _globals['_READRECEIPTSRESPONSE']._serialized_start=2094
+  _globals['_READRECEIPTSRESPONSE']._serialized_end=2134
+  _globals['_LISTBUNDLESREQUEST']._serialized_start=2136
+  _globals['_LISTBUNDLESREQUEST']._serialized_end=2209
+  _globals['_LISTBUNDLESRESPONSE']._serialized_start=2211
+  _globals['_LISTBUNDLESRESPONSE']._serialized_end=2297
+  _globals['_INSTALLBUNDLEREQUEST']._serialized_start=2299
+  _globals['_INSTALLBUNDLEREQUEST']._serialized_end=2376
+  _globals['_INSTALLBUNDLERESPONSE']._serialized_start=2378
+  _globals['_INSTALLBUNDLERESPONSE']._serialized_end=2465
+  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_start=2467
+  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_end=2520
+  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_start=2522
+  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_end=2585
+  _globals['_ROLLBACKTASKREQUEST']._serialized_start=2587
+  _globals['_ROLLBACKTASKREQUEST']._serialized_end=2622
+  _globals['_ROLLBACKTASKRESPONSE']._serialized_start=2624
+  _globals['_ROLLBACKTASKRESPONSE']._serialized_end=2685
+  _globals['_REMOVEBUNDLEREQUEST']._serialized_start=2687
+  _globals['_REMOVEBUNDLEREQUEST']._serialized_end=2738
+  _globals['_REMOVEBUNDLERESPONSE']._serialized_start=2740
+  _globals['_REMOVEBUNDLERESPONSE']._serialized_end=2783
+  _globals['_DRAINREQUEST']._serialized_start=2785
+  _globals['_DRAINREQUEST']._serialized_end=2799
+  _globals['_DRAINRESPONSE']._serialized_start=2801
+  _globals['_DRAINRESPONSE']._serialized_end=2816
+  _globals['_ADMINSERVICE']._serialized_start=3305
+  _globals['_ADMINSERVICE']._serialized_end=4096
 # @@protoc_insertion_point(module_scope)

@@ -19,12 +19,37 @@ class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_STATE_BACKING_OFF: _ClassVar[EngineState]
     ENGINE_STATE_FAILED: _ClassVar[EngineState]
     ENGINE_STATE_STOPPING: _ClassVar[EngineState]
+
+class UpdateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPDATE_STATE_UNSPECIFIED: _ClassVar[UpdateState]
+    UPDATE_STATE_WAITING: _ClassVar[UpdateState]
+    UPDATE_STATE_FETCHING: _ClassVar[UpdateState]
+    UPDATE_STATE_STAGED: _ClassVar[UpdateState]
+    UPDATE_STATE_TESTING: _ClassVar[UpdateState]
+    UPDATE_STATE_SWITCHING: _ClassVar[UpdateState]
+    UPDATE_STATE_PROBATION: _ClassVar[UpdateState]
+    UPDATE_STATE_DONE: _ClassVar[UpdateState]
+    UPDATE_STATE_FAILED: _ClassVar[UpdateState]
+    UPDATE_STATE_ROLLED_BACK: _ClassVar[UpdateState]
+    UPDATE_STATE_HELD: _ClassVar[UpdateState]
 ENGINE_STATE_UNSPECIFIED: EngineState
 ENGINE_STATE_STARTING: EngineState
 ENGINE_STATE_READY: EngineState
 ENGINE_STATE_BACKING_OFF: EngineState
 ENGINE_STATE_FAILED: EngineState
 ENGINE_STATE_STOPPING: EngineState
+UPDATE_STATE_UNSPECIFIED: UpdateState
+UPDATE_STATE_WAITING: UpdateState
+UPDATE_STATE_FETCHING: UpdateState
+UPDATE_STATE_STAGED: UpdateState
+UPDATE_STATE_TESTING: UpdateState
+UPDATE_STATE_SWITCHING: UpdateState
+UPDATE_STATE_PROBATION: UpdateState
+UPDATE_STATE_DONE: UpdateState
+UPDATE_STATE_FAILED: UpdateState
+UPDATE_STATE_ROLLED_BACK: UpdateState
+UPDATE_STATE_HELD: UpdateState
 
 class Engine(_message.Message):
     __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details")
@@ -84,7 +109,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates")
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +120,7 @@ class GetStatusResponse(_message.Message):
     STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -105,7 +131,42 @@ class GetStatusResponse(_message.Message):
     store_bytes: int
     disk_free_bytes: int
     examples: ExamplesStatus
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ...) -> None: ...
+    updates: UpdatesStatus
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ...) -> None: ...
+
+class TaskUpdate(_message.Message):
+    __slots__ = ("task", "active", "previous", "candidate", "state", "since_time", "reason", "message", "attempts")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    active: _task_pb2.BundleRef
+    previous: _task_pb2.BundleRef
+    candidate: _task_pb2.BundleRef
+    state: UpdateState
+    since_time: _timestamp_pb2.Timestamp
+    reason: str
+    message: str
+    attempts: int
+    def __init__(self, task: _Optional[str] = ..., active: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., previous: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., candidate: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., state: _Optional[_Union[UpdateState, str]] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., attempts: _Optional[int] = ...) -> None: ...
+
+class UpdatesStatus(_message.Message):
+    __slots__ = ("channel", "plan_version", "problem", "tasks")
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    PLAN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    channel: str
+    plan_version: int
+    problem: str
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskUpdate]
+    def __init__(self, channel: _Optional[str] = ..., plan_version: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskUpdate, _Mapping]]] = ...) -> None: ...
 
 class ExamplesStatus(_message.Message):
     __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,30 @@ def test_status_without_examples_is_as_before(run, daemon):
     """A site that collects nothing reads nothing of it."""
     assert "examples" not in run("status").stdout
     assert json.loads(run("status", "--json").stdout)["examples"] is None
+
+
+def test_status_shows_where_updates_stand(run, daemon):
+    """One line for each task that the plan names: what runs, what is wanted, how far, since when, and why."""
+    updates = daemon.admin.status.updates
+    updates.channel, updates.plan_version = "stable", 12
+    assert "stable" not in run("status").stdout  # the plan names no task of this site
+    updates.tasks.add(task="quiet")
+    made = updates.tasks.add(task="pos-intent", state=8, message="2 of 20 golden inputs are answered otherwise")
+    made.active.version, made.previous.version, made.candidate.version = "1.2.0", "1.1.0", "2.0.0"
+    made.since_time.FromDatetime(datetime.now(UTC) - timedelta(hours=3))
+    updates.problem = "the update in /incoming is no longer valid"
+    shown = [" ".join(line.split()) for line in run("status").stdout.splitlines()]
+    assert "updates: channel stable, plan 12" in shown
+    assert "pos-intent 1.2.0 1.1.0 2.0.0 failed 3 h 2 of 20 golden inputs are answered otherwise" in shown
+    assert "updates: the update in /incoming is no longer valid" in shown
+    assert not any(line.startswith("quiet") for line in shown)
+    plain = json.loads(run("status", "--json").stdout)["updates"]
+    assert (12, "FAILED", "2.0.0") == (
+        plain["plan_version"],
+        plain["tasks"][1]["state"],
+        plain["tasks"][1]["candidate"]["version"],
+    )
+    assert (None, "") == (plain["tasks"][0]["candidate"], plain["tasks"][0]["state"])
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StoreDamaged
+from edge_agent.examples.house import House, redactor_of
 from edge_agent.examples.site_key import site_key
 from edge_agent.formats import segment, status
+from edge_agent.formats.status import SiteUpdates
 from tests.examples import SITE_KEY
 from tests.site_cases import ASite, answered, judgement, read_outbox
 
@@ -249,3 +252,26 @@ def test_the_site_keeps_its_key(tmp_path):
     with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
         site_key(path)
     assert b"-----BEGIN" == path.read_bytes()
+
+
+def test_a_change_of_updates_is_told_at_once(site):
+    """A failure is not news of a quarter of an hour ago; what stays the same is not written again."""
+    revision = 0
+    around = replace(
+        site.clock.around(), updates=lambda: SiteUpdates(channel="beta", plan_version=4), revision=lambda: revision
+    )
+    site.house.close()
+    site.house = House(site.config, redactor_of(site.config), around)
+    path = site.config.outbox / "status.json"
+    site.house.keep()
+    body = status.verify(path.read_bytes(), None).body
+    assert ("beta", 4) == (body.channel, body.plan_version)
+    path.unlink()
+    site.house.keep()
+    assert not path.exists()
+    revision = 1
+    site.house.keep()
+    assert path.exists()
+    path.unlink()
+    site.house.keep()
+    assert not path.exists()

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from edge_agent.config import UpdateConfig
 from edge_agent.errors import DiskFull, EdgeAgentError, PredictionUnknown, StoreDamaged
 from edge_agent.examples.collection import Collection
 from edge_agent.examples.house import House, Surroundings
@@ -200,6 +201,16 @@ async def test_a_site_that_collects_nothing_makes_no_files(tmp_path):
         await collection.find("p-1")
     collection.stop()
     assert [] == list(tmp_path.iterdir())
+
+
+async def test_a_site_that_is_updated_says_how_it_went(tmp_path):
+    """It has a root of trust and a centre: the status object is written although nothing is collected."""
+    config = config_of(tmp_path, collect={}).model_copy(update={"update": UpdateConfig(root_file="/etc/root.json")})
+    collection = Collection(config, Surroundings(lambda: (), "0.1.0"))
+    collection.start()
+    await collection.status()
+    collection.stop()
+    assert (config.outbox / "status.json").exists()
 
 
 async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path):
