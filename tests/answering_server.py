@@ -43,6 +43,10 @@ class AnsweringServer:
         self.only, self.way = only, way
         self.requests.clear()
 
+    def sent_of(self, path: str) -> int:
+        """Return how many bytes of content were sent of an object."""
+        return self.sent.get(path, 0)
+
     def hang(self) -> None:
         """Keep a request waiting until the end of the test."""
         self._released.wait(60)
@@ -161,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Last-Modified", "Wed, 25 Nov 2026 10:00:00 GMT")
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(content)
 
     do_GET = do_PUT = do_HEAD = handle_any  # noqa: N815 - named by the base class
 

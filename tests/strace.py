@@ -20,7 +20,7 @@ import pytest
 SEED = 2
 QUICK_POINTS = 12
 WRITING = ("write", "pwrite64", "fsync", "fdatasync")
-CALLS = (*WRITING, "rename", "unlink", "mkdir", "ftruncate", "fchmod")
+CALLS = (*WRITING, "rename", "unlink", "mkdir", "ftruncate", "fchmod", "fallocate")
 Point = tuple[str, int]
 
 

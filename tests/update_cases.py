@@ -110,6 +110,7 @@ class UpdateCase(UplinkCase):
     """A site that mirrors a repository; without `url` it sends nothing."""
 
     def __init__(self, folder: Path, updates_url: str, options: dict[str, str] | None = None, **settings: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.incoming = folder / "incoming"
         secrets = {name: value for name, value in (options or {}).items() if "key" in name}
         if secrets:

@@ -12,10 +12,10 @@ Once = Annotated[bool, typer.Option("--once", help="Do what is due and end, as f
 
 
 def run(ctx: typer.Context, once: Once = False) -> None:
-    """Bring sealed examples to the centre and its receipts back, until SIGTERM or Ctrl-C.
+    """Bring sealed examples to the centre, its receipts and updates back, until SIGTERM or Ctrl-C.
 
-    Needs 'url' under 'uplink' in agent.yaml. Runs beside the daemon, as a user of its own that can read the outbox and
-    nothing else: docs/uplink.md.
+    Needs 'url' or 'updates_url' under 'uplink' in agent.yaml. Runs beside the daemon, as a user of its own that can
+    read the outbox and nothing else: docs/uplink.md.
 
     Example: [bold]edge-agent uplink --once[/bold]
     """

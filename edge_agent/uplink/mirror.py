@@ -355,7 +355,9 @@ class Mirror:
     def _heard(self, store: str) -> None:
         known = self._known
         if known.links[store].state != "online":
-            log.info("online", upstream=self._places.name)
+            log.info(
+                "online", upstream=self._updates.name if self._updates and store != self._up else self._places.name
+            )
         known.links[store] = connectivity.succeeded(known.links[store], self._clocks.running())
 
     def _went_well(self, action: plan.Action) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from edge_agent.formats import uplink
 from tests.eventually import eventually_sync
+from tests.update_cases import ADAPTER, WEIGHTS, UpdateCase, everything, published, rubbish, sha256
 from tests.uplink_cases import SITE, UplinkCase, signed_receipts
 
 NOBODY = 65_534
@@ -38,13 +39,14 @@ RESIDENT_BYTES_MAX = 160 * 2**20
 class Process:
     """A site's configuration, and the uplink as a process on it."""
 
-    def __init__(self, case: UplinkCase, url: str, **settings: Any) -> None:
+    def __init__(self, case: UplinkCase, url: str, incoming: str = "", **settings: Any) -> None:
         self.case = case
         self.environment = dict(os.environ)
         self.path = case.folder / "agent.yaml"
         section = {"url": url, "notes_dir": str(case.notes), "scan_seconds": 0.05, **settings}
         site = {"id": SITE, "outbox_dir": str(case.outbox), "receipts_dir": str(case.receipts)}
-        self.path.write_text(yaml.safe_dump({"site": site, "uplink": section, "log": {"format": "json"}}))
+        plain = {"site": site, "uplink": section, "update": {"incoming_dir": incoming}, "log": {"format": "json"}}
+        self.path.write_text(yaml.safe_dump(plain))
 
     def start(self, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
         """Start it."""
@@ -88,7 +90,13 @@ def test_once_brings_everything_and_ends(process: Process):
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({"url": ""}, 3, "uplink.url is not set"),
+        ({"url": ""}, 3, "uplink.url is not set, nor is updates_url"),
+        ({"url": "", "updates_url": "ftp://host/x"}, 3, "uplink.updates_url: 'ftp' is no kind of store"),
+        ({"url": "", "updates_url": "/tmp/ea-no-such-folder"}, 3, "is not there"),
+        ({"updates_url": "https://user:hunter2@host/x"}, 3, "the user or query of uplink.updates_url"),
+        ({"updates_url": "s3://b", "updates_options": {"secret_access_key": "hunter2"}}, 3, "may be a secret"),
+        ({"updates_url": "s3://b", "updates_credentials_file": "/tmp/ea-no"}, 3, "uplink.updates_credentials_file"),
+        ({"updates_url": "s3://b", "updates_options": {"no_such": "1"}}, 3, "does not take this updates_url"),
         ({"url": "ftp://host/x"}, 3, "'ftp' is no kind of store"),
         ({"url": "/tmp/ea-no-such-folder"}, 3, "is not there"),
         ({"url": "http://127.0.0.1:9/x", "options": {"allow_http": "true"}}, 4, "got no answer"),
@@ -121,7 +129,7 @@ def test_systemd_hears_when_it_works_and_stops(process: Process):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         address = process.case.folder / "notify"
         listening.bind(str(address))
-        listening.settimeout(20)
+        listening.settimeout(60)
         process.environment["NOTIFY_SOCKET"] = str(address)
         with process.start(stderr=subprocess.DEVNULL) as running:
             assert b"READY=1" == listening.recv(100)
@@ -191,6 +199,46 @@ def test_it_needs_nothing_but_the_outbox(process: Process):
     (case.outbox / "segments").chmod(0o700)
     code, error = process.once(BECOME.format(then="main()"))
     assert (3, True) == (code, "docs/uplink.md" in error)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_updates_come_in_as_its_own_user(process: Process):
+    """It reads wants.json and makes incoming/, which others of the group read and only it writes."""
+    case, repository = process.case, published()
+    update = UpdateCase(case.folder, repository.lay(case.folder / "repository"))
+    update.want(ADAPTER, WEIGHTS)
+    update.incoming.mkdir()
+    case.notes.mkdir()
+    for path in (case.outbox, *case.outbox.rglob("*")):
+        os.chown(path, 0, NOBODY)
+        path.chmod(0o750 if path.is_dir() else 0o640)
+    for path in (update.incoming, case.receipts, case.notes):
+        os.chown(path, NOBODY, NOBODY)
+    update.incoming.chmod(0o2750)
+    section = {"updates_url": update.config.updates_url, "disk_reserve_bytes": 0}
+    given = Process(case, "", incoming=str(update.incoming), **section)
+    assert 0 == given.once(BECOME.format(then="main()"))[0]
+    assert everything(repository) == update.arrived()
+    modes = {(path.is_dir(), path.stat().st_uid, oct(path.stat().st_mode)) for path in update.incoming.rglob("*")}
+    assert {(True, NOBODY, "0o42750"), (False, NOBODY, "0o100640")} == modes
+    assert {"status.json", "wants.json", "segments"} == {path.name for path in case.outbox.iterdir()}
+
+
+def test_killed_while_fetching_it_goes_on(process: Process):
+    """SIGKILL in the middle of a blob: what came stays, and the next one brings the rest."""
+    blob, repository = rubbish(20 * 2**20), published()
+    repository.blob(blob)
+    update = UpdateCase(process.case.folder, repository.lay(process.case.folder / "repository"))
+    update.want(blob)
+    section = {"updates_url": update.config.updates_url, "disk_reserve_bytes": 0}
+    slow = Process(process.case, "", incoming=str(update.incoming), bytes_per_second_max=2**20, **section)
+    partial = update.incoming / "blobs" / f".{sha256(blob)}.partial"
+    with slow.start(stderr=subprocess.DEVNULL) as running:
+        eventually_sync(lambda: partial.exists() and partial.stat().st_size >= 2**21, 30)
+        running.kill()
+    assert blob.startswith(partial.read_bytes())
+    assert 0 == Process(process.case, "", incoming=str(update.incoming), **section).once()[0]
+    assert blob == (update.incoming / "blobs" / sha256(blob)).read_bytes()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tests.answering_server import AnsweringServer
 from tests.eventually import eventually
 from tests.object_stores import azure, azurite, s3
+from tests.toxic_proxy import CutAnswer, ToxicProxy
 from tests.update_cases import (
     ADAPTER,
     CHUNK,
@@ -262,6 +264,32 @@ def test_a_look_that_was_interrupted_is_made_again(server: AnsweringServer, repo
         assert repository.release().items() <= case.arrived().items()
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_way_that_is_cut_again_and_again_gets_there(
+    reset: bool, server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """Each answer ends after 3 kB, less than a chunk: every byte that came is kept, and next to none comes again."""
+    with ToxicProxy(urllib.parse.urlsplit(server.address).port or 0) as proxy:
+        case = site_of(server, repository, tmp_path)
+        case.want()
+        assert failure(case) is None
+        options = {"allow_http": "true"}
+        url = f"http://127.0.0.1:{proxy.port}/fleet"
+        case = UpdateCase(tmp_path, url, options, request_seconds_max=5, failures_max=100)
+        case.want(WEIGHTS)
+        case.clock = Clock()
+        proxy.toxic = CutAnswer(3000, reset=reset)
+        server.answer("well")
+        mirror, notes = case.opened()
+        with notes:
+            while WEIGHTS != case.arrived().get(f"blobs/{sha256(WEIGHTS)}"):
+                action = asyncio.run(mirror.step())
+                case.clock.advance(max(0.0, action.until - case.clock.running))
+                assert len(server.requests) < 100
+        headers = 400 * len(server.requests)
+        assert proxy.answered <= len(WEIGHTS) + headers + 3000
+
+
 # --- together with examples -------------------------------------------------------------------------------------------
 
 
@@ -321,6 +349,26 @@ def test_a_bad_repository_does_not_stop_examples(
         server.answer("well")
         assert failure(case) is None
     assert 5 == case.noted()
+
+
+def test_what_is_known_of_a_store_holds_for_both(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Examples and updates in one store that does not answer: one small request is risked, not one for each."""
+    case = site_of(server, repository, tmp_path, url=f"{server.address}/sent", upload_options={"allow_http": "true"})
+    case.seal(2)
+    case.clock = Clock()
+    server.answer("closed")
+    mirror, notes = case.opened()
+    with notes:
+        asyncio.run(idle(mirror))
+        assert ["/sent/site=site-1/status.json"] == [urllib.parse.unquote(path) for _, path in server.requests]
+        state = case.state()
+        assert state.downloads is not None
+        assert ("offline", "offline") == (state.state, state.downloads.state)
+        server.answer("well")
+        case.clock.advance(10)
+        asyncio.run(idle(mirror))
+    assert 2 == case.noted()
+    assert everything(repository) == case.arrived()
 
 
 def test_a_bad_store_of_examples_does_not_stop_updates(server: AnsweringServer, repository: Repository, tmp_path: Path):

@@ -281,3 +281,22 @@ def test_a_key_at_the_wrong_level_is_named_with_its_section(tmp_path: Path) -> N
     with pytest.raises(ConfigInvalid) as caught:
         config.load(file, environ={})
     assert "Did you mean 'store.allow_unsigned'?" == caught.value.remedy
+
+
+def test_credentials_that_systemd_hands_over_are_found(tmp_path):
+    """One for each place of the uplink, where there is one; what the file says counts more."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(folder)}
+    path = write(tmp_path, "uplink: {updates_credentials_file: /own}")
+    assert ("", "/own") == _credential_files(config.load(path, environ=environ))
+    for name in ("uplink", "uplink-updates"):
+        (folder / name).touch()
+    assert (str(folder / "uplink"), "/own") == _credential_files(config.load(path, environ=environ))
+    path = write(tmp_path, "uplink:")
+    found = (str(folder / "uplink"), str(folder / "uplink-updates"))
+    assert found == _credential_files(config.load(path, environ=environ))
+
+
+def _credential_files(loaded: Config) -> tuple[str, str]:
+    return loaded.uplink.credentials_file, loaded.uplink.updates_credentials_file

@@ -1,0 +1,73 @@
+"""A release of the real publisher on its way to incoming/: what the uplink brings, a reader with keys believes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from convert.publish import reading
+from convert.publish.places import Folder
+from edge_agent.errors import EdgeAgentError
+from edge_agent.formats import manifest
+from edge_agent.formats.repository import root_name
+from tests.bundles import echo_bundle
+from tests.fleet_cases import Centre
+from tests.update_cases import UpdateCase
+
+
+def mirrored(centre: Centre, case: UpdateCase) -> dict[str, bytes]:
+    """Run the uplink once, and return what came but for the roots."""
+    case.once()
+    return {key: raw for key, raw in case.arrived().items() if not key.endswith(".root.json")}
+
+
+def published(centre: Centre) -> dict[str, bytes]:
+    """Return what the centre's repository holds now, but for roots, old versions and bundles."""
+    held = centre.held
+    keys = [f"metadata/{held.roles()[role].signed.version}.{role}.json" for role in ("snapshot", "targets", "plan")]
+    found = {key: (centre.folder / key).read_bytes() for key in (*keys, "metadata/timestamp.json")}
+    [plan] = [target.hashes["sha256"] for target in held.roles()["plan"].signed.targets.values()]
+    return {**found, f"blobs/{plan}": (centre.folder / "blobs" / plan).read_bytes()}
+
+
+@pytest.fixture
+def centre(tmp_path: Path) -> Centre:
+    """Return a centre with one bundle in its plan."""
+    made = Centre(tmp_path / "centre")
+    digest = made.publish(echo_bundle(tmp_path / "bundle", weights=b"weights of the first"))
+    made.plan(made.offering(digest))
+    return made
+
+
+def test_a_release_of_the_real_publisher_is_mirrored(centre: Centre, tmp_path: Path):
+    """Metadata, plan, the manifest and then its files; the next release, with a new root, the same."""
+    case = UpdateCase(tmp_path / "site", str(centre.folder))
+    case.want(root_version=1)
+    assert published(centre) == mirrored(centre, case)
+    [digest] = centre.held.bundles()
+    raw = (centre.folder / "blobs" / digest).read_bytes()
+    case.want(raw, root_version=1)
+    assert raw == mirrored(centre, case)[f"blobs/{digest}"]
+    files = [(each.sha256, each.size_bytes) for each in manifest.parse(raw).artifacts]
+    case.want_sizes([(digest, len(raw)), *files], root_version=1)
+    mirrored(centre, case)
+    assert b"weights of the first" == (case.incoming / "blobs" / files[0][0]).read_bytes()
+    centre.rotate_root()
+    case.want(root_version=1)
+    after = mirrored(centre, case)
+    assert published(centre).items() <= after.items()
+    root = centre.held.root.signed.version
+    assert (centre.folder / "metadata" / root_name(root)).read_bytes() == case.arrived()[f"metadata/{root_name(root)}"]
+
+
+def test_what_came_opens_as_a_repository(centre: Centre, tmp_path: Path):
+    """The folder alone is read by the code that checks the centre's own, every signature and hash in it."""
+    case = UpdateCase(tmp_path / "site", str(centre.folder))
+    case.once()
+    there, here = centre.held, reading.require(Folder(case.incoming), centre.root_bytes)
+    assert there.plan == here.plan
+    assert there.bundles() == here.bundles()
+    (case.incoming / "metadata" / "timestamp.json").write_bytes(b"{}")
+    with pytest.raises(EdgeAgentError):
+        reading.require(Folder(case.incoming), centre.root_bytes)

@@ -1,0 +1,130 @@
+"""A mirror killed, or failed by its disk, at every system call that matters: what is there is right, and it goes on.
+
+strace counts the calls of each thread apart, so a point may lie behind the end of its thread: no disturbance then.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_agent.formats import uplink
+from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
+from tests.update_cases import ADAPTER, WEIGHTS, Repository, UpdateCase, everything, published, rubbish, sha256
+
+WRITING = ("write", "pwrite64", "fsync", "fdatasync", "fallocate", "rename", "ftruncate", "mkdir")
+OLD = rubbish(700, 4)
+ONCE = """
+import sys
+from pathlib import Path
+import structlog
+from edge_agent.errors import EdgeAgentError
+from tests.update_cases import UpdateCase
+
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject
+case = UpdateCase(Path(sys.argv[1]), sys.argv[2])
+try:
+    case.once()
+except EdgeAgentError as error:
+    print(error.reason)
+    sys.exit(3)
+"""
+
+
+class Site:
+    """A site that has one release and is to get the next, with half of a blob here; laid out anew for each point."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.before, self.after = Repository(), published()
+        self.before.blob(OLD)
+        self.before.publish()
+        self.before.objects.update(self.after.objects)
+        self.after.objects.update(self.before.objects)
+        self.after.version = 1
+        self.after.publish()
+
+    def fresh(self) -> UpdateCase:
+        """Return a new copy of it."""
+        shutil.rmtree(self.root / "site", ignore_errors=True)
+        (self.root / "site").mkdir()
+        case = UpdateCase(self.root / "site", self.before.lay(self.root / "site" / "repository"))
+        case.want(OLD)
+        case.once()
+        case.want(ADAPTER, WEIGHTS)
+        (case.incoming / "blobs" / f".{sha256(WEIGHTS)}.partial").write_bytes(WEIGHTS[: len(WEIGHTS) // 2])
+        self.after.lay(self.root / "site" / "repository")
+        return case
+
+    def run(self, case: UpdateCase, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Run the uplink once in a process of its own."""
+        command = [*tracer, sys.executable, "-B", "-c", ONCE, str(case.folder), case.config.updates_url]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    def hold(self, case: UpdateCase, point: Point) -> None:
+        """Hold what is left to the promises, finish, and hold it to them again."""
+        here = case.arrived()
+        timestamp = here["metadata/timestamp.json"]
+        of_set = self.before if timestamp == self.before.objects["metadata/timestamp.json"] else self.after
+        assert of_set.release().items() <= here.items(), point
+        blobs = {key: raw for key, raw in here.items() if key.startswith("blobs/") and "partial" not in key}
+        assert {f"blobs/{sha256(raw)}" for raw in blobs.values()} == blobs.keys(), point
+        if (case.notes / "uplink.json").exists():
+            uplink.parse((case.notes / "uplink.json").read_bytes())
+        case.once()
+        left = {key for key in case.arrived() if key not in everything(self.after)}
+        assert everything(self.after).items() <= case.arrived().items(), point
+        assert not [key for key in left if key.startswith("blobs/") and key not in self.before.release()], point
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Return a site whose repository is a folder."""
+    return Site(tmp_path)
+
+
+def sweep(site: Site, every: list[Point], tracer: Callable[..., list[str]]) -> Counter[int]:
+    """Disturb one pass at each point; return how often they ended with which code."""
+    codes: Counter[int] = Counter()
+    for point in every:
+        case = site.fresh()
+        done = site.run(case, *tracer(*point))
+        assert "Traceback" not in done.stderr, (point, done.stderr)
+        codes[done.returncode] += 1
+        site.hold(case, point)
+    return codes
+
+
+def every_point(site: Site) -> list[Point]:
+    """Return the points of one undisturbed pass."""
+    case = site.fresh()
+    return points(lambda *tracer: site.run(case, *tracer), site.root / "log")
+
+
+@needs_strace
+def test_a_kill_at_sampled_points_leaves_one_set_or_the_other(site: Site):
+    """The metadata belongs together, blobs are what their names say, and the next pass brings the rest."""
+    assert 0 < sum(count for code, count in sweep(site, sample(every_point(site), 6), killed_at).items() if code)
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_anywhere_leaves_one_set_or_the_other(site: Site):
+    """Every call that writes, syncs, takes room, renames or removes, in every thread."""
+    codes = sweep(site, every_point(site), killed_at)
+    assert codes.total() - codes[0] > 40
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_leaves_one_set_or_the_other(site: Site, error: str):
+    """Each write, sync, rename and taking of room fails once: an error of ours, or it gets over it."""
+    wanted = [point for point in every_point(site) if point[0] in WRITING]
+    assert {0, 3} == sweep(site, wanted, lambda call, number: failed_at(call, number, error)).keys()
