@@ -24,12 +24,18 @@ from convert.cli import (
     fleet,
     init,
     keys,
+    plan,
+    publish,
     quantize,
+    rotate,
     run,
     setup,
+    sign,
     sites,
+    stick,
     stopping,
     synthesize,
+    verify_repo,
 )
 from convert.pipeline import STAGES
 from edge_agent import __version__
@@ -123,6 +129,13 @@ app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(sites.app, name="sites")
+app.command("publish")(publish.Command)
+app.add_typer(plan.app, name="plan")
+app.command("sign")(sign.command)
+app.command("stick")(stick.Command)
+app.command("verify-repo")(verify_repo.Command)
+for _name, _updating in {"renew": rotate.Renew, "revoke": rotate.Revoke, "rotate": rotate.Rotate}.items():
+    app.command(_name)(_updating)
 
 
 def main() -> None:

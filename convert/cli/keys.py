@@ -1,14 +1,21 @@
-"""`edge-convert keys create|show|rotate`."""
+"""`edge-convert keys create|show|rotate|signing|signer`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from convert import keys
+from convert.cli.screen import out
+from convert.publish import ceremony, keyring, layout
 from edge_agent.errors import InvalidRequest
 
-app = typer.Typer(no_args_is_help=True, help="Make and show the centre's keys: who reads examples, who signs receipts.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make and show the centre's keys: who reads examples, who signs receipts, who signs updates.",
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the keys are.")]
 PassphraseFile = Annotated[
@@ -29,18 +36,66 @@ def create(
 
     Example: [bold]edge-convert keys create centre-keys --passphrase[/bold]
     """
-    chosen = ""
-    if passphrase_file is not None:
-        chosen = keys.read_passphrase(passphrase_file)
-    elif passphrase:
-        chosen = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    chosen = _new_passphrase(passphrase_file, passphrase)
     _print(keys.create(folder, chosen))
+
+
+@app.command()
+def signing(
+    folder: Folder,
+    root: Annotated[str, typer.Option(metavar="MofN", help="Who signs keys: M of N keys must.")] = "2of3",
+    targets: Annotated[str, typer.Option(metavar="MofN", help="Who signs bundles: M of N keys must.")] = "2of3",
+    passphrase_file: PassphraseFile = None,
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the private keys; asks for it.")] = False,
+) -> None:
+    """Make the keys that sign updates: root and targets, to be kept offline; plan; online. And what every site trusts.
+
+    Afterwards move the private halves of root and targets, and unlock.age if there is one, to places of their own:
+    whoever has enough of them speaks for the fleet. root.json goes to every site.
+
+    Example: [bold]edge-convert keys signing signing-keys --passphrase[/bold]
+    """
+    chosen = _new_passphrase(passphrase_file, passphrase)
+    ceremony.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
+    _print_signing(folder)
+
+
+@app.command()
+def signer(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as the holder's name.")],
+    role: Annotated[str, typer.Option(metavar="ROLE", help="What it is for: root, targets, plan or online.")],
+    uri: Annotated[
+        str, typer.Option(metavar="URI", help="Where the private half is: awskms:…, gcpkms:…, azurekms:…, hsm:…, hv:…")
+    ] = "",
+    public: Annotated[Path | None, typer.Option(metavar="FILE", help="With --uri: its public half, in PEM.")] = None,
+) -> None:
+    """Make one more signing key, or take in one that a service or a device holds. 'rotate ROLE --add' puts it to use.
+
+    The folder may be a new one, of somebody who gives you NAME.pub afterwards.
+
+    Example: [bold]edge-convert keys signer anna-keys anna --role targets[/bold]
+    """
+    if role not in (layout.ROOT, layout.TARGETS, layout.PLAN, layout.ONLINE):
+        raise InvalidRequest(f"'{role}' is no role", remedy="One of: root, targets, plan, online.")
+    if bool(uri) != (public is not None):
+        raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to make a key here.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if public is None:
+        named = keyring.make(folder, name, role)
+    else:
+        named = keyring.bring(folder, name, role, uri, public.read_bytes())
+    typer.echo(f"{named.folder / (named.name + keyring.PUBLIC)}: {_described(named)}")
 
 
 @app.command()
 def show(folder: Folder) -> None:
     """Print what every site needs to know of the keys, for agent.yaml. Needs no passphrase."""
-    _print(keys.public(folder))
+    signs = folder.is_dir() and next(keyring.read_folder(folder), None) is not None
+    if signs:
+        _print_signing(folder)
+    if not signs or (folder / keys.RECIPIENT).is_file():
+        _print(keys.public(folder))
 
 
 @app.command()
@@ -65,6 +120,41 @@ def _ask() -> str:
         raise InvalidRequest(said, remedy="Name a file that holds it: --passphrase-file FILE.")
     typed: str = typer.prompt("Passphrase", hide_input=True, err=True)
     return typed
+
+
+def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
+    if passphrase_file is not None:
+        return keys.read_passphrase(passphrase_file)
+    if not ask:
+        return ""
+    typed: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    return typed
+
+
+def _quorum(written: str) -> ceremony.Quorum:
+    threshold, of, count = written.partition("of")
+    if not (of and threshold.isdecimal() and count.isdecimal()):
+        raise InvalidRequest(f"'{written}' is no number of keys", remedy="Write MofN, such as 2of3.")
+    return ceremony.Quorum(int(count), int(threshold))
+
+
+def _print_signing(folder: Path) -> None:
+    table = Table("key", "role", "is", "private half", box=None, pad_edge=False)
+    for named in keyring.read_folder(folder):
+        table.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
+    out().print(table)
+    if (folder / keyring.ANCHOR).is_file():
+        typer.echo(f"Every site needs {folder / keyring.ANCHOR}: 'root_file' under 'update' in agent.yaml.")
+
+
+def _described(named: keyring.Named) -> str:
+    return f"{named.role} key {named.name}, {named.key.keytype} {named.key.keyid[:12]}, {_private(named)}"
+
+
+def _private(named: keyring.Named) -> str:
+    if named.private is not None:
+        return f"{named.private.name}, {'under a passphrase' if named.private.suffix == keyring.SEALED else 'open'}"
+    return named.uri or "not here"
 
 
 def _print(public: keys.Public) -> None:

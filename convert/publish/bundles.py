@@ -64,6 +64,8 @@ def opened(path: Path) -> Iterator[Bundle]:
         FileMissing, ManifestInvalid, SchemaUnknown: no manifest, or one that breaks a rule.
     """
     if path.is_dir():
+        if not (path / MANIFEST_NAME).is_file():
+            raise BundleUnreadable(f"{path} is no bundle: it has no {MANIFEST_NAME}", remedy=_MAKE)
         yield _bundle(lambda name: _file(path / name))
         return
     try:

@@ -7,7 +7,7 @@ the keys of the old root and of the new one. Whoever is interrupted runs the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from convert.publish.places import Place
 from convert.publish.reading import Held
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats.plan import Plan
 
 
 @dataclass
@@ -28,16 +29,36 @@ class Draft:
     root: Metadata[Root] | None = None
     targets: Metadata[Targets] | None = None
     plan_role: Metadata[Targets] | None = None
+    plan: Plan | None = None
+    """What a new `plan_role` names; None = the plan that is there."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     """Small ones that belong to the change, by path; large ones are there already."""
     restart_versions: bool = False
     """Count snapshot and timestamp from 1 again: only with a new online key, after somebody ran the numbers up."""
+    without_old: bool = False
+    """The keys that the old root names are lost: sites refuse what is published until they have the new root."""
+
+    def metadata(self) -> dict[str, Metadata[Any]]:
+        """Return what is to change, by role."""
+        every: dict[str, Metadata[Any] | None] = {ROOT: self.root, TARGETS: self.targets, PLAN: self.plan_role}
+        return {role: metadata for role, metadata in every.items() if metadata is not None}
+
+    def put(self, role: str, metadata: Metadata[Any]) -> None:
+        """Take in new metadata of a role."""
+        if role == ROOT:
+            self.root = metadata
+        elif role == TARGETS:
+            self.targets = metadata
+        else:
+            self.plan_role = metadata
 
     def delegators(self, held: Held, role: str) -> list[Metadata[Any]]:
         """Return all metadata by whose keys a role must be signed: those in force, and those to come."""
         if role == PLAN:
             return [self.targets or held.targets]
-        return [held.root] if self.root is None else [held.root, self.root]
+        if self.root is None:
+            return [held.root]
+        return [self.root] if self.without_old and role != ROOT else [held.root, self.root]
 
 
 @dataclass(frozen=True)
@@ -46,39 +67,33 @@ class Missing:
 
     role: str
     count: int
-    names: tuple[str, ...]
+    keyids: tuple[str, ...]
     """Keys that could give them."""
 
-    def __str__(self) -> str:
-        """Say so."""
-        return f"{self.role} needs {self.count} more of the signatures of {', '.join(self.names)}"
+    def said(self, name: Callable[[str], str]) -> str:
+        """Say so; `name` gives what people call a key."""
+        return f"'{self.role}' needs {self.count} more of the signatures of {', '.join(map(name, self.keyids))}"
 
 
 def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> list[Missing]:
-    """Sign with the keys at hand, as many as are needed, and return what is missing still.
-
-    A root must satisfy the root before it. Everything else must satisfy the newest root, and should satisfy the one
-    before, so that no site meets a moment in which it does not: but old keys may be lost, which is no error.
-    """
+    """Sign with the keys at hand, as many as each delegator wants, and return what is missing still."""
     missing = []
     for by in delegators:
         result = by.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
         lacking = result.threshold - len(result.signed)
         chosen = keys.available(sorted(result.unsigned, key=keys.name_of))[: max(lacking, 0)]
         keys.sign(metadata, chosen)
-        if lacking > len(chosen) and (role == ROOT or by is delegators[-1]):
-            names = tuple(keys.name_of(keyid) for keyid in result.unsigned if keyid not in chosen)
-            missing.append(Missing(role, lacking - len(chosen), names))
-    return missing
+        if lacking > len(chosen):
+            lacks = tuple(keyid for keyid in result.unsigned if keyid not in chosen)
+            missing.append(Missing(role, lacking - len(chosen), lacks))
+    return list(dict.fromkeys(missing))
 
 
 def sign_draft(keys: Keyring, held: Held, draft: Draft) -> list[Missing]:
     """Sign what offline and near keys sign, and return what is missing still."""
-    roles = {ROOT: draft.root, TARGETS: draft.targets, PLAN: draft.plan_role}
     return [
         missing
-        for role, metadata in roles.items()
-        if metadata is not None
+        for role, metadata in draft.metadata().items()
         for missing in sign(keys, metadata, role, draft.delegators(held, role))
     ]
 
@@ -100,10 +115,9 @@ def commit(place: Place, keys: Keyring, held: Held, draft: Draft, now: float, da
 def _assembled(keys: Keyring, held: Held, draft: Draft, now: float, days: Mapping[str, float]) -> dict[str, bytes]:
     """Return the metadata files to write, in their order."""
     files: dict[str, bytes] = {}
-    changed = {TARGETS: draft.targets, PLAN: draft.plan_role}
     snapshot = Metadata(Snapshot(meta=dict(held.snapshot.signed.meta)))
-    for role, metadata in changed.items():
-        if metadata is not None:
+    for role, metadata in draft.metadata().items():
+        if role != ROOT:
             raw = files[layout.path_of(role, metadata.signed.version)] = layout.encode(metadata)
             snapshot.signed.meta[f"{role}.json"] = layout.described(metadata, raw)
     delegators = draft.delegators(held, SNAPSHOT)
@@ -127,7 +141,7 @@ def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[M
     """
     missing = sign(keys, metadata, role, delegators)
     if missing:
-        said = f"the online key is not here: {missing[0]}"
+        said = f"the online key is not here: {missing[0].said(keys.name_of)}"
         raise InvalidRequest(said, remedy="Name its folder with --keys, beside those of other keys.")
     return layout.encode(metadata)
 

@@ -2,6 +2,7 @@
 
     root.json       what every site trusts: 'update.root_file' in agent.yaml; the publisher starts from it too
     targets.json    the first, empty list of signed bundles
+    seen.json       the newest versions that these keys have signed or built on
     NAME.pub        a public key as JSON, with the role it was made for and where its private half is
     NAME.pem        the private half (PKCS 8); or, under a passphrase:
     NAME.age        the same, sealed to the age identity in
@@ -15,7 +16,8 @@ never by their name, so that files may be moved and renamed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,13 @@ from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
 from convert import durable
-from edge_agent.errors import FileMissing, InvalidRequest
+from convert.publish.layout import KEY_NAME
+from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 
 ANCHOR, FIRST_TARGETS = "root.json", "targets.json"
 PUBLIC, PLAIN, SEALED = ".pub", ".pem", ".age"
 UNLOCK = "unlock.age"
+SEEN = "seen.json"
 _SEAL_TO = "unlock.recipient"
 _PRIVATE_MODE = 0o600
 
@@ -78,6 +82,7 @@ class Keyring:
         self.folders = tuple(folders)
         self.keys = tuple(named for folder in folders for named in read_folder(folder))
         self._ask = ask
+        self._names = {named.key.keyid: named.name for named in self.keys}
         self._identities: dict[Path, pyrage.x25519.Identity] = {}
         self._signers: dict[str, Signer] = {}
 
@@ -95,13 +100,49 @@ class Keyring:
 
     def trust(self, root: bytes) -> None:
         """Keep a newer root where the root of trust lies: new sites start from it, and so does the next command."""
+        for folder in filter(_keeps_trust, self.folders):
+            durable.write(folder / ANCHOR, root)
+
+    def require_newest(self, versions: Mapping[str, int]) -> None:
+        """Refuse to build on less than what these keys have signed or seen: an old copy would undo a revocation.
+
+        Raises:
+            UpdateOutdated: a role's version is lower.
+        """
+        for role, newest in self._seen().items():
+            if versions.get(role, newest) < newest:
+                said = f"'{role}' is at version {versions[role]}; these keys have seen version {newest}"
+                remedy = (
+                    "Somebody has put back an old copy. Bring back the newer one, and find out who may write there."
+                )
+                raise UpdateOutdated(said, remedy=remedy)
+
+    def saw(self, versions: Mapping[str, int]) -> None:
+        """Remember versions, beside the root of trust, where that can be written."""
+        seen = self._seen()
+        newest = {role: max(version, seen.get(role, 0)) for role, version in versions.items()}
+        if newest != seen:
+            for folder in filter(_keeps_trust, self.folders):
+                durable.write(folder / SEEN, json.dumps(newest, sort_keys=True).encode() + b"\n")
+
+    def _seen(self) -> dict[str, int]:
+        seen: dict[str, int] = {}
         for folder in self.folders:
-            if (folder / ANCHOR).is_file():
-                durable.write(folder / ANCHOR, root)
+            if (folder / SEEN).is_file():
+                for role, version in json.loads((folder / SEEN).read_bytes()).items():
+                    seen[role] = max(int(version), seen.get(role, 0))
+        return seen
 
     def learn(self, named: Named) -> None:
         """Take in a key that was made or brought after the folders were read."""
         self.keys = (*self.keys, named)
+        self._names[named.key.keyid] = named.name
+
+    def note(self, public: Mapping[str, Key]) -> None:
+        """Remember what keys are called that metadata name."""
+        for keyid, key in public.items():
+            if isinstance(name := key.unrecognized_fields.get(KEY_NAME), str):
+                self._names.setdefault(keyid, name[:80])
 
     def available(self, keyids: Iterable[str]) -> list[str]:
         """Return which of these keys can sign here, in their order."""
@@ -110,7 +151,7 @@ class Keyring:
 
     def name_of(self, keyid: str) -> str:
         """Return what people call a key."""
-        return next((named.name for named in self.keys if named.key.keyid == keyid), f"{keyid[:12]}…")
+        return self._names.get(keyid, f"{keyid[:12]}…")
 
     def sign(self, metadata: Metadata[Any], keyids: Iterable[str]) -> None:
         """Add the signatures of these keys, which must be available.
@@ -153,12 +194,35 @@ class Keyring:
         return self._identities[folder]
 
 
+def _keeps_trust(folder: Path) -> bool:
+    """Tell whether what is trusted lies in a folder, and may be written there: offline keys may be on anything."""
+    return (folder / ANCHOR).is_file() and os.access(folder, os.W_OK)
+
+
 def _foreign(named: Named) -> Signer:
     try:
         return Signer.from_priv_key_uri(named.uri, named.key)
     except Exception as error:  # noqa: BLE001 - each signer of securesystemslib has its own library, and its own errors
         said = f"the key {named.name} cannot be used through {named.uri}: {error}"
         raise InvalidRequest(said, remedy="Correct what the message names; docs/publishing.md has more.") from None
+
+
+def bring(folder: Path, name: str, role: str, uri: str, pem: bytes) -> Named:
+    """Write the public half of a key whose private half is behind a URI of securesystemslib.
+
+    Raises:
+        InvalidRequest: there is a key of that name, or `pem` holds no public key that sites can check.
+        OSError: the folder cannot be written.
+    """
+    try:
+        key = SSlibKey.from_crypto(serialization.load_pem_public_key(pem))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        said = f"no public key for '{name}': {error}"
+        raise InvalidRequest(said, remedy="Name a file with it in PEM, Ed25519, ECDSA or RSA: --public FILE.") from None
+    key.unrecognized_fields[KEY_NAME] = name
+    named = Named(name, role, key, uri, folder)
+    write_public(named)
+    return named
 
 
 def _plain_key(key: Key) -> SSlibKey:
@@ -218,6 +282,7 @@ def make(folder: Path, name: str, role: str) -> Named:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     named = Named(name, role, SSlibKey.from_crypto(private.public_key()), "", folder)
+    named.key.unrecognized_fields[KEY_NAME] = name
     _require_free(named)
     if (folder / _SEAL_TO).is_file():
         recipient = pyrage.x25519.Recipient.from_str((folder / _SEAL_TO).read_text(encoding="ascii").strip())

@@ -29,6 +29,8 @@ METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP_PATH = f"{METADATA}/timestamp.json"
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site keeps."""
+KEY_NAME = "x-edge-agent-name"
+"""In a public key: what people call it. Signed with the metadata that name the key."""
 DAYS = {ROOT: 365, TARGETS: 365, PLAN: 365, SNAPSHOT: 365, TIMESTAMP: 30}
 """How long what is signed now holds. The timestamp alone has to be renewed often: it vouches for all the others."""
 METADATA_BYTES_MAX = {

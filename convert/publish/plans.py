@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from convert.publish.reading import Signed
-from edge_agent.errors import PlanInvalid
-from edge_agent.formats.plan import Plan, TaskPlan
+from edge_agent.errors import InvalidRequest, PlanInvalid
+from edge_agent.formats.plan import Offer, Plan, TaskPlan
 
 
 def same_plan(one: Plan, other: Plan) -> bool:
@@ -23,14 +25,22 @@ def require_signed(plan: Plan, bundles: Mapping[str, Signed]) -> None:
     """
     for where, task, wanted in every_task(plan):
         for offer in wanted.offers:
-            signed = bundles.get(offer.bundle)
-            if signed is None:
-                known = ", ".join(each.name for each in bundles.values() if each.task == task) or "none"
-                said = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {known}"
-                raise PlanInvalid(said, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
-            if (signed.task, signed.version) != (task, offer.version):
-                said = f"{where} offers {offer.bundle[:12]} as {task} {offer.version}; it is {signed.name}"
-                raise PlanInvalid(said, remedy="Correct 'bundle' or 'version' there.")
+            _require_signed(where, task, offer, bundles)
+
+
+def _require_signed(where: str, task: str, offer: Offer, bundles: Mapping[str, Signed]) -> None:
+    signed = bundles.get(offer.bundle)
+    if signed is None:
+        said = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
+        raise PlanInvalid(said, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
+    if (signed.task, signed.version) != (task, offer.version):
+        said = f"{where} offers {offer.bundle[:12]} as {task} {offer.version}; it is {signed.name}"
+        raise PlanInvalid(said, remedy="Correct 'bundle' or 'version' there.")
+
+
+def names(bundles: Mapping[str, Signed], task: str) -> str:
+    """Return the bundles of a task, for a sentence."""
+    return ", ".join(each.name for each in bundles.values() if each.task == task) or "none"
 
 
 def every_task(plan: Plan) -> Iterator[tuple[str, str, TaskPlan]]:
@@ -39,3 +49,69 @@ def every_task(plan: Plan) -> Iterator[tuple[str, str, TaskPlan]]:
         for name, fleet in fleets.items():
             for task, wanted in fleet.tasks.items():
                 yield f"{kind}.{name}.tasks.{task}", task, wanted
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Which rollout stops, or goes on; without channel and site wherever the plan names the task."""
+
+    task: str
+    channel: str = ""
+    site: str = ""
+    resume: bool = False
+
+    def __str__(self) -> str:
+        """Say where."""
+        return f"channel '{self.channel}'" if self.channel else f"site '{self.site}'" if self.site else "the plan"
+
+
+def halt(plan: Plan, order: Halt) -> Plan:
+    """Return the plan with a rollout halted, or going on.
+
+    Raises:
+        InvalidRequest: the plan says nothing of that task there.
+    """
+    plain = plan.model_dump(mode="json", by_alias=True)
+    chosen = [fleet["tasks"][order.task] for fleet in _fleets(plain, order) if order.task in fleet["tasks"]]
+    if not chosen:
+        known = ", ".join(sorted({task for _, task, _ in every_task(plan)})) or "none"
+        raise InvalidRequest(f"{order} says nothing of the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
+    for each in chosen:
+        each["halted"] = not order.resume
+    return Plan.model_validate(plain)
+
+
+def _fleets(plain: Mapping[str, Any], order: Halt) -> list[dict[str, Any]]:
+    if order.channel or order.site:
+        named = (plain["channels"].get(order.channel), plain["sites"].get(order.site))
+        return [fleet for fleet in named if fleet]
+    return [*plain["channels"].values(), *plain["sites"].values()]
+
+
+def consequences(old: Plan, new: Plan) -> list[str]:
+    """Say what a new plan changes for the sites that it is meant for, a sentence for each task that it changes."""
+    before = {where: wanted for where, _, wanted in every_task(old)}
+    after = {where: wanted for where, _, wanted in every_task(new)}
+    said = [f"{where}: sites keep what they have" for where in before if where not in after]
+    for where, wanted in after.items():
+        if wanted != before.get(where):
+            said.append(f"{where}: {_change(before.get(where), wanted)}")
+    return said
+
+
+def _change(old: TaskPlan | None, new: TaskPlan) -> str:
+    if new.halted:
+        return "halted: no more sites switch, those that have switched keep it"
+    start = " → ".join(dict.fromkeys(map(_versions, filter(None, (old, new)))))
+    return f"{start}, {_waves(new)}"
+
+
+def _waves(wanted: TaskPlan) -> str:
+    if not wanted.waves:
+        return "all sites at once"
+    waves = ", ".join(f"{wave.percent} % from {wave.start}" for wave in wanted.waves)
+    return waves if wanted.waves[-1].percent == 100 else f"{waves}; the other sites never"
+
+
+def _versions(wanted: TaskPlan) -> str:
+    return " or ".join(dict.fromkeys(offer.version for offer in wanted.offers))

@@ -36,10 +36,10 @@ Store = Callable[[Held, Draft], None]
 class SignaturesMissing(InvalidRequest):
     """Keys at hand do not suffice."""
 
-    def __init__(self, missing: list[Missing]) -> None:
+    def __init__(self, missing: list[Missing], keys: Keyring) -> None:
         """Say which are missing."""
         remedy = "Name more key folders with --keys; or --stage FOLDER, then 'edge-convert sign FOLDER' elsewhere."
-        super().__init__("; ".join(map(str, missing)), remedy=remedy)
+        super().__init__("; ".join(each.said(keys.name_of) for each in missing), remedy=remedy)
         self.missing = missing
 
 
@@ -65,10 +65,15 @@ class Publisher:
     """How long what is signed now holds, by role."""
     stage: Store | None = None
     """Where a change goes that the keys at hand cannot sign; None = it is an error."""
+    staged: bool = False
+    """Whether a change went there."""
 
     def held(self) -> Held:
-        """Read and verify what is there. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete."""
-        return reading.require(self.place, self.keys.anchor())
+        """Read and verify what is there. Raises InvalidRequest, UpdateUntrusted, UpdateIncomplete, UpdateOutdated."""
+        held = reading.require(self.place, self.keys.anchor())
+        self.keys.require_newest(held.versions())
+        self.keys.note(held.public_keys())
+        return held
 
     def create(self) -> Held:
         """Make the repository, with no bundle and an empty plan; one of this fleet that is there stays.
@@ -96,7 +101,7 @@ class Publisher:
         plan = Plan(version=1, issued_at=timestamp(self.now()))
         role, blobs = self._plan_role(plan, 1)
         if missing := sign(self.keys, role, PLAN, [targets]):
-            raise SignaturesMissing(missing)
+            raise SignaturesMissing(missing, self.keys)
         snapshot, stamp = Metadata(Snapshot()), Metadata(Timestamp())
         files = {layout.path_of(ROOT, 1): layout.encode(root), **blobs, layout.path_of(TARGETS, 1): raw}
         files[layout.path_of(PLAN, 1)] = layout.encode(role)
@@ -155,12 +160,11 @@ class Publisher:
             SignaturesMissing: the plan key is not here.
         """
         held = self.held()
-        require_signed(plan, held.bundles())
         if same_plan(plan, held.plan):
             return held.plan
         new = plan.model_copy(update={"version": held.plan.version + 1, "issued_at": timestamp(self.now())})
         role, blobs = self._plan_role(new, held.plan_role.signed.version + 1)
-        self.finish(held, Draft(plan_role=role, blobs=blobs))
+        self.finish(held, Draft(plan_role=role, plan=new, blobs=blobs))
         return new
 
     def renew(self, *roles: str) -> None:
@@ -183,15 +187,20 @@ class Publisher:
         """Sign a draft and publish it, or stage it.
 
         Raises:
+            PlanInvalid: the plan would name a bundle that is not signed.
             SignaturesMissing: the keys at hand do not suffice and there is nowhere to stage.
         """
+        require_signed(draft.plan or held.plan, reading.bundles_of((draft.targets or held.targets).signed))
         missing = sign_draft(self.keys, held, draft)
         if missing and self.stage:
             self.stage(held, draft)
+            self.staged = True
         elif missing:
-            raise SignaturesMissing(missing)
+            raise SignaturesMissing(missing, self.keys)
         else:
             commit(self.place, self.keys, held, draft, self.now(), self.days)
+            changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
+            self.keys.saw({**held.versions(), **changed})
             if draft.root is not None:
                 self.keys.trust(layout.encode(draft.root))
 

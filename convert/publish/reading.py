@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
@@ -23,6 +23,7 @@ from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX, Plan
 
 ROOTS_MAX = 256
 """Roots that a site walks through in one go."""
+_PREFIX_CHARACTERS_MIN = 6
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Signed:
     def name(self) -> str:
         """For people."""
         return f"{self.task} {self.version} ({self.digest[:12]})"
+
+    def called(self, written: str) -> bool:
+        """Tell whether somebody means it: by TASK@VERSION, or by its digest or the start of that."""
+        by_digest = len(written) >= _PREFIX_CHARACTERS_MIN and self.digest.startswith(written)
+        return by_digest or written == f"{self.task}@{self.version}"
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,23 @@ class Held:
             TIMESTAMP: self.timestamp,
         }
 
+    def versions(self) -> dict[str, int]:
+        """Return the versions of what offline and near keys sign: they never go down."""
+        return {role: self.roles()[role].signed.version for role in (ROOT, TARGETS, PLAN)}
+
+    def public_keys(self) -> dict[str, Key]:
+        """Return all keys that the metadata name, by id."""
+        return public_keys(self.root, self.targets)
+
     def bundles(self) -> dict[str, Signed]:
         """Return the signed bundles by digest, in the order of their tasks and versions."""
         return bundles_of(self.targets.signed)
+
+
+def public_keys(root: Metadata[Root], targets: Metadata[Targets]) -> dict[str, Key]:
+    """Return all keys that metadata name, by id."""
+    delegations = targets.signed.delegations
+    return {**root.signed.keys, **(delegations.keys if delegations else {})}
 
 
 def bundles_of(targets: Targets) -> dict[str, Signed]:
@@ -142,7 +162,7 @@ class Reading:
             following = layout.decode(Root, raw, path)
             verify(root, ROOT, following, path)
             verify(following, ROOT, following, path)
-            _require_version(following, version, path)
+            require_version(following, version, path)
             root = following
         return root
 
@@ -150,7 +170,7 @@ class Reading:
         path = layout.path_of(ROOT, root.signed.version)
         stored = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
         if stored is not None and layout.decode(Root, stored, path).signed != root.signed:
-            said = f"the repository at {self._place.name} has another root of trust than these keys"
+            said = f"{path} at {self._place.name} is another root of trust than that of these keys, or damaged"
             raise UpdateUntrusted(said, remedy="Check the address, and whether --keys names the keys of this fleet.")
         self.files[path] = anchor
 
@@ -164,7 +184,7 @@ class Reading:
         metadata = layout.decode(kind, raw, path)
         verify(by, role, metadata, path)
         if meta is not None:
-            _require_version(metadata, meta.version, path)
+            require_version(metadata, meta.version, path)
         return metadata
 
     def _meta(self, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
@@ -211,7 +231,8 @@ def verify(by: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> 
         raise UpdateUntrusted(f"{what} is not signed as it must be: {error}") from None
 
 
-def _require_version(metadata: Metadata[Any], version: int, path: str) -> None:
+def require_version(metadata: Metadata[Any], version: int, path: str) -> None:
+    """Check that metadata are the version that their place says. Raises UpdateUntrusted."""
     if metadata.signed.version != version:
         raise UpdateUntrusted(f"{path} says that it is version {metadata.signed.version}")
 
@@ -219,3 +240,39 @@ def _require_version(metadata: Metadata[Any], version: int, path: str) -> None:
 def sha256(raw: bytes) -> str:
     """Return the hash that names a blob."""
     return hashlib.sha256(raw).hexdigest()
+
+
+def previous_plan(place: Place, held: Held) -> Plan | None:
+    """Return the plan before the one in force; None = it is not there any more, or not by the keys in force."""
+    for version in range(held.plan_role.signed.version - 1, 0, -1):
+        before = _plan_of(place, held, version)
+        if before is None or before.version != held.plan.version:
+            return before
+    return None
+
+
+def _plan_of(place: Place, held: Held, version: int) -> Plan | None:
+    path = layout.path_of(PLAN, version)
+    raw = place.read(path, layout.METADATA_BYTES_MAX[PLAN])
+    try:
+        role = layout.decode(Targets, raw or b"", path)
+        verify(held.targets, PLAN, role, path)
+    except UpdateUntrusted:
+        return None
+    digest = role.signed.targets[FILE_NAME].hashes["sha256"]
+    stored = place.read(layout.blob(digest), PLAN_BYTES_MAX)
+    return plan.parse(stored) if stored is not None and sha256(stored) == digest else None
+
+
+def find(bundles: Mapping[str, Signed], written: str) -> Signed:
+    """Return the signed bundle that somebody means: TASK@VERSION, or a digest or its start.
+
+    Raises:
+        InvalidRequest: none, or more than one.
+    """
+    found = [each for each in bundles.values() if each.called(written)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{each.task}@{each.version}" for each in bundles.values()) or "none"
+    said = f"'{written}' is {'more than one' if found else 'no'} signed bundle"
+    raise InvalidRequest(said, remedy=f"Write TASK@VERSION or a digest. Signed: {known}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from tuf.api.metadata import Metadata
 
 from convert.publish.commit import Draft
 from convert.publish.keyring import Named
-from convert.publish.layout import ONLINE, PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from convert.publish.layout import ONLINE, PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held
 from edge_agent.errors import InvalidRequest
@@ -31,6 +30,8 @@ class Rotation:
     """0 = as it is."""
     restart_versions: bool = False
     """online: count snapshot and timestamp from 1 again, after somebody with a stolen key ran the numbers up."""
+    without_old: bool = False
+    """The old keys are lost: see `Draft`."""
 
 
 def keyids(held: Held, role: str) -> list[str]:
@@ -46,36 +47,42 @@ def rotate(publisher: Publisher, rotation: Rotation) -> None:
         InvalidRequest: a key is not there, or there already; or the threshold cannot be met.
         SignaturesMissing: the keys at hand do not suffice and there is nowhere to stage.
     """
-    held = publisher.held()
     if rotation.restart_versions and rotation.role != ONLINE:
         raise InvalidRequest("only online versions can be restarted", remedy="Rotate the role 'online' with it.")
-    draft = Draft(restart_versions=rotation.restart_versions)
-    if rotation.role in (TARGETS, PLAN):
-        draft.targets = publisher.next_of(held.targets, TARGETS)
+    held = publisher.held()
+    draft = Draft(restart_versions=rotation.restart_versions, without_old=rotation.without_old)
     if rotation.role == PLAN:
+        draft.targets = _changed(publisher.next_of(held.targets, TARGETS), rotation)
         draft.plan_role = publisher.next_of(held.plan_role, PLAN)
     else:
-        draft.root = publisher.next_of(held.root, ROOT)
-    changed = draft.targets if rotation.role == PLAN else draft.root
-    assert changed is not None
-    for role in _IN_ROOT.get(rotation.role, (PLAN,)):
-        _change(changed.signed, role, rotation)
+        draft.root = _changed(publisher.next_of(held.root, ROOT), rotation)
+    if rotation.role == TARGETS:
+        draft.targets = publisher.next_of(held.targets, TARGETS)
     publisher.finish(held, draft)
 
 
+def _changed(delegator: Metadata[Kind], rotation: Rotation) -> Metadata[Kind]:
+    for role in _IN_ROOT.get(rotation.role, (PLAN,)):
+        _change(delegator.signed, role, rotation)
+    return delegator
+
+
 def _change(delegator: Any, role: str, rotation: Rotation) -> None:
-    there: Sequence[str] = delegator.get_delegated_role(role).keyids
-    for keyid in rotation.remove:
-        if keyid not in there:
-            raise InvalidRequest(f"{keyid[:12]} is no key of '{rotation.role}'", remedy="See 'edge-convert keys show'.")
+    of = delegator.get_delegated_role(role)
+    _check(frozenset(of.keyids), rotation)
     for named in rotation.add:
-        if named.key.keyid in there:
-            raise InvalidRequest(f"{named.name} is a key of '{rotation.role}' already", remedy="Name another one.")
         delegator.add_key(named.key, role)
     for keyid in rotation.remove:
         delegator.revoke_key(keyid, role)
-    of = delegator.get_delegated_role(role)
     of.threshold = rotation.threshold or of.threshold
     if not 1 <= of.threshold <= len(of.keyids):
         said = f"'{rotation.role}' would have {len(of.keyids)} keys, and need {of.threshold} signatures"
         raise InvalidRequest(said, remedy="Add keys, or name a lower --threshold.")
+
+
+def _check(there: frozenset[str], rotation: Rotation) -> None:
+    for unknown in set(rotation.remove) - there:
+        raise InvalidRequest(f"{unknown[:12]} is no key of '{rotation.role}'", remedy="See 'edge-convert keys show'.")
+    for named in rotation.add:
+        if named.key.keyid in there:
+            raise InvalidRequest(f"{named.name} is a key of '{rotation.role}' already", remedy="Name another one.")

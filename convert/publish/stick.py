@@ -27,7 +27,7 @@ from convert.publish.reading import Held
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
-from edge_agent.formats.plan import FILE_NAME, Plan
+from edge_agent.formats.plan import FILE_NAME, Fleet, Plan
 
 _SPARE_BYTES = 4 * 1024 * 1024
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -61,11 +61,15 @@ class Stick:
 def wanted(plan: Plan, sites: Iterable[str], channel: str) -> frozenset[str]:
     """Return the digests of what a plan means for these sites, on any hardware and in any wave."""
     named = list(sites)
+    if not named and not channel:
+        return plan.bundles()
     channels = [channel] if channel else list(plan.channels) or [""]
     fleets = [plan.for_site(site, each) for site in named or [""] for each in channels]
-    if not named and not channel:
-        fleets += plan.sites.values()
-    return frozenset(offer.bundle for fleet in fleets for task in fleet.tasks.values() for offer in task.offers)
+    return frozenset().union(*map(_offered, fleets))
+
+
+def _offered(fleet: Fleet) -> frozenset[str]:
+    return frozenset(offer.bundle for task in fleet.tasks.values() for offer in task.offers)
 
 
 def write(publisher: Publisher, order: Order) -> Stick:

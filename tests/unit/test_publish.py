@@ -12,12 +12,14 @@ from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 from convert.publish.commit import Draft
 from convert.publish.publisher import SignaturesMissing
 from edge_agent.errors import (
+    BundleUnreadable,
     FileMissing,
     HashMismatch,
     InvalidRequest,
     ManifestInvalid,
     PlanInvalid,
     UpdateIncomplete,
+    UpdateOutdated,
     UpdateUntrusted,
 )
 from tests.bundles import digest_of, echo_bundle
@@ -109,7 +111,7 @@ def test_shared_files_are_uploaded_once(centre: Centre, tmp_path: Path):
         (lambda bundle: (bundle / "echo.bin").write_bytes(b"other!!"), HashMismatch),
         (lambda bundle: (bundle / "echo.bin").unlink(), FileMissing),
         (lambda bundle: (bundle / "manifest.json").write_bytes(b"{"), ManifestInvalid),
-        (lambda bundle: (bundle / "manifest.json").unlink(), FileMissing),
+        (lambda bundle: (bundle / "manifest.json").unlink(), BundleUnreadable),
     ],
 )
 def test_a_spoilt_bundle_is_not_signed(centre: Centre, tmp_path: Path, spoil, error):
@@ -234,6 +236,29 @@ def test_a_damaged_repository_is_named(centre: Centre, tmp_path: Path, role: str
         centre.publish(echo_bundle(tmp_path / "bundle"))
 
 
+def test_an_old_copy_is_no_ground_to_sign_on(centre: Centre, tmp_path: Path):
+    """Who puts back the store of last week, with a bundle that was revoked since, does not get it signed again."""
+    digest = centre.publish(echo_bundle(tmp_path / "bundle"))
+    centre.copy(tmp_path / "kept")
+    centre.revoke(digest)
+    shutil.rmtree(centre.folder)
+    shutil.copytree(tmp_path / "kept", centre.folder)
+    with pytest.raises(UpdateOutdated, match="seen version 3") as caught:
+        centre.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
+    assert "old copy" in caught.value.remedy
+
+
+@pytest.mark.parametrize("role", ["targets", "online"])
+def test_lost_keys_are_replaced_by_the_root_keys(centre: Centre, client: Client, role: str):
+    """Without the old private key it takes a word that this is meant, since sites may refuse for a moment."""
+    client.refresh(centre.folder)
+    (centre.keys / f"{role}-1.pem").unlink()
+    with pytest.raises(InvalidRequest, match=f"{role}-1"):
+        centre.rotate(role)
+    centre.rotate(role, without_old=True)
+    assert 2 == client.refresh(centre.folder).root_version
+
+
 def test_two_publishers_do_not_overwrite_each_other(centre: Centre, tmp_path: Path):
     """Who comes second is told, and starts from what is there then."""
     held = centre.publisher.held()
@@ -249,7 +274,7 @@ def test_too_few_keys_publish_nothing(centre: Centre, tmp_path: Path):
     for path in centre.keys.glob("targets-*.pem"):
         path.unlink()
     before = centre.held.files
-    with pytest.raises(SignaturesMissing, match="targets needs 1 more") as caught:
+    with pytest.raises(SignaturesMissing, match="'targets' needs 1 more") as caught:
         centre.publish(echo_bundle(tmp_path / "bundle"))
     assert "--stage" in caught.value.remedy
     assert before == centre.held.files

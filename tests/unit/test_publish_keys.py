@@ -52,7 +52,7 @@ def test_only_the_owner_may_read_private_keys(tmp_path: Path):
 
 
 def test_a_passphrase_hides_every_private_key(tmp_path: Path):
-    """It is asked for once, when something is signed; a wrong one opens nothing."""
+    """It is asked for once, when something is signed."""
     ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     private = list((tmp_path / "keys").glob("*-1.age"))
     assert (4, []) == (len(private), list((tmp_path / "keys").glob("*.pem")))
@@ -66,6 +66,12 @@ def test_a_passphrase_hides_every_private_key(tmp_path: Path):
 
     Publisher(Folder(tmp_path / "repository"), Keyring([tmp_path / "keys"], ask)).create()
     assert [tmp_path / "keys"] == asked
+
+
+@pytest.mark.slow
+def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
+    """The message names the key, and the passphrase first among the causes."""
+    ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     wrong = Publisher(Folder(tmp_path / "other"), Keyring([tmp_path / "keys"], lambda _: "another passphrase"))
     with pytest.raises(InvalidRequest, match="does not open") as caught:
         wrong.create()

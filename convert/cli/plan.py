@@ -1,0 +1,198 @@
+"""`edge-convert plan show|edit|diff|halt`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.text import Text
+
+from convert.cli import repository, screen
+from convert.cli.repository import OnRepository, Yes
+from convert.publish import plan_text, plans, reading
+from convert.publish.publisher import Publisher
+from convert.publish.reading import Held
+from edge_agent.errors import InvalidRequest, PlanInvalid
+from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, encode
+
+app = typer.Typer(no_args_is_help=True, help="Say which bundle each site should run, from when, and under what terms.")
+
+File = Annotated[Path | None, typer.Option(metavar="FILE", help="The plan in YAML or JSON.")]
+_KEPT = Path("plan.rejected.yaml")
+_EXAMPLE = """
+# The plan: save and close to publish it, empty the file to leave everything as it is. Signed bundles:
+{bundles}
+#
+# channels:
+#   stable:                       # 'channel' under 'update' in a site's agent.yaml
+#     tasks:
+#       {task}:
+#         offers:                 # the first one that suits a machine
+#         - version: {version}
+#           requires: {{memory_bytes_min: 4000000000}}      # also devices: [cuda], cpu_features: [avx2]
+#         waves:                  # none = all sites at once
+#         - {{start: 2026-12-01T02:00:00Z, percent: 5}}
+#         - {{start: 2026-12-03T02:00:00Z, percent: 100}}
+#         window: {{start: 02:00, end: 04:00}}              # when a site may switch, by its own time
+#         mode: hybrid            # bootstrap, shadow, hybrid or local; none = as the site has it
+#     bytes_per_second_max: 200000
+# sites:                          # takes the place of what the channel says of the same task
+#   shop-1:
+#     tasks: {{}}
+"""
+
+
+@dataclass(kw_only=True)
+class Show(OnRepository):
+    """Print the plan in force, and the bundles that a plan may name.
+
+    Example: [bold]edge-convert plan show --repo s3://fleet/updates --keys signing-keys[/bold]
+    """
+
+    as_json: Annotated[bool, typer.Option("--json", help="As the sites get it, with version and time.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        held = self.publisher().held()
+        if self.as_json:
+            typer.echo(encode(held.plan).decode(), nl=False)
+        else:
+            typer.echo(f"# plan {held.plan.version} of {held.plan.issued_at}; signed bundles:\n{_bundles(held)}")
+            typer.echo(plan_text.write(held.plan) or "# The plan is empty: every site keeps what it has.\n", nl=False)
+        repository.show_expiry(held, err=True)
+
+
+@dataclass(kw_only=True)
+class Edit(OnRepository):
+    """Change the plan in your editor, or take it from a file; shows what that means and asks before it is published.
+
+    Needs the plan key and the online key. A plan names signed bundles only.
+
+    Example: [bold]edge-convert plan edit --repo s3://fleet/updates --keys plan-keys --file plan.yaml[/bold]
+    """
+
+    file: File = None
+    yes: Yes = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        publisher = self.publisher()
+        held = publisher.held()
+        plan = _from_file(self.file, held) if self.file else _from_editor(held)
+        _publish(publisher, held, plan, self.yes)
+
+
+@dataclass(kw_only=True)
+class Diff(OnRepository):
+    """Show what a file would change in the plan in force; without a file, what the last change was.
+
+    Example: [bold]edge-convert plan diff --repo s3://fleet/updates --keys signing-keys --file plan.yaml[/bold]
+    """
+
+    file: File = None
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        publisher = self.publisher()
+        held = publisher.held()
+        if self.file:
+            old, new = held.plan, _from_file(self.file, held)
+        else:
+            before = reading.previous_plan(publisher.place, held)
+            if before is None:
+                raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
+            old, new = before, held.plan
+        plans.require_signed(new, held.bundles())
+        if plans.same_plan(old, new):
+            typer.echo("no difference")
+        _show(old, new)
+        repository.show_expiry(held, err=True)
+
+
+@dataclass(kw_only=True)
+class Halt(OnRepository):
+    """Stop a rollout now: no more sites switch, those that have switched keep it. Needs the plan and online keys only.
+
+    To take the bundle back from them, name the earlier one in the plan: 'edge-convert plan edit'.
+
+    Example: [bold]edge-convert plan halt pos-intent --repo s3://fleet/updates --keys plan-keys[/bold]
+    """
+
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task whose rollout stops.")]
+    channel: Annotated[str, typer.Option(metavar="NAME", help="In this channel only.")] = ""
+    site: Annotated[str, typer.Option(metavar="ID", help="On this site only.")] = ""
+    resume: Annotated[bool, typer.Option("--resume", help="Let it go on.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        publisher = self.publisher()
+        held = publisher.held()
+        plan = plans.halt(held.plan, plans.Halt(self.task, self.channel, self.site, self.resume))
+        _publish(publisher, held, plan, yes=True)
+
+
+for _name, _command in {"show": Show, "edit": Edit, "diff": Diff, "halt": Halt}.items():
+    app.command(_name)(_command)
+
+
+def _publish(publisher: Publisher, held: Held, plan: Plan, yes: bool) -> None:
+    plans.require_signed(plan, held.bundles())
+    if plans.same_plan(plan, held.plan):
+        typer.echo("Nothing was changed: the plan in force says the same.")
+    else:
+        _show(held.plan, plan)
+        repository.confirm("Publish this plan?", yes)
+        typer.echo(f"plan {publisher.set_plan(plan).version} is published")
+    repository.show_expiry(publisher.held())
+
+
+def _show(old: Plan, new: Plan) -> None:
+    console = screen.out()
+    for line in plan_text.differences(old, new):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        console.print(Text(line, style))
+    for line in plans.consequences(old, new):
+        console.print(Text.assemble(("means: ", "bold"), line))
+
+
+def _from_file(path: Path, held: Held) -> Plan:
+    with path.open("rb") as file:
+        raw = file.read(PLAN_BYTES_MAX + 1)
+    if len(raw) > PLAN_BYTES_MAX:
+        raise InvalidRequest(f"{path} has more than {PLAN_BYTES_MAX} bytes", remedy="Say more of channels.")
+    try:
+        return plan_text.read(raw.decode(), held.bundles())
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path} is no text", remedy="Write it in UTF-8.") from None
+
+
+def _from_editor(held: Held) -> Plan:
+    text = _draft(held)
+    while True:
+        edited = click.edit(text, extension=".yaml")
+        if edited is None or not edited.strip():
+            return held.plan
+        try:
+            plan = plan_text.read(edited, held.bundles())
+            plans.require_signed(plan, held.bundles())
+        except PlanInvalid as error:
+            typer.echo(f"{error.message}\n{error.remedy}", err=True)
+            if not typer.confirm("Edit it again?", default=True, err=True):
+                _KEPT.write_text(edited, encoding="utf-8")
+                raise PlanInvalid(f"{error.message}; your text is in {_KEPT}", remedy=error.remedy) from None
+            text = edited
+        else:
+            return plan
+
+
+def _draft(held: Held) -> str:
+    bundles = held.bundles()
+    last = list(bundles.values())[-1] if bundles else None
+    task, version = (last.task, last.version) if last else ("my-task", "1.0.0")
+    return plan_text.write(held.plan) + _EXAMPLE.format(bundles=_bundles(held), task=task, version=version)
+
+
+def _bundles(held: Held) -> str:
+    lines = [f"#   {each.task} {each.version}  {each.digest}" for each in held.bundles().values()]
+    return "\n".join(lines) or "#   none: edge-convert publish BUNDLE"

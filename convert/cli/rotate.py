@@ -1,0 +1,142 @@
+"""`edge-convert rotate`, `revoke` and `renew`."""
+
+import itertools
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convert.cli import repository
+from convert.cli.repository import OnRepository, Stage, Yes
+from convert.publish import keyring, rotation
+from convert.publish.keyring import Named
+from convert.publish.publisher import Publisher
+from convert.publish.reading import find
+from convert.publish.rotation import Rotation
+from edge_agent.errors import InvalidRequest
+
+
+class Role(str, Enum):
+    """Whose keys."""
+
+    root = "root"
+    targets = "targets"
+    plan = "plan"
+    online = "online"
+
+
+class Renewed(str, Enum):
+    """What renew can sign anew, besides snapshot and timestamp."""
+
+    root = "root"
+    targets = "targets"
+    plan = "plan"
+
+
+@dataclass(kw_only=True)
+class Rotate(OnRepository):
+    """Give a role other keys: somebody joins or leaves, a key is lost or stolen.
+
+    Sites follow by themselves, however long they slept. Needs the root keys, for the plan's key those of bundles.
+    What is published meanwhile is signed by the old and the new keys, so that it fits every site at every moment.
+
+    Example: [bold]edge-convert rotate online --repo s3://fleet/updates --keys signing-keys --remove online-1[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    role: Annotated[Role, typer.Argument(metavar="ROLE", help="root, targets, plan or online.")]
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="The .pub of a new key; see 'keys signer'. Without it one is made."),
+    ] = None
+    remove: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A key that leaves, by its name.")] = None
+    threshold: Annotated[int, typer.Option(metavar="N", help="How many keys must sign from now on.")] = 0
+    restart_versions: Annotated[
+        bool, typer.Option("--restart-versions", help="online: count from 1, after a thief ran the numbers up.")
+    ] = False
+    without_old: Annotated[
+        bool, typer.Option("--without-old", help="The old keys are lost: sites may refuse updates for a moment.")
+    ] = False
+    stage: Stage = None
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        publisher, role = self.publisher(self.stage), self.role.value
+        there = rotation.keyids(publisher.held(), role)
+        gone = tuple(_keyid(publisher, name, there) for name in self.remove or ())
+        added = tuple(map(keyring.read_public, self.add or ()))
+        if not added and not self.threshold:
+            added = (_made(publisher, role, there),)
+        for named in added:
+            publisher.keys.learn(named)
+        change = Rotation(role, added, gone, self.threshold, self.restart_versions, self.without_old)
+        rotation.rotate(publisher, change)
+        names = ", ".join(map(publisher.keys.name_of, rotation.keyids(publisher.held(), role)))
+        repository.finish(publisher, f"the keys of '{role}' are now: {names}", self.stage)
+
+
+@dataclass(kw_only=True)
+class Revoke(OnRepository):
+    """Take the signature of a bundle back: nobody installs it any more. Sites that run it go on, and say so.
+
+    The plan must not name it any more. Its files stay in the repository, since other bundles may share them.
+
+    Example: [bold]edge-convert revoke pos-intent@1.1.0 --repo s3://fleet/updates --keys signing-keys[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="TASK@VERSION, or a digest or its start.")]
+    yes: Yes = False
+    stage: Stage = None
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        publisher = self.publisher(self.stage)
+        signed = find(publisher.held().bundles(), self.bundle)
+        repository.confirm(f"Revoke {signed.name}?", self.yes)
+        publisher.revoke(signed.digest)
+        repository.finish(publisher, f"{signed.name} is revoked", self.stage)
+
+
+@dataclass(kw_only=True)
+class Renew(OnRepository):
+    """Sign anew what would expire: the timestamp, by the online key alone. Run it every day, from a timer.
+
+    Once a year the other roles are due, each with its own keys: edge-convert renew root targets plan.
+
+    Example: [bold]edge-convert renew --repo s3://fleet/updates --keys online-key[/bold]
+    """
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    roles: Annotated[
+        list[Renewed] | None, typer.Argument(metavar="ROLE...", help="Also root, targets or plan, by their keys.")
+    ] = None
+    stage: Stage = None
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        publisher = self.publisher(self.stage)
+        publisher.renew(*(role.value for role in self.roles or ()))
+        repository.finish(publisher, "renewed", self.stage)
+
+
+def _made(publisher: Publisher, role: str, there: list[str]) -> Named:
+    """Make a new key in the first folder, or take one that an interrupted rotation has made."""
+    unused = (named for named in publisher.keys.keys if named.role == role and named.key.keyid not in there)
+    return next((named for named in unused if named.available), None) or _new(publisher, role)
+
+
+def _new(publisher: Publisher, role: str) -> Named:
+    taken = {named.name for named in publisher.keys.keys}
+    number = next(number for number in itertools.count(1) if f"{role}-{number}" not in taken)
+    return keyring.make(publisher.keys.folders[0], f"{role}-{number}", role)
+
+
+def _keyid(publisher: Publisher, name: str, there: list[str]) -> str:
+    found = [keyid for keyid in there if name in (publisher.keys.name_of(keyid), keyid)]
+    if len(found) != 1:
+        known = ", ".join(map(publisher.keys.name_of, there))
+        raise InvalidRequest(f"the role has no key '{name}'", remedy=f"Its keys: {known}.")
+    return found[0]

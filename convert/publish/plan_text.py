@@ -1,0 +1,195 @@
+"""The plan as people read and write it: YAML, with bundles by version where that suffices.
+
+    channels:
+      stable:
+        tasks:
+          pos-intent:
+            offers:
+            - version: 1.1.0            # or bundle: 9f86d081, its digest or the start of it
+            waves:
+            - {start: 2026-12-01T02:00:00Z, percent: 5}
+            - {start: 2026-12-03T02:00:00Z, percent: 100}
+            window: {start: 02:00, end: 04:00}
+
+Version and time of the plan itself are no part of it: publishing sets them. A file that `plan show` printed, in either
+form, reads back as the same plan.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from convert.publish.plans import names
+from convert.publish.reading import Signed
+from edge_agent.errors import PlanInvalid
+from edge_agent.formats import plan as plans
+from edge_agent.formats.document import first_problem, timestamp
+from edge_agent.formats.plan import Plan
+
+_HEAD = ("schema", "version", "issued_at")
+_NAMED = ("channels", "sites", "tasks")
+"""Keys whose own keys are names."""
+_DIGEST_CHARACTERS, _PREFIX_CHARACTERS_MIN = 64, 6
+_WHICH = (
+    f"Name one of these by version, or by the first {_PREFIX_CHARACTERS_MIN} digits of its digest; or publish it first."
+)
+_HELP = "docs/publishing.md has every key of a plan."
+
+
+def write(plan: Plan) -> str:
+    """Return the plan as YAML, without its head."""
+    plain = {key: value for key, value in json.loads(plans.encode(plan)).items() if key not in _HEAD}
+    return yaml.safe_dump(_ordered(plain, Plan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
+
+
+def read(text: str, bundles: Mapping[str, Signed]) -> Plan:
+    """Read a plan that somebody wrote; `bundles` are those that an offer may name by version.
+
+    Raises:
+        PlanInvalid: not YAML, an unknown key, a rule is broken, or an offer that fits none or several bundles.
+    """
+    try:
+        plain = yaml.load(text, Loader=_Loader)  # noqa: S506 - makes strings, lists and mappings, nothing else
+    except (yaml.YAMLError, RecursionError) as error:
+        raise PlanInvalid(f"the plan is not valid YAML: {error}", remedy="Correct that line.") from None
+    if not isinstance(plain, dict):
+        if plain:
+            raise PlanInvalid("the plan must hold keys and values", remedy=_HELP)
+        plain = {}
+    plain = {key: value for key, value in plain.items() if key not in _HEAD}
+    _check_keys(plain, Plan, "")
+    for where, task, offer in _offers(plain):
+        _resolve(where, task, offer, bundles)
+    try:
+        return Plan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": timestamp(0)})
+    except ValidationError as error:
+        raise PlanInvalid(f"the plan: {_problem(error)}", remedy=_HELP) from None
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """Return the lines of a unified diff between what two plans say."""
+    before, after = (write(each).splitlines() for each in (old, new))
+    return list(difflib.unified_diff(before, after, f"plan {old.version}", "new", lineterm="", n=6))
+
+
+class _Loader(yaml.BaseLoader):
+    """Strings only: what YAML makes of 02:00 or of a date is not what a plan means. The same key twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a second key of the same name, which would silently replace the first."""
+        names = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"'{name}' stands there twice, near line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _problem(error: ValidationError) -> str:
+    """Say in words what a pattern means; the rest as every format does."""
+    problem = error.errors(include_url=False)[0]
+    names = [str(part) for part in problem["loc"]]
+    if problem["type"] != "string_pattern_mismatch":
+        return first_problem(error)
+    words = "a name of lower-case letters, digits and inner hyphens"
+    if "waves" in names:
+        words = "a time such as 2026-12-01T02:00:00Z"
+    elif "window" in names:
+        words = "a time of day such as 02:00"
+    return f"{'.'.join(names)}: {ascii(problem['input'])[:80]} is not {words}"
+
+
+def _offers(plain: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for kind in ("channels", "sites"):
+        for name, fleet in _items(plain.get(kind)):
+            for task, wanted in _items(_value(fleet, "tasks")):
+                for offer in _list(_value(wanted, "offers")):
+                    if isinstance(offer, dict):
+                        yield f"{kind}.{name}.tasks.{task}", str(task), offer
+
+
+def _value(plain: Any, key: str) -> Any:
+    return plain.get(key) if isinstance(plain, dict) else None
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str, Signed]) -> None:
+    """Fill in the digest from the version, or the version from the start of the digest."""
+    bundle, version = str(offer.get("bundle", "")), str(offer.get("version", ""))
+    if len(bundle) == _DIGEST_CHARACTERS and version:
+        return
+    found = [each for each in bundles.values() if each.task == task and _fits(each, bundle, version)]
+    if len(found) != 1:
+        wanted, count = f"{task} {version} {bundle}".strip(), "more than one" if found else "no"
+        said = f"{where} offers '{wanted}', which is {count} signed bundle; signed for {task}: {names(bundles, task)}"
+        raise PlanInvalid(said, remedy=_WHICH)
+    offer.update(bundle=found[0].digest, version=found[0].version)
+
+
+def _fits(signed: Signed, bundle: str, version: str) -> bool:
+    by_digest = len(bundle) >= _PREFIX_CHARACTERS_MIN and signed.digest.startswith(bundle)
+    return (by_digest and version in ("", signed.version)) or (not bundle and version == signed.version)
+
+
+def _check_keys(plain: Any, model: type[BaseModel], where: str) -> None:
+    """Refuse unknown keys with the nearest one; what is of the wrong kind is left to the model."""
+    for each in _list(plain):
+        _check_keys(each, model, where)
+    for key, value in _items(plain):
+        _check_known(str(key), model, where)
+        for inner in _models(model.model_fields[key].annotation):
+            if key in _NAMED:
+                for name, each in _items(value):
+                    _check_keys(each, inner, f"{where}{key}.{name}.")
+            else:
+                _check_keys(value, inner, f"{where}{key}.")
+
+
+def _check_known(key: str, model: type[BaseModel], where: str) -> None:
+    if key not in model.model_fields:
+        close = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
+        known = ", ".join(name for name in model.model_fields if name not in (*_HEAD, "schema_"))
+        remedy = f"Did you mean '{close[0]}'?" if close else f"Known keys there: {known}."
+        raise PlanInvalid(f"the plan: unknown key '{where}{key}'", remedy=remedy)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for each in get_args(annotation):
+        yield from _models(each)
+
+
+def _without_nothing(plain: Any) -> Any:
+    """Drop keys with nothing after them, as a person leaves them when a list has become empty."""
+    if isinstance(plain, dict):
+        return {key: _without_nothing(value) for key, value in plain.items() if value not in ("", "null", "~")}
+    return [_without_nothing(each) for each in plain] if isinstance(plain, list) else plain
+
+
+def _ordered(plain: Any, model: type[BaseModel]) -> Any:
+    """Put keys in the order of the model's fields, which is the order in which people think."""
+    if isinstance(plain, list):
+        return [_ordered(each, model) for each in plain]
+    if not isinstance(plain, dict):
+        return plain
+    fields = {key: field for key, field in model.model_fields.items() if key in plain}
+    return {key: _field(key, plain[key], next(_models(field.annotation), model)) for key, field in fields.items()}
+
+
+def _field(key: str, value: Any, inner: type[BaseModel]) -> Any:
+    if key in _NAMED:
+        return {name: _ordered(each, inner) for name, each in sorted(_items(value))}
+    return _ordered(value, inner)

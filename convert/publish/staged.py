@@ -1,0 +1,175 @@
+"""A change that waits for signatures: a folder that is carried to whoever has the keys, and back.
+
+staged.json                 what the change needs to know besides
+current/metadata/…          all roots, and the metadata that the change follows: signed, to be compared with
+new/root.json …             the new metadata, with the signatures that they have so far
+new/<sha256>                a new plan
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import Root, Targets
+
+from convert import durable
+from convert.publish import changes, layout, reading
+from convert.publish.commit import Draft, Missing, sign_draft
+from convert.publish.keyring import Keyring
+from convert.publish.layout import PLAN, ROOT, TARGETS
+from convert.publish.places import Folder
+from convert.publish.plans import consequences
+from convert.publish.publisher import Publisher
+from convert.publish.reading import Held, Reading
+from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats import plan as plans
+from edge_agent.formats.plan import PLAN_BYTES_MAX
+
+_SCHEMA = "edge-agent/staged/v1"
+STAGED = "staged.json"
+_CURRENT, _NEW = "current", "new"
+_KINDS: dict[str, Any] = {ROOT: Root, TARGETS: Targets, PLAN: Targets}
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A staged change, as far as it is signed; the metadata that it follows are verified."""
+
+    held: Held
+    draft: Draft
+    folder: Path
+
+    def described(self, keys: Keyring) -> list[str]:
+        """Return what it changes, in words."""
+        lines = changes.described(self.held.roles(), self.draft.metadata(), keys.name_of)
+        if self.draft.plan is not None:
+            lines += [f"means: {each}" for each in consequences(self.held.plan, self.draft.plan)]
+        return lines
+
+
+def write(folder: Path, held: Held, draft: Draft) -> None:
+    """Leave a change in a folder, which is new or holds an earlier one.
+
+    Raises:
+        InvalidRequest: the folder holds something else.
+        OSError: it cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / STAGED).is_file():
+        raise InvalidRequest(f"{folder} holds something else", remedy="Name a new folder for --stage.")
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / _NEW).mkdir(parents=True)
+    current = Folder(folder / _CURRENT)
+    for path, content in held.files.items():
+        current.write(path, content)
+    for path, content in draft.blobs.items():
+        durable.write(folder / _NEW / Path(path).name, content)
+    _save(folder, draft)
+    head = {"schema": _SCHEMA, "restart_versions": draft.restart_versions, "without_old": draft.without_old}
+    durable.write(folder / STAGED, json.dumps(head).encode() + b"\n")
+
+
+def read(folder: Path, keys: Keyring) -> Staged:
+    """Read a staged change, and verify what it follows from the root of trust beside the keys.
+
+    Raises:
+        FileMissing: there is none.
+        InvalidRequest: the folder is not whole.
+        UpdateUntrusted, UpdateIncomplete: what it follows is not what the trusted root allows.
+        UpdateOutdated: it follows something older than what these keys have seen.
+    """
+    head = _head(folder)
+    held = Reading(Folder(folder / _CURRENT)).held(keys.anchor())
+    keys.require_newest(held.versions())
+    draft = Draft(restart_versions=bool(head.get("restart_versions")), without_old=bool(head.get("without_old")))
+    for role, kind in _KINDS.items():
+        path = folder / _NEW / f"{role}.json"
+        if path.is_file():
+            draft.put(role, layout.decode(kind, path.read_bytes(), str(path)))
+    _read_plan(folder / _NEW, draft)
+    keys.note(reading.public_keys(draft.root or held.root, draft.targets or held.targets))
+    keys.note(held.public_keys())
+    return Staged(held, draft, folder)
+
+
+def _head(folder: Path) -> dict[str, Any]:
+    try:
+        head = json.loads((folder / STAGED).read_bytes())
+    except FileNotFoundError:
+        remedy = "Name the folder that 'edge-convert publish … --stage FOLDER' has made."
+        raise FileMissing(f"{folder} holds no staged change", remedy=remedy) from None
+    except ValueError:
+        head = None
+    if not isinstance(head, dict) or head.get("schema") != _SCHEMA:
+        raise InvalidRequest(f"{folder / STAGED} is damaged, or of a newer edge-convert", remedy="Stage it again.")
+    return head
+
+
+def add_signatures(staged: Staged, keys: Keyring) -> list[Missing]:
+    """Sign with the keys at hand, keep the result in the folder, and return what is missing still.
+
+    Raises:
+        InvalidRequest: none of these keys can sign any of it.
+    """
+    before = _signatures(staged.draft)
+    missing = sign_draft(keys, staged.held, staged.draft)
+    if missing and before == _signatures(staged.draft):
+        said = "none of these keys adds a signature that is still needed"
+        raise InvalidRequest(
+            said, remedy=f"{'; '.join(each.said(keys.name_of) for each in missing)}. Name their folder with --keys."
+        )
+    _save(staged.folder, staged.draft)
+    keys.saw(staged.held.versions())
+    return missing
+
+
+def missing(staged: Staged) -> list[Missing]:
+    """Return which signatures are missing."""
+    return sign_draft(Keyring([], _nobody), staged.held, staged.draft)
+
+
+def publish(publisher: Publisher, folder: Path) -> Staged:
+    """Publish a staged change.
+
+    Raises:
+        SignaturesMissing: it is not signed enough.
+        InvalidRequest: the repository has moved on since it was staged.
+    """
+    staged = read(folder, publisher.keys)
+    held = publisher.held()
+    for role, metadata in staged.draft.metadata().items():
+        before, now = staged.held.roles()[role].signed, held.roles()[role].signed
+        if before != now or metadata.signed.version != now.version + 1:
+            said = f"'{role}' has changed since this was staged: it is at version {now.version}"
+            raise InvalidRequest(said, remedy="Stage the change again, and have it signed again.")
+    publisher.finish(held, staged.draft)
+    return staged
+
+
+def _nobody(folder: Path) -> str:
+    raise AssertionError(folder)
+
+
+def _save(folder: Path, draft: Draft) -> None:
+    for role, metadata in draft.metadata().items():
+        durable.write(folder / _NEW / f"{role}.json", layout.encode(metadata))
+
+
+def _read_plan(folder: Path, draft: Draft) -> None:
+    """Take in the plan that the staged role names, if it is a new one."""
+    target = draft.plan_role.signed.targets.get(plans.FILE_NAME) if draft.plan_role else None
+    path = folder / target.hashes.get("sha256", "") if target else None
+    if path is not None and path.is_file() and path.stat().st_size <= PLAN_BYTES_MAX:
+        raw = path.read_bytes()
+        if reading.sha256(raw) != path.name:
+            raise InvalidRequest(f"{path} is damaged", remedy="Stage the change again.")
+        draft.blobs[layout.blob(path.name)] = raw
+        draft.plan = plans.parse(raw)
+
+
+def _signatures(draft: Draft) -> Mapping[str, set[str]]:
+    return {role: set(metadata.signatures) for role, metadata in draft.metadata().items()}

@@ -1,0 +1,139 @@
+"""Publishing killed, or failed by its disk, at every system call that matters: sites accept what is there, always.
+
+One process makes a repository, signs a bundle, publishes a plan, gives the online key away and writes a stick. It is
+killed at each call. Then a site that knew the repository before, and one that did not, read what is there with
+python-tuf's client; the same commands run again, and everything is as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convert.publish.check import Scope, check
+from convert.publish.keyring import make
+from convert.publish.places import Folder
+from tests.bundles import digest_of, echo_bundle
+from tests.fleet_cases import Centre
+from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
+from tests.tuf_client import Client
+
+SECONDS_MAX = 120
+COMMANDS = """
+import sys
+from pathlib import Path
+from convert.publish import plan_text, rotation, stick
+from convert.publish.keyring import Keyring
+from convert.publish.places import Folder
+from convert.publish.publisher import Publisher
+from convert.publish.rotation import Rotation
+
+place = Path(sys.argv[1])
+keys = Keyring([place / "signing-keys"], lambda folder: "")
+publisher = Publisher(Folder(place / "repository"), keys)
+publisher.create()
+publisher.publish(place / "bundle")
+text = "channels: {stable: {tasks: {pos-intent: {offers: [{version: 1.1.0}]}}}}"
+publisher.set_plan(plan_text.read(text, publisher.held().bundles()))
+new = next(named for named in keys.keys if named.name == "online-2")
+there = rotation.keyids(publisher.held(), "online")
+if new.key.keyid not in there:
+    rotation.rotate(publisher, Rotation("online", (new,), tuple(there)))
+stick.write(publisher, stick.Order(place / "stick", 30))
+"""
+
+
+class Fleet:
+    """A repository with an earlier bundle in force, to be copied for each point, and what is to be published."""
+
+    def __init__(self, root: Path, *, made: bool) -> None:
+        self.root, self.made = root, made
+        ready = root / "ready"
+        centre = Centre(ready)
+        self.anchor = centre.root_bytes
+        self.old = centre.publish(echo_bundle(root / "old", weights=b"weights"))
+        centre.plan(centre.offering(self.old))
+        echo_bundle(ready / "bundle", weights=b"weights", version="1.1.0")
+        self.new = digest_of(ready / "bundle")
+        (ready / "stick").mkdir()
+        Client(root / "site", self.anchor).refresh(centre.folder)
+        make(ready / "signing-keys", "online-2", "online")
+        if not made:
+            shutil.rmtree(centre.folder)
+            (ready / "signing-keys" / "seen.json").unlink()
+
+    def fresh(self) -> Path:
+        """Return a new copy of the repository, the keys and the site's cache."""
+        shutil.rmtree(self.root / "now", ignore_errors=True)
+        shutil.copytree(self.root / "site", self.root / "now" / "site")
+        return shutil.copytree(self.root / "ready", self.root / "now", dirs_exist_ok=True)
+
+    def publish(self, place: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Run the commands in a process of their own."""
+        command = [*tracer, sys.executable, "-B", "-c", COMMANDS, str(place)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
+
+    def points(self) -> list[Point]:
+        """Count the calls of one undisturbed run."""
+        return points(lambda *tracer: self.publish(self.fresh(), *tracer), self.root / "log")
+
+    def check(self, place: Path) -> None:
+        """Read what is there as two sites; run the commands again; read the result."""
+        repository = place / "repository"
+        if self.made or (repository / "metadata" / "timestamp.json").exists():
+            for cache in (place / "site", place / "newcomer") if self.made else (place / "newcomer",):
+                seen = Client(cache, self.anchor).refresh(repository)
+                assert seen.bundles in ({self.old} if self.made else set(), {self.new})
+        if (place / "stick" / "metadata" / "timestamp.json").exists():
+            assert {self.new} == Client(place / "carried", self.anchor).refresh(place / "stick").bundles
+        again = self.publish(place)
+        assert 0 == again.returncode, again.stderr
+        for cache, source in (("site", repository), ("late", repository), ("other", place / "stick")):
+            if self.made or cache != "site":
+                assert {self.new} == Client(place / cache, self.anchor).refresh(source).bundles
+        found = check(Folder(repository), self.anchor, 0, Scope(), lambda *_: None)
+        assert [] == found.problems
+        assert [] == list(repository.rglob("*.partial"))
+
+
+@pytest.fixture(scope="module", params=["in force", "not there yet"])
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Return a fleet with something to publish."""
+    return Fleet(tmp_path_factory.mktemp("fleet"), made=request.param == "in force")
+
+
+def sweep(fleet: Fleet, chosen: list[Point]) -> None:
+    """Kill one run at each point."""
+    for call, number in chosen:
+        place = fleet.fresh()
+        assert fleet.publish(place, *killed_at(call, number)).returncode != 0, (call, number)
+        fleet.check(place)
+
+
+@needs_strace
+def test_a_kill_at_sampled_points_leaves_what_sites_accept(fleet: Fleet):
+    """The old state or the new one, never neither."""
+    sweep(fleet, sample(fleet.points(), 2))
+
+
+@needs_strace
+@pytest.mark.slow
+def test_a_kill_anywhere_leaves_what_sites_accept(fleet: Fleet):
+    """Every call of the sweep."""
+    sweep(fleet, fleet.points())
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failing_disk_leaves_what_sites_accept(fleet: Fleet, error: str):
+    """Each write and each sync fails once: the command says so or gets over it, and the next run puts it right."""
+    for call, number in fleet.points():
+        if call in WRITING:
+            place = fleet.fresh()
+            fleet.publish(place, *failed_at(call, number, error))
+            fleet.check(place)

@@ -1,0 +1,194 @@
+"""The plan as people write it: YAML that reads back the same, and errors that name the place and the nearest word."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.publish import plan_text, plans
+from convert.publish.plans import Halt, consequences, halt, same_plan
+from convert.publish.reading import Signed, find
+from edge_agent.errors import InvalidRequest, PlanInvalid
+from edge_agent.formats.plan import Plan, encode
+
+OLD, NEW, CUDA = "a" * 64, "b" * 64, "c" * 64
+BUNDLES = {
+    digest: Signed(task, version, digest, 10)
+    for task, version, digest in (
+        ("pos-intent", "1.0.0", OLD),
+        ("pos-intent", "1.1.0", NEW),
+        ("pos-fields", "1.1.0", CUDA),
+    )
+}
+WRITTEN = """
+channels:
+  stable:
+    bytes_per_second_max: 20000
+    tasks:
+      pos-intent:
+        offers:
+        - {version: 1.1.0, requires: {memory_bytes_min: 4000000000, devices: [cuda, vulkan], cpu_features: [avx2]}}
+        - bundle: aaaaaaa
+        waves:
+        - {start: 2026-12-01T02:00:00Z, percent: 5}
+        - {start: 2026-12-03T02:00:00Z, percent: 100}
+        window: {start: 22:00, end: 04:30}
+        probation: {calls: 100, hours: 2}
+        mode: hybrid
+        failure_percent_max: 3
+      pos-fields: {offers: [{version: 1.1.0}]}
+sites:
+  shop-1:
+    tasks: {pos-intent: {offers: [{version: 1.0.0}], halted: true}}
+"""
+
+
+def plan() -> Plan:
+    return plan_text.read(WRITTEN, BUNDLES)
+
+
+def test_everything_that_a_plan_can_say_is_understood():
+    """Channels, sites, hardware, waves, window, bandwidth, mode, probation; bundles by version or digest."""
+    stable = plan().channels["stable"]
+    intent = stable.tasks["pos-intent"]
+    assert [(NEW, "1.1.0"), (OLD, "1.0.0")] == [(offer.bundle, offer.version) for offer in intent.offers]
+    assert (4_000_000_000, ("cuda", "vulkan"), ("avx2",)) == (
+        intent.offers[0].requires.memory_bytes_min,
+        intent.offers[0].requires.devices,
+        intent.offers[0].requires.cpu_features,
+    )
+    assert [5, 100] == [wave.percent for wave in intent.waves]
+    assert intent.window is not None
+    assert ("22:00", "04:30", "hybrid") == (intent.window.start, intent.window.end, intent.mode)
+    assert (100, 2, 3) == (intent.probation.calls, intent.probation.hours, intent.failure_percent_max)
+    assert (20_000, CUDA) == (stable.bytes_per_second_max, stable.tasks["pos-fields"].offers[0].bundle)
+    assert plan().sites["shop-1"].tasks["pos-intent"].halted
+
+
+def test_what_is_written_reads_back():
+    """As YAML, and as the JSON that sites get; with no bundle known, since digests are in it."""
+    for text in (plan_text.write(plan()), encode(plan()).decode()):
+        assert same_plan(plan(), plan_text.read(text, {}))
+
+
+def test_an_empty_plan_is_one():
+    """Nothing, or comments only, wants nothing of anybody."""
+    for text in ("", "# nothing\n", "channels:\nsites: {}\n"):
+        assert frozenset() == plan_text.read(text, BUNDLES).bundles()
+    assert "" == plan_text.write(plan_text.read("", {}))
+
+
+def test_a_key_with_nothing_after_it_is_as_by_default():
+    """As people leave it when they have deleted the value."""
+    text = WRITTEN.replace("mode: hybrid", "mode:").replace("window: {start: 22:00, end: 04:30}", "window: null")
+    intent = plan_text.read(text, BUNDLES).channels["stable"].tasks["pos-intent"]
+    assert (None, None) == (intent.mode, intent.window)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("bytes_per_second_max", "bytes_per_second", "unknown key 'channels.stable.bytes_per_second'"),
+        ("offers", "offer", r"unknown key 'channels\.stable\.tasks\.pos-intent\.offer'"),
+        ("percent: 5", "percentage: 5", r"unknown key .*waves\.percentage"),
+        ("channels", "channel", "unknown key 'channel'"),
+        ("version: 1.1.0, req", "version: 7.0.0, req", r"'pos-intent 7\.0\.0', which is no signed bundle.*1\.1\.0"),
+        ("bundle: aaaaaaa", "bundle: aaaaa", "'pos-intent  aaaaa', which is no signed bundle"),
+        ("bundle: aaaaaaa", "bundle: aaaaaaac", "no signed bundle"),
+        ("- bundle: aaaaaaa", "- requires: {}", "'pos-intent', which is no signed bundle"),
+        ("2026-12-01T02:00:00Z", "tomorrow", r"waves\.0\.start: 'tomorrow' is not a time such as 2026"),
+        ("22:00", "10 pm", r"window\.start: '10 pm' is not a time of day such as 02:00"),
+        ("stable", "Stable", "is not a name of lower-case letters"),
+        ("percent: 5", "percent: 500", r"percent: .*less than or equal to 100"),
+        ("mode: hybrid", "mode: hybird", "mode: Input should be 'bootstrap', 'shadow', 'hybrid' or 'local'"),
+        ("percent: 100", "percent: 4", "waves must"),
+        ("pos-fields:", "pos-intent:", "'pos-intent' stands there twice"),
+        ("sites:", ":\n -", "is not valid YAML"),
+        ("offers: [{version: 1.0.0}]", "offers: 7", "offers"),
+        ("tasks: {pos-intent", "tasks: {7", "tasks"),
+    ],
+)
+def test_a_wrong_plan_is_refused_by_name(old: str, new: str, said: str):
+    """The message names the place; the remedy says what would do."""
+    assert old in WRITTEN
+    with pytest.raises(PlanInvalid, match=said) as caught:
+        plan_text.read(WRITTEN.replace(old, new), BUNDLES)
+    assert caught.value.remedy
+
+
+def test_the_nearest_key_is_offered():
+    """A typo is met with the word that was meant."""
+    with pytest.raises(PlanInvalid) as caught:
+        plan_text.read(WRITTEN.replace("probation", "probaton"), BUNDLES)
+    assert "Did you mean 'probation'?" == caught.value.remedy
+
+
+@given(st.text(alphabet="ab:-{}[]\n #&*!|>'\"%@`0129", max_size=60))
+def test_no_text_breaks_the_reader(text: str):
+    """Whatever is in the file, it is a plan or PlanInvalid."""
+    try:
+        assert isinstance(plan_text.read(text, BUNDLES), Plan)
+    except PlanInvalid as error:
+        assert error.message
+
+
+def test_a_difference_is_shown_in_lines_and_in_words():
+    """What changes is said for each task: versions, waves, halts, and what is left alone from now on."""
+    before, after = plan(), plan_text.read(WRITTEN.replace("version: 1.0.0", "version: 1.1.0"), BUNDLES)
+    assert {f"-        - bundle: {OLD}", f"+        - bundle: {NEW}"} <= set(plan_text.differences(before, after))
+    assert ([], []) == (plan_text.differences(before, before), consequences(before, before))
+    assert [
+        "sites.shop-1.tasks.pos-intent: halted: no more sites switch, those that have switched keep it"
+    ] == consequences(before, after)
+    nothing = plan_text.read("", {})
+    assert [
+        "channels.stable.tasks.pos-intent: 1.1.0 or 1.0.0, 5 % from 2026-12-01T02:00:00Z,"
+        " 100 % from 2026-12-03T02:00:00Z",
+        "channels.stable.tasks.pos-fields: 1.1.0, all sites at once",
+    ] == consequences(nothing, before)[:2]
+    assert 3 == sum(line.endswith("sites keep what they have") for line in consequences(before, nothing))
+    fewer = plan_text.read(
+        WRITTEN.replace(", percent: 100", ", percent: 50").replace("[{version: 1.1.0}]", "[{bundle: cccccc}]"), BUNDLES
+    )
+    assert any(line.endswith("the other sites never") for line in consequences(before, fewer))
+
+
+@pytest.mark.parametrize(
+    ("order", "halted"),
+    [
+        (Halt("pos-intent"), {"stable": True, "shop-1": True}),
+        (Halt("pos-intent", channel="stable"), {"stable": True, "shop-1": True}),
+        (Halt("pos-intent", site="shop-1", resume=True), {"stable": False, "shop-1": False}),
+        (Halt("pos-intent", resume=True), {"stable": False, "shop-1": False}),
+    ],
+)
+def test_a_rollout_is_halted_where_it_was_said(order: Halt, halted: dict[str, bool]):
+    """Everywhere, in one channel or on one site; and likewise let go on."""
+    after = halt(plan(), order)
+    fleets = {**after.channels, **after.sites}
+    assert halted == {name: fleet.tasks["pos-intent"].halted for name, fleet in fleets.items()}
+
+
+def test_halting_what_the_plan_does_not_name_is_an_error():
+    """The message says where it was looked for, the remedy what there is."""
+    for order in (Halt("pos"), Halt("pos-fields", site="shop-1"), Halt("pos-intent", channel="beta")):
+        with pytest.raises(InvalidRequest) as caught:
+            halt(plan(), order)
+        assert "pos-fields, pos-intent" in caught.value.remedy
+    with pytest.raises(InvalidRequest, match="channel 'beta' says nothing"):
+        halt(plan(), Halt("pos-intent", channel="beta"))
+
+
+def test_bundles_are_found_by_what_people_call_them():
+    """TASK@VERSION, a digest or its start; what is none or several is an error that lists them."""
+    assert NEW == find(BUNDLES, "pos-intent@1.1.0").digest
+    assert NEW == find(BUNDLES, "bbbbbb").digest == find(BUNDLES, NEW).digest
+    for written in ("pos-intent", "bbbbb", "pos-intent@2.0.0", ""):
+        with pytest.raises(InvalidRequest, match="no signed bundle") as caught:
+            find(BUNDLES, written)
+        assert "pos-fields@1.1.0" in caught.value.remedy
+    twins = {digest: Signed("talk", "1.0.0", digest, 1) for digest in (OLD, "a" * 63 + "b")}
+    with pytest.raises(InvalidRequest, match="more than one"):
+        find(twins, "aaaaaaaa")
+    assert "none" == plans.names({}, "talk")
