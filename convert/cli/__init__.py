@@ -27,6 +27,8 @@ from convert.cli import (
     plan,
     publish,
     quantize,
+    renew,
+    revoke,
     rotate,
     run,
     setup,
@@ -129,13 +131,19 @@ app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(sites.app, name="sites")
-app.command("publish")(publish.Command)
-app.add_typer(plan.app, name="plan")
-app.command("sign")(sign.command)
-app.command("stick")(stick.Command)
-app.command("verify-repo")(verify_repo.Command)
-for _name, _updating in {"renew": rotate.Renew, "revoke": rotate.Revoke, "rotate": rotate.Rotate}.items():
-    app.command(_name)(_updating)
+_UPDATES_PANEL = "Signed updates"
+_UPDATES: dict[str, Callable[..., Any]] = {
+    "publish": publish.Command,
+    "sign": sign.command,
+    "revoke": revoke.Command,
+    "renew": renew.Command,
+    "rotate": rotate.Command,
+    "verify-repo": verify_repo.Command,
+    "stick": stick.Command,
+}
+for _name, _updating in _UPDATES.items():
+    app.command(_name, rich_help_panel=_UPDATES_PANEL)(_updating)
+app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ class Command:
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://")
     ]
-    plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan, as 'edge-convert plan show' prints it.")]
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan, as 'edge-convert plan show --json' prints it.")]
     collected: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where collect writes; the registry of sites is in there.")
     ] = None

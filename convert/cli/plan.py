@@ -96,13 +96,8 @@ class Diff(OnRepository):
         """Run the command."""
         publisher = self.publisher()
         held = publisher.held()
-        if self.file:
-            old, new = held.plan, _from_file(self.file, held)
-        else:
-            before = reading.previous_plan(publisher.place, held)
-            if before is None:
-                raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
-            old, new = before, held.plan
+        old = held.plan if self.file else _before(publisher, held)
+        new = _from_file(self.file, held) if self.file else held.plan
         plans.require_signed(new, held.bundles())
         if plans.same_plan(old, new):
             typer.echo("no difference")
@@ -134,6 +129,13 @@ class Halt(OnRepository):
 
 for _name, _command in {"show": Show, "edit": Edit, "diff": Diff, "halt": Halt}.items():
     app.command(_name)(_command)
+
+
+def _before(publisher: Publisher, held: Held) -> Plan:
+    before = reading.previous_plan(publisher.place, held)
+    if before is None:
+        raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
+    return before
 
 
 def _publish(publisher: Publisher, held: Held, plan: Plan, yes: bool) -> None:

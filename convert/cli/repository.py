@@ -99,8 +99,7 @@ def show_expiry(held: Held, *, err: bool = False) -> None:
     """Say which role expires first; what is near is coloured."""
     expires, role = held.expiries()[0]
     days = (expires - datetime.now(UTC)).total_seconds() / 86_400
-    when = f"{expires:%Y-%m-%d %H:%M} UTC, in {days:.0f} days" if days > 0 else f"{expires:%Y-%m-%d}: it has expired"
-    style = "bold red" if days <= 0 else "yellow" if days < SOON_DAYS else ""
+    when, style = _when(expires, days)
     renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{_renewed(role)}'"
     console = Console(stderr=True, highlight=False, soft_wrap=True) if err else screen.out()
     console.print(Text.assemble(("earliest expiry: ", "bold"), (f"{role}, {when}{renew}", style)))
@@ -117,6 +116,13 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise InvalidRequest("nobody is there to ask whether this is meant", remedy="Look at it, then add --yes.")
     typer.confirm(question, abort=True, err=True)
+
+
+def _when(expires: datetime, days: float) -> tuple[str, str]:
+    """Return a day in words, and how it looks."""
+    if days <= 0:
+        return f"{expires:%Y-%m-%d}: it has expired", "bold red"
+    return f"{expires:%Y-%m-%d %H:%M} UTC, in {days:.0f} days", "yellow" if days < SOON_DAYS else ""
 
 
 def _renewed(role: str) -> str:

@@ -1,4 +1,4 @@
-"""`edge-convert rotate`, `revoke` and `renew`."""
+"""`edge-convert rotate`."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from convert.cli import repository
-from convert.cli.repository import OnRepository, Stage, Yes
+from convert.cli.repository import OnRepository, Stage
 from convert.publish import keyring, rotation
 from convert.publish.keyring import Named
 from convert.publish.publisher import Publisher
-from convert.publish.reading import find
 from convert.publish.rotation import Rotation
 from edge_agent.errors import InvalidRequest
 
@@ -27,16 +26,8 @@ class Role(str, Enum):
     online = "online"
 
 
-class Renewed(str, Enum):
-    """What renew can sign anew, besides snapshot and timestamp."""
-
-    root = "root"
-    targets = "targets"
-    plan = "plan"
-
-
 @dataclass(kw_only=True)
-class Rotate(OnRepository):
+class Command(OnRepository):
     """Give a role other keys: somebody joins or leaves, a key is lost or stolen.
 
     Sites follow by themselves, however long they slept. Needs the root keys, for the plan's key those of bundles.
@@ -66,60 +57,19 @@ class Rotate(OnRepository):
         publisher, role = self.publisher(self.stage), self.role.value
         there = rotation.keyids(publisher.held(), role)
         gone = tuple(_keyid(publisher, name, there) for name in self.remove or ())
-        added = tuple(map(keyring.read_public, self.add or ()))
-        if not added and not self.threshold:
-            added = (_made(publisher, role, there),)
-        for named in added:
-            publisher.keys.learn(named)
+        added = self._added(publisher, there)
         change = Rotation(role, added, gone, self.threshold, self.restart_versions, self.without_old)
         rotation.rotate(publisher, change)
         names = ", ".join(map(publisher.keys.name_of, rotation.keyids(publisher.held(), role)))
         repository.finish(publisher, f"the keys of '{role}' are now: {names}", self.stage)
 
-
-@dataclass(kw_only=True)
-class Revoke(OnRepository):
-    """Take the signature of a bundle back: nobody installs it any more. Sites that run it go on, and say so.
-
-    The plan must not name it any more. Its files stay in the repository, since other bundles may share them.
-
-    Example: [bold]edge-convert revoke pos-intent@1.1.0 --repo s3://fleet/updates --keys signing-keys[/bold]
-    """
-
-    # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="TASK@VERSION, or a digest or its start.")]
-    yes: Yes = False
-    stage: Stage = None
-
-    def __post_init__(self) -> None:
-        """Run the command."""
-        publisher = self.publisher(self.stage)
-        signed = find(publisher.held().bundles(), self.bundle)
-        repository.confirm(f"Revoke {signed.name}?", self.yes)
-        publisher.revoke(signed.digest)
-        repository.finish(publisher, f"{signed.name} is revoked", self.stage)
-
-
-@dataclass(kw_only=True)
-class Renew(OnRepository):
-    """Sign anew what would expire: the timestamp, by the online key alone. Run it every day, from a timer.
-
-    Once a year the other roles are due, each with its own keys: edge-convert renew root targets plan.
-
-    Example: [bold]edge-convert renew --repo s3://fleet/updates --keys online-key[/bold]
-    """
-
-    # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    roles: Annotated[
-        list[Renewed] | None, typer.Argument(metavar="ROLE...", help="Also root, targets or plan, by their keys.")
-    ] = None
-    stage: Stage = None
-
-    def __post_init__(self) -> None:
-        """Run the command."""
-        publisher = self.publisher(self.stage)
-        publisher.renew(*(role.value for role in self.roles or ()))
-        repository.finish(publisher, "renewed", self.stage)
+    def _added(self, publisher: Publisher, there: list[str]) -> tuple[Named, ...]:
+        added = tuple(map(keyring.read_public, self.add or ()))
+        if not (added or self.threshold):
+            added = (_made(publisher, self.role.value, there),)
+        for named in added:
+            publisher.keys.learn(named)
+        return added
 
 
 def _made(publisher: Publisher, role: str, there: list[str]) -> Named:

@@ -58,7 +58,7 @@ class Command:
             raise typer.Exit(_FAILED)
 
     def _wanted(self, held: Held) -> Collection[str]:
-        return stick.wanted(held.plan, self.site or (), self.channel)
+        return stick.wanted(held.plan, self.site or [], self.channel)
 
 
 def _print(found: check.Findings) -> None:

@@ -65,10 +65,8 @@ def create(
 def _fill(folder: Path, now: float, quorums: dict[str, Quorum], passphrase: str) -> None:
     if passphrase:
         keyring.lock(folder, passphrase)
-    made = {
-        role: [keyring.make(folder, f"{role}-{number}", role) for number in range(1, quorum.keys + 1)]
-        for role, quorum in {**quorums, layout.PLAN: Quorum(1, 1), layout.ONLINE: Quorum(1, 1)}.items()
-    }
+    every = {**quorums, layout.PLAN: Quorum(1, 1), layout.ONLINE: Quorum(1, 1)}
+    made = {role: _made(folder, role, quorum.keys) for role, quorum in every.items()}
     root, targets = _root(made, quorums), _targets(made[layout.PLAN][0])
     keys = Keyring([folder], lambda _: passphrase)
     for role, metadata in ((layout.ROOT, root), (layout.TARGETS, targets)):
@@ -76,6 +74,10 @@ def _fill(folder: Path, now: float, quorums: dict[str, Quorum], passphrase: str)
         keys.sign(metadata, [named.key.keyid for named in made[role][: quorums[role].threshold]])
     durable.write(folder / keyring.ANCHOR, layout.encode(root))
     durable.write(folder / keyring.FIRST_TARGETS, layout.encode(targets))
+
+
+def _made(folder: Path, role: str, count: int) -> list[Named]:
+    return [keyring.make(folder, f"{role}-{number}", role) for number in range(1, count + 1)]
 
 
 def _root(made: dict[str, list[Named]], quorums: dict[str, Quorum]) -> Metadata[Root]:

@@ -44,11 +44,8 @@ def described(old: Mapping[str, Metadata[Any]], new: Mapping[str, Metadata[Any]]
 
 
 def _keys(called: str, old: Any, new: Any, name: Name) -> Iterator[str]:
-    for keyid in old.keyids:
-        if keyid not in new.keyids:
-            yield f"- key {name(keyid)} of {called} ({keyid[:12]})"
-    for keyid in new.keyids:
-        if keyid not in old.keyids:
-            yield f"+ key {name(keyid)} of {called} ({keyid[:12]})"
-    if old.threshold != new.threshold or len(old.keyids) != len(new.keyids):
-        yield f"* {called}: {new.threshold} of {len(new.keyids)} must sign; it was {old.threshold} of {len(old.keyids)}"
+    for sign, keyids in (("-", set(old.keyids) - set(new.keyids)), ("+", set(new.keyids) - set(old.keyids))):
+        yield from (f"{sign} key {name(keyid)} of {called} ({keyid[:12]})" for keyid in sorted(keyids))
+    before, after = ((of.threshold, len(of.keyids)) for of in (old, new))
+    if before != after:
+        yield f"* {called}: {after[0]} of {after[1]} must sign; it was {before[0]} of {before[1]}"

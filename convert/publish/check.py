@@ -38,14 +38,7 @@ class Findings:
 
     def plain(self) -> dict[str, Any]:
         """Return it for JSON."""
-        held = self.held
-        return {
-            "problems": self.problems,
-            "warnings": self.warnings,
-            "expires": {role: f"{at:%Y-%m-%dT%H:%M:%SZ}" for at, role in held.expiries()} if held else {},
-            "bundles": sorted(held.bundles()) if held else [],
-            "plan_version": held.plan.version if held else 0,
-        }
+        return {"problems": self.problems, "warnings": self.warnings, **(self.held.plain() if self.held else {})}
 
 
 @dataclass(frozen=True)
@@ -164,13 +157,18 @@ class _Blobs:
 
 def _bundles(blobs: _Blobs, held: Held) -> None:
     only = blobs.scope.only(held) if blobs.scope.only else held.bundles()
-    for signed in (each for each in held.bundles().values() if each.digest in only):
-        path = layout.blob(signed.digest)
-        raw = blobs.place.read(path, MANIFEST_BYTES_MAX)
-        if raw is None or reading.sha256(raw) != signed.digest:
-            how = "missing" if raw is None else "damaged: its bytes are not those of its name"
-            blobs.found.problems.append(f"{path}, the manifest of {signed.name}, is {how}")
-            continue
+    for digest in filter(only.__contains__, held.bundles()):
+        _bundle(blobs, held.bundles()[digest])
+
+
+def _bundle(blobs: _Blobs, signed: Signed) -> None:
+    path = layout.blob(signed.digest)
+    raw = blobs.place.read(path, MANIFEST_BYTES_MAX)
+    if raw is None:
+        blobs.found.problems.append(f"{path}, the manifest of {signed.name}, is missing")
+    elif reading.sha256(raw) != signed.digest:
+        blobs.found.problems.append(f"{path}, the manifest of {signed.name}, is damaged")
+    else:
         blobs.found.blobs += 1
         blobs.found.problems += _manifest(blobs, signed, raw)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -17,15 +17,19 @@ from convert.publish import layout
 from convert.publish.keyring import Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from convert.publish.places import Place
-from convert.publish.reading import Held
+from convert.publish.reading import Held, Signed, bundles_of
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import Plan
+
+_AGAIN = "Sites see what they saw before. Run the command again: it starts from what is there."
 
 
 @dataclass
 class Draft:
     """What is to change. What is None stays as it is; snapshot and timestamp follow from the rest."""
 
+    ROLES: ClassVar[dict[str, str]] = {ROOT: "root", TARGETS: "targets", PLAN: "plan_role"}
+    """Roles that can change of themselves, and the field of each."""
     root: Metadata[Root] | None = None
     targets: Metadata[Targets] | None = None
     plan_role: Metadata[Targets] | None = None
@@ -40,25 +44,28 @@ class Draft:
 
     def metadata(self) -> dict[str, Metadata[Any]]:
         """Return what is to change, by role."""
-        every: dict[str, Metadata[Any] | None] = {ROOT: self.root, TARGETS: self.targets, PLAN: self.plan_role}
+        every = {role: getattr(self, name) for role, name in self.ROLES.items()}
         return {role: metadata for role, metadata in every.items() if metadata is not None}
 
     def put(self, role: str, metadata: Metadata[Any]) -> None:
         """Take in new metadata of a role."""
-        if role == ROOT:
-            self.root = metadata
-        elif role == TARGETS:
-            self.targets = metadata
-        else:
-            self.plan_role = metadata
+        setattr(self, self.ROLES[role], metadata)
 
     def delegators(self, held: Held, role: str) -> list[Metadata[Any]]:
         """Return all metadata by whose keys a role must be signed: those in force, and those to come."""
         if role == PLAN:
             return [self.targets or held.targets]
-        if self.root is None:
-            return [held.root]
-        return [self.root] if self.without_old and role != ROOT else [held.root, self.root]
+        # A root follows the one before, whatever is lost.
+        old = [] if self.without_old and role != ROOT else [held.root]
+        return [*old, self.root] if self.root else [held.root]
+
+    def next_version(self, metadata: Metadata[Any]) -> int:
+        """Return the version that follows of what the online key signs."""
+        return 1 if self.restart_versions else metadata.signed.version + 1
+
+    def result(self, held: Held) -> tuple[Plan, dict[str, Signed]]:
+        """Return the plan and the signed bundles as they will be."""
+        return self.plan or held.plan, bundles_of((self.targets or held.targets).signed)
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,14 @@ def commit(place: Place, keys: Keyring, held: Held, draft: Draft, now: float, da
     for path, content in draft.blobs.items():
         place.write(path, content)
     _require_unchanged(place, held)
+    stamp = files.pop(layout.TIMESTAMP_PATH)
+    root = files.pop(layout.path_of(ROOT, held.root.signed.version + 1), None)
     for path, content in files.items():
         place.write(path, content)
+    _require_ours(place, files)
+    place.write(layout.TIMESTAMP_PATH, stamp)
+    if root is not None:
+        place.write(layout.path_of(ROOT, held.root.signed.version + 1), root)
 
 
 def _assembled(keys: Keyring, held: Held, draft: Draft, now: float, days: Mapping[str, float]) -> dict[str, bytes]:
@@ -121,12 +134,11 @@ def _assembled(keys: Keyring, held: Held, draft: Draft, now: float, days: Mappin
             raw = files[layout.path_of(role, metadata.signed.version)] = layout.encode(metadata)
             snapshot.signed.meta[f"{role}.json"] = layout.described(metadata, raw)
     delegators = draft.delegators(held, SNAPSHOT)
-    version = 1 if draft.restart_versions else held.snapshot.signed.version + 1
-    layout.issue(snapshot.signed, version, now, days[SNAPSHOT])
-    raw = files[layout.path_of(SNAPSHOT, version)] = online(keys, snapshot, SNAPSHOT, delegators)
-    version = 1 if draft.restart_versions else held.timestamp.signed.version + 1
+    layout.issue(snapshot.signed, draft.next_version(held.snapshot), now, days[SNAPSHOT])
+    raw = online(keys, snapshot, SNAPSHOT, delegators)
+    files[layout.path_of(SNAPSHOT, snapshot.signed.version)] = raw
     timestamp = Metadata(Timestamp(snapshot_meta=layout.described(snapshot, raw)))
-    layout.issue(timestamp.signed, version, now, days[TIMESTAMP])
+    layout.issue(timestamp.signed, draft.next_version(held.timestamp), now, days[TIMESTAMP])
     files[layout.TIMESTAMP_PATH] = online(keys, timestamp, TIMESTAMP, delegators)
     if draft.root is not None:
         files[layout.path_of(ROOT, draft.root.signed.version)] = layout.encode(draft.root)
@@ -146,7 +158,14 @@ def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[M
     return layout.encode(metadata)
 
 
+def _require_ours(place: Place, files: Mapping[str, bytes]) -> None:
+    """Look again before the timestamp names them: two publishers at once write the same names."""
+    for path, content in files.items():
+        if place.read(path, len(content)) != content:
+            raise InvalidRequest(f"somebody else is publishing at {place.name} just now", remedy=_AGAIN)
+
+
 def _require_unchanged(place: Place, held: Held) -> None:
     if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
         said = f"somebody else has published at {place.name} in the meantime"
-        raise InvalidRequest(said, remedy="Nothing was changed. Run the command again: it starts from what is there.")
+        raise InvalidRequest(said, remedy=_AGAIN)

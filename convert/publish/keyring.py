@@ -147,7 +147,7 @@ class Keyring:
     def available(self, keyids: Iterable[str]) -> list[str]:
         """Return which of these keys can sign here, in their order."""
         here = {named.key.keyid for named in self.keys if named.available}
-        return [keyid for keyid in keyids if keyid in here]
+        return list(filter(here.__contains__, keyids))
 
     def name_of(self, keyid: str) -> str:
         """Return what people call a key."""
@@ -160,14 +160,17 @@ class Keyring:
             InvalidRequest: wrong passphrase, or a signer that does not work; the message says which.
         """
         for keyid in keyids:
-            named = next(each for each in self.keys if each.key.keyid == keyid and each.available)
-            if keyid not in self._signers:
-                self._signers[keyid] = self._open(named)
             try:
-                metadata.sign(self._signers[keyid], append=True)
+                metadata.sign(self._signer(keyid), append=True)
             except UnsignedMetadataError as error:
-                said = f"the key {named.name} does not sign: {error}"
+                said = f"the key {self.name_of(keyid)} does not sign: {error}"
                 raise InvalidRequest(said, remedy="Check that its device or service answers.") from None
+
+    def _signer(self, keyid: str) -> Signer:
+        if keyid not in self._signers:
+            named = next(each for each in self.keys if each.key.keyid == keyid and each.available)
+            self._signers[keyid] = self._open(named)
+        return self._signers[keyid]
 
     def _open(self, named: Named) -> Signer:
         if named.private is None:

@@ -13,7 +13,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, 
 
 from convert import durable
 from convert.collect.sources import open_store
-from edge_agent.errors import EdgeAgentError, InvalidRequest, UpstreamFailed, UpstreamRefused
+from edge_agent.errors import EdgeAgentError, UpstreamFailed, UpstreamRefused
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -35,6 +35,9 @@ class Place(Protocol):
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         """Put an object, whole or not at all; something long in pieces."""
+
+    def is_at(self, folder: Path) -> bool:
+        """Tell whether it is that folder."""
 
 
 def open_place(written: str, options: Mapping[str, str]) -> Place:
@@ -81,6 +84,10 @@ class Folder:
         with durable.replacing(target) as partial, partial.open("wb") as file:
             for chunk in [content] if isinstance(content, bytes) else content:
                 file.write(chunk)
+
+    def is_at(self, folder: Path) -> bool:
+        """Compare after following links."""
+        return self._root.resolve() == folder.resolve()
 
     def _make(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -141,6 +148,10 @@ class Bucket:
                 use_multipart=not isinstance(content, bytes),
             )
 
+    def is_at(self, folder: Path) -> bool:
+        """Never."""
+        return False
+
     @contextmanager
     def _failures(self, path: str) -> Iterator[None]:
         try:
@@ -161,14 +172,3 @@ def chunked(file: IO[bytes]) -> Iterator[bytes]:
     """Yield what is left of a file."""
     while chunk := file.read(CHUNK_BYTES):
         yield chunk
-
-
-def folder_of(place: Place) -> Path:
-    """Return the folder of a place that is one.
-
-    Raises:
-        InvalidRequest: it is an object store.
-    """
-    if isinstance(place, Folder):
-        return Path(place.name)
-    raise InvalidRequest(f"{place.name} is no folder", remedy="Name a folder, such as where the stick is mounted.")

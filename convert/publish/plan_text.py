@@ -26,7 +26,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from convert.publish.plans import names
-from convert.publish.reading import Signed
+from convert.publish.reading import Signed, count_of, of_task
 from edge_agent.errors import PlanInvalid
 from edge_agent.formats import plan as plans
 from edge_agent.formats.document import first_problem, timestamp
@@ -44,7 +44,7 @@ _HELP = "docs/publishing.md has every key of a plan."
 
 def write(plan: Plan) -> str:
     """Return the plan as YAML, without its head."""
-    plain = {key: value for key, value in json.loads(plans.encode(plan)).items() if key not in _HEAD}
+    plain = _body(json.loads(plans.encode(plan)))
     return yaml.safe_dump(_ordered(plain, Plan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
 
 
@@ -54,15 +54,7 @@ def read(text: str, bundles: Mapping[str, Signed]) -> Plan:
     Raises:
         PlanInvalid: not YAML, an unknown key, a rule is broken, or an offer that fits none or several bundles.
     """
-    try:
-        plain = yaml.load(text, Loader=_Loader)  # noqa: S506 - makes strings, lists and mappings, nothing else
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PlanInvalid(f"the plan is not valid YAML: {error}", remedy="Correct that line.") from None
-    if not isinstance(plain, dict):
-        if plain:
-            raise PlanInvalid("the plan must hold keys and values", remedy=_HELP)
-        plain = {}
-    plain = {key: value for key, value in plain.items() if key not in _HEAD}
+    plain = _body(_loaded(text))
     _check_keys(plain, Plan, "")
     for where, task, offer in _offers(plain):
         _resolve(where, task, offer, bundles)
@@ -70,6 +62,21 @@ def read(text: str, bundles: Mapping[str, Signed]) -> Plan:
         return Plan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": timestamp(0)})
     except ValidationError as error:
         raise PlanInvalid(f"the plan: {_problem(error)}", remedy=_HELP) from None
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    try:
+        plain = yaml.load(text, Loader=_Loader)  # noqa: S506 - makes strings, lists and mappings, nothing else
+    except (yaml.YAMLError, RecursionError) as error:
+        raise PlanInvalid(f"the plan is not valid YAML: {error}", remedy="Correct that line.") from None
+    if plain and not isinstance(plain, dict):
+        raise PlanInvalid("the plan must hold keys and values", remedy=_HELP)
+    return plain or {}
+
+
+def _body(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out version and time, which publishing sets."""
+    return {key: value for key, value in plain.items() if key not in _HEAD}
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
@@ -130,9 +137,9 @@ def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str,
     bundle, version = str(offer.get("bundle", "")), str(offer.get("version", ""))
     if len(bundle) == _DIGEST_CHARACTERS and version:
         return
-    found = [each for each in bundles.values() if each.task == task and _fits(each, bundle, version)]
+    found = [each for each in of_task(bundles, task) if _fits(each, bundle, version)]
     if len(found) != 1:
-        wanted, count = f"{task} {version} {bundle}".strip(), "more than one" if found else "no"
+        wanted, count = f"{task} {version} {bundle}".strip(), count_of(found)
         said = f"{where} offers '{wanted}', which is {count} signed bundle; signed for {task}: {names(bundles, task)}"
         raise PlanInvalid(said, remedy=_WHICH)
     offer.update(bundle=found[0].digest, version=found[0].version)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert.publish.reading import Signed
+from convert.publish.reading import Signed, of_task
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import Offer, Plan, TaskPlan
 
@@ -40,7 +40,7 @@ def _require_signed(where: str, task: str, offer: Offer, bundles: Mapping[str, S
 
 def names(bundles: Mapping[str, Signed], task: str) -> str:
     """Return the bundles of a task, for a sentence."""
-    return ", ".join(each.name for each in bundles.values() if each.task == task) or "none"
+    return ", ".join(each.name for each in of_task(bundles, task)) or "none"
 
 
 def every_task(plan: Plan) -> Iterator[tuple[str, str, TaskPlan]]:
@@ -90,16 +90,14 @@ def _fleets(plain: Mapping[str, Any], order: Halt) -> list[dict[str, Any]]:
 
 def consequences(old: Plan, new: Plan) -> list[str]:
     """Say what a new plan changes for the sites that it is meant for, a sentence for each task that it changes."""
-    before = {where: wanted for where, _, wanted in every_task(old)}
-    after = {where: wanted for where, _, wanted in every_task(new)}
-    said = [f"{where}: sites keep what they have" for where in before if where not in after]
-    for where, wanted in after.items():
-        if wanted != before.get(where):
-            said.append(f"{where}: {_change(before.get(where), wanted)}")
-    return said
+    before, after = ({where: wanted for where, _, wanted in every_task(plan)} for plan in (old, new))
+    places = [where for where in {**before, **after} if before.get(where) != after.get(where)]
+    return [f"{where}: {_change(before.get(where), after.get(where))}" for where in places]
 
 
-def _change(old: TaskPlan | None, new: TaskPlan) -> str:
+def _change(old: TaskPlan | None, new: TaskPlan | None) -> str:
+    if new is None:
+        return "sites keep what they have"
     if new.halted:
         return "halted: no more sites switch, those that have switched keep it"
     start = " → ".join(dict.fromkeys(map(_versions, filter(None, (old, new)))))

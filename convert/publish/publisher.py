@@ -27,6 +27,7 @@ from convert.publish.reading import Held, Signed
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
 from edge_agent.formats import plan as plans
 from edge_agent.formats.document import timestamp
+from edge_agent.formats.manifest import Artifact
 from edge_agent.formats.plan import Plan
 
 Store = Callable[[Held, Draft], None]
@@ -175,12 +176,9 @@ class Publisher:
         """
         held = self.held()
         draft = Draft()
-        if ROOT in roles:
-            draft.root = self.next_of(held.root, ROOT)
-        if TARGETS in roles:
-            draft.targets = self.next_of(held.targets, TARGETS)
-        if PLAN in roles:
-            draft.plan_role = self.next_of(held.plan_role, PLAN)
+        for role in draft.ROLES:
+            if role in roles:
+                draft.put(role, self.next_of(held.roles()[role], role))
         self.finish(held, draft)
 
     def finish(self, held: Held, draft: Draft) -> None:
@@ -190,7 +188,7 @@ class Publisher:
             PlanInvalid: the plan would name a bundle that is not signed.
             SignaturesMissing: the keys at hand do not suffice and there is nowhere to stage.
         """
-        require_signed(draft.plan or held.plan, reading.bundles_of((draft.targets or held.targets).signed))
+        require_signed(*draft.result(held))
         missing = sign_draft(self.keys, held, draft)
         if missing and self.stage:
             self.stage(held, draft)
@@ -199,10 +197,13 @@ class Publisher:
             raise SignaturesMissing(missing, self.keys)
         else:
             commit(self.place, self.keys, held, draft, self.now(), self.days)
-            changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
-            self.keys.saw({**held.versions(), **changed})
-            if draft.root is not None:
-                self.keys.trust(layout.encode(draft.root))
+            self._remember(held, draft)
+
+    def _remember(self, held: Held, draft: Draft) -> None:
+        changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
+        self.keys.saw({**held.versions(), **changed})
+        if draft.root is not None:
+            self.keys.trust(layout.encode(draft.root))
 
     def next_of(self, metadata: Metadata[Kind], role: str) -> Metadata[Kind]:
         """Return a copy as the next version, without signatures."""
@@ -221,18 +222,20 @@ class Publisher:
         return role, {layout.blob(reading.sha256(raw)): raw}
 
     def _upload(self, bundle: Bundle) -> int:
-        written = 0
-        for artifact in bundle.manifest.artifacts:
-            path = layout.blob(artifact.sha256)
-            with bundle.opened(artifact) as file:
-                if self.place.size(path) != artifact.size_bytes:
-                    self.place.write(path, chunked(file))
-                    written += artifact.size_bytes
+        written = sum(self._upload_file(bundle, artifact) for artifact in bundle.manifest.artifacts)
         path = layout.blob(bundle.digest)
         if self.place.size(path) != len(bundle.raw):
             self.place.write(path, bundle.raw)
             written += len(bundle.raw)
         return written
+
+    def _upload_file(self, bundle: Bundle, artifact: Artifact) -> int:
+        path = layout.blob(artifact.sha256)
+        with bundle.opened(artifact) as file:
+            if self.place.size(path) == artifact.size_bytes:
+                return 0
+            self.place.write(path, chunked(file))
+        return artifact.size_bytes
 
 
 def _signed(bundle: Bundle) -> Signed:
@@ -248,7 +251,7 @@ def _target(raw: bytes, signed: Signed) -> TargetFile:
 
 
 def _require_new_version(held: Held, signed: Signed) -> None:
-    for other in held.bundles().values():
-        if (other.task, other.version) == (signed.task, signed.version) and other.digest != signed.digest:
+    for other in reading.of_task(held.bundles(), signed.task):
+        if other.version == signed.version and other.digest != signed.digest:
             said = f"{signed.task} {signed.version} is signed already, as another bundle: {other.digest[:12]}"
             raise InvalidRequest(said, remedy="Raise 'version' in task.yaml, and make the bundle again.")

@@ -6,7 +6,7 @@ Expiry is no error here: what has expired is there to be renewed. A site is stri
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,6 +72,14 @@ class Held:
             PLAN: self.plan_role,
             SNAPSHOT: self.snapshot,
             TIMESTAMP: self.timestamp,
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is in force, for JSON."""
+        return {
+            "expires": {role: f"{at:%Y-%m-%dT%H:%M:%SZ}" for at, role in self.expiries()},
+            "bundles": sorted(self.bundles()),
+            "plan_version": self.plan.version,
         }
 
     def versions(self) -> dict[str, int]:
@@ -176,15 +184,15 @@ class Reading:
 
     def _take(self, kind: type[Kind], by: Metadata[Any], role: str, meta: MetaFile | None) -> Metadata[Kind]:
         path = layout.path_of(role, meta.version if meta else 0)
-        raw = self._read(path, layout.METADATA_BYTES_MAX[role])
-        if raw is None:
-            raise UpdateIncomplete(f"{path} is missing at {self._place.name}", remedy=_RESTORE)
-        if meta is not None:
-            self._require_same(meta, raw, path)
-        metadata = layout.decode(kind, raw, path)
+        raw = self._needed(path, layout.METADATA_BYTES_MAX[role])
+        metadata = layout.decode(kind, raw, path) if meta is None else self._named(kind, meta, raw, path)
         verify(by, role, metadata, path)
-        if meta is not None:
-            require_version(metadata, meta.version, path)
+        return metadata
+
+    def _named(self, kind: type[Kind], meta: MetaFile, raw: bytes, path: str) -> Metadata[Kind]:
+        self._require_same(meta, raw, path)
+        metadata = layout.decode(kind, raw, path)
+        require_version(metadata, meta.version, path)
         return metadata
 
     def _meta(self, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
@@ -198,9 +206,7 @@ class Reading:
         if target is None:
             raise UpdateIncomplete(f"the role 'plan' at {self._place.name} names no {FILE_NAME}", remedy=_RESTORE)
         path = layout.blob(target.hashes.get("sha256", ""))
-        raw = self._read(path, PLAN_BYTES_MAX)
-        if raw is None:
-            raise UpdateIncomplete(f"the plan, {path}, is missing at {self._place.name}", remedy=_RESTORE)
+        raw = self._needed(path, PLAN_BYTES_MAX)
         self._require_same(target, raw, path)
         return plan.parse(raw)
 
@@ -213,10 +219,17 @@ class Reading:
 
     def _read(self, path: str, bytes_max: int) -> bytes | None:
         raw = self._place.read(path, bytes_max)
-        if raw is not None and len(raw) > bytes_max:
+        if raw is None:
+            return None
+        if len(raw) > bytes_max:
             raise UpdateUntrusted(f"{path} has more than {bytes_max} bytes", remedy=_RESTORE)
-        if raw is not None:
-            self.files[path] = raw
+        self.files[path] = raw
+        return raw
+
+    def _needed(self, path: str, bytes_max: int) -> bytes:
+        raw = self._read(path, bytes_max)
+        if raw is None:
+            raise UpdateIncomplete(f"{path} is missing at {self._place.name}", remedy=_RESTORE)
         return raw
 
 
@@ -271,8 +284,18 @@ def find(bundles: Mapping[str, Signed], written: str) -> Signed:
         InvalidRequest: none, or more than one.
     """
     found = [each for each in bundles.values() if each.called(written)]
-    if len(found) == 1:
-        return found[0]
-    known = ", ".join(f"{each.task}@{each.version}" for each in bundles.values()) or "none"
-    said = f"'{written}' is {'more than one' if found else 'no'} signed bundle"
-    raise InvalidRequest(said, remedy=f"Write TASK@VERSION or a digest. Signed: {known}.")
+    if len(found) != 1:
+        known = ", ".join(each.name for each in bundles.values())
+        said = f"'{written}' is {count_of(found)} signed bundle"
+        raise InvalidRequest(said, remedy=f"Write TASK@VERSION or a digest. Signed: {known or 'none'}.")
+    return found[0]
+
+
+def count_of(found: Sequence[Signed]) -> str:
+    """Return why it is not one, for a sentence."""
+    return "more than one" if found else "no"
+
+
+def of_task(bundles: Mapping[str, Signed], task: str) -> list[Signed]:
+    """Return the bundles of a task."""
+    return [each for each in bundles.values() if each.task == task]

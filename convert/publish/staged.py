@@ -161,14 +161,20 @@ def _save(folder: Path, draft: Draft) -> None:
 
 def _read_plan(folder: Path, draft: Draft) -> None:
     """Take in the plan that the staged role names, if it is a new one."""
-    target = draft.plan_role.signed.targets.get(plans.FILE_NAME) if draft.plan_role else None
-    path = folder / target.hashes.get("sha256", "") if target else None
-    if path is not None and path.is_file() and path.stat().st_size <= PLAN_BYTES_MAX:
-        raw = path.read_bytes()
-        if reading.sha256(raw) != path.name:
-            raise InvalidRequest(f"{path} is damaged", remedy="Stage the change again.")
-        draft.blobs[layout.blob(path.name)] = raw
-        draft.plan = plans.parse(raw)
+    for target in draft.plan_role.signed.targets.values() if draft.plan_role else ():
+        path = folder / target.hashes.get("sha256", "-")
+        if path.is_file():
+            raw = _whole(path)
+            draft.blobs[layout.blob(path.name)] = raw
+            draft.plan = plans.parse(raw)
+
+
+def _whole(path: Path) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(PLAN_BYTES_MAX + 1)
+    if reading.sha256(raw) != path.name:
+        raise InvalidRequest(f"{path} is damaged", remedy="Stage the change again.")
+    return raw
 
 
 def _signatures(draft: Draft) -> Mapping[str, set[str]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -58,14 +59,13 @@ class Stick:
     """The role that expires then."""
 
 
-def wanted(plan: Plan, sites: Iterable[str], channel: str) -> frozenset[str]:
+def wanted(plan: Plan, sites: Sequence[str], channel: str) -> frozenset[str]:
     """Return the digests of what a plan means for these sites, on any hardware and in any wave."""
-    named = list(sites)
-    if not named and not channel:
+    if not (sites or channel):
         return plan.bundles()
-    channels = [channel] if channel else list(plan.channels) or [""]
-    fleets = [plan.for_site(site, each) for site in named or [""] for each in channels]
-    return frozenset().union(*map(_offered, fleets))
+    channels = [channel] if channel else list(plan.channels)
+    pairs = itertools.product(sites or [""], channels or [""])
+    return frozenset().union(*(_offered(plan.for_site(*pair)) for pair in pairs))
 
 
 def _offered(fleet: Fleet) -> frozenset[str]:
@@ -95,9 +95,7 @@ def write(publisher: Publisher, order: Order) -> Stick:
     target.write(layout.TIMESTAMP_PATH, layout.encode(stamp))
     plan = held.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
     _prune(order.folder / layout.BLOBS, {*blobs, plan})
-    expires, role = min(
-        [(stamp.signed.expires, TIMESTAMP), *((at, by) for at, by in held.expiries() if by != TIMESTAMP)]
-    )
+    expires, role = replace(held, timestamp=stamp).expiries()[0]
     return Stick(bundles, sum(missing.values()), expires, role)
 
 
@@ -114,16 +112,20 @@ def _stamps(publisher: Publisher, held: Held, days: float) -> Metadata[Timestamp
 
 
 def _check(place: Place, held: Held, order: Order) -> None:
-    if not order.folder.is_dir():
-        raise InvalidRequest(f"there is no folder {order.folder}", remedy="Mount the stick, and name where it is.")
-    if isinstance(place, Folder) and Path(place.name).resolve() == order.folder.resolve():
-        raise InvalidRequest(f"{order.folder} is the repository itself", remedy="Name another folder.")
+    _check_folder(place, order.folder)
     if order.channel and order.channel not in held.plan.channels:
         known = ", ".join(held.plan.channels) or "none"
         raise InvalidRequest(f"the plan has no channel '{order.channel}'", remedy=f"Its channels: {known}.")
     if not wanted(held.plan, order.sites, order.channel):
         said = "the plan wants nothing there, so the stick would hold no bundle"
         raise InvalidRequest(said, remedy="See what it wants: edge-convert plan show")
+
+
+def _check_folder(place: Place, folder: Path) -> None:
+    if not folder.is_dir():
+        raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the stick, and name where it is.")
+    if place.is_at(folder):
+        raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")
 
 
 def _blobs(place: Place, bundles: Iterable[reading.Signed]) -> dict[str, int]:
@@ -155,11 +157,10 @@ def _damaged(place: Place, sha256: str) -> UpdateIncomplete:
 
 def _metadata(place: Place, held: Held) -> dict[str, bytes]:
     """Return all metadata but the timestamp, and the plan: first what nothing names yet."""
-    files = {path: content for path, content in held.files.items() if path != layout.TIMESTAMP_PATH}
-    for version in range(1, held.root.signed.version):
-        path = layout.path_of(ROOT, version)
-        if path not in files and (content := place.read(path, layout.METADATA_BYTES_MAX[ROOT])) is not None:
-            files[path] = content
+    roots = (layout.path_of(ROOT, version) for version in range(1, held.root.signed.version))
+    older = {path: place.read(path, layout.METADATA_BYTES_MAX[ROOT]) for path in roots}
+    files = {path: content for path, content in older.items() if content is not None} | dict(held.files)
+    del files[layout.TIMESTAMP_PATH]
     return files
 
 
@@ -172,8 +173,7 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
 
 def _prune(blobs: Path, needed: set[str]) -> None:
     """Remove blobs of earlier sticks."""
-    surplus = [path for path in blobs.iterdir() if _BLOB.fullmatch(path.name) and path.name not in needed]
-    for path in surplus:
-        path.unlink()
-    if surplus:
-        durable.sync_directory(blobs)
+    there = {path.name for path in blobs.iterdir()}
+    for name in filter(_BLOB.fullmatch, there - needed):
+        (blobs / name).unlink()
+    durable.sync_directory(blobs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convert.publish import stick
-from convert.publish.places import CHUNK_BYTES, Folder, Place, folder_of, open_place
+from convert.publish.places import CHUNK_BYTES, Folder, Place, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.bundles import echo_bundle
 from tests.fleet_cases import Centre
@@ -116,11 +116,15 @@ def test_a_folder_follows_no_links(tmp_path: Path):
         Folder(tmp_path).read("blobs/x", 100)
 
 
-def test_only_a_folder_has_a_path(tmp_path: Path):
-    """A stick is a folder; an object store is none."""
-    assert tmp_path == folder_of(open_place(str(tmp_path), {}))
-    with pytest.raises(InvalidRequest, match="is no folder"):
-        folder_of(open_place("s3://fleet/updates", {"region": "us-east-1"}))
+def test_a_stick_is_not_written_over_the_repository(tmp_path: Path):
+    """A folder knows itself, by whatever path; an object store is no folder."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert open_place(str(tmp_path), {}).is_at(tmp_path / "link")
+    assert not open_place("s3://fleet/updates", {"region": "us-east-1"}).is_at(tmp_path)
+    centre = Centre(tmp_path)
+    centre.plan(centre.offering(centre.publish(echo_bundle(tmp_path / "bundle"))))
+    with pytest.raises(InvalidRequest, match="the repository itself"):
+        centre.stick(centre.folder)
 
 
 def test_a_damaged_blob_does_not_get_onto_a_stick(tmp_path: Path):
@@ -135,4 +139,4 @@ def test_a_damaged_blob_does_not_get_onto_a_stick(tmp_path: Path):
         centre.stick(tmp_path / "stick")
     assert "Publish its bundle again" in caught.value.remedy
     assert not (tmp_path / "stick" / "blobs" / damaged.name).exists()
-    assert stick.wanted(centre.held.plan, (), "") == {digest}
+    assert stick.wanted(centre.held.plan, [], "") == {digest}

@@ -187,7 +187,7 @@ def test_bundles_are_found_by_what_people_call_them():
     for written in ("pos-intent", "bbbbb", "pos-intent@2.0.0", ""):
         with pytest.raises(InvalidRequest, match="no signed bundle") as caught:
             find(BUNDLES, written)
-        assert "pos-fields@1.1.0" in caught.value.remedy
+        assert "pos-fields 1.1.0" in caught.value.remedy
     twins = {digest: Signed("talk", "1.0.0", digest, 1) for digest in (OLD, "a" * 63 + "b")}
     with pytest.raises(InvalidRequest, match="more than one"):
         find(twins, "aaaaaaaa")

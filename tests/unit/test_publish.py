@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
 from convert.publish.commit import Draft
+from convert.publish.places import Folder
 from convert.publish.publisher import SignaturesMissing
 from edge_agent.errors import (
     BundleUnreadable,
@@ -267,6 +269,25 @@ def test_two_publishers_do_not_overwrite_each_other(centre: Centre, tmp_path: Pa
     with pytest.raises(InvalidRequest, match="somebody else"):
         centre.publisher.finish(held, Draft(targets=targets))
     assert [digest] == list(centre.held.bundles())
+
+
+class Crossing(Folder):
+    """A place at which somebody else writes the same version, just after each metadata file was written."""
+
+    def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
+        super().write(path, content)
+        if path.endswith(".snapshot.json"):
+            super().write(path, b"{}")
+
+
+def test_publishers_that_cross_leave_what_sites_accept(centre: Centre, client: Client, tmp_path: Path):
+    """Who finds another's bytes under the own name stops before the timestamp, which names what was there before."""
+    centre.publisher.place = Crossing(centre.folder)
+    with pytest.raises(InvalidRequest, match="just now"):
+        centre.publish(echo_bundle(tmp_path / "bundle"))
+    assert 1 == client.refresh(centre.folder).timestamp_version
+    centre.publisher.place = Folder(centre.folder)
+    assert [centre.publish(tmp_path / "bundle")] == list(centre.held.bundles())
 
 
 def test_too_few_keys_publish_nothing(centre: Centre, tmp_path: Path):
