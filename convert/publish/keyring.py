@@ -96,7 +96,8 @@ class Keyring:
             if (folder / name).is_file():
                 return (folder / name).read_bytes()
         said = f"{name} is in none of the key folders: {', '.join(map(str, self.folders)) or 'there are none'}"
-        raise FileMissing(said, remedy="Make keys with 'edge-convert keys signing FOLDER', or name another folder.")
+        remedy = f"Copy the fleet's {name} beside the keys; for a new fleet: edge-convert keys signing FOLDER"
+        raise FileMissing(said, remedy=remedy)
 
     def trust(self, root: bytes) -> None:
         """Keep a newer root where the root of trust lies: new sites start from it, and so does the next command."""
