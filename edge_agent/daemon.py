@@ -31,7 +31,9 @@ from edge_agent.service.server import Edge
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation, Engines
-from edge_agent.update.updater import Updater
+from edge_agent.update.intake import Intake
+from edge_agent.update.trust import Trust
+from edge_agent.update.updater import Source, Updater
 
 log = structlog.get_logger("edge_agent.daemon")
 
@@ -59,7 +61,7 @@ class Daemon:
             swap=config.engine.swap,
         )
         around = tasks.around(self._engines, self._activation, self._update_changed)
-        self._updater = Updater(config, store, self._activation, around, source=None)
+        self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._revision = 0
         self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
         self._collection = Collection(config, self._surroundings())
@@ -136,6 +138,14 @@ class Daemon:
             await self._changed.wait()
             self._changed.clear()
             await self._report()
+
+
+def _source(config: Config, store: Store) -> Source | None:
+    """Return trust and intake; None = this site was given no root of trust."""
+    if not config.update.root_file:
+        return None
+    intake = Intake(config, store, Trust(config, store.trusted))
+    return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
 def serve(config: Config) -> int:

@@ -59,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.routing": BASE,
     "edge_agent.store": BASE | {"edge_agent.durable"},
     "edge_agent.examples": BASE | {"edge_agent.durable"},
-    "edge_agent.update": BASE | {"edge_agent.store"},
+    "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
     "edge_agent.uplink": BASE | {"edge_agent.durable"},
     # The other daemon's root.
     "edge_agent.uplink.daemon": BASE | {"edge_agent.uplink", "edge_agent.logs", "edge_agent.systemd"},

@@ -42,7 +42,7 @@ _COMPRESSED = {
     b"PK\x03\x04": "zip",
 }
 # O_NONBLOCK: opening a FIFO returns at once, and is then refused for not being a regular file.
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _OPEN_ERRORS = (OSError, tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
 
 
@@ -90,7 +90,7 @@ def opened(path: Path, limits: StoreLimits) -> Iterator[dict[str, Member]]:
     """
     with ExitStack() as closing:
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(path, READ)
             closing.callback(os.close, fd)
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
@@ -145,7 +145,7 @@ def _list_directory(root_fd: int) -> Iterator[Member]:
     """Yield the files below a directory."""
     folders = [""]
     for folder in folders:
-        folder_fd = _open_inside(root_fd, folder, os.O_DIRECTORY)
+        folder_fd = open_inside(root_fd, folder, os.O_DIRECTORY)
         try:
             with os.scandir(folder_fd) as entries:
                 for entry in entries:
@@ -164,15 +164,18 @@ def _list_directory(root_fd: int) -> Iterator[Member]:
 def _directory_member(root_fd: int, path: str, status: os.stat_result) -> Member:
     if not stat.S_ISREG(status.st_mode):
         raise _not_regular(path)
-    return Member(path, status.st_size, partial(_open_inside, root_fd, path))
+    return Member(path, status.st_size, partial(open_inside, root_fd, path))
 
 
-def _open_inside(root_fd: int, path: str, flags: int = 0) -> int:
-    """Open a path below a directory without following a link at any level."""
+def open_inside(root_fd: int, path: str, flags: int = 0) -> int:
+    """Open a path below a directory without following a link at any level.
+
+    Raises OSError, or PathUnsafe for anything but a regular file.
+    """
     fd = os.dup(root_fd)
     for part in path.split("/") if path else ():
         try:
-            inner = os.open(part, _READ | os.O_NOFOLLOW | flags, dir_fd=fd)
+            inner = os.open(part, READ | os.O_NOFOLLOW | flags, dir_fd=fd)
         finally:
             os.close(fd)
         fd = inner

@@ -59,7 +59,7 @@ class Blobs:
             HashMismatch: the chunks are not the file; `artifact` is its name in the bundle.
             DiskFull, StateDirUnwritable, StoreDamaged: this disk failed. Nothing is left behind.
         """
-        if self._intact(sha256):
+        if self.intact(sha256):
             _check(artifact, sha256, _digest(chunks))
             return
         target, staged = self.path(sha256), self._staging / sha256
@@ -100,8 +100,8 @@ class Blobs:
                 if _NAME.fullmatch(path.name):
                     yield path, path.stat().st_size
 
-    def _intact(self, sha256: str) -> bool:
-        # A blob that cannot be read is not intact either: it is replaced.
+    def intact(self, sha256: str) -> bool:
+        """Tell whether a blob has the right bytes; reads all of it. One that cannot be read is not intact either."""
         try:
             with self.path(sha256).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256

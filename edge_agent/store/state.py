@@ -16,6 +16,7 @@ from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.store.journal import UPDATES, Journal, Progress
+from edge_agent.store.trusted import TABLES, Trusted
 
 SCHEMA_VERSION = 2
 _BUNDLES = (
@@ -27,9 +28,7 @@ _BUNDLES = (
 )
 _UPDATES = (
     UPDATES,
-    # What trust must remember although its cache is lost: floors of versions, and the newest signed time.
-    "CREATE TABLE trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
-    "CREATE TABLE roots (version INTEGER PRIMARY KEY, metadata BLOB NOT NULL) STRICT",
+    *TABLES,
 )
 _ALL = """
     SELECT task, version, digest, manifest, signed, installed_at FROM bundles ORDER BY task, sequence DESC
@@ -88,6 +87,7 @@ class State:
         """
         self._db = Database(path, _schema_at(path), may_create=may_create)
         self.journal = Journal(self._db)
+        self.trusted = Trusted(self._db)
 
     def close(self) -> None:
         """Close the database; closing twice is fine."""
@@ -113,7 +113,7 @@ class State:
     def add(self, bundle: InstalledBundle, per_task_max: int) -> bool:
         """Add a bundle, if it is new, and forget the task's oldest idle ones beyond `per_task_max`.
 
-        One that is there already gets its manifest again, in case that was damaged.
+        One that is there already gets its manifest again, in case that was damaged, and counts as signed if it is now.
         """
         task, version = bundle.manifest.task.name, bundle.manifest.version
         row = (bundle.digest, task, version, bundle.manifest_bytes, bundle.signed, bundle.installed_at)
@@ -121,7 +121,9 @@ class State:
             known = self._db.execute("SELECT 1 FROM bundles WHERE digest = ?", (bundle.digest,)).fetchone()
             self._db.execute(
                 "INSERT INTO bundles (digest, task, version, manifest, signed, installed_at) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (digest) DO UPDATE SET manifest = excluded.manifest WHERE manifest <> excluded.manifest",
+                " ON CONFLICT (digest) DO UPDATE SET manifest = excluded.manifest,"
+                " signed = max(signed, excluded.signed)"
+                " WHERE manifest <> excluded.manifest OR signed < excluded.signed",
                 row,
             )
             (count,) = self._db.execute("SELECT count(*) FROM bundles WHERE task = ?", (task,)).fetchone()

@@ -20,7 +20,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,19 +41,21 @@ from edge_agent.errors import (
     StoreDamaged,
     UnknownBundle,
 )
-from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, parse
+from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
 from edge_agent.store.journal import Journal, Progress
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
+from edge_agent.store.trusted import Trusted
 
 __all__ = ["BundleName", "InstalledBundle", "Store", "StoreLimits", "UnreadableBundle"]
 
 DIGEST_PREFIX_CHARACTERS_MIN = 8
 ENGINE_ROLES = ("weights", "adapter", "tokenizer", "golden")
 """Roles of the files that an engine opens; a manifest has at most one file of each."""
+_WAIT_REMEDY = "Wait for the mirror, or copy the stick again, with all its files."
 _SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
@@ -127,6 +129,42 @@ class Store:
             bundle = InstalledBundle(digest, manifest_bytes, manifest, signed=False, installed_at=self._now())
             added = self._keep(bundle, members)
         return self._by_digest(digest), added
+
+    def admit(self, manifest_bytes: bytes, files: Mapping[str, Member]) -> InstalledBundle:
+        """Keep a bundle whose manifest is signed; it does not answer until `set_active`.
+
+        `files` are those of its files that came in, by sha256; what the store has intact is not read from there.
+
+        Raises:
+            BundleError: the bundle is refused, or a file that came in is damaged. Nothing is left behind.
+            FileMissing: a file is neither there nor intact in the store; `sha256` is in its metadata.
+            DiskFull: it does not fit on the disk beside the reserve. Nothing is left behind.
+        """
+        manifest = parse(manifest_bytes)
+        _check_size(manifest, self._limits)
+        _check_agent(manifest, edge_agent.__version__)
+        members = {}
+        for artifact in manifest.artifacts:
+            if self.holds(artifact) and self._blobs.intact(artifact.sha256):
+                continue
+            member = files.get(artifact.sha256)
+            if member is None:
+                name = f"{manifest.task.name} {manifest.version}"
+                said = f"{artifact.path} of bundle {name} has not come in: blobs/{artifact.sha256}"
+                raise FileMissing(said, path=artifact.path, sha256=artifact.sha256, remedy=_WAIT_REMEDY)
+            members[artifact.path] = member
+        bundle = InstalledBundle(digest_of(manifest_bytes), manifest_bytes, manifest, True, self._now())
+        self._keep(bundle, members)
+        return self._by_digest(bundle.digest)
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Tell whether the store has a file, as far as its size tells."""
+        return self._blobs.size(artifact.sha256) == artifact.size_bytes
+
+    @property
+    def trusted(self) -> Trusted:
+        """What trust in updates must not forget."""
+        return self._state.trusted
 
     def bundles(self, task: str = "") -> list[InstalledBundle]:
         """Return the installed bundles that can be read, of one task or all: by task, the newest first."""
@@ -261,6 +299,7 @@ class Store:
                 raise
 
     def _copy(self, manifest: Manifest, members: dict[str, Member]) -> None:
+        """Put the files among `members` into the store; the others are there."""
         sizes = {artifact.sha256: artifact.size_bytes for artifact in manifest.artifacts}
         needed = sum(size for sha256, size in sizes.items() if self._blobs.size(sha256) != size)
         free, reserve = self._blobs.free_bytes(), self._limits.disk_reserve_bytes
@@ -268,7 +307,8 @@ class Store:
             said = f"the bundle needs {needed} bytes; the disk has {free} free, of which {reserve} stay reserved"
             raise DiskFull(said, needed=needed, free=free, reserve=reserve)
         for artifact in manifest.artifacts:
-            self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
+            if artifact.path in members:
+                self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
 
     def _collect(self) -> int:
         wanted = {file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts}
@@ -315,6 +355,10 @@ def _check_files(manifest: Manifest, members: dict[str, Member], limits: StoreLi
         if actual != artifact.size_bytes:
             said = f"{artifact.path} has {actual} bytes; the manifest says {artifact.size_bytes}"
             raise HashMismatch(said, path=artifact.path, expected=artifact.size_bytes, actual=actual)
+    _check_size(manifest, limits)
+
+
+def _check_size(manifest: Manifest, limits: StoreLimits) -> None:
     if manifest.size_bytes > limits.bundle_bytes_max:
         said = f"the bundle has {manifest.size_bytes} bytes; the limit is {limits.bundle_bytes_max}"
         raise BundleTooLarge(said, size=manifest.size_bytes, limit=limits.bundle_bytes_max)

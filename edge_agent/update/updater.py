@@ -30,7 +30,7 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.examining import Examiner, Serving, Trying
 from edge_agent.update.machine import Action, End, Facts, Outcome, outcome_of
 from edge_agent.update.probation import Seen
-from edge_agent.update.verified import Verified
+from edge_agent.update.verified import Copied, Verified
 from edge_agent.update.watching import Watcher
 
 log = structlog.get_logger("edge_agent.update")
@@ -51,6 +51,8 @@ class Source:
     """Copy a bundle into the store, checked; it does not answer yet. Raises BundleError, UpdateError or SiteError."""
     ask: Callable[[Verified | None, Collection[str], int | None], None]
     """Say which bundles are wanted, and how many bytes a second they may take; None = nothing there is believed."""
+    copied: Callable[[], Copied] = Copied
+    """How far `admit` has come; called on any thread."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is believed of the repository: the outcome of trust, all that the rest of updates knows of it."""
+"""What is believed of the repository: the outcome of trust, all that the rest of updates knows of it; and of a copy."""
 
 from __future__ import annotations
 
@@ -36,3 +36,13 @@ class Verified:
     def plan_version(self) -> int:
         """Of the plan; 0 = there is none."""
         return self.plan.version if self.plan else 0
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How far a copy has come. Read by other threads."""
+
+    name: str = ""
+    """Task and version; empty = nothing is copied."""
+    bytes: int = 0
+    bytes_total: int = 0
