@@ -22,7 +22,7 @@ _PAIRS_AT_ONCE = 50_000
 _TEXTS = """
     CREATE OR REPLACE TEMP TABLE texts AS
     SELECT r.text_key, any_value(r.sketch) AS sketch
-    FROM records r JOIN kept USING (filename, file_row_number)
+    FROM records r JOIN kept USING (row_id)
     GROUP BY r.text_key
 """
 _PAIRS = """

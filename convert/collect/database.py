@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +15,22 @@ from convert.collect.rows import SCHEMA
 
 MEMORY_BYTES_DEFAULT = 1024**3
 MEMORY_BYTES_MIN = 256 * 1024**2
+_BYTES_A_THREAD = 512 * 1024**2
 
 
 @contextmanager
 def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection with a view `records` over the raw files; `filename` and `file_row_number` name a row."""
+    """Yield a connection with a view `records` over the raw files; `filename` has a row, `row_id` names it as long as this
+    connection is open.
+    """
     shutil.rmtree(spill, ignore_errors=True)
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_bytes // 1024**2}MiB",
         "temp_directory": str(spill),
+        # Each thread holds blocks that cannot be spilled.
+        "threads": max(1, min(len(os.sched_getaffinity(0)), memory_bytes // _BYTES_A_THREAD)),
+        # Whoever cares for an order says ORDER BY; keeping that of the files costs memory.
+        "preserve_insertion_order": False,
         # The site of DuckDB's extensions is not asked for anything; nothing here needs one.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -31,10 +39,10 @@ def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.Duck
         files = [str(path) for path in raw.files(folder)]
         if files:
             given = connection.read_parquet(files, filename=True, file_row_number=True)
-            given.create_view("records")
+            given.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id").create_view("records")
         else:
             empty = connection.from_arrow(SCHEMA.empty_table())
-            empty.project("*, NULL::VARCHAR AS filename, NULL::BIGINT AS file_row_number").create("records")
+            empty.project("*, NULL::VARCHAR AS filename, NULL::BIGINT AS row_id").create("records")
         try:
             yield connection
         finally:

@@ -14,6 +14,7 @@ import duckdb
 from convert import durable
 from convert.collect import database, joined, raw
 from convert.collect.erase import erase
+from edge_agent.errors import InvalidRequest
 
 _DONE, _SPILL = "done.json", ".spill"
 # Goes up when the same records would give other examples than before: everything is then joined anew.
@@ -36,14 +37,20 @@ def derive(out: Path, memory_bytes: int, progress: Callable[[str], None]) -> Mad
     """Bring the examples below `out` up to date with the raw files there.
 
     Raises:
+        InvalidRequest: the memory is not enough.
         OSError: a file cannot be written; the next run goes on from there.
     """
     folder = out / raw.FOLDER
-    progress("forget what was erased")
-    with database.opened(folder, out / _SPILL, memory_bytes) as connection:
-        erased = erase(connection)
-    with database.opened(folder, out / _SPILL, memory_bytes) as connection:
-        return Made(erased, _join(connection, out, progress))
+    try:
+        progress("forget what was erased")
+        with database.opened(folder, out / _SPILL, memory_bytes) as connection:
+            erased = erase(connection)
+        with database.opened(folder, out / _SPILL, memory_bytes) as connection:
+            return Made(erased, _join(connection, out, progress))
+    except duckdb.OutOfMemoryException:
+        said = f"{memory_bytes // 1024**2} MiB of memory are not enough to join what was collected"
+        remedy = "Allow more with --memory-mib, and run the command again: what was taken in is on the disk."
+        raise InvalidRequest(said, remedy=remedy) from None
 
 
 def _join(connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[str], None]) -> list[joined.Task]:

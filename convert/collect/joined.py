@@ -32,12 +32,12 @@ _GROUP_ROWS = 20_000
 # The first of each prediction: the same record may come twice, never with different content.
 _KEPT = """
     CREATE OR REPLACE TEMP TABLE kept AS
-    SELECT filename, file_row_number, site, prediction_id, recorded_at, text_key,
+    SELECT row_id, site, prediction_id, recorded_at, text_key,
            strftime(recorded_at, '%Y-%m') AS month
     FROM records
     WHERE type = 'prediction' AND task = $task
     QUALIFY row_number() OVER (
-        PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, filename, file_row_number
+        PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, row_id
     ) = 1
 """
 # Within an epoch the order of the segments is the truth, whatever the site's clock did meanwhile.
@@ -47,7 +47,7 @@ _FEEDBACK = """
         SELECT * FROM records
         WHERE type = 'feedback' AND task = $task
         QUALIFY row_number() OVER (
-            PARTITION BY site, record_id ORDER BY epoch, sequence, line, filename, file_row_number
+            PARTITION BY site, record_id ORDER BY epoch, sequence, line, row_id
         ) = 1
     )
     SELECT site, prediction_id, reviewer, verdict, value, review_reason, recorded_at, epoch = $centre AS central,
@@ -61,7 +61,7 @@ _LAST_WORDS = """
     CREATE OR REPLACE TEMP TABLE said AS
     WITH outputs AS (
         SELECT k.site, k.prediction_id, r.output
-        FROM kept k JOIN records r USING (filename, file_row_number)
+        FROM kept k JOIN records r USING (row_id)
         WHERE (k.site, k.prediction_id) IN (SELECT (site, prediction_id) FROM feedback)
     ), words AS (
         SELECT f.*, o.output, CASE verdict WHEN 'accept' THEN o.output WHEN 'corrected' THEN f.value END AS claim
@@ -91,24 +91,25 @@ _LAST_WORDS = """
 _MARKED = """
     CREATE OR REPLACE TEMP TABLE marked AS
     WITH answered AS (
-        SELECT k.filename, k.file_row_number, k.site, k.prediction_id, k.recorded_at, k.month, g.cluster, s.conflict,
+        SELECT row_id, k.site, k.prediction_id, k.recorded_at, g.cluster, s.conflict,
                hash(coalesce(s.truth, r.output), s.verdict IS NOT NULL AND s.truth IS NULL) AS answer,
                s.verdict IS NOT NULL AS reviewed
         FROM kept k
-        JOIN records r USING (filename, file_row_number)
+        JOIN records r USING (row_id)
         JOIN groups g ON g.text_key = k.text_key
         LEFT JOIN said s ON s.site = k.site AND s.prediction_id = k.prediction_id
     ), placed AS (
-        SELECT filename, file_row_number, month, cluster, site, prediction_id,
-               first_value(site || '/' || prediction_id) OVER (
+        SELECT row_id, cluster,
+               first_value(row_id) OVER (
                    PARTITION BY cluster, answer, coalesce(conflict, false)
                    ORDER BY reviewed DESC, recorded_at, site, prediction_id
                ) AS first
         FROM answered
     )
-    SELECT filename, file_row_number, month, cluster,
-           CASE WHEN first <> site || '/' || prediction_id THEN first END AS duplicate_of
-    FROM placed
+    SELECT row_id, month, cluster, f.site || '/' || f.prediction_id AS duplicate_of
+    FROM placed p
+    JOIN kept k USING (row_id)
+    LEFT JOIN (SELECT row_id AS first, site, prediction_id FROM kept) f ON f.first = p.first AND p.first <> p.row_id
 """
 _EXAMPLES = """
     SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.bundle_version, r.bundle_digest,
@@ -119,7 +120,7 @@ _EXAMPLES = """
            r.kept_because, r.kept_share, r.redaction_version, r.redaction_rules, r.redaction_counts,
            r.epoch, r.sequence, r.line
     FROM marked m
-    JOIN records r USING (filename, file_row_number)
+    JOIN records r USING (row_id)
     LEFT JOIN said s ON s.site = r.site AND s.prediction_id = r.prediction_id
     WHERE m.month = $month
     ORDER BY answered_at, r.site, r.prediction_id

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from convert.collect import database, derive
 from convert.collect.report import Report
 from convert.collect.sources import Folder, SourceFailed
 from convert.sites import Sites
@@ -373,6 +374,18 @@ def test_two_runs_do_not_meet(tmp_path: Path, store: Path):
             centre.collect(store)
 
     assert 1 == centre.collect(store, progress=during).segments_taken
+
+
+def test_too_little_memory_for_what_there_is_is_said(tmp_path: Path, store: Path):
+    """No traceback of the database: what to allow, and that nothing is lost."""
+    SealingSite(store).seal([prediction(number) for number in range(300)])
+    centre = Centre(tmp_path)
+    centre.collect(store)
+    (centre.out / "done.json").unlink()
+    with pytest.raises(InvalidRequest, match="1 MiB of memory are not enough") as caught:
+        derive.derive(centre.out, 1024**2, lambda _: None)
+    assert "--memory-mib" in caught.value.remedy
+    assert 1 == len(derive.derive(centre.out, database.MEMORY_BYTES_MIN, lambda _: None).tasks)
 
 
 def test_too_little_memory_is_refused(tmp_path: Path, store: Path):
