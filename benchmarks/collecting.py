@@ -31,8 +31,8 @@ LABELS = 12
 CORRECTED_EVERY, REPEATED_EVERY = 100, 10
 SITES = 4
 EXAMPLES_PER_SECOND_MIN = 2_000.0
-# What collect may use for joining, and what it needs besides: Python with its libraries, the records being taken in, the
-# rows being written. It does not grow with the number of examples.
+# What collect may use for joining; besides it needs Python with its libraries, the records being taken in and the rows
+# being written, which do not grow with the number of examples.
 JOINING_MEBIBYTES = 256
 RESIDENT_MEGABYTES_MAX = 800.0
 AGAIN_SECONDS_MAX = 20.0

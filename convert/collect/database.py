@@ -20,9 +20,7 @@ _BYTES_A_THREAD = 512 * 1024**2
 
 @contextmanager
 def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection with a view `records` over the raw files; `filename` has a row, `row_id` names it as long as this
-    connection is open.
-    """
+    """Yield a connection with a view `records` over the raw files; `row_id` names a row for as long as it is open."""
     shutil.rmtree(spill, ignore_errors=True)
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_bytes // 1024**2}MiB",

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
-from edge_agent.client import ExamplesStatus, Status, UpdatesStatus
+from edge_agent.client import ExamplesStatus, Status, UpdatesStatus, UplinkStatus
 
 # Counters of examples that an operator should see even when all is well again.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
 _UPDATE_STYLES = {"DONE": "green", "FAILED": "bold red", "ROLLED_BACK": "bold red", "HELD": "yellow"}
+_LINK_STYLES = {"ONLINE": "green", "PROBING": "yellow", "OFFLINE": "red", "SILENT": "bold red"}
 _STATE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
 
 
@@ -55,6 +56,9 @@ def show(console: Console, status: Status, now: datetime) -> None:
     if status.examples:
         console.print()
         _show_examples(console, status.examples)
+    if status.uplink:
+        console.print()
+        _show_uplink(console, status.uplink, now)
     if status.updates and status.updates.problem:
         print_trimmed(console, Text.assemble(("updates: ", "yellow"), status.updates.problem))
     for warning in status.warnings:
@@ -133,10 +137,36 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
     )
     retained = ", ".join(f"{number} {name}" for name, number in sorted(examples.retained.items()) if number) or "none"
     print_trimmed(console, f"examples of {consents}; kept here: {retained}; {decimal(examples.spool_bytes)}")
-    print_trimmed(
-        console, f"sealed, waiting for receipts: {examples.outbox_segments} segments, {decimal(examples.outbox_bytes)}"
-    )
+    sealed = f"{_counted(examples.outbox_segments, 'segment')}, {decimal(examples.outbox_bytes)}"
+    print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
     lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
     if lost:
         said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
         print_trimmed(console, f"given up so far: {said}")
+
+
+def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
+    """Say what is known of the way to the centre and from it, and what is in the way."""
+    where = f" to {uplink.upstream}" if uplink.upstream else ""
+    said = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), _LINK_STYLES.get(uplink.state, "")))
+    if uplink.since and uplink.state != "SILENT":
+        said.append(f" for {_duration((now - uplink.since).total_seconds())}")
+    if uplink.last_contact:
+        said.append(f", last contact {_duration((now - uplink.last_contact).total_seconds())} ago")
+    if uplink.retry_at and uplink.state == "OFFLINE":
+        said.append(f", tried again in {_duration((uplink.retry_at - now).total_seconds())}")
+    print_trimmed(console, said)
+    waiting = f"{_counted(uplink.waiting_segments, 'segment')}, {decimal(uplink.waiting_bytes)}"
+    print_trimmed(console, f"waiting to go up: {waiting}")
+    if uplink.downloads:
+        state = uplink.downloads.state.lower()
+        waiting = f"{_counted(uplink.downloads.waiting_blobs, 'file')}, {decimal(uplink.downloads.waiting_bytes)}"
+        print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
+    for problem in uplink.problems:
+        about = f" ({problem.about})" if problem.about else ""
+        said_of_it = f"{problem.message}{about}. {problem.remedy}"
+        print_trimmed(console, Text.assemble(("uplink: ", "red"), said_of_it))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -31,6 +31,9 @@ from edge_agent.client.answers import (
     TaskUpdate,
     Timings,
     UpdatesStatus,
+    UplinkDownloads,
+    UplinkProblem,
+    UplinkStatus,
 )
 from edge_agent.client.failure import CallFailed
 from edge_agent.client.review import ReviewClient
@@ -66,4 +69,7 @@ __all__ = [
     "TaskUpdate",
     "Timings",
     "UpdatesStatus",
+    "UplinkDownloads",
+    "UplinkProblem",
+    "UplinkStatus",
 ]

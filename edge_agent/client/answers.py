@@ -270,6 +270,60 @@ class UpdatesStatus:
 
 
 @dataclass(frozen=True)
+class UplinkProblem:
+    """Something that keeps the uplink from its work."""
+
+    reason: str
+    message: str
+    remedy: str
+    about: str
+    """The segment or file; empty = all."""
+
+
+@dataclass(frozen=True)
+class UplinkDownloads:
+    """What the uplink brings in."""
+
+    state: str
+    """ONLINE, PROBING or OFFLINE."""
+    repository: str
+    since: datetime | None
+    """This and the other times: UTC, by a clock that may be wrong."""
+    retry_at: datetime | None
+    refreshed_at: datetime | None
+    """When all metadata was last seen to be here; None = not since the uplink started."""
+    waiting_blobs: int
+    waiting_bytes: int
+
+
+@dataclass(frozen=True)
+class UplinkStatus:
+    """What the uplink, the daemon with a way out, says of itself. Nothing of it is proved."""
+
+    state: str
+    """ONLINE, PROBING, OFFLINE, or SILENT: nothing was heard of it for too long; the first problem says more."""
+    upstream: str
+    since: datetime | None
+    """This and the other times: UTC, by a clock that may be wrong."""
+    last_contact: datetime | None
+    """None = never since it started."""
+    retry_at: datetime | None
+    """None = at once."""
+    failures: int
+    """In a row."""
+    waiting_segments: int
+    waiting_bytes: int
+    sent_segments: int
+    """Since it started."""
+    sent_bytes: int
+    age_seconds: float
+    """How long ago it said so, by a clock that nobody sets."""
+    problems: tuple[UplinkProblem, ...]
+    downloads: UplinkDownloads | None
+    """None = it brings no updates."""
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -287,3 +341,5 @@ class Status:
     """None where nothing is collected."""
     updates: UpdatesStatus | None = None
     """None from a daemon that knows no updates."""
+    uplink: UplinkStatus | None = None
+    """None where none is configured."""

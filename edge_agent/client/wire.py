@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict, TypeVar
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
@@ -28,6 +28,9 @@ from edge_agent.client.answers import (
     TaskUpdate,
     Timings,
     UpdatesStatus,
+    UplinkDownloads,
+    UplinkProblem,
+    UplinkStatus,
 )
 from edge_agent.client.failure import when
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2, task_pb2
@@ -229,7 +232,47 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         disk_free_bytes=message.disk_free_bytes,
         examples=_examples(message.examples) if message.HasField("examples") else None,
         updates=_updates(message.updates) if message.HasField("updates") else None,
+        uplink=_uplink(message.uplink) if message.HasField("uplink") else None,
     )
+
+
+def _uplink(message: admin_pb2.UplinkStatus) -> UplinkStatus:
+    return UplinkStatus(
+        state=word(admin_pb2.LinkState, message.state, "LINK_STATE_"),
+        upstream=message.upstream,
+        since=_moment(message, "since_time"),
+        last_contact=_moment(message, "contact_time"),
+        retry_at=_moment(message, "retry_time"),
+        failures=message.failures,
+        waiting_segments=message.waiting_segments,
+        waiting_bytes=message.waiting_bytes,
+        sent_segments=message.sent_segments,
+        sent_bytes=message.sent_bytes,
+        age_seconds=message.age_seconds,
+        problems=tuple(
+            [UplinkProblem(each.reason, each.message, each.remedy, each.about) for each in message.problems]
+        ),
+        downloads=_downloads(message.downloads) if message.HasField("downloads") else None,
+    )
+
+
+def _downloads(message: admin_pb2.UplinkDownloads) -> UplinkDownloads:
+    return UplinkDownloads(
+        state=word(admin_pb2.LinkState, message.state, "LINK_STATE_"),
+        repository=message.repository,
+        since=_moment(message, "since_time"),
+        retry_at=_moment(message, "retry_time"),
+        refreshed_at=_moment(message, "refresh_time"),
+        waiting_blobs=message.waiting_blobs,
+        waiting_bytes=message.waiting_bytes,
+    )
+
+
+def _moment(message: admin_pb2.UplinkStatus | admin_pb2.UplinkDownloads, name: str) -> datetime | None:
+    if not message.HasField(name):
+        return None
+    found: datetime = getattr(message, name).ToDatetime(tzinfo=UTC)
+    return found
 
 
 def _updates(message: admin_pb2.UpdatesStatus) -> UpdatesStatus:

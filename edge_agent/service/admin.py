@@ -14,6 +14,7 @@ from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import Collection
 from edge_agent.service import guard, messages
+from edge_agent.service.uplink import uplink_message
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview
@@ -65,6 +66,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             disk_free_bytes=rooms.disk_free_bytes(),
             updates=messages.updates_message(rooms.activation, rooms.updates()),
         )
+        carried = uplink_message(rooms.config)
+        if carried:
+            response.uplink.CopyFrom(carried)
         if examples:
             response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
             response.warnings.extend(examples.problems)

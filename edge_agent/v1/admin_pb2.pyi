@@ -20,6 +20,14 @@ class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_STATE_FAILED: _ClassVar[EngineState]
     ENGINE_STATE_STOPPING: _ClassVar[EngineState]
 
+class LinkState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LINK_STATE_UNSPECIFIED: _ClassVar[LinkState]
+    LINK_STATE_ONLINE: _ClassVar[LinkState]
+    LINK_STATE_PROBING: _ClassVar[LinkState]
+    LINK_STATE_OFFLINE: _ClassVar[LinkState]
+    LINK_STATE_SILENT: _ClassVar[LinkState]
+
 class UpdateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     UPDATE_STATE_UNSPECIFIED: _ClassVar[UpdateState]
@@ -39,6 +47,11 @@ ENGINE_STATE_READY: EngineState
 ENGINE_STATE_BACKING_OFF: EngineState
 ENGINE_STATE_FAILED: EngineState
 ENGINE_STATE_STOPPING: EngineState
+LINK_STATE_UNSPECIFIED: LinkState
+LINK_STATE_ONLINE: LinkState
+LINK_STATE_PROBING: LinkState
+LINK_STATE_OFFLINE: LinkState
+LINK_STATE_SILENT: LinkState
 UPDATE_STATE_UNSPECIFIED: UpdateState
 UPDATE_STATE_WAITING: UpdateState
 UPDATE_STATE_FETCHING: UpdateState
@@ -109,7 +122,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink")
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +134,7 @@ class GetStatusResponse(_message.Message):
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
+    UPLINK_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -132,7 +146,68 @@ class GetStatusResponse(_message.Message):
     disk_free_bytes: int
     examples: ExamplesStatus
     updates: UpdatesStatus
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ...) -> None: ...
+    uplink: UplinkStatus
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ...) -> None: ...
+
+class UplinkStatus(_message.Message):
+    __slots__ = ("state", "upstream", "since_time", "contact_time", "retry_time", "failures", "waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes", "problems", "downloads", "age_seconds")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CONTACT_TIME_FIELD_NUMBER: _ClassVar[int]
+    RETRY_TIME_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOADS_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    state: LinkState
+    upstream: str
+    since_time: _timestamp_pb2.Timestamp
+    contact_time: _timestamp_pb2.Timestamp
+    retry_time: _timestamp_pb2.Timestamp
+    failures: int
+    waiting_segments: int
+    waiting_bytes: int
+    sent_segments: int
+    sent_bytes: int
+    problems: _containers.RepeatedCompositeFieldContainer[UplinkProblem]
+    downloads: UplinkDownloads
+    age_seconds: float
+    def __init__(self, state: _Optional[_Union[LinkState, str]] = ..., upstream: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failures: _Optional[int] = ..., waiting_segments: _Optional[int] = ..., waiting_bytes: _Optional[int] = ..., sent_segments: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[UplinkProblem, _Mapping]]] = ..., downloads: _Optional[_Union[UplinkDownloads, _Mapping]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+
+class UplinkProblem(_message.Message):
+    __slots__ = ("reason", "message", "remedy", "about")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    remedy: str
+    about: str
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., about: _Optional[str] = ...) -> None: ...
+
+class UplinkDownloads(_message.Message):
+    __slots__ = ("state", "repository", "since_time", "retry_time", "refresh_time", "waiting_blobs", "waiting_bytes")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    RETRY_TIME_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_TIME_FIELD_NUMBER: _ClassVar[int]
+    WAITING_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    state: LinkState
+    repository: str
+    since_time: _timestamp_pb2.Timestamp
+    retry_time: _timestamp_pb2.Timestamp
+    refresh_time: _timestamp_pb2.Timestamp
+    waiting_blobs: int
+    waiting_bytes: int
+    def __init__(self, state: _Optional[_Union[LinkState, str]] = ..., repository: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retry_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., refresh_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting_blobs: _Optional[int] = ..., waiting_bytes: _Optional[int] = ...) -> None: ...
 
 class TaskUpdate(_message.Message):
     __slots__ = ("task", "active", "previous", "candidate", "state", "since_time", "reason", "message", "attempts")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 from edge_agent.cli import app, stick
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, status
+from edge_agent.formats import receipts, segment, status, uplink
 from edge_agent.formats.document import public_key_hex, sign, timestamp
 from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
@@ -147,6 +148,26 @@ def test_a_stick_there_and_back(daemon, run, tmp_path):
     shown = json.loads(run("status", "--json").stdout)
     assert highest == shown["examples"]["counters"]["segments_received"]
     assert "waiting for receipts: 0 segments" in run("status").stdout
+
+
+def test_status_tells_of_the_uplink_beside_it(daemon, run):
+    """What it wrote into its notes; then, when the file is gone, nothing is made up."""
+    assert json.loads(run("status", "--json").stdout)["uplink"] is None
+    notes = daemon.state_dir / "uplink"
+    notes.mkdir()
+    plain = {"pid": 1, "version": "0", "upstream": "az://fleet", "at": timestamp(NOW), "since": timestamp(NOW)}
+    running = {"running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "state": "probing", "failures": 2}
+    counts = dict.fromkeys(("waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes"), 3)
+    (notes / uplink.FILE_NAME).write_bytes(uplink.encode(uplink.UplinkState(**plain, **running, **counts)))
+    shown = json.loads(run("status", "--json").stdout)["uplink"]
+    assert ("PROBING", "az://fleet", 3, 2) == tuple(
+        shown[name] for name in ("state", "upstream", "waiting_segments", "failures")
+    )
+    assert "uplink to az://fleet: probing" in run("status").stdout
+    (notes / uplink.FILE_NAME).write_bytes(b"{")
+    result = run("status")
+    assert (0, True) == (result.exit_code, "uplink: silent" in result.stdout), result.output
+    shutil.rmtree(notes)
 
 
 def outbox_of(folder: Path, count: int, size: int) -> Path:

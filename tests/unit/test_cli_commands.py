@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from edge_agent import __version__
 from edge_agent.cli import app
 from edge_agent.cli.output import report
 from edge_agent.errors import PathUnsafe
+from edge_agent.v1 import admin_pb2
 from tests.fake_daemon import FakeDaemon
 
 COMMANDS = [
@@ -30,6 +32,7 @@ COMMANDS = [
     "extract",
     "embed",
     "review",
+    "erase",
     "export",
     "import",
     "demo",
@@ -294,10 +297,36 @@ def test_status_shows_what_is_kept_and_what_was_given_up(run, daemon):
     assert 9 == json.loads(run("status", "--json").stdout)["examples"]["counters"]["captured"]
 
 
+def test_status_shows_the_uplink(run, daemon):
+    """Where to, since when, what waits, and each problem with what to do."""
+    uplink = daemon.admin.status.uplink
+    uplink.state, uplink.upstream = admin_pb2.LINK_STATE_OFFLINE, "s3://fleet/examples"
+    now = time.time()
+    for field, seconds in (("since_time", -7300), ("contact_time", -8000), ("retry_time", 130)):
+        getattr(uplink, field).FromMilliseconds(int((now + seconds) * 1000))
+    uplink.waiting_segments, uplink.waiting_bytes = 1, 2000
+    uplink.problems.add(reason="UPSTREAM_BUSY", message="PUT [x] failed", remedy="Nothing.", about="0-1")
+    uplink.downloads.state, uplink.downloads.repository = admin_pb2.LINK_STATE_ONLINE, "https://updates.example"
+    shown = " ".join(run("status").stdout.split())
+    assert "uplink to s3://fleet/examples: offline for 2 h, last contact 2 h ago, tried again in 2 min" in shown
+    assert "waiting to go up: 1 segment, 2.0 kB" in shown
+    assert "updates from https://updates.example: online; waiting to come down: 0 files, 0 bytes" in shown
+    assert "uplink: PUT [x] failed (0-1). Nothing." in shown
+    plain = json.loads(run("status", "--json").stdout)["uplink"]
+    assert ("OFFLINE", 1, "UPSTREAM_BUSY") == (
+        plain["state"],
+        plain["waiting_segments"],
+        plain["problems"][0]["reason"],
+    )
+    assert (None, "ONLINE") == (plain["downloads"]["since"], plain["downloads"]["state"])
+
+
 def test_status_without_examples_is_as_before(run, daemon):
     """A site that collects nothing reads nothing of it."""
     assert "examples" not in run("status").stdout
-    assert json.loads(run("status", "--json").stdout)["examples"] is None
+    assert "uplink" not in run("status").stdout
+    plain = json.loads(run("status", "--json").stdout)
+    assert (None, None) == (plain["examples"], plain["uplink"])
 
 
 def test_status_shows_where_updates_stand(run, daemon):
