@@ -144,7 +144,11 @@ def _print_signing(folder: Path) -> None:
         table.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
     out().print(table)
     if (folder / keyring.ANCHOR).is_file():
+        root = keyring.root_of(folder).signed
         typer.echo(f"Every site needs {folder / keyring.ANCHOR}: 'root_file' under 'update' in agent.yaml.")
+        typer.echo(
+            f"It is version {root.version} and expires on {root.expires:%Y-%m-%d}: edge-convert renew root targets plan"
+        )
 
 
 def _described(named: keyring.Named) -> str:

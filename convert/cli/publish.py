@@ -52,8 +52,9 @@ class Command(OnRepository):
 
     def _publish(self, publisher: Publisher, path: Path) -> None:
         with screen.bar() as advance:
-            advance(f"publishing {path.name}", 0, 0)
-            published = publisher.publish(path)
+            uploaded = publisher.upload(path, advance)
+        # Not below a bar: somebody may be asked for a passphrase.
+        published = publisher.sign(uploaded)
         if not publisher.staged:
             _say(_sentence(published))
 

@@ -31,3 +31,4 @@ def command(
     repository.confirm("Sign this?", yes)
     staged.add_signatures(change, ring)
     repository.show_missing(change, ring)
+    repository.show_expiry(change.after())

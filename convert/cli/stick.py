@@ -35,9 +35,10 @@ class Command(OnRepository):
         """Run the command."""
         publisher = self.publisher()
         order = stick.Order(self.folder, self.expires_in_days, tuple(self.site or ()), self.channel)
+        # Not below the bar: somebody may be asked for a passphrase.
+        prepared = stick.prepare(publisher, order)
         with screen.bar() as advance:
-            advance("writing the stick", 0, 0)
-            written = stick.write(publisher, order)
+            written = stick.fill(prepared, advance)
         _print(self.folder, written)
         repository.show_expiry(publisher.held())
 

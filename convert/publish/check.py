@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, Root
 
 from convert.publish import layout, plans, reading
 from convert.publish.layout import ROOT
-from convert.publish.places import Place
+from convert.publish.places import Advance, Place
 from convert.publish.reading import Held, Signed
 from edge_agent.errors import BundleError, EdgeAgentError, PlanInvalid, UpdateError
 from edge_agent.formats import manifest
@@ -21,8 +21,6 @@ from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 SOON_DAYS = 14
 _GAP_MAX = 8
 """How many roots in a row may be missing for a gap to be seen."""
-Advance = Callable[[str, int, int], None]
-"""Hears what is looked at, how many bytes are done, and of how many."""
 
 
 @dataclass

@@ -114,7 +114,7 @@ def commit(place: Place, keys: Keyring, held: Held, draft: Draft, now: float, da
     files = _assembled(keys, held, draft, now, days)
     for path, content in draft.blobs.items():
         place.write(path, content)
-    _require_unchanged(place, held)
+    require_unchanged(place, held)
     stamp = files.pop(layout.TIMESTAMP_PATH)
     root = files.pop(layout.path_of(ROOT, held.root.signed.version + 1), None)
     for path, content in files.items():
@@ -165,7 +165,8 @@ def _require_ours(place: Place, files: Mapping[str, bytes]) -> None:
             raise InvalidRequest(f"somebody else is publishing at {place.name} just now", remedy=_AGAIN)
 
 
-def _require_unchanged(place: Place, held: Held) -> None:
+def require_unchanged(place: Place, held: Held) -> None:
+    """Check that nobody has published since it was read. Raises InvalidRequest."""
     if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
         said = f"somebody else has published at {place.name} in the meantime"
         raise InvalidRequest(said, remedy=_AGAIN)

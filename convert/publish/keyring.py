@@ -29,10 +29,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.exceptions import KeyMismatchError
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, Root
 
 from convert import durable
-from convert.publish.layout import KEY_NAME
+from convert.publish.layout import KEY_NAME, decode
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 
 ANCHOR, FIRST_TARGETS = "root.json", "targets.json"
@@ -233,6 +233,11 @@ def _plain_key(key: Key) -> SSlibKey:
     if not isinstance(key, SSlibKey):
         raise ValueError(f"a private key in a file does not go with a public key of type {key.keytype}")
     return key
+
+
+def root_of(folder: Path) -> Metadata[Root]:
+    """Return the root of trust in a folder. Raises FileMissing, UpdateUntrusted."""
+    return decode(Root, Keyring([folder], lambda _: "").anchor(), str(folder / ANCHOR))
 
 
 def read_folder(folder: Path) -> Iterator[Named]:

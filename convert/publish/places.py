@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -16,6 +16,8 @@ from convert.collect.sources import open_store
 from edge_agent.errors import EdgeAgentError, UpstreamFailed, UpstreamRefused
 
 CHUNK_BYTES = 1024 * 1024
+Advance = Callable[[str, int, int], None]
+"""Hears what is read or written, how many bytes are done, and of how many."""
 
 
 class Place(Protocol):
@@ -166,6 +168,19 @@ class Bucket:
             return UpstreamRefused(said, remedy="Check the store's credentials: the environment, or --store-option.")
         remedy = "Check the address and the network, and run the command again: it goes on where it was."
         return UpstreamFailed(said, remedy=remedy)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def counted(chunks: Iterable[bytes], total: int, said: Callable[[int, int], None]) -> Iterator[bytes]:
+    """Yield pieces, and say after each how many bytes of how many have gone."""
+    done = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        said(done, total)
 
 
 def chunked(file: IO[bytes]) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -21,7 +22,7 @@ from convert.publish.bundles import Bundle
 from convert.publish.commit import Draft, Missing, commit, online, sign, sign_draft
 from convert.publish.keyring import FIRST_TARGETS, Keyring
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
-from convert.publish.places import Place, chunked
+from convert.publish.places import Advance, Place, chunked, counted, silent
 from convert.publish.plans import require_signed, same_plan
 from convert.publish.reading import Held, Signed
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
@@ -42,6 +43,19 @@ class SignaturesMissing(InvalidRequest):
         remedy = "Name more key folders with --keys; or --stage FOLDER, then 'edge-convert sign FOLDER' elsewhere."
         super().__init__("; ".join(each.said(keys.name_of) for each in missing), remedy=remedy)
         self.missing = missing
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A bundle whose files are in the repository."""
+
+    held: Held
+    """The repository that it was held against."""
+    signed: Signed
+    """As it will be signed."""
+    raw: bytes
+    """Its manifest."""
+    bytes_written: int
 
 
 @dataclass(frozen=True)
@@ -122,17 +136,25 @@ class Publisher:
             SignaturesMissing: the keys of `targets` do not suffice and there is nowhere to stage.
             InvalidRequest: another bundle of that task and version is signed.
         """
+        return self.sign(self.upload(path))
+
+    def upload(self, path: Path, advance: Advance = silent) -> Uploaded:
+        """Bring a bundle's files into the repository; sites see nothing of it. Raises as `publish`, and asks nobody."""
         held = self.held()
         with bundles.opened(path) as bundle:
             signed = _signed(bundle)
             _require_new_version(held, signed)
-            written = self._upload(bundle)
+            return Uploaded(held, signed, bundle.raw, self._upload(bundle, advance))
+
+    def sign(self, uploaded: Uploaded) -> Published:
+        """Sign what was uploaded. Raises as `publish`."""
+        held, signed = uploaded.held, uploaded.signed
         if signed.digest in held.bundles():
-            return Published(signed, new=False, bytes_written=written)
+            return Published(signed, new=False, bytes_written=uploaded.bytes_written)
         targets = self.next_of(held.targets, TARGETS)
-        targets.signed.targets[layout.target_of(signed.task, signed.digest)] = _target(bundle.raw, signed)
+        targets.signed.targets[layout.target_of(signed.task, signed.digest)] = _target(uploaded.raw, signed)
         self.finish(held, Draft(targets=targets))
-        return Published(signed, new=True, bytes_written=written)
+        return Published(signed, new=True, bytes_written=uploaded.bytes_written)
 
     def revoke(self, digest: str) -> Signed:
         """Take the signature of a bundle back. Sites that run it go on; nobody installs it any more.
@@ -221,20 +243,21 @@ class Publisher:
         layout.issue(role.signed, version, self.now(), self.days[PLAN])
         return role, {layout.blob(reading.sha256(raw)): raw}
 
-    def _upload(self, bundle: Bundle) -> int:
-        written = sum(self._upload_file(bundle, artifact) for artifact in bundle.manifest.artifacts)
+    def _upload(self, bundle: Bundle, advance: Advance) -> int:
+        written = sum(self._upload_file(bundle, artifact, advance) for artifact in bundle.manifest.artifacts)
         path = layout.blob(bundle.digest)
         if self.place.size(path) != len(bundle.raw):
             self.place.write(path, bundle.raw)
             written += len(bundle.raw)
         return written
 
-    def _upload_file(self, bundle: Bundle, artifact: Artifact) -> int:
+    def _upload_file(self, bundle: Bundle, artifact: Artifact, advance: Advance) -> int:
         path = layout.blob(artifact.sha256)
         with bundle.opened(artifact) as file:
             if self.place.size(path) == artifact.size_bytes:
                 return 0
-            self.place.write(path, chunked(file))
+            said = partial(advance, f"uploading {artifact.path}")
+            self.place.write(path, counted(chunked(file), artifact.size_bytes, said))
         return artifact.size_bytes
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class Staged:
     held: Held
     draft: Draft
     folder: Path
+
+    def after(self) -> Held:
+        """Return what the repository will hold."""
+        fields: dict[str, Any] = {self.draft.ROLES[role]: metadata for role, metadata in self.draft.metadata().items()}
+        return replace(self.held, **fields)
 
     def described(self, keys: Keyring) -> list[str]:
         """Return what it changes, in words."""

@@ -14,15 +14,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Timestamp
 
 from convert import durable
 from convert.publish import layout, reading
-from convert.publish.commit import online
+from convert.publish.commit import online, require_unchanged
 from convert.publish.layout import ROOT, TIMESTAMP
-from convert.publish.places import Folder, Place
+from convert.publish.places import Advance, Folder, Place, counted, silent
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
@@ -72,31 +73,62 @@ def _offered(fleet: Fleet) -> frozenset[str]:
     return frozenset(offer.bundle for task in fleet.tasks.values() for offer in task.offers)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A stick that is signed, and to be written."""
+
+    place: Place
+    held: Held
+    """With the stick's own timestamp."""
+    order: Order
+    blobs: dict[str, int]
+    """All that it must hold, by sha256, with sizes in bytes."""
+    missing: dict[str, int]
+    """What of it is not there yet."""
+
+
 def write(publisher: Publisher, order: Order) -> Stick:
-    """Write a stick; what was on it before is replaced.
+    """Write a stick; what was on it before is replaced. Raises as `prepare` and `fill`."""
+    return fill(prepare(publisher, order))
+
+
+def prepare(publisher: Publisher, order: Order) -> Prepared:
+    """Check what a stick needs, and sign its timestamp. Nothing is written to it yet.
 
     Raises:
         InvalidRequest: no such folder, the repository itself, an unknown site or channel, or no online key.
-        UpdateIncomplete: the repository lacks a blob, or has it damaged.
+        UpdateIncomplete: the repository lacks a manifest, or has it damaged.
         DiskFull: the stick has not enough room.
     """
     held = publisher.held()
     _check(publisher.place, held, order)
-    bundles = tuple(held.bundles()[digest] for digest in sorted(wanted(held.plan, order.sites, order.channel)))
-    blobs = _blobs(publisher.place, bundles)
-    target = Folder(order.folder)
-    missing = {digest: size for digest, size in blobs.items() if target.size(layout.blob(digest)) != size}
+    blobs = _blobs(
+        publisher.place, [held.bundles()[digest] for digest in wanted(held.plan, order.sites, order.channel)]
+    )
+    there = Folder(order.folder)
+    missing = {digest: size for digest, size in blobs.items() if there.size(layout.blob(digest)) != size}
     _check_room(order.folder, sum(missing.values()))
     stamp = _stamps(publisher, held, order.days)
-    for digest in missing:
-        target.write(layout.blob(digest), _checked(publisher.place, digest))
-    for path, content in _metadata(publisher.place, held).items():
+    return Prepared(publisher.place, replace(held, timestamp=stamp), order, blobs, missing)
+
+
+def fill(prepared: Prepared, advance: Advance = silent) -> Stick:
+    """Write the stick.
+
+    Raises:
+        UpdateIncomplete: the repository lacks a blob, or has it damaged.
+    """
+    held, target = prepared.held, Folder(prepared.order.folder)
+    for digest, size in prepared.missing.items():
+        said = partial(advance, f"writing {digest[:12]}")
+        target.write(layout.blob(digest), counted(_checked(prepared.place, digest), size, said))
+    for path, content in _metadata(prepared.place, held).items():
         target.write(path, content)
-    target.write(layout.TIMESTAMP_PATH, layout.encode(stamp))
+    target.write(layout.TIMESTAMP_PATH, layout.encode(held.timestamp))
     plan = held.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
-    _prune(order.folder / layout.BLOBS, {*blobs, plan})
-    expires, role = replace(held, timestamp=stamp).expiries()[0]
-    return Stick(bundles, sum(missing.values()), expires, role)
+    _prune(prepared.order.folder / layout.BLOBS, {*prepared.blobs, plan})
+    bundles = tuple(held.bundles()[digest] for digest in sorted(held.bundles().keys() & prepared.blobs.keys()))
+    return Stick(bundles, sum(prepared.missing.values()), *held.expiries()[0])
 
 
 def _stamps(publisher: Publisher, held: Held, days: float) -> Metadata[Timestamp]:
@@ -107,6 +139,7 @@ def _stamps(publisher: Publisher, held: Held, days: float) -> Metadata[Timestamp
         layout.issue(stamp.signed, held.timestamp.signed.version + ahead, publisher.now(), holds)
         online(publisher.keys, stamp, TIMESTAMP, [held.root])
         made.append(stamp)
+    require_unchanged(publisher.place, held)
     publisher.place.write(layout.TIMESTAMP_PATH, layout.encode(made[1]))
     return made[0]
 

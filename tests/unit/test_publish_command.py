@@ -74,6 +74,7 @@ def test_the_first_publish(tmp_path: Path):
     said = desk.run("keys", "signing", desk.keys, "--root", "1of1", "--targets", "2of2")
     assert "targets-2 targets ed25519" in said
     assert f"Every site needs {desk.keys / 'root.json'}" in said
+    assert "It is version 1 and expires on" in said
     code, said = desk.attempt("publish", desk.bundles[0], "--to", desk.repo, "--keys", desk.keys)
     assert (2, True) == (code, "--new" in said)
     said = desk.run("publish", desk.bundles[0], "--to", desk.repo, "--keys", desk.keys, "--new")
@@ -207,7 +208,9 @@ def test_signing_elsewhere_step_by_step(desk: Desk):
     assert (2, True) == (code, "targets-1" in said)
     code, said = desk.attempt("sign", staged, "--keys", vault)
     assert (2, True, True) == (code, "+ bundle pos-intent 1.1.0" in said, "--yes" in said)
-    assert "Signed. Publish it" in desk.run("sign", staged, "--keys", vault, "--yes")
+    said = desk.run("sign", staged, "--keys", vault, "--yes")
+    assert "Signed. Publish it" in said
+    assert "earliest expiry: timestamp" in said
     assert "Published." in desk.run("publish", "--staged", staged, *place)
     assert "pos-intent 1.1.0" in desk.on_repo("plan", "show")
 
