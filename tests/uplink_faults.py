@@ -40,7 +40,8 @@ def cut_uploads(count: int, proxy: ToxicProxy, served: Served, folder: Path) -> 
     """Cut uploads after random bytes, half of them with a reset; return counts of what came of it."""
     rng, counts = random.Random(SEED), {"injected": 0, "failed": 0, "lost": 0, "believed_wrongly": 0}
     for number in range(count):
-        case = through(proxy, served, folder / str(number))
+        # Its name is that of its place in the bucket, which other tests share.
+        case = through(proxy, served, folder / f"{folder.name}-{number}")
         case.seal(2, SEGMENT_BYTES)
         proxy.passed, proxy.toxic = 0, Cut(rng.randrange(2 * SEGMENT_BYTES), reset=rng.random() < 0.5)
         counts["failed"] += failure(case) is not None

@@ -113,7 +113,7 @@ class UpstreamUnreachable(CapacityError):
 
     reason = "UPSTREAM_UNREACHABLE"
     remedy_default = (
-        "Check the network, and 'url' and 'options' under 'uplink' in agent.yaml; it is tried again by itself."
+        "Check the network, and 'url', 'updates_url' and their options under 'uplink' in agent.yaml; it is tried again."
     )
 
 
@@ -129,7 +129,7 @@ class UpstreamFailed(CapacityError):
 
     reason = "UPSTREAM_FAILED"
     remedy_default = (
-        "It is tried again. If it stays: is it the right 'url' under 'uplink' in agent.yaml, or a login page before it?"
+        "It is tried again. If it stays: is 'url' or 'updates_url' in agent.yaml right, or is it a login page?"
     )
 
 

@@ -100,7 +100,7 @@ class StickFailed(SiteError):
 
 
 class ExchangeDirUnusable(SiteError):
-    """The uplink cannot read the outbox, or write its notes or the receipts."""
+    """The uplink cannot read the outbox, or write its notes, the receipts or `incoming/`."""
 
     reason = "EXCHANGE_DIR_UNUSABLE"
     remedy_default = "Give the uplink's user the rights that docs/uplink.md lists, and check the disk ('dmesg')."
@@ -120,7 +120,7 @@ class UpstreamMissing(SiteError):
 
     reason = "UPSTREAM_MISSING"
     remedy_default = (
-        "Create it, mount its disk, or correct 'url' under 'uplink' in agent.yaml; it is tried again by itself."
+        "Create it, mount its disk, or correct 'url' or 'updates_url' under 'uplink' in agent.yaml; it is tried again."
     )
 
 

@@ -12,9 +12,17 @@ from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, Upst
 from edge_agent.errors import UpstreamUnreachable as Unreachable
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_NOT_AS_A_STORE = re.compile("Unable to extract metadata|redirect|Header missing")
-_NO_RANGES = re.compile(r"Range request not supported|non-partial response|Requested \d+\.\.\d+, got")
-_IN_THE_MIDDLE = "response body error"
+_WITHOUT_STATUS: tuple[tuple[re.Pattern[str], tuple[type[EdgeAgentError], str]], ...] = (
+    (
+        re.compile("Unable to extract metadata|redirect|Header missing"),
+        (UpstreamFailed, "was answered, but not as a store of this kind does"),
+    ),
+    (
+        re.compile(r"Range request not supported|non-partial response|Requested \d+\.\.\d+, got"),
+        (UpstreamFailed, "brought something else than the part that was asked for"),
+    ),
+    (re.compile("response body error"), (Unreachable, "was cut off in the middle of the answer")),
+)
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
 _BY_STATUS: dict[str, type[EdgeAgentError]] = {
     **dict.fromkeys(("401", "403", "407"), UpstreamRefused),
@@ -33,17 +41,19 @@ def from_store(said: str, doing: str, upstream: str) -> EdgeAgentError:
         upstream: where, without anything secret.
     """
     found = _STATUS.search(said)
-    if found is None and _NOT_AS_A_STORE.search(said):
-        return UpstreamFailed(f"{upstream}: {doing} was answered, but not as a store of this kind does")
-    if found is None and _NO_RANGES.search(said):
-        return UpstreamFailed(f"{upstream}: {doing} brought something else than the part that was asked for")
     if found is None:
-        came = "was cut off in the middle of the answer" if _IN_THE_MIDDLE in said else "got no answer"
-        return Unreachable(f"{upstream}: {doing} {came}")
+        return _without_status(said, f"{upstream}: {doing}")
     code = _CODE.search(said)
     kind = UpstreamMissing if names_the_place(said) else _BY_STATUS.get(found[1], UpstreamFailed)
     answer = f"{found[1]} {code[1]}" if code else found[1]
     return kind(f"{upstream}: {doing} was answered with {answer}", status=found[1])
+
+
+def _without_status(said: str, what: str) -> EdgeAgentError:
+    kind, came = next(
+        (meant for pattern, meant in _WITHOUT_STATUS if pattern.search(said)), (Unreachable, "got no answer")
+    )
+    return kind(f"{what} {came}")
 
 
 def too_slow(doing: str, upstream: str) -> EdgeAgentError:

@@ -36,7 +36,7 @@ class Known:
     waiting: dict[str, int] = field(default_factory=dict)
     set_aside: dict[str, SetAside] = field(default_factory=dict)
     problems: dict[str, EdgeAgentError] = field(default_factory=dict)
-    """What the last action that failed failed with, until one of its kind succeeds: up, refresh, pull."""
+    """What is in the way: of a store by its name until it is heard of; of `refresh` or `disk` until one goes well."""
     status_mark: tuple[int, int] = (0, 0)
     status_sent: tuple[int, int] = (0, 0)
     scan_at: float = 0.0

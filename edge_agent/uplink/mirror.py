@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -30,7 +31,7 @@ from edge_agent.formats import receipts, uplink, wants
 from edge_agent.formats.document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import connectivity, plan
 from edge_agent.uplink.bandwidth import Bandwidth
-from edge_agent.uplink.connectivity import Backoff
+from edge_agent.uplink.connectivity import Backoff, Connectivity
 from edge_agent.uplink.exchange import FILE_MODE, Exchange, exchange_errors
 from edge_agent.uplink.known import Known, Seen, SetAside, describe
 from edge_agent.uplink.notes import Notes
@@ -54,6 +55,9 @@ COUNTS_SECONDS = 5.0
 """How often what waits is counted for others while something moves."""
 LEAD_SECONDS_MAX = 600.0
 """Longest time that one direction may have to make up for."""
+SHA256_CHARACTERS = 64
+INCOMING = "incoming"
+"""What a problem of that folder is about."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,16 @@ class Places:
         return self.upstream.name if self.upstream else self.updates.name if self.updates else ""
 
 
+def is_blob(name: str) -> bool:
+    """Tell whether something that was set aside is a blob of an update."""
+    return len(name) == SHA256_CHARACTERS
+
+
+def is_of_updates(name: str) -> bool:
+    """Tell whether it is a blob, what the daemon wants, or where it goes."""
+    return is_blob(name) or name in (wants.FILE_NAME, INCOMING)
+
+
 class Mirror:
     """Brings the outbox of one site up, and its receipts and updates down, as far as there is a place for each."""
 
@@ -95,6 +109,9 @@ class Mirror:
         now = self._clocks.running()
         links = {store: connectivity.start(now) for store in (self._up, self._down) if store}
         self._known = Known(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
+        self._tries_once = False
+        self._given_up: set[str] = set()
+        """Stores that `once` does not try again."""
         self._published: tuple[float, object] = (now, None)
         self._counted = (0, 0)
 
@@ -124,6 +141,7 @@ class Mirror:
             CapacityError, SiteError, ExchangeError, UpdateError, BundleError: what kept it from doing all; it went as
                 far as it could.
         """
+        self._tries_once = True
         try:
             while (action := await self.step()).kind != "wait" or action.saving:
                 if action.kind == "wait":
@@ -136,7 +154,8 @@ class Mirror:
     async def step(self) -> plan.Action:
         """Do the next thing; return what it was, or until when to wait: that is left to the caller."""
         known, now = self._known, self._clocks.running()
-        known.links = {store: connectivity.tick(link, now) for store, link in known.links.items()}
+        for store in known.links.keys() - self._given_up:
+            known.links[store] = connectivity.tick(known.links[store], now)
         if now >= known.scan_at and now >= known.paused_until:
             self._scan(now)
         action = plan.next_action(self._view(now))
@@ -175,7 +194,7 @@ class Mirror:
         known = self._known
         return plan.View(
             now=now,
-            connectivity=known.links[self._up or self._down],
+            connectivity=self._link(self._up or self._down),
             bandwidth=known.bandwidth,
             next_segment=next(iter(known.waiting), ""),
             has_status=known.status_mark != (0, 0),
@@ -193,8 +212,12 @@ class Mirror:
         known = self._known
         if self._updates is None:
             return None
-        link = known.links[self._down]
+        link = self._link(self._down)
         return plan.Downloads(link, known.downloads_bandwidth, self._next_blob(), known.refresh_at, known.held_until)
+
+    def _link(self, store: str) -> Connectivity:
+        link = self._known.links[store]
+        return replace(link, state="offline", retry_at=math.inf) if store in self._given_up else link
 
     def _next_blob(self) -> str:
         waiting = self._updates.progress.waiting if self._updates else {}
@@ -224,13 +247,19 @@ class Mirror:
         known.status_mark = self._exchange.status_mark()
 
     def _scan_incoming(self, updates: Updates, now: float) -> None:
-        known = self._known
+        known, wrong = self._known, ""
         try:
             updates.look(now)
         except OWN_FAULTS as error:
-            self._hold(error, DISK_PAUSE_SECONDS)
+            wrong = INCOMING
+            self._set_aside(wrong, error)
         except ExchangeError as error:
-            self._set_aside(wants.FILE_NAME, error, self._config.scan_seconds)
+            wrong = wants.FILE_NAME
+            self._set_aside(wrong, error)
+        stays = {wrong, *updates.progress.waiting}
+        known.set_aside = {
+            name: each for name, each in known.set_aside.items() if name in stays or not is_of_updates(name)
+        }
         wanted = updates.progress.wants
         cap = (wanted.bytes_per_second_max if wanted else None) or 0
         if cap != known.downloads_bandwidth.bytes_per_second:
@@ -280,8 +309,7 @@ class Mirror:
         if await updates.refresh(now):
             log.info("metadata_fetched", repository=updates.name)
             # The centre may have mended what was missing or wrong.
-            blobs = updates.progress.waiting
-            known.set_aside = {name: each for name, each in known.set_aside.items() if name not in blobs}
+            known.set_aside = {name: each for name, each in known.set_aside.items() if not is_blob(name)}
         return True
 
     async def _send(self, upstream: Upstream, stem: str) -> bool:
@@ -354,6 +382,7 @@ class Mirror:
 
     def _heard(self, store: str) -> None:
         known = self._known
+        known.problems.pop(store, None)
         if known.links[store].state != "online":
             log.info(
                 "online", upstream=self._updates.name if self._updates and store != self._up else self._places.name
@@ -361,12 +390,14 @@ class Mirror:
         known.links[store] = connectivity.succeeded(known.links[store], self._clocks.running())
 
     def _went_well(self, action: plan.Action) -> None:
-        key = action.kind if action.kind in ("refresh", "pull") else "up"
-        self._known.problems.pop(key, None)
+        known = self._known
         if action.kind == "refresh":
-            self._known.refresh_failures = 0
-        if action.kind == "pull":
-            self._known.held_until, self._known.pull_failures = 0.0, 0
+            known.problems.pop("refresh", None)
+            known.refresh_failures = 0
+        elif action.kind == "pull":
+            known.held_until, known.pull_failures = 0.0, 0
+        else:
+            known.problems.pop("disk", None)
 
     def _learn(self, action: plan.Action, store: str, error: EdgeAgentError) -> None:
         if action.kind in ("refresh", "pull") and not isinstance(error, SILENCE):
@@ -376,7 +407,6 @@ class Mirror:
         elif isinstance(error, OWN_FAULTS):
             self._pause(error)
         else:
-            self._known.problems[action.kind if action.kind in ("refresh", "pull") else "up"] = error
             self._failed(store, error)
 
     def _learn_of_update(self, action: plan.Action, error: EdgeAgentError) -> None:
@@ -400,27 +430,26 @@ class Mirror:
                 pause = self._backoff.pause(known.pull_failures, self._clocks.chance())
                 known.held_until = self._clocks.running() + pause
 
-    def _hold(self, error: EdgeAgentError, seconds: float) -> None:
-        self._known.problems["pull"] = error
-        self._known.held_until = self._clocks.running() + seconds
-        log.error("downloads_held", again_in_seconds=seconds, **problem_of(error))
-
     def _set_aside(self, name: str, error: EdgeAgentError, seconds: float = SET_ASIDE_SECONDS) -> None:
-        self._known.waiting.pop(name, None)
-        self._known.set_aside[name] = SetAside(error, self._clocks.running() + seconds)
-        log.error("set_aside", file=name, **problem_of(error))
+        known = self._known
+        known.waiting.pop(name, None)
+        if name not in known.set_aside or known.set_aside[name].error.message != error.message:
+            log.error("set_aside", file=name, **problem_of(error))
+        known.set_aside[name] = SetAside(error, self._clocks.running() + seconds)
 
     def _failed(self, store: str, error: EdgeAgentError) -> None:
         now, links = self._clocks.running(), self._known.links
         links[store] = connectivity.failed(links[store], now, self._backoff, self._clocks.chance())
         again = round(links[store].retry_at - now, 1)
         log.warning(links[store].state, again_in_seconds=again, **problem_of(error))
+        self._known.problems[store] = error
+        self._given_up |= {store} if self._tries_once else set()
 
     def _pause(self, error: EdgeAgentError) -> None:
         self._known.paused_until = self._clocks.running() + DISK_PAUSE_SECONDS
         self._known.scan_at = self._known.paused_until
         log.error("disk_failed", again_in_seconds=DISK_PAUSE_SECONDS, **problem_of(error))
-        self._known.problems["up"] = error
+        self._known.problems["disk"] = error
 
     def _state(self, running: float) -> uplink.UplinkState:
         known, updates = self._known, self._updates

@@ -69,11 +69,11 @@ class Updates:
             DiskFull, ExchangeDirUnusable: the folders cannot be used.
         """
         progress = self.progress
+        progress.wants, progress.waiting = None, {}
         raw = read_within(self._wants_path, wants.WANTS_BYTES_MAX)
-        progress.wants = None if raw is None else _parsed(raw, progress)
-        if progress.wants is None:
-            progress.waiting = {}
+        if raw is None:
             return
+        progress.wants = wants.parse(raw)
         self._incoming.prepare()
         if self._plans is None:
             here = self._incoming.release()
@@ -251,11 +251,3 @@ class Updates:
     def _leave(self, wanted: dict[str, int]) -> None:
         if self._arriving and wanted.get(self._arriving.sha256) != self._arriving.size_bytes:
             self.close()
-
-
-def _parsed(raw: bytes, progress: Progress) -> Wants:
-    try:
-        return wants.parse(raw)
-    except DocumentInvalid:
-        progress.wants, progress.waiting = None, {}
-        raise
