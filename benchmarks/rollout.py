@@ -96,8 +96,8 @@ def bars(runs: Runs) -> list[Bar]:
     busy = _mean(runs.traffic, runs.good, runs.sites, GOOD.days)
     return [
         Bar("simulated sites", SITES, 10_000, "higher"),
-        Bar("requests a site and day, nothing new", LOOK_REQUESTS * looks, 200, "lower"),
-        Bar("kB a site and day, nothing new", quiet / 1e3, 300, "lower"),
+        Bar("requests a site and day, nothing new", LOOK_REQUESTS * looks, 600, "lower"),
+        Bar("kB a site and day, nothing new", quiet / 1e3, 700, "lower"),
         Bar("kB a site, all of an adapter's rollout, over it", (busy - quiet) * GOOD.days / 1e3, 1900, "lower"),
         Bar("days to 50 % of the reachable sites, six days", runs.good.days_until(0.5, runs.reachable), 5, "lower"),
         Bar("days to 95 % of the reachable sites, six days", runs.good.days_until(0.95, runs.reachable), 7, "lower"),

@@ -51,9 +51,12 @@ def echo_bundle(
     version: str = "1.0.0",
     **more: Any,
 ) -> Path:
-    """Write a bundle for the echo runtime; `weights=b"..."` gives it weights, and so an engine of its own."""
-    weights = more.pop("weights", b"")
-    files = {"weights": ("echo.bin", weights)} if weights else {}
+    """Write a bundle for the echo runtime; `weights=b"..."` gives it weights, and so an engine of its own.
+
+    Likewise `adapter` and `golden`.
+    """
+    given = {role: more.pop(role, b"") for role in ("weights", "adapter", "golden")}
+    files = {role: (f"echo.{role}.bin", content) for role, content in given.items() if content}
     return write(directory, _fields("echo", name, kind, labels, version), more, files)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, TargetFile
+from tuf.api.metadata import Metadata, MetaFile, TargetFile
 
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
@@ -48,12 +48,12 @@ class Hostile:
 
     def path(self, role: str) -> Path:
         """Return the file of a role that is in force in the copy."""
-        found = {path: json.loads(path.read_bytes())["signed"]["version"] for path in self._files(role)}
-        return max(found, key=lambda path: found[path])
-
-    def _files(self, role: str) -> list[Path]:
-        name = "timestamp.json" if role == TIMESTAMP else f"*.{role}.json"
-        return list((self.folder / "metadata").glob(name))
+        folder = self.folder / "metadata"
+        if role == TIMESTAMP:
+            return folder / "timestamp.json"
+        if role == SNAPSHOT:  # its versions may have been started anew
+            return folder / f"{self.read(TIMESTAMP).signed.snapshot_meta.version}.snapshot.json"
+        return max(folder.glob(f"*.{role}.json"), key=lambda path: int(path.name.partition(".")[0]))
 
     def read(self, role: str) -> Metadata[Any]:
         """Read a role's metadata."""
@@ -78,23 +78,21 @@ class Hostile:
         metadata = self.read(role)
         metadata.signed.version += 1
         change(metadata.signed)
-        self.sign(role, metadata)
-        self.link(role)
+        self.link(role, self.sign(role, metadata))
 
-    def link(self, *roles: str) -> None:
-        """Let the online key sign that these roles' newest files belong together."""
-        if SNAPSHOT not in roles and TIMESTAMP not in roles:
+    def link(self, role: str, written: Path) -> None:
+        """Let the online key sign that a new file of a role belongs to the others."""
+        if role == TIMESTAMP:
+            return
+        if role != SNAPSHOT:
             snapshot = self.read(SNAPSHOT)
-            for role in roles:
-                raw = self.path(role).read_bytes()
-                snapshot.signed.meta[f"{role}.json"] = layout.described(self.read(role), raw)
+            snapshot.signed.meta[f"{role}.json"] = _described(written)
             snapshot.signed.version += 1
-            self.sign(SNAPSHOT, snapshot)
-        if TIMESTAMP not in roles:
-            stamp, snapshot = self.read(TIMESTAMP), self.read(SNAPSHOT)
-            stamp.signed.snapshot_meta = layout.described(snapshot, self.path(SNAPSHOT).read_bytes())
-            stamp.signed.version += 1
-            self.sign(TIMESTAMP, stamp)
+            written = self.sign(SNAPSHOT, snapshot)
+        stamp = self.read(TIMESTAMP)
+        stamp.signed.snapshot_meta = _described(written)
+        stamp.signed.version += 1
+        self.sign(TIMESTAMP, stamp)
 
     def plan(self, raw: bytes) -> None:
         """Let the plan's key sign any bytes as the plan."""
@@ -159,8 +157,7 @@ def rollback_of_the_plan(hostile: Hostile) -> None:
     snapshot, older = hostile.read(SNAPSHOT), Hostile(hostile.centre, hostile.older, hostile.older).read(SNAPSHOT)
     snapshot.signed.meta["plan.json"] = older.signed.meta["plan.json"]
     snapshot.signed.version += 1
-    hostile.sign(SNAPSHOT, snapshot)
-    hostile.link(SNAPSHOT)
+    hostile.link(SNAPSHOT, hostile.sign(SNAPSHOT, snapshot))
 
 
 def mixed(role: str) -> Spoil:
@@ -204,9 +201,9 @@ def signed_by_a_stranger(role: str) -> Spoil:
         metadata.signed.version += 1
         metadata.signatures.clear()
         metadata.sign(STRANGER)
-        hostile.write(role, metadata)
+        written = hostile.write(role, metadata)
         if role in (PLAN, TARGETS):
-            hostile.link(role)
+            hostile.link(role, written)
 
     return attack
 
@@ -215,8 +212,8 @@ def signed_by_the_online_key(hostile: Hostile) -> None:
     """With a stolen online key: it signs which bundles there are."""
     targets = hostile.read(TARGETS)
     targets.signed.version += 1
-    hostile.sign(TARGETS, targets, hostile.read(ROOT).signed.roles[TIMESTAMP].keyids)
-    hostile.link(TARGETS)
+    online = hostile.read(ROOT).signed.roles[TIMESTAMP].keyids
+    hostile.link(TARGETS, hostile.sign(TARGETS, targets, online))
 
 
 def signed_by_a_revoked_key(role: str) -> Spoil:
@@ -229,9 +226,9 @@ def signed_by_a_revoked_key(role: str) -> Spoil:
         hostile.replace(hostile.centre.folder)
         metadata = hostile.read(role)
         metadata.signed.version += 1
-        hostile.sign(role, metadata, old[:1])
+        written = hostile.sign(role, metadata, old[:1])
         if role == PLAN:
-            hostile.link(PLAN)
+            hostile.link(PLAN, written)
 
     return attack
 
@@ -307,6 +304,11 @@ ATTACKS: dict[str, Attack] = {
     "a folder": Attack(in_its_place(TARGETS, Path.mkdir), DAMAGED),
     "no snapshot": Attack(in_its_place(SNAPSHOT, lambda _: None), DAMAGED),
 }
+
+
+def _described(path: Path) -> MetaFile:
+    metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+    return layout.described(metadata, path.read_bytes())
 
 
 def _fill(path: Path, content: bytes) -> None:

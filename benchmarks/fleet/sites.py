@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from edge_agent.config import UplinkConfig
+
 HOUR, DAY = 3600.0, 86_400.0
 OPENS, CLOSES = 8, 20
-LOOK_SECONDS = 900.0
+LOOK_SECONDS = UplinkConfig().updates_seconds
 """Time between two looks of an uplink for updates."""
 ZONES = (-5, 0, 1)
 Kind = Literal["always on", "network by day", "off at night", "weekly", "away"]

@@ -335,8 +335,7 @@ def test_a_role_without_a_floor_is_not_followed(centre, site, tmp_path):
     raw = hostile.path("deeper").read_bytes()
     snapshot.signed.meta["deeper.json"] = layout.described(hostile.read("deeper"), raw)
     snapshot.signed.version += 1
-    hostile.sign("snapshot", snapshot)
-    hostile.link("snapshot")
+    hostile.link("snapshot", hostile.sign("snapshot", snapshot))
     assert (None, 0) == (site.believe(hostile.folder).plan, site.believe(hostile.folder).plan_version)
 
 
