@@ -70,7 +70,7 @@ class Daemon:
                 activation=self._activation,
                 engines=self._engines,
                 collection=self._collection,
-                updates=lambda: self._updater.overview,
+                updater=self._updater,
                 config=config,
                 serving=lambda: self._serving,
                 drain=self.drain,

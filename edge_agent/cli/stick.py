@@ -1,4 +1,4 @@
-"""`edge-agent export` and `edge-agent import`: sealed examples out, receipts in, by a stick.
+"""`edge-agent export` and `edge-agent import`: sealed examples out, receipts and updates in, by a stick.
 
 On the stick: site=<id>/segments/<epoch>-<sequence>.age and .json, site=<id>/status.json, site=<id>/receipts.json; the
 same names as in an object store. Each file is copied beside its place, synced and renamed, the manifest of a segment
@@ -15,13 +15,20 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from edge_agent.cli.exits import Exit
 from edge_agent.cli.output import err, out
 from edge_agent.cli.site import site_of
+from edge_agent.client import AdminClient, CallFailed, ImportProgress
 from edge_agent.durable.disk import write_durably
 from edge_agent.errors import DocumentInvalid, EdgeAgentError, StickFailed
 
 FILE_BYTES_MAX = 64 * 2**20
+_NOTHING_REMEDY = (
+    "Have 'edge-convert collect' write its receipts, or 'edge-convert stick' an update, to the stick first; "
+    "or name the folder where it is mounted."
+)
 Stick = Annotated[Path, typer.Argument(metavar="PATH", help="The stick, or any folder that is there.")]
 
 
@@ -69,20 +76,39 @@ def copy_out(outbox: Path, target: Path) -> Copying:
 
 
 def import_(ctx: typer.Context, path: Stick) -> None:
-    """Bring the centre's receipts from a stick; what the centre has is then deleted here.
+    """Bring updates and the centre's receipts from a stick.
+
+    An update is installed by the same rules as one that comes over the network: signed, tested, in its window. What the
+    centre has received, by its receipts, is deleted here.
 
     Example: [bold]edge-agent import /media/stick[/bold]
     """
     _check_folder(path)
+    has_update = (path / "metadata" / "timestamp.json").exists()
+    has_receipts = any(path.glob("site=*/receipts.json"))
     with site_of(ctx).admin() as admin:
-        sealed = admin.seal_examples()
-        source = path / f"site={sealed.site}" / "receipts.json"
-        if not source.exists():
-            raise DocumentInvalid(
-                f"there is no {source}", remedy="Have 'edge-convert collect' write its receipts to the stick first."
-            )
-        write_durably(Path(sealed.receipts_path) / "receipts.json", _read(source), 0o640)
-        count = admin.read_receipts()
+        admin.status()  # a daemon that is not there is said first
+        if not (has_update or has_receipts):
+            raise DocumentInvalid(f"there are no receipts and no update in {path}", remedy=_NOTHING_REMEDY)
+        if has_update:
+            _import_update(admin, path)
+        try:
+            if has_receipts:
+                _import_receipts(admin, path)
+        except (CallFailed, DocumentInvalid) as error:
+            if not has_update:
+                raise
+            out().print(f"Receipts on it were not taken: {error.message}.")
+
+
+def _import_receipts(admin: AdminClient, path: Path) -> None:
+    sealed = admin.seal_examples()
+    source = path / f"site={sealed.site}" / "receipts.json"
+    if not source.exists():
+        said = f"the receipts in {path} are for other sites: there is no {source}"
+        raise DocumentInvalid(said, remedy="Have 'edge-convert collect' write this site's receipts to the stick first.")
+    write_durably(Path(sealed.receipts_path) / "receipts.json", _read(source), 0o640)
+    count = admin.read_receipts()
     out().print(f"The centre has {count} more segment{'' if count == 1 else 's'}; deleted here.")
 
 
@@ -91,6 +117,28 @@ def _check_folder(path: Path) -> None:
     if not path.is_dir():
         said = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
         raise StickFailed(said, remedy="Plug the stick in, see with 'lsblk' where it is mounted, and name that folder.")
+
+
+def _import_update(admin: AdminClient, path: Path) -> None:
+    """Show how the copy comes on, and what came of it. Raises typer.Exit when a bundle failed here."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=err(), transient=True
+    ) as bar:
+        copying = bar.add_task("Checking signatures", total=None)
+
+        def told(now: ImportProgress) -> None:
+            said = f"Copying {now.copying}" if now.copying else "Checking and testing"
+            bar.update(copying, description=said, completed=now.copied_bytes, total=now.total_bytes or None)
+
+        updates = admin.import_update(path, told)
+    wanted = [task for task in updates.tasks if task.candidate]
+    for task in wanted:
+        because = f": {task.message}" if task.message else ""
+        out().print(f"{task.task} {task.candidate.version if task.candidate else ''}: {task.state.lower()}{because}")
+    if not wanted:
+        out().print(f"Plan {updates.plan_version} is on the stick; it wants nothing new of this site.")
+    if any(task.state == "FAILED" for task in wanted):
+        raise typer.Exit(Exit.FAILED)
 
 
 def _copy(source: Path, goal: Path, copying: Copying) -> None:

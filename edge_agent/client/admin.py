@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from edge_agent.client import wire
-from edge_agent.client.answers import Bundle, SealedExamples, Status
+from edge_agent.client.answers import Bundle, ImportProgress, SealedExamples, Status, UpdatesStatus
 from edge_agent.client.connection import Connection
+from edge_agent.client.failure import call_failed
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -64,6 +68,25 @@ class AdminClient(Connection):
     def read_receipts(self, *, timeout_seconds: float = 60) -> int:
         """Let the daemon read the centre's receipts; return how many segments it deleted for them."""
         return int(self.call(self._stub.ReadReceipts, admin_pb2.ReadReceiptsRequest(), timeout_seconds).segments)
+
+    def import_update(
+        self,
+        path: Path | str,
+        told: Callable[[ImportProgress], None] = lambda _: None,
+        *,
+        timeout_seconds: float = 7200,
+    ) -> UpdatesStatus:
+        """Take an update from a folder that the daemon reads; return where the tasks stand afterwards."""
+        request = admin_pb2.ImportUpdateRequest(path=str(Path(path).absolute()))
+        updates: UpdatesStatus | None = None
+        try:
+            for message in self.start(self._stub.ImportUpdate, request, timeout_seconds):
+                told(ImportProgress(message.copying, message.copied_bytes, message.total_bytes))
+                updates = wire.updates(message)
+        except grpc.RpcError as error:
+            raise call_failed(error, self.target, timeout_seconds) from error
+        assert updates is not None, "the last message of a call that succeeded has them"
+        return updates
 
     def drain(self, *, timeout_seconds: float = 10) -> None:
         """Let the daemon finish its work and take no more."""

@@ -324,6 +324,16 @@ class UplinkStatus:
 
 
 @dataclass(frozen=True)
+class ImportProgress:
+    """How far an import has come."""
+
+    copying: str
+    """Task and version of the bundle that is being copied; empty = none is."""
+    copied_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 

@@ -231,7 +231,7 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         store_bytes=message.store_bytes,
         disk_free_bytes=message.disk_free_bytes,
         examples=_examples(message.examples) if message.HasField("examples") else None,
-        updates=_updates(message.updates) if message.HasField("updates") else None,
+        updates=updates(message),
         uplink=_uplink(message.uplink) if message.HasField("uplink") else None,
     )
 
@@ -273,6 +273,11 @@ def _moment(message: admin_pb2.UplinkStatus | admin_pb2.UplinkDownloads, name: s
         return None
     found: datetime = getattr(message, name).ToDatetime(tzinfo=UTC)
     return found
+
+
+def updates(message: admin_pb2.GetStatusResponse | admin_pb2.ImportUpdateResponse) -> UpdatesStatus | None:
+    """Read where updates stand; None = it does not say."""
+    return _updates(message.updates) if message.HasField("updates") else None
 
 
 def _updates(message: admin_pb2.UpdatesStatus) -> UpdatesStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ from edge_agent import __version__
 from edge_agent.config import Config
 from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest
 from edge_agent.examples.collection import Collection
 from edge_agent.service import guard, messages
 from edge_agent.service.uplink import uplink_message
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
+from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc
 
 # Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
+PROGRESS_SECONDS = 0.25
 CONFINEMENT = ("seccomp", "landlock")
 
 
@@ -32,7 +34,7 @@ class Operated:
     activation: Activation
     engines: EnginePool
     collection: Collection
-    updates: Callable[[], Overview]
+    updater: Updater
     config: Config
     serving: Callable[[], bool]
     drain: Callable[[], None]
@@ -47,6 +49,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Serve these rooms."""
         self._rooms = rooms
         self._started_at = time.time()
+        self._imports: set[asyncio.Task[EdgeAgentError | None]] = set()
 
     @guard.call
     async def GetStatus(self, request: pb.GetStatusRequest, context: guard.Context) -> pb.GetStatusResponse:
@@ -64,7 +67,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             warnings=[*_warnings(serving, engines), *_vectors(serving, rooms.collection), *self._problems()],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
-            updates=messages.updates_message(rooms.activation, rooms.updates()),
+            updates=messages.updates_message(rooms.activation, rooms.updater.overview),
         )
         carried = uplink_message(rooms.config)
         if carried:
@@ -86,9 +89,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     @guard.call
     async def InstallBundle(self, request: pb.InstallBundleRequest, context: guard.Context) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
-        if not request.path.startswith("/") or "\0" in request.path:
-            raise InvalidRequest(f"path {request.path!r} is not absolute", remedy="Give the whole path, from / on.")
-        bundle, new = await self._rooms.activation.install(Path(request.path), activate=not request.no_activate)
+        path = _absolute(request.path)
+        bundle, new = await self._rooms.activation.install(path, activate=not request.no_activate)
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
     @guard.call
@@ -126,6 +128,25 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return pb.ReadReceiptsResponse(segments=await self._rooms.collection.read_receipts())
 
     @guard.call
+    async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: guard.Context) -> None:
+        """Take an update from a folder."""
+        path, updater = _absolute(request.path), self._rooms.updater
+        if not self._rooms.config.update.root_file:
+            said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
+            raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
+        # A task of its own: what has begun comes to its end, whoever waits for it.
+        looking = asyncio.create_task(updater.look(path))
+        self._imports.add(looking)
+        looking.add_done_callback(self._imports.discard)
+        while not looking.done():
+            await context.write(messages.import_message(updater.copied()))
+            await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
+        if problem := looking.result():
+            raise problem
+        updates = messages.updates_message(self._rooms.activation, updater.overview)
+        await context.write(pb.ImportUpdateResponse(updates=updates))
+
+    @guard.call
     async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:
         """Stop taking new work."""
         self._rooms.drain()
@@ -155,6 +176,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             active=active is not None and active.digest == bundle.digest,
             previous=bundle.digest in activation.inventory.previous,
         )
+
+
+def _absolute(path: str) -> Path:
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
+    return Path(path)
 
 
 def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list[str]:

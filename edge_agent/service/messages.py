@@ -15,6 +15,7 @@ from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview
+from edge_agent.update.verified import Copied
 from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
 
 KINDS = {
@@ -141,6 +142,13 @@ def updates_message(activation: Activation, overview: Overview) -> admin_pb2.Upd
         plan_version=overview.plan_version,
         problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
         tasks=[_task_update(task, activation, overview.rows.get(task)) for task in tasks],
+    )
+
+
+def import_message(copied: Copied) -> admin_pb2.ImportUpdateResponse:
+    """Say how far a copy has come."""
+    return admin_pb2.ImportUpdateResponse(
+        copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total
     )
 
 

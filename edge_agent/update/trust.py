@@ -36,6 +36,7 @@ from edge_agent.update.source import METADATA, TIMESTAMP, SourceFolder, TooLong
 from edge_agent.update.verified import SignedBundle, Verified
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
+_STICK_REMEDY = "Name the folder that 'edge-convert stick' has written; the user edge-agent must be able to read it."
 _TARGET = re.compile(r"bundles/([^/]+)/([0-9a-f]{64})")
 Bundles = Mapping[str, SignedBundle]
 
@@ -137,7 +138,7 @@ class Trust:
             said = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
             raise UpdateUntrusted(said, path=source.path) from None
         if raw is None:
-            remedy = "" if source.path == self._incoming else "Name the folder that 'edge-convert stick' has written."
+            remedy = "" if source.path == self._incoming else _STICK_REMEDY
             said = f"there is no update in {source.path}: {METADATA}/{TIMESTAMP} is missing"
             raise UpdateIncomplete(said, remedy=remedy, path=source.path)
         return raw

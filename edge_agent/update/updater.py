@@ -102,6 +102,10 @@ class Updater:
         self._verified = Verified()
         self.overview = Overview(config.update.channel)
 
+    def copied(self) -> Copied:
+        """Tell how far the copy of a bundle into the store has come."""
+        return self._source.copied() if self._source else Copied()
+
     async def run(self) -> None:
         """Look again and again, until `stop`."""
         while not self._stopping:

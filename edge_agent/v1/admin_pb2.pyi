@@ -308,6 +308,24 @@ class ReadReceiptsResponse(_message.Message):
     segments: int
     def __init__(self, segments: _Optional[int] = ...) -> None: ...
 
+class ImportUpdateRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class ImportUpdateResponse(_message.Message):
+    __slots__ = ("copying", "copied_bytes", "total_bytes", "updates")
+    COPYING_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    copying: str
+    copied_bytes: int
+    total_bytes: int
+    updates: UpdatesStatus
+    def __init__(self, copying: _Optional[str] = ..., copied_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ...) -> None: ...
+
 class ListBundlesRequest(_message.Message):
     __slots__ = ("task", "page_size", "page_token")
     TASK_FIELD_NUMBER: _ClassVar[int]

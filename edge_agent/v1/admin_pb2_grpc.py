@@ -75,6 +75,11 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsResponse.FromString,
                 _registered_method=True)
+        self.ImportUpdate = channel.unary_stream(
+                '/edge_agent.v1.AdminService/ImportUpdate',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/edge_agent.v1.AdminService/Drain',
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -143,6 +148,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportUpdate(self, request, context):
+        """Takes an update from a folder that somebody brought, by the same rules as one that the uplink brings, and does what
+        is due with it. Streams how far it has come; the last message says where the tasks stand.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Stops taking new work; what runs is finished. Health turns NOT_SERVING.
         """
@@ -192,6 +205,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReadReceipts,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsResponse.SerializeToString,
+            ),
+            'ImportUpdate': grpc.unary_stream_rpc_method_handler(
+                    servicer.ImportUpdate,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.ImportUpdateResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -416,6 +434,33 @@ class AdminService:
             '/edge_agent.v1.AdminService/ReadReceipts',
             edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.ReadReceiptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportUpdate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/ImportUpdate',
+            edge__agent_dot_v1_dot_admin__pb2.ImportUpdateRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.ImportUpdateResponse.FromString,
             options,
             channel_credentials,
             insecure,

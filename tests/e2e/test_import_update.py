@@ -1,0 +1,114 @@
+"""`edge-agent import` of updates, against the real daemon: what a technician with a stick does, and reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from edge_agent.cli import app
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.fleet_cases import Centre
+from tests.store_cases import bundle, sha256_of
+from tests.trust_cases import damage
+
+GOLDEN = b'{"input": "is it", "answer": "yes", "scores": [0.5, 0.5]}\n'
+Run = Callable[..., Result]
+
+
+class Brought:
+    """A fleet's centre, a site that only sticks reach, and where the sticks are made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.centre = Centre(folder / "centre")
+        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        update = {"root_file": str(folder / "root.json"), "check_seconds": 0.1}
+        site = {"id": "site-1"}
+        self.daemon = RunningDaemon(folder / "site", update=update, site=site, store={"allow_unsigned": False})
+
+    def publish(self, version: str) -> str:
+        """Publish a bundle and a plan that wants it."""
+        path = bundle(self.folder / version, version, weights=b"w" * 3_000_000, adapter=version.encode())
+        digest = self.centre.publish(path)
+        self.centre.plan(self.centre.offering(digest))
+        return digest
+
+    def stick(self, name: str) -> Path:
+        """Write a stick of what is published now."""
+        return self.centre.stick(self.folder / name)
+
+    def run(self, *arguments: str) -> Result:
+        """Run edge-agent for that daemon."""
+        return CliRunner().invoke(app, [*self.daemon.command()[3:], *arguments])
+
+    def answering(self) -> str:
+        """Return the version that answers."""
+        with self.daemon.admin() as admin:
+            return next((task.bundle.version for task in admin.status().tasks), "")
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory) -> Iterator[Brought]:
+    made = Brought(tmp_path_factory.mktemp("fleet"))
+    with made.daemon:
+        yield made
+
+
+def test_a_stick_brings_the_first_bundle_and_the_next(brought):
+    """Signed, where unsigned ones may not be installed; the next one too, and an old stick says that it is old."""
+    brought.publish("1.0.0")
+    first = brought.stick("first")
+    result = brought.run("import", str(first))
+    assert 0 == result.exit_code, result.output
+    eventually_sync(lambda: brought.answering() == "1.0.0")
+    with brought.daemon.admin() as admin:
+        assert [True] == [each.signed for each in admin.bundles()]
+    brought.publish("2.0.0")
+    second = brought.stick("second")
+    (second / "site=site-9").mkdir()
+    (second / "site=site-9" / "receipts.json").write_text("{}")
+    result = brought.run("import", str(second))
+    assert (0, True) == (result.exit_code, "Receipts on it were not taken" in result.stdout), result.output
+    eventually_sync(lambda: brought.answering() == "2.0.0")
+    old = brought.run("import", str(first))
+    said = " ".join(old.stderr.split())
+    assert (5, True) == (old.exit_code, "older than what this site has seen" in said), old.output
+    assert "Make a new stick" in said
+    assert "2.0.0" == brought.answering()
+
+
+def test_a_stick_of_another_fleet_is_refused(brought):
+    """By its root of trust."""
+    other = Centre(brought.folder / "other", whose="theirs")
+    other.plan(other.offering(other.publish(bundle(brought.folder / "theirs", weights=b"x"))))
+    result = brought.run("import", str(other.stick(brought.folder / "foreign")))
+    assert (5, True) == (result.exit_code, "belongs to another fleet" in " ".join(result.stderr.split())), result.output
+
+
+def test_a_stick_without_anything_says_what_to_do(brought, tmp_path):
+    """Neither receipts nor an update; or a damaged file of one."""
+    result = brought.run("import", str(tmp_path))
+    assert (5, True) == (result.exit_code, "edge-convert stick" in result.stderr), result.output
+    brought.publish("3.0.0")
+    stick = brought.stick("damaged")
+    damage(stick / "blobs" / sha256_of(b"3.0.0"), "gone")
+    result = brought.run("import", str(stick))
+    assert "on their way" in " ".join(result.stdout.split()), result.output
+    shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
+    assert 0 == brought.run("import", str(stick)).exit_code
+    eventually_sync(lambda: brought.answering() == "3.0.0")
+
+
+def test_a_site_without_a_root_of_trust_says_so(tmp_path):
+    """It takes no updates, from wherever."""
+    with RunningDaemon(tmp_path / "site") as daemon:
+        stick = tmp_path / "stick" / "metadata"
+        stick.mkdir(parents=True)
+        (stick / "timestamp.json").write_text("{}")
+        result = CliRunner().invoke(app, [*daemon.command()[3:], "import", str(stick.parent)])
+    assert (3, True) == (result.exit_code, "update.root_file" in result.stderr), result.output
