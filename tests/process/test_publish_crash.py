@@ -23,6 +23,7 @@ from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, poi
 from tests.tuf_client import Client
 
 SECONDS_MAX = 120
+SOME = 16
 PLAN_BYTES_MAX = 1000
 COMMANDS = """
 import sys
@@ -125,17 +126,18 @@ def test_a_kill_at_sampled_points_leaves_what_sites_accept(fleet: Fleet):
 @needs_strace
 @pytest.mark.slow
 def test_a_kill_anywhere_leaves_what_sites_accept(fleet: Fleet):
-    """Every call of the sweep."""
-    sweep(fleet, fleet.points())
+    """Every call where a repository is in force; some where there is none yet, which nobody relies on."""
+    every = fleet.points()
+    sweep(fleet, every if fleet.made else sample(every, SOME))
 
 
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_leaves_what_sites_accept(fleet: Fleet, error: str):
-    """Each write and each sync fails once: the command says so or gets over it, and the next run puts it right."""
-    for call, number in fleet.points():
-        if call in WRITING:
-            place = fleet.fresh()
-            fleet.publish(place, *failed_at(call, number, error))
-            fleet.check(place)
+    """A write or sync fails: the command says so or gets over it, and the next run puts it right."""
+    writing = [point for point in fleet.points() if point[0] in WRITING]
+    for call, number in sample(writing, SOME):
+        place = fleet.fresh()
+        fleet.publish(place, *failed_at(call, number, error))
+        fleet.check(place)
