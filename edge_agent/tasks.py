@@ -60,6 +60,7 @@ def task_statuses(
             collect=consent(task),
             previous=activation.inventory.rollbacks.get(task),
             update=update_status(overview.rows[task]) if task in overview.rows else None,
+            revoked=task in overview.revoked,
         )
         for task, bundle in list(activation.serving.items())
     ]

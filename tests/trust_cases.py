@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.config import Config, UpdateConfig
+from edge_agent.config import Config, UpdateConfig, UplinkConfig
 from edge_agent.formats.manifest import digest_of
 from edge_agent.formats.wants import Wants, parse
 from edge_agent.store.state import InstalledBundle
@@ -27,13 +27,16 @@ from tests.store_cases import LIMITS
 class TrustingSite:
     """Opened in its folder; `again` is what a restart of the daemon is."""
 
-    def __init__(self, folder: Path, root: bytes, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, root: bytes, now: Callable[[], float] = time.time, *, mirrored: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.root_file = folder / "root.json"
         self.root_file.write_bytes(root)
         self.now = now
         update = UpdateConfig(root_file=str(self.root_file))
-        self.config = Config(state_dir=folder / "state", update=update)
+        uplink = UplinkConfig(updates_url="s3://fleet/updates" if mirrored else "")
+        self.config = Config(state_dir=folder / "state", update=update, uplink=uplink)
         self.incoming = self.config.incoming
         self.again()
 

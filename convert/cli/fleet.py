@@ -105,6 +105,7 @@ def _print(console: Console, report: Report, *, proven: bool) -> None:
     for task in report.tasks:
         _print_task(console, task)
     _list(console, "does not believe what came last", report.problems)
+    _list(console, "runs what was revoked", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
     _list(console, "never heard", dict.fromkeys(report.unheard, ""))
     _list(console, "refused", report.refused)

@@ -12,7 +12,7 @@ from convert.fleet.statuses import Heard
 from edge_agent.formats import rollout
 from edge_agent.formats.document import seconds
 from edge_agent.formats.plan import Plan, TaskPlan, Wave
-from edge_agent.formats.status import UpdateState
+from edge_agent.formats.status import SiteStatus, UpdateState
 
 SITES_NAMED_MAX = 5
 STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
@@ -92,6 +92,8 @@ class Report:
     refused: dict[str, str]
     problems: dict[str, str]
     """Sites that do not believe what came last, and why."""
+    revoked: dict[str, str]
+    """Sites that run what was revoked: which tasks, with their versions."""
     tasks: tuple[TaskProgress, ...]
     troubles: tuple[str, ...]
 
@@ -129,9 +131,14 @@ def report(plan: Plan, heard: Heard, now: float, *, silent_seconds: float, known
         unheard=tuple(sorted({*known, *plan.sites} - set(said) - set(heard.refused))),
         refused=dict(sorted(heard.refused.items())),
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
+        revoked={site: named for site, one in sorted(said.items()) if (named := _revoked(one))},
         tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
         troubles=tuple(heard.troubles),
     )
+
+
+def _revoked(said: SiteStatus) -> str:
+    return ", ".join(f"{task.task} {task.version}" for task in said.tasks if task.revoked)
 
 
 def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[Standing], now: float) -> TaskProgress:

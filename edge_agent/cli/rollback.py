@@ -10,7 +10,7 @@ from edge_agent.cli.site import TaskArgument, site_of
 
 
 def run(ctx: typer.Context, task: TaskArgument) -> None:
-    """Go back to the bundle that answered before.
+    """Go back to the bundle that answered before. It stays so until the plan wants something else of the task.
 
     Example: [bold]edge-agent rollback pos-intent[/bold]
     """

@@ -16,19 +16,35 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.text import Text
 
 from edge_agent.cli.exits import Exit
 from edge_agent.cli.output import err, out
 from edge_agent.cli.site import site_of
-from edge_agent.client import AdminClient, CallFailed, ImportProgress
+from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate
 from edge_agent.durable.disk import write_durably
-from edge_agent.errors import DocumentInvalid, EdgeAgentError, StickFailed
+from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, StickFailed, UpdateIncomplete
 
 FILE_BYTES_MAX = 64 * 2**20
 _NOTHING_REMEDY = (
     "Have 'edge-convert collect' write its receipts, or 'edge-convert stick' an update, to the stick first; "
     "or name the folder where it is mounted."
 )
+_WHOLE_REMEDY = (
+    "Have the stick written again, for this site ('edge-convert stick … --site ID'), and unmounted before it is pulled "
+    "out; then import it again. What answered before goes on."
+)
+# A task's state after an import, as the end of a sentence that begins with the bundle.
+_CAME_TO = {
+    "WAITING": "is not due here yet",
+    "FETCHING": "is not complete",
+    "STAGED": "has not been switched to yet",
+    "PROBATION": "answers now, and is watched: if it does badly, what answered before comes back by itself",
+    "DONE": "answers",
+    "FAILED": "failed here, and what answered before goes on; tell the central team",
+    "ROLLED_BACK": "did badly in use, and what answered before is back; tell the central team",
+    "HELD": "is not used",
+}
 Stick = Annotated[Path, typer.Argument(metavar="PATH", help="The stick, or any folder that is there.")]
 
 
@@ -84,7 +100,8 @@ def import_(ctx: typer.Context, path: Stick) -> None:
     Example: [bold]edge-agent import /media/stick[/bold]
     """
     _check_folder(path)
-    has_update = (path / "metadata" / "timestamp.json").exists()
+    path = path.resolve()
+    has_update = any((path / folder).is_dir() for folder in ("metadata", "blobs"))
     has_receipts = any(path.glob("site=*/receipts.json"))
     with site_of(ctx).admin() as admin:
         admin.status()  # a daemon that is not there is said first
@@ -120,10 +137,14 @@ def _check_folder(path: Path) -> None:
 
 
 def _import_update(admin: AdminClient, path: Path) -> None:
-    """Show how the copy comes on, and what came of it. Raises typer.Exit when a bundle failed here."""
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=err(), transient=True
-    ) as bar:
+    """Show how the copy comes on, and what came of it.
+
+    Raises:
+        EdgeAgentError: a bundle is not whole, or something on this machine is in its way.
+        typer.Exit: a bundle failed here.
+    """
+    columns, console = (TextColumn("{task.description}"), BarColumn(), DownloadColumn()), err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         copying = bar.add_task("Checking signatures", total=None)
 
         def told(now: ImportProgress) -> None:
@@ -133,12 +154,30 @@ def _import_update(admin: AdminClient, path: Path) -> None:
         updates = admin.import_update(path, told)
     wanted = [task for task in updates.tasks if task.candidate]
     for task in wanted:
-        because = f": {task.message}" if task.message else ""
-        out().print(f"{task.task} {task.candidate.version if task.candidate else ''}: {task.state.lower()}{because}")
+        out().print(Text(f"{_named(task)} {_CAME_TO.get(task.state, task.state.lower())}{_because(task)}"))
     if not wanted:
         out().print(f"Plan {updates.plan_version} is on the stick; it wants nothing new of this site.")
+    for hindrance in filter(None, map(_hindrance, wanted)):
+        raise hindrance
     if any(task.state == "FAILED" for task in wanted):
         raise typer.Exit(Exit.FAILED)
+
+
+def _named(task: TaskUpdate) -> str:
+    return f"{task.task} {task.candidate.version if task.candidate else ''}"
+
+
+def _because(task: TaskUpdate) -> str:
+    return f": {task.message}" if task.message else ""
+
+
+def _hindrance(task: TaskUpdate) -> EdgeAgentError | None:
+    """Return what keeps a bundle from being tested that will not pass by itself; None = nothing."""
+    kind = BY_REASON.get("UPDATE_INCOMPLETE" if task.state == "FETCHING" else task.reason)
+    if kind is None or task.state not in ("FETCHING", "STAGED"):
+        return None
+    said = f"{_named(task)} was not installed{_because(task)}"
+    return kind(said, remedy=_WHOLE_REMEDY if issubclass(kind, UpdateIncomplete) else "")
 
 
 def _copy(source: Path, goal: Path, copying: Copying) -> None:

@@ -63,6 +63,8 @@ class TaskStatus(Exchanged):
     """What 'rollback' goes back to."""
     update: UpdateStatus | None = None
     """None = the plan says nothing of it."""
+    revoked: bool = False
+    """It runs a bundle that was signed, and is not any more."""
 
 
 class SiteUpdates(Exchanged):

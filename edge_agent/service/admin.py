@@ -64,7 +64,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             resident_bytes=resident_bytes(rooms.pid),
             tasks=[messages.task_message(b, ready=rooms.engines.ready(b.digest)) for b in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
-            warnings=[*_warnings(serving, engines), *_vectors(serving, rooms.collection), *self._problems()],
+            warnings=[
+                *_warnings(serving, engines),
+                *_revoked(serving, rooms.updater.overview.revoked),
+                *_vectors(serving, rooms.collection),
+                *self._problems(),
+            ],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
             updates=messages.updates_message(rooms.activation, rooms.updater.overview),
@@ -195,6 +200,15 @@ def _vectors(serving: dict[str, InstalledBundle], collection: Collection) -> lis
         f"Task {task} answers with vectors, of which nothing is kept. Leave it out of 'collect' in agent.yaml."
         for task in collected
         if serving[task].manifest.task.kind == "embed"
+    ]
+
+
+def _revoked(serving: dict[str, InstalledBundle], revoked: frozenset[str]) -> list[str]:
+    return [
+        f"Task {task} is answered by {bundle.manifest.version}, which the central team has revoked."
+        " It goes on until the plan wants another one: ask them."
+        for task, bundle in serving.items()
+        if task in revoked
     ]
 
 

@@ -37,8 +37,11 @@ def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: obj
     for name, version in versions.items():
         floor, role = before.get(name, _NONE), _role(name)
         if version < floor.version:
-            said = f"{where} is older than what this site has seen: {name} {version}, not {floor.version}"
-            raise UpdateOutdated(said, path=where, role=name)
+            numbers = f"{name} {version}, not {floor.version}"
+            made = _made(_issued_at(found.metadata[role]), floor.issued_at)
+            raise UpdateOutdated(
+                f"{where} is older than what this site has seen: {made}{numbers}", path=where, role=name
+            )
         issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
         floors[name] = Floor(version, found.signers(role), issued_at)
     return floors
@@ -68,6 +71,12 @@ def _issued_at(metadata: Metadata[Any]) -> float:
         return seconds(metadata.signed.unrecognized_fields.get(ISSUED_AT, ""))
     except (ValueError, TypeError, AttributeError):
         return 0.0
+
+
+def _made(issued_at: float, floor: float) -> str:
+    """Return both times in words, where they are known and tell the two apart."""
+    made, seen = (_day(datetime.fromtimestamp(at, UTC)) for at in (issued_at, floor))
+    return f"made at {made}, and there was one of {seen}; " if issued_at and made != seen else ""
 
 
 def _by(clock: float, signed: float) -> str:

@@ -36,6 +36,7 @@ LATER = {
     "NO_WAVE": "no wave of the plan takes this site yet",
     "HARDWARE_UNMET": "no bundle that the plan offers suits this machine",
 }
+CHOSEN = "somebody here let it answer, without a test"
 HELD = "somebody here chose another bundle; that stays until the plan wants something else of the task"
 
 
@@ -189,7 +190,8 @@ def _answering(row: Progress, facts: Facts, now: float) -> Decision:
     if row.state == "done":
         return row, Action.NOTHING
     # It answered before the plan wanted it, or somebody here let it.
-    return _at(row, "done", now, "BY_HAND" if row.incumbent != row.candidate else ""), Action.NOTHING
+    by_hand = ("BY_HAND", CHOSEN) if row.incumbent != row.candidate else ()
+    return _at(row, "done", now, *by_hand), Action.NOTHING
 
 
 def _in_probation(row: Progress, facts: Facts, now: float) -> Decision:

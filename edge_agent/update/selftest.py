@@ -27,6 +27,7 @@ GROWTH_PERCENT_MAX = 10
 EXCESS_BYTES_MAX = 64 * MEGABYTE
 EXCESS_PERCENT_MAX = 150
 SHOWN_MAX = 3
+NOT_ASKED = "it loads; it has no golden answers to be held against"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ async def examine(exam: Exam, candidate: Subject, incumbent: Subject | None) -> 
         return Outcome(End.FAILED, "MEMORY_GROWS", swollen)
     if slower:
         return Outcome(End.FAILED, "SLOWER", slower)
-    return Outcome(End.PASSED, message=f"{gated - len(wrong)} of {gated} golden inputs are answered alike")
+    alike = f"{gated - len(wrong)} of {gated} golden inputs are answered alike" if gated else NOT_ASKED
+    return Outcome(End.PASSED, message=alike)
 
 
 def _gated(case: Case) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from edge_agent.config import Config
 from edge_agent.durable.disk import disk_errors, write_durably
-from edge_agent.errors import PlanInvalid, UpdateError, UpdateIncomplete, UpdateUntrusted
+from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, Offer, Plan
@@ -36,7 +36,10 @@ from edge_agent.update.source import METADATA, TIMESTAMP, SourceFolder, TooLong
 from edge_agent.update.verified import SignedBundle, Verified
 
 TIMESTAMP_BYTES_MAX = 16 * 1024
-_STICK_REMEDY = "Name the folder that 'edge-convert stick' has written; the user edge-agent must be able to read it."
+_STICK_REMEDY = (
+    "Name the folder that 'edge-convert stick' has written to its end; the user edge-agent must be able to read it."
+)
+_MIRROR_REMEDY = "Wait for 'edge-agent uplink', whose part of 'edge-agent status' says more; or import a stick."
 _TARGET = re.compile(r"bundles/([^/]+)/([0-9a-f]{64})")
 Bundles = Mapping[str, SignedBundle]
 
@@ -59,7 +62,7 @@ class Trust:
 
     def __init__(self, config: Config, records: Trusted, now: Callable[[], float] = time.time) -> None:
         """Read nothing yet; `now` gives seconds since 1970, and may be wrong."""
-        self._incoming = config.incoming
+        self._incoming, self._mirrored = config.incoming, bool(config.uplink.updates_url)
         self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"
         self._records, self._now = records, now
         self._roots = Roots(Path(config.update.root_file), records)
@@ -90,10 +93,15 @@ class Trust:
             return self._stand_in(error)
 
     def _stand_in(self, problem: UpdateError) -> Verified:
+        """Return what was believed last. Where no mirror is, an empty `incoming/` is nothing to speak of."""
+        empty = not self._mirrored and SourceFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
         try:
-            return replace(self._believe(SourceFolder(self._kept)), problem=problem)
+            kept = self._believe(SourceFolder(self._kept))
+        except UpdateExpired as expired:
+            raise (expired if empty else problem) from None
         except UpdateError:
             raise problem from None
+        return kept if empty else replace(kept, problem=problem)
 
     def _believe(self, source: SourceFolder) -> Verified:
         root_version, root = self._roots.newest()
@@ -138,7 +146,7 @@ class Trust:
             said = f"{METADATA}/{TIMESTAMP} in {source.path} has more than {TIMESTAMP_BYTES_MAX} bytes"
             raise UpdateUntrusted(said, path=source.path) from None
         if raw is None:
-            remedy = "" if source.path == self._incoming else _STICK_REMEDY
+            remedy = _MIRROR_REMEDY if source.path == self._incoming else _STICK_REMEDY
             said = f"there is no update in {source.path}: {METADATA}/{TIMESTAMP} is missing"
             raise UpdateIncomplete(said, remedy=remedy, path=source.path)
         return raw

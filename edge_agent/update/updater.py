@@ -81,6 +81,8 @@ class Overview:
     problem: EdgeAgentError | None = None
     """Why what came last was not believed."""
     rows: Mapping[str, Progress] = field(default_factory=dict)
+    revoked: frozenset[str] = frozenset()
+    """Tasks answered by a bundle that was signed, and is not any more."""
 
 
 class Updater:
@@ -129,6 +131,8 @@ class Updater:
         Returns why what lies there is not believed, or None.
         """
         async with self._looking:
+            if folder is not None:  # who brings another copy does not wait for the pause after the last one
+                self._retry_at.clear()
             try:
                 return await self._look(folder or self._config.incoming)
             except SiteError as error:  # the journal's own disk: nothing begins while it cannot be written
@@ -144,7 +148,7 @@ class Updater:
         verified, problem = await self._refreshed(folder)
         rows = await self._activation.on_store(self._store.journal.rows)
         plan_version = verified.plan_version if verified else self.overview.plan_version
-        self._show(plan_version=plan_version, problem=problem, rows=rows)
+        self._show(plan_version=plan_version, problem=problem, rows=rows, revoked=self._revoked(verified))
         plan = verified.plan if verified else None
         fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else Fleet()
         wishes = self._wishes(fleet, verified)
@@ -166,6 +170,12 @@ class Updater:
                 log.warning("update_not_believed", reason=error.reason, message=error.message)
             return None, error
         return self._verified, self._verified.problem
+
+    def _revoked(self, verified: Verified | None) -> frozenset[str]:
+        if verified is None:
+            return self.overview.revoked
+        serving = self._activation.serving.items()
+        return frozenset(task for task, each in serving if each.signed and each.digest not in verified.bundles)
 
     def _wishes(self, fleet: Fleet, verified: Verified | None) -> Mapping[str, Wish]:
         now = max(self._around.now(), verified.issued_at if verified else 0.0)
@@ -220,8 +230,7 @@ class Updater:
     async def _missing(self, folder: Path, digest: str) -> str:
         assert self._source is not None, "without a source nothing is wanted"
         wants = await self._activation.on_store(self._source.missing, folder, self._verified, digest)
-        size = sum(want.size_bytes for want in wants)
-        return f"{len(wants)} files with {size / 1e6:.1f} MB are on their way" if wants else ""
+        return _lacking(wants, "still to come" if folder == self._config.incoming else f"missing in {folder}")
 
     async def _admitted(self, row: Progress, folder: Path) -> bool:
         assert self._source is not None, "without a source nothing is admitted"
@@ -262,7 +271,7 @@ class Updater:
                 raise ModelFailed(outcome.message)
 
         after = machine.after_switch(row, outcome, self._around.now())
-        after = replace(after, watch=self._watcher.begun(plan.probation, row.incumbent))
+        after = replace(after, watch=self._watcher.begun(plan.probation, row.incumbent), message=_watched(plan))
         first = test if untested else None
         try:
             if await self._activation.switch(after, row.candidate, row.incumbent, first):
@@ -307,3 +316,14 @@ class Updater:
 
     def _show(self, **changes: Any) -> None:
         self.overview = replace(self.overview, **changes)
+
+
+def _lacking(wants: Sequence[Want], where: str) -> str:
+    """Return what of a bundle is missing, in words; empty = nothing."""
+    kilobytes = sum(want.size_bytes for want in wants) / 1000
+    size = f"{kilobytes:,.1f} kB" if kilobytes < 1000 else f"{kilobytes / 1000:,.1f} MB"
+    return f"{len(wants)} file{'s' if len(wants) > 1 else ''} ({size}) {where}" if wants else ""
+
+
+def _watched(plan: TaskPlan) -> str:
+    return f"watched for {plan.probation.calls} calls or {plan.probation.hours} h, whichever comes first"

@@ -20,6 +20,12 @@ GOLDEN = b'{"input": "is it", "answer": "yes", "scores": [0.5, 0.5]}\n'
 Run = Callable[..., Result]
 
 
+def refused(result: Result, said: str, remedy: str) -> None:
+    """Check that a technician is told what is wrong with a stick, and what to do."""
+    told = " ".join(result.stderr.split())
+    assert (5, True, True) == (result.exit_code, said in told, remedy in told), result.output
+
+
 class Brought:
     """A fleet's centre, a site that only sticks reach, and where the sticks are made."""
 
@@ -41,6 +47,10 @@ class Brought:
     def stick(self, name: str) -> Path:
         """Write a stick of what is published now."""
         return self.centre.stick(self.folder / name)
+
+    def repository(self, name: str) -> Path:
+        """Carry all that is published: a stick that the plan wants nothing of is not written."""
+        return self.centre.copy(self.folder / name)
 
     def run(self, *arguments: str) -> Result:
         """Run edge-agent for that daemon."""
@@ -91,17 +101,45 @@ def test_a_stick_of_another_fleet_is_refused(brought):
 
 
 def test_a_stick_without_anything_says_what_to_do(brought, tmp_path):
-    """Neither receipts nor an update; or a damaged file of one."""
+    """Neither receipts nor an update; or one that was pulled out before its end."""
     result = brought.run("import", str(tmp_path))
     assert (5, True) == (result.exit_code, "edge-convert stick" in result.stderr), result.output
     brought.publish("3.0.0")
     stick = brought.stick("damaged")
-    damage(stick / "blobs" / sha256_of(b"3.0.0"), "gone")
+    timestamp = (stick / "metadata" / "timestamp.json").read_bytes()
+    damage(stick / "metadata" / "timestamp.json", "gone")
+    refused(brought.run("import", str(stick)), "timestamp.json is missing", "written to its end")
+    (stick / "metadata" / "timestamp.json").write_bytes(timestamp)
+
+
+@pytest.mark.parametrize("how", ["gone", "truncated", "flipped"])
+def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how, brought):
+    """Without a file, or with a damaged one: exit code 5, what is missing and what to do; nothing was changed."""
+    before = brought.answering()
+    version = {"gone": "4.0.0", "truncated": "4.1.0", "flipped": "4.2.0"}[how]
+    brought.publish(version)
+    stick = brought.stick(version)
+    damage(stick / "blobs" / sha256_of(version.encode()), how)
     result = brought.run("import", str(stick))
-    assert "on their way" in " ".join(result.stdout.split()), result.output
+    refused(result, f"pos {version} was not installed", "written again, for this site")
+    assert ("damaged" if how == "flipped" else "missing in") in " ".join(result.stderr.split()), result.output
+    assert before == brought.answering()
     shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
-    assert 0 == brought.run("import", str(stick)).exit_code
-    eventually_sync(lambda: brought.answering() == "3.0.0")
+    result = brought.run("import", str(stick))
+    assert (0, True) == (result.exit_code, f"pos {version} answers now, and is watched" in result.stdout), result.output
+    assert version == brought.answering()
+
+
+def test_a_revoked_bundle_goes_on_and_says_so(brought):
+    """Until the plan wants another one; to the operator, and to the centre in the status object."""
+    digest = brought.publish("5.0.0")
+    assert 0 == brought.run("import", str(brought.stick("kept"))).exit_code
+    brought.centre.plan(brought.centre.offering())
+    brought.centre.revoke(digest)
+    assert 0 == brought.run("import", str(brought.repository("revoked"))).exit_code
+    said = " ".join(brought.run("status").output.split())
+    assert "Task pos is answered by 5.0.0, which the central team has revoked." in said, said
+    assert "5.0.0" == brought.answering()
 
 
 def test_a_site_without_a_root_of_trust_says_so(tmp_path):

@@ -152,15 +152,17 @@ def test_reasons_name_some_sites():
 
 
 def test_silence_is_named():
-    """A site that said nothing for two days, one that never did, and why one does not believe what came."""
+    """Who said nothing for two days or never, who does not believe what came and why, who runs what was revoked."""
     said = [
         heartbeat("shop-1", at=timestamp(NOW - 3 * DAY)),
         heartbeat("shop-2", update_problem="the metadata expired"),
     ]
+    said[1] = said[1].model_copy(update={"tasks": (said[1].tasks[0].model_copy(update={"revoked": True}),)})
     found = compare(plan(sites={"shop-9": Fleet()}), said, known=["shop-1", "shop-8"])
     assert {"shop-1": timestamp(NOW - 3 * DAY)} == found.silent
     assert ("shop-8", "shop-9") == found.unheard
     assert {"shop-2": "the metadata expired"} == found.problems
+    assert {"shop-2": f"{TASK} {said[1].tasks[0].version}"} == found.revoked
 
 
 def test_the_newest_word_of_a_site_counts():

@@ -113,6 +113,8 @@ def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState,
 def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState):
     """A person overrides what the site remembers."""
     assert ("done", "BY_HAND", Action.NOTHING) == decided(row(state), facts(NEW))
+    after, _ = machine.decide(TASK, row(state), facts(NEW), NOW)
+    assert "somebody here let it answer, without a test" == after.message
 
 
 @pytest.mark.parametrize("state", ["probation", "done"])

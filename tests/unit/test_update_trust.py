@@ -268,6 +268,21 @@ def test_an_old_stick_says_that_it_is_old(centre, site, tmp_path):
         site.believe(stick)
 
 
+def test_an_old_stick_says_how_old(tmp_path):
+    """When it was made, and of when the newest was that came here: numbers tell a technician nothing."""
+    days = [2.0]
+    centre = Centre(tmp_path / "centre", lambda: time.time() - DAY * days[-1])
+    site = TrustingSite(tmp_path / "site", centre.root_bytes)
+    newer(centre)
+    old = centre.stick(tmp_path / "old")
+    days.append(0.0)
+    newer(centre, "3.0.0")
+    site.believe(centre.stick(tmp_path / "new"))
+    made, seen = (f"{datetime.fromtimestamp(time.time() - DAY * ago, UTC):%Y-%m-%d}" for ago in days)
+    with pytest.raises(UpdateOutdated, match=rf"made at {made} [\d:]+ UTC, and there was one of {seen} [\d:]+ UTC; "):
+        site.believe(old)
+
+
 def test_a_foreign_or_empty_stick_says_so(centre, site, tmp_path):
     """In words of whoever holds it."""
     other = Centre(tmp_path / "other", whose="theirs")
@@ -292,6 +307,20 @@ def test_a_sticks_plan_goes_on_when_the_stick_is_pulled_out(centre, site, tmp_pa
         assert isinstance(verified.problem, UpdateOutdated)
     site.bring(centre.folder)
     assert site.believe().problem is None
+
+
+def test_where_no_mirror_is_nothing_is_missing(centre, tmp_path):
+    """The stick's plan holds without a word; when it has expired that is said, not that nothing came from a mirror."""
+    site = TrustingSite(tmp_path / "far", centre.root_bytes, mirrored=False)
+    with pytest.raises(UpdateIncomplete, match="there is no update in") as refused:
+        site.believe()
+    assert "import a stick" in refused.value.remedy
+    site.believe(centre.stick(tmp_path / "stick"))
+    for each in (site, site.again()):
+        assert (2, None) == (each.believe().plan_version, each.believe().problem)
+    site.now = lambda: time.time() + 40 * 86_400
+    with pytest.raises(UpdateExpired, match="timestamp"):
+        site.again().believe()
 
 
 def test_the_plan_of_other_sites_is_none_of_ours(centre, site):

@@ -50,7 +50,7 @@ async def test_a_bundle_is_fetched_tested_switched_to_and_watched(site: Updating
     site.want(new, "2.0.0")
     site.published.on_the_way.add(new)
     assert "fetching" == (await site.look()).state
-    assert "1 files with 1.5 MB are on their way" == site.row().message
+    assert "1 file (1.5 MB) still to come" == site.row().message
     assert (True, [new]) == site.published.asked[-1]
     site.published.on_the_way.clear()
     assert "probation" == (await site.look()).state
@@ -58,6 +58,21 @@ async def test_a_bundle_is_fetched_tested_switched_to_and_watched(site: Updating
     site.seen[new] = Seen(calls=200)
     assert "done" == (await site.look()).state
     assert "200 calls in 0.0 h, 0 of them failed" == site.row().message
+
+
+async def test_another_copy_waits_for_no_pause(site: UpdatingSite):
+    """After a failure of this machine a look waits; a folder that somebody brings does not."""
+    new = site.publish("2.0.0")
+    site.want(new, "2.0.0")
+    site.published.cannot_admit = DiskFull("no room", free_bytes=0)
+    await site.look()
+    site.published.cannot_admit = None
+    assert ("staged", "DISK_FULL") == ((await site.look()).state, site.row().reason)
+    await site.updater.look(site.tmp_path / "stick")
+    assert ("probation", "watched for 200 calls or 24 h, whichever comes first") == (
+        site.row().state,
+        site.row().message,
+    )
 
 
 async def test_the_old_one_answers_until_the_new_one_is_ready(site: UpdatingSite):
