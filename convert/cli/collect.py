@@ -17,6 +17,7 @@ from convert import keys, pipeline
 from convert.cli.keys import asking
 from convert.collect.sources import Source, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
+from convert.report.made import plural
 from convert.stage import Progress as Advance
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example import Feedback
@@ -124,14 +125,15 @@ def _option(written: str) -> tuple[str, str]:
 def _print(report: Any) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"{report.segments_taken} new segments with {report.records_taken} records;"
-        f" {report.segments_held} segments of {report.sites} sites in all; {report.records_erased} records erased"
+        f"{plural(report.segments_taken, 'new segment')} with {plural(report.records_taken, 'record')};"
+        f" {plural(report.segments_held, 'segment')} of {plural(report.sites, 'site')} in all;"
+        f" {plural(report.records_erased, 'record')} erased"
     )
     for task in report.tasks:
         console.print(
-            f"{task.task}: {task.examples} examples, {task.reviewed} reviewed ({task.corrected} corrected,"
-            f" {task.conflicts} conflicts), {task.duplicates} duplicates,"
-            f" {task.waiting} reviews whose prediction has not come"
+            f"{task.task}: {plural(task.examples, 'example')}, {task.reviewed} reviewed ({task.corrected} corrected,"
+            f" {plural(task.conflicts, 'conflict')}), {plural(task.duplicates, 'duplicate')},"
+            f" {plural(task.waiting, 'review')} whose prediction has not come"
         )
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
     _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])

@@ -54,14 +54,22 @@ def run(
 
 
 def _show(console: Console, shown: Prediction) -> None:
-    sure = "" if shown.confidence is None else f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}"
-    console.print(Text.assemble((f"\n{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{sure})", "bold")))
+    title = f"\n{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{_sureness(shown)})"
+    console.print(Text.assemble((title, "bold")))
     console.print(Text.assemble(("  input   ", "dim"), shown.input))
     console.print(Text.assemble(("  answer  ", "dim"), shown.output))
     keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(shown).items())]
     if shown.kind in CORRECTIONS:
         keys.append(f"1 type {CORRECTIONS[shown.kind]}")
     console.print(Text("  " + "   ".join([*keys, "! reject", "- skip", "# erase", ". end"]), style="dim"))
+
+
+def _sureness(shown: Prediction) -> str:
+    if shown.confidence is None:
+        return ""
+    if shown.threshold is None:
+        return f", {shown.confidence:.2f} not calibrated"
+    return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}"
 
 
 def _choices(shown: Prediction) -> dict[str, str]:
@@ -78,6 +86,7 @@ def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
             return "skipped"
         if key == ERASE:
             client.erase(shown.prediction_id)
+            out().print("  erased", style="green")
             return "erased"
         if _judge(client, shown, reviewer, key) or _correct(
             client, shown, reviewer, choices.get(key) or _typed(shown, key)
@@ -90,6 +99,7 @@ def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
 def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> bool:
     if key == ACCEPT:
         client.accept(shown.prediction_id, reviewer=reviewer)
+        out().print("  accepted", style="green")
     elif key == REJECT:
         client.reject(shown.prediction_id, _line("why? "), reviewer=reviewer)
     return key in (ACCEPT, REJECT)
@@ -98,6 +108,7 @@ def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> 
 def _correct(client: ReviewClient, shown: Prediction, reviewer: str, value: str) -> bool:
     if value:
         client.correct(shown.prediction_id, value, reviewer=reviewer)
+        out().print(Text.assemble(("  corrected: ", "green"), value))
     return bool(value)
 
 

@@ -197,6 +197,8 @@ class Prediction:
     output: str
     confidence: float | None
     """None where the kind has none."""
+    threshold: float | None
+    """None where the bundle is not calibrated."""
     below_threshold: bool
     route: str
     answer_time: datetime

@@ -324,6 +324,7 @@ def prediction(message: feedback_pb2.Prediction) -> Prediction:
         input=message.input,
         output=message.output,
         confidence=message.confidence.value if message.HasField("confidence") else None,
+        threshold=message.confidence.threshold if message.confidence.HasField("threshold") else None,
         below_threshold=message.confidence.below_threshold,
         route=word(task_pb2.Route, message.route, "ROUTE_"),
         answer_time=message.answer_time.ToDatetime(tzinfo=UTC),

@@ -157,7 +157,7 @@ def _check_consent(config: Config, source: str) -> None:
     missing = [f"site.{key}" for key, value in given.items() if not value]
     if leaving and missing:
         raise ConfigInvalid(
-            f"{source}: examples of {', '.join(leaving)} may leave the site, but {', '.join(missing)} is not set",
+            f"{source}: examples of {', '.join(leaving)} may leave the site, which needs {', '.join(missing)}",
             remedy="Set it to what the centre gave you, or choose 'local' under examples.collect.",
         )
 

@@ -47,6 +47,7 @@ def convert(tmp_path: Path) -> Run:
 def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
     public, stick = keys.public(tmp_path / "keys"), tmp_path / "stick"
+    stick.mkdir()
     site = {"id": "shop-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]}
     collect = ("collect", stick, "--keys", tmp_path / "keys", "--out", tmp_path / "collected")
     with RunningDaemon(tmp_path / "site", examples={"collect": {"pos": "upstream"}}, site=site) as daemon:

@@ -69,6 +69,8 @@ def test_one_key_for_each_label(daemon, run):
     result = run("review", "pos", "--reviewer", "anna", stdin="\n2\n!\nnonsense\n-\n.\n")
     assert (0, True) == (result.exit_code, "3 judged." in result.stdout), result.output
     assert "1 refund   2 price   3 hours   ! reject   - skip   # erase   . end" in result.stdout
+    assert "  corrected: price" in result.stdout
+    assert "not calibrated" in result.stdout
     verdicts = [said(daemon, one) for one in order]
     expected = [[("anna", "accept", "")], [("anna", "corrected", "price")], [("anna", "reject", "nonsense")], [], []]
     assert expected == verdicts

@@ -58,7 +58,7 @@ def test_a_refusal_ends_with_1(shell: Shell):
     shell.site.sealed(names[0]).write_bytes(b"spoilt")
     result = shell.run()
     assert (1, True) == (result.exit_code, f"refused: site-1/{names[0]}: is damaged" in result.output)
-    assert "pos-intent: 1 examples" in result.output
+    assert "pos-intent: 1 example," in result.output
 
 
 def test_erased_records_are_counted(shell: Shell):
@@ -66,7 +66,7 @@ def test_erased_records_are_counted(shell: Shell):
     shell.site.seal([prediction(1), prediction(2)], recipients=shell.recipients)
     shell.run()
     shell.site.seal([tombstone(1)], recipients=shell.recipients)
-    assert "1 records erased" in shell.run().output
+    assert "1 record erased" in shell.run().output
 
 
 @pytest.mark.parametrize(

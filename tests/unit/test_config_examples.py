@@ -49,7 +49,7 @@ def test_what_may_leave_needs_a_site_recipients_and_receipts(tmp_path, missing):
     """Without one of them segments could not be made, or never be deleted: the start says so, with the key."""
     site = {key: value for key, value in WHOLE.items() if key != missing}
     error = refusal(tmp_path, examples={"collect": {"a": "upstream"}}, site=site)
-    assert f"site.{missing} is not set" in error.message
+    assert f"which needs site.{missing}" in error.message
     assert "local" in error.remedy
     assert load(tmp_path, examples={"collect": {"a": "local"}}, site=site).site.id == site.get("id", "")
 
