@@ -1,4 +1,5 @@
-"""Object stores for tests, served by this machine: S3 by moto, Azure's blobs by Azurite where npm has brought it.
+"""Object stores for tests, served by this machine: S3 by moto, Azure's blobs by Azurite where npm has brought it,
+Google's by a small server of our own, since there is none to install.
 
 with s3() as served:
     source = open_source(served.url, served.options)
@@ -19,6 +20,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.azure_container import create_container
 from tests.eventually import eventually_sync
+from tests.google_store import GoogleStore
 
 BUCKET = "fleet"
 # Azurite's own, the same for everybody.
@@ -54,6 +56,13 @@ def s3() -> Iterator[Served]:
         yield Served(f"s3://{BUCKET}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
     finally:
         server.stop()
+
+
+@contextmanager
+def google() -> Iterator[Served]:
+    """Serve Google's XML API."""
+    with GoogleStore(BUCKET) as server:
+        yield Served(f"gs://{BUCKET}/examples", {"service_account_key": server.account, "allow_http": "true"})
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One suite over every kind of place that a repository lies in: a folder, S3, Azure."""
+"""One suite over every kind of place that a repository lies in: a folder, S3, Google, Azure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from convert.publish.places import CHUNK_BYTES, Folder, Place, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.bundles import echo_bundle
 from tests.fleet_cases import Centre
-from tests.object_stores import azure, azurite, s3
+from tests.object_stores import azure, azurite, google, s3
 from tests.tuf_client import Client
 
 KINDS = [
     "folder",
     "s3",
+    "google",
     pytest.param("azure", marks=pytest.mark.skipif(not azurite(), reason="Azurite is not installed (npm)")),
 ]
 # More than one part of a multipart upload, which has at least 5 MiB.
@@ -30,7 +31,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "folder":
         yield open_place(str(tmp_path / "place"), {})
     else:
-        with {"s3": s3, "azure": azure}[request.param]() as served:
+        with {"s3": s3, "google": google, "azure": azure}[request.param]() as served:
             yield open_place(served.url, served.options)
 
 

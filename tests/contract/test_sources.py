@@ -1,4 +1,4 @@
-"""One suite over every kind of place that segments are collected from: a folder, S3, Azure."""
+"""One suite over every kind of place that segments are collected from: a folder, S3, Google, Azure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from convert.collect.sources import Bucket, Folder, Source, SourceFailed, listings, open_source, path_of
 from edge_agent.errors import InvalidRequest
 from tests.examples import feedback, prediction
-from tests.object_stores import azure, azurite, s3
+from tests.object_stores import azure, azurite, google, s3
 from tests.segments import Centre, SealingSite
 
 PLACES = [
     "folder",
     "s3",
+    "google",
     pytest.param("azure", marks=pytest.mark.skipif(not azurite(), reason="Azurite is not installed (npm)")),
 ]
 
@@ -28,7 +29,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
         (tmp_path / "place").mkdir()
         yield open_source(str(tmp_path / "place"), {})
     else:
-        with {"s3": s3, "azure": azure}[request.param]() as served:
+        with {"s3": s3, "google": google, "azure": azure}[request.param]() as served:
             yield open_source(served.url, served.options)
 
 

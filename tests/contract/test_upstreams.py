@@ -1,4 +1,4 @@
-"""One suite over every kind of upstream: a folder, S3, Azure, plain HTTP."""
+"""One suite over every kind of upstream: a folder, S3, Google, Azure, plain HTTP."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 
 from edge_agent.errors import EdgeAgentError, ExchangeError, UploadConflict, UpstreamMissing
 from tests.answering_server import AnsweringServer
-from tests.object_stores import azure, azurite, s3
+from tests.object_stores import azure, azurite, google, s3
 from tests.uplink_cases import PREFIX, UplinkCase, signed_receipts
 
 KINDS = [
     "folder",
     "s3",
+    "google",
     "http",
     pytest.param("azure", marks=pytest.mark.skipif(not azurite(), reason="Azurite is not installed (npm)")),
 ]
@@ -49,7 +50,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UplinkCase]
             given.server = server
             yield given
     else:
-        with {"s3": s3, "azure": azure}[request.param]() as served:
+        with {"s3": s3, "google": google, "azure": azure}[request.param]() as served:
             yield UplinkCase(tmp_path, served.url, served.options)
 
 

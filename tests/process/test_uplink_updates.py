@@ -12,7 +12,7 @@ import pytest
 
 from tests.answering_server import AnsweringServer
 from tests.eventually import eventually
-from tests.object_stores import azure, azurite, s3
+from tests.object_stores import azure, azurite, google, s3
 from tests.toxic_proxy import CutAnswer, ToxicProxy
 from tests.update_cases import (
     ADAPTER,
@@ -44,7 +44,7 @@ def server() -> Iterator[AnsweringServer]:
         yield started
 
 
-@pytest.mark.parametrize("kind", ["folder", "http", "s3", "azure"])
+@pytest.mark.parametrize("kind", ["folder", "http", "s3", "google", "azure"])
 def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository: Repository, tmp_path: Path):
     """All metadata, its plan and the blobs that are wanted, and nothing else; what is there does not come again."""
     if kind == "azure" and not azurite():
@@ -56,7 +56,7 @@ def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository
         with AnsweringServer() as server:
             mirrored(site_of(server, repository, tmp_path), repository)
     else:
-        with (s3 if kind == "s3" else azure)() as served:
+        with {"s3": s3, "google": google, "azure": azure}[kind]() as served:
             case = UpdateCase(tmp_path, served.url, served.options, request_seconds_max=20)
             filled = UpdateCase(tmp_path / "centre", "", url=served.url, upload_options=served.options)
             for key, content in repository.objects.items():
