@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edge_agent.errors import ConfigInvalid
 from edge_agent.examples.redact.names import name_detector
 from edge_agent.examples.redact.redactor import Redactor
 
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
 CARD, OTHER = "4111 1111 1111 1111", "5500 0000 0000 0004"
 
 
@@ -74,10 +76,12 @@ def test_presidio_that_is_not_there_is_an_error_of_the_configuration(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("presidio_analyzer"), reason="the extra 'presidio' is not installed")
+@pytest.mark.skipif(not find_spec("presidio_analyzer"), reason="not installed: pip install '.[presidio]', 250 MB")
 @pytest.mark.filterwarnings("ignore")
 def test_presidio_finds_names_without_a_network(tmp_path: Path):
-    """A pipeline from disk, here one that knows a list of names; no address is resolved."""
+    """A pipeline from disk, here one that knows a list of names; no address is resolved, nothing is connected to."""
+    asked: list[str] = []
+    sys.addaudithook(lambda event, _: asked.append(event) if event in NETWORK else None)
     spacy = pytest.importorskip("spacy")
     pipeline = spacy.blank("en")
     ruler = pipeline.add_pipe("entity_ruler")
@@ -85,4 +89,5 @@ def test_presidio_finds_names_without_a_network(tmp_path: Path):
     pipeline.to_disk(tmp_path / "names")
     redaction = Redactor(detector=name_detector(tmp_path / "names")).start()
     assert "[NAME_1] of [NAME_2] paid with [CARD_1]" == redaction.text(f"Anna Meyer of Berlin paid with {CARD}")
+    assert [] == asked
     assert "presidio" in Redactor(detector=lambda _: iter(())).rule_names
