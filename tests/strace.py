@@ -51,11 +51,15 @@ def failed_at(call: str, number: int, error: str) -> list[str]:
 
 
 def points(run: Callable[..., subprocess.CompletedProcess[str]], log: Path) -> list[Point]:
-    """Count the calls of one undisturbed run, which takes a tracer; return each as (call, number)."""
+    """Count the calls of one undisturbed run, which takes a tracer; return each as (call, number).
+
+    strace counts the calls of each thread apart: the busiest one says how many points there are.
+    """
     done = run(*strace(f"trace={','.join(CALLS)}"), "-o", str(log))
     assert 0 == done.returncode, done.stderr
-    counts = Counter(re.findall(r"^(?:\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE))
-    return [(call, number) for call in CALLS for number in range(1, counts[call] + 1)]
+    counts = Counter(re.findall(r"^(\d+ +)?(\w+)\(", log.read_text(), re.MULTILINE))
+    most = {call: max((count for (_, name), count in counts.items() if name == call), default=0) for call in CALLS}
+    return [(call, number) for call in CALLS for number in range(1, most[call] + 1)]
 
 
 def sample(every: list[Point], count: int = QUICK_POINTS) -> list[Point]:

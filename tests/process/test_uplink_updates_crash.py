@@ -1,6 +1,6 @@
 """A mirror killed, or failed by its disk, at every system call that matters: what is there is right, and it goes on.
 
-strace counts the calls of each thread apart, so a point may lie behind the end of its thread: no disturbance then.
+strace counts the calls of each thread apart, and which thread does what is not the same each time: a point may miss.
 """
 
 from __future__ import annotations
