@@ -1,178 +1,48 @@
 """What is lost between an acknowledged correction and the centre when everything in between fails: nothing.
 
-    python -m benchmarks.spool_faults [--json] [--points N]
+    python -m benchmarks.spool_faults [--json] [--points N] [--examples N]
 
-A site works in a process of its own and is killed, or its disk failed, at system calls of spool and sealing (strace);
-its files are cut, changed and deleted; its clock jumps. Then it starts again, its outbox goes to the centre the way a
-stick carries it, `collect` reads it, and the receipts go back. Counted are acknowledged corrections that the centre
-does not have, records that it has twice after collecting, and gaps that it cannot explain.
+Sites, uplinks and the centre are real. They are killed, and their disks fail, at system calls (strace; N of each kind);
+files are cut, changed and deleted; clocks jump; the way is cut, the store answers badly or is not there, two uplinks
+work at once, the machine is installed anew, the uplink is hostile; there is much. Counted are acknowledged corrections
+that the centre does not have in the end, records that it has twice after collecting, and gaps that it cannot explain.
+The whole sweeps are tests: scripts/test --slow tests/process.
 """
 
 from __future__ import annotations
 
-import random
-import shutil
+import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from benchmarks.bars import Bar, main
-from convert.collect.chain import NOT_COME
-from edge_agent.cli.stick import copy_out
-from tests.segments import Centre
-from tests.site_cases import ASite, answered, judgement
-from tests.spool_field import Field, acknowledged
-from tests.strace import WRITING, Point, failed_at, killed_at
+from benchmarks.carrying import lives, sealing, uploading, volume
+from benchmarks.carrying.tally import Tally
 
-SEED = 4
 POINTS = 24
-FLIPS = 8
-Fault = Callable[[Path], str]
-"""Does its harm to a site's directory; returns what the work said."""
+EXAMPLES = 1_000_000
 
 
-@dataclass
-class Count:
-    """What came of the faults so far."""
-
-    injected: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    unnamed: int = 0
-
-
-def measure(points: int = POINTS) -> list[Bar]:
-    """Inject a seeded choice of each kind of fault, each into a fresh site."""
+def measure(points: int = POINTS, examples: int = EXAMPLES) -> list[Bar]:
+    """Inject a seeded choice of each kind of fault."""
+    tally = Tally()
     with tempfile.TemporaryDirectory() as path:
-        root, count = Path(path), Count()
-        field = Field(root)
-        base = Centre(root / "base")
-        copy_out(root / "ready" / "state" / "outbox", root / "base" / "store" / "site=site-1")
-        base.collect(root / "base" / "store")
-        for fault in _faults(field, points):
-            _inject(field, fault, count)
-    return [
-        Bar("faults injected between site and centre", count.injected, 3 * points, "higher"),
-        Bar("acknowledged corrections lost", count.lost, 0, "lower"),
-        Bar("records twice after collect", count.duplicated, 0, "lower"),
-        Bar("gaps that the centre cannot explain", count.unnamed, 0, "lower"),
-    ]
+        root = Path(path)
+        sealing.measure(root / "sealing", points, tally)
+        uploading.measure(root / "uploading", points, tally)
+        lives.measure(root / "lives", tally)
+        volume.measure(root / "volume", examples, tally)
+    return tally.bars()
 
 
-def _inject(field: Field, fault: Fault, count: Count) -> None:
-    folder = field.fresh()
-    said = acknowledged(fault(folder))
-    site = ASite(folder)  # reads every byte of its outbox
-    site.keep(answered(99))
-    site.judge(judgement(99))
-    site.house.seal_all()
-    _collect(field.root, site, said | {"feedback:f-99"}, count)
-    site.house.close()
-    count.injected += 1
-
-
-def _collect(root: Path, site: ASite, said: set[str], count: Count) -> None:
-    """Carry everything to the centre and back, and count."""
-    shutil.rmtree(root / "centre", ignore_errors=True)
-    shutil.copytree(root / "base", root / "centre")
-    store = root / "centre" / "store"
-    copying = copy_out(site.config.outbox, store / "site=site-1")
-    centre = Centre(root / "centre")
-    report = centre.collect(store)
-    rows = centre.query("SELECT record_id FROM records WHERE type = 'feedback'")
-    joined = centre.query("SELECT prediction_id FROM examples")
-    count.lost += len(said - {name for (name,) in rows}) + (copying.failure is not None)
-    count.duplicated += len(joined) - len(set(joined))
-    # Everything was carried there, so a segment that only "has not come" is one that nobody accounts for.
-    count.unnamed += sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)
-    shutil.copy(store / "site=site-1" / "receipts.json", site.config.receipts / "receipts.json")
-    site.house.read_receipts()
-    count.lost += bool(site.files()) and report.clean
-
-
-def _faults(field: Field, points: int) -> Iterator[Fault]:
-    rng, every = random.Random(SEED), field.points()  # noqa: S311 - which fault comes next is no secret
-    writes = [point for point in every if point[0] in WRITING]
-    yield from (_killed(field, point) for point in rng.sample(every, min(points, len(every))))
-    for error in ("EIO", "ENOSPC"):
-        yield from (_failed(field, point, error) for point in rng.sample(writes, min(points, len(writes))))
-    yield from (_flipped(number) for number in range(FLIPS))
-    yield from (_torn(field, cut) for cut in (1, 100, 5000))
-    yield from (_deleted(suffix) for suffix in (".age", ".json"))
-    yield from (_jumped(years) for years in (-1, 10))
-
-
-def _killed(field: Field, point: Point) -> Fault:
-    return lambda folder: field.work(folder, *killed_at(*point)).stdout
-
-
-def _failed(field: Field, point: Point, error: str) -> Fault:
-    return lambda folder: field.work(folder, *failed_at(*point, error)).stdout
-
-
-def _sealed(folder: Path) -> list[Path]:
-    """Let a site judge and seal, and close; return the new segment's files, the sealed one first."""
-    site = ASite(folder)
-    before = set(site.files())
-    site.judge(judgement(2))
-    site.house.seal_all()
-    new = sorted(set(site.files()) - before)
-    site.house.close()
-    return [site.config.outbox / "segments" / name for name in new]
-
-
-def _flipped(number: int) -> Fault:
-    def fault(folder: Path) -> str:
-        path = _sealed(folder)[0]
-        raw = bytearray(path.read_bytes())
-        raw[len(raw) * number // FLIPS] ^= 1 << number
-        path.write_bytes(raw)
-        return "acknowledged 2\n"
-
-    return fault
-
-
-def _torn(field: Field, cut: int) -> Fault:
-    """Cut the tail off the database's log after a kill; only what was not in the outbox yet may be gone."""
-
-    def fault(folder: Path) -> str:
-        point = field.points()[-1]
-        field.work(folder, *killed_at(*point))
-        for log in (folder / "state").glob("spool.db-wal"):
-            log.write_bytes(log.read_bytes()[: max(0, log.stat().st_size - cut)])
-        return ""
-
-    return fault
-
-
-def _deleted(suffix: str) -> Fault:
-    def fault(folder: Path) -> str:
-        for path in _sealed(folder):
-            if path.suffix == suffix:
-                path.unlink()
-        return "acknowledged 2\n"
-
-    return fault
-
-
-def _jumped(years: int) -> Fault:
-    def fault(folder: Path) -> str:
-        site = ASite(folder)
-        site.clock.wall += years * 365 * 86_400
-        site.judge(judgement(2))
-        site.clock.running += 100_000
-        site.house.keep()
-        site.house.close()
-        return "acknowledged 2\n"
-
-    return fault
+def _given(option: str, default: int) -> int:
+    return int(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
 
 
 if __name__ == "__main__":
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    given = sys.argv[sys.argv.index("--points") + 1] if "--points" in sys.argv else str(POINTS)
-    sys.exit(main(lambda: measure(int(given))))
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    sys.exit(main(lambda: measure(_given("--points", POINTS), _given("--examples", EXAMPLES))))

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from edge_agent.formats import uplink
 from tests.eventually import eventually_sync
 from tests.update_cases import ADAPTER, WEIGHTS, UpdateCase, everything, published, rubbish, sha256
-from tests.uplink_cases import SITE, UplinkCase, signed_receipts
+from tests.uplink_cases import UplinkCase, signed_receipts
+from tests.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
 
 NOBODY = 65_534
 # Becomes another user after the imports: the interpreter may lie where only this user may read.
@@ -32,34 +32,6 @@ os.setgid({NOBODY})
 os.setuid({NOBODY})
 {{then}}
 """
-BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
-RESIDENT_BYTES_MAX = 160 * 2**20
-
-
-class Process:
-    """A site's configuration, and the uplink as a process on it."""
-
-    def __init__(self, case: UplinkCase, url: str, incoming: str = "", **settings: Any) -> None:
-        self.case = case
-        self.environment = dict(os.environ)
-        self.path = case.folder / "agent.yaml"
-        section = {"url": url, "notes_dir": str(case.notes), "scan_seconds": 0.05, **settings}
-        site = {"id": SITE, "outbox_dir": str(case.outbox), "receipts_dir": str(case.receipts)}
-        plain = {"site": site, "uplink": section, "update": {"incoming_dir": incoming}, "log": {"format": "json"}}
-        self.path.write_text(yaml.safe_dump(plain))
-
-    def start(self, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
-        """Start it."""
-        program = ["-c", script] if script else ["-m", "edge_agent.cli"]
-        command = [sys.executable, "-B", *program, "--config", str(self.path), "uplink", *arguments]
-        pipes = {"stderr": subprocess.PIPE, "text": True, "env": self.environment}
-        return subprocess.Popen(command, **{**pipes, **options})
-
-    def once(self, script: str = "") -> tuple[int, str]:
-        """Run it once; return its exit code and what it said."""
-        with self.start("--once", script=script) as process:
-            said = process.communicate(timeout=120)[1]
-        return process.returncode, said
 
 
 @pytest.fixture
@@ -247,12 +219,9 @@ def test_a_month_of_backlog_goes_up_in_bounded_memory(folder: Path):
     (folder / "upstream").mkdir()
     case = UplinkCase(folder, str(folder / "upstream"))
     case.seal(BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH)
-    given = Process(case, case.config.url)
-    with given.start("--once", stderr=subprocess.DEVNULL) as running:
-        _, status, usage = os.wait4(running.pid, 0)
-        running.returncode = os.waitstatus_to_exitcode(status)
-    assert 0 == running.returncode
+    code, resident_bytes = Process(case, case.config.url).once_measured()
+    assert 0 == code
     arrived = {path.name: path.stat().st_size for path in Path(case.config.url).rglob("*.age")}
     assert {BACKLOG_BYTES_EACH} == set(arrived.values())
     assert BACKLOG_SEGMENTS == len(arrived) == case.noted()
-    assert usage.ru_maxrss * 1024 < RESIDENT_BYTES_MAX
+    assert resident_bytes < RESIDENT_BYTES_MAX

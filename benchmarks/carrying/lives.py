@@ -1,0 +1,57 @@
+"""Faults that the centre has to see through: a machine installed anew under its old id, and a hostile uplink."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.carrying.tally import Tally
+from convert.sites import FILE_NAME, Sites
+from edge_agent.formats.segment import name_of
+from tests.hostile_uplink import World
+from tests.whole_way import Outcome, Way
+
+WORLDS, ROUNDS = 10, 10
+ACCEPT = re.compile("sites accept site-1 ([0-9a-f]{64})")
+
+
+def measure(root: Path, tally: Tally) -> None:
+    """Inject both."""
+    kind = "reinstalled with the same site id"
+    tally.add(kind, 1, _reinstalled(Way(root / "collected"), Way.settle), wanted=1)
+    tally.add(kind, 1, _reinstalled(Way(root / "carried"), Way.once), wanted=1)
+    found = _reinstalled(Way(root / "cut"), _once_without_the_last)
+    # What the lost machine alone had is gone with it; the centre names that segment.
+    tally.add(kind, 1, Outcome() if found == Outcome(1, 0, 1) else found)
+    for seed in range(WORLDS):
+        world = World(root / f"world-{seed}", seed)
+        for _ in range(ROUNDS):
+            world.round()
+        report = world.end()
+        missing = sum(gap.last <= world.site.sequence for gap in report.gaps)
+        injected = world.faults.total() - world.faults["none"]
+        tally.add("hostile uplink", injected, Outcome(len(world.lost()), world.doubled(), missing), wanted=ROUNDS // 2)
+
+
+def _reinstalled(way: Way, carry: Callable[[Way], object]) -> Outcome:
+    """Install a machine anew after it carried; the key of the life that the centre saw second has to be accepted."""
+    way.answer(2)
+    carry(way)
+    way.reinstall()
+    way.answer(2)
+    way.once()
+    [key] = {found[1] for each in way.collect().refused if (found := ACCEPT.search(each.why))}
+    Sites(way.centre.out / FILE_NAME).accept("site-1", key)
+    return way.settle()
+
+
+def _once_without_the_last(way: Way) -> None:
+    """Carry, and lose the last segment on its way; the status object that names it arrives."""
+    way.once()
+    way.answer(1)
+    way.once()
+    for key in way.uploaded():
+        if name_of(way.site.house.spool.epoch, 2) in key:
+            way.remove(key)
+    way.collect()

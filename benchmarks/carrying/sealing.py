@@ -1,0 +1,146 @@
+"""Faults of the spool and of sealing: a site works in a process of its own and is harmed; then it starts again.
+
+Afterwards its outbox goes to the centre the way a stick carries it, `collect` reads it, and the receipts go back.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.carrying.tally import Tally
+from convert.collect.chain import NOT_COME
+from edge_agent.cli.stick import copy_out
+from tests.segments import Centre
+from tests.site_cases import ASite, answered, judgement
+from tests.spool_field import Field, acknowledged
+from tests.strace import WRITING, Point, failed_at, killed_at
+from tests.whole_way import Outcome
+
+SEED = 4
+FLIPS = 8
+Fault = Callable[[Path], str]
+"""Does its harm to a site's directory; returns what the work said."""
+
+
+def measure(root: Path, points: int, tally: Tally) -> None:
+    """Inject a seeded choice of each kind of fault, each into a fresh site."""
+    with Field(root) as field:
+        base = Centre(root / "base")
+        copy_out(root / "ready" / "state" / "outbox", root / "base" / "store" / "site=site-1")
+        base.collect(root / "base" / "store")
+        for kind, fault in _faults(field, points):
+            tally.add(kind, 1, _injected(field, fault))
+
+
+def _injected(field: Field, fault: Fault) -> Outcome:
+    folder = field.fresh()
+    said = acknowledged(fault(folder))
+    site = ASite(folder)  # reads every byte of its outbox
+    site.keep(answered(99))
+    site.judge(judgement(99))
+    site.house.seal_all()
+    outcome = _collected(field.root, site, said | {"feedback:f-99"})
+    site.house.close()
+    return outcome
+
+
+def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
+    """Carry everything to the centre and back, and count."""
+    shutil.rmtree(root / "centre", ignore_errors=True)
+    shutil.copytree(root / "base", root / "centre")
+    store = root / "centre" / "store"
+    copying = copy_out(site.config.outbox, store / "site=site-1")
+    centre = Centre(root / "centre")
+    report = centre.collect(store)
+    rows = centre.query("SELECT record_id FROM records WHERE type = 'feedback'")
+    joined = centre.query("SELECT prediction_id FROM examples")
+    lost = len(said - {name for (name,) in rows}) + (copying.failure is not None)
+    # Everything was carried there, so a segment that only "has not come" is one that nobody accounts for.
+    unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)
+    shutil.copy(store / "site=site-1" / "receipts.json", site.config.receipts / "receipts.json")
+    site.house.read_receipts()
+    lost += bool(site.files()) and report.clean
+    return Outcome(lost, len(joined) - len(set(joined)), unnamed)
+
+
+def _faults(field: Field, points: int) -> Iterator[tuple[str, Fault]]:
+    rng, every = random.Random(SEED), field.points()  # noqa: S311 - which fault comes next is no secret
+    writes = [point for point in every if point[0] in WRITING]
+    for point in rng.sample(every, min(points, len(every))):
+        yield "kill -9 in spool and sealing", _killed(field, point)
+    for error in ("EIO", "ENOSPC"):
+        for point in rng.sample(writes, min(points, len(writes))):
+            yield f"{error} in spool and sealing", _failed(field, point, error)
+    yield from (("torn tail of the spool", _torn(field, cut)) for cut in (1, 100, 5000))
+    yield from (("bit flip in a sealed segment", _flipped(number)) for number in range(FLIPS))
+    yield from (("segment or manifest deleted", _deleted(suffix)) for suffix in (".age", ".json"))
+    yield from ((f"clock {years:+} years", _jumped(years)) for years in (-1, 10))
+
+
+def _killed(field: Field, point: Point) -> Fault:
+    return lambda folder: field.work(folder, *killed_at(*point)).stdout
+
+
+def _failed(field: Field, point: Point, error: str) -> Fault:
+    return lambda folder: field.work(folder, *failed_at(*point, error)).stdout
+
+
+def _sealed(folder: Path) -> list[Path]:
+    """Let a site judge and seal, and close; return the new segment's files, the sealed one first."""
+    site = ASite(folder)
+    before = set(site.files())
+    site.judge(judgement(2))
+    site.house.seal_all()
+    new = sorted(set(site.files()) - before)
+    site.house.close()
+    return [site.config.outbox / "segments" / name for name in new]
+
+
+def _flipped(number: int) -> Fault:
+    def fault(folder: Path) -> str:
+        path = _sealed(folder)[0]
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) * number // FLIPS] ^= 1 << number
+        path.write_bytes(raw)
+        return "acknowledged 2\n"
+
+    return fault
+
+
+def _torn(field: Field, cut: int) -> Fault:
+    """Cut the tail off the database's log after a kill; only what was not in the outbox yet may be gone."""
+
+    def fault(folder: Path) -> str:
+        point = field.points()[-1]
+        field.work(folder, *killed_at(*point))
+        for log in (folder / "state").glob("spool.db-wal"):
+            log.write_bytes(log.read_bytes()[: max(0, log.stat().st_size - cut)])
+        return ""
+
+    return fault
+
+
+def _deleted(suffix: str) -> Fault:
+    def fault(folder: Path) -> str:
+        for path in _sealed(folder):
+            if path.suffix == suffix:
+                path.unlink()
+        return "acknowledged 2\n"
+
+    return fault
+
+
+def _jumped(years: int) -> Fault:
+    def fault(folder: Path) -> str:
+        site = ASite(folder)
+        site.clock.wall += years * 365 * 86_400
+        site.judge(judgement(2))
+        site.clock.running += 100_000
+        site.house.keep()
+        site.house.close()
+        return "acknowledged 2\n"
+
+    return fault
