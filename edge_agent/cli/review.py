@@ -97,12 +97,13 @@ def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
 
 
 def _judge(client: ReviewClient, shown: Prediction, reviewer: str, key: str) -> bool:
-    if key == ACCEPT:
+    right = key == ACCEPT or _choices(shown).get(key) == shown.output
+    if right:
         client.accept(shown.prediction_id, reviewer=reviewer)
         out().print("  accepted", style="green")
     elif key == REJECT:
         client.reject(shown.prediction_id, _line("why? "), reviewer=reviewer)
-    return key in (ACCEPT, REJECT)
+    return right or key == REJECT
 
 
 def _correct(client: ReviewClient, shown: Prediction, reviewer: str, value: str) -> bool:

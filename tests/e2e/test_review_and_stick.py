@@ -77,6 +77,13 @@ def test_one_key_for_each_label(daemon, run):
     assert set(asked) == set(order)
 
 
+def test_the_key_of_the_label_that_was_answered_accepts(daemon, run):
+    """Who presses it says that the answer was right; nothing was corrected."""
+    (asked,) = ask(daemon, "bag", "a refund please")
+    assert "  accepted" in run("review", "bag", "--reviewer", "ben", stdin="1\n").stdout
+    assert [("ben", "accept", "")] == said(daemon, asked)
+
+
 def test_records_and_texts_are_typed(daemon, run):
     """Kinds without labels are corrected by typing; a record of the wrong form is refused with what to do."""
     (talk,), (visit,) = ask(daemon, "talk", "hello"), ask(daemon, "visit", "Anna is here")
