@@ -9,13 +9,14 @@ receipts do that.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from edge_agent.cli.exits import Exit
@@ -72,12 +73,22 @@ def export(ctx: typer.Context, path: Stick) -> None:
     if not sealed.site:
         out().print("Nothing leaves this site: 'site.id' in agent.yaml is not set.")
         return
-    copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}")
+    columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("Copying files", total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", told)
     _report(copying, path)
 
 
-def copy_out(outbox: Path, target: Path) -> Copying:
-    """Copy an outbox, the oldest segment first and the status last; stops at the first failure."""
+def copy_out(outbox: Path, target: Path, told: Callable[[int, int], object] = lambda *_: None) -> Copying:
+    """Copy an outbox, the oldest segment first and the status last; stops at the first failure.
+
+    `told` hears how many files are done, and of how many.
+    """
     sealed = sorted((outbox / "segments").glob("*.json"))
     pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
     pairs += [(outbox / "status.json", target / "status.json")] if (outbox / "status.json").exists() else []
@@ -88,6 +99,7 @@ def copy_out(outbox: Path, target: Path) -> Copying:
         except (EdgeAgentError, OSError) as error:
             copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
             break
+        told(number + 1, len(pairs))
     return copying
 
 

@@ -1,0 +1,98 @@
+"""A stick that is pulled out, or fills up, anywhere in the middle of an export: whole files or none, and it is said."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.formats import segment
+from tests.forking import Forking
+from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
+
+IMPORTS = """
+import sys
+from pathlib import Path
+from edge_agent.cli.stick import copy_out
+"""
+EXPORT = f"""{IMPORTS}
+copying = copy_out(Path(sys.argv[1]), Path(sys.argv[2]))
+assert (copying.failure is None) == (not copying.missing)
+sys.exit(3 if copying.failure else 0)
+"""
+SEGMENTS = 3
+
+
+class Export:
+    """An outbox, and a stick that is new for each point."""
+
+    def __init__(self, root: Path) -> None:
+        self.outbox, self.stick = root / "outbox", root / "stick" / "site=site-1"
+        (self.outbox / "segments").mkdir(parents=True)
+        for number in range(1, SEGMENTS + 1):
+            stem = segment.name_of("0" * 16, number)
+            (self.outbox / "segments" / f"{stem}.age").write_bytes(bytes([number]) * 50_000)
+            (self.outbox / "segments" / f"{stem}.json").write_bytes(b"{}")
+        (self.outbox / "status.json").write_bytes(b"{}")
+        self.log = root / "log"
+        self.sealed = files(self.outbox)
+        self.working = Forking(IMPORTS, EXPORT, root)
+
+    def points(self) -> list[Point]:
+        """Count the calls of an undisturbed export."""
+        return points(lambda *tracer: self.run(*tracer), self.log)
+
+    def run(self, *tracer: str):
+        """Export to an empty stick."""
+        shutil.rmtree(self.stick.parent, ignore_errors=True)
+        self.stick.parent.mkdir()
+        return self.working.run([str(self.outbox), str(self.stick)], *tracer)
+
+    def hold(self) -> None:
+        """Everything on the stick is whole, no manifest is without its segment; the next export brings the rest."""
+        there = {name: content for name, content in files(self.stick).items() if not Path(name).name.startswith(".")}
+        assert there.items() <= self.sealed.items()
+        manifests = {name for name in there if name.startswith("segments/") and name.endswith(".json")}
+        assert {name.replace(".json", ".age") for name in manifests} <= there.keys()
+        assert 0 == self.working.run([str(self.outbox), str(self.stick)]).returncode
+        assert self.sealed == files(self.stick)
+        assert self.sealed == files(self.outbox)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return all files below a folder, by their path in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Iterator[Export]:
+    """Return an outbox to export."""
+    made = Export(tmp_path)
+    with made.working:
+        yield made
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC", "ENODEV"])
+def test_a_stick_that_fails_in_the_middle_is_named(export: Export, error: str):
+    """At each sampled call: the export says that files are missing, or all are there."""
+    codes: Counter[int] = Counter()
+    for point in sample(export.points()):
+        done = export.run(*failed_at(*point, error))
+        assert done.returncode in (0, 3), (point, done.stderr)
+        if done.returncode == 0:
+            assert export.sealed == files(export.stick)
+        codes[done.returncode] += 1
+        export.hold()
+    assert codes[3] > 0
+
+
+@needs_strace
+def test_an_export_that_is_killed_leaves_whole_files(export: Export):
+    """At each sampled call; what was begun is done again."""
+    for point in sample(export.points()):
+        assert 0 != export.run(*killed_at(*point)).returncode, point
+        export.hold()
