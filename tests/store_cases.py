@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from edge_agent.store.store import StoreLimits
+from edge_agent.store.store import Store, StoreLimits
 from tests.bundles import echo_bundle
 
 LIMITS = StoreLimits(disk_reserve_bytes=0)
@@ -43,6 +43,17 @@ def tar_of(directory: Path, path: Path, prefix: str = "") -> Path:
 def blob_names(state_dir: Path) -> set[str]:
     """Return the names of all blobs, and of whatever lies in staging."""
     return {path.name for path in (state_dir / "blobs").rglob("*") if path.is_file()}
+
+
+def require_whole(store: Store, state_dir: Path) -> None:
+    """Hold an open store to its promises: every bundle has its files, byte for byte, and there are no others."""
+    assert [] == list((state_dir / "blobs" / "staging").iterdir())
+    for each in store.bundles():
+        expected = {artifact.role: artifact.sha256 for artifact in each.manifest.artifacts}
+        assert expected == {role: sha256_of(path.read_bytes()) for role, path in store.paths(each).items()}
+    assert {artifact.sha256 for each in store.bundles() for artifact in each.manifest.artifacts} == blob_names(
+        state_dir
+    )
 
 
 def sha256_of(content: bytes) -> str:

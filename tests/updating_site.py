@@ -88,11 +88,6 @@ class UpdatingSite(Site):
     def start(self, allow_unsigned: bool = True, swap: str = "overlap") -> None:
         """Start, with an updater."""
         super().start(allow_unsigned, swap)
-        config = Config(
-            state_dir=self.tmp_path / "state",
-            site=SiteConfig(id="shop-1"),
-            update=UpdateConfig(selftest_seconds_max=5, check_seconds=0.01),
-        )
         around = Around(
             trying=self._trying,
             serving=lambda _bundle: None,
@@ -101,7 +96,19 @@ class UpdatingSite(Site):
             now=lambda: self.wall,
             monotonic=lambda: self.running,
         )
-        self.updater = Updater(config, self.store, self.activation, around, self.published.source())
+        self.updater = Updater(self.config(), self.store, self.activation, around, self.source())
+
+    def config(self, **update: object) -> Config:
+        """Return what agent.yaml would say."""
+        return Config(
+            state_dir=self.tmp_path / "state",
+            site=SiteConfig(id="shop-1"),
+            update=UpdateConfig.model_validate({"selftest_seconds_max": 5, "check_seconds": 0.01, **update}),
+        )
+
+    def source(self) -> Source:
+        """Return where bundles come from."""
+        return self.published.source()
 
     async def stop(self) -> None:
         """Stop in the daemon's order."""

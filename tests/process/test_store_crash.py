@@ -17,7 +17,7 @@ import pytest
 
 from edge_agent.store.state import State
 from edge_agent.store.store import Store
-from tests.store_cases import LIMITS, bundle, sha256_of
+from tests.store_cases import LIMITS, bundle, require_whole
 from tests.strace import (
     QUICK_POINTS,
     SEED,
@@ -93,12 +93,7 @@ def check(site: Site, state_dir: Path, allowed: tuple[str, ...]) -> str:
     active = store.active().get("pos")
     version = active.manifest.version if active else ""
     assert version in allowed
-    assert [] == list((state_dir / "blobs" / "staging").iterdir())
-    for each in store.bundles():
-        expected = {artifact.role: artifact.sha256 for artifact in each.manifest.artifacts}
-        assert expected == {role: sha256_of(path.read_bytes()) for role, path in store.paths(each).items()}
-    named = {artifact.sha256 for each in store.bundles() for artifact in each.manifest.artifacts}
-    assert named == {path.name for path in (state_dir / "blobs").rglob("*") if path.is_file()}
+    require_whole(store, state_dir)
     installed, _ = store.install(site.new, allow_unsigned=True)
     store.set_active(installed.digest)
     assert "2.0.0" == store.active()["pos"].manifest.version

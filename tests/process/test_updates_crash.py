@@ -1,0 +1,199 @@
+"""The daemon's side of an update cut off at every write: the site answers by the old or the new bundle, and arrives.
+
+One process believes what lies in `incoming/`, takes version 2 in, tests it, switches and commits (forward); finds in
+its probation that it is bad (back); or is told by the operator to go back (back by hand). It is killed at each call of
+its disk, or the call fails, or the power goes and takes with it what was not synced. Then the site starts as it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet_cases import Centre
+from tests.forking import Forking
+from tests.mirrored_site import MirroredSite, carry_on
+from tests.power_cut import TRACER, PowerCut
+from tests.store_cases import bundle, require_whole
+from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
+from tests.updating_site import GOLDEN, TASK
+
+CHANGES = ("forward", "back", "back by hand")
+WORK = """
+import contextlib, os, sys
+from pathlib import Path
+import structlog
+from edge_agent.errors import EdgeAgentError
+from tests.mirrored_site import carry_on
+
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject
+
+def arrived():
+    with contextlib.suppress(OSError):  # of the tracer
+        os.write(1, b"arrived")
+
+try:
+    carry_on(Path(sys.argv[1]), sys.argv[2], sys.argv[3], arrived)
+except EdgeAgentError as error:
+    sys.exit(3)
+"""
+SOME = 4
+FAILING = (*WRITING, "rename", "mkdir", "ftruncate", "fallocate", "unlink")
+
+
+class Field:
+    """A site at version 1 to which version 2 has come, and the same site with version 2 in probation, to be copied."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.site = root, root / "site"
+        centre, first = Centre(root / "centre"), root / "forward"
+        (first / "state").mkdir(parents=True)
+        (first / "root.json").write_bytes(centre.root_bytes)
+        self.old = self._bring(centre, "1.0.0", weights=b"base")
+        carry_on(first, "forward", self.old)
+        self.new = self._bring(centre, "2.0.0", weights=b"base", tokenizer=b"t" * 70_000)
+        for change in CHANGES[1:]:
+            carry_on(Path(shutil.copytree(first, root / change)), "watch", self.new)
+        self.ends = {
+            "forward": (self.new, "done"),
+            "back": (self.old, "rolled_back"),
+            "back by hand": (self.old, "held"),
+        }
+        self.working = Forking("import tests.mirrored_site", WORK, root)
+
+    def _bring(self, centre: Centre, version: str, **files: bytes) -> str:
+        digest = centre.publish(bundle(self.root / version, version, TASK, golden=GOLDEN, **files))
+        centre.plan(centre.offering(digest))
+        incoming = self.root / "forward" / "state" / "incoming"
+        shutil.rmtree(incoming, ignore_errors=True)
+        centre.copy(incoming)
+        return digest
+
+    def fresh(self, change: str) -> None:
+        """Lay out the site as it is before a change."""
+        shutil.rmtree(self.site, ignore_errors=True)
+        shutil.copytree(self.root / change, self.site)
+
+    def work(self, change: str, *tracer: str) -> subprocess.CompletedProcess[str]:
+        """Let the site change, in a process of its own."""
+        return self.working.run([str(self.site), change, self.new], *tracer)
+
+    def points(self, change: str) -> list[Point]:
+        """Count the calls of an undisturbed change."""
+        self.fresh(change)
+        return points(lambda *tracer: self.work(change, *tracer), self.root / "log")
+
+    def hold(self, change: str) -> str:
+        """Start what is left and hold it to its promises; then let it arrive. Returns the digest that answered."""
+        answered, _ = asyncio.run(self._found())
+        assert answered in (self.old, self.new)
+        carry_on(self.site, change, self.new)
+        assert self.ends[change] == asyncio.run(self._found())
+        return answered
+
+    async def _found(self) -> tuple[str, str]:
+        """Start the site; return what answers, and the state of its update."""
+        site = MirroredSite(self.site)
+        await site.activation.resume()
+        await site.loaded()
+        require_whole(site.store, self.site / "state")
+        assert site.active() in site.engines.attached
+        found = site.active(), site.store.journal.rows()[TASK].state
+        await site.activation.stop()
+        site.store.close()
+        return found
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    """Yield the prepared sites."""
+    made = Field(tmp_path_factory.mktemp("field"))
+    yield made
+    made.working.close()
+
+
+def held(field: Field, change: str, point: object) -> str:
+    """Hold a site to its promises after a disturbance at a point."""
+    try:
+        return field.hold(change)
+    except BaseException as error:
+        error.add_note(f"{change}, {point}")
+        raise
+
+
+def sweep(field: Field, change: str, every: list[Point], tracer: Callable[..., list[str]]) -> set[tuple[int, str]]:
+    """Disturb one change at each point; return with which codes it ended, and which bundle answered afterwards."""
+    ends = set()
+    for point in every:
+        field.fresh(change)
+        done = field.work(change, *tracer(*point))
+        assert "Traceback" not in done.stderr, (change, point, done.stderr)
+        ends.add((done.returncode, held(field, change, point)))
+    return ends
+
+
+def cut_off(field: Field, change: str, *, names_first: bool, steps: int = 1) -> set[str]:
+    """Let the power go at every so many points; return which bundles answered afterwards."""
+    field.fresh(change)
+    cut, log, answered, arrived = PowerCut(field.site), field.root / "log", set(), False
+    assert 0 == field.work(change, *TRACER, "-o", str(log)).returncode
+    for number, call in enumerate(cut.replay(log)):
+        arrived = arrived or '"arrived"' in call
+        if number % steps and '"arrived"' not in call:
+            continue
+        shutil.rmtree(field.site)
+        cut.lay(field.site, names_first=names_first)
+        answered.add(held(field, change, call))
+        assert field.ends[change][0] in answered or not arrived, "what was done is not on the disk"
+    assert arrived
+    return answered
+
+
+def failing(field: Field, change: str) -> list[Point]:
+    """Return the points where a disk can refuse."""
+    return [point for point in field.points(change) if point[0] in FAILING]
+
+
+@needs_strace
+@pytest.mark.parametrize("change", CHANGES)
+def test_disturbed_at_sampled_points_it_answers_and_arrives(field: Field, change: str):
+    """Killed, refused by the disk, and without power."""
+    assert {-9} == {code for code, _ in sweep(field, change, sample(field.points(change), SOME), killed_at)}
+    refused = sweep(field, change, sample(failing(field, change), 2), lambda *point: failed_at(*point, "EIO"))
+    assert {0, 3} >= {code for code, _ in refused}
+    cut_off(field, change, names_first=True, steps=16)
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_kill_anywhere_leaves_the_old_or_the_new_one(field: Field, change: str):
+    """Every call that writes, syncs, renames, makes or removes a name; both ends occur."""
+    assert {(-9, field.old), (-9, field.new)} == sweep(field, change, field.points(change), killed_at)
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_disk_that_refuses_once_delays_it(field: Field, change: str, error: str):
+    """It arrives without a restart (0), except where the daemon could not start or the operator was refused (3)."""
+    ends = sweep(field, change, failing(field, change), lambda *point: failed_at(*point, error))
+    end, _ = field.ends[change]
+    assert (0, end) in ends
+    assert {end} == {answered for code, answered in ends if code == 0}
+    assert {0, 3} == {code for code, _ in ends}
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("names_first", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_not_synced_was_not_relied_on(field: Field, change: str, names_first: bool):
+    """The power goes after any call; what was done when the loop had come to its end is on the disk."""
+    assert {field.old, field.new} == cut_off(field, change, names_first=names_first)
