@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.bars import Bar, main
 from benchmarks.updating import attacks, bad_bundles, crashes, downloads, memory, switching
-from benchmarks.updating.field import Field, Tally
+from benchmarks.updating.tally import Tally
+from tests.update_field import Field
 
 POINTS = 8
 

@@ -5,12 +5,13 @@ The attacks are those of tests/repository_attacks.py.
 
 from __future__ import annotations
 
-from benchmarks.updating.field import NEW, OLD, Field, Tally, wanted
 from benchmarks.updating.incoming import arrived, lay, refuses
+from benchmarks.updating.tally import Tally
 from tests.bundles import echo_bundle
 from tests.callers import Callers
 from tests.fleet_site import TASK, FleetSite, comes_true
 from tests.repository_attacks import ATTACKS, Attack, Hostile
+from tests.update_field import NEW, OLD, Field, wanted
 
 YEAR = 365 * 86_400
 

@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.updating.field import NEW, Fault, Field, Tally
+from benchmarks.updating.tally import Fault, Tally, suffer
 from tests.fleet_site import FleetSite, comes_true
 from tests.strace import CALLS, WRITING, Point, failed_at, killed_at, points, strace
+from tests.update_field import NEW, Field
 
 SEED = 6
 ERRORS = ("EIO", "ENOSPC")
@@ -28,7 +29,7 @@ def measure(field: Field, each: int, tally: Tally) -> None:
     """Inject so many faults of each kind."""
     rng = random.Random(SEED)  # noqa: S311 - which fault comes next is no secret
     for what, fault in [*_of_the_uplink(field, each, rng), *_of_the_daemon(field, each, rng)]:
-        field.suffer(what, fault, tally)
+        suffer(field, what, fault, tally)
 
 
 # --- the uplink -------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.updating.field import Field, Tally, bundle, wanted
+from benchmarks.updating.tally import Tally
 from tests.answering_server import DOWNLOAD_WAYS, WAYS, AnsweringServer
 from tests.callers import Callers
 from tests.fleet_site import TASK, FleetSite, comes_true
+from tests.update_field import Field, bundle, wanted
 
 PREFIX = "/fleet/"
 ASKED = 2

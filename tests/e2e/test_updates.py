@@ -82,6 +82,19 @@ def test_a_published_bundle_answers(tmp_path: Path, centre: Centre, site: FleetS
         assert [True] == [task.signed for task in admin.status().tasks]
 
 
+def test_a_task_that_pauses_is_updated_too(tmp_path: Path, centre: Centre):
+    """With `swap: pause` the old one stops first; callers who come back when they are told to lose nothing."""
+    with FleetSite(tmp_path / "site", centre, engine={"swap": "pause"}) as site:
+        release(centre, tmp_path, "1.0.0")
+        site.until("1.0.0")
+        with Callers(site.daemon, TASK, 2) as callers:
+            release(centre, tmp_path, "2.0.0", weights=BASE + b"2")
+            site.until("2.0.0")
+            site.until_state("done")
+        assert [] == callers.lost
+        assert '"task_pauses"' in site.daemon.log.read_text()
+
+
 def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, centre: Centre):
     """A new adapter moves the adapter and a manifest; a new threshold the manifest; the weights stay where they are."""
     other = {"adapter": ADAPTER[::-1]}

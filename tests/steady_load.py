@@ -1,14 +1,20 @@
-"""A steady load on a site, and the most memory that its engines have meanwhile."""
+"""A steady load on a site while it switches again and again, and the most memory that its engines have meanwhile.
+
+with field.site() as site:
+    switched = to_and_fro(field, site, 20)
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.client import CallFailed
 from tests.fleet_site import TASK, FleetSite
+from tests.update_field import NEW, OLD, Field, wanted
 
 CALLERS = 2
 DEADLINE_SECONDS = 1.0
@@ -61,6 +67,8 @@ class Memory:
         self._pid, self._stop = site.daemon.process.pid, threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.peak_bytes = 0
+        self.one_bytes = 0
+        """The most that one of them had."""
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -72,14 +80,41 @@ class Memory:
             self._stop.set()
             self._thread.join()
 
-    def now_bytes(self) -> int:
-        """Return what the children have now."""
-        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
-        return sum(map(_resident_bytes, filter(_is_engine, children)))
-
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self.peak_bytes = max(self.peak_bytes, self.now_bytes())
+            children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+            sizes = [_resident_bytes(child) for child in children if _is_engine(child)]
+            self.peak_bytes = max(self.peak_bytes, sum(sizes))
+            self.one_bytes = max(self.one_bytes, *sizes, 0)
+
+
+@dataclass(frozen=True)
+class Switched:
+    """What was seen of a row of switches."""
+
+    answered: int
+    failed: list[str]
+    """Calls, by code and reason."""
+    missed: int
+    """Of them those whose deadline passed."""
+    peak_bytes: int
+    """Of all engines together."""
+    one_bytes: int
+    """Of one engine: the old and the new one are alike."""
+
+
+def to_and_fro(field: Field, site: FleetSite, switches: int) -> Switched:
+    """Let a site switch between version 2 and version 1, so many times; in the end the centre wants version 2."""
+    memory, load = Memory(site), Load(site)
+    site.start_uplink()
+    with load.running(), memory.watched():
+        for number in range(switches):
+            version, digest = ((NEW, field.new), (OLD, field.old))[number % 2]
+            wanted(field.centre, digest)
+            site.until(version)
+            site.until_state("done")
+    wanted(field.centre, field.new)
+    return Switched(load.answered, load.failed, load.missed(), memory.peak_bytes, memory.one_bytes)
 
 
 def _is_engine(pid: str) -> bool:

@@ -1,0 +1,49 @@
+"""What a site must not keep, and how often it can switch: with the daemon and the uplink as processes, and called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bad_bundles import BAD, SETTINGS, offered
+from tests.fleet_site import FleetSite
+from tests.steady_load import to_and_fro
+from tests.update_field import NEW, Field, wanted
+
+SWITCHES = 20
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Field:
+    """Return a centre, and sites that run version 1."""
+    return Field(tmp_path_factory.mktemp("field"))
+
+
+@pytest.fixture(scope="module")
+def site(field: Field) -> Iterator[FleetSite]:
+    """Yield one of the sites, with its uplink."""
+    with field.site(**SETTINGS) as started:
+        started.start_uplink()
+        yield started
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_bundle_is_not_kept(field: Field, site: FleetSite, what: str):
+    """The one before goes on, no call is lost for a bundle that fails its test, and the next good one is taken."""
+    ending = offered(field, site, 1 + list(BAD).index(what), BAD[what])
+    assert (True, True) == (ending.arrived, ending.served(BAD[what])), ending
+    wanted(field.centre, field.new)
+    site.until(NEW)
+    site.until_state("done")
+
+
+def test_switches_in_a_row_lose_no_call(field: Field):
+    """Nor does one take a second; never is there more memory in use than the old and the new engine have together."""
+    with field.site() as site:
+        seen = to_and_fro(field, site, SWITCHES)
+    assert ([], 0) == (seen.failed, seen.missed)
+    assert seen.answered > SWITCHES
+    assert seen.peak_bytes <= 2 * seen.one_bytes
