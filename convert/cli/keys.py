@@ -1,6 +1,7 @@
 """`edge-convert keys create|show|rotate|signing|signer`."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -60,32 +61,46 @@ def signing(
     _print_signing(folder)
 
 
-@app.command()
-def signer(
-    folder: Folder,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as the holder's name.")],
-    role: Annotated[str, typer.Option(metavar="ROLE", help="What it is for: root, targets, plan or online.")],
-    uri: Annotated[
-        str, typer.Option(metavar="URI", help="Where the private half is: awskms:…, gcpkms:…, azurekms:…, hsm:…, hv:…")
-    ] = "",
-    public: Annotated[Path | None, typer.Option(metavar="FILE", help="With --uri: its public half, in PEM.")] = None,
-) -> None:
+@dataclass(kw_only=True)
+class Signer:
     """Make one more signing key, or take in one that a service or a device holds. 'rotate ROLE --add' puts it to use.
 
     The folder may be a new one, of somebody who gives you NAME.pub afterwards.
 
-    Example: [bold]edge-convert keys signer anna-keys anna --role targets[/bold]
+    Example: [bold]edge-convert keys signer anna-keys anna --role targets --passphrase[/bold]
     """
-    if role not in (layout.ROOT, layout.TARGETS, layout.PLAN, layout.ONLINE):
-        raise InvalidRequest(f"'{role}' is no role", remedy="One of: root, targets, plan, online.")
-    if bool(uri) != (public is not None):
-        raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to make a key here.")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if public is None:
-        named = keyring.make(folder, name, role)
-    else:
-        named = keyring.bring(folder, name, role, uri, public.read_bytes())
-    typer.echo(f"{named.folder / (named.name + keyring.PUBLIC)}: {_described(named)}")
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    folder: Folder
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as the holder's name.")]
+    role: Annotated[str, typer.Option(metavar="ROLE", help="What it is for: root, targets, plan or online.")]
+    uri: Annotated[
+        str, typer.Option(metavar="URI", help="Where the private half is: awskms:…, gcpkms:…, azurekms:…, hsm:…, hv:…")
+    ] = ""
+    public: Annotated[Path | None, typer.Option(metavar="FILE", help="With --uri: its public half, in PEM.")] = None
+    passphrase_file: PassphraseFile = None
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the private half; asks for it.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        if self.role not in (layout.ROOT, layout.TARGETS, layout.PLAN, layout.ONLINE):
+            raise InvalidRequest(f"'{self.role}' is no role", remedy="One of: root, targets, plan, online.")
+        if bool(self.uri) != (self.public is not None):
+            raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to make a key here.")
+        chosen = _new_passphrase(self.passphrase_file, self.passphrase)
+        keys.check_passphrase(chosen)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if chosen:
+            keyring.lock(self.folder, chosen)
+        typer.echo(described(self._made()))
+
+    def _made(self) -> keyring.Named:
+        if self.public is None:
+            return keyring.Keyring([self.folder], lambda _: _ask()).make(self.name, self.role)
+        return keyring.bring(self.folder, self.name, self.role, self.uri, self.public.read_bytes())
+
+
+app.command("signer")(Signer)
 
 
 @app.command()
@@ -151,8 +166,10 @@ def _print_signing(folder: Path) -> None:
         )
 
 
-def _described(named: keyring.Named) -> str:
-    return f"{named.role} key {named.name}, {named.key.keytype} {named.key.keyid[:12]}, {_private(named)}"
+def described(named: keyring.Named) -> str:
+    """Say what a key is, and where both halves are."""
+    key = f"{named.role} key {named.name}, {named.key.keytype} {named.key.keyid[:12]}, {_private(named)}"
+    return f"{named.folder / (named.name + keyring.PUBLIC)}: {key}"
 
 
 def _private(named: keyring.Named) -> str:

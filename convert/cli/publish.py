@@ -70,9 +70,9 @@ class Command(OnRepository):
 
     def _publish_staged(self, publisher: Publisher, folder: Path) -> None:
         change = staged.publish(publisher, folder)
-        for line in change.described(publisher.keys):
+        for line in change.described(publisher.keys) if change else ():
             _say(line)
-        _say("Published.")
+        _say("Published." if change else f"What was staged in {folder} is published already; nothing was changed.")
 
 
 def _sentence(published: Published) -> str:

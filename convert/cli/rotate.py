@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from convert.cli import repository
+from convert.cli import repository, screen
+from convert.cli.keys import described
 from convert.cli.repository import OnRepository, Stage
 from convert.publish import keyring, rotation
 from convert.publish.keyring import Named
@@ -81,7 +83,9 @@ def _made(publisher: Publisher, role: str, there: list[str]) -> Named:
 def _new(publisher: Publisher, role: str) -> Named:
     taken = {named.name for named in publisher.keys.keys}
     number = next(number for number in itertools.count(1) if f"{role}-{number}" not in taken)
-    return keyring.make(publisher.keys.folders[0], f"{role}-{number}", role)
+    made = publisher.keys.make(f"{role}-{number}", role)
+    screen.out().print(Text(f"made a new key, {described(made)}"))
+    return made
 
 
 def _keyid(publisher: Publisher, name: str, there: list[str]) -> str:

@@ -66,8 +66,8 @@ def _print(found: check.Findings) -> None:
     if found.held:
         held = found.held
         console.print(
-            f"root {held.root.signed.version}, plan {held.plan.version}, {len(held.bundles())} signed bundles,"
-            f" {found.blobs} files looked at, {size(found.bytes_read)} read"
+            f"root {held.root.signed.version}, plan {held.plan.version}; signed bundles: {len(held.bundles())};"
+            f" files looked at: {found.blobs}, {size(found.bytes_read)}"
         )
     for problem in found.problems:
         console.print(Text.assemble(("wrong: ", "bold red"), problem))

@@ -51,6 +51,12 @@ class Draft:
         """Take in new metadata of a role."""
         setattr(self, self.ROLES[role], metadata)
 
+    def drop(self, role: str) -> None:
+        """Leave a role as it is."""
+        setattr(self, self.ROLES[role], None)
+        if role == PLAN:
+            self.plan = None
+
     def delegators(self, held: Held, role: str) -> list[Metadata[Any]]:
         """Return all metadata by whose keys a role must be signed: those in force, and those to come."""
         if role == PLAN:

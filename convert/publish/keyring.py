@@ -197,6 +197,17 @@ class Keyring:
             self._identities[folder] = pyrage.x25519.Identity.from_str(opened.split()[-1])
         return self._identities[folder]
 
+    def make(self, name: str, role: str) -> Named:
+        """Make a key in the first folder, under its passphrase if it has one. Raises InvalidRequest, OSError."""
+        folder = self.folders[0]
+        if (folder / UNLOCK).is_file() and not (folder / _SEAL_TO).is_file():
+            try:
+                _seal_to(folder, self._identity(folder))
+            except pyrage.DecryptError as error:
+                said = f"{folder / UNLOCK} does not open: {error}"
+                raise InvalidRequest(said, remedy="Check the passphrase.") from None
+        return make(folder, name, role)
+
 
 def _keeps_trust(folder: Path) -> bool:
     """Tell whether what is trusted lies in a folder, and may be written there: offline keys may be on anything."""
@@ -272,10 +283,21 @@ def read_public(path: Path) -> Named:
 
 
 def lock(folder: Path, passphrase: str) -> None:
-    """Let the private keys that are made in a folder be under a passphrase from now on. Raises OSError."""
+    """Let the private keys that are made in a folder be under a passphrase from now on.
+
+    Raises:
+        InvalidRequest: they are already; a second passphrase would lock out what the first one opens.
+        OSError: the folder cannot be written.
+    """
+    if (folder / UNLOCK).is_file():
+        raise InvalidRequest(f"{folder} has a passphrase already", remedy="Name another folder, or leave it out.")
     identity = pyrage.x25519.Identity.generate()
     text = f"# public key: {identity.to_public()}\n{identity}\n"
     durable.write(folder / UNLOCK, pyrage.passphrase.encrypt(text.encode(), passphrase), mode=_PRIVATE_MODE)
+    _seal_to(folder, identity)
+
+
+def _seal_to(folder: Path, identity: pyrage.x25519.Identity) -> None:
     durable.write(folder / _SEAL_TO, f"{identity.to_public()}\n".encode())
 
 

@@ -101,7 +101,14 @@ def _change(old: TaskPlan | None, new: TaskPlan | None) -> str:
     if new.halted:
         return "halted: no more sites switch, those that have switched keep it"
     start = " → ".join(dict.fromkeys(map(_versions, filter(None, (old, new)))))
-    return f"{start}, {_waves(new)}"
+    return ", ".join([start, *_terms(new), _waves(new)])
+
+
+def _terms(wanted: TaskPlan) -> Iterator[str]:
+    if wanted.window:
+        yield f"switching between {wanted.window.start} and {wanted.window.end} by the site's clock"
+    if wanted.mode:
+        yield f"mode {wanted.mode}"
 
 
 def _waves(wanted: TaskPlan) -> str:

@@ -26,7 +26,7 @@ from convert.publish.places import Folder
 from convert.publish.plans import consequences
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held, Reading
-from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import PLAN_BYTES_MAX
 
@@ -87,18 +87,32 @@ def read(folder: Path, keys: Keyring) -> Staged:
         UpdateUntrusted, UpdateIncomplete: what it follows is not what the trusted root allows.
         UpdateOutdated: it follows something older than what these keys have seen.
     """
-    head = _head(folder)
+    staged = _read(folder, keys)
+    try:
+        keys.require_newest(staged.held.versions())
+    except UpdateOutdated as error:
+        said = f"{folder} changes what is not the newest any more: {error.message}"
+        raise UpdateOutdated(said, remedy="It is published already, or was overtaken: then stage it again.") from None
+    return staged
+
+
+def _read(folder: Path, keys: Keyring) -> Staged:
+    draft = _draft(folder)
     held = Reading(Folder(folder / _CURRENT)).held(keys.anchor())
-    keys.require_newest(held.versions())
+    keys.note(reading.public_keys(draft.root or held.root, draft.targets or held.targets))
+    keys.note(held.public_keys())
+    return Staged(held, draft, folder)
+
+
+def _draft(folder: Path) -> Draft:
+    head = _head(folder)
     draft = Draft(restart_versions=bool(head.get("restart_versions")), without_old=bool(head.get("without_old")))
     for role, kind in _KINDS.items():
         path = folder / _NEW / f"{role}.json"
         if path.is_file():
             draft.put(role, layout.decode(kind, path.read_bytes(), str(path)))
     _read_plan(folder / _NEW, draft)
-    keys.note(reading.public_keys(draft.root or held.root, draft.targets or held.targets))
-    keys.note(held.public_keys())
-    return Staged(held, draft, folder)
+    return draft
 
 
 def _head(folder: Path) -> dict[str, Any]:
@@ -137,22 +151,32 @@ def missing(staged: Staged) -> list[Missing]:
     return sign_draft(Keyring([], _nobody), staged.held, staged.draft)
 
 
-def publish(publisher: Publisher, folder: Path) -> Staged:
-    """Publish a staged change.
+def publish(publisher: Publisher, folder: Path) -> Staged | None:
+    """Publish what is not there yet of a staged change; None = all of it is.
 
     Raises:
         SignaturesMissing: it is not signed enough.
         InvalidRequest: the repository has moved on since it was staged.
     """
-    staged = read(folder, publisher.keys)
     held = publisher.held()
+    wanted = _draft(folder).metadata()
+    there = [role for role, metadata in wanted.items() if _signed(held, role) == metadata.signed]
+    if len(there) == len(wanted):
+        return None
+    staged = _read(folder, publisher.keys)
+    for role in there:
+        staged.draft.drop(role)
     for role, metadata in staged.draft.metadata().items():
-        before, now = staged.held.roles()[role].signed, held.roles()[role].signed
+        before, now = _signed(staged.held, role), _signed(held, role)
         if before != now or metadata.signed.version != now.version + 1:
             said = f"'{role}' has changed since this was staged: it is at version {now.version}"
             raise InvalidRequest(said, remedy="Stage the change again, and have it signed again.")
     publisher.finish(held, staged.draft)
     return staged
+
+
+def _signed(held: Held, role: str) -> Any:
+    return held.roles()[role].signed
 
 
 def _nobody(folder: Path) -> str:

@@ -134,7 +134,7 @@ def test_no_text_breaks_the_reader(text: str):
 
 
 def test_a_difference_is_shown_in_lines_and_in_words():
-    """What changes is said for each task: versions, waves, halts, and what is left alone from now on."""
+    """What changes is said for each task: versions, waves, the window, halts, and what is left alone from now on."""
     before, after = plan(), plan_text.read(WRITTEN.replace("version: 1.0.0", "version: 1.1.0"), BUNDLES)
     assert {f"-        - bundle: {OLD}", f"+        - bundle: {NEW}"} <= set(plan_text.differences(before, after))
     assert ([], []) == (plan_text.differences(before, before), consequences(before, before))
@@ -143,8 +143,8 @@ def test_a_difference_is_shown_in_lines_and_in_words():
     ] == consequences(before, after)
     nothing = plan_text.read("", {})
     assert [
-        "channels.stable.tasks.pos-intent: 1.1.0 or 1.0.0, 5 % from 2026-12-01T02:00:00Z,"
-        " 100 % from 2026-12-03T02:00:00Z",
+        "channels.stable.tasks.pos-intent: 1.1.0 or 1.0.0, switching between 22:00 and 04:30 by the site's clock,"
+        " mode hybrid, 5 % from 2026-12-01T02:00:00Z, 100 % from 2026-12-03T02:00:00Z",
         "channels.stable.tasks.pos-fields: 1.1.0, all sites at once",
     ] == consequences(nothing, before)[:2]
     assert 3 == sum(line.endswith("sites keep what they have") for line in consequences(before, nothing))

@@ -110,8 +110,8 @@ def test_shared_files_are_uploaded_once(centre: Centre, tmp_path: Path):
 @pytest.mark.parametrize(
     ("spoil", "error"),
     [
-        (lambda bundle: (bundle / "echo.bin").write_bytes(b"other!!"), HashMismatch),
-        (lambda bundle: (bundle / "echo.bin").unlink(), FileMissing),
+        (lambda bundle: (bundle / "echo.weights.bin").write_bytes(b"other!!"), HashMismatch),
+        (lambda bundle: (bundle / "echo.weights.bin").unlink(), FileMissing),
         (lambda bundle: (bundle / "manifest.json").write_bytes(b"{"), ManifestInvalid),
         (lambda bundle: (bundle / "manifest.json").unlink(), BundleUnreadable),
     ],

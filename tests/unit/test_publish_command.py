@@ -212,6 +212,7 @@ def test_signing_elsewhere_step_by_step(desk: Desk):
     assert "Signed. Publish it" in said
     assert "earliest expiry: timestamp" in said
     assert "Published." in desk.run("publish", "--staged", staged, *place)
+    assert "is published already; nothing was changed" in desk.run("publish", "--staged", staged, *place)
     assert "pos-intent 1.1.0" in desk.on_repo("plan", "show")
 
 
@@ -229,6 +230,7 @@ def test_keys_come_and_go(desk: Desk):
     assert "awskms:alias/plan" in desk.run("keys", "show", desk.keys)
     said = desk.run("rotate", "online", "--remove", "online-1", "--repo", desk.repo, "--keys", desk.keys)
     assert "the keys of 'online' are now: online-2" in said
+    assert f"made a new key, {desk.keys / 'online-2.pub'}: online key online-2" in said
     code, said = desk.attempt("rotate", "online", "--remove", "online-1", "--repo", desk.repo, "--keys", desk.keys)
     assert (2, True) == (code, "Its keys: online-2" in said)
 
@@ -248,7 +250,10 @@ def test_keys_come_and_go(desk: Desk):
         (["stick", "nothing", "--repo", "repository", "--keys", "signing-keys"], "no folder"),
         (["renew", "--repo", "elsewhere", "--keys", "signing-keys"], "there is no repository at elsewhere"),
         (["plan", "diff", "--repo", "repository", "--keys", "signing-keys"], "no earlier plan"),
-        (["plan", "edit", "--repo", "repository", "--keys", "signing-keys", "--file", "1.0.0/echo.bin"], "plan"),
+        (
+            ["plan", "edit", "--repo", "repository", "--keys", "signing-keys", "--file", "1.0.0/echo.weights.bin"],
+            "plan",
+        ),
         (["rotate", "plan", "--restart-versions", "--repo", "repository", "--keys", "signing-keys"], "only online"),
         (["rotate", "root", "--threshold", "9", "--repo", "repository", "--keys", "signing-keys"], "lower --threshold"),
     ],

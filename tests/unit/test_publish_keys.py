@@ -89,6 +89,21 @@ def test_keys_are_never_overwritten(tmp_path: Path):
     assert before == (tmp_path / "keys" / "root-1.pem").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
+    """Also in a folder that was given unlock.age only, as people who hold one key have it."""
+    ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
+    (tmp_path / "anna").mkdir()
+    shutil.copy(tmp_path / "keys" / "unlock.age", tmp_path / "anna")
+    with pytest.raises(InvalidRequest, match="does not open"):
+        Keyring([tmp_path / "anna"], lambda _: "another passphrase").make("anna", "targets")
+    for folder in (tmp_path / "keys", tmp_path / "anna"):
+        made = Keyring([folder], lambda _: PASSPHRASE).make("later", "targets")
+        assert folder / "later.age" == made.private
+        with pytest.raises(InvalidRequest, match="has a passphrase already"):
+            keyring.lock(folder, PASSPHRASE)
+
+
 @pytest.mark.parametrize("quorum", [(0, 0), (1, 2), (2, 0), (21, 1)])
 def test_a_quorum_that_cannot_be_met_is_refused(quorum: tuple[int, int]):
     """More signatures than keys, none at all, or more keys than anybody has."""

@@ -56,6 +56,12 @@ def team(tmp_path: Path) -> Team:
     return Team(tmp_path)
 
 
+def published(publisher: Publisher, folder: Path) -> set[str]:
+    """Publish what is staged; return the roles that were not there yet."""
+    change = staged.publish(publisher, folder)
+    return set(change.draft.metadata()) if change else set()
+
+
 def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
     """What sites see changes when the signed change is back, not before."""
     before = team.centre.held.files
@@ -150,6 +156,36 @@ def test_a_change_that_was_overtaken_is_staged_again(team: Team, tmp_path: Path)
     with pytest.raises(InvalidRequest, match="has changed since") as caught:
         staged.publish(team.publisher, team.folder)
     assert "again" in caught.value.remedy
+
+
+def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
+    """The same command again changes nothing, and nobody is suspected; a signer who comes late is told."""
+    team.publisher.publish(echo_bundle(tmp_path / "bundle"))
+    team.sign()
+    assert staged.publish(team.publisher, team.folder) is not None
+    before = team.centre.held.files
+    assert staged.publish(team.publisher, team.folder) is None
+    assert before == team.centre.held.files
+    with pytest.raises(UpdateOutdated, match="not the newest any more") as caught:
+        staged.read(team.folder, Keyring([team.office], nobody))
+    assert "published already" in caught.value.remedy
+
+
+def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp_path: Path):
+    """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
+    client = Client(tmp_path / "site", team.centre.root_bytes)
+    there = rotation.keyids(team.publisher.held(), "targets")
+    rotation.rotate(team.publisher, Rotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],)))
+    team.sign()
+    assert {"root", "targets"} == published(team.publisher, team.folder)
+    (team.centre.folder / "metadata" / "2.root.json").unlink()
+    for folder in (team.office, team.centre.keys):
+        (folder / "seen.json").unlink(missing_ok=True)
+        (folder / "root.json").write_bytes(team.centre.root_bytes)
+    again = team.publisher_with(team.office)
+    assert {"root"} == published(again, team.folder)
+    assert 2 == client.refresh(team.centre.folder).root_version
+    assert staged.publish(again, team.folder) is None
 
 
 def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
