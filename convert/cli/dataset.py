@@ -12,6 +12,7 @@ from rich.text import Text
 
 from convert import pipeline
 from convert.dataset import formats
+from convert.report.made import plural
 from edge_agent.errors import InvalidRequest
 
 Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
@@ -68,7 +69,9 @@ class Command:
         review = pipeline.load("convert.dataset.review")  # needs the extra, which other commands do without
         asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max)
         count = review.write(asking, self.out, force=self.force)
-        typer.echo(f"{count} tasks in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
+        typer.echo(
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too"
+        )
 
     def _write(self) -> None:
         write = pipeline.load("convert.dataset.write")  # likewise
@@ -77,7 +80,7 @@ class Command:
         choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed)
         written = write.write(choice, self.form.value, self.out, force=self.force)
         for split, count in written.rows.items():
-            typer.echo(f"{self.out / split}.jsonl: {count} row{'' if count == 1 else 's'}")
+            typer.echo(f"{self.out / split}.jsonl: {plural(count, 'row')}")
         typer.echo(_left_out(asdict(written.left_out)))
         empty = [split for split, count in written.rows.items() if not count]
         if empty:
