@@ -19,7 +19,7 @@ from tests.site_cases import ASite, answered
 
 GROUP, EARLY = 5000, 20_000
 TEXT = "refund " * 70
-GROWTH_MIB_MAX = 60
+GROWTH_MIB_MAX = 20
 
 
 @dataclass(frozen=True)

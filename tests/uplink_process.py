@@ -17,7 +17,7 @@ from tests.uplink_cases import SITE, UplinkCase
 
 # What a month without a way leaves behind: 1 GiB.
 BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
-RESIDENT_BYTES_MAX = 160 * 2**20
+RESIDENT_BYTES_MAX = 128 * 2**20
 # A small parent: the kernel counts what the parent had when it started a process as that process's own.
 MEASURING = """
 import os, sys
