@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import repository, screen
-from convert.cli.repository import OnRepository, Yes
+from convert.cli.repository import OnRepository, Stage, Yes
 from convert.publish import plan_text, plans, reading
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held
@@ -74,13 +74,14 @@ class Edit(OnRepository):
 
     file: File = None
     yes: Yes = False
+    stage: Stage = None
 
     def __post_init__(self) -> None:
         """Run the command."""
-        publisher = self.publisher()
+        publisher = self.publisher(self.stage)
         held = publisher.held()
         plan = _from_file(self.file, held) if self.file else _from_editor(held)
-        _publish(publisher, held, plan, self.yes)
+        _publish(publisher, plan, self.yes, self.stage)
 
 
 @dataclass(kw_only=True)
@@ -109,6 +110,8 @@ class Diff(OnRepository):
 class Halt(OnRepository):
     """Stop a rollout now: no more sites switch, those that have switched keep it. Needs the plan and online keys only.
 
+    With the plan key alone: --stage FOLDER; whoever has the online key publishes that with 'publish --staged FOLDER'.
+
     To take the bundle back from them, name the earlier one in the plan: 'edge-convert plan edit'.
 
     Example: [bold]edge-convert plan halt pos-intent --repo s3://fleet/updates --keys plan-keys[/bold]
@@ -118,13 +121,13 @@ class Halt(OnRepository):
     channel: Annotated[str, typer.Option(metavar="NAME", help="In this channel only.")] = ""
     site: Annotated[str, typer.Option(metavar="ID", help="On this site only.")] = ""
     resume: Annotated[bool, typer.Option("--resume", help="Let it go on.")] = False
+    stage: Stage = None
 
     def __post_init__(self) -> None:
         """Run the command."""
-        publisher = self.publisher()
-        held = publisher.held()
-        plan = plans.halt(held.plan, plans.Halt(self.task, self.channel, self.site, self.resume))
-        _publish(publisher, held, plan, yes=True)
+        publisher = self.publisher(self.stage)
+        order = plans.Halt(self.task, self.channel, self.site, self.resume)
+        _publish(publisher, plans.halt(publisher.held().plan, order), True, self.stage)
 
 
 for _name, _command in {"show": Show, "edit": Edit, "diff": Diff, "halt": Halt}.items():
@@ -138,15 +141,15 @@ def _before(publisher: Publisher, held: Held) -> Plan:
     return before
 
 
-def _publish(publisher: Publisher, held: Held, plan: Plan, yes: bool) -> None:
+def _publish(publisher: Publisher, plan: Plan, yes: bool, stage: Path | None) -> None:
+    held = publisher.held()
     plans.require_signed(plan, held.bundles())
-    if plans.same_plan(plan, held.plan):
-        typer.echo("Nothing was changed: the plan in force says the same.")
-    else:
+    said = "Nothing was changed: the plan in force says the same."
+    if not plans.same_plan(plan, held.plan):
         _show(held.plan, plan)
         repository.confirm("Publish this plan?", yes)
-        typer.echo(f"plan {publisher.set_plan(plan).version} is published")
-    repository.show_expiry(publisher.held())
+        said = f"plan {publisher.set_plan(plan).version} is published"
+    repository.finish(publisher, said, stage)
 
 
 def _show(old: Plan, new: Plan) -> None:

@@ -204,7 +204,7 @@ class Publisher:
         self.finish(held, draft)
 
     def finish(self, held: Held, draft: Draft) -> None:
-        """Sign a draft and publish it, or stage it.
+        """Sign a draft and publish it; or stage it, if keys are missing and there is somewhere to stage.
 
         Raises:
             PlanInvalid: the plan would name a bundle that is not signed.
@@ -212,7 +212,8 @@ class Publisher:
         """
         require_signed(*draft.result(held))
         missing = sign_draft(self.keys, held, draft)
-        if missing and self.stage:
+        offline = draft.metadata() and not self.keys.available(held.root.signed.roles[TIMESTAMP].keyids)
+        if self.stage and (missing or offline):
             self.stage(held, draft)
             self.staged = True
         elif missing:

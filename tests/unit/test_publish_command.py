@@ -216,6 +216,24 @@ def test_signing_elsewhere_step_by_step(desk: Desk):
     assert "pos-intent 1.1.0" in desk.on_repo("plan", "show")
 
 
+def test_the_plan_key_alone_halts(desk: Desk):
+    """Signed with it and staged; the machine that has nothing but the online key publishes it."""
+    desk.on_repo("plan", "edit", "--yes", "--file", desk.write_plan("1.0.0"))
+    for role in ("plan", "online"):
+        (desk.root / role).mkdir()
+        for path in (desk.keys / "root.json", desk.keys / "seen.json", *desk.keys.glob(f"{role}-1.*")):
+            shutil.copy(path, desk.root / role)
+    halt = ("plan", "halt", "pos-intent", "--repo", desk.repo, "--keys", desk.root / "plan")
+    code, said = desk.attempt(*halt)
+    assert (2, True) == (code, "the online key is not here" in said), said
+    said = desk.run(*halt, "--stage", desk.root / "halt")
+    assert ("Signed. Publish it" in said, "halted" in said) == (True, True), said
+    assert "halted: true" not in desk.on_repo("plan", "show")
+    said = desk.run("publish", "--staged", desk.root / "halt", "--to", desk.repo, "--keys", desk.root / "online")
+    assert "halted: no more sites switch" in said
+    assert "halted: true" in desk.on_repo("plan", "show")
+
+
 def test_keys_come_and_go(desk: Desk):
     """A signer of their own, a key behind a service, one that leaves."""
     said = desk.run("keys", "signer", desk.root / "anna", "anna", "--role", "targets")
