@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats import uplink
+from tests.power_cut import TRACER, PowerCut
 from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
 from tests.update_cases import ADAPTER, WEIGHTS, Repository, UpdateCase, everything, published, rubbish, sha256
 
@@ -67,7 +68,7 @@ class Site:
         command = [*tracer, sys.executable, "-B", "-c", ONCE, str(case.folder), case.config.updates_url]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    def hold(self, case: UpdateCase, point: Point) -> None:
+    def hold(self, case: UpdateCase, point: object) -> None:
         """Hold what is left to the promises, finish, and hold it to them again."""
         here = case.arrived()
         timestamp = here["metadata/timestamp.json"]
@@ -128,3 +129,20 @@ def test_a_failing_disk_leaves_one_set_or_the_other(site: Site, error: str):
     """Each write, sync, rename and taking of room fails once: an error of ours, or it gets over it."""
     wanted = [point for point in every_point(site) if point[0] in WRITING]
     assert {0, 3} == sweep(site, wanted, lambda call, number: failed_at(call, number, error)).keys()
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("names_first", [False, True])
+def test_what_was_not_synced_was_not_relied_on(site: Site, names_first: bool):
+    """The power goes after any call: what is there is one set or the other, and the next pass brings the rest."""
+    case = site.fresh()
+    cut, log = PowerCut(case.folder), site.root / "log"
+    assert 0 == site.run(case, *TRACER, "-o", str(log)).returncode
+    calls = 0
+    for call in cut.replay(log):
+        shutil.rmtree(case.folder)
+        cut.lay(case.folder, names_first=names_first)
+        site.hold(UpdateCase(case.folder, case.config.updates_url), call)
+        calls += 1
+    assert calls > 40
