@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from benchmarks.updating.incoming import arrived, believes, lay, refuses
 from benchmarks.updating.tally import Tally
 from tests.fleet_site import TASK, comes_true
+from tests.hostile_incoming import arrived, believes, lay, refuses
 from tests.repository_attacks import Hostile
 from tests.update_field import NEW, OLD, Field, wanted
 from tests.wall_clock import WallClock

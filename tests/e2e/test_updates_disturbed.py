@@ -1,4 +1,4 @@
-"""What a site must not keep, and how often it can switch: with the daemon and the uplink as processes, and called."""
+"""What a site must not keep or believe, and how often it can switch: with real processes, and called all the while."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bad_bundles import BAD, SETTINGS, offered
-from tests.fleet_site import FleetSite
+from tests.callers import Callers
+from tests.fleet_site import TASK, FleetSite
+from tests.hostile_incoming import attacked, lay
+from tests.repository_attacks import ATTACKS
 from tests.steady_load import to_and_fro
 from tests.update_field import NEW, Field, wanted
 
@@ -47,3 +50,21 @@ def test_switches_in_a_row_lose_no_call(field: Field):
     assert ([], 0) == (seen.failed, seen.missed)
     assert seen.answered > SWITCHES
     assert seen.peak_bytes <= 2 * seen.one_bytes
+
+
+@pytest.fixture(scope="module")
+def without_uplink(field: Field) -> Iterator[FleetSite]:
+    """Yield another site, in whose `incoming/` the test lays what a hostile uplink would."""
+    with field.site() as started:
+        lay(started, field.centre.copy(field.root / "honest"))
+        started.until(NEW)
+        yield started
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_uplink_changes_no_answer(field: Field, without_uplink: FleetSite, name: str):
+    """It is refused, with a reason in status; the honest copy is taken afterwards; no call notices."""
+    with Callers(without_uplink.daemon, TASK, 1) as callers:
+        refused, arrived = attacked(field, without_uplink, name)
+        callers.wait_for_answers(1)
+    assert (True, True, []) == (refused, arrived, callers.lost)
