@@ -159,7 +159,7 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
     waiting = f"{_counted(uplink.waiting_segments, 'segment')}, {decimal(uplink.waiting_bytes)}"
     print_trimmed(console, f"waiting to go up: {waiting}")
     if uplink.downloads:
-        state = uplink.downloads.state.lower()
+        state = (uplink.state if uplink.state == "SILENT" else uplink.downloads.state).lower()
         waiting = f"{_counted(uplink.downloads.waiting_blobs, 'file')}, {decimal(uplink.downloads.waiting_bytes)}"
         print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
     for problem in uplink.problems:

@@ -38,9 +38,8 @@ _WHOLE_REMEDY = (
 # A task's state after an import, as the end of a sentence that begins with the bundle.
 _CAME_TO = {
     "WAITING": "is not due here yet",
-    "FETCHING": "is not complete",
     "STAGED": "has not been switched to yet",
-    "PROBATION": "answers now, and is watched: if it does badly, what answered before comes back by itself",
+    "PROBATION": "answers now; if it does badly, what answered before comes back by itself",
     "DONE": "answers",
     "FAILED": "failed here, and what answered before goes on; tell the central team",
     "ROLLED_BACK": "did badly in use, and what answered before is back; tell the central team",
@@ -165,11 +164,13 @@ def _import_update(admin: AdminClient, path: Path) -> None:
 
         updates = admin.import_update(path, told)
     wanted = [task for task in updates.tasks if task.candidate]
+    hindrances = {task.task: hindrance for task in wanted if (hindrance := _hindrance(task))}
     for task in wanted:
-        out().print(Text(f"{_named(task)} {_CAME_TO.get(task.state, task.state.lower())}{_because(task)}"))
+        if task.task not in hindrances:
+            out().print(Text(f"{_named(task)} {_CAME_TO.get(task.state, task.state.lower())}{_because(task)}"))
     if not wanted:
         out().print(f"Plan {updates.plan_version} is on the stick; it wants nothing new of this site.")
-    for hindrance in filter(None, map(_hindrance, wanted)):
+    for hindrance in hindrances.values():
         raise hindrance
     if any(task.state == "FAILED" for task in wanted):
         raise typer.Exit(Exit.FAILED)
