@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 from benchmarks.bars import Bar, main
 from edge_agent.formats import example
 from tests.examples import feedback, prediction
+from tests.measured import measured
 from tests.segments import SealingSite
 
 EXAMPLES = 100_000
@@ -108,13 +108,10 @@ def collect(root: Path) -> tuple[Cost, dict[str, Any]]:
 def _run(*arguments: str) -> tuple[str, Cost]:
     core = str(min(os.sched_getaffinity(0)))
     command = ["/usr/bin/taskset", "-c", core, sys.executable, "-m", "convert.cli", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own words
-        output = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise AssertionError(f"{arguments[0]} ended with {process.returncode}: {output}")
-    return output, Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000)
+    done = measured(command)
+    if done.code:
+        raise AssertionError(f"{arguments[0]} ended with {done.code}: {done.output}")
+    return done.output, Cost(done.processor_seconds, done.resident_bytes / 1e6)
 
 
 if __name__ == "__main__":

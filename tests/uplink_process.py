@@ -13,17 +13,12 @@ from typing import Any
 
 import yaml
 
+from tests.measured import measured
 from tests.uplink_cases import SITE, UplinkCase
 
 # What a month without a way leaves behind: 1 GiB.
 BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
 RESIDENT_BYTES_MAX = 128 * 2**20
-# A small parent: the kernel counts what the parent had when it started a process as that process's own.
-MEASURING = """
-import os, sys
-_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
-print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
-"""
 
 
 class Process:
@@ -51,14 +46,8 @@ class Process:
 
     def once_measured(self) -> tuple[int, int]:
         """Run it once; return its exit code and the most memory that it had resident, in bytes."""
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", MEASURING, *self._command("--once")],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        code, kibibytes = map(int, done.stdout.split())
-        return code, kibibytes * 1024
+        done = measured(self._command("--once"))
+        return done.code, done.resident_bytes
 
     def _command(self, *arguments: str, script: str = "") -> list[str]:
         program = ["-c", script] if script else ["-m", "edge_agent.cli"]
