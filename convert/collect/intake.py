@@ -116,10 +116,7 @@ def _read(text: bytes, body: SegmentManifest) -> list[pa.RecordBatch]:
 
 def _batch(lines: list[bytes], first: int, body: SegmentManifest) -> pa.RecordBatch:
     records = [_record(line, number, body) for number, line in enumerate(lines, first)]
-    try:
-        return rows.table(records, body.epoch, body.sequence, first)
-    except RecordInvalid as error:
-        raise _Unfit(error.message) from None
+    return rows.table(records, body.epoch, body.sequence, first)
 
 
 def _record(line: bytes, number: int, body: SegmentManifest) -> rows.Record:

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from convert.collect import sketch
 from convert.texts import normalised
-from edge_agent.errors import RecordInvalid
 from edge_agent.formats.example import Feedback, Prediction, Tombstone
 
 Record = Prediction | Feedback | Tombstone
@@ -59,11 +58,7 @@ SCHEMA = pa.schema(
 
 
 def table(records: Sequence[Record], epoch: str, sequence: int, first_line: int) -> pa.RecordBatch:
-    """Turn records that follow each other in a segment into columns; `first_line` is the number of the first, from 1.
-
-    Raises:
-        RecordInvalid: a time is no day of any calendar; the message has the line.
-    """
+    """Turn successive records of a segment into columns; `first_line` is the number of the first, from 1."""
     rows = [_row(record, epoch, sequence, line) for line, record in enumerate(records, first_line)]
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
@@ -85,7 +80,7 @@ def _row(record: Record, epoch: str, sequence: int, line: int) -> dict[str, Any]
         "sequence": sequence,
         "line": line,
         "record_id": record.record_id,
-        "recorded_at": _moment(record.at, line),
+        "recorded_at": _moment(record.at),
         "prediction_id": record.prediction_id,
         **more,
     }
@@ -117,8 +112,5 @@ def _prediction(record: Prediction) -> dict[str, Any]:
     }
 
 
-def _moment(at: str, line: int) -> datetime:
-    try:
-        return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError):
-        raise RecordInvalid(f"line {line}: {at} is no point in time", line=line) from None
+def _moment(at: str) -> datetime:
+    return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)

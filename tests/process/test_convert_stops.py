@@ -37,13 +37,13 @@ import ctypes
 from convert.cli import stopping
 
 stopping.listen()
-mutex = ctypes.create_string_buffer(64)
-print("ready", flush=True)
-while True:
-    try:
-        ctypes.CDLL(None).pthread_mutex_lock(mutex)
-    except KeyboardInterrupt:
-        pass  # the signal came before the lock did
+mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+lock(mutex)
+try:
+    print("ready", flush=True)
+    lock(mutex)
+except KeyboardInterrupt:  # the signal came before the lock did
+    lock(mutex)
 """
 """Waits in C for ever, as a long computation seems to, where Python cannot raise."""
 

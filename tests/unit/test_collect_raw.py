@@ -12,7 +12,6 @@ from convert import durable
 from convert.collect import raw, rows
 from convert.collect.raw import Entry, Writer
 from convert.texts import normalised
-from edge_agent.errors import RecordInvalid
 from tests.examples import EPOCH, feedback, prediction, tombstone
 
 
@@ -127,12 +126,6 @@ def test_a_record_keeps_all_it_says():
     assert wanted == {key: first[key] for key in wanted}
     wanted = {"type": "feedback", "line": 42, "verdict": "reject", "review_reason": "nonsense", "input": None}
     assert wanted == {key: second[key] for key in wanted}
-
-
-def test_a_time_that_is_none_is_refused():
-    """A date of no calendar names the line and nothing else."""
-    with pytest.raises(RecordInvalid, match="line 8: 2026-02-30"):
-        rows.table([prediction(1), prediction(2, at="2026-02-30T10:00:00Z")], EPOCH, 1, 7)
 
 
 @pytest.mark.parametrize(

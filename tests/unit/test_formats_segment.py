@@ -94,6 +94,7 @@ def test_names_of_segments(expected, stem):
         ("record_id", {"record_id": "has blanks"}),
         ("route", {"route": "north"}),
         ("at", {"at": "yesterday"}),
+        ("at", {"at": "2026-02-30T10:00:00Z"}),
         ("confidence", {"confidence": "high"}),
     ],
 )
