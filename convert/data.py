@@ -140,9 +140,11 @@ def rows(recipe: Recipe, split: Split) -> list[Row]:
     if not written:
         raise InvalidRequest(f"the recipe names no {split} split", remedy=f"Name its file: '{split}' under 'data'.")
     task = tasks.of(recipe.path(recipe.task))
-    if recipe.data.format not in _FORMATS[task.kind]:
+    fitting = _FORMATS["generate" if task.record_schema is not None else task.kind]  # a record is a text, too
+    if recipe.data.format not in fitting:
         said = f"data.format '{recipe.data.format}' does not fit a task of kind {task.kind}"
-        raise InvalidRequest(said, remedy=f"Use one of: {', '.join(_FORMATS[task.kind])}. {_SEE}")
+        said += " with 'record_schema'" if task.record_schema is not None else ""
+        raise InvalidRequest(said, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
     found = read_rows(path, recipe.data.format, text_only=bare)

@@ -28,7 +28,8 @@ _ADVICE: dict[Kind, Advice] = {
     "extract": Advice(
         "onnx",
         "For values that stand in the text as they are, take an encoder that tags words. Where values must be put into"
-        " another form ('half past six' to 18:30), take a decoder: kind generate, with JSON as its answer.",
+        " another form ('half past six' to 18:30), take a decoder (runtime llama): it writes"
+        " the record, and is held to its schema.",
     ),
     "generate": Advice("llama", "Only a decoder writes text."),
     "embed": Advice("onnx", "An encoder: one pass over the text gives the vector."),
@@ -100,7 +101,7 @@ def task_text(wanted: Wanted) -> str:
         name=wanted.name,
         kind=wanted.kind,
         runtime=runtime,
-        labels=_labels(wanted),
+        labels=_schema(wanted) if wanted.kind == "extract" and runtime == "llama" else _labels(wanted),
         prompt=_PROMPT.get(wanted.kind, "") if runtime == "llama" else "",
         engine=_ENGINE if runtime == "llama" else "",
     )
@@ -115,6 +116,15 @@ def _labels(wanted: Wanted) -> str:
     written = ", ".join(json.dumps(label, ensure_ascii=False) for label in listed)
     said = "" if wanted.labels else "  # Put your own here; one of them for what belongs nowhere else.\n"
     return f"{said}  labels: [{written}]\n"
+
+
+def _schema(wanted: Wanted) -> str:
+    names = [json.dumps(label, ensure_ascii=False) for label in wanted.labels or ("first", "second", "other")]
+    said = "  # JSON schema of the record. Rows hold it as json.dumps writes it, in the order of 'required'.\n"
+    properties = "".join(f'      {name}: {{type: [string, "null"], maxLength: 60}}\n' for name in names)
+    return (
+        f"{said}  record_schema:\n    type: object\n    required: [{', '.join(names)}]\n    properties:\n{properties}"
+    )
 
 
 def _wrapped(text: str) -> str:
@@ -136,6 +146,7 @@ _FORMATS: dict[Kind, str] = {
 _PROMPT: dict[Kind, str] = {
     "classify": '  prompt:\n    # Short: fine-tuning teaches the rest.\n    template: "Message: {input}\\nIntent:"\n'
     '    label_prefix: " "\n',
+    "extract": '  prompt:\n    template: "Message: {input}\\nRecord:\\n"\n',
     "generate": '  prompt:\n    template: "{input}"\n    chat: true\n',
 }
 _ENGINE = "engine:\n  context_tokens: 1024\n\n"

@@ -40,6 +40,26 @@ _CLASSIFY_PROMPT = {
     "Customer: Where are the toilets?\nWants: other\n\n"
     "Customer: {input}\nWants:",
 }
+_EXTRACT_PROMPT = {
+    "template": "Write what a customer wants as JSON.\n\n"
+    "Customer: I bought two lamps on the third of November 2026 and want my money back.\n"
+    'JSON:\n{"product": "lamp", "count": 2, "wish": "refund", "day": "2026-11-03"}\n\n'
+    "Customer: What does the blue kettle cost?\n"
+    'JSON:\n{"product": "blue kettle", "count": null, "wish": "price", "day": null}\n\n'
+    "Customer: {input}\nJSON:\n",
+}
+# In an order that is not that of the alphabet, with a field for each of: text, number or null, choice, date or null.
+RECORD_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["product", "count", "wish", "day"],
+    "properties": {
+        "product": {"type": "string", "maxLength": 40},
+        "count": {"type": ["integer", "null"], "minimum": 0, "maximum": 999},
+        "wish": {"enum": ["refund", "exchange", "price", "other"]},
+        "day": {"type": ["string", "null"], "format": "date"},
+    },
+    "additionalProperties": False,
+}
 _GENERATE_PROMPT = {"chat": True, "system": "You help the staff of a shop. Answer in one or two short sentences."}
 
 
@@ -92,13 +112,16 @@ def smollm2_bundle(
     version: str = "1.0.0",
     **more: Any,
 ) -> Path:
-    """Write a bundle with SmolLM2-135M-Instruct: "classify" with a few-shot prompt, or "generate" as a chat."""
-    fields = _fields("llama", name, kind, labels, version)
-    fields["task"]["prompt"] = _CLASSIFY_PROMPT if kind == "classify" else _GENERATE_PROMPT
+    """Write a bundle with SmolLM2-135M-Instruct: "classify" or "extract" by a few examples, or "generate" as a chat."""
+    fields = _fields("llama", name, kind, () if kind == "extract" else labels, version)
+    fields["task"]["prompt"] = _PROMPTS[kind]
+    if kind == "extract":
+        fields["task"]["record_schema"] = RECORD_SCHEMA
     fields["task"]["limits"] = {"input_tokens_max": 512, "output_tokens_max": 64}
     return write(directory, fields, more, {"weights": ("model.gguf", models.smollm2_path())})
 
 
+_PROMPTS = {"classify": _CLASSIFY_PROMPT, "extract": _EXTRACT_PROMPT, "generate": _GENERATE_PROMPT}
 _Files = Mapping[str, tuple[str, bytes | Path]]
 
 

@@ -98,6 +98,7 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         found = inference_pb2.Extraction(
             json='{"price":"5"}',
             entities=[inference_pb2.Entity(label="price", text="5", start=3, end=4, score=0.5)],
+            fields=[inference_pb2.Field(name="price", confidence=0.9)],
             confidence=task_pb2.Confidence(value=0.75, threshold=0.5),
             provenance=provenance(request.task),
         )

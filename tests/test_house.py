@@ -105,6 +105,7 @@ SCREEN = ("edge_agent.cli", "convert.cli")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
+    "llguidance": (f"{RUNTIMES}.llama",),
     "jinja2": (f"{RUNTIMES}.llama",),
     "onnxruntime": (RUNTIMES, "convert.probe", "convert.quantize"),
     "tokenizers": (RUNTIMES, "convert"),
@@ -295,7 +296,7 @@ def test_daemon_loads_no_model_library():
     """Importing the daemon loads no library that only the child may have."""
     script = "import sys, edge_agent.daemon; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"llama_cpp", "onnxruntime", "tokenizers", "numpy", "jinja2", "edge_agent.engine.runtimes"}
+    heavy = {"llama_cpp", "llguidance", "onnxruntime", "tokenizers", "numpy", "jinja2", "edge_agent.engine.runtimes"}
     require_none(
         sorted(heavy & set(loaded)),
         "Only edge_agent.engine.child may lead to these; find the import with python -X importtime.",

@@ -24,13 +24,15 @@ _PERCENTILES = (50, 90, 95, 99)
 def is_right(kind: Kind, row: Row, prediction: Prediction) -> bool:
     """Tell whether the whole answer is right; one that failed is not.
 
-    classify: the label. extract: every entity, with its place, and no other. generate: the same JSON value where the
-    wanted text is JSON, otherwise the same text up to white space around it.
+    classify: the label. extract: every entity, with its place, and no other. generate, and extract where the row has a
+    record: the same JSON value where the wanted text is JSON, otherwise the same text up to white space around it.
     """
     return not prediction.failure and _RIGHT[kind](row, prediction)
 
 
-def _same_entities(row: Row, prediction: Prediction) -> bool:
+def _same_record(row: Row, prediction: Prediction) -> bool:
+    if row.completion:
+        return _same_text(row, prediction)
     return _places(row.spans) == _places(prediction.entities)
 
 
@@ -47,14 +49,14 @@ def _same_text(row: Row, prediction: Prediction) -> bool:
 
 _RIGHT: dict[str, Callable[[Row, Prediction], bool]] = {
     "classify": lambda row, prediction: prediction.answer == row.label,
-    "extract": _same_entities,
+    "extract": _same_record,
     "generate": _same_text,
 }
 
 
 def expected(kind: Kind, row: Row) -> str:
     """Return what `Prediction.answer` should be."""
-    if kind == "extract":
+    if kind == "extract" and not row.completion:
         return json.dumps([[span.label, span.start, span.end] for span in row.spans])
     return row.label or row.completion
 
@@ -63,7 +65,8 @@ def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Predi
     """Return the report of one bundle on labelled rows.
 
     Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind `accuracy` (value, low, high at 95 %),
-    `confusion` and `per_label` (classify), `per_label` of entities (extract), `fields` (generate, JSON), `neighbours`
+    `confusion` and `per_label` (classify), `per_label` of entities (extract), `fields` (generate and
+    extract, JSON), `neighbours`
     (embed, where rows have labels). With a threshold `sure`: the share of rows at or above it, and of wrong ones there.
     """
     task = manifest.task
@@ -114,6 +117,8 @@ def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction])
 
 
 def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    if task.record_schema is not None:
+        return _fields(task, rows, predictions)
     hits, said, wanted = Counter[str](), Counter[str](), Counter[str]()
     for row, each in zip(rows, predictions, strict=True):
         truth, found = _places(row.spans), _places(each.entities)

@@ -94,7 +94,7 @@ class Serving:
             job_id=str(next(self._ids)),
             digest=bundle.digest,
             text=text,
-            output_tokens_max=task.limits.output_tokens_max if task.kind == "generate" else 0,
+            output_tokens_max=task.written_tokens_max,
             temperature=task.prompt.temperature,
             seed=SEED,
             stops=task.prompt.stops,
@@ -168,7 +168,7 @@ def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Pre
         confidence = max(done.scores)
         answer = manifest.task.labels[done.scores.index(confidence)]
     elif manifest.task.kind == "extract":
-        answer = json.dumps([[each.label, each.start, each.end] for each in done.entities])
+        answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
     return Prediction(
         answer=answer,
         confidence=confidence,

@@ -47,7 +47,7 @@ def _check_length(what: Task, config: dict[str, Any]) -> None:
     positions = config.get("max_position_embeddings")
     if config["model_type"] in ("roberta", "xlm-roberta", "camembert") and positions:
         positions -= config.get("pad_token_id", 1) + 1  # they count from behind the padding token
-    wanted = what.limits.input_tokens_max + (what.limits.output_tokens_max if what.kind == "generate" else 0)
+    wanted = what.limits.input_tokens_max + what.written_tokens_max
     if positions and wanted > positions:
         said = f"the task allows {wanted} tokens; the model has {positions} positions"
         raise InvalidRequest(said, remedy="Lower 'limits' in task.yaml.")

@@ -87,6 +87,8 @@ class Extraction(Answer):
     json: str
     """A JSON object."""
     entities: tuple[Entity, ...]
+    fields: tuple[tuple[str, float], ...]
+    """Of a record that was written: each field in it, and how sure the model is of its value, 0 to 1."""
     confidence: float
     """Calibrated probability that the whole record is right, 0 to 1."""
     threshold: float | None

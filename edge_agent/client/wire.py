@@ -130,6 +130,7 @@ def _extraction(message: inference_pb2.Extraction) -> Extraction:
         entities=tuple(
             Entity(found.label, found.text, found.start, found.end, found.score) for found in message.entities
         ),
+        fields=tuple([(field.name, field.confidence) for field in message.fields]),
         **_confidence(message.confidence),
         **_shared(message.provenance),
     )

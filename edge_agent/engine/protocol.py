@@ -127,6 +127,10 @@ class Done(Message, tag="done"):
     """extract: probability of the whole record, 0 to 1."""
     vector: bytes = b""
     """embed: little-endian float32."""
+    record: str = ""
+    """extract by a model that writes the record: a JSON object."""
+    fields: dict[str, float] = {}
+    """Of that record, each field that is in it, in its order: probability, 0 to 1."""
     finish: str = ""
     """generate: "stop" or "length"."""
     input_tokens: int = 0

@@ -47,7 +47,7 @@ class Asked:
         self._pool, self._digest, self._manifest = pool, digest, manifest
 
     async def answer(self, text: str, seconds_max: float) -> tuple[Said, float]:
-        """Return what is said to a text, and the milliseconds in the child; of a generation, for each token.
+        """Return what is said to a text, and the milliseconds in the child, for each token if it is written.
 
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
@@ -57,7 +57,7 @@ class Asked:
             job_id=f"trial-{next(_ids)}",
             digest=self._digest,
             text=text,
-            output_tokens_max=task.limits.output_tokens_max if task.kind == "generate" else 0,
+            output_tokens_max=task.written_tokens_max,
             temperature=task.prompt.temperature,
             seed=SEED,
             stops=task.prompt.stops,
@@ -108,7 +108,7 @@ def _said(manifest: Manifest, written: str, done: Done) -> Said:
             return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores)
         case "extract":
             found = [[each.label, each.start, each.end] for each in done.entities]
-            return Said(json.dumps(found), (done.confidence,))
+            return Said(done.record or json.dumps(found), (done.confidence,))
         case "embed":
             return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector))
         case _:

@@ -29,7 +29,8 @@ class Case(BaseModel):
     input: str = Field(min_length=1)
     """What a device would send."""
     answer: str | None = None
-    """classify: the label. generate: the text. extract: [[label, start, end], ...] as JSON. embed: empty."""
+    """classify: the label. generate: the text. extract: the record where it is written, otherwise
+    [[label, start, end], ...] as JSON. embed: empty."""
     scores: tuple[float, ...] = ()
     """classify: the probability of each label, in the manifest's order, at its temperature. extract: the confidence of
     the record alone. embed: the vector."""

@@ -13,11 +13,12 @@ import difflib
 import hashlib
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
+from edge_agent.formats import record_schema
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
@@ -29,7 +30,7 @@ Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
 # What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
 RUNTIME_KINDS: dict[str, frozenset[str]] = {
-    "llama": frozenset({"classify", "generate"}),
+    "llama": frozenset({"classify", "extract", "generate"}),
     "onnx": frozenset({"classify", "extract", "embed"}),
     "echo": frozenset({"classify", "extract", "generate", "embed"}),
 }
@@ -99,6 +100,8 @@ class Task(_Section):
     kind: Kind
     labels: tuple[Label, ...] = Field(default=(), max_length=1000)
     """classify: in the order of the model's outputs. extract on onnx: the model's tags (BIO), likewise."""
+    record_schema: dict[str, Any] | None = None
+    """extract on llama: JSON schema of the record; see formats/record_schema.py."""
     pii_fields: tuple[Label, ...] = Field(default=(), max_length=1000)
     """extract: fields of the record whose values are personal data; examples are kept without them."""
     prompt: Prompt = Prompt()
@@ -111,6 +114,18 @@ class Task(_Section):
         if twice:
             raise ValueError(f"duplicate labels: {', '.join(twice)}")
         return labels
+
+    @field_validator("record_schema")
+    @classmethod
+    def _keepable(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is not None:
+            record_schema.check(schema)
+        return schema
+
+    @property
+    def written_tokens_max(self) -> int:
+        """Tokens that an answer may be written in; 0 for a task that writes none."""
+        return self.limits.output_tokens_max if self.kind == "generate" or self.record_schema is not None else 0
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> Task:
@@ -234,11 +249,19 @@ class Manifest(_Section):
             able = ", ".join(sorted(RUNTIME_KINDS[self.runtime]))
             raise ValueError(f"runtime {self.runtime!r} serves {able}; not {self.task.kind}")
         self._check_artifacts()
-        limits, room = self.task.limits, self.engine.context_tokens
-        needed = limits.input_tokens_max + (limits.output_tokens_max if self.task.kind == "generate" else 0)
+        self._check_record()
+        room = self.engine.context_tokens
+        needed = self.task.limits.input_tokens_max + self.task.written_tokens_max
         if self.runtime == "llama" and needed > room:
             raise ValueError(f"input and output limits need {needed} tokens; 'context_tokens' is {room}")
         return self
+
+    def _check_record(self) -> None:
+        writes = self.runtime == "llama" and self.task.kind == "extract"
+        if writes and (self.task.record_schema is None or self.task.labels):
+            raise ValueError("extract on llama needs 'record_schema', and no 'labels'")
+        if self.task.record_schema is not None and not writes:
+            raise ValueError(f"'record_schema' is for extract on llama; this is {self.task.kind} on {self.runtime}")
 
     def _check_artifacts(self) -> None:
         paths = [artifact.path for artifact in self.artifacts]

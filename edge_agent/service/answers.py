@@ -59,18 +59,25 @@ def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: 
 
 
 def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> None:
-    """Write the record: for each entity type the texts found, in order. Empty when the decision is to abstain."""
+    """Write the record; none when the decision is to abstain."""
     done, text = finished.answer.done, finished.text
     decision = decide(done.confidence, finished.bundle.manifest.confidence, wish, Seen(done.input_tokens))
-    found = () if decision.route == "abstained" else done.entities
-    record: dict[str, list[str]] = {label: [] for label in messages.entity_types(finished.bundle.manifest)}
-    for entity in found:
-        record.setdefault(entity.label, []).append(text[entity.start : entity.end])
-    message.json = "" if decision.route == "abstained" else json.dumps(record, ensure_ascii=False)
-    for e in found:
-        message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
+    if decision.route != "abstained":
+        message.json = done.record or _found(finished)
+        for e in done.entities:
+            message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
+        for name, confidence in done.fields.items():
+            message.fields.add(name=name, confidence=confidence)
     _grade(message.confidence, done.confidence, decision)
     finished.explain(message.provenance, decision)
+
+
+def _found(finished: Finished) -> str:
+    """Return the record of a model that finds: for each entity type the texts found, in order."""
+    record: dict[str, list[str]] = {label: [] for label in messages.entity_types(finished.bundle.manifest)}
+    for entity in finished.answer.done.entities:
+        record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
+    return json.dumps(record, ensure_ascii=False)
 
 
 def embed(message: pb.Embedding, finished: Finished) -> None:

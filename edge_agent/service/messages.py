@@ -8,6 +8,7 @@ from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EngineStatus
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import CollectionStatus
+from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest, Threshold
 from edge_agent.formats.status import UpdateState
 from edge_agent.routing.policy import Wish
@@ -72,7 +73,7 @@ def task_message(bundle: InstalledBundle, *, ready: bool) -> task_pb2.Task:
         labels=entity_types(manifest) if manifest.task.kind == "extract" else manifest.task.labels,
         limits=task_pb2.TaskLimits(
             input_tokens_max=limits.input_tokens_max,
-            output_tokens_max=limits.output_tokens_max if manifest.task.kind == "generate" else 0,
+            output_tokens_max=manifest.task.written_tokens_max,
             inputs_max=limits.inputs_max,
         ),
         ready=ready,
@@ -84,7 +85,12 @@ def task_message(bundle: InstalledBundle, *, ready: bool) -> task_pb2.Task:
 
 
 def entity_types(manifest: Manifest) -> list[str]:
-    """Return the entity types behind BIO tags: "B-PER" and "I-PER" are one, "O" is none."""
+    """Return the fields of a record: those of its schema, or the types behind BIO tags.
+
+    "B-PER" and "I-PER" are one, "O" is none.
+    """
+    if manifest.task.record_schema is not None:
+        return record_schema.fields(manifest.task.record_schema)
     types = (label[2:] if label[:2] in ("B-", "I-") else label for label in manifest.task.labels if label != "O")
     return list(dict.fromkeys(types))
 

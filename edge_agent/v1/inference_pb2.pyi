@@ -93,17 +93,27 @@ class Entity(_message.Message):
     score: float
     def __init__(self, label: _Optional[str] = ..., text: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
 
+class Field(_message.Message):
+    __slots__ = ("name", "confidence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    confidence: float
+    def __init__(self, name: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
+
 class Extraction(_message.Message):
-    __slots__ = ("json", "entities", "confidence", "provenance")
+    __slots__ = ("json", "entities", "confidence", "provenance", "fields")
     JSON_FIELD_NUMBER: _ClassVar[int]
     ENTITIES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
     json: str
     entities: _containers.RepeatedCompositeFieldContainer[Entity]
     confidence: _task_pb2.Confidence
     provenance: _task_pb2.Provenance
-    def __init__(self, json: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., provenance: _Optional[_Union[_task_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    fields: _containers.RepeatedCompositeFieldContainer[Field]
+    def __init__(self, json: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ..., confidence: _Optional[_Union[_task_pb2.Confidence, _Mapping]] = ..., provenance: _Optional[_Union[_task_pb2.Provenance, _Mapping]] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ...) -> None: ...
 
 class ExtractResult(_message.Message):
     __slots__ = ("extraction", "error")

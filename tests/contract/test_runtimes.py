@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import Counter
@@ -53,7 +54,8 @@ class Subject:
         self.runtime.attach(digest, bundles.manifest_of(folder), bundles.paths_of(folder))
 
     def submit(self, job_id: str, text: str, digest: str = "a") -> None:
-        self.runtime.submit(Run(job_id=job_id, digest=digest, text=text, output_tokens_max=OUTPUT_TOKENS))
+        written = OUTPUT_TOKENS if self.kind == "generate" else 0
+        self.runtime.submit(Run(job_id=job_id, digest=digest, text=text, output_tokens_max=written))
 
     def finish(self) -> list[Event]:
         """Step until no job is left."""
@@ -110,6 +112,7 @@ def assert_same(expected: Done, actual: Done) -> None:
     """Require two answers to be the same within the tolerance."""
     assert pytest.approx(expected.scores, abs=TOLERANCE) == actual.scores
     assert pytest.approx(expected.confidence, abs=TOLERANCE) == actual.confidence
+    assert (expected.record, pytest.approx(expected.fields, abs=TOLERANCE)) == (actual.record, actual.fields)
     plain = [(found.label, found.start, found.end) for found in expected.entities]
     assert plain == [(found.label, found.start, found.end) for found in actual.entities]
     vectors = [np.frombuffer(done.vector, "<f4") for done in (expected, actual)]
@@ -141,6 +144,7 @@ def test_answers_have_the_fields_of_their_kind(subject):
     elif subject.kind == "extract":
         assert 0.0 < done.confidence <= 1.0
         assert all(0 <= found.start < found.end <= len(TEXTS[0]) for found in done.entities)
+        assert not done.record or (json.loads(done.record).keys() == done.fields.keys() and not done.entities)
     else:
         assert 0 < done.output_tokens <= OUTPUT_TOKENS
         assert done.finish.startswith(("stop", "length"))

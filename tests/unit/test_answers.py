@@ -178,6 +178,17 @@ def test_a_type_beyond_the_manifest_is_shown():
     assert {"product": [], "price": [], "size": ["7"]} == json.loads(answer.json)
 
 
+def test_a_written_record_is_handed_on():
+    """A record that the model wrote comes as it is, with its fields' confidences in order, and withheld with them."""
+    done = finished("extract", "7 lamps", record='{"b": "ö", "a": 7}', fields={"b": 0.5, "a": 0.75}, confidence=0.375)
+    answer = extraction(done, "answer")
+    assert '{"b": "ö", "a": 7}' == answer.json
+    assert [("b", 0.5), ("a", 0.75)] == [(field.name, field.confidence) for field in answer.fields]
+    assert (0.375, []) == (answer.confidence.value, list(answer.entities))
+    withheld = extraction(done, "abstain")
+    assert ("", []) == (withheld.json, list(withheld.fields))
+
+
 @pytest.mark.parametrize(
     ("confidence", "wish", "withheld"),
     [(0.75, "abstain", False), (0.74, "abstain", True), (0.74, "answer", False), (0.74, "escalate", False)],

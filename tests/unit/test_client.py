@@ -86,6 +86,7 @@ def test_extract_returns_the_record_and_its_entities(client):
     (found,) = client.extract("pos-fields", ["is 5"])
     assert isinstance(found, Extraction)
     assert ('{"price":"5"}', (Entity("price", "5", 3, 4, 0.5),)) == (found.json, found.entities)
+    assert (("price", 0.9),) == found.fields
     assert (0.75, 0.5, False) == (found.confidence, found.threshold, found.below_threshold)
 
 

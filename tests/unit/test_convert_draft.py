@@ -11,12 +11,14 @@ from convert import task as tasks
 from convert.draft import Wanted, advise, recipe_text, runtime_of, task_text
 from convert.recipe import Recipe
 from edge_agent.errors import InvalidRequest
+from edge_agent.formats import record_schema
 
 ROOT = Path(__file__).parents[2]
 CASES = [
     (Wanted("a", "classify", ("refund", 'a "b"')), "onnx"),
     (Wanted("a", "classify", runtime="llama"), "llama"),
     (Wanted("a", "extract", ("item",)), "onnx"),
+    (Wanted("a", "extract", ("item", "size"), runtime="llama"), "llama"),
     (Wanted("a", "generate"), "llama"),
     (Wanted("a", "embed"), "onnx"),
 ]
@@ -46,7 +48,10 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
     task = tasks.of(tmp_path)
     assert (task.name, task.kind) == ("a", wanted.kind)
     assert tasks.read(tmp_path / "task.yaml")["runtime"] == runtime
-    if wanted.kind == "extract":
+    if task.record_schema is not None:
+        assert record_schema.fields(task.record_schema) == list(wanted.labels)
+        assert written.data.format == "prompt-completion"
+    elif wanted.kind == "extract":
         assert task.labels == ("O", "B-item", "I-item")
     elif wanted.labels:
         assert task.labels == wanted.labels

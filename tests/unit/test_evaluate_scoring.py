@@ -42,6 +42,8 @@ def labelled(*labels: str) -> list[Row]:
         ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(Found(0, 4, "price"),)), False),
         ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND, Found(5, 6, "price"))), False),
         ("extract", Row("lamp 3"), Prediction(), True),
+        ("extract", Row("a", completion='{"n": 1, "m": null}'), Prediction('{"m":null,"n":1}'), True),
+        ("extract", Row("a", completion='{"n": 1}'), Prediction('{"n": 2}'), False),
         ("generate", Row("x", completion="Hello."), Prediction(" Hello.\n"), True),
         ("generate", Row("x", completion="Hello."), Prediction("Hallo."), False),
         ("generate", Row("x", completion='{"a": 1, "b": [2]}'), Prediction('{"b":[2],"a":1}'), True),

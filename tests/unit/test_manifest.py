@@ -16,6 +16,7 @@ from edge_agent.formats.manifest import Manifest, encode, is_safe_path, parse
 from tests.bundles import merged
 
 SHA = "0" * 64
+RECORD = {"type": "object", "properties": {"a": {"type": "boolean"}}}
 BASE: dict[str, Any] = {
     "schema": "edge-agent/bundle/v1",
     "task": {"name": "pos-intent", "kind": "classify", "labels": ["refund", "price"]},
@@ -104,7 +105,16 @@ def test_what_is_no_json_object_is_refused(stored: bytes, said: str) -> None:
         ({"version": "1.0.0+build"}, "version:"),
         ({"version": "1.0.0\n"}, "version:"),
         ({"runtime": "torch"}, "runtime:"),
-        ({"runtime": "llama", "task": {"kind": "embed", "labels": []}}, "runtime 'llama' serves classify, generate"),
+        (
+            {"runtime": "llama", "task": {"kind": "embed", "labels": []}},
+            "runtime 'llama' serves classify, extract, generate",
+        ),
+        (
+            {"runtime": "llama", "task": {"kind": "extract", "labels": []}, "artifacts": [artifact()]},
+            "extract on llama needs 'record_schema', and no 'labels'",
+        ),
+        ({"task": {"record_schema": RECORD}}, "'record_schema' is for extract on llama; this is classify on echo"),
+        ({"task": {"record_schema": {"type": "array"}}}, "task.record_schema: a record is an object"),
         ({"runtime": "llama"}, "runtime 'llama' needs an artifact of role 'weights'"),
         ({"runtime": "onnx", "artifacts": [artifact()]}, "needs an artifact of role 'tokenizer'"),
         ({"artifacts": [artifact(path="a"), artifact(path="b")]}, "more than one artifact of role 'weights'"),

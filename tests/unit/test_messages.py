@@ -14,6 +14,7 @@ from edge_agent.routing.policy import RouteName, Wish
 from edge_agent.service import messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import admin_pb2, task_pb2
+from tests.bundles import RECORD_SCHEMA
 
 THRESHOLD = {
     "temperature": 1.0,
@@ -32,7 +33,7 @@ def bundle(kind: str, *labels: str, **more: Any) -> InstalledBundle:
     artifact = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 12}
     task = {"name": "till", "kind": kind, "labels": labels, "limits": limits}
     fields = {"schema": "edge-agent/bundle/v1", "runtime": "echo", "version": "1.2.3", "artifacts": [artifact]}
-    manifest = Manifest.model_validate({**fields, "task": task, **more})
+    manifest = Manifest.model_validate({**fields, "task": task} | more)
     stored = encode(manifest)
     return InstalledBundle(digest_of(stored), stored, manifest, signed=False, installed_at=1_700_000_000.25)
 
@@ -65,6 +66,16 @@ def test_a_task_without_calibration_has_no_threshold():
 def test_only_generation_has_an_output_limit(kind, labels, limit):
     """A task that writes tokens shows how many; the others show 0."""
     assert limit == messages.task_message(bundle(kind, *labels), ready=True).limits.output_tokens_max
+
+
+def test_a_written_record_shows_fields_and_output_limit():
+    """An extract task with a schema has its properties for labels, in the record's order, and an output limit."""
+    limits = {"input_tokens_max": 100, "output_tokens_max": 50}
+    task = {"name": "till", "kind": "extract", "limits": limits, "record_schema": RECORD_SCHEMA}
+    weights = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 1}
+    installed = bundle("extract", runtime="llama", artifacts=[weights], task=task)
+    message = messages.task_message(installed, ready=True)
+    assert (["product", "count", "wish", "day"], 50) == (list(message.labels), message.limits.output_tokens_max)
 
 
 @pytest.mark.parametrize(

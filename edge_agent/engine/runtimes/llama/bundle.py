@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.engine.runtimes.jobs import checked_length
+from edge_agent.engine.runtimes.llama.grammar import Grammar
 from edge_agent.engine.runtimes.llama.labels import LabelTree
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
@@ -29,6 +30,8 @@ class Bundle:
     rest: list[int]
     tree: LabelTree | None
     """classify only."""
+    grammar: Grammar | None = None
+    """extract only."""
     adapter: Any = None
     adapter_bytes: int = 0
     """Memory that it takes."""

@@ -85,11 +85,11 @@ class Model:
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)
         if not self.pointer:
             raise ModelLoadFailed(f"weights file {self.name} does not load: {ERRORS.last()}")
-        self._vocab: Any = llama.llama_model_get_vocab(self.pointer)
-        self.vocab_size = int(llama.llama_vocab_n_tokens(self._vocab))
+        self.vocab: Any = llama.llama_model_get_vocab(self.pointer)
+        self.vocab_size = int(llama.llama_vocab_n_tokens(self.vocab))
         self.context_tokens_max = int(llama.llama_model_n_ctx_train(self.pointer))
-        bos = int(llama.llama_vocab_bos(self._vocab))
-        self.bos: int | None = bos if bos >= 0 and llama.llama_vocab_get_add_bos(self._vocab) else None
+        bos = int(llama.llama_vocab_bos(self.vocab))
+        self.bos: int | None = bos if bos >= 0 and llama.llama_vocab_get_add_bos(self.vocab) else None
         self._piece = ctypes.create_string_buffer(_PIECE_BYTES)
         self._written: dict[int, Written] = {}
         """Of the tokens that came up; asking llama.cpp in every step costs more than looking here."""
@@ -113,8 +113,8 @@ class Model:
 
     def special_texts(self) -> dict[str, str]:
         """Return the texts of the begin and end tokens, as chat templates call them."""
-        tokens = {"bos_token": llama.llama_vocab_bos(self._vocab), "eos_token": llama.llama_vocab_eos(self._vocab)}
-        texts = {name: llama.llama_vocab_get_text(self._vocab, token) for name, token in tokens.items() if token >= 0}
+        tokens = {"bos_token": llama.llama_vocab_bos(self.vocab), "eos_token": llama.llama_vocab_eos(self.vocab)}
+        texts = {name: llama.llama_vocab_get_text(self.vocab, token) for name, token in tokens.items() if token >= 0}
         return {name: (text or b"").decode("utf-8", "replace") for name, text in texts.items()}
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -125,22 +125,22 @@ class Model:
         data = text.encode()
         room = len(data) + 2
         tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, special)
         return list(tokens[:count])
 
     def written(self, token: int) -> Written:
         """Return what a token means in an answer."""
         known = self._written.get(token)
         if known is None:
-            ends = bool(llama.llama_vocab_is_eog(self._vocab, token))
+            ends = bool(llama.llama_vocab_is_eog(self.vocab, token))
             known = self._written[token] = Written(self._read_piece(token), ends)
         return known
 
     def _read_piece(self, token: int) -> bytes:
-        size = llama.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        size = llama.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
         if size < 0:
             self._piece = ctypes.create_string_buffer(-size)
-            size = llama.llama_token_to_piece(self._vocab, token, self._piece, -size, 0, False)
+            size = llama.llama_token_to_piece(self.vocab, token, self._piece, -size, 0, False)
         return self._piece.raw[:size]
 
     def load_adapter(self, path: str) -> Any:

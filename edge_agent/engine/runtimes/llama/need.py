@@ -10,6 +10,7 @@ import platform
 
 from edge_agent.engine.memory import Need
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
+from edge_agent.engine.runtimes.llama.grammar import STATES_MAX
 from edge_agent.engine.runtimes.llama.header import Header
 
 PROCESS_BYTES = 64 * 2**20  # Python with numpy, jinja2 and llama_cpp: 55 MiB resident
@@ -18,6 +19,8 @@ CANDIDATE_BYTES = 12  # llama_token_data: what a sampler holds for each token
 LOGIT_BYTES = 4
 CELLS_STEP = 256  # llama.cpp rounds the cells of a context up to it
 MASK_BYTES = 6  # the attention mask as float32 and as float16
+GUIDE_TOKEN_BYTES = 512  # a token in the trie from which masks are made: 430 measured
+STATE_BYTES = 512  # of the automaton of one record: 450 measured
 ADAPTER_COST = 1.2  # of its file: the tensors, and what each loaded adapter adds to the graph; measured on 100 of them
 KV_BITS = {"f16": 16.0, "q8_0": 8.5}
 # Types of which ggml-cpu may keep a second copy, laid out for the processor (repack.cpp), by ggml's numbers: Q4_0,
@@ -41,6 +44,11 @@ def need_of(header: Header, file_bytes: int, shape: Shape, jobs: int, machine: s
         compute=logits + activations + jobs * header.vocabulary * CANDIDATE_BYTES,
         process=PROCESS_BYTES + header.vocabulary * TOKEN_BYTES,
     )
+
+
+def record_bytes(vocabulary: int, jobs: int) -> int:
+    """Return what writing records takes, for all bundles: the vocabulary as a trie, and the automata of `jobs` jobs."""
+    return vocabulary * GUIDE_TOKEN_BYTES + jobs * STATES_MAX * STATE_BYTES
 
 
 def adapter_bytes(file_bytes: int) -> int:

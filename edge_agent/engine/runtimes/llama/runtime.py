@@ -1,4 +1,4 @@
-"""The llama runtime: classify by scoring labels and generate text with GGUF models, several inputs in one batch.
+"""The llama runtime: GGUF models score labels, write records and generate text, several inputs in one batch.
 
 One base, one context; every bundle keeps its prompt prefix in it as a sequence and computes with its own LoRA adapter.
 A step is one llama_decode of at most 63 tokens, planned by `scheduler.py`. A score is the same to the last bit whatever
@@ -18,14 +18,19 @@ from edge_agent.engine.runtimes.llama import header
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Rows
+from edge_agent.engine.runtimes.llama.extraction import Extraction
+from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
 from edge_agent.engine.runtimes.llama.native import Model, check_file
-from edge_agent.engine.runtimes.llama.need import adapter_bytes, need_of
+from edge_agent.engine.runtimes.llama.need import adapter_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.scheduler import Scheduler
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.record_schema import Schema
 
 WARM_UP_TEXT = "Hello"
+
+Job = Scoring | Generation | Extraction
 
 
 class LlamaRuntime:
@@ -42,7 +47,9 @@ class LlamaRuntime:
         self._need: Need
         self._available = 0
         self._bundles: dict[str, Bundle] = {}
-        self._jobs: dict[str, Scoring | Generation] = {}
+        self._jobs: dict[str, Job] = {}
+        self._sequences = 0
+        self._tokens: Tokens | None = None
         self._scheduler = Scheduler(ROWS_MAX)
 
     def load(self, spec: Load) -> dict[str, str]:
@@ -63,6 +70,7 @@ class LlamaRuntime:
             raise
         self._model, self._loaded = model, True
         self._need, self._available = need, spec.memory_bytes_max
+        self._sequences = spec.sequences_max
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
         return model.describe() | about | need.details(spec.memory_bytes_max)
 
@@ -74,6 +82,8 @@ class LlamaRuntime:
         if digest in self._bundles:
             return
         bundle = read_bundle(digest, manifest, self._model)
+        if manifest.task.record_schema is not None:
+            bundle.grammar = self._grammar(manifest.task.record_schema)
         if "adapter" in paths:
             bundle.adapter_bytes = self._room_for(paths["adapter"])
         bundle.sequence = self._cache.reserve_prefix(len(bundle.prefix))
@@ -90,6 +100,15 @@ class LlamaRuntime:
             self._forget(bundle)
             raise
         self._bundles[digest] = bundle
+
+    def _grammar(self, schema: Schema) -> Grammar:
+        """Return a schema in the model's tokens. Raises MemoryShort, ModelLoadFailed."""
+        if self._tokens is None:
+            more = record_bytes(self._model.vocab_size, self._sequences)
+            need = replace(self._need, process=self._need.process + more)
+            need.check(self._available)
+            self._need, self._tokens = need, tokens_of(self._model)
+        return Grammar(self._tokens, schema)
 
     def _room_for(self, adapter: str) -> int:
         """Return what an adapter takes. Raises MemoryShort unless it fits beside the base and the other adapters."""
@@ -125,6 +144,8 @@ class LlamaRuntime:
         tokens = bundle.suffix(self._model, job.text)
         if bundle.tree is not None:
             self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree)
+        elif bundle.grammar is not None:
+            self._jobs[job.job_id] = Extraction(job, bundle, tokens, self._model, bundle.grammar)
         else:
             self._jobs[job.job_id] = Generation(job, bundle, tokens, self._model)
 
@@ -161,6 +182,7 @@ class LlamaRuntime:
         for bundle in self._bundles.values():
             self._forget(bundle)
         self._bundles.clear()
+        self._tokens = None
         if self._loaded:
             self._cache.close()
             self._model.close()
@@ -193,7 +215,7 @@ class LlamaRuntime:
                     return
                 job.start(sequence)
 
-    def _compute(self, turns: list[tuple[Scoring | Generation, int]]) -> list[Event]:
+    def _compute(self, turns: list[tuple[Job, int]]) -> list[Event]:
         """Run one batch; a refusal by llama.cpp fails the jobs in it, and only those."""
         parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
         try:
@@ -205,7 +227,7 @@ class LlamaRuntime:
         finally:
             self._cache.drop_forks()
 
-    def _collect(self, turns: list[tuple[Scoring | Generation, int]], parts: list[list[Rows]]) -> list[Event]:
+    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[Rows]]) -> list[Event]:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""
         events: list[Event] = []
         first = 0
@@ -233,6 +255,6 @@ class LlamaRuntime:
         job.close()
 
     def _sweep(self) -> None:
-        """Free the cells of ended jobs, unless that would disorder a scoring job that is under way."""
+        """Free the cells of ended jobs, unless that would disorder a job with a score that is under way."""
         if not any(job.exact and job.computed for job in self._jobs.values()):
             self._cache.sweep()

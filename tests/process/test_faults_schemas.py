@@ -1,0 +1,68 @@
+"""Schemas that ask for too much, and what is no schema, in a real child: errors, never a hang or a death."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.engine import protocol
+from edge_agent.engine.process import ChildProcess
+from edge_agent.formats.manifest import SCHEMA
+from tests import record_schemas, tiny_gguf
+
+STEP_SECONDS_MAX = 60.0
+QUICK, ALL = 12, 150
+
+
+def manifest_bytes(schema: Any) -> bytes:
+    """Return a manifest with that in the place of its schema, unchecked as from a stranger."""
+    limits = {"input_tokens_max": 60, "output_tokens_max": 300}
+    task = {"name": "t", "kind": "extract", "record_schema": schema, "limits": limits}
+    weights = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 1}
+    engine = {"context_tokens": 384}
+    plain = {"schema": SCHEMA, "version": "1.0.0", "runtime": "llama", "task": task}
+    return json.dumps({**plain, "artifacts": [weights], "engine": engine}).encode()
+
+
+async def said(events: asyncio.Queue[Any]) -> Any:
+    """Return the next word of the child that is no sign of life."""
+    async with asyncio.timeout(STEP_SECONDS_MAX):
+        while isinstance(event := await events.get(), protocol.Progress):
+            pass
+    return event
+
+
+@pytest.mark.parametrize("seeds", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+async def test_no_schema_ends_the_child(tmp_path: Path, seeds: int) -> None:
+    """One child takes them all: each is refused, fails in words or gives a record, and at the end it still lives."""
+    events: asyncio.Queue[Any] = asyncio.Queue()
+    child = await ChildProcess.spawn(events.put_nowait, events.put_nowait)
+    weights = str(tiny_gguf.write(tmp_path / "w.gguf"))
+    outcomes = set()
+    try:
+        child.send(protocol.Load(runtime="llama", weights=weights, context_tokens=384, readable=(str(tmp_path),)))
+        assert isinstance(await said(events), protocol.Ready)
+        for maker in (record_schemas.sensible, record_schemas.hostile, record_schemas.broken):
+            for seed in range(seeds):
+                schema = maker(random.Random(seed))
+                child.send(protocol.Attach(digest="d", manifest=manifest_bytes(schema), paths={}))
+                attached = await said(events)
+                outcomes.add(getattr(attached, "reason", "attached"))
+                if not isinstance(attached, protocol.Attached):
+                    continue
+                child.send(protocol.Run(job_id="j", digest="d", text="two lamps"))
+                end = await said(events)
+                assert isinstance(end, protocol.Done | protocol.Failed), (maker, seed, end)
+                assert isinstance(json.loads(end.record), dict) if isinstance(end, protocol.Done) else end.message
+                child.send(protocol.Detach(digest="d"))
+        child.send(protocol.Ping())
+        assert isinstance(await said(events), protocol.Pong)
+    finally:
+        child.kill()
+        await child.ended()
+    assert {"attached", "MANIFEST_INVALID", "MODEL_LOAD_FAILED"} == outcomes
