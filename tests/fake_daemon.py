@@ -82,6 +82,8 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         if request.task == "busy":
             abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "64 inputs wait; the limit is 64", 1.5)
         if request.task == "plain":
+            context.abort(grpc.StatusCode.DATA_LOSS, "the bits fell out")
+        if request.task == "crowded":
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
         # gRPC takes no callback for a call that is over already.
         if request.task in ("stuck", "endless") and not context.add_callback(self.stream_ended.set):

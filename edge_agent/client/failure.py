@@ -2,7 +2,7 @@
 
 The daemon says what went wrong in google.rpc.ErrorInfo (domain "edge-agent"); RetryInfo says when to try again. Without
 an ErrorInfo the daemon never got to answer: nobody listens, this user may not, the connection broke, the message was
-too large for gRPC, or the client's own deadline passed.
+too large for gRPC, more calls came than the daemon could refuse, or the client's own deadline passed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ DOMAIN = "edge-agent"
 UNREACHABLE = "UNREACHABLE"
 DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
 MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+QUEUE_FULL = "QUEUE_FULL"
 _TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
+_TOO_MANY = "Concurrent RPC limit exceeded"  # in grpc/_cython and grpc/_server.py
+_RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
 _RETRY_INFO = " after the delay in RetryInfo"
 
 _Detail = TypeVar("_Detail", bound=Message)
@@ -91,6 +94,8 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float) -> CallF
         return _unreachable(target, details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (found := _TOO_LARGE.search(details)):
         return _too_large(found)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_MANY in details:
+        return _too_many(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return CallFailed(
             code.name,
@@ -135,3 +140,11 @@ def _too_large(found: re.Match[str]) -> CallFailed:
     said = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
     remedy = "Send fewer or shorter texts at once, or raise 'message_bytes_max' under 'service' in agent.yaml."
     return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, said, remedy=remedy, metadata=numbers)
+
+
+def _too_many(target: str) -> CallFailed:
+    """A burst reached gRPC's own limit before the daemon came to refuse; for the caller it is the same refusal."""
+    said, remedy = f"more calls came at once than {target} takes", f"Try again in {_RETRY_SECONDS:g} s."
+    failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, said, remedy=remedy, metadata={"target": target})
+    failed.retry_after_seconds = _RETRY_SECONDS
+    return failed

@@ -25,7 +25,7 @@ from edge_agent.client import (
     arguments,
     wire,
 )
-from edge_agent.client.failure import DEADLINE_EXPIRED, MESSAGE_TOO_LARGE, UNREACHABLE, when
+from edge_agent.client.failure import DEADLINE_EXPIRED, MESSAGE_TOO_LARGE, QUEUE_FULL, UNREACHABLE, when
 from edge_agent.v1 import task_pb2
 from tests.fake_daemon import DIGEST, WAIT_SECONDS_MAX, FakeDaemon
 
@@ -131,9 +131,17 @@ def test_overload_says_when_to_try_again(client):
 
 def test_a_failure_without_details_keeps_grpcs_words(client):
     """An error that the service did not write has gRPC's code as its reason."""
-    with pytest.raises(CallFailed, match="Concurrent RPC limit exceeded!") as caught:
+    with pytest.raises(CallFailed, match="the bits fell out") as caught:
         client.classify("plain", ["x"])
-    assert "RESOURCE_EXHAUSTED" == caught.value.reason
+    assert "DATA_LOSS" == caught.value.reason
+
+
+def test_what_grpc_refuses_in_a_burst_is_a_full_queue(client):
+    """Its own limit is reached before the daemon refuses: no details come, and the caller tries again all the same."""
+    with pytest.raises(CallFailed) as caught:
+        client.classify("crowded", ["x"])
+    failed = caught.value
+    assert ("QUEUE_FULL", 1.0, "Try again in 1 s.") == (failed.reason, failed.retry_after_seconds, failed.remedy)
 
 
 def test_a_deadline_ends_the_call_on_both_sides(client, daemon):
@@ -367,7 +375,9 @@ def test_the_document_lists_the_clients_own_reasons():
     """docs/errors.md has a row for what no daemon writes."""
     document = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
     own = document.partition("## From the client's side")[2]
-    assert [] == [word for word in (UNREACHABLE, MESSAGE_TOO_LARGE, DEADLINE_EXPIRED) if f"| `{word}` |" not in own]
+    assert [] == [
+        word for word in (UNREACHABLE, MESSAGE_TOO_LARGE, QUEUE_FULL, DEADLINE_EXPIRED) if f"| `{word}` |" not in own
+    ]
 
 
 async def test_the_async_client_gives_the_same_values(daemon):
