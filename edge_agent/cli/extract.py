@@ -20,7 +20,10 @@ def run(
     target: Target = "",
     as_json: AsJson = False,
 ) -> None:
-    """Find the task's record in each input. With --json, one object a line, with the place of each value.
+    """Find the task's record in each input.
+
+    With --json, one object a line: the confidence of each field that was written, the place of each value that was
+    found in the text.
 
     Example: [bold]edge-agent extract pos-fields 'two blue mugs for 7 euros'[/bold]
     """
