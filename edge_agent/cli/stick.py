@@ -205,6 +205,9 @@ def _copy(source: Path, goal: Path, copying: Copying) -> None:
 
 
 def _read(path: Path) -> bytes:
+    # A stick may hold anything: a link would show a file of this machine, and a FIFO is waited for without end.
+    if path.is_symlink() or not path.is_file():
+        raise DocumentInvalid(f"{path} is no regular file")
     with path.open("rb") as file:
         content = file.read(FILE_BYTES_MAX + 1)
     if len(content) > FILE_BYTES_MAX:

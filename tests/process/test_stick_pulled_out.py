@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_agent.cli.stick import copy_out
+from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import segment
 from tests.forking import Forking
 from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
@@ -96,3 +99,15 @@ def test_an_export_that_is_killed_leaves_whole_files(export: Export):
     for point in sample(export.points()):
         assert 0 != export.run(*killed_at(*point)).returncode, point
         export.hold()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/proc/self/status"), os.mkfifo], ids=["link", "fifo"])
+def test_what_is_no_file_on_a_stick_is_not_read(tmp_path: Path, make: Callable[[Path], None]):
+    """A link would show a file of this machine, and a FIFO would be waited for: the copy stops there and says so."""
+    (tmp_path / "outbox" / "segments").mkdir(parents=True)
+    (tmp_path / "outbox" / "status.json").write_bytes(b"{}")
+    (tmp_path / "stick").mkdir()
+    make(tmp_path / "stick" / "status.json")
+    copying = copy_out(tmp_path / "outbox", tmp_path / "stick")
+    assert isinstance(copying.failure, DocumentInvalid)
+    assert ["status.json"] == copying.missing
