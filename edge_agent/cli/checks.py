@@ -115,7 +115,8 @@ def daemon(status: Status) -> Iterator[Check]:
 def _engine(engine: Engine) -> Check:
     name = f"engine {engine.name}"
     if engine.state == "READY" and not engine.problem:
-        return Check(name, "ok", f"ready, {decimal(engine.resident_bytes)}, {engine.restarts} restarts")
+        code = f", code for {engine.details['cpu_variant']} processors" if "cpu_variant" in engine.details else ""
+        return Check(name, "ok", f"ready, {decimal(engine.resident_bytes)}, {engine.restarts} restarts{code}")
     said = f"{engine.state.lower().replace('_', ' ')}: {engine.problem or 'no reason given'}"
     if engine.state in ("READY", "STARTING", "STOPPING"):
         return Check(name, "warn", said, "Run doctor again in a minute.")

@@ -133,6 +133,7 @@ def test_details_name_model_and_quantization() -> None:
     runtime.close()
     assert ("Q4_1", "134515008", "f16") == tuple(details[key] for key in ("quantization", "parameters", "kv_type"))
     assert "llama" in details["model"]
+    assert details["cpu_variant"] != "none"
 
 
 def test_scores_equal_a_walk_for_each_label(runtime: LlamaRuntime) -> None:

@@ -92,6 +92,14 @@ def test_engines_and_tasks_are_judged(status_of):
     } == judged(status_of(daemon))
 
 
+def test_the_processor_code_of_an_engine_is_named(status_of):
+    """doctor says for which kind of processor llama.cpp computes."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.engines[0].details["cpu_variant"] = "zen4"
+    [engine] = [check for check in checks.daemon(status_of(daemon)) if check.name == "engine echo-1234"]
+    assert engine.said.endswith("code for zen4 processors")
+
+
 def test_an_empty_daemon_is_worth_a_look(status_of):
     """Nothing installed is a warning."""
     daemon = FakeDaemon("127.0.0.1:0")

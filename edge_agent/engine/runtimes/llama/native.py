@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import llama_cpp as llama
 
+from edge_agent.engine.runtimes.llama import backends
 from edge_agent.errors import ModelLoadFailed
 
 PIN = "0.3.36"
@@ -78,6 +79,7 @@ class Model:
         self.name = Path(path).name
         ERRORS.install()
         ERRORS.lines.clear()
+        backends.load()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed
-from edge_agent.engine.runtimes.llama import header
+from edge_agent.engine.runtimes.llama import backends, header
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Rows
@@ -40,7 +40,9 @@ class LlamaRuntime:
     mailbox = -1
 
     def __init__(self) -> None:
-        """Start with nothing loaded."""
+        """Start with nothing loaded but llama.cpp and its backends."""
+        backends.load()
+        self._cpu_variant = backends.cpu_variant()
         self._loaded = False
         self._model: Model
         self._cache: Cache
@@ -72,6 +74,7 @@ class LlamaRuntime:
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
+        about["cpu_variant"] = self._cpu_variant
         return model.describe() | about | need.details(spec.memory_bytes_max)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
