@@ -1,9 +1,9 @@
 """agent.yaml: one section per room, every limit with its unit, defaults that work without a file.
 
-Sources, the later one wins: the defaults below, the directories that systemd hands over, the file (`--config`,
-`$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the command line. An unknown key is an error that
-names the nearest known one. Only this package reads the environment. The result is frozen; each room gets
-its own section.
+Sources, the later one wins: the defaults below, the directories that systemd hands over, the files beneath (files.py),
+the file (`--config`, `$EDGE_AGENT_CONFIG`, or /etc/edge-agent/agent.yaml if it is there), the command line. An unknown
+key is an error that names the nearest known one. Only this package reads the environment. The result is frozen; each
+room gets its own section.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from edge_agent.config import files
+from edge_agent.config.files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
     EngineConfig,
     ExamplesConfig,
@@ -34,9 +36,11 @@ from edge_agent.config.sections import (
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 __all__ = [
+    "CONFIG_BYTES_MAX",
     "Config",
     "EngineConfig",
     "ExamplesConfig",
+    "Files",
     "LogConfig",
     "Overrides",
     "ServiceConfig",
@@ -44,12 +48,13 @@ __all__ = [
     "StoreConfig",
     "UpdateConfig",
     "UplinkConfig",
+    "checked",
     "load",
+    "read_files",
     "sample",
 ]
 
 DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
-CONFIG_BYTES_MAX = 1024 * 1024
 _SECRET = re.compile("secret|key|token|password|sas|credential|authorization", re.IGNORECASE)
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
 
@@ -119,28 +124,40 @@ class Overrides:
     run_dir: Path | None = None
 
 
+def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Files:
+    """Read the files as they are.
+
+    Raises:
+        ConfigInvalid: one cannot be read, is not YAML, or holds no keys.
+    """
+    named = path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
+    return files.read(named or DEFAULT_PATH, optional=named is None)
+
+
 def load(
     path: Path | None = None, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
     """Read the configuration.
 
     Raises:
-        ConfigInvalid: the file cannot be read, is not YAML, has an unknown key or a value out of range.
+        ConfigInvalid: a file cannot be read, is not YAML, has an unknown key or a value out of range.
         SocketPathTooLong: a socket below run_dir has more than 107 bytes.
     """
-    named = path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
-    source = named or DEFAULT_PATH
-    plain = _read(source, optional=named is None)
+    return checked(read_files(path, environ), overrides, environ)
+
+
+def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration that files make. Raises like `load`."""
     # A section whose keys are all commented out reads as nothing.
-    plain = {key: {} if value is None and key in _sections() else value for key, value in plain.items()}
-    config = _validate(_with_places(plain, overrides or Overrides(), environ), str(source))
+    plain = {key: {} if value is None and key in _sections() else value for key, value in found.merged().items()}
+    config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
     if not config.service.insecure and config.service.tcp_address:
         raise ConfigInvalid(
-            f"{source}: service.tcp_address is set without TLS",
+            f"{found.source_of('service', 'tcp_address')}: service.tcp_address is set without TLS",
             remedy="Set 'insecure: true' beside it if everyone on that network may use the models, or remove it.",
         )
-    _check_consent(config, str(source))
-    _check_secrets(config.uplink, str(source))
+    _check_consent(config, str(found.source_of("examples", "collect")))
+    _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:
@@ -193,30 +210,12 @@ def _credentials(folder: Path) -> dict[str, str]:
     return {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
 
 
-def _read(path: Path, *, optional: bool) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(CONFIG_BYTES_MAX + 1)
-        plain = yaml.safe_load(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
-    except OSError as error:
-        if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
-            return {}
-        raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
-        raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Mend the line it names.") from None
-    if plain is None:
-        return {}
-    if not isinstance(plain, dict):
-        raise ConfigInvalid(f"{path} must hold keys and values, and at most {CONFIG_BYTES_MAX} bytes")
-    return plain
-
-
-def _validate(plain: dict[str, Any], source: str) -> Config:
+def _validate(plain: dict[str, Any], found: Files) -> Config:
     try:
         return Config.model_validate(plain)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        source, where = found.source_of(*problem["loc"]), ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             raise ConfigInvalid(f"{source}: unknown key '{where}'", remedy=_nearest(problem["loc"])) from None
         said = f"{source}: {where}: {problem['msg']}, not {reprlib.repr(problem['input'])}"
