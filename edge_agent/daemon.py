@@ -75,7 +75,7 @@ class Daemon:
                 serving=lambda: self._serving,
                 drain=self.drain,
                 disk_free_bytes=lambda: shutil.disk_usage(config.state_dir).free,
-                pid=os.getpid(),
+                access_warnings=lambda: self._edge.warnings(),
             )
         )
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection)
@@ -189,7 +189,7 @@ async def _serve(config: Config, store: Store) -> None:
     async with Daemon(config, store).running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
-        if config.service.tcp_address:
+        if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()
         systemd.notify("STOPPING=1")

@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.client": {"edge_agent.v1"},
     "edge_agent.logs": {"edge_agent.config"},
     "edge_agent.systemd": set(),
+    "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {
@@ -70,7 +71,7 @@ ROOMS: dict[str, set[str]] = {
     | {"edge_agent.tasks"}
     | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.cli": BASE
-    | {"edge_agent.daemon", "edge_agent.uplink.daemon", "edge_agent.client", "edge_agent.durable"},
+    | {"edge_agent.daemon", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client", "edge_agent.durable"},
     "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
@@ -133,10 +134,10 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("convert.collect",),
     "pyrage": ("edge_agent.formats", "convert"),
     "zstandard": ("edge_agent.formats", "convert"),
-    "cryptography": ("edge_agent.formats", "edge_agent.examples", "convert"),
+    "cryptography": ("edge_agent.formats", "edge_agent.certs", "edge_agent.examples", "convert"),
     "re2": ("edge_agent.examples",),
     "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
-    "yaml": ("edge_agent.config", "edge_agent.uplink", "convert"),
+    "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
         "edge_agent.uplink",
         "edge_agent.logs",
@@ -160,6 +161,8 @@ PURE = (
     "edge_agent.engine.waiting",
     "edge_agent.engine.restart",
     "edge_agent.routing.policy",
+    "edge_agent.service.roles",
+    "edge_agent.formats.certificates",
     "edge_agent.uplink.connectivity",
     "edge_agent.uplink.bandwidth",
     "edge_agent.uplink.plan",
@@ -204,6 +207,7 @@ BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.examples.writer": "the writer's thread: what one example raises drops that example, and is counted",
+    "edge_agent.service.gate": "likewise",
     "edge_agent.service.guard": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
 }
 SLEEPING_TESTS = {

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from edge_agent import __version__
 from edge_agent.cli import (
     activate,
+    certs,
     classify,
     demo,
     doctor,
@@ -106,6 +107,13 @@ def root(
     ] = None,
     state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Installed bundles and state.db.")] = None,
     run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the sockets are.")] = None,
+    remote: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A daemon over the network: the remote.yaml that 'certs issue' wrote; left out: $EDGE_AGENT_REMOTE.",
+        ),
+    ] = None,
     version: Annotated[  # noqa: ARG001 its callback answers it
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -114,7 +122,7 @@ def root(
 
     These options stand before the command: [bold]edge-agent --run-dir ./run status[/bold]
     """
-    ctx.obj = Site(config, Overrides(state_dir=state_dir, run_dir=run_dir))
+    ctx.obj = Site(config, Overrides(state_dir=state_dir, run_dir=run_dir), remote)
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
@@ -139,6 +147,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _run in _COMMANDS.items():
     app.command(_name)(_run)
+app.add_typer(certs.app, name="certs")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from edge_agent.errors import (
     BY_REASON,
+    AccessError,
     BundleError,
     CallerError,
     CapacityError,
@@ -28,7 +29,7 @@ class Exit(IntEnum):
     USAGE = 2
     """Wrong arguments or bad input."""
     SITE = 3
-    """Something on this machine: configuration, state directory, socket, no daemon."""
+    """Something on this machine: configuration, state directory, socket, certificate, no daemon."""
     TRY_LATER = 4
     """No room or not ready: the same command may work later."""
     REFUSED = 5
@@ -43,6 +44,7 @@ _FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
     (CallerError, Exit.USAGE),
     (StateError, Exit.USAGE),
     (SiteError, Exit.SITE),
+    (AccessError, Exit.SITE),
     (BundleError, Exit.REFUSED),
     (ExchangeError, Exit.REFUSED),
     (UpdateError, Exit.REFUSED),
@@ -50,6 +52,7 @@ _FAMILIES: tuple[tuple[type[EdgeAgentError], Exit], ...] = (
 # What the daemon does not say itself: reasons of the client, and gRPC's own codes.
 _OTHERS = {
     "UNREACHABLE": Exit.SITE,
+    "TLS_FAILED": Exit.SITE,
     "MESSAGE_TOO_LARGE": Exit.USAGE,
     "RESOURCE_EXHAUSTED": Exit.TRY_LATER,
     "INVALID_ARGUMENT": Exit.USAGE,

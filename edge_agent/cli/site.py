@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from edge_agent.client import AdminClient, Client, ReviewClient
+from edge_agent.client import AdminClient, Client, ReviewClient, Tls
 from edge_agent.config import Config, Overrides, load
+from edge_agent.config.remote import load as load_remote
+
+_C = TypeVar("_C", Client, AdminClient, ReviewClient)
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Site:
 
     config_path: Path | None = None
     overrides: Overrides = field(default_factory=Overrides)
+    remote_path: Path | None = None
 
     def config(self) -> Config:
         """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
@@ -25,20 +30,31 @@ class Site:
 
     def client(self, target: str = "") -> Client:
         """Return a client of the inference socket, or of another address."""
-        if not target:
-            return Client(f"unix:{self.config().inference_socket.absolute()}")
-        try:
-            return Client(target)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--target") from None
+        if target:
+            return _checked(Client, "--target", target)
+        return self._open(Client, lambda config: config.inference_socket)
 
     def admin(self) -> AdminClient:
-        """Return a client of the admin socket."""
-        return AdminClient(f"unix:{self.config().admin_socket.absolute()}")
+        """Return a client of the admin socket, or of the daemon over the network."""
+        return self._open(AdminClient, lambda config: config.admin_socket)
 
     def reviewer(self) -> ReviewClient:
-        """Return a client of the review socket."""
-        return ReviewClient(f"unix:{self.config().review_socket.absolute()}")
+        """Return a client of the review socket, or of the daemon over the network."""
+        return self._open(ReviewClient, lambda config: config.review_socket)
+
+    def _open(self, kind: type[_C], socket: Callable[[Config], Path]) -> _C:
+        remote = load_remote(self.remote_path)
+        if remote is None:
+            return kind(f"unix:{socket(self.config()).absolute()}")
+        tls = Tls(remote.ca, remote.certificate, remote.key, remote.server_name) if remote.has_tls else None
+        return _checked(kind, "--remote", remote.address, tls)
+
+
+def _checked(kind: type[_C], option: str, address: str, tls: Tls | None = None) -> _C:
+    try:
+        return kind(address, tls)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def site_of(ctx: typer.Context) -> Site:

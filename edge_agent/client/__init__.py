@@ -5,6 +5,10 @@
     with Client("unix:/run/edge-agent/inference.sock") as client:
         [answer] = client.classify("pos-intent", ["I want my money back"])
 
+Over the network a daemon is called with a certificate, which says what this client may do:
+
+    Client("shop.example:9443", Tls(ca="ca.crt", certificate="till-3.crt", key="till-3.key"))
+
 Every call has a deadline. A call that gets no answer raises CallFailed, with a stable `reason` and a `remedy`; an input
 of a batch that fails alone is a Failure in its place.
 """
@@ -39,6 +43,7 @@ from edge_agent.client.answers import (
 from edge_agent.client.failure import CallFailed
 from edge_agent.client.review import ReviewClient
 from edge_agent.client.sync import Client, GenerateStream
+from edge_agent.client.tls import Tls
 from edge_agent.client.wire import GenerateOptions, OnLowConfidence
 
 __all__ = [
@@ -70,6 +75,7 @@ __all__ = [
     "Task",
     "TaskUpdate",
     "Timings",
+    "Tls",
     "UpdatesStatus",
     "UplinkDownloads",
     "UplinkProblem",

@@ -11,7 +11,7 @@ import grpc
 from edge_agent.client import wire
 from edge_agent.client.answers import Bundle, ImportProgress, SealedExamples, Status, UpdatesStatus
 from edge_agent.client.connection import Connection
-from edge_agent.client.failure import call_failed
+from edge_agent.client.tls import Tls
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -19,9 +19,9 @@ from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 class AdminClient(Connection):
     """Calls of the operator. Every method raises CallFailed."""
 
-    def __init__(self, target: str) -> None:
-        """Name the admin socket: "unix:/run/edge-agent/admin.sock"."""
-        super().__init__(target)
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/admin.sock", or "host:port" with a certificate of role admin."""
+        super().__init__(target, tls)
         self._stub: Any = AdminServiceStub(self.channel)
 
     def status(self, *, timeout_seconds: float = 10) -> Status:
@@ -84,7 +84,7 @@ class AdminClient(Connection):
                 told(ImportProgress(message.copying, message.copied_bytes, message.total_bytes))
                 updates = wire.updates(message)
         except grpc.RpcError as error:
-            raise call_failed(error, self.target, timeout_seconds) from error
+            raise self.failed(error, timeout_seconds) from error
         assert updates is not None, "the last message of a call that succeeded has them"
         return updates
 

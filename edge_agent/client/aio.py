@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -12,7 +12,8 @@ import grpc.aio
 
 from edge_agent.client import arguments, wire
 from edge_agent.client.answers import Classification, Embedding, Extraction, Failure, Finish, Task
-from edge_agent.client.failure import call_failed
+from edge_agent.client.failure import CallFailed, call_failed
+from edge_agent.client.tls import Tls
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -24,13 +25,12 @@ class AsyncGenerateStream:
     on leaving. After a cancel the iteration ends quietly and `finish` is None.
     """
 
-    def __init__(self, call: Any, target: str, timeout_seconds: float) -> None:
-        """Wrap a call that has been started."""
+    def __init__(self, call: Any, failed: Callable[[grpc.RpcError], CallFailed]) -> None:
+        """Wrap a call that has been started; `failed` reads its error."""
         self.finish: Finish | None = None
         """How the generation ended; set after the last piece."""
         self._call = call
-        self._target = target
-        self._timeout_seconds = timeout_seconds
+        self._failed = failed
         self._cancelled = False
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -43,7 +43,7 @@ class AsyncGenerateStream:
                     yield message.text
         except grpc.RpcError as error:
             if not self._cancelled:
-                raise call_failed(error, self._target, self._timeout_seconds) from error
+                raise self._failed(error) from error
         except asyncio.CancelledError:
             # `cancel()` surfaces here as CancelledError too; only the caller's own cancellation may pass.
             task = asyncio.current_task()
@@ -79,11 +79,21 @@ class AsyncClient:
     Create and use it inside one running event loop.
     """
 
-    def __init__(self, target: str) -> None:
-        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port". Raises ValueError."""
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/inference.sock", or "host:port" with the files of TLS.
+
+        Raises:
+            ValueError: the address is none.
+            OSError: a file of TLS cannot be read.
+        """
         self.target = arguments.target(target)
+        self._tls = tls
         self._closed = False
-        self._channel = grpc.aio.insecure_channel(target, options=wire.CHANNEL_OPTIONS)
+        if tls:
+            options = [*wire.CHANNEL_OPTIONS, *tls.options()]
+            self._channel = grpc.aio.secure_channel(target, tls.channel_credentials(), options=options)
+        else:
+            self._channel = grpc.aio.insecure_channel(target, options=wire.CHANNEL_OPTIONS)
         self._stub: Any = InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -106,11 +116,14 @@ class AsyncClient:
             raise arguments.closed()
         return method(request, timeout=arguments.timeout(timeout_seconds))
 
+    def _failed(self, error: grpc.RpcError, timeout_seconds: float) -> CallFailed:
+        return call_failed(error, self.target, timeout_seconds, with_tls=self._tls is not None)
+
     async def _call(self, method: Any, request: Any, timeout_seconds: float) -> Any:
         try:
             return await self._start(method, request, timeout_seconds)
         except grpc.RpcError as error:
-            raise call_failed(error, self.target, timeout_seconds) from error
+            raise self._failed(error, timeout_seconds) from error
 
     async def classify(
         self,
@@ -168,7 +181,7 @@ class AsyncClient:
         """
         request = wire.generate_request(task, text, options)
         call = self._start(self._stub.Generate, request, timeout_seconds)
-        return AsyncGenerateStream(call, self.target, timeout_seconds)
+        return AsyncGenerateStream(call, lambda error: self._failed(error, timeout_seconds))
 
     async def tasks(self, *, timeout_seconds: float = 10) -> list[Task]:
         """List the installed tasks, by name."""

@@ -9,17 +9,28 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.client import arguments
-from edge_agent.client.failure import call_failed
+from edge_agent.client.failure import CallFailed, call_failed
+from edge_agent.client.tls import Tls
 from edge_agent.client.wire import CHANNEL_OPTIONS
 
 
 class Connection:
     """A context manager around one channel. Nothing is sent until the first call."""
 
-    def __init__(self, target: str) -> None:
-        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port". Raises ValueError."""
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/inference.sock", or "host:port" with the files of TLS.
+
+        Raises:
+            ValueError: the address is none.
+            OSError: a file of TLS cannot be read.
+        """
         self.target = arguments.target(target)
-        self.channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self.tls = tls
+        if tls:
+            options = [*CHANNEL_OPTIONS, *tls.options()]
+            self.channel = grpc.secure_channel(target, tls.channel_credentials(), options=options)
+        else:
+            self.channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._closed = False
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 
@@ -53,7 +64,11 @@ class Connection:
         try:
             return self.start(method, request, timeout_seconds)
         except grpc.RpcError as error:
-            raise call_failed(error, self.target, timeout_seconds) from error
+            raise self.failed(error, timeout_seconds) from error
+
+    def failed(self, error: grpc.RpcError, timeout_seconds: float) -> CallFailed:
+        """Read a call of this connection that failed."""
+        return call_failed(error, self.target, timeout_seconds, with_tls=self.tls is not None)
 
     def serving(self, service: str = "", *, timeout_seconds: float = 5) -> bool:
         """Tell what the daemon's health check says of itself or of one service.

@@ -1,8 +1,9 @@
 """The one exception of the client, and how it is read from a failed gRPC call.
 
 The daemon says what went wrong in google.rpc.ErrorInfo (domain "edge-agent"); RetryInfo says when to try again. Without
-an ErrorInfo the daemon never got to answer: nobody listens, this user may not, the connection broke, the message was
-too large for gRPC, more calls came than the daemon could refuse, or the client's own deadline passed.
+an ErrorInfo the daemon never got to answer: nobody listens, this user may not, the handshake of TLS failed, the
+connection broke, the message was too large for gRPC, more calls came than the daemon could refuse, or the client's own
+deadline passed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+from edge_agent.client import tls
 
 DOMAIN = "edge-agent"
 UNREACHABLE = "UNREACHABLE"
@@ -57,13 +60,13 @@ def when(remedy: str, seconds: float | None) -> str:
     return remedy.replace(_RETRY_INFO, "" if seconds is None else f" in {seconds:g} s")
 
 
-def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float) -> CallFailed:
+def call_failed(error: grpc.RpcError, target: str, timeout_seconds: float, *, with_tls: bool = False) -> CallFailed:
     """Read a failed call, sync or aio."""
     call = cast(grpc.Call, error)
     status = _status_of(call)
     info = _detail(status, error_details_pb2.ErrorInfo)
     if info is None or info.domain != DOMAIN:
-        return _without_info(call, target, timeout_seconds)
+        return _without_info(call, target, timeout_seconds, with_tls)
     metadata = dict(info.metadata)
     retry = _detail(status, error_details_pb2.RetryInfo)
     seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
@@ -88,10 +91,10 @@ def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
     return None
 
 
-def _without_info(call: grpc.Call, target: str, timeout_seconds: float) -> CallFailed:
+def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls: bool) -> CallFailed:
     code, details = call.code(), call.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return _unreachable(target, details)
+        return _handshake_failed(target, details, with_tls) or _unreachable(target, details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (found := _TOO_LARGE.search(details)):
         return _too_large(found)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_MANY in details:
@@ -105,6 +108,15 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float) -> CallF
             metadata={"target": target, "timeout_seconds": f"{timeout_seconds:g}"},
         )
     return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+
+
+def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed | None:
+    found = None if target.startswith("unix") else tls.meaning(details, with_tls=with_tls)
+    if found is None:
+        return None
+    said, remedy = found
+    metadata = {"target": target, "details": details}
+    return CallFailed("UNAVAILABLE", tls.TLS_FAILED, f"{target}: {said}", remedy=remedy, metadata=metadata)
 
 
 def _unreachable(target: str, details: str) -> CallFailed:

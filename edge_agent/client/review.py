@@ -8,6 +8,7 @@ from typing import Any
 from edge_agent.client import arguments, wire
 from edge_agent.client.answers import Prediction
 from edge_agent.client.connection import Connection
+from edge_agent.client.tls import Tls
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 
@@ -18,9 +19,9 @@ _CORRECTIONS = {"CLASSIFY": "corrected_label", "EXTRACT": "corrected_json", "GEN
 class ReviewClient(Connection):
     """Calls of a reviewer. Every method raises CallFailed."""
 
-    def __init__(self, target: str) -> None:
-        """Name the review socket: "unix:/run/edge-agent/review.sock"."""
-        super().__init__(target)
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/review.sock", or "host:port" with a certificate of role feedback."""
+        super().__init__(target, tls)
         self._stub: Any = FeedbackServiceStub(self.channel)
 
     def prediction(self, prediction_id: str, *, timeout_seconds: float = 10) -> Prediction:

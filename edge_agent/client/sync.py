@@ -11,7 +11,7 @@ import grpc
 from edge_agent.client import arguments, wire
 from edge_agent.client.answers import Classification, Embedding, Extraction, Failure, Finish, Task
 from edge_agent.client.connection import Connection
-from edge_agent.client.failure import call_failed
+from edge_agent.client.tls import Tls
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -23,12 +23,12 @@ class GenerateStream:
     iteration ends quietly and `finish` is None.
     """
 
-    def __init__(self, call: Any, target: str, timeout_seconds: float) -> None:
+    def __init__(self, call: Any, connection: Connection, timeout_seconds: float) -> None:
         """Wrap a call that has been started."""
         self.finish: Finish | None = None
         """How the generation ended; set after the last piece."""
         self._call = call
-        self._target = target
+        self._connection = connection
         self._timeout_seconds = timeout_seconds
         self._cancelled = False
 
@@ -42,7 +42,7 @@ class GenerateStream:
                     yield message.text
         except grpc.RpcError as error:
             if not self._cancelled:
-                raise call_failed(error, self._target, self._timeout_seconds) from error
+                raise self._connection.failed(error, self._timeout_seconds) from error
         finally:
             self.cancel()
 
@@ -68,9 +68,9 @@ class Client(Connection):
     What cannot be sent at all is a ValueError or TypeError: a text that is no text, a client that is closed.
     """
 
-    def __init__(self, target: str) -> None:
-        """Name the daemon: "unix:/run/edge-agent/inference.sock" or "host:port"."""
-        super().__init__(target)
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/inference.sock", or "host:port" with the files of TLS."""
+        super().__init__(target, tls)
         self._stub: Any = InferenceServiceStub(self.channel)
 
     def classify(
@@ -130,7 +130,7 @@ class Client(Connection):
         """
         request = wire.generate_request(task, text, options)
         call = self.start(self._stub.Generate, request, timeout_seconds)
-        return GenerateStream(call, self.target, timeout_seconds)
+        return GenerateStream(call, self, timeout_seconds)
 
     def tasks(self, *, timeout_seconds: float = 10) -> list[Task]:
         """List the installed tasks, by name."""

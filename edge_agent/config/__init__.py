@@ -23,9 +23,11 @@ from pydantic import BaseModel, Field, ValidationError
 from edge_agent.config import files
 from edge_agent.config.files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
+    AccessConfig,
     EngineConfig,
     ExamplesConfig,
     LogConfig,
+    Role,
     Section,
     ServiceConfig,
     SiteConfig,
@@ -37,12 +39,14 @@ from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 __all__ = [
     "CONFIG_BYTES_MAX",
+    "AccessConfig",
     "Config",
     "EngineConfig",
     "ExamplesConfig",
     "Files",
     "LogConfig",
     "Overrides",
+    "Role",
     "ServiceConfig",
     "SiteConfig",
     "StoreConfig",
@@ -70,6 +74,7 @@ class Config(Section):
     store: StoreConfig = StoreConfig()
     engine: EngineConfig = EngineConfig()
     service: ServiceConfig = ServiceConfig()
+    access: AccessConfig = AccessConfig()
     examples: ExamplesConfig = ExamplesConfig()
     site: SiteConfig = SiteConfig()
     uplink: UplinkConfig = UplinkConfig()
@@ -151,11 +156,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     # A section whose keys are all commented out reads as nothing.
     plain = {key: {} if value is None and key in _sections() else value for key, value in found.merged().items()}
     config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
-    if not config.service.insecure and config.service.tcp_address:
-        raise ConfigInvalid(
-            f"{found.source_of('service', 'tcp_address')}: service.tcp_address is set without TLS",
-            remedy="Set 'insecure: true' beside it if everyone on that network may use the models, or remove it.",
-        )
+    _check_tcp(config, str(found.source_of("service", "tcp_address")))
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
@@ -165,6 +166,29 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
             f"a socket below run_dir {config.run_dir} has {longest} bytes; the limit is {SOCKET_PATH_BYTES_MAX}"
         )
     return config
+
+
+def _check_tcp(config: Config, source: str) -> None:
+    """Let TCP be with certificates on both sides, or in the open on purpose: never by an oversight."""
+    service, access = config.service, config.access
+    files = {key: getattr(access, key) for key in ("certificate_file", "key_file", "client_ca_file")}
+    missing = [f"access.{key}" for key, path in files.items() if not path]
+    if missing and len(missing) < len(files):
+        raise ConfigInvalid(
+            f"{source}: TLS needs {' and '.join(missing)} as well",
+            remedy="'edge-agent certs init' makes all three, and prints the lines for this file.",
+        )
+    if service.insecure and not missing:
+        raise ConfigInvalid(
+            f"{source}: service.insecure is set beside the certificates under 'access'",
+            remedy="Remove 'insecure', and only clients with a certificate get in; or remove the three files.",
+        )
+    if service.tcp_address and missing and not service.insecure:
+        raise ConfigInvalid(
+            f"{source}: service.tcp_address is set without TLS",
+            remedy="'edge-agent certs init' makes certificates and prints what to write here; or set 'insecure: true'"
+            " beside it if everyone on that network may use the models.",
+        )
 
 
 def _check_consent(config: Config, source: str) -> None:

@@ -10,6 +10,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Consent = Literal["off", "local", "upstream"]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 ReceiptKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Role = Literal["infer", "feedback", "admin"]
 
 
 class Section(BaseModel):
@@ -87,9 +88,11 @@ class ServiceConfig(Section):
     """The gRPC edge."""
 
     tcp_address: str = Field(
-        default="", description="Also listen there, e.g. 127.0.0.1:9443; empty = Unix sockets only."
+        default="", description="Also listen there, e.g. 0.0.0.0:9443; empty = Unix sockets only. See 'access'."
     )
-    insecure: bool = Field(default=False, description="Allow tcp_address without TLS. Anyone who reaches it may infer.")
+    insecure: bool = Field(
+        default=False, description="Allow tcp_address without certificates. Anyone who reaches it may infer."
+    )
     inference_group: str = Field(
         default="", description="Group that may use inference.sock (mode 0660); empty = the daemon's own."
     )
@@ -120,6 +123,33 @@ class ServiceConfig(Section):
         description="Answers remembered by request_id, so that a retry is not run twice.",
     )
     request_id_seconds: Seconds = Field(default=300, description="How long they are remembered, in seconds.")
+
+
+class AccessConfig(Section):
+    """Who may call: certificates on TCP, and limits for each client."""
+
+    certificate_file: str = Field(
+        default="", description="The server's certificate and what it was issued by, PEM; 'edge-agent certs' makes one."
+    )
+    key_file: str = Field(default="", description="Its private key, PEM.")
+    client_ca_file: str = Field(
+        default="", description="Who may issue certificates of clients, PEM. All three are read again when they change."
+    )
+    roles: dict[str, tuple[Role, ...]] = Field(
+        default={},
+        description="Roles by a name in a client's certificate, e.g. {'spiffe://shop/*': [infer]}; beside those that it"
+        " says itself, as edge-agent://role/infer.",
+    )
+    connection_seconds_max: Seconds = Field(
+        default=3600,
+        description="Age at which a TCP connection is made anew, in seconds: nobody stays who is let in no more.",
+    )
+    connections_max: int = Field(
+        default=2048, ge=1, le=100_000, description="Connections to each address; one more is closed at once."
+    )
+    connection_calls_max: int = Field(
+        default=256, ge=1, le=100_000, description="Calls in progress on one connection; more wait in the client."
+    )
 
 
 class ExamplesConfig(Section):

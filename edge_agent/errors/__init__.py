@@ -5,6 +5,8 @@
     │   ├── UnknownTask, WrongTaskKind, InvalidRequest, EmptyInput, InputTooLong, TooManyInputs
     │   ├── PredictionUnknown
     │   ├── DeadlineExpired, RequestCancelled
+    ├── AccessError          whoever issues certificates, or the caller takes another socket
+    │   ├── RoleMissing, CertificateExpired
     ├── CapacityError        the caller tries again after `retry_seconds`
     │   ├── QueueFull, EngineNotReady, Draining, StreamBroken
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
@@ -22,7 +24,7 @@
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort, StickFailed
+        ├── MemoryShort, StickFailed, CertificateUnusable
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
@@ -35,8 +37,10 @@ from __future__ import annotations
 
 from edge_agent.errors.base import EdgeAgentError
 from edge_agent.errors.calls import (
+    AccessError,
     CallerError,
     CapacityError,
+    CertificateExpired,
     DeadlineExpired,
     Draining,
     EmptyInput,
@@ -51,6 +55,7 @@ from edge_agent.errors.calls import (
     PredictionUnknown,
     QueueFull,
     RequestCancelled,
+    RoleMissing,
     StreamBroken,
     TooManyInputs,
     UnknownTask,
@@ -86,6 +91,7 @@ from edge_agent.errors.files import (
 from edge_agent.errors.site import (
     AmbiguousBundle,
     BundleInUse,
+    CertificateUnusable,
     ConfigInvalid,
     DiskFull,
     ExchangeDirUnusable,
@@ -106,6 +112,7 @@ from edge_agent.errors.site import (
 
 __all__ = [
     "BY_REASON",
+    "AccessError",
     "AmbiguousBundle",
     "BundleError",
     "BundleInUse",
@@ -114,6 +121,8 @@ __all__ = [
     "BundleUnsigned",
     "CallerError",
     "CapacityError",
+    "CertificateExpired",
+    "CertificateUnusable",
     "ConfigInvalid",
     "DeadlineExpired",
     "DiskFull",
@@ -143,6 +152,7 @@ __all__ = [
     "RecordInvalid",
     "RequestCancelled",
     "RequirementUnmet",
+    "RoleMissing",
     "SchemaUnknown",
     "SegmentDamaged",
     "SignatureInvalid",

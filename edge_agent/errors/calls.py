@@ -71,6 +71,24 @@ class RequestCancelled(CallerError):
     reason = "CANCELLED"
 
 
+class AccessError(EdgeAgentError):
+    """Whoever issues certificates gives the caller another one, or the caller takes another socket."""
+
+
+class RoleMissing(AccessError):
+    """The caller has none of the roles that the call needs."""
+
+    reason = "ROLE_MISSING"
+    remedy_default = "Have a certificate issued with the role, or use the socket that gives it."
+
+
+class CertificateExpired(AccessError):
+    """The caller's certificate is out of date, though the connection is older than that."""
+
+    reason = "CERTIFICATE_EXPIRED"
+    remedy_default = "Have a new certificate issued ('edge-agent certs issue'), and check the clocks of both machines."
+
+
 class CapacityError(EdgeAgentError):
     """The caller tries again after `retry_seconds`."""
 

@@ -75,6 +75,13 @@ class SocketPathTooLong(SiteError):
     remedy_default = "Choose a shorter --run-dir."
 
 
+class CertificateUnusable(SiteError):
+    """A file of a certificate or key cannot be used."""
+
+    reason = "CERTIFICATE_UNUSABLE"
+    remedy_default = "Check the files under 'access' in agent.yaml; 'edge-agent certs show FILE' says what one holds."
+
+
 class DiskFull(SiteError):
     """The disk has no room for the bundle."""
 

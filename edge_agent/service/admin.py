@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Operated:
     serving: Callable[[], bool]
     drain: Callable[[], None]
     disk_free_bytes: Callable[[], int]
-    pid: int
+    access_warnings: Callable[[], list[str]]
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
@@ -61,7 +62,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         response = pb.GetStatusResponse(
             agent_version=__version__,
             serving=rooms.serving(),
-            resident_bytes=resident_bytes(rooms.pid),
+            resident_bytes=resident_bytes(os.getpid()),
             tasks=[messages.task_message(b, ready=rooms.engines.ready(b.digest)) for b in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
             warnings=[
@@ -69,6 +70,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 *_revoked(serving, rooms.updater.overview.revoked),
                 *_vectors(serving, rooms.collection),
                 *self._problems(),
+                *rooms.access_warnings(),
             ],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),

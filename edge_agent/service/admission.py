@@ -1,7 +1,7 @@
 """How many inference calls are in progress, and whether more are taken.
 
-gRPC's own limit counts every call, so an overload of inference would also refuse health checks and the operator. This
-one counts inference alone and stands below gRPC's, which keeps RESERVED_CALLS for the others.
+gRPC's own limit counts every call, so an overload of inference would also refuse health checks and the operator, and it
+refuses without a reason or a time to come back. This one counts inference alone, and gRPC's is not set.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from types import TracebackType
 
 from edge_agent.errors import Draining, QueueFull
 
-RESERVED_CALLS = 64
 RETRY_SECONDS = 1.0
 
 

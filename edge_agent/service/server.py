@@ -1,72 +1,101 @@
-"""The listeners: one gRPC server for each role, since the socket is the role (gRPC gives no peer user id).
+"""The listeners: one gRPC server for each socket, since the socket is the role, and one for TCP.
 
 inference.sock   0660   InferenceService, health
 review.sock      0660   FeedbackService, health
 admin.sock       0600   AdminService, InferenceService, health, reflection
-tcp_address      -      InferenceService, health; plain, hence only with `insecure: true`
+tcp_address      TLS    all of them; the client's certificate says which it may call
+                 plain  InferenceService, health; only with `insecure: true`
+
+Each call passes `gate.py` first, which authorizes it by the table in `roles.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import grp
 import os
 import socket
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import _async as reflection_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from edge_agent.config import Config, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
-from edge_agent.service import guard
+from edge_agent.service import callers, roles
 from edge_agent.service.admin import AdminServicer
-from edge_agent.service.admission import RESERVED_CALLS
+from edge_agent.service.callers import Identify
+from edge_agent.service.credentials import TlsFiles
 from edge_agent.service.feedback import FeedbackServicer
+from edge_agent.service.gate import Gate
 from edge_agent.service.inference import InferenceServicer, Rooms
 from edge_agent.service.watch import HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
+HANDSHAKE_MS_MAX = 10_000  # gRPC's own 120 s lets who says nothing hold a connection for long
+SILENCE_MS_MAX = 60_000
+"""After that long without a byte a TCP client is asked whether it is there."""
+ANSWER_MS_MAX = 20_000
+"""How long it has to say so."""
+AGE_GRACE_MS = 600_000
+"""How long the calls of a connection go on that has reached its age."""
+_INT32_MAX = 2**31 - 1
+Options = tuple[tuple[str, int], ...]
 HEALTH_OVERALL = ""
-WATCHES_MAX = RESERVED_CALLS // 2  # the rest is for checks and the operator
+WATCHES_MAX = 32  # each lasts as long as its caller likes
+LISTED = [
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+]
 
 
 class Edge:
     """The servers of one daemon."""
 
     def __init__(self, config: Config, rooms: Rooms, admin: AdminServicer, feedback: FeedbackServicer) -> None:
-        """Prepare; `start` binds and serves."""
+        """Prepare; `start` binds and serves.
+
+        Raises:
+            CertificateUnusable: the TLS files cannot be used.
+        """
         self._config = config
         self._health = HealthServicer(WATCHES_MAX)
         self._known: set[str] = set()
-        self._devices = _server(config.service)
-        self._reviewers = _server(config.service)
-        self._operator = _server(config.service)
         service = config.service
-        for server, priority in (
-            (self._devices, service.devices_priority),
-            (self._operator, service.operator_priority),
-        ):
-            inference = InferenceServicer(rooms, service, priority)
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, guard.WellFormed(server))
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, guard.WellFormed(server))
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, guard.WellFormed(self._reviewers))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, guard.WellFormed(self._reviewers))
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, guard.WellFormed(self._operator))
-        names = [
-            inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
-            admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
-            health.SERVICE_NAME,
-            reflection.SERVICE_NAME,
-        ]
-        reflection.enable_server_reflection(names, self._operator)
+        devices = InferenceServicer(rooms, service, service.devices_priority)
+        operator = InferenceServicer(rooms, service, service.operator_priority)
+        self._devices, gate = self._listener(callers.on_socket("inference.sock", roles.INFER))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(devices, gate)
+        self._reviewers, gate = self._listener(callers.on_socket("review.sock", roles.FEEDBACK))
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
+        self._operator, gate = self._listener(callers.on_socket("admin.sock", roles.OPERATOR))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(operator, gate)
+        _add_operation(gate, admin)
+        self.tls = TlsFiles(config.access) if config.access.certificate_file else None
+        """None where TCP is off or plain."""
+        identify = callers.Certified(config.access.roles) if self.tls else callers.in_the_open
+        self._network, gate = self._listener(identify, _over_network(config))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(devices, gate)
+        if self.tls:
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
+            _add_operation(gate, admin)
+
+    def _listener(self, identify: Identify, options: Options = ()) -> tuple[grpc.aio.Server, Gate]:
+        """Return a server with the health service, and the gate through which to add more."""
+        server = grpc.aio.server(options=[*_everywhere(self._config), *options])
+        gate = Gate(server, identify)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
+        return server, gate
 
     async def start(self) -> None:
         """Bind every address and serve.
@@ -87,10 +116,17 @@ class Edge:
         _bind_unix(self._reviewers, self._config.review_socket, 0o660, _group(service, "review_group"))
         _bind_unix(self._operator, self._config.admin_socket, 0o600, None)
         if service.tcp_address:
-            _bind_tcp(self._devices, service.tcp_address)
-        await self._devices.start()
-        await self._reviewers.start()
-        await self._operator.start()
+            _bind_tcp(self._network, service.tcp_address, self.tls.credentials() if self.tls else None)
+        for server in (self._devices, self._network, self._reviewers, self._operator):
+            await server.start()
+
+    def warnings(self) -> list[str]:
+        """Say what an operator should know of the ways in."""
+        service = self._config.service
+        if service.tcp_address and service.insecure:
+            said = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
+            return [f"{said} 'edge-agent certs init' makes them."]
+        return self.tls.warnings() if self.tls else []
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
         """Tell health what is ready: "" is the daemon, every other name a task."""
@@ -105,23 +141,50 @@ class Edge:
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let running ones finish for that long, end the rest, remove the sockets."""
         await self._health.enter_graceful_shutdown()
-        await self._devices.stop(grace_seconds)
+        await asyncio.gather(self._devices.stop(grace_seconds), self._network.stop(grace_seconds))
         await self._reviewers.stop(min(grace_seconds, 1.0))
         await self._operator.stop(min(grace_seconds, 1.0))
         for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)
 
 
-def _server(config: ServiceConfig) -> grpc.aio.Server:
-    options: Iterable[tuple[str, int]] = [
+def _add_operation(gate: Gate, admin: AdminServicer) -> None:
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, gate)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_aio.ReflectionServicer(LISTED), gate)
+
+
+def _everywhere(config: Config) -> Options:
+    """Return the options of every server.
+
+    `maximum_concurrent_rpcs` is not set: no burst is to reach a limit of gRPC's, which refuses without a reason, before
+    the daemon has refused it with one. What is in progress is bounded by connections and the calls on each.
+    """
+    service, access = config.service, config.access
+    pending_max = min(access.connections_max * access.connection_calls_max, _INT32_MAX)
+    return (
         ("grpc.so_reuseport", 0),  # on by default: a second daemon would silently share the port
-        ("grpc.max_receive_message_length", config.message_bytes_max),
-        ("grpc.max_send_message_length", config.message_bytes_max),
+        ("grpc.max_receive_message_length", service.message_bytes_max),
+        ("grpc.max_send_message_length", service.message_bytes_max),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),  # between the two gRPC would leave it to chance
+        ("grpc.max_concurrent_streams", access.connection_calls_max),
+        ("grpc.max_allowed_incoming_connections", access.connections_max),
+        ("grpc.server.max_pending_requests", pending_max),  # beyond 1000, its default, streams are reset
+        ("grpc.server.max_pending_requests_hard_limit", pending_max),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
         ("grpc.keepalive_permit_without_calls", 1),
-    ]
-    return grpc.aio.server(options=list(options), maximum_concurrent_rpcs=config.calls_max + RESERVED_CALLS)
+    )
+
+
+def _over_network(config: Config) -> Options:
+    """Return the options of TCP: a peer may vanish without a word, or be let in no more."""
+    return (
+        ("grpc.keepalive_time_ms", SILENCE_MS_MAX),
+        ("grpc.keepalive_timeout_ms", ANSWER_MS_MAX),
+        ("grpc.max_connection_age_ms", int(config.access.connection_seconds_max * 1000)),
+        ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
+    )
 
 
 def _group(config: ServiceConfig, key: str) -> int | None:
@@ -167,9 +230,9 @@ def _refuse_living(path: Path) -> None:
     raise SocketInUse(f"another process listens on {path}", path=path)
 
 
-def _bind_tcp(server: grpc.aio.Server, address: str) -> None:
+def _bind_tcp(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
     try:
-        bound = server.add_insecure_port(address)
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError:
         bound = 0
     if not bound:

@@ -31,6 +31,8 @@ CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.DeadlineExpired, Code.DEADLINE_EXCEEDED),
     (errors.RequestCancelled, Code.CANCELLED),
     (errors.CallerError, Code.INVALID_ARGUMENT),
+    (errors.CertificateExpired, Code.UNAUTHENTICATED),
+    (errors.AccessError, Code.PERMISSION_DENIED),
     (errors.QueueFull, Code.RESOURCE_EXHAUSTED),
     (errors.CapacityError, Code.UNAVAILABLE),
     (errors.ModelLoadFailed, Code.FAILED_PRECONDITION),

@@ -17,6 +17,7 @@ SAMPLE = Path(__file__).parents[2] / "systemd" / "agent.yaml"
 UNITS = {
     "priority",
     "bytes",
+    "connections",
     "seconds",
     "threads",
     "bundles",
@@ -82,7 +83,8 @@ def test_the_configuration_is_frozen():
         (
             "xyzzy: 1",
             "xyzzy",
-            "Known keys there: state_dir, run_dir, log, store, engine, service, examples, site, uplink, update.",
+            "Known keys there: state_dir, run_dir, log, store, engine, service, access, examples, site, uplink,"
+            " update.",
         ),
     ],
 )
@@ -177,6 +179,32 @@ def test_the_file_wins_over_systemd_and_the_command_line_over_both(tmp_path):
     assert (Path("/from/file"), Path("/from/line")) == (loaded.state_dir, loaded.run_dir)
 
 
+TCP = "service: {tcp_address: '127.0.0.1:9443', insecure: %s}\naccess: {%s}"
+ALL_FILES = "certificate_file: a, key_file: b, client_ca_file: c"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TCP % ("false", "certificate_file: a"), "TLS needs access.key_file and access.client_ca_file as well"),
+        ("access: {client_ca_file: c}", "TLS needs access.certificate_file and access.key_file as well"),
+        (TCP % ("true", ALL_FILES), "service.insecure is set beside the certificates"),
+        (TCP % ("false", ""), "service.tcp_address is set without TLS"),
+    ],
+)
+def test_half_of_tls_is_refused(tmp_path, text, said):
+    """All three files or none, and never together with insecure: nobody is let in by an oversight."""
+    error = refused(tmp_path, text)
+    assert said in error.message
+    assert error.remedy
+
+
+def test_tcp_with_certificates_needs_nothing_else(tmp_path):
+    """An address and the three files are enough."""
+    loaded = config.load(write(tmp_path, TCP % ("false", ALL_FILES)), environ={})
+    assert ("127.0.0.1:9443", "a") == (loaded.service.tcp_address, loaded.access.certificate_file)
+
+
 def test_tcp_needs_insecure(tmp_path):
     """An address without TLS is refused unless the file says that this is meant."""
     error = refused(tmp_path, "service: {tcp_address: '127.0.0.1:9443'}")
@@ -234,10 +262,26 @@ def test_every_number_has_its_range():
 def test_every_key_is_described():
     """Every key has a description that ends as a sentence."""
     sections = [Config, config.LogConfig, config.StoreConfig, config.EngineConfig, config.ServiceConfig]
-    sections += [config.ExamplesConfig, config.SiteConfig, config.UplinkConfig, config.UpdateConfig]
+    sections += [
+        config.AccessConfig,
+        config.ExamplesConfig,
+        config.SiteConfig,
+        config.UplinkConfig,
+        config.UpdateConfig,
+    ]
     fields = {key: field for model in sections for key, field in model.model_fields.items()}
     plain = {key: field for key, field in fields.items() if field.description is not None}
-    assert {"log", "store", "engine", "service", "examples", "site", "uplink", "update"} == fields.keys() - plain.keys()
+    assert {
+        "log",
+        "store",
+        "engine",
+        "service",
+        "access",
+        "examples",
+        "site",
+        "uplink",
+        "update",
+    } == fields.keys() - plain.keys()
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 
 

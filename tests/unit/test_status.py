@@ -17,6 +17,7 @@ Code = grpc.StatusCode
 # What each family leads to, and which leaves differ.
 FAMILIES = {
     errors.CallerError: Code.INVALID_ARGUMENT,
+    errors.AccessError: Code.PERMISSION_DENIED,
     errors.CapacityError: Code.UNAVAILABLE,
     errors.ModelError: Code.INTERNAL,
     errors.BundleError: Code.FAILED_PRECONDITION,
@@ -30,6 +31,7 @@ EXCEPTIONS = {
     "PREDICTION_UNKNOWN": Code.NOT_FOUND,
     "DEADLINE_EXPIRED": Code.DEADLINE_EXCEEDED,
     "CANCELLED": Code.CANCELLED,
+    "CERTIFICATE_EXPIRED": Code.UNAUTHENTICATED,
     "QUEUE_FULL": Code.RESOURCE_EXHAUSTED,
     "MODEL_LOAD_FAILED": Code.FAILED_PRECONDITION,
     "INPUT_QUARANTINED": Code.FAILED_PRECONDITION,

@@ -1,0 +1,224 @@
+"""`edge-agent certs`: a small authority for sites that have none."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+import yaml
+from rich.text import Text
+
+from edge_agent import certs
+from edge_agent.certs import Pair
+from edge_agent.cli.output import out
+from edge_agent.config import Role
+from edge_agent.config.remote import FILE_NAME, written
+from edge_agent.durable.disk import write_durably
+from edge_agent.errors import CertificateUnusable
+from edge_agent.formats.certificates import ROLE_URI, Certificate, certificates
+
+ROLES = get_args(Role)
+DAEMON_USER = "edge-agent"
+PORT = 9443
+DEFAULT_DIR = Path("edge-agent-tls")
+app = typer.Typer(no_args_is_help=True, help="Make and show certificates for TCP, for sites without an authority.")
+
+_CLIENT_FILES = {
+    "client.crt": "its certificate",
+    "client.key": "its key: nobody else needs it",
+    "ca.crt": "by which it knows the server",
+    FILE_NAME: "the address, for edge-agent's own commands: look whether it is right",
+}
+Dir = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the authority is, and what it issues.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name", metavar="NAME", help="Host name or IP address that clients use; may be given several times."
+    ),
+]
+Days = Annotated[int, typer.Option(min=1, max=3650, help="How long it is good for, in days.")]
+Renew = Annotated[bool, typer.Option("--renew", help="Replace what is there; the daemon takes it up by itself.")]
+
+
+@app.command()
+def init(directory: Dir = DEFAULT_DIR, names: Names = None, days: Days = certs.SERVER_DAYS) -> None:
+    """Make the site's authority and the server's certificate, and say what to write into agent.yaml.
+
+    Example: [bold]sudo edge-agent certs init --dir /etc/edge-agent/tls --name shop.example[/bold]
+    """
+    now = time.time()
+    named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
+    root = certs.authority(f"Edge Agent authority of {named[0]}", now)
+    server = certs.server(root, named, now, days)
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _refuse_existing(directory)
+    certs.write(root, directory / "ca.crt", directory / "ca.key")
+    _write_server(server, directory)
+    folder = directory.absolute()
+    _say(f"Made in {folder}, for {', '.join(named)}:", "")
+    _say_file("ca.crt", f"the authority, {_until(root)}; every client needs a copy")
+    _say_file("ca.key", "its key: who has it can let anybody in. Keep it on a stick, not here, when you are done")
+    _say_file("server.crt", f"the server's certificate, {_until(server)}")
+    _say_file("server.key", "its key, for the daemon")
+    _say("", "Write this into agent.yaml and restart the daemon; later it finds new files by itself:", "")
+    _say_config(folder)
+    _say("", "Then give each client a certificate:", "")
+    _say(f"  edge-agent certs issue till-3 --role infer{_dir_option(directory)}")
+
+
+@app.command()
+def issue(
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client, as in till-3.")],
+    roles: Annotated[list[str], typer.Option("--role", help="What it may do: infer, feedback, admin; once or more.")],
+    days: Days = certs.CLIENT_DAYS,
+    directory: Dir = DEFAULT_DIR,
+    renew: Renew = False,
+) -> None:
+    """Issue a certificate to a client: a folder to carry to it.
+
+    Example: [bold]edge-agent certs issue till-3 --role infer --dir /etc/edge-agent/tls[/bold]
+    """
+    granted = list(dict.fromkeys(roles))
+    if set(granted) - set(ROLES):
+        raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
+    root = certs.load(directory / "ca.crt", directory / "ca.key")
+    made = certs.client(root, client, granted, time.time(), days)
+    folder = directory / "clients" / client
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    certs.write(made, folder / "client.crt", folder / "client.key", replace=renew)
+    write_durably(folder / "ca.crt", root.certificate, 0o644)
+    if not (folder / FILE_NAME).exists():
+        write_durably(folder / FILE_NAME, written(f"{_reached_by(directory)}:{PORT}").encode(), 0o644)
+    _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder to it:", "")
+    _say(f"  {folder.absolute()}")
+    for name, said in _CLIENT_FILES.items():
+        _say_file(name, said)
+    _say("", "There:", "", f"  edge-agent --remote {client}/{FILE_NAME} {_try(granted)}")
+
+
+@app.command()
+def server(
+    names: Names = None,
+    days: Days = certs.SERVER_DAYS,
+    directory: Dir = DEFAULT_DIR,
+    renew: Renew = False,
+) -> None:
+    """Issue the server's certificate again, for the same names or others.
+
+    Example: [bold]edge-agent certs server --renew --dir /etc/edge-agent/tls[/bold]
+    """
+    root = certs.load(directory / "ca.crt", directory / "ca.key")
+    before = directory / "server.crt"
+    named = names or (_names(before) if before.exists() else [])
+    if not named:
+        raise typer.BadParameter("say by which names clients reach it", param_hint="--name")
+    made = certs.server(root, named, time.time(), days)
+    _write_server(made, directory, replace=renew)
+    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}.")
+    _say("A daemon that uses these files takes it up at the next connection; 'edge-agent status' says so if it cannot.")
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(metavar="FILE", help="Certificates in PEM.")]) -> None:
+    """Say what is in a certificate: whose it is, what it allows, until when.
+
+    Example: [bold]edge-agent certs show till-3.crt[/bold]
+    """
+    try:
+        pem = file.read_bytes()
+    except OSError as error:
+        raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
+    for each in certificates(pem, str(file)):
+        _show(each)
+
+
+def _reached_by(directory: Path) -> str:
+    path = directory / "server.crt"
+    return next(iter(_names(path)), "HOST") if path.exists() else "HOST"
+
+
+def _names(path: Path) -> list[str]:
+    return list(certificates(path.read_bytes(), str(path))[0].names)
+
+
+def _refuse_existing(directory: Path) -> None:
+    there = [name for name in ("ca.crt", "ca.key", "server.crt", "server.key") if os.path.lexists(directory / name)]
+    if there:
+        raise CertificateUnusable(
+            f"{directory} has {', '.join(there)} already",
+            remedy="Nothing was written. 'edge-agent certs server --renew' renews the server's certificate;"
+            " another authority needs another --dir.",
+        )
+
+
+def _write_server(pair: Pair, directory: Path, *, replace: bool = False) -> None:
+    key = directory / "server.key"
+    certs.write(pair, directory / "server.crt", key, replace=replace)
+    if os.geteuid() == 0 and DAEMON_USER in {user.pw_name for user in pwd.getpwall()}:
+        user = pwd.getpwnam(DAEMON_USER)
+        os.chown(key, user.pw_uid, user.pw_gid)
+
+
+def _show(certificate: Certificate) -> None:
+    now = time.time()
+    kind = "authority" if certificate.is_authority else "certificate"
+    _say(f"{kind} of {certificate.name or 'nobody in particular'}")
+    said = "from" if now < certificate.starts_at else "ended" if now >= certificate.expires_at else "until"
+    style = "green" if said == "until" else "bold red"
+    at = certificate.starts_at if said == "from" else certificate.expires_at
+    out().print(Text.assemble("  valid     ", (f"{said} {_day(at)}", style)))
+    for label, values in _contents(certificate).items():
+        if values:
+            _say(f"  {label:<9} {', '.join(values)}")
+
+
+def _contents(certificate: Certificate) -> dict[str, list[str]]:
+    return {
+        "roles": [name.removeprefix(ROLE_URI) for name in certificate.uris if name.startswith(ROLE_URI)],
+        "names": [name for name in certificate.names if not name.startswith(ROLE_URI)],
+        "sha256": [certificate.fingerprint],
+    }
+
+
+def _say_config(folder: Path) -> None:
+    lines = {
+        "service": {"tcp_address": f"0.0.0.0:{PORT}"},
+        "access": {
+            "certificate_file": str(folder / "server.crt"),
+            "key_file": str(folder / "server.key"),
+            "client_ca_file": str(folder / "ca.crt"),
+        },
+    }
+    for line in yaml.safe_dump(lines, sort_keys=False).splitlines():
+        _say(f"  {line}")
+
+
+def _try(roles: list[str]) -> str:
+    return "status" if "admin" in roles else "review" if roles == ["feedback"] else "classify TASK 'some text'"
+
+
+def _dir_option(directory: Path) -> str:
+    return "" if directory == DEFAULT_DIR else f" --dir {directory}"
+
+
+def _until(pair: Pair) -> str:
+    return f"until {_day(certificates(pair.certificate, 'it')[0].expires_at)}"
+
+
+def _day(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
+
+
+def _say_file(name: str, said: str) -> None:
+    _say(f"  {name:<11} {said}")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        out().print(line, soft_wrap=True, markup=False)

@@ -1,0 +1,77 @@
+"""What every call passes before its handler: who is it, may it, can its message be read. In this order.
+
+An unauthorized caller's bytes reach no parser. gRPC answers a message that does not parse with the text of the
+exception; this answers with INVALID_ARGUMENT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.service import callers, guard, roles
+from edge_agent.service.callers import Identify
+
+
+class Gate:
+    """Stands for a server while services are added to it."""
+
+    def __init__(self, server: grpc.aio.Server, identify: Identify) -> None:
+        """Take the server that the services are for, and how its callers are told apart."""
+        self._server = server
+        self._identify = identify
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Do nothing: generated code adds the same handlers by the method below."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Add the handlers of a service."""
+        gated = {name: self._gated(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, gated),))
+
+    def _gated(self, method: str, handler: Any) -> Any:
+        if handler.stream_stream:
+            return self._gated_dialogue(method, handler)
+        inner, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
+
+        async def behaviour(data: bytes, context: Any) -> Any:
+            await self._enter(method, context)
+            return await inner(await _parsed(parse, data, context), context)
+
+        make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
+        return make(behaviour, None, handler.response_serializer)
+
+    def _gated_dialogue(self, method: str, handler: Any) -> Any:
+        async def behaviour(requests: Any, context: Any) -> None:
+            await self._enter(method, context)
+            async for response in handler.stream_stream(requests, context):
+                await context.write(response)
+
+        return grpc.stream_stream_rpc_method_handler(
+            behaviour, handler.request_deserializer, handler.response_serializer
+        )
+
+    async def _enter(self, method: str, context: Any) -> None:
+        try:
+            caller = self._identify(context)
+            callers.current.set(caller)
+            roles.authorize(method, caller.name, caller.roles)
+        except EdgeAgentError as error:
+            await guard.abort(error, context)
+        except Exception as error:  # noqa: BLE001 - the edge of the daemon, and a certificate may hold anything
+            await guard.bug(method, error, context)
+
+
+async def _parsed(parse: Any, data: bytes, context: Any) -> Any:
+    try:
+        return parse(data)
+    except Exception:  # noqa: BLE001 - DecodeError, or whatever protobuf makes of hostile bytes
+        error = InvalidRequest(
+            "the request is no valid message of this method",
+            remedy="Generate the client from the daemon's version of proto/edge_agent/v1; text must be UTF-8.",
+        )
+    await guard.abort(error, context)
+    raise AssertionError("abort always raises")

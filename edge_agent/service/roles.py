@@ -1,0 +1,99 @@
+"""Who may call what: the one table. Pure.
+
+A method that is not in it may be called by nobody. What a listener does not serve does not exist there, whatever stands
+here: the sockets keep to their own services, TCP with certificates has them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import get_args
+
+from edge_agent.config import Role
+from edge_agent.errors import RoleMissing
+from edge_agent.formats.certificates import ROLE_URI, Certificate
+
+ROLES: frozenset[Role] = frozenset(get_args(Role))
+INFER: frozenset[Role] = frozenset({"infer"})
+FEEDBACK: frozenset[Role] = frozenset({"feedback"})
+ADMIN: frozenset[Role] = frozenset({"admin"})
+OPERATOR = ADMIN | INFER
+"""What admin.sock gives."""
+
+_SERVICES: dict[str, dict[str, frozenset[Role]]] = {
+    "edge_agent.v1.InferenceService": {
+        "Classify": INFER,
+        "Extract": INFER,
+        "Generate": INFER,
+        "Embed": INFER,
+        "ListTasks": INFER,
+        "GetTask": INFER,
+    },
+    "edge_agent.v1.FeedbackService": {
+        "SubmitFeedback": FEEDBACK,
+        "ListReviewQueue": FEEDBACK,
+        "GetPrediction": FEEDBACK,
+        "ErasePrediction": FEEDBACK,
+    },
+    "edge_agent.v1.AdminService": {
+        "GetStatus": ADMIN,
+        "ListBundles": ADMIN,
+        "InstallBundle": ADMIN,
+        "ActivateBundle": ADMIN,
+        "RollbackTask": ADMIN,
+        "RemoveBundle": ADMIN,
+        "SealExamples": ADMIN,
+        "ReadReceipts": ADMIN,
+        "ImportUpdate": ADMIN,
+        "Drain": ADMIN,
+    },
+    "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
+    "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": ADMIN},
+}
+METHODS: dict[str, frozenset[Role]] = {
+    f"/{service}/{name}": roles for service, methods in _SERVICES.items() for name, roles in methods.items()
+}
+"""The roles that may call a method, each of them alone."""
+
+
+def authorize(method: str, who: str, roles: frozenset[Role]) -> None:
+    """Raise RoleMissing unless one of the roles may call the method."""
+    allowed = METHODS.get(method, frozenset())
+    if allowed & roles:
+        return
+    call = method.rpartition("/")[2]
+    needs = " or ".join(sorted(allowed)) if allowed else "a role that nobody has"
+    has = f"has the role {' and '.join(sorted(roles))}" if roles else "has no role"
+    raise RoleMissing(
+        f"{who} {has}; {call} needs {needs}",
+        remedy=f"Have a certificate issued with {ROLE_URI}{min(allowed, default='…')}, or use the socket of that role.",
+        client=who,
+        call=call,
+        roles=",".join(sorted(roles)),
+        needs=",".join(sorted(allowed)),
+    )
+
+
+def roles_of(certificate: Certificate, configured: Mapping[str, Iterable[Role]]) -> frozenset[Role]:
+    """Return the roles of a client: those that its certificate says, and those configured for one of its names.
+
+    A URI is told from other names, so that no authority for DNS names can be talked into issuing a role.
+    """
+    own = {role for role in ROLES if f"{ROLE_URI}{role}" in certificate.uris}
+    given = {
+        role
+        for pattern, granted in configured.items()
+        if any(_fits(name, pattern) for name in _comparable(certificate, pattern))
+        for role in granted
+    }
+    return frozenset(own | given)
+
+
+def _comparable(certificate: Certificate, pattern: str) -> Iterable[str]:
+    return certificate.uris if "://" in pattern else set(certificate.names) - set(certificate.uris)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    if pattern.startswith("*"):
+        return name.endswith(pattern[1:])
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern

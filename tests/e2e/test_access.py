@@ -1,0 +1,172 @@
+"""A daemon on TCP with certificates, from outside: who gets in, what they may do, and how files change under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient, Tls
+from edge_agent.service.roles import METHODS
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.tls_site import TlsSite
+
+LABELS = ("refund", "price")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> TlsSite:
+    return TlsSite(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def daemon(site: TlsSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon with one task; tests here leave it as it was."""
+    folder = tmp_path_factory.mktemp("daemon")
+    with RunningDaemon(folder, **site.settings()) as running:
+        running.install(echo_bundle(folder / "a", "intent", "classify", LABELS))
+        yield running
+
+
+def refusal(call: Callable[[], object]) -> CallFailed:
+    with pytest.raises(CallFailed) as caught:
+        call()
+    return caught.value
+
+
+def code_of(site: TlsSite, tls: Tls, method: str) -> grpc.StatusCode:
+    """Call a method with an empty message; return what came of it."""
+    credentials = tls.channel_credentials()
+    with grpc.secure_channel(site.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        try:
+            # As a stream all calls look the same: the error comes with the first message.
+            next(channel.stream_stream(method)(iter([b""]), timeout=5), None)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("role", ["infer", "feedback", "admin"])
+def test_a_role_opens_its_methods_and_no_others(daemon: RunningDaemon, site: TlsSite, role: str) -> None:
+    """Every method of every service: PERMISSION_DENIED without the role, anything else with it."""
+    tls = site.client(f"only-{role}", role)
+    others = {method: code_of(site, tls, method) for method in METHODS if role not in METHODS[method]}
+    assert {grpc.StatusCode.PERMISSION_DENIED} == set(others.values()), others
+    # Drain is not called with success: the daemon goes on.
+    own = {method for method in METHODS if role in METHODS[method] and not method.endswith(("/Drain", "/Watch"))}
+    assert grpc.StatusCode.PERMISSION_DENIED not in {code_of(site, tls, method) for method in own}
+
+
+def test_roles_together(daemon: RunningDaemon, site: TlsSite) -> None:
+    """One certificate may carry several; the clients of the library take it for each."""
+    tls = site.client("boss", "infer", "admin", "feedback")
+    with Client(site.address, tls) as client, AdminClient(site.address, tls) as admin:
+        assert client.serving()
+        assert "refund" == client.classify("intent", ["refund"])[0].label
+        assert ["intent"] == [task.name for task in admin.status().tasks]
+    with ReviewClient(site.address, tls) as reviewer:
+        assert "PREDICTION_UNKNOWN" == refusal(lambda: reviewer.accept("p", reviewer="x")).reason
+
+
+def test_a_certificate_without_a_role_opens_nothing(daemon: RunningDaemon, site: TlsSite) -> None:
+    """The refusal says whose it is and what is missing."""
+    with Client(site.address, site.client("nobody")) as client:
+        failed = refusal(lambda: client.classify("intent", ["refund"]))
+        assert ("PERMISSION_DENIED", "ROLE_MISSING") == (failed.code, failed.reason)
+        assert "tls nobody has no role; Classify needs infer" == failed.message
+        assert "ROLE_MISSING" == refusal(client.serving).reason
+
+
+def strangers(site: TlsSite) -> dict[str, Tls | None]:
+    server = Tls(site.ca, site.certificate, site.key)
+    return {
+        "none": None,
+        "foreign": site.client("foreign", "admin", issuer=site.foreign),
+        "expired": site.client("expired", "admin", at=0),
+        "the server's own": server,
+    }
+
+
+@pytest.mark.parametrize("kind", ["none", "foreign", "expired", "the server's own"])
+def test_strangers_do_not_get_past_the_handshake(daemon: RunningDaemon, site: TlsSite, kind: str) -> None:
+    """Without a certificate, with one of another authority, out of date, or not for clients: and it says what to do."""
+    with Client(site.address, strangers(site)[kind]) as client:
+        failed = refusal(lambda: client.classify("intent", ["refund"]))
+    assert ("UNAVAILABLE", "TLS_FAILED") == (failed.code, failed.reason)
+    assert "certificate" in failed.message
+    assert failed.remedy
+
+
+def test_a_client_refuses_a_server_that_is_not_its_own(daemon: RunningDaemon, site: TlsSite, tmp_path: Path) -> None:
+    """Of another authority, or under another name."""
+    tls = site.client("till-1", "infer")
+    (tmp_path / "other.crt").write_bytes(site.foreign.certificate)
+    with Client(site.address, Tls(tmp_path / "other.crt", tls.certificate, tls.key)) as client:
+        assert "not issued by the authority" in refusal(client.serving).message
+    with Client(site.address, Tls(tls.ca, tls.certificate, tls.key, "other.example")) as client:
+        assert "for other names" in refusal(client.serving).message
+    with Client(site.address, Tls(tls.ca, tls.certificate, tls.key, "127.0.0.1")) as client:
+        assert client.serving()
+
+
+def test_new_files_count_without_a_restart(tmp_path: Path) -> None:
+    """A renewed server certificate at the next connection; what is half written changes nothing, and status says so."""
+    site = TlsSite(tmp_path / "tls")
+    tls = site.client("boss", "admin", "infer")
+
+    def gets_in() -> None:
+        with Client(site.address, tls) as client:
+            assert client.serving()
+
+    with RunningDaemon(tmp_path / "daemon", **site.settings()) as daemon, AdminClient(site.address, tls) as standing:
+        gets_in()
+        new = site.server()
+        site.key.write_bytes(new.key)
+        gets_in()
+        warnings = standing.status().warnings
+        assert any("the key does not belong to" in warning for warning in warnings), warnings
+        site.certificate.write_bytes(new.certificate)
+        gets_in()
+        assert [] == [warning for warning in standing.status().warnings if "TLS" in warning]
+        assert "tls_files_changed" in daemon.log.read_text()
+        _change_the_authority(site, tls, standing)
+
+
+def _change_the_authority(site: TlsSite, old: Tls, standing: AdminClient) -> None:
+    """The clients of the new one get in, those of the old no more; what stands goes on until its age."""
+    stranger = site.client("newcomer", "infer", issuer=site.foreign)
+    with Client(site.address, stranger) as client:
+        assert "TLS_FAILED" == refusal(client.serving).reason
+    (site.folder / "clients.crt").write_bytes(site.foreign.certificate)
+    (site.folder / "clients.crt").replace(site.ca)
+    trusting = Tls(site.folder / "server-ca.crt", stranger.certificate, stranger.key)
+    Path(trusting.ca).write_bytes(site.authority.certificate)
+    with Client(site.address, trusting) as client:
+        assert client.serving()
+    with Client(site.address, Tls(trusting.ca, old.certificate, old.key)) as client:
+        assert "TLS_FAILED" == refusal(client.serving).reason
+    assert standing.status().serving
+
+
+def test_nobody_stays_longer_than_the_age(tmp_path: Path) -> None:
+    """A client whose authority is trusted no more is out when its connection has reached its age."""
+    site = TlsSite(tmp_path / "tls")
+    with (
+        RunningDaemon(tmp_path / "daemon", **site.settings(connection_seconds_max=1)),
+        Client(site.address, site.client("till-1", "infer")) as client,
+    ):
+        assert client.serving()
+        site.ca.write_bytes(site.foreign.certificate)
+        eventually_sync(lambda: not _gets_in(client), 10)
+
+
+def _gets_in(client: Client) -> bool:
+    try:
+        return client.serving()
+    except CallFailed as failed:
+        assert "TLS_FAILED" == failed.reason
+        return False

@@ -1,0 +1,52 @@
+"""A site with certificates: its authority, the server's files, clients of any role, and who should not get in."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from edge_agent import certs
+from edge_agent.client import Tls
+
+DAY = 86_400.0
+
+
+class TlsSite:
+    """The files of one authority in a folder, and those of another that nobody here trusts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.authority = certs.authority("site", time.time())
+        self.foreign = certs.authority("elsewhere", time.time())
+        self.ca, self.certificate, self.key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
+        certs.write(self.authority, self.ca, folder / "ca.key")
+        certs.write(self.server(), self.certificate, self.key)
+        self.address = f"localhost:{free_port()}"
+
+    def server(self, issuer: certs.Pair | None = None, at: float | None = None, days: int = 30) -> certs.Pair:
+        """Make a certificate for this machine."""
+        at = time.time() if at is None else at
+        return certs.server(issuer or self.authority, ["localhost", "127.0.0.1"], at, days)
+
+    def client(self, name: str, *roles: str, issuer: certs.Pair | None = None, at: float | None = None) -> Tls:
+        """Issue a certificate to a client; return what it connects with."""
+        made = certs.client(issuer or self.authority, name, roles, time.time() if at is None else at, 30)
+        certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        certs.write(made, certificate, key, replace=True)
+        return Tls(self.ca, certificate, key)
+
+    def settings(self, **access: Any) -> dict[str, Any]:
+        """Return the sections of agent.yaml for a daemon with these files."""
+        files = {"certificate_file": self.certificate, "key_file": self.key, "client_ca_file": self.ca}
+        plain = {key: str(path) for key, path in files.items()}
+        return {"service": {"tcp_address": self.address}, "access": {**plain, **access}}
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
