@@ -28,6 +28,7 @@ from edge_agent.cli import (
     extract,
     generate,
     install,
+    limits,
     models,
     remove,
     review,
@@ -143,6 +144,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "erase": erase.run,
     "export": stick.export,
     "import": stick.import_,
+    "limits": limits.run,
     "demo": demo.run,
 }
 for _name, _run in _COMMANDS.items():

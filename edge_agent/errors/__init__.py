@@ -24,7 +24,7 @@
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort, StickFailed, CertificateUnusable
+        ├── MemoryShort, StickFailed, CertificateUnusable, SystemdFailed
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
@@ -105,6 +105,7 @@ from edge_agent.errors.site import (
     StateError,
     StickFailed,
     StoreDamaged,
+    SystemdFailed,
     UnknownBundle,
     UpstreamMissing,
     UpstreamRefused,
@@ -165,6 +166,7 @@ __all__ = [
     "StickFailed",
     "StoreDamaged",
     "StreamBroken",
+    "SystemdFailed",
     "TooManyInputs",
     "UnknownBundle",
     "UnknownTask",

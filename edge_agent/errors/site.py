@@ -82,6 +82,13 @@ class CertificateUnusable(SiteError):
     remedy_default = "Check the files under 'access' in agent.yaml; 'edge-agent certs show FILE' says what one holds."
 
 
+class SystemdFailed(SiteError):
+    """systemd does not do what this command asks of it."""
+
+    reason = "SYSTEMD_FAILED"
+    remedy_default = "Run it as root, on a machine that systemd has started."
+
+
 class DiskFull(SiteError):
     """The disk has no room for the bundle."""
 

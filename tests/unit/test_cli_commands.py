@@ -35,6 +35,7 @@ COMMANDS = [
     "erase",
     "export",
     "import",
+    "limits",
     "demo",
 ]
 Run = Callable[..., Result]

@@ -1,0 +1,58 @@
+"""`edge-agent limits`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from edge_agent.cli.output import out, print_json, print_trimmed, table
+from edge_agent.cli.site import AsJson, site_of
+from edge_agent.config.memory import MemoryPlan, plan_memory
+from edge_agent.errors import SystemdFailed
+
+UNIT = "edge-agent.service"
+SYSTEMCTL_SECONDS_MAX = 30
+Apply = Annotated[bool, typer.Option("--apply", help="Tell systemd, as root; the unit does so at each start.")]
+
+
+def run(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> None:
+    """Show how much memory the daemon and its engines may take together, and what of it is whose.
+
+    Change it with 'memory_bytes_max' and 'memory_reserve_bytes' under 'engine' in agent.yaml, then
+    [bold]systemctl restart edge-agent[/bold].
+
+    Example: [bold]edge-agent limits[/bold]
+    """
+    plan = plan_memory(site_of(ctx).config(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if apply:
+        _apply(plan.memory_max)
+    if as_json:
+        print_json({**vars(plan), "memory_max": plan.memory_max}, indent=2)
+        return
+    _show(plan)
+
+
+def _show(plan: MemoryPlan) -> None:
+    made = table("what", "memory", right=("memory",))
+    made.add_row("engines", decimal(plan.engines) if plan.engines else "what there is")
+    made.add_row("reserve beside them", decimal(plan.reserve))
+    made.add_row("daemon", decimal(plan.daemon))
+    made.add_row("[bold]all together (MemoryMax)[/bold]", f"[bold]{decimal(plan.memory_max)}[/bold]")
+    made.add_row("machine", decimal(plan.machine))
+    print_trimmed(out(), made)
+
+
+def _apply(memory_max: int) -> None:
+    command = ["systemctl", "set-property", "--runtime", UNIT, f"MemoryMax={memory_max}"]
+    try:
+        done = subprocess.run(  # noqa: S603 - no word of it comes from outside
+            command, capture_output=True, text=True, check=False, timeout=SYSTEMCTL_SECONDS_MAX
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SystemdFailed(f"systemctl did not run: {error}") from None
+    if done.returncode:
+        raise SystemdFailed(f"systemd did not take MemoryMax={memory_max}: {done.stderr.strip()}")
