@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import shutil
 import signal
@@ -34,6 +35,9 @@ from edge_agent.update.activation import Activation, Engines
 from edge_agent.update.intake import Intake
 from edge_agent.update.trust import Trust
 from edge_agent.update.updater import Source, Updater
+
+STOP_SECONDS = 20.0
+"""For what comes after the last call: models end, what waits is written."""
 
 log = structlog.get_logger("edge_agent.daemon")
 
@@ -112,9 +116,18 @@ class Daemon:
             stack.callback(reporting.cancel)
             updating = asyncio.create_task(self._updater.run())
             stack.push_async_callback(self._stop_updates, updating)
+            alive = asyncio.create_task(systemd.keep_alive(self._computes))
+            stack.callback(alive.cancel)
             yield
             self.drain()
             await self._report()
+
+    def _computes(self, every_seconds: float) -> bool:
+        """Tell whether every engine that should compute does; see docs/decisions/0024."""
+        stuck = self._engines.stuck(every_seconds)
+        for name in stuck:
+            log.error("engine_stuck", engine=name)
+        return not stuck
 
     async def _stop_updates(self, updating: asyncio.Task[None]) -> None:
         await self._updater.stop()
@@ -155,6 +168,7 @@ def serve(config: Config) -> int:
         SiteError: something on this machine is in the way.
     """
     logs.configure(config.log)
+    faulthandler.enable()  # the watchdog's SIGABRT then says in the log where every thread was
     store = Store.open(config.state_dir, _limits(config.store))
     try:
         uvloop.run(_serve(config, store))
@@ -192,6 +206,6 @@ async def _serve(config: Config, store: Store) -> None:
         if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()
-        systemd.notify("STOPPING=1")
+        systemd.stopping(config.service.drain_seconds + STOP_SECONDS)
         log.info("stopping")
     log.info("stopped")

@@ -1,11 +1,15 @@
-"""The readiness protocol of systemd: one datagram to $NOTIFY_SOCKET (sd_notify(3)). Silent outside systemd."""
+"""What is said to systemd: one datagram to $NOTIFY_SOCKET (sd_notify(3)). Silent outside systemd."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+PINGS = 4
+"""In the time after which systemd restarts a daemon that sends none."""
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
@@ -19,3 +23,25 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
         sock.sendto(state.encode(), address)
         return True
     return False
+
+
+def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """Return the unit's WatchdogSec=, 0 = nobody waits for this process (sd_watchdog_enabled(3))."""
+    meant = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+    given = environ.get("WATCHDOG_USEC", "")
+    return int(given) / 1e6 if meant and given.isdecimal() else 0.0
+
+
+async def keep_alive(works: Callable[[float], bool], environ: Mapping[str, str] = os.environ) -> None:
+    """Tell systemd for ever that this process works, whenever it does; `works` is told the pause between two looks."""
+    pause = watchdog_seconds(environ) / PINGS
+    while pause:
+        if works(pause):
+            notify("WATCHDOG=1", environ)
+        await asyncio.sleep(pause)
+
+
+def stopping(seconds: float, environ: Mapping[str, str] = os.environ) -> None:
+    """Say that the end has begun, and that it may take that long."""
+    notify("STOPPING=1", environ)
+    notify(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}", environ)

@@ -29,6 +29,8 @@ RECEIVE_BYTES = 1 << 16
 MEMORY_SLACK_BYTES = 128 << 20
 MEMORY_SLACK_BYTES_PER_THREAD = 32 << 20
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+# Of 1000. Where memory runs out the kernel ends a child, which is started again, and not the daemon or its neighbours.
+OOM_SCORE = "500"
 
 
 class Child:
@@ -148,6 +150,8 @@ def main(descriptor: int, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return  # it died before the line above
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; stopping is the parent's business
     with socket.socket(fileno=descriptor) as sock:
         sock.setblocking(True)

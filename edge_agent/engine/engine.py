@@ -12,6 +12,7 @@ for the next child. `jobs.py` keeps them, `quarantine.py` says which deaths coun
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -22,12 +23,16 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.jobs import Answer, Jobs, Limits, ToChild
 from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.pulse import Pulse
 from edge_agent.engine.quarantine import Quarantine, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
 from edge_agent.engine.tally import Tally
 from edge_agent.errors import EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
+# More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
+PATIENCE_HEARTBEATS = 1.5
+PATIENCE_SECONDS_MIN = 2.0
 
 log = structlog.get_logger("edge_agent.engine")
 
@@ -89,6 +94,8 @@ class Engine:
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
         self._heard_at = 0.0
+        self._pulse = Pulse(PATIENCE_HEARTBEATS * config.heartbeat_seconds_max + PATIENCE_SECONDS_MIN)
+        self._probe: asyncio.Task[None] | None = None
         self._wedged = False
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -204,6 +211,27 @@ class Engine:
         self._require_ready(run.digest)
         return self._jobs.answer(run, deadline, priority)
 
+    def alive(self, every_seconds: float) -> bool:
+        """Tell whether it computes, or need not now: that it loads or starts again is no fault of the daemon.
+
+        Where nobody asked it for `every_seconds` it is asked by a tiny request; an error is an answer too.
+        """
+        if self._supervisor is not None and self._supervisor.done():
+            return self.state in (State.FAILED, State.STOPPING)
+        time, asked = now(), next(filter(self.ready, self._bundles), "")
+        if self.state is not State.READY or not asked or self._attaching():
+            self._pulse.sign(time)
+        elif self._pulse.owes(time, every_seconds) and not self._jobs:
+            self._probe = asyncio.create_task(self._ask(asked), name=f"probe {self.name}")
+        return not self._pulse.stuck(time)
+
+    async def _ask(self, digest: str) -> None:
+        with contextlib.suppress(EdgeAgentError):
+            await self._jobs.probe(digest, now() + self._config.load_seconds_max)
+
+    def _attaching(self) -> bool:
+        return any(not bundle.attached.done() for bundle in self._bundles.values())
+
     async def stop(self) -> None:
         """End the child. Unfinished jobs end with EngineNotReady."""
         self._set_state(State.STOPPING)
@@ -224,8 +252,10 @@ class Engine:
         self._heard_at = now()
         match message:
             case protocol.Chunk():
+                self._pulse.sign(self._heard_at)
                 self._jobs.chunk(message)
             case protocol.Done():
+                self._pulse.sign(self._heard_at)
                 self._policy.answered()
                 self._jobs.finish(message)
             case protocol.Ready():
@@ -235,11 +265,14 @@ class Engine:
                 self._resolve_attach(message.digest, None)
             case protocol.Failed():
                 self._on_failed(message)
-            case protocol.Progress() | protocol.Pong():
+            case protocol.Progress():
+                self._pulse.sign(self._heard_at)
+            case protocol.Pong():  # its loop turns; that is not computing
                 pass
 
     def _on_failed(self, message: protocol.Failed) -> None:
         if self._jobs.finish(message):
+            self._pulse.sign(self._heard_at)
             return
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not self._loaded.done():
@@ -337,8 +370,7 @@ class Engine:
         while not self._exit.done():
             await asyncio.wait([self._exit], timeout=limit / 4)
             silence = now() - self._heard_at
-            attaching = any(not bundle.attached.done() for bundle in self._bundles.values())
-            if silence > (self._config.load_seconds_max if attaching else limit):
+            if silence > (self._config.load_seconds_max if self._attaching() else limit):
                 log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
                 self._kill()
                 await asyncio.wait([self._exit])

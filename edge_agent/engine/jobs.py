@@ -7,6 +7,7 @@ and when it died (`child_died`). Every job ends exactly once.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,11 @@ from edge_agent.engine.tally import Tally
 from edge_agent.engine.waiting import Ticket, Waiting
 from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, StreamBroken, from_wire
 
+PROBE_TEXT = "1"
+PROBE_PRIORITY = 10  # as if it had come 10 s later
 TRIES_MAX = 3  # of one job, when its child was killed from outside each time
+
+_probes = itertools.count()
 
 
 class Answer(NamedTuple):
@@ -65,6 +70,8 @@ class Job:
     sent_at: float = 0.0
     tries: int = 0
     streamed: bool = False
+    counted: bool = True
+    """Whether it says something of its bundle: somebody asked."""
     timer: asyncio.TimerHandle = field(init=False)
     """Ends the job at its deadline."""
 
@@ -139,6 +146,21 @@ class Jobs:
         finally:
             self._forget(job)
 
+    async def probe(self, digest: str, deadline: float) -> None:
+        """Have the child compute the least that there is, after everybody else, and count it nowhere.
+
+        Raises:
+            CallerError, CapacityError, ModelError: as the job ended.
+        """
+        run = protocol.Run(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
+        job = self._take(run, deadline, PROBE_PRIORITY)
+        job.counted = False
+        try:
+            while not isinstance(await job.events.get(), protocol.Done):
+                pass
+        finally:
+            self._forget(job)
+
     def pump(self) -> None:
         """Give the child what it can take."""
         if not self._waiting or not self._child.ready():
@@ -159,7 +181,7 @@ class Jobs:
         job = self._running.pop(event.job_id, None)
         if job is None:
             return False
-        if tally := self.tallies.get(job.run.digest):
+        if tally := self._tally(job):
             tally.done(event, _now() - job.sent_at)
         job.events.put(event)
         self.pump()
@@ -221,13 +243,16 @@ class Jobs:
 
     def _too_late(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
-            tally = self.tallies.get(job.run.digest)
+            tally = self._tally(job)
             if tally and job_id in self._running:
                 tally.late(_now() - job.sent_at)
             job.events.put(DeadlineExpired("the deadline passed before the answer was there"))
 
+    def _tally(self, job: Job) -> Tally | None:
+        return self.tallies.get(job.run.digest) if job.counted else None
+
     def _give_up(self, job: Job, *, to_blame: bool) -> None:
-        if tally := self.tallies.get(job.run.digest):
+        if tally := self._tally(job):
             tally.failed()
         if to_blame and job.ticket.alone:
             self._quarantine.add(job.run, _now())

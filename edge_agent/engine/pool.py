@@ -233,6 +233,10 @@ class EnginePool:
             for engine in self._engines.values()
         ]
 
+    def stuck(self, every_seconds: float) -> list[str]:
+        """Name the engines that should compute and do not; see Engine.alive."""
+        return [engine.name for engine in self._engines.values() if not engine.alive(every_seconds)]
+
     async def stop(self) -> None:
         """Stop every engine."""
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))

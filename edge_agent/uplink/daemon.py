@@ -23,6 +23,8 @@ from edge_agent.uplink.notes import Notes
 from edge_agent.uplink.updates import Updates
 from edge_agent.uplink.upstream import open_repository, open_upstream
 
+STOP_SECONDS = 20.0
+
 log = structlog.get_logger("edge_agent.uplink")
 
 
@@ -73,6 +75,8 @@ async def _serve(mirror: Mirror, name: str) -> None:
     mirror.publish(again=True)
     systemd.notify("READY=1")
     log.info("working", version=__version__, upstream=name)
+    alive = asyncio.create_task(systemd.keep_alive(lambda _: True))  # that its loop turns is all that can be said
     await mirror.run(stop)
-    systemd.notify("STOPPING=1")
+    alive.cancel()
+    systemd.stopping(STOP_SECONDS)
     log.info("stopped")

@@ -1,12 +1,13 @@
 """The readiness protocol, heard at a real socket."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edge_agent.systemd import notify
+from edge_agent.systemd import keep_alive, notify, stopping, watchdog_seconds
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -37,3 +38,48 @@ def test_outside_systemd_nothing_is_said(environ):
 def test_nobody_listening_is_no_error(tmp_path, name):
     """A socket that is gone, or an address that cannot be one, is said and not raised."""
     assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 0.0),
+        ({"WATCHDOG_USEC": "60000000"}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, 0.0),
+        ({"WATCHDOG_USEC": "soon"}, 0.0),
+    ],
+)
+def test_the_watchdog_is_this_process_s_or_nobody_s(environ, seconds):
+    """A time counts that is a number and meant for this process."""
+    assert seconds == watchdog_seconds(environ)
+
+
+async def test_pings_stop_with_the_proof(heard):
+    """Each look that finds everything at work sends one ping, four in the unit's time; others send none."""
+    address, listening = heard
+    answers, pauses = iter([True, False, True]), []
+
+    def works(pause):
+        pauses.append(pause)
+        return next(answers)
+
+    with pytest.raises(RuntimeError):  # the third look was the last
+        await keep_alive(works, {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000"})
+    assert 4 * [0.01] == pauses
+    listening.settimeout(0)
+    assert 2 * [b"WATCHDOG=1"] == [listening.recv(100), listening.recv(100)]
+    with pytest.raises(BlockingIOError):
+        listening.recv(100)
+
+
+async def test_without_a_watchdog_nobody_looks():
+    """Outside a unit with WatchdogSec= no engine is asked anything."""
+    await keep_alive(lambda _: pytest.fail("it looked"), {})
+
+
+def test_the_end_may_take_as_long_as_calls_do(heard):
+    """systemd is told how long the end may take, in microseconds."""
+    address, listening = heard
+    stopping(30.5, {"NOTIFY_SOCKET": address})
+    assert [b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=30500000"] == [listening.recv(4096), listening.recv(4096)]

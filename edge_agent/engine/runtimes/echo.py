@@ -5,7 +5,7 @@ text that starts with one of these words behaves as it says:
 
     !crash    the process dies            !hang      the step never returns
     !fail     this job fails              !slow N    each step of the job takes N milliseconds
-    !leak N   N megabytes are never given back
+    !leak N   N megabytes are never given back  !lose     this job is never answered
 
 So does every text of a bundle whose prompt template begins with one of them. There the first two lines may be followed
 by `after N`: it begins when the process has had N jobs of the bundle.
@@ -75,7 +75,9 @@ class EchoRuntime:
         words = job.text.split()
         checked_length(len(words), self._bundles[job.digest].task.limits.input_tokens_max)
         taken = self._taken[job.digest] = self._taken.get(job.digest, 0) + 1
-        self._jobs[job.job_id] = _Job(job, words, _orders(self._bundles[job.digest], taken))
+        orders = _orders(self._bundles[job.digest], taken)
+        if "!lose" not in (words[0], orders[0]):
+            self._jobs[job.job_id] = _Job(job, words, orders)
 
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job."""
