@@ -157,6 +157,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     plain = {key: {} if value is None and key in _sections() else value for key, value in found.merged().items()}
     config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
     _check_tcp(config, str(found.source_of("service", "tcp_address")))
+    _check_texts(config, found)
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
@@ -189,6 +190,27 @@ def _check_tcp(config: Config, source: str) -> None:
             remedy="'edge-agent certs init' makes certificates and prints what to write here; or set 'insecure: true'"
             " beside it if everyone on that network may use the models.",
         )
+
+
+def _check_texts(config: Config, found: Files) -> None:
+    """Refuse what the system takes for no name of a file, an address or a group."""
+    for key, text in _texts(config, ""):
+        try:
+            sound = b"\0" not in os.fsencode(text)
+        except UnicodeEncodeError:
+            sound = False
+        if not sound:
+            source, quoted = found.source_of(*key.split(".")), ascii(text)[:100]
+            said = f"{source}: {key} holds a character that no name can have: {quoted}"
+            raise ConfigInvalid(said, remedy="Write it without '\\0' and '\\u' escapes.")
+
+
+def _texts(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in section:
+        if isinstance(value, BaseModel):
+            yield from _texts(value, f"{prefix}{key}.")
+        elif isinstance(value, str | Path):
+            yield f"{prefix}{key}", str(value)
 
 
 def _check_consent(config: Config, source: str) -> None:
@@ -234,6 +256,7 @@ def _credentials(folder: Path) -> dict[str, str]:
     return {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
 
 
+    _check_texts(config, found)
 def _validate(plain: dict[str, Any], found: Files) -> Config:
     try:
         return Config.model_validate(plain)

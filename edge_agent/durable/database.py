@@ -7,6 +7,7 @@ thread at a time uses it (any thread).
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from edge_agent.durable.disk import CHECK_DISK, disk_errors
 from edge_agent.errors import DiskFull, EdgeAgentError, StateDirInUse, StateDirUnwritable, StoreDamaged
 
 _BUSY_SECONDS = 5.0
+# What SQLite says where the damage is in the list of tables: our own statements are right.
+_OTHER_TABLES = re.compile("no such (table|column|index)|already exists|has no column named|malformed database schema")
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,6 @@ class Database:
             return StateDirInUse(said, remedy=remedy, path=self.path)
         if code == sqlite3.SQLITE_IOERR:
             return StoreDamaged(said, remedy=CHECK_DISK, path=self.path)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _OTHER_TABLES.search(said):
             return self.damaged(said)
         return None

@@ -13,7 +13,14 @@ class EdgeAgentError(Exception):
 
     def __init__(self, message: str, *, remedy: str = "", **metadata: object) -> None:
         """Keep the sentence, the remedy and the dynamic values (as text)."""
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy or self.remedy_default
+        super().__init__(shown(message))
+        self.message = shown(message)
+        self.remedy = shown(remedy) or self.remedy_default
         self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+def shown(text: str) -> str:
+    """Return a text with everything escaped that a terminal would obey: a sentence may quote a hostile file."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
