@@ -1,7 +1,7 @@
 """Files that nobody should believe, made from sound ones: JSON with other values in it, and bytes cut, changed, moved.
 
-    given(documents({"schema": "edge-agent/plan/v1", ...}))
-    given(torn(Path("model.gguf").read_bytes()))
+given(documents({"schema": "edge-agent/plan/v1", ...}))
+given(torn(Path("model.gguf").read_bytes()))
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ def edits(draw: st.DrawFn, sound: Any) -> Any:
     return plain
 
 
-
 @st.composite
 def torn(draw: st.DrawFn, raw: bytes) -> bytes:
     """Return bytes that were cut off, changed in places, repeated, or replaced."""
@@ -110,22 +109,30 @@ def _tear(draw: st.DrawFn, raw: bytes) -> bytes:
 def _edit(draw: st.DrawFn, plain: Any) -> Any:
     """Change one place, found by a walk from the root."""
     if not isinstance(plain, dict | list) or not plain or draw(st.integers(0, 4)) == 0:
-        return copy.deepcopy(draw(st.sampled_from(VALUES))) if draw(st.booleans()) else _another(draw, plain)
+        return _value(draw) if draw(st.booleans()) else _another(draw, plain)
     keys: Sequence[Any] = list(plain) if isinstance(plain, dict) else range(len(plain))
     key = draw(st.sampled_from(keys))
-    how = draw(st.sampled_from(["deeper", "deeper", "deeper", "remove", "rename", "add", "repeat"]))
-    if how == "remove":
-        del plain[key]
-    elif how == "rename" and isinstance(plain, dict):
-        plain[draw(st.sampled_from([f"{key}s", str(key).upper(), "", "\0", "\ud800", "__class__"]))] = plain.pop(key)
-    elif how == "add" and isinstance(plain, dict):
-        name = draw(st.sampled_from(["extra", "", "schema", "_type", "\ud800"]))
-        plain[name] = copy.deepcopy(draw(st.sampled_from(VALUES)))
-    elif how == "repeat" and isinstance(plain, list):
-        plain += [plain[key]] * draw(st.sampled_from([1, 2, 50, 1100]))
-    else:
+    if draw(st.integers(0, 2)):
         plain[key] = _edit(draw, plain[key])
+    elif isinstance(plain, dict):
+        _rearrange(draw, plain, key)
+    else:
+        plain += [plain[key]] * draw(st.sampled_from([1, 2, 50, 1100]))
     return plain
+
+
+def _rearrange(draw: st.DrawFn, plain: dict[Any, Any], key: Any) -> None:
+    how = draw(st.sampled_from(["remove", "rename", "add"]))
+    if how == "add":
+        plain[draw(st.sampled_from(["extra", "", "schema", "_type", "\ud800"]))] = _value(draw)
+        return
+    value = plain.pop(key)
+    if how == "rename":
+        plain[draw(st.sampled_from([f"{key}s", str(key).upper(), "", "\0", "\ud800", "__class__"]))] = value
+
+
+def _value(draw: st.DrawFn) -> Any:
+    return copy.deepcopy(draw(st.sampled_from(VALUES)))
 
 
 def _another(draw: st.DrawFn, value: Any) -> Any:
@@ -136,7 +143,7 @@ def _another(draw: st.DrawFn, value: Any) -> Any:
         return draw(st.sampled_from([value + 1, value - 1, -value, value * 10**9, hex(value)[:400]]))
     if isinstance(value, str):
         return draw(st.text(max_size=20) | st.sampled_from([value + value, value[:-1], value.upper(), value + "\n"]))
-    return copy.deepcopy(draw(st.sampled_from(VALUES)))
+    return _value(draw)
 
 
 def _written(plain: Any, ascii_only: bool) -> bytes:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +67,14 @@ def fuzz_file(kind: Format, cases: int, begin: int, found: Found) -> None:
     each_of(kind.cases, cases, begin, one)
 
 
-def outcome(read: Callable[[Any], object], case: Any) -> tuple[str, str]:
+def outcome(read: Callable[[Any], object], case: Any, seconds_max: float = READ_SECONDS_MAX) -> tuple[str, str]:
     """Return how reading ended, and what is wrong with that."""
     before = signal.signal(signal.SIGALRM, _hung)
-    signal.setitimer(signal.ITIMER_REAL, READ_SECONDS_MAX)
+    signal.setitimer(signal.ITIMER_REAL, seconds_max)
     try:
         read(case)
     except EdgeAgentError as error:
-        sound = error.message and str(error).isprintable() or "\n" in error.message
+        sound = (error.message and str(error).isprintable()) or "\n" in error.message
         return error.reason, "" if sound else f"the sentence of {error.reason} is none: {ascii(error.message)[:200]}"
     except KeyboardInterrupt:
         raise
@@ -89,7 +87,7 @@ def outcome(read: Callable[[Any], object], case: Any) -> tuple[str, str]:
 
 
 def _hung(*_: object) -> None:
-    raise Hung(f"not read within {READ_SECONDS_MAX:.0f} s")
+    raise Hung("not read within the time that there is")
 
 
 def formats(folder: Path) -> Iterator[Format]:
@@ -331,22 +329,21 @@ def _bundle_folder(place: Path) -> Format:
     def read(entries: list[tuple[bytes, str]]) -> None:
         folder = bundle(place / str(next(made)), weights=b"w")
         for name, kind in entries:
-            _put(os.fsencode(folder) + b"/" + name, kind)
+            _put(folder / os.fsdecode(name), kind)
         _read_all(folder)
 
     return Format("bundle as folder", cases, read, 2)
 
 
-def _put(path: bytes, kind: str) -> None:
-    if os.path.lexists(path) and not os.path.isdir(path):
-        os.unlink(path)
-    elif os.path.lexists(path):
+def _put(path: Path, kind: str) -> None:
+    if path.is_dir() and not path.is_symlink():
         return
+    path.unlink(missing_ok=True)
     {
-        "file": lambda: os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)),
-        "link": lambda: os.symlink("/etc/passwd", path),
-        "dangling link": lambda: os.symlink("/nowhere", path),
-        "folder": lambda: os.mkdir(path),
+        "file": path.touch,
+        "link": lambda: path.symlink_to("/etc/passwd"),
+        "dangling link": lambda: path.symlink_to("/nowhere"),
+        "folder": path.mkdir,
         "pipe": lambda: os.mkfifo(path),
-        "hard link": lambda: os.link(os.path.dirname(path) + b"/weights.bin", path),
+        "hard link": lambda: path.hardlink_to(path.with_name("weights.bin")),
     }[kind]()

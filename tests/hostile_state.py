@@ -1,7 +1,7 @@
 """What lies in the state directory, spoilt: databases with other bytes in them, and repositories of updates.
 
-Like hostile_files.py, for formats whose reading takes a state directory. A repository is spoilt by somebody who has only
-the way to the site, or by one who has the centre's keys too.
+Like hostile_files.py, for formats whose reading takes a state directory. A repository is spoilt by somebody who has
+only the way to the site, or by one who has the centre's keys too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tuf.api.metadata import Metadata, MetaFile
 
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from edge_agent.examples.collection import NOBODY, Reviewed
-from edge_agent.examples.spool import Found, ReviewFilter, Spool
+from edge_agent.examples.collection import NOBODY, reviewed
+from edge_agent.examples.spool import ReviewFilter, Spool
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.service import reviews
 from edge_agent.store.store import Store
@@ -109,12 +109,8 @@ def _spool_db(place: Path) -> Format:
 def _look_at(spool: Spool) -> None:
     spool.retained()
     for _, _, found in spool.review(ReviewFilter(include_reviewed=True), NOBODY, 100):
-        reviews.prediction(_reviewed(found), None)
-    reviews.prediction(_reviewed(spool.find("p-1")), None)
-
-
-def _reviewed(found: Found) -> Reviewed:
-    return Reviewed(json.loads(found.record), found.reviewed, tuple(map(json.loads, found.feedback)))
+        reviews.prediction(reviewed(found), None)
+    reviews.prediction(reviewed(spool.find("p-1")), None)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------

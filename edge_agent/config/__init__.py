@@ -256,7 +256,6 @@ def _credentials(folder: Path) -> dict[str, str]:
     return {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
 
 
-    _check_texts(config, found)
 def _validate(plain: dict[str, Any], found: Files) -> Config:
     try:
         return Config.model_validate(plain)

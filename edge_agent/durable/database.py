@@ -20,7 +20,9 @@ from edge_agent.errors import DiskFull, EdgeAgentError, StateDirInUse, StateDirU
 
 _BUSY_SECONDS = 5.0
 # What SQLite says where the damage is in the list of tables: our own statements are right.
-_OTHER_TABLES = re.compile("no such (table|column|index)|already exists|has no column named|malformed database schema")
+_OTHER_TABLES = re.compile(
+    "no such (table|column|index)|already exists|has no column named|malformed database schema|unsupported file format"
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Database:
             if translated is None:  # a mistake of ours, such as use after close
                 raise
             raise translated from None
+        except UnicodeDecodeError:  # SQLite's own sentence quotes what is no text
+            raise self.damaged(f"{self.path} is damaged: it holds a name that is no text") from None
 
     @property
     def in_transaction(self) -> bool:

@@ -7,18 +7,17 @@ when it is on the disk.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edge_agent.config import Config
-from edge_agent.errors import EdgeAgentError, PredictionUnknown
+from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, StoreDamaged
 from edge_agent.examples.house import House, Surroundings, redactor_of
 from edge_agent.examples.records import Answered, Judgement
-from edge_agent.examples.spool import ReviewFilter
+from edge_agent.examples.spool import Found, ReviewFilter
 from edge_agent.examples.writer import Limits, Writer
-from edge_agent.formats.example import Consent
+from edge_agent.formats.example import Consent, stored
 from edge_agent.formats.manifest import Manifest
 
 Result = TypeVar("Result")
@@ -98,14 +97,13 @@ class Collection:
         self._writer.keep(answered)
 
     async def find(self, prediction_id: str) -> Reviewed:
-        """Return a kept prediction. Raises PredictionUnknown."""
-        found = await self._do(lambda house: house.spool.find(prediction_id))
-        return Reviewed(json.loads(found.record), found.reviewed, tuple(map(json.loads, found.feedback)))
+        """Return a kept prediction. Raises PredictionUnknown, StoreDamaged."""
+        return reviewed(await self._do(lambda house: house.spool.find(prediction_id)))
 
     async def review(self, wanted: ReviewFilter, after: tuple[float, int], count: int) -> list[Reviewed]:
-        """Return kept predictions, least confident first, behind a place."""
+        """Return kept predictions, least confident first, behind a place. Raises StoreDamaged."""
         rows = await self._do(lambda house: house.spool.review(wanted, after, count))
-        return [Reviewed(json.loads(found.record), found.reviewed, (), (rank, row)) for rank, row, found in rows]
+        return [reviewed(found, (rank, row)) for rank, row, found in rows]
 
     async def judge(self, said: Judgement, prediction: dict[str, Any], manifest: Manifest | None) -> None:
         """Keep feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
@@ -154,6 +152,15 @@ class Collection:
             )
         result: Result = await asyncio.wrap_future(self._writer.submit(work, alone=alone))
         return result
+
+
+def reviewed(found: Found, place: tuple[float, int] = NOBODY) -> Reviewed:
+    """Read what the spool keeps of a prediction. Raises StoreDamaged."""
+    try:
+        return Reviewed(stored(found.record), found.reviewed, tuple(map(stored, found.feedback)), place)
+    except RecordInvalid:
+        remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
+        raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
 
 
 def _status(house: House, config: Config) -> CollectionStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
@@ -26,7 +27,7 @@ def site_key(path: Path) -> Ed25519PrivateKey:
         write_durably(path, pem)
     try:
         read = load_pem_private_key(pem, password=None)
-    except ValueError:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # TypeError: it is encrypted
         read = None
     if not isinstance(read, Ed25519PrivateKey):
         remedy = "Put the file back from a copy; or move it away, and have the centre accept the new key."

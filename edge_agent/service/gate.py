@@ -6,6 +6,7 @@ exception; this answers with INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -47,12 +48,14 @@ class Gate:
     def _gated_dialogue(self, method: str, handler: Any) -> Any:
         async def behaviour(requests: Any, context: Any) -> None:
             await self._enter(method, context)
-            async for response in handler.stream_stream(requests, context):
+            async for response in handler.stream_stream(read(requests, context), context):
                 await context.write(response)
 
-        return grpc.stream_stream_rpc_method_handler(
-            behaviour, handler.request_deserializer, handler.response_serializer
-        )
+        async def read(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            async for data in requests:
+                yield await _parsed(handler.request_deserializer, data, context)
+
+        return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
 
     async def _enter(self, method: str, context: Any) -> None:
         try:

@@ -129,7 +129,7 @@ def root_of(raw: bytes) -> Metadata[Root]:
             raise ValueError(f"it is the metadata of another role: {root.signed.type}")
         root.verify_delegate("root", root)
     except (RepositoryError, *_HOSTILE) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(_said(error)) from None
     return root
 
 
@@ -184,7 +184,11 @@ def _explained(error: Exception, source: SourceFolder, files: Mapping[str, bytes
     if isinstance(error, LengthOrHashMismatchError):
         said = f"files in {source.path} do not belong together, or one is damaged: {METADATA}/{last}, or {FILE_NAME}"
         return UpdateIncomplete(said)
-    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not believed: {error}")
+    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not believed: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    return str(error) or "it holds a number that nobody can sign"  # such as NaN; TUF's own error says nothing
 
 
 def _until(error: Exception, files: Mapping[str, bytes]) -> str:

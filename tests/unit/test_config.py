@@ -124,11 +124,31 @@ def test_a_huge_wrong_value_is_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", [b"a: [", b"a: b: c", b"\xff\xfe\xff", b"run_dir: 2024-13-45", b"- " * 100_000, b"a: &x [*y]"]
+    "text",
+    [
+        *(b"a: [", b"a: b: c", b"\xff\xfe\xff", b"run_dir: 2024-13-45", b"- " * 100_000, b"a: &x [*y]"),
+        *(b"a: !!int ''", b"a: !!float ''", b"a: !!bool maybe", b"a: !!timestamp soon"),
+    ],
 )
 def test_a_file_that_is_not_yaml_is_refused(tmp_path, text):
     """Bytes that are no YAML are refused as such."""
     assert "is not valid YAML" in refused(tmp_path, text).message
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('state_dir: "/a\\0b"', "state_dir"),
+        ('run_dir: "\\uD800"', "run_dir"),
+        ('site: {outbox_dir: "\\0"}', "site.outbox_dir"),
+        ('service: {inference_group: "a\\0"}', "service.inference_group"),
+    ],
+)
+def test_a_name_that_the_system_cannot_have_is_refused(tmp_path, text, key):
+    """The error names the key, and shows nothing that a terminal would obey."""
+    error = refused(tmp_path, text)
+    assert f"{key} holds a character that no name can have" in error.message
+    assert error.message.isprintable()
 
 
 @pytest.mark.parametrize("text", ["just words", "- a\n- b\n", "5"])

@@ -120,6 +120,29 @@ def test_damage_has_the_remedy_of_its_owner(tmp_path: Path):
         assert "Move it away." == caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "statement", ["PRAGMA user_version = 0", "DROP TABLE t", "ALTER TABLE t RENAME b TO c", "ALTER TABLE t RENAME TO s"]
+)
+def test_a_database_with_other_tables_is_damaged(tmp_path: Path, statement: str):
+    """A list of tables that is not the one that was written is damage of the file, and no mistake of ours."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    with sqlite3.connect(tmp_path / "a.db") as other:
+        other.execute(statement)
+    other.close()
+    with pytest.raises(StoreDamaged) as caught:
+        Database(tmp_path / "a.db", SCHEMA).rows("SELECT a, b FROM t")
+    assert "Move it away." == caught.value.remedy
+
+
+def test_a_sentence_of_sqlite_that_is_no_text_is_damage(tmp_path: Path):
+    """Where the list of tables holds bytes that are no text, what SQLite says of it is none either."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    raw = (tmp_path / "a.db").read_bytes()
+    (tmp_path / "a.db").write_bytes(raw.replace(b"CREATE TABLE t (a", b"CREATE \xff\xfe\xff\xfe\xfft (a"))
+    with pytest.raises(StoreDamaged):
+        Database(tmp_path / "a.db", SCHEMA)
+
+
 def test_another_program_in_the_way_is_named(tmp_path: Path):
     """A database that somebody else holds locked is in use, not damaged."""
     database = Database(tmp_path / "a.db", SCHEMA)

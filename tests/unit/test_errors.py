@@ -90,6 +90,14 @@ def test_capacity_errors_say_when_to_try_again() -> None:
     assert all(issubclass(cls, CapacityError) for cls in LEAVES if drawn()[cls.__name__] == "CapacityError")
 
 
+@pytest.mark.parametrize("quoted", ["\x1b[2J", "\0", "\ud800", "\u202e", "\x07\x9b"])
+def test_a_sentence_holds_nothing_that_a_terminal_obeys(quoted: str) -> None:
+    """What it quotes of a hostile file is escaped; lines stay lines, and other scripts stay readable."""
+    error = QueueFull(f"the file says {quoted!s} and 漢\nends", remedy=f"Remove {quoted}.")
+    assert f"the file says {ascii(quoted)[1:-1]} and 漢\nends" == error.message == str(error)
+    assert f"Remove {ascii(quoted)[1:-1]}." == error.remedy
+
+
 def test_metadata_of_a_child_may_have_any_key() -> None:
     """Keys that are parameters of the error's constructor are kept as metadata."""
     error = from_wire("QUEUE_FULL", "full", "wait", {"message": "m", "remedy": "r", "retry_seconds": "s"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 from dataclasses import replace
@@ -252,6 +253,17 @@ def test_the_site_keeps_its_key(tmp_path):
     with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
         site_key(path)
     assert b"-----BEGIN" == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "der", ["302e020100300506032b657b04220420" + "00" * 32, "302e020100300506032b656f04220420" + "11" * 32]
+)
+def test_a_key_of_another_kind_is_none(tmp_path, der):
+    """A key of a kind that is unknown, or no Ed25519, is named like one that is damaged."""
+    pem = base64.b64encode(bytes.fromhex(der)).decode()
+    (tmp_path / "site.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(StoreDamaged, match="holds no Ed25519 key"):
+        site_key(tmp_path / "site.key")
 
 
 def test_a_change_of_updates_is_told_at_once(site):

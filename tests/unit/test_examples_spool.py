@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
+from edge_agent.examples.collection import reviewed
 from edge_agent.examples.spool import ReviewFilter, Spool
 from tests.site_cases import ASite, answered, judgement, manifest
 
@@ -209,6 +210,16 @@ def test_a_damaged_spool_says_so_and_is_left_alone(tmp_path, content):
         Spool(tmp_path / "spool.db", lambda: 0.0)
     assert "not sealed yet" in caught.value.remedy
     assert content == (tmp_path / "spool.db").read_bytes()
+
+
+@pytest.mark.parametrize("spoilt", [b"{", b"[]", b"\xff", b'{"type": "prediction"}', b"[" * 100_000])
+def test_a_damaged_record_is_named(site, spoilt):
+    """Bytes of a record that a disk has changed are an error with a remedy, not one without a name."""
+    site.keep(answered(1))
+    with site.house.spool.transaction():
+        site.house.spool.db.execute("UPDATE predictions SET record = ?", (spoilt,))
+    with pytest.raises(StoreDamaged, match=r"spool\.db is damaged"):
+        reviewed(site.house.spool.find("p-1"))
 
 
 def test_a_larger_class_is_never_given_up_for_a_smaller_one(site):

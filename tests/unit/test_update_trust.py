@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import time
@@ -383,6 +384,15 @@ def test_a_root_of_trust_that_cannot_be_read_is_said(how, site):
     """It stops updates, and names the file."""
     damage(site.root_file, how)
     with pytest.raises(ConfigInvalid, match=r"update\.root_file"):
+        site.again().believe()
+
+
+def test_a_root_with_a_number_that_nobody_can_sign_is_said(site):
+    """NaN has no canonical form; the sentence says so, where TUF's own error is empty."""
+    raw = json.loads(site.root_file.read_bytes())
+    raw["signed"]["x-extra"] = float("nan")
+    site.root_file.write_text(json.dumps(raw))
+    with pytest.raises(ConfigInvalid, match="a number that nobody can sign"):
         site.again().believe()
 
 

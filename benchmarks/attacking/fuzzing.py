@@ -1,0 +1,83 @@
+"""Hostile requests to every call of a daemon, and hostile files of every kind to the code with which serve reads them.
+
+Half of the cases each. A crash, a hang, UNKNOWN, INTERNAL and an error without a documented reason are all defects.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.attacking.held import held
+from benchmarks.bars import Bar
+from tests import hostile_files, hostile_state
+from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
+from tests.fuzzing import AT_ONCE
+from tests.hostile_files import Format, fuzz_file
+
+CASES = 50_000
+DEFECTS_SHOWN = 20
+GROWTH_BYTES_MAX = 32 * 2**20
+"""After the first tenth: allocators keep what they once had; a leak of a kilobyte a case would be 25 MB."""
+
+
+def measure(cases: int = CASES) -> list[Bar]:
+    """Fuzz; what was found is named on standard error."""
+    calls, files = Found(), Found()
+    with tempfile.TemporaryDirectory() as path, fuzzed(Path(path)) as at:
+        daemon_growth, well = _calls(at, cases // 2, calls)
+    with tempfile.TemporaryDirectory() as path:
+        reader_growth = _files(Path(path), cases - calls.cases, files)
+    _tell((*calls.defects, *files.defects, *well))
+    return [
+        Bar("fuzzing: hostile requests and files", calls.cases + files.cases, cases, "higher"),
+        Bar("fuzzing: calls that were reached", len(_names(calls)), len(methods()), "higher"),
+        Bar("fuzzing: requests that showed a defect", len(calls.defects), 0, "lower"),
+        Bar("fuzzing: files that showed a defect", len(files.defects), 0, "lower"),
+        Bar("fuzzing: other callers disturbed", len(well), 0, "lower"),
+        Bar("fuzzing: growth of the daemon, MB", daemon_growth / 2**20, GROWTH_BYTES_MAX / 2**20, "lower"),
+        Bar("fuzzing: growth of the readers, MB", reader_growth / 2**20, GROWTH_BYTES_MAX / 2**20, "lower"),
+    ]
+
+
+def _calls(at: Fuzzed, cases: int, found: Found) -> tuple[int, list[str]]:
+    """Return what the daemon held more at the end than after a tenth, and what was not well."""
+    *first, last = methods()
+    each = -(-cases // (len(first) + 1))
+    for method in first:
+        fuzz(at, method, each // 10, 0, found)
+    before = at.resident_bytes()
+    for method in first:
+        fuzz(at, method, each - each // 10, AT_ONCE, found)
+    after = at.resident_bytes()
+    well = [at.well()]
+    fuzz(at, last, each, 0, found)
+    return after - before, [each for each in well if each]
+
+
+def _files(folder: Path, cases: int, found: Found) -> int:
+    kinds = [*hostile_files.formats(folder), *hostile_state.formats(folder)]
+    shares = sum(kind.share for kind in kinds)
+    _each(kinds, cases / shares / 10, 0, found)
+    before = held(os.getpid()).resident_bytes
+    _each(kinds, cases / shares * 0.9, AT_ONCE, found)
+    return held(os.getpid()).resident_bytes - before
+
+
+def _each(kinds: Sequence[Format], cases_a_share: float, begin: int, found: Found) -> None:
+    for kind in kinds:
+        fuzz_file(kind, round(cases_a_share * kind.share + 0.5), begin, found)
+
+
+def _names(found: Found) -> set[str]:
+    return {ended.split()[0] for ended in found.ended}
+
+
+def _tell(defects: Iterable[str]) -> None:
+    """Name defects, alike ones once."""
+    alike = {defect.partition("; case")[0]: defect for defect in defects}
+    for defect in list(alike.values())[:DEFECTS_SHOWN]:
+        print(defect, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,39 @@
+"""What hostile callers, hostile files and twenty minutes of load get out of a daemon: refusals, and right answers.
+
+    python -m benchmarks.hardening [--json] [--only SECTION] [--cases N]
+
+Sections: fuzzing (requests and files). What is found is named on standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from benchmarks.attacking import fuzzing
+from benchmarks.bars import Bar, main
+
+SECTIONS: dict[str, Callable[[], list[Bar]]] = {
+    "fuzzing": lambda: fuzzing.measure(_given("--cases", fuzzing.CASES)),
+}
+
+
+def measure() -> list[Bar]:
+    """Run every section, or the one that was asked for."""
+    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    if only and only not in SECTIONS:
+        sys.exit(f"There is no section {only!r}; there are: {', '.join(SECTIONS)}.")
+    return [bar for name, section in SECTIONS.items() if only in ("", name) for bar in section()]
+
+
+def _given(option: str, default: int) -> int:
+    return int(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    sys.exit(main(measure))

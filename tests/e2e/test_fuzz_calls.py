@@ -1,0 +1,73 @@
+"""Hostile requests to every call of a real daemon: each is answered, or refused with a reason that is documented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+
+from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
+from tests.hostile_calls import Ended, call
+from tests.rpcs import METHODS, path_of
+
+QUICK, ALL = 12, 300
+BEGIN = 20  # the bench begins at 0: these are others
+RESIDENT_GROWTH_MAX = 32 * 2**20
+REFLECTION = next(method for method in METHODS if method.name == "ServerReflectionInfo")
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    """A daemon on which every call can succeed; the last test here drains it."""
+    with fuzzed(tmp_path_factory.mktemp("fuzzed")) as running:
+        yield running
+
+
+def test_a_malformed_question_to_reflection_is_a_caller_error(at: Fuzzed) -> None:
+    """Reflection streams both ways; what does not parse ends that stream alone, like any other call."""
+    with grpc.insecure_channel(at.daemon.admin_target) as channel:
+        assert ("INVALID_ARGUMENT", "REQUEST_INVALID") == _code(call(channel, REFLECTION, b"\xff"))
+        ask = channel.stream_stream(
+            path_of(REFLECTION), ServerReflectionRequest.SerializeToString, ServerReflectionResponse.FromString
+        )
+        questions = [ServerReflectionRequest(list_services="*"), ServerReflectionRequest(file_by_filename="none")]
+        listed, missing = ask(iter(questions), timeout=10)
+    assert "edge_agent.v1.AdminService" in {each.name for each in listed.list_services_response.service}
+    assert grpc.StatusCode.NOT_FOUND.value[0] == missing.error_response.error_code
+
+
+@pytest.mark.parametrize(
+    ("ended", "defect"),
+    [
+        (Ended("OK"), False),
+        (Ended("INVALID_ARGUMENT", "REQUEST_INVALID"), False),
+        (Ended("INVALID_ARGUMENT", "NO_SUCH_REASON"), True),
+        (Ended("INTERNAL", "MODEL_FAILED"), True),
+        (Ended("UNKNOWN", "", "Unexpected <class 'KeyError'>"), True),
+        (Ended("NOT_FOUND", "TASK_UNKNOWN", "<class 'KeyError'>"), True),
+        (Ended("DEADLINE_EXCEEDED"), True),
+    ],
+)
+def test_what_counts_as_a_defect(ended: Ended, defect: bool) -> None:
+    """Only answers, and errors whose reason is documented, are none."""
+    assert defect == bool(ended.defect(METHODS[0]))
+
+
+def _code(ended: Ended) -> tuple[str, str]:
+    return ended.code, ended.reason
+
+
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_no_request_is_more_than_refused(at: Fuzzed, cases: int) -> None:
+    """No UNKNOWN, no INTERNAL, no hang, no engine started again, and the other task answers as before."""
+    found, before = Found(), at.resident_bytes()
+    *first, last = methods()
+    for method in first:
+        fuzz(at, method, cases, BEGIN, found)
+    assert "" == at.well()
+    fuzz(at, last, cases, BEGIN, found)
+    assert [] == found.defects
+    assert {method.name for method in METHODS} == {ended.split()[0] for ended in found.ended}
+    assert at.resident_bytes() - before < RESIDENT_GROWTH_MAX
