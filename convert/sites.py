@@ -1,10 +1,11 @@
-"""sites.json: which keys each site signs with. A site that is not there is taken at its word once, or refused.
+"""sites.json: which sites there are, and which keys each signs with.
 
-    {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": ["9f…"]}}}
+    {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": ["9f…"], "retired": [], "rejected": [], "kits": []}}}
 
-The first key seen of a site is written down and binds from then on (trust on first use), unless only registered sites
-are taken. Another key of a known site is refused until someone accepts it: a replaced box has a new key, and so has
-someone who pretends to be it.
+A site that a kit was made for is known from then on: its key is accepted by a person, who compares its code with what
+the site shows. Of a site that was never registered, the first key seen is written down and binds (trust on first use),
+unless only registered sites are taken. Another key of a known site waits until someone decides: a replaced box has a
+new key, and so has someone who pretends to be it.
 """
 
 from __future__ import annotations
@@ -12,29 +13,78 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from convert import durable, yaml_file
 from edge_agent.errors import InvalidRequest, ManifestInvalid
-from edge_agent.formats.document import SiteId
+from edge_agent.formats.document import At, SiteId
 
 FILE_NAME = "sites.json"
 SCHEMA = "edge-agent/sites/v1"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_KITS_KEPT = 20
+
+Standing = Literal["current", "retired", "rejected", "revoked", "awaited", "another", "unknown"]
+"""What a key is to a site. current: speaks for it. retired: of an earlier life; what it sealed is taken, and nothing
+else. rejected: somebody said no. revoked: the site is no more. awaited: a kit was made, and no key was accepted yet.
+another: the site has other keys. unknown: nothing is known of the site.
+"""
+UNDECIDED: tuple[Standing, ...] = ("awaited", "another", "unknown")
 
 
-class _Site(BaseModel):
+class Kit(BaseModel):
+    """A kit that was made; what is in it is not kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    issued_at: At
+    expires_at: At
+
+
+class Entry(BaseModel):
+    """What is known of a site."""
+
     model_config = ConfigDict(extra="forbid")
-    keys: list[str] = Field(min_length=1, max_length=100)
+    keys: list[str] = Field(default=[], max_length=100)
     """Ed25519 public keys in hexadecimal, the newest last."""
+    retired: list[str] = Field(default=[], max_length=100)
+    rejected: list[str] = Field(default=[], max_length=100)
+    kits: list[Kit] = Field(default=[], max_length=_KITS_KEPT)
+    """The newest last."""
+    revoked_at: At | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Entry:
+        if not self.known:
+            raise ValueError("a site needs a key, or a kit")
+        return self
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is."""
+        return bool(self.model_dump(exclude_defaults=True))
+
+    @property
+    def speaking(self) -> list[str]:
+        """The keys that may speak for the site now."""
+        return [] if self.revoked_at else self.keys
+
+    @property
+    def every_key(self) -> dict[Standing, list[str]]:
+        """Keys that somebody has decided about, by what they are."""
+        return {"current": self.keys, "retired": self.retired, "rejected": self.rejected}
+
+
+_BLANK = Entry.model_construct()
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
     schema_: str = Field(default=SCHEMA, alias="schema", pattern=f"^{SCHEMA}$")
-    sites: dict[SiteId, _Site] = Field(default_factory=dict)
+    sites: dict[SiteId, Entry] = Field(default_factory=dict)
 
 
 class Sites:
@@ -50,23 +100,118 @@ class Sites:
             raise ManifestInvalid(said, remedy="Correct it, or take it from its backup.") from None
 
     def names(self) -> list[str]:
-        """Return the ids of all sites that are known."""
+        """Return the ids of all sites that are known and not revoked."""
+        return sorted(site for site, entry in self._document.sites.items() if not entry.revoked_at)
+
+    def every_name(self) -> list[str]:
+        """Return the ids of all sites that are known, also those that were revoked."""
         return sorted(self._document.sites)
 
-    def keys(self, site: str) -> list[str]:
-        """Return the keys that the site may sign with; none when it is not known."""
-        known = self._document.sites.get(site)
-        return list(known.keys) if known else []
+    def entry(self, site: str) -> Entry:
+        """Return what is known of a site; of one that is not known, an entry without anything."""
+        return self._document.sites.get(site, _BLANK).model_copy(deep=True)
 
-    def accept(self, site: str, key: str) -> None:
-        """Let a site sign with a key, beside those it has. Durable when it returns. Raises InvalidRequest, OSError."""
-        if not _SITE.fullmatch(site):
-            raise InvalidRequest(f"'{site}' is no site id", remedy="Lower-case letters, digits and inner hyphens.")
+    def keys(self, site: str) -> list[str]:
+        """Return the keys that may speak for the site now; none when it is not known, or revoked."""
+        return self.entry(site).speaking
+
+    def standing(self, site: str, key: str) -> Standing:
+        """Say what a key is to a site."""
+        entry = self.entry(site)
+        if not entry.known:
+            return "unknown"
+        if entry.revoked_at:
+            return "revoked"
+        found: list[Standing] = [standing for standing, keys in entry.every_key.items() if key in keys]
+        return (found or ["another" if entry.keys else "awaited"])[0]
+
+    def check_open(self, site: str) -> None:
+        """Raise InvalidRequest when a site was revoked."""
+        revoked_at = self.entry(site).revoked_at
+        if revoked_at:
+            said = f"{site} was revoked on {revoked_at[:10]}"
+            raise InvalidRequest(
+                said, remedy=f"'edge-convert sites restore {site}' takes that back; or take another id."
+            )
+
+    def accept(self, site: str, key: str, *, replaces: bool = False) -> None:
+        """Let a site sign with a key, beside those it has or in their place. Durable when it returns.
+
+        Raises:
+            InvalidRequest: no site id, no key, or the site was revoked.
+            OSError: it cannot be written down.
+        """
+        self.check_open(site)
+        entry = self._checked(site, key)
+        entry.retired = _without(_with(entry.retired, *(entry.keys if replaces else [])), key)
+        entry.keys = [key] if replaces else _with(entry.keys, key)
+        entry.rejected = _without(entry.rejected, key)
+        self._keep(site, entry)
+
+    def retire(self, site: str, key: str) -> None:
+        """Take what a key has sealed, and let it say nothing else: of a box that is no more. Raises as `accept`."""
+        entry = self._checked(site, key)
+        entry.retired = _with(entry.retired, key)
+        entry.keys, entry.rejected = _without(entry.keys, key), _without(entry.rejected, key)
+        self._keep(site, entry)
+
+    def reject(self, site: str, key: str) -> None:
+        """Take nothing of a key any more. Raises as `accept`."""
+        entry = self._checked(site, key)
+        entry.rejected = _with(entry.rejected, key)
+        entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
+        self._keep(site, entry)
+
+    def issue(self, site: str, kit: Kit) -> None:
+        """Write down that a kit was made: the site is known from now on. Raises as `accept`."""
+        self.check_open(site)
+        entry = self.entry(site)
+        entry.kits = [*entry.kits, kit][-_KITS_KEPT:]
+        self._keep(site, entry)
+
+    def revoke(self, site: str, at: str) -> None:
+        """Take nothing of a site any more, until `restore`. Raises InvalidRequest, OSError."""
+        self._revoked(site, at)
+
+    def restore(self, site: str) -> None:
+        """Take that back. Raises InvalidRequest, OSError."""
+        self._revoked(site, None)
+
+    def _revoked(self, site: str, at: str | None) -> None:
+        entry = self.entry(site)
+        if not entry.known:
+            raise InvalidRequest(f"'{site}' is not in {self._path}", remedy="'edge-convert sites list' shows who is.")
+        entry.revoked_at = at
+        self._keep(site, entry)
+
+    def _checked(self, site: str, key: str) -> Entry:
+        """Return what is known of a site. Raises InvalidRequest: no site id, no key."""
+        check_site(site)
         if not _KEY.fullmatch(key):
             raise InvalidRequest(f"'{key[:80]}' is no site key", remedy="A site's key has 64 hexadecimal digits.")
-        keys = self.keys(site)
-        if key in keys:
-            return
-        self._document.sites[site] = _Site(keys=[*keys, key])
-        plain = self._document.model_dump(mode="json", by_alias=True)
-        durable.write(self._path, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
+        return self.entry(site)
+
+    def _keep(self, site: str, entry: Entry) -> None:
+        self._document.sites[site] = entry
+        self._write()
+
+    def _write(self) -> None:
+        plain = self._document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        content = (json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n").encode()
+        if not self._path.is_file() or self._path.read_bytes() != content:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            durable.write(self._path, content)
+
+
+def check_site(site: str) -> None:
+    """Raise InvalidRequest when a text is no site id."""
+    if not _SITE.fullmatch(site):
+        raise InvalidRequest(f"'{site}' is no site id", remedy="Lower-case letters, digits and inner hyphens.")
+
+
+def _with(keys: list[str], *more: str) -> list[str]:
+    return list(dict.fromkeys([*keys, *more]))
+
+
+def _without(keys: list[str], key: str) -> list[str]:
+    return [each for each in keys if each != key]

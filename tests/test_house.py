@@ -70,8 +70,11 @@ ROOMS: dict[str, set[str]] = {
     | MIDDLE
     | {"edge_agent.tasks"}
     | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
+    # A root of its own, which runs while the daemon need not.
+    "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
-    | {"edge_agent.daemon", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client", "edge_agent.durable"},
+    | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {"edge_agent.durable"},
     "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
@@ -168,6 +171,8 @@ PURE = (
     "edge_agent.uplink.plan",
     "edge_agent.uplink.faults",
     "edge_agent.uplink.stored",
+    "edge_agent.enrol.judging",
+    "edge_agent.formats.kit",
     "edge_agent.formats.plan",
     "edge_agent.formats.repository",
     "edge_agent.formats.rollout",

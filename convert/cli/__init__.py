@@ -33,6 +33,7 @@ from convert.cli import (
     run,
     setup,
     sign,
+    site_kit,
     sites,
     stick,
     stopping,
@@ -130,6 +131,7 @@ app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)
 app.command("fleet")(fleet.Command)
 app.add_typer(keys.app, name="keys")
+app.command("site-kit")(site_kit.Command)
 app.add_typer(sites.app, name="sites")
 _UPDATES_PANEL = "Signed updates"
 _UPDATES: dict[str, Callable[..., Any]] = {

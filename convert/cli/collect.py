@@ -21,6 +21,7 @@ from convert.report.made import plural
 from convert.stage import Progress as Advance
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example import Feedback
+from edge_agent.formats.kit import code
 
 _MIB = 1024**2
 _SHOWN_MAX = 20
@@ -136,6 +137,8 @@ def _print(report: Any) -> None:
             f" {plural(task.waiting, 'review')} whose prediction has not come"
         )
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
+    waiting = [f"{each.site}, key {code(each.key)}: 'edge-convert sites show {each.site}'" for each in report.waiting]
+    _list(console, "waits for you", waiting)
     _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])
     _list(console, "contradiction", [f"{each.name} {each.why}" for each in report.breaks])
     for title, refused in (("replaced", report.replaced), ("refused", report.refused)):

@@ -1,33 +1,217 @@
-"""`edge-convert sites accept`."""
+"""`edge-convert sites list|show|accept|reject|revoke|restore`."""
 
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from convert.sites import FILE_NAME, Sites
-from edge_agent.errors import InvalidRequest
+from convert.cli import screen
+from convert.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
+from edge_agent.errors import InvalidRequest, ManifestInvalid
+from edge_agent.formats.document import timestamp
+from edge_agent.formats.kit import CODE_DIGITS, code, digits
 
-app = typer.Typer(no_args_is_help=True, help="Decide which keys speak for which site.")
+app = typer.Typer(no_args_is_help=True, help="See the sites of the fleet, and decide which keys speak for which.")
+_REPORT = "report.json"
+_KEY_DIGITS = 64
+_TITLES: dict[Standing, str] = {
+    "current": "key",
+    "retired": "key of an earlier life",
+    "rejected": "key that was rejected",
+}
+
+Site = Annotated[str, typer.Argument(metavar="SITE", help="The site's id.")]
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent site' shows there.")
+]
+Collected = Annotated[
+    Path | None, typer.Option("--collected", metavar="FOLDER", help="Where collect writes; the registry is in there.")
+]
+Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="The registry itself.")]
+
+
+@dataclass(frozen=True)
+class _Centre:
+    """What the centre knows: the registry, and what collect found beside it."""
+
+    path: Path
+
+    @property
+    def sites(self) -> Sites:
+        return Sites(self.path)
+
+    def waiting(self) -> dict[str, dict[str, int]]:
+        """Return the keys that the last run of collect could not place: by site, with how much each had signed."""
+        sites, found = self.sites, defaultdict[str, dict[str, int]](dict)
+        for site, key, documents in _waiting(self.path.with_name(_REPORT)):
+            if sites.standing(site, key) in UNDECIDED:
+                found[site][key] = documents
+        return found
+
+    def key_of(self, site: str, written: str) -> str:
+        """Return the key that was written out, or whose code was. Raises InvalidRequest."""
+        given = digits(written)
+        if len(given) >= _KEY_DIGITS or len(given) < CODE_DIGITS:
+            return given
+        known = itertools.chain(*self.sites.entry(site).every_key.values(), self.waiting().get(site, {}))
+        found = {key for key in known if key.startswith(given)}
+        if len(found) != 1:
+            said = f"no key of {site} with the code {code(given)} has come here"
+            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent site' shows it."
+            raise InvalidRequest(said, remedy=remedy)
+        return found.pop()
+
+
+def _waiting(report: Path) -> list[tuple[str, str, int]]:
+    try:
+        found = json.loads(report.read_bytes()).get("waiting", [])
+        return [(str(each["site"]), str(each["key"]), int(each["documents"])) for each in found]
+    except FileNotFoundError:
+        return []
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ManifestInvalid(f"{report} is damaged", remedy="Run 'edge-convert collect' again.") from None
+
+
+@app.command("list")
+def list_(
+    collected: Collected = None,
+    registry: Registry = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Show every site: what it waits for, and the code of its key.
+
+    Example: [bold]edge-convert sites list --collected collected[/bold]
+    """
+    centre = _centre(collected, registry)
+    if as_json:
+        _print_json(centre)
+        return
+    waiting, table = centre.waiting(), Table("site", "is", "key", "last kit", box=None, pad_edge=False)
+    for site in sorted({*centre.sites.every_name(), *waiting}):
+        table.add_row(site, *_row(centre.sites.entry(site), waiting.get(site, {})))
+    screen.out().print(table)
+    if waiting:
+        screen.out().print("Have the site read out its code ('edge-agent site'), and accept the key that has it.")
+
+
+def _print_json(centre: _Centre) -> None:
+    sites = centre.sites
+    plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
+    typer.echo(json.dumps({"sites": plain, "waiting": centre.waiting()}))
+
+
+@app.command()
+def show(site: Site, collected: Collected = None, registry: Registry = None) -> None:
+    """Show all that is known of one site.
+
+    Example: [bold]edge-convert sites show shop-1 --collected collected[/bold]
+    """
+    centre = _centre(collected, registry)
+    entry, waiting = centre.sites.entry(site), centre.waiting().get(site, {})
+    if not (entry.known or waiting):
+        raise InvalidRequest(f"nothing is known of '{site}'", remedy="'edge-convert sites list' shows who is known.")
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_row("site", f"{site}: {_state(entry, waiting)}")
+    for standing, keys in entry.every_key.items():
+        for key in keys:
+            table.add_row(_TITLES[standing], f"{code(key)}   {key}")
+    for key, count in waiting.items():
+        table.add_row("key that waits", f"{code(key)}   {key}   has signed {count} files that came")
+    for kit in entry.kits:
+        said = f"{code(kit.sha256)}   made {kit.issued_at[:10]}, can be used until {kit.expires_at[:10]}"
+        table.add_row("kit", said)
+    screen.out().print(table)
 
 
 @app.command()
 def accept(
-    site: Annotated[str, typer.Argument(metavar="SITE", help="The site's id.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Its public key, 64 hexadecimal digits.")],
-    collected: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where collect writes; the registry is in there.")
-    ] = None,
-    registry: Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="The registry itself.")] = None,
+    site: Site,
+    key: Key,
+    collected: Collected = None,
+    registry: Registry = None,
+    replaces: Annotated[
+        bool, typer.Option("--replaces", help="Retire the keys that it had: the box was replaced or installed anew.")
+    ] = False,
+    former: Annotated[
+        bool, typer.Option("--former", help="It is of an earlier life of the site: take only what it had sealed.")
+    ] = False,
 ) -> None:
-    """Let a site sign with a key, beside those it has: a new site, a replaced box, one installed anew.
+    """Let a site sign with a key: a new site, a replaced box, one installed anew.
 
-    Ask someone at the site first: 'edge-agent status' shows its key there.
+    Compare it first: 'edge-agent site' shows its code there.
 
-    Example: [bold]edge-convert sites accept shop-1 9f86d0… --collected collected[/bold]
+    Example: [bold]edge-convert sites accept shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
+    if replaces and former:
+        raise InvalidRequest("--replaces and --former exclude each other", remedy="Name one of them.")
+    centre = _centre(collected, registry)
+    found = centre.key_of(site, key)
+    if former:
+        centre.sites.retire(site, found)
+        typer.echo(f"what {found} has sealed for {site} is taken, by {centre.path}")
+    else:
+        centre.sites.accept(site, found, replaces=replaces)
+        typer.echo(f"{site} may sign with {found}, by {centre.path}")
+
+
+@app.command()
+def reject(site: Site, key: Key, collected: Collected = None, registry: Registry = None) -> None:
+    """Take nothing of a key: of a stolen box, or of somebody who only says to be the site.
+
+    Example: [bold]edge-convert sites reject shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
+    """
+    centre = _centre(collected, registry)
+    found = centre.key_of(site, key)
+    centre.sites.reject(site, found)
+    typer.echo(f"nothing that {found} signs for {site} is taken, by {centre.path}")
+
+
+@app.command()
+def revoke(site: Site, collected: Collected = None, registry: Registry = None) -> None:
+    """Take nothing of a site any more: it is given up. What came before stays.
+
+    Collect first what it has sent. Its credential for the store has to be withdrawn there.
+
+    Example: [bold]edge-convert sites revoke shop-1 --collected collected[/bold]
+    """
+    centre = _centre(collected, registry)
+    centre.sites.revoke(site, timestamp(time.time()))
+    typer.echo(f"{site} is revoked, by {centre.path}; withdraw its credential for the store, too")
+
+
+@app.command()
+def restore(site: Site, collected: Collected = None, registry: Registry = None) -> None:
+    """Take back that a site was revoked: its keys count again.
+
+    Example: [bold]edge-convert sites restore shop-1 --collected collected[/bold]
+    """
+    centre = _centre(collected, registry)
+    centre.sites.restore(site)
+    typer.echo(f"{site} counts again, by {centre.path}")
+
+
+def _centre(collected: Path | None, registry: Path | None) -> _Centre:
     if (collected is None) == (registry is None):
         raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
-    path = registry or Path(collected or "", FILE_NAME)
-    Sites(path).accept(site, key)
-    typer.echo(f"{site} may sign with {key}, by {path}")
+    return _Centre(registry or Path(collected or "", FILE_NAME))
+
+
+def _row(entry: Entry, waiting: Collection[str]) -> tuple[str, str, str]:
+    shown = [*map(code, entry.speaking), *(f"{code(key)} waits" for key in waiting)]
+    kits = [kit.issued_at[:10] for kit in entry.kits]
+    return _state(entry, waiting), ", ".join(shown) or "-", ("-", *kits)[-1]
+
+
+def _state(entry: Entry, waiting: Collection[str]) -> str:
+    if entry.revoked_at:
+        return f"revoked on {entry.revoked_at[:10]}"
+    if waiting:
+        return "waiting for you"
+    return "accepted" if entry.keys else "not heard of yet"

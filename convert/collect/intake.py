@@ -85,7 +85,7 @@ class Intake:
         signed = segment.verify(raw, stem, None)
         if signed.body.site != site:
             raise _Unfit(f"is of site {signed.body.site}, but lies with {site}")
-        objection = self._trust.objection(site, signed.key)
+        objection = self._trust.objection_to_sealed(site, signed.key)
         if objection:
             raise _Unfit(objection)
         return signed

@@ -10,6 +10,16 @@ from convert.collect.intake import Refusal
 from convert.collect.joined import Task
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A key of a site that somebody has to accept or reject."""
+
+    site: str
+    key: str
+    documents: int
+    """Segments and status objects that it had signed in this run."""
+
+
 @dataclass
 class Report:
     """What happened. Every list is in a fixed order when the run is over."""
@@ -22,6 +32,8 @@ class Report:
     sites: int = 0
     pinned: dict[str, str] = field(default_factory=dict)
     """Sites seen for the first time: the key that binds from now on."""
+    waiting: list[Waiting] = field(default_factory=list)
+    """Keys that nobody has decided about."""
     refused: list[Refusal] = field(default_factory=list)
     replaced: list[Refusal] = field(default_factory=list)
     """Refused, but their records came again in a later segment."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from convert import durable
 from convert.collect import chain, database, derive, raw, rows, vouch
 from convert.collect.intake import Intake, Refusal, Taken
-from convert.collect.report import Report
+from convert.collect.report import Report, Waiting
 from convert.collect.sources import Listing, Source, SourceFailed, listings
 from convert.collect.statuses import FOLDER as STATUS_FOLDER
 from convert.collect.statuses import Statuses
@@ -217,6 +217,7 @@ class _Run:
             report.breaks += chain.breaks(entries)
             report.segments_held += len(entries)
         report.pinned = self._trust.pinned
+        report.waiting = [Waiting(*of, count) for of, count in sorted(self._trust.waiting.items())]
         report.sites = len(self._statuses.sites() | {site for site, _ in seen.held})
 
     def _vouch(self, places: list[tuple[Source, Listing]]) -> None:

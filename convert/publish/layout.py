@@ -80,6 +80,11 @@ def decode(kind: type[Kind], raw: bytes, what: str) -> Metadata[Kind]:
     return metadata
 
 
+def check_root(raw: bytes, what: str) -> None:
+    """Check that something is a root of trust. Raises UpdateUntrusted."""
+    decode(Root, raw, what)
+
+
 def issue(signed: Signed, version: int, now: float, days: float) -> None:
     """Say of metadata which version they are, when they were issued and how long they hold."""
     signed.version = version

@@ -24,9 +24,11 @@ from edge_agent.cli import (
     demo,
     doctor,
     embed,
+    enrol,
     erase,
     extract,
     generate,
+    identity,
     install,
     limits,
     models,
@@ -126,9 +128,11 @@ def root(
     ctx.obj = Site(config, Overrides(state_dir=state_dir, run_dir=run_dir), remote)
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., Any]] = {
     "serve": serve.run,
     "uplink": uplink.run,
+    "enrol": enrol.Command,
+    "site": identity.run,
     "status": status.run,
     "doctor": doctor.run,
     "models": models.run,

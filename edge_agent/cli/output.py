@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -49,6 +50,15 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
             column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
         )
     return made
+
+
+def print_facts(console: Console, facts: Mapping[str, str]) -> None:
+    """Print names and what is to be said of each, in two columns; what has nothing to say is left out."""
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for name, said in facts.items():
+        if said:
+            grid.add_row(name, Text(said))
+    print_trimmed(console, grid)
 
 
 def print_trimmed(console: Console, thing: Table | Text | str) -> None:

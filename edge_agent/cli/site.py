@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from edge_agent.client import AdminClient, Client, ReviewClient, Tls
-from edge_agent.config import Config, Overrides, load
+from edge_agent.config import Config, Files, Overrides, load, read_files
 from edge_agent.config.remote import load as load_remote
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
@@ -27,6 +27,10 @@ class Site:
     def config(self) -> Config:
         """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
         return load(self.config_path, self.overrides)
+
+    def files(self) -> Files:
+        """Read the files of the configuration as they are. Raises ConfigInvalid."""
+        return read_files(self.config_path)
 
     def client(self, target: str = "") -> Client:
         """Return a client of the inference socket, or of another address."""

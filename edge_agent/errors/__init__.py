@@ -17,7 +17,7 @@
     │   ├── BundleUnsigned, RequirementUnmet
     ├── ExchangeError        whoever made or carried the file looks at it
     │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
-    │   ├── UploadConflict
+    │   ├── UploadConflict, KitInvalid, KitRefused
     ├── UpdateError          the central team looks at what it published, or brings a newer copy
     │   ├── PlanInvalid, UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete
     ├── StateError           the operator names another version, or activates first
@@ -73,6 +73,8 @@ from edge_agent.errors.files import (
     ExchangeError,
     FileMissing,
     HashMismatch,
+    KitInvalid,
+    KitRefused,
     ManifestInvalid,
     PathUnsafe,
     PlanInvalid,
@@ -140,6 +142,8 @@ __all__ = [
     "InputQuarantined",
     "InputTooLong",
     "InvalidRequest",
+    "KitInvalid",
+    "KitRefused",
     "ManifestInvalid",
     "MemoryShort",
     "ModelError",

@@ -80,7 +80,7 @@ def public_key_hex(key: Ed25519PrivateKey) -> str:
 def sign(body: Exchanged, key: Ed25519PrivateKey) -> bytes:
     """Write a signed document."""
     plain = body.model_dump(mode="json", by_alias=True)
-    document = {"body": plain, "key": public_key_hex(key), "signature": key.sign(_canonical(plain)).hex()}
+    document = {"body": plain, "key": public_key_hex(key), "signature": key.sign(canonical(plain)).hex()}
     return (json.dumps(document, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -101,7 +101,7 @@ def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | Non
     if keys is not None and key not in keys:
         raise SignatureInvalid(f"{what} is signed by {key[:16]}…, which is none of the keys trusted here", key=key)
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), _canonical(body))
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), canonical(body))
     except (InvalidSignature, ValueError):  # ValueError: half of a surrogate pair, which has no bytes
         raise SignatureInvalid(f"{what} was changed after it was signed, or the signature is none", key=key) from None
     return Signed(validate(body, model, what), key, hashlib.sha256(raw).hexdigest())
@@ -130,7 +130,7 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
     if len(raw) > DOCUMENT_BYTES_MAX:
         raise DocumentInvalid(f"{what} has {len(raw)} bytes; the limit is {DOCUMENT_BYTES_MAX}")
     try:
-        plain = json.loads(raw, parse_float=_no_float, parse_constant=_no_float)
+        plain = json.loads(raw, parse_float=no_float, parse_constant=no_float)
     except (ValueError, RecursionError) as error:
         raise DocumentInvalid(f"{what} is not valid JSON: {error}") from None
     if not isinstance(plain, dict):
@@ -138,9 +138,11 @@ def _object(raw: bytes, what: str) -> dict[str, Any]:
     return plain
 
 
-def _no_float(text: str) -> float:
+def no_float(text: str) -> float:
+    """Refuse a number that is not whole, for json.loads. Raises ValueError."""
     raise ValueError(f"a signed document holds no numbers like {text[:20]}")
 
 
-def _canonical(body: dict[str, Any]) -> bytes:
+def canonical(body: dict[str, Any]) -> bytes:
+    """Return the bytes of a body that are signed. Raises ValueError: half of a surrogate pair, which has no bytes."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
