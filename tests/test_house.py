@@ -89,6 +89,11 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.engine.protocol",
     },
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
+    "installer": set(),
+    # Runs on the target under its Python, before anything else is there.
+    "installer.setup": set(),
+    # The man pages are written from the commands and the configuration themselves.
+    "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
     "benchmarks": BASE
     | {
         "edge_agent.cli",
@@ -105,7 +110,7 @@ ROOMS: dict[str, set[str]] = {
 
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.service", "edge_agent.client", "edge_agent.v1")
-SCREEN = ("edge_agent.cli", "convert.cli")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
@@ -200,6 +205,7 @@ ENTRIES = {
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "convert.cli.__main__": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
+    "installer.build.__main__": "started by scripts/build-installer",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
@@ -229,7 +235,7 @@ FUNCTION_LINES_MEAN_MAX = 8.5
 COMPLEXITY_MEAN_MAX = 2.85
 TEST_LINES_PER_SOURCE_LINE = (0.9, 1.7)
 
-CODE = load(ROOT, ["edge_agent", "convert", "benchmarks"])
+CODE = load(ROOT, ["edge_agent", "convert", "benchmarks", "installer"])
 OURS = [source for source in CODE if not source.path.startswith("edge_agent/v1/")]
 SHIPPED = [source for source in OURS if not source.path.startswith("benchmarks/")]
 TESTS = load(ROOT, ["tests"])

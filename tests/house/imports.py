@@ -11,7 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from tests.house.source import Source, below
 
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-OURS = ("edge_agent", "convert", "benchmarks", "tests")
+OURS = ("edge_agent", "convert", "benchmarks", "installer", "tests")
 IMPURE = {"asyncio", "datetime", "io", "os", "random", "secrets", "select", "socket", "subprocess", "threading", "time"}
 
 

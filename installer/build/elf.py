@@ -1,0 +1,32 @@
+"""What a library asks for: other libraries, and a version of the C library."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_NEEDED = re.compile(r"\(NEEDED\).*\[(.+)\]")
+_GLIBC = re.compile(r"Name: GLIBC_(\d+(?:\.\d+)+)")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The needs of one library."""
+
+    needed: tuple[str, ...]
+    glibc: tuple[int, ...]
+    """The oldest version that has all it uses."""
+
+
+def read(path: Path) -> Asked:
+    """Read a library with readelf."""
+    command = ["readelf", "--wide", "--dynamic", "--version-info", str(path)]
+    return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+
+
+def parse(text: str) -> Asked:
+    """Read what readelf printed."""
+    versions = [tuple(int(part) for part in found.split(".")) for found in _GLIBC.findall(text)]
+    return Asked(needed=tuple(_NEEDED.findall(text)), glibc=max(versions, default=(2, 0)))

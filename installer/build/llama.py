@@ -1,0 +1,88 @@
+"""The wheel of llama.cpp: built by the recipe, once, then trimmed to what is loaded and measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from installer.build import elf
+from installer.build.recipe import GLIBC_HEADER, GLIBC_MAX, Recipe
+from installer.build.running import BuildFailed, need, python, run, step
+
+LIBRARIES = "llama_cpp/lib"
+OPENED = {"libllama.so", "libggml.so"}
+BACKEND = re.compile(r"libggml-(?!base)[\w-]+\.so")
+NOT_NEEDED = ("lib", "lib64", "include", "share")
+"""Folders beside the package: second copies of its libraries, and what only builds against them."""
+
+
+def wheel(recipe: Recipe, cache: Path, log: Path) -> Path:
+    """Return the wheel, from the cache if it was built before. Raises BuildFailed."""
+    kept = cache / recipe.key
+    if not any(kept.glob("*.whl")):
+        need(recipe.tools)
+        started = time.monotonic()
+        _build(recipe, kept, log)
+        step(f"built {recipe.key}", started)
+    return next(kept.glob("*.whl"))
+
+
+def _build(recipe: Recipe, kept: Path, log: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".building-") as name:
+        folder = Path(name)
+        header = folder / "glibc.h"  # a path without spaces or surprises, in every compiler's command line
+        shutil.copyfile(GLIBC_HEADER, header)
+        # --no-cache-dir: pip would hand out an earlier build for this machine, whatever cmake is told.
+        build = python("-m", "pip", "wheel", "--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python")
+        run(
+            [*build, "--wheel-dir", str(folder / "built"), f"llama-cpp-python=={recipe.version}"],
+            log,
+            recipe.environment(header),
+        )
+        trimmed = trim(next((folder / "built").glob("*.whl")), folder, log)
+        kept.mkdir(parents=True, exist_ok=True)
+        trimmed.replace(kept / trimmed.name)
+
+
+def trim(built: Path, folder: Path, log: Path) -> Path:
+    """Return a wheel without second copies, with the OpenMP library that it needs. Raises BuildFailed."""
+    run(python("-m", "wheel", "unpack", built, "--dest", folder / "unpacked"), log)
+    tree = next((folder / "unpacked").iterdir())
+    for name in NOT_NEEDED:
+        shutil.rmtree(tree / name, ignore_errors=True)
+    for path in [*second_copies(tree / LIBRARIES), *second_copies(tree / "bin")]:
+        path.unlink()
+    shutil.copyfile(openmp(), tree / LIBRARIES / "libgomp.so.1")
+    check(tree)
+    run(python("-m", "wheel", "pack", tree, "--dest-dir", folder), log)
+    return next(folder.glob("*.whl"))
+
+
+def second_copies(libraries: Path) -> Iterator[Path]:
+    """Yield libraries that nothing asks for: a wheel has no links, so each name of a library is a copy of it.
+
+    Python opens two by their short names; the others are asked for by the names that libraries need, or are backends.
+    """
+    paths = sorted(libraries.glob("*.so*"))
+    asked = {name for path in paths for name in elf.read(path).needed} | OPENED
+    yield from (path for path in paths if path.name not in asked and not BACKEND.fullmatch(path.name))
+
+
+def openmp() -> Path:
+    """Return GNU's OpenMP library, of a build that runs on any glibc: the one of this machine needs its own."""
+    files = importlib.metadata.files("scikit-learn") or []
+    return next(Path(str(path.locate())) for path in files if path.name.startswith("libgomp"))
+
+
+def check(tree: Path) -> None:
+    """Raise BuildFailed when a library would not run on the oldest supported system."""
+    for path in sorted(tree.rglob("*.so*")):
+        needed = elf.read(path).glibc
+        if needed > GLIBC_MAX:
+            said = f"{path.name} needs glibc {'.'.join(map(str, needed))}"
+            raise BuildFailed(said, f"Extend {GLIBC_HEADER.name}: Debian 12 has glibc {'.'.join(map(str, GLIBC_MAX))}.")

@@ -1,0 +1,34 @@
+"""What is laid on the machine beside the program: whatever lies in systemd/, and man pages."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from installer.build import man
+
+
+def place(name: str, gpu: str) -> str:
+    """Return where a file of systemd/ goes in a program's share/ folder; empty for what this variant leaves out."""
+    match name.split("."):
+        case ["agent", "yaml"]:
+            return name
+        case [_, "yaml"]:
+            return f"etc/{name}"
+        case [stem, "sysusers" | "tmpfiles" as kind, "conf"]:
+            return f"{kind}/{stem}.conf"
+        case [stem, "gpu", "conf"]:
+            return f"systemd/{stem}.service.d/50-gpu.conf" if gpu else ""
+    return f"systemd/{name}"
+
+
+def fill(share: Path, systemd: Path, gpu: str) -> None:
+    """Copy what belongs to this variant, and write the man pages."""
+    for source in sorted(systemd.iterdir()):
+        if target := place(source.name, gpu):
+            (share / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, share / target)
+    pages = share / "man"
+    pages.mkdir(parents=True, exist_ok=True)
+    for name, text in man.pages().items():
+        (pages / name).write_text(text, encoding="utf-8")

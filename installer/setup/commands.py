@@ -1,0 +1,166 @@
+"""What the commands do, step by step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.setup import disk, laying, machine, making, report
+from installer.setup.errors import DONE, FAILED, MACHINE, USAGE, SetupError
+from installer.setup.payload import Payload
+from installer.setup.places import Places
+from installer.setup.programs import Program, Programs, drop, read
+from installer.setup.screen import Stopwatch, done, note, say, size
+from installer.setup.services import SERVE, Services
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run of edge-agent-setup."""
+
+    places: Places
+    services: Services
+    programs: Programs
+
+    def install(self, payload: Payload) -> None:
+        """Install or upgrade; the same again repairs. Raises SetupError, OSError."""
+        here = machine.this_machine()
+        say(f"Edge Agent {payload.version} ({payload.variant}), under Python {here.python} at {here.interpreter}")
+        free = machine.free_below(self.places.home)
+        machine.check(here, payload, free)
+        if not self.places.trial:
+            machine.check_shared(here.interpreter)
+        done(f"this machine: {here.architecture}, glibc {machine.dotted(here.glibc)}, {size(free)} free")
+        before = self.programs.current
+        program = self._make(payload, here)
+        self._switch(program, before)
+        gone = self.programs.prune()
+        if gone:
+            done(f"removed what is older: {', '.join(gone)}")
+        self._say_what_next(program, before)
+
+    def _make(self, payload: Payload, here: machine.Machine) -> Program:
+        folder, program = self.programs.find(payload, here)
+        if program:
+            done(f"the program {program.name} is there already, and undamaged")
+            return program
+        watch = Stopwatch()
+        drop(folder)  # what a stopped setup left
+        try:
+            making.make(folder, payload, here)
+            done(f"made the program {folder.name} from {payload.lock(here.python).name} ({watch})")
+            done(f"it runs here: {'; '.join(making.try_out(folder, payload))}")
+            making.complete(folder, payload, here)
+        finally:
+            if read(folder) is None:  # failed, or was interrupted
+                drop(folder)
+        _, program = self.programs.find(payload, here)
+        if program is None:
+            said = "the new program was damaged while it was written"
+            raise SetupError(FAILED, said, "Nothing was changed. Check the disk: 'dmesg' may say more.")
+        return program
+
+    def _switch(self, program: Program, before: Program | None) -> None:
+        self.programs.activate(program)
+        if before is None:
+            done(f"the program is now {program.title}")
+        elif before.name != program.name:
+            done(f"switched from {before.title} to {program.title}")
+        try:
+            self._bring_up(program, before)
+        except SetupError as error:
+            if before is None or before.name == program.name:
+                raise
+            note(f"the new program does not come up; going back to {before.title}")
+            self._bring_up(self.programs.go_back(), program)
+            raise SetupError(error.code, error.message, f"{before.title} runs again. {error.remedy}") from None
+
+    def _bring_up(self, program: Program, before: Program | None) -> None:
+        for path in laying.lay(self.places, program, before):
+            note(f"{path} had been edited: the old text is beside it, in {path.name}.edited (a drop-in would last)")
+        if laying.lay_configuration(self.places, program):
+            done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
+        self.services.prepare()
+        done("laid units, users, folders, man pages")
+        self.services.start(laying.unit_names(program), first=self.programs.previous is None)
+
+    def _say_what_next(self, program: Program, before: Program | None) -> None:
+        if self.services.running and self.services.wanted:
+            state, enabled = self.services.state(SERVE)
+            done(f"{SERVE} is {state}, {enabled}")
+        elif not self.places.trial:
+            note("systemd does not run here, or --no-start was given: nothing was started")
+        if before is None:
+            say(f"Installed. Next: edge-agent doctor; the configuration is {self.places.config / 'agent.yaml'}.")
+        else:
+            say(f"Done: {program.title}. 'edge-agent-setup rollback' goes back.")
+
+    def rollback(self) -> None:
+        """Go back to the program before."""
+        now = self.programs.current
+        self.programs.go_back()
+        program = self.programs.current
+        assert program is not None
+        self._bring_up(program, now)
+        say(f"The program is now {program.title}. 'edge-agent-setup rollback' again undoes this.")
+
+    def uninstall(self) -> None:
+        """Remove the program; state and configuration stay."""
+        self._remove_program()
+        say(f"Removed. Kept: {', '.join(map(str, self.places.kept)) or 'nothing'}.")
+        say("'purge' of the installer file removes these too.")
+
+    def purge(self, *, agreed: bool) -> None:
+        """Remove the program, the configuration, the state, the keys, the users."""
+        kept = self.places.kept
+        for path in kept:
+            say(f"  {path}  {size(disk.size_of(path))}")
+        if not agreed and not _asked(
+            "This removes the program and all of the above, for good. Type 'purge' to go on: "
+        ):
+            raise SetupError(USAGE, "nothing was removed", "'purge --yes' does not ask.")
+        self._remove_program()
+        for path in kept:
+            disk.remove(path)
+        self.services.remove_users()
+        say("Removed everything.")
+
+    def _remove_program(self) -> None:
+        program = self.programs.current or self.programs.previous
+        if program:
+            self.services.stop(laying.unit_names(program))
+            laying.take_up(self.places, program)
+            done("stopped the services; removed units, man pages and commands")
+        for path in (self.places.current, self.places.previous, self.places.home):
+            disk.remove(path)
+        self.services.forget()
+        done(f"removed {self.places.home}")
+
+    def status(self, *, as_json: bool) -> int:
+        """Say what is installed, and whether it is what was installed; return the exit code."""
+        program = self.programs.current
+        if program is None:
+            raise SetupError(MACHINE, "edge-agent is not installed", "Run the installer file.")
+        found = report.look(self.places, self.services, self.programs.previous, program)
+        say(report.as_json(found) if as_json else report.as_text(found))
+        if found.damaged:
+            said = f"{len(found.damaged)} files are not what was installed"
+            raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program anew.")
+        return DONE
+
+    def enrol(self, kit: Path) -> int:
+        """Hand a kit to the installed program; return its exit code."""
+        if not kit.is_file():
+            raise SetupError(USAGE, f"there is no file {kit}", "Name the kit that the centre made for this site.")
+        command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit)]
+        return subprocess.run(command, check=False).returncode  # noqa: S603 - our own program
+
+
+def _asked(question: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip() == "purge"

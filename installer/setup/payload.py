@@ -1,0 +1,82 @@
+"""What an installer file holds, unpacked: the manifest, wheels for each Python, and what is laid on the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from installer.setup.errors import MACHINE, REFUSED, SetupError
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One unpacked installer file. Its hash was checked before it was unpacked."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        """Version of the agent."""
+        return str(self.manifest["version"])
+
+    @property
+    def variant(self) -> str:
+        """ "cpu", "vulkan" or "cuda"."""
+        return str(self.manifest["variant"])
+
+    @property
+    def glibc(self) -> tuple[int, ...]:
+        """The oldest C library that its libraries run on."""
+        return tuple(int(part) for part in self.manifest["glibc"].split("."))
+
+    @property
+    def common(self) -> Path:
+        """What is the same for every Python."""
+        return self.folder / "common"
+
+    @property
+    def share(self) -> Path:
+        """What is laid on the machine."""
+        return self.common / "share"
+
+    @property
+    def pip(self) -> Path:
+        """The wheel of pip, which runs from its file."""
+        return next(self.common.glob("pip-*.whl"))
+
+    def lock(self, python: str) -> Path:
+        """Return the list of wheels for a Python such as "3.13", each with its hash. Raises SetupError."""
+        path = self.folder / f"python{python}" / "lock.txt"
+        if not path.exists():
+            known = ", ".join(self.manifest["installed_bytes"])
+            said = f"Python {python} is not supported; this installer has what {known} need"
+            raise SetupError(MACHINE, said, "Install one of them.")
+        return path
+
+    def wheels(self, python: str) -> tuple[Path, Path]:
+        """Return the folders of wheels: for every Python, and for this one."""
+        return self.common / "wheels", self.folder / f"python{python}" / "wheels"
+
+    def installed_bytes(self, python: str) -> int:
+        """Return what the program takes on the disk."""
+        return int(self.manifest["installed_bytes"][python])
+
+    def identity(self, python: str, interpreter: Path) -> str:
+        """Return the name of the program that this makes under an interpreter: the same content, the same name."""
+        parts = [self.lock(python).read_bytes(), json.dumps(self.manifest, sort_keys=True).encode()]
+        for path in sorted(path for path in self.share.rglob("*") if path.is_file()):
+            parts += [str(path.relative_to(self.share)).encode(), path.read_bytes()]
+        parts.append(f"{python} {interpreter}".encode())
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:12]
+
+
+def read(folder: Path) -> Payload:
+    """Read an unpacked installer file. Raises SetupError."""
+    try:
+        return Payload(folder, json.loads((folder / "common/manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SetupError(REFUSED, f"{folder} is no unpacked installer: {error}", "Copy the file again.") from None

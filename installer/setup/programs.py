@@ -1,0 +1,138 @@
+"""The programs on this machine, and which one is the program: derived from the links, remembered nowhere else."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.setup import disk, intact, making
+from installer.setup.errors import MACHINE, SetupError
+from installer.setup.machine import Machine
+from installer.setup.payload import Payload
+from installer.setup.places import Places
+
+
+@dataclass(frozen=True)
+class Program:
+    """One folder that is whole."""
+
+    folder: Path
+    version: str
+    variant: str
+    commit: str
+    python: str
+    interpreter: str
+    installed_at: str
+
+    @property
+    def name(self) -> str:
+        """The hash of its content."""
+        return self.folder.name
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"{self.version} ({self.variant}, {self.name})"
+
+
+def read(folder: Path) -> Program | None:
+    """Return the program in a folder; None when it is not there, or not whole."""
+    try:
+        about = json.loads((folder / making.MARK).read_text(encoding="utf-8"))
+        return Program(folder=folder.resolve(), **about)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Programs:
+    """All programs below /opt/edge-agent."""
+
+    def __init__(self, places: Places) -> None:
+        """Look there."""
+        self._places = places
+
+    @property
+    def current(self) -> Program | None:
+        """The program."""
+        return read(self._places.current)
+
+    @property
+    def previous(self) -> Program | None:
+        """The one before; None when there is none to go back to."""
+        before = read(self._places.previous)
+        current = self.current
+        return None if before is None or (current and before.name == current.name) else before
+
+    def find(self, payload: Payload, machine: Machine) -> tuple[Path, Program | None]:
+        """Return where a payload's program belongs, and the program if it is there and undamaged.
+
+        A damaged one that a link leads to stays as it is, and the new one gets a number behind its name.
+        """
+        identity = payload.identity(machine.python, machine.interpreter)
+        linked = {_name(self.current), _name(self.previous)}
+        for number in itertools.count(1):
+            folder = self._places.programs / (identity if number == 1 else f"{identity}-{number}")
+            program = read(folder)
+            if program and not intact.damaged(folder):
+                return folder, program
+            if folder.name not in linked:
+                return folder, None
+        raise AssertionError
+
+    def activate(self, program: Program) -> None:
+        """Make a program the program. First the way back is noted: a kill in between leaves the old one."""
+        current = self.current
+        if current and current.name == program.name:
+            return
+        if current:
+            disk.link(self._places.previous, Path("venvs") / current.name)
+        disk.link(self._places.current, Path("venvs") / program.name)
+
+    def go_back(self) -> Program:
+        """Make the one before the program. Raises SetupError when there is none."""
+        before = self.previous
+        if before is None:
+            said = "there is no earlier program to go back to"
+            raise SetupError(MACHINE, said, "Run the installer file of the version that you want.")
+        current = self.current
+        disk.link(self._places.current, Path("venvs") / before.name)
+        if current:
+            disk.link(self._places.previous, Path("venvs") / current.name)
+        return before
+
+    def prune(self) -> list[str]:
+        """Remove what is neither the program nor the one before, nor runs; return the names."""
+        gone = self._names() - {_name(self.current), _name(self.previous)} - running(self._places.programs)
+        for name in gone:
+            drop(self._places.programs / name)
+        return sorted(gone)
+
+    def _names(self) -> set[str]:
+        return {folder.name for folder in self._places.programs.glob("*")}
+
+
+def _name(program: Program | None) -> str:
+    return program.name if program else ""
+
+
+def drop(folder: Path) -> None:
+    """Remove a program; what is left after a kill is not whole any more."""
+    (folder / making.MARK).unlink(missing_ok=True)
+    disk.remove(folder)
+
+
+def running(programs: Path) -> set[str]:
+    """Return the names of the programs that processes were started from."""
+    commands = (_command(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+    return {
+        each.relative_to(programs).parts[0] for each in commands if each.is_relative_to(programs) and each != programs
+    }
+
+
+def _command(cmdline: Path) -> Path:
+    try:
+        return Path(cmdline.read_bytes().split(b"\0")[0].decode(errors="replace"))
+    except OSError:  # it ended meanwhile
+        return Path()

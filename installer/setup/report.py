@@ -1,0 +1,68 @@
+"""What `status` tells: which program, whether it is undamaged, which processor's code, what systemd says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from installer.setup import disk, intact, laying
+from installer.setup.places import Places
+from installer.setup.programs import Program
+from installer.setup.screen import size
+from installer.setup.services import Services
+
+
+@dataclass(frozen=True)
+class Found:
+    """One look at an installation."""
+
+    program: Program
+    previous: Program | None
+    cpu_variant: str
+    """The kind of processor whose code llama.cpp takes here."""
+    units: dict[str, str]
+    kept_bytes: dict[str, int]
+    damaged: list[Path]
+
+
+def look(places: Places, services: Services, previous: Program | None, program: Program) -> Found:
+    """Look at everything; reads each file of the program."""
+    units = laying.unit_names(program) if services.running else []
+    return Found(
+        program=program,
+        previous=previous,
+        cpu_variant=_processor_code(program),
+        units={name: ", ".join(services.state(name)) for name in units},
+        kept_bytes={str(path): disk.size_of(path) for path in places.kept},
+        damaged=intact.damaged(program.folder),
+    )
+
+
+def as_json(found: Found) -> str:
+    """Write it for programs."""
+    return json.dumps(asdict(found), indent=2, default=str)
+
+
+def as_text(found: Found) -> str:
+    """Write it for people."""
+    rows = {
+        "program": f"{found.program.title}, installed {found.program.installed_at}",
+        "before it": found.previous.title if found.previous else "none",
+        "Python": f"{found.program.python}, {found.program.interpreter}",
+        "processor": f"llama.cpp computes with code for: {found.cpu_variant}",
+        **found.units,
+        "kept": ", ".join(f"{path} ({size(count)})" for path, count in found.kept_bytes.items()),
+        "damaged": ", ".join(map(str, found.damaged)) or "nothing",
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _processor_code(program: Program) -> str:
+    command = [str(program.folder / "bin/python"), "-I", "-m", "edge_agent.engine.runtimes.llama.backends"]
+    try:
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()  # noqa: S603 - ours
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown, the program does not run"

@@ -1,0 +1,96 @@
+"""What systemd is asked to do. Where it does not run, as in most containers, or in a trial, it is asked nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.setup.errors import FAILED, SetupError
+from installer.setup.places import Places
+
+SERVE = "edge-agent.service"
+UPLINK = "edge-uplink.service"
+USERS = ("edge-agent", "edge-uplink")
+GROUPS = ("edge-devices", "edge-reviewers", "edge-exchange")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The units of the appliance."""
+
+    places: Places
+    wanted: bool
+    """False with --no-start: users and folders are made, nothing is started or stopped."""
+
+    @property
+    def running(self) -> bool:
+        """True where systemd is there and may be asked."""
+        return not self.places.trial and Path("/run/systemd/system").is_dir()
+
+    def prepare(self) -> None:
+        """Make the users, groups and folders that the units need."""
+        if self.places.trial:
+            return
+        for command in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
+            if shutil.which(command[0]):
+                kind = command[0].removeprefix("systemd-")
+                files = [str(path) for path in sorted((self.places.root / f"etc/{kind}.d").glob("edge-*.conf"))]
+                if files:
+                    _must([*command, *files])
+        if self.running:
+            _must(["systemctl", "daemon-reload"])
+
+    def start(self, units: list[str], *, first: bool) -> None:
+        """Start serve on a first installation; afterwards restart it, unless somebody disabled it.
+
+        Raises:
+            SetupError: serve does not come up. A way out that does not is no reason to take anything back.
+        """
+        if not (self.running and self.wanted):
+            return
+        _quietly(["systemctl", "reset-failed", *units])
+        if first:
+            _must(["systemctl", "enable", SERVE])
+        _must(["systemctl", "restart" if self.state(SERVE)[1] == "enabled" else "try-restart", SERVE])
+        _quietly(["systemctl", "try-restart", UPLINK])
+
+    def stop(self, units: list[str]) -> None:
+        """Stop and disable units."""
+        if self.running and units:
+            _quietly(["systemctl", "disable", "--now", *units])
+
+    def forget(self) -> None:
+        """Let systemd notice that units are gone."""
+        if self.running:
+            _quietly(["systemctl", "daemon-reload"])
+
+    def state(self, unit: str) -> tuple[str, str]:
+        """Return such as ("active", "enabled")."""
+        return _quietly(["systemctl", "is-active", unit]), _quietly(["systemctl", "is-enabled", unit])
+
+    def remove_users(self) -> None:
+        """Remove the users and groups."""
+        if self.places.trial:
+            return
+        for name in USERS:
+            _quietly(["userdel", name])
+        for name in (*GROUPS, *USERS):
+            _quietly(["groupdel", name])
+
+
+def _quietly(command: list[str]) -> str:
+    """Run a command whose failure changes nothing; return what it said."""
+    if not shutil.which(command[0]):
+        return "unknown"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    return done.stdout.strip() or "unknown"
+
+
+def _must(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()[-5:]
+        said = "\n        ".join([f"'{' '.join(command)}' failed:", *lines])
+        raise SetupError(FAILED, said, "'journalctl -u edge-agent -e' and 'edge-agent doctor' say more.")

@@ -1,0 +1,122 @@
+"""The installer file and edge-agent-setup, run for real below a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.installer_cases import Site, installer, needs_pip
+
+pytestmark = [needs_pip, pytest.mark.skipif(sys.platform != "linux", reason="an installer for Linux")]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "root")
+
+
+def test_installs_upgrades_goes_back_and_removes(tmp_path: Path, site: Site):
+    """A first file installs; a second upgrades; rollback goes back and forth; uninstall keeps the configuration."""
+    first, second = installer(tmp_path, "1.0"), installer(tmp_path, "2.0", {"systemd/edge-uplink.service": "[Unit]\n"})
+    assert (0, "") == ((done := site.run(first)).returncode, done.stderr)
+    assert "edge-agent 1.0" == site.version()
+    (site.root / "etc/edge-agent/agent.yaml").write_text("# mine\n")
+    assert 0 == site.run(second).returncode
+    assert ("edge-agent 2.0", "# mine\n") == (site.version(), site.read("etc/edge-agent/agent.yaml"))
+    uplink = site.root / "etc/systemd/system/edge-uplink.service"
+    assert (0, "edge-agent 1.0", False) == (site.setup("rollback").returncode, site.version(), uplink.exists())
+    assert (0, "edge-agent 2.0", True) == (site.setup("rollback").returncode, site.version(), uplink.exists())
+    status = json.loads(site.setup("status", "--json").stdout)
+    assert ("2.0", "1.0", "x64", []) == (
+        status["program"]["version"],
+        status["previous"]["version"],
+        status["cpu_variant"],
+        status["damaged"],
+    )
+    removed = site.setup("uninstall")
+    assert (0, True) == (removed.returncode, "etc/edge-agent" in removed.stdout)
+    assert (False, "# mine\n") == (uplink.exists(), site.read("etc/edge-agent/agent.yaml"))
+    assert (2, True) == (site.run(second, "purge").returncode, (site.root / "etc/edge-agent").exists())
+    assert (0, False) == (site.run(second, "purge", "--yes").returncode, (site.root / "etc/edge-agent").exists())
+
+
+@pytest.mark.slow
+def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Path, site: Site):
+    """A second run keeps the program; after a damage, which status names, it makes the program anew beside it."""
+    file = installer(tmp_path)
+    site.run(file)
+    before = site.programs()
+    assert "there already" in site.run(file).stdout
+    assert before == site.programs()
+    [module] = site.current.resolve().glob("lib/python*/site-packages/edge_agent/cli.py")
+    module.write_text("spoilt")
+    assert (1, True) == ((said := site.setup("status")).returncode, str(module) in said.stdout)
+    assert (0, "edge-agent 1.0") == (site.run(file).returncode, site.version())
+    assert 0 == site.setup("status").returncode
+
+
+@pytest.mark.slow
+def test_a_program_that_does_not_run_here_is_not_taken(tmp_path: Path, site: Site):
+    """The new program's own tests run before the switch: when one fails the old program stays, and nothing is left."""
+    site.run(installer(tmp_path, "1.0"))
+    kept = site.programs()
+    broken = site.run(installer(tmp_path, "2.0", tests=[["-c", "raise SystemExit('illegal instruction')"]]))
+    assert (1, True) == (broken.returncode, "illegal instruction" in broken.stderr)
+    assert ("edge-agent 1.0", kept) == (site.version(), site.programs())
+
+
+@pytest.mark.slow
+def test_only_the_program_and_the_one_before_are_kept(tmp_path: Path, site: Site):
+    """A third version removes the first."""
+    for version in ("1.0", "2.0", "3.0"):
+        done = site.run(installer(tmp_path, version))
+    assert (2, True) == (len(site.programs()), "removed what is older" in done.stdout)
+
+
+def test_one_setup_at_a_time(tmp_path: Path, site: Site):
+    """While one runs a second ends with 4 and touches nothing."""
+    lock = site.root / "run/lock/edge-agent-setup.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = site.run(installer(tmp_path))
+    assert (4, []) == (done.returncode, site.programs())
+
+
+@pytest.mark.slow
+def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, site: Site):
+    """An upgrade lays its own unit and puts the edited text aside, saying so."""
+    site.run(installer(tmp_path, "1.0"))
+    unit = site.root / "etc/systemd/system/edge-agent.service"
+    unit.write_text("[Service]\nNice=5\n")
+    assert "had been edited" in site.run(installer(tmp_path, "2.0")).stdout
+    assert "Nice=5" in unit.with_name("edge-agent.service.edited").read_text()
+    assert "ExecStart" in unit.read_text()
+
+
+@pytest.mark.slow
+def test_a_kit_is_handed_to_the_installed_program(tmp_path: Path, site: Site):
+    """--kit enrols after the installation, and its exit code is the program's; later it enrols alone."""
+    good, bad = tmp_path / "shop.kit", tmp_path / "holiday.jpg"
+    good.write_text("kit")
+    bad.write_text("beach")
+    assert 0 == site.run(installer(tmp_path), "--kit", str(good)).returncode
+    assert (0, 1, 2) == tuple(site.setup("--kit", str(kit)).returncode for kit in (good, bad, tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"glibc": "9.1"}, "needs glibc 9.1"),
+        ({"machine": "riscv64"}, "is for riscv64"),
+        ({"installed_bytes": {f"{sys.version_info.major}.{sys.version_info.minor}": 1 << 60}}, "are free"),
+    ],
+)
+def test_a_machine_that_does_not_fit_is_told_why(tmp_path: Path, site: Site, about: dict[str, object], said: str):
+    """glibc, architecture and disk are checked before anything is written; the exit code is 3."""
+    done = site.run(installer(tmp_path, **about))
+    assert (3, True, []) == (done.returncode, said in done.stderr, site.programs())
