@@ -19,11 +19,14 @@ import structlog
 import uvloop
 
 from edge_agent import __version__, logs, systemd, tasks
-from edge_agent.config import Config, StoreConfig
+from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.examples.collection import Collection
 from edge_agent.examples.house import Surroundings
 from edge_agent.formats.status import TaskStatus
+from edge_agent.metrics.counting import Counts
+from edge_agent.metrics.listener import Listener
+from edge_agent.metrics.site import SiteMetrics, Watched
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
 from edge_agent.service.feedback import FeedbackServicer, Reviewing
@@ -53,13 +56,7 @@ class Daemon:
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
         self._activation = Activation(
             store,
-            Engines(
-                self._engines.attach,
-                self._engines.detach,
-                self._engines.ready,
-                self._report,
-                self._engines.replaces,
-            ),
+            self._handles(),
             allow_unsigned=config.store.allow_unsigned,
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
@@ -69,6 +66,7 @@ class Daemon:
         self._revision = 0
         self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
         self._collection = Collection(config, self._surroundings())
+        self._counts = Counts()
         admin = AdminServicer(
             Operated(
                 activation=self._activation,
@@ -82,9 +80,13 @@ class Daemon:
                 access_warnings=lambda: self._edge.warnings(),
             )
         )
-        rooms = Rooms(self._activation, self._engines, self._admission, self._collection)
+        rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts)
         feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
         self._edge = Edge(config, rooms, admin, feedback)
+
+    def _handles(self) -> Engines:
+        engines = self._engines
+        return Engines(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -112,6 +114,9 @@ class Daemon:
             await self._report()  # before the first call can ask
             await self._edge.start()
             stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
+            if listener := self._metrics():
+                listener.start()
+                stack.push_async_callback(asyncio.to_thread, listener.stop)
             reporting = asyncio.create_task(self._report_changes())
             stack.callback(reporting.cancel)
             updating = asyncio.create_task(self._updater.run())
@@ -128,6 +133,22 @@ class Daemon:
         for name in stuck:
             log.error("engine_stuck", engine=name)
         return not stuck
+
+    def _metrics(self) -> Listener | None:
+        """Return what Prometheus reads from; None = nobody is to read it."""
+        if not self._config.metrics.address:
+            return None
+        watched = Watched(
+            config=self._config,
+            activation=self._activation,
+            engines=self._engines,
+            collection=self._collection,
+            admission=self._admission,
+            counts=self._counts,
+            overview=lambda: self._updater.overview,
+            serving=lambda: self._serving,
+        )
+        return Listener(*addresses.split(self._config.metrics.address), SiteMetrics(watched).page)
 
     async def _stop_updates(self, updating: asyncio.Task[None]) -> None:
         await self._updater.stop()

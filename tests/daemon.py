@@ -38,7 +38,9 @@ class RunningDaemon:
         self._config = folder / "agent.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         store = {"allow_unsigned": True, **settings.pop("store", {})}
-        self._config.write_text(yaml.safe_dump({"store": store, "log": {"format": "json"}, **settings}))
+        self._config.write_text(
+            yaml.safe_dump({"store": store, "log": {"format": "json"}, "metrics": {"address": ""}, **settings})
+        )
         self.inference = f"unix:{self.run_dir}/inference.sock"
         self.admin_target = f"unix:{self.run_dir}/admin.sock"
         self.environment = dict(os.environ)

@@ -39,6 +39,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.logs": {"edge_agent.config"},
     "edge_agent.systemd": set(),
     "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
+    "edge_agent.metrics": set(),
+    # What the rooms know, as numbers: part of the composition root.
+    "edge_agent.metrics.site": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.service"},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {
@@ -64,11 +67,12 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.uplink": BASE | {"edge_agent.durable"},
     # The other daemon's root.
     "edge_agent.uplink.daemon": BASE | {"edge_agent.uplink", "edge_agent.logs", "edge_agent.systemd"},
-    "edge_agent.service": BASE | MIDDLE | {"edge_agent.v1"},
+    "edge_agent.service": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.v1"},
     "edge_agent.tasks": BASE | MIDDLE,
     "edge_agent.daemon": BASE
     | MIDDLE
     | {"edge_agent.tasks"}
+    | {"edge_agent.metrics", "edge_agent.metrics.site"}
     | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
@@ -153,6 +157,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "edge_agent.service",
         "edge_agent.engine",
         "edge_agent.examples",
+        "edge_agent.metrics",
         "edge_agent.update",
         "convert.cli",
     ),

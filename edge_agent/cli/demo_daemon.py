@@ -21,7 +21,7 @@ STOP_SECONDS_MAX = 30.0
 _PAUSE_SECONDS_MAX = 0.5
 _LOG_LINES_SHOWN = 15
 # A call that Ctrl-C has torn is not worth the usual wait.
-_CONFIG = "store: {allow_unsigned: true}\nlog: {format: json}\nservice: {drain_seconds: 2}\n"
+_CONFIG = "store: {allow_unsigned: true}\nlog: {format: json}\nmetrics: {address: ''}\nservice: {drain_seconds: 2}\n"
 _RUN_DIR_BYTES_MAX = SOCKET_PATH_BYTES_MAX - len("/inference.sock")
 
 

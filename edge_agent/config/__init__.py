@@ -20,13 +20,14 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_agent.config import files
+from edge_agent.config import addresses, files
 from edge_agent.config.files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
     AccessConfig,
     EngineConfig,
     ExamplesConfig,
     LogConfig,
+    MetricsConfig,
     Role,
     Section,
     ServiceConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "ExamplesConfig",
     "Files",
     "LogConfig",
+    "MetricsConfig",
     "Overrides",
     "Role",
     "ServiceConfig",
@@ -75,6 +77,7 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     service: ServiceConfig = ServiceConfig()
     access: AccessConfig = AccessConfig()
+    metrics: MetricsConfig = MetricsConfig()
     examples: ExamplesConfig = ExamplesConfig()
     site: SiteConfig = SiteConfig()
     uplink: UplinkConfig = UplinkConfig()
@@ -158,6 +161,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
     _check_tcp(config, str(found.source_of("service", "tcp_address")))
     _check_texts(config, found)
+    _check_metrics(config.metrics, str(found.source_of("metrics", "address")))
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
@@ -211,6 +215,20 @@ def _texts(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
             yield from _texts(value, f"{prefix}{key}.")
         elif isinstance(value, str | Path):
             yield f"{prefix}{key}", str(value)
+
+
+def _check_metrics(metrics: MetricsConfig, source: str) -> None:
+    if not metrics.address:
+        return
+    try:
+        host, _ = addresses.split(metrics.address)
+    except ValueError as error:
+        raise ConfigInvalid(f"{source}: metrics.address: {error}", remedy="Correct it, or leave it out.") from None
+    if not metrics.insecure and not addresses.is_loopback(host):
+        raise ConfigInvalid(
+            f"{source}: metrics.address is {metrics.address}, which others than this machine may reach",
+            remedy="Choose 127.0.0.1, or set 'insecure: true' beside it if everyone there may read the metrics.",
+        )
 
 
 def _check_consent(config: Config, source: str) -> None:

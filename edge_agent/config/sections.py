@@ -152,6 +152,17 @@ class AccessConfig(Section):
     )
 
 
+class MetricsConfig(Section):
+    """What Prometheus may read, at http://ADDRESS/metrics."""
+
+    address: str = Field(
+        default="127.0.0.1:9464", description="Listen there; empty = no metrics. Only this machine reaches 127.0.0.1."
+    )
+    insecure: bool = Field(
+        default=False, description="Allow an address that others reach. They may read all metrics, and nothing else."
+    )
+
+
 class ExamplesConfig(Section):
     """Examples: what is kept of inputs and answers, redacted, for review and training."""
 

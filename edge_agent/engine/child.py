@@ -111,7 +111,7 @@ class Child:
             case protocol.Load():
                 return [self._load(message)]
             case protocol.Ping():
-                return [protocol.Pong()]
+                return [protocol.Pong(cache=self._runtime.cache_use if self._runtime else None)]
             case protocol.Stop():
                 self._stopped = True
                 return []

@@ -82,6 +82,8 @@ class Engine:
         self.device = ""
         self.details: dict[str, str] = {}
         self.restarts = 0
+        self.loads, self.load_failures = 0, 0
+        self.cache: protocol.CacheUse | None = None  # as the child said when it was asked last
         self.before_start: Callable[[], None] = lambda: None
         """Called before each start of a child, which may be long after the first: brings `load` up to date."""
         self._config = config
@@ -113,6 +115,11 @@ class Engine:
     def in_flight(self) -> int:
         """Jobs that the child has."""
         return self._jobs.in_flight
+
+    def ask(self) -> None:
+        """Let the child say how it stands, in its own time."""
+        if self.state is State.READY:
+            self._send(protocol.Ping())
 
     @property
     def digests(self) -> list[str]:
@@ -260,6 +267,7 @@ class Engine:
                 self._jobs.finish(message)
             case protocol.Ready():
                 self.device, self.details = message.device, message.details
+                self.loads, self.cache = self.loads + 1, None
                 _resolve(self._loaded, None)
             case protocol.Attached():
                 self._resolve_attach(message.digest, None)
@@ -268,7 +276,7 @@ class Engine:
             case protocol.Progress():
                 self._pulse.sign(self._heard_at)
             case protocol.Pong():  # its loop turns; that is not computing
-                pass
+                self.cache = message.cache
 
     def _on_failed(self, message: protocol.Failed) -> None:
         if self._jobs.finish(message):
@@ -399,6 +407,7 @@ class Engine:
 
     def _note_load_failure(self, error: EdgeAgentError) -> None:
         self.problem = error.message
+        self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
         for bundle in self._bundles.values():
             _resolve(bundle.attached, error)

@@ -19,7 +19,7 @@ from edge_agent.engine import cores, memory
 from edge_agent.engine.budget import share
 from edge_agent.engine.engine import Engine, State
 from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Attach, Chunk, Load, Run
+from edge_agent.engine.protocol import Attach, CacheUse, Chunk, Load, Run
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.tally import Tally
 from edge_agent.errors import EngineNotReady
@@ -41,6 +41,15 @@ class EngineStatus:
     device: str
     digests: tuple[str, ...]
     details: Mapping[str, str]
+    running: int = 0
+    """Inputs that the child computes."""
+    running_max: int = 0
+    waiting: int = 0
+    waiting_max: int = 0
+    loads: int = 0
+    load_failures: int = 0
+    threads: int = 0
+    cache: CacheUse | None = None
 
 
 class EnginePool:
@@ -214,6 +223,11 @@ class EnginePool:
         """Return the device that computes for a bundle."""
         return self._engine_of(digest).device
 
+    def ask(self) -> None:
+        """Let the children say how they stand; a later `statuses` has it."""
+        for engine in self._engines.values():
+            engine.ask()
+
     def statuses(self) -> list[EngineStatus]:
         """Describe every engine."""
         return [
@@ -229,6 +243,14 @@ class EnginePool:
                 device=engine.device,
                 digests=tuple(engine.digests),
                 details=engine.details,
+                running=engine.in_flight,
+                running_max=engine.load.sequences_max,
+                waiting=max(0, engine.pending - engine.in_flight),
+                waiting_max=self._config.queue_requests_max,
+                loads=engine.loads,
+                load_failures=engine.load_failures,
+                threads=engine.load.threads,
+                cache=engine.cache,
             )
             for engine in self._engines.values()
         ]

@@ -153,8 +153,21 @@ class Progress(Message, tag="progress"):
     """The heartbeat of the step loop."""
 
 
+class CacheUse(msgspec.Struct, array_like=True):
+    """What a key-value cache holds, and what it has saved since the model was loaded; all in tokens but `hits`."""
+
+    cells_in_use: int
+    hits: int
+    """Inputs that found their prompt's prefix in it."""
+    reused: int
+    computed: int
+
+
 class Pong(Message, tag="pong"):
     """The answer to Ping."""
+
+    cache: CacheUse | None = None
+    """None = the runtime has none."""
 
 
 ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop

@@ -50,6 +50,10 @@ class CollectionStatus:
     epoch: str
     outbox_dir: str
     problems: tuple[str, ...]
+    unsealed_seconds: float = 0.0
+    """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = none waits."""
+    outbox_seconds: float = 0.0
+    """Age of the oldest segment that waits for its receipt, by a clock that may be wrong; 0 = none waits."""
 
 
 class Collection:
@@ -140,7 +144,8 @@ class Collection:
         if self._writer.problem:
             return _broken(self._writer.problem)
         try:
-            return await self._do(lambda house: _status(house, self._config))
+            # Outside the writer's transaction: who looks once a second must not write once a second.
+            return await self._do(lambda house: _status(house, self._config), alone=True)
         except EdgeAgentError as error:
             return _broken(error)
 
@@ -174,6 +179,8 @@ def _status(house: House, config: Config) -> CollectionStatus:
         epoch=house.spool.epoch,
         outbox_dir=str(config.outbox.absolute()) if outbox else "",
         problems=tuple(f"{error.message}. {error.remedy}" for error in house.problems.values()),
+        unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
+        outbox_seconds=outbox.oldest_seconds(house.now()) if outbox else 0.0,
     )
 
 

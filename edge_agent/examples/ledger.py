@@ -80,6 +80,12 @@ class Ledger:
                     return total
         return total
 
+    def oldest_seconds(self) -> float:
+        """Return the age of the oldest prediction that waits to be sealed, in seconds of running; 0 = none does."""
+        query = "SELECT kept_at FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row LIMIT 1"
+        rows = self._db.rows(query)
+        return max(0.0, self._spool.clock - float(rows[0][0])) if rows else 0.0
+
     def choose(self, bytes_max: int) -> int:
         """Take the next number for what waits, the oldest first, up to that many bytes; 0 = nothing waits."""
         sequence = self.next_sequence()

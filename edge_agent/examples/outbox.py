@@ -95,6 +95,11 @@ class Outbox:
         with disk_errors(self._places.segments):
             return sum(path.stat().st_size for path in self._files())
 
+    def oldest_seconds(self, at: float) -> float:
+        """Return the age of the oldest segment in the outbox at that time, in seconds; 0 = it is empty."""
+        with disk_errors(self._places.segments):
+            return max((at - path.stat().st_mtime for path in self._files()), default=0.0)
+
     def read_receipts(self) -> int:
         """Delete what the centre's receipts cover; return how many segments these are.
 

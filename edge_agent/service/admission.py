@@ -23,6 +23,11 @@ class Admission:
         self._calls = 0
         self.draining = False
 
+    @property
+    def calls(self) -> int:
+        """Calls in progress."""
+        return self._calls
+
     def __enter__(self) -> None:
         """Count a call until the end of the block. Raises Draining, QueueFull."""
         if self.draining:

@@ -18,6 +18,8 @@ from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 _UNDECIDED = Decision("local", None, below_threshold=False)
+Given = tuple[Decision, float | None]
+"""What was decided of an answer, and its confidence; None where its kind has none."""
 
 
 class Finished(NamedTuple):
@@ -28,6 +30,8 @@ class Finished(NamedTuple):
     bundle: InstalledBundle
     prediction_id: str
     device: str
+    seconds: float = 0.0
+    """From the arrival of the input."""
 
     def explain(self, message: task_pb2.Provenance, decision: Decision = _UNDECIDED) -> None:
         """Write where the answer comes from."""
@@ -43,7 +47,7 @@ class Finished(NamedTuple):
         message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
 
-def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: int) -> None:
+def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: int) -> Given:
     """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores."""
     done, manifest = finished.answer.done, finished.bundle.manifest
     ranked = sorted(zip(done.scores, manifest.task.labels, strict=True), key=itemgetter(0), reverse=True)
@@ -56,9 +60,10 @@ def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: 
         pair.label, pair.score = label, score
     _grade(message.confidence, best_score, decision)
     finished.explain(message.provenance, decision)
+    return decision, best_score
 
 
-def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> None:
+def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> Given:
     """Write the record; none when the decision is to abstain."""
     done, text = finished.answer.done, finished.text
     decision = decide(done.confidence, finished.bundle.manifest.confidence, wish, Seen(done.input_tokens))
@@ -70,6 +75,7 @@ def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> None:
             message.fields.add(name=name, confidence=confidence)
     _grade(message.confidence, done.confidence, decision)
     finished.explain(message.provenance, decision)
+    return decision, done.confidence
 
 
 def _found(finished: Finished) -> str:
@@ -80,17 +86,19 @@ def _found(finished: Finished) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-def embed(message: pb.Embedding, finished: Finished) -> None:
+def embed(message: pb.Embedding, finished: Finished) -> Given:
     """Unpack the vector."""
     vector = finished.answer.done.vector
     message.values.extend(struct.unpack(f"<{len(vector) // 4}f", vector))
     finished.explain(message.provenance)
+    return _UNDECIDED, None
 
 
-def finish(message: pb.GenerateFinish, finished: Finished) -> None:
+def finish(message: pb.GenerateFinish, finished: Finished) -> Given:
     """Write the end of a generation."""
     message.reason = messages.FINISHES[finished.answer.done.finish]
     finished.explain(message.provenance)
+    return _UNDECIDED, None
 
 
 def _grade(message: task_pb2.Confidence, value: float, decision: Decision) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -27,10 +28,11 @@ from edge_agent.errors import (
 )
 from edge_agent.examples.collection import Collection
 from edge_agent.examples.records import Answered
+from edge_agent.metrics.counting import UNKNOWN, Counts
 from edge_agent.routing.policy import Wish
-from edge_agent.service import answers, guard, kept, messages
+from edge_agent.service import answers, guard, kept, measured, messages
 from edge_agent.service.admission import Admission
-from edge_agent.service.answers import Finished
+from edge_agent.service.answers import Finished, Given
 from edge_agent.service.dedupe import Deduplicator
 from edge_agent.service.status import to_input_error
 from edge_agent.store.state import InstalledBundle
@@ -52,7 +54,7 @@ class _Batch(Generic[Response]):
 
     kind: str
     response: type[Response]
-    write: Callable[[Any, Finished], None]
+    write: Callable[[Any, Finished], Given]
     """Writes an answer into a result of the response."""
     kept: Callable[[Finished, Any], Answered] | None = None
     """Says what is kept of an answer, where its task is collected."""
@@ -66,6 +68,7 @@ class Rooms:
     engines: EnginePool
     admission: Admission
     collection: Collection
+    counts: Counts
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -77,6 +80,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._engines = rooms.engines
         self._admission = rooms.admission
         self._collection = rooms.collection
+        self._counts = rooms.counts
         self._priority = priority
         self._config = config
         self._windows: dict[str, Deduplicator[Any]] = {
@@ -89,8 +93,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Choose one label for each input."""
         wish = _wish(request.on_low_confidence)
 
-        def write(result: pb.ClassifyResult, finished: Finished) -> None:
-            answers.classify(result.classification, finished, wish, request.top_k)
+        def write(result: pb.ClassifyResult, finished: Finished) -> Given:
+            return answers.classify(result.classification, finished, wish, request.top_k)
 
         return await self._deduplicated(
             request, context, _Batch("classify", pb.ClassifyResponse, write, kept.classified)
@@ -101,8 +105,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Find typed values in each input."""
         wish = _wish(request.on_low_confidence)
 
-        def write(result: pb.ExtractResult, finished: Finished) -> None:
-            answers.extract(result.extraction, finished, wish)
+        def write(result: pb.ExtractResult, finished: Finished) -> Given:
+            return answers.extract(result.extraction, finished, wish)
 
         return await self._deduplicated(request, context, _Batch("extract", pb.ExtractResponse, write, kept.extracted))
 
@@ -110,14 +114,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
         """Turn each input into a vector."""
 
-        def write(result: pb.EmbedResult, finished: Finished) -> None:
-            answers.embed(result.embedding, finished)
+        def write(result: pb.EmbedResult, finished: Finished) -> Given:
+            return answers.embed(result.embedding, finished)
 
         return await self._deduplicated(request, context, _Batch("embed", pb.EmbedResponse, write))
 
     @guard.call
     async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
         """Write text for one input, piece by piece."""
+        with self._counting(request.task):
+            await self._write_text(request, context)
+
+    async def _write_text(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+        began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
         device = self._engines.device(bundle.digest)
@@ -131,8 +140,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         message.text = event.text
                         pieces.append(event.text)
                     else:
-                        finished = Finished(request.text, event, bundle, run.job_id, device)
-                        answers.finish(message.finish, finished)
+                        took = time.perf_counter() - began
+                        finished = Finished(request.text, event, bundle, run.job_id, device, took)
+                        measured.answered(self._counts, finished, answers.finish(message.finish, finished))
                         if self._collection.consent(request.task) != "off":
                             self._collection.keep(kept.generated(finished, "".join(pieces)))
                     await context.write(message)
@@ -184,8 +194,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         content = request.SerializeToString(deterministic=True)
         return window.run(request.request_id, content, lambda: self._answer(request, context, batch))
 
+    def _counting(self, task: str) -> measured.Counting:
+        return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
+
     async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
         """Compute every input of a request together."""
+        with self._counting(request.task):
+            return await self._computed(request, context, batch)
+
+    async def _computed(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
@@ -203,8 +220,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             result = response.results.add()
             if isinstance(outcome, EdgeAgentError):
                 result.error.CopyFrom(to_input_error(outcome))
+                measured.lost(self._counts, request.task, outcome)
                 continue
-            batch.write(result, outcome)
+            measured.answered(self._counts, outcome, batch.write(result, outcome))
             if collected:
                 self._collection.keep(collected(outcome, result))
         return response
@@ -216,10 +234,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return error
 
     async def _one(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
+        began = time.perf_counter()
         _check_text(text)
         run = Run(job_id=_new_id(), digest=bundle.digest, text=text)
         device = self._engines.device(bundle.digest)
-        return Finished(text, await self._engines.answer(run, deadline, self._priority), bundle, run.job_id, device)
+        answer = await self._engines.answer(run, deadline, self._priority)
+        return Finished(text, answer, bundle, run.job_id, device, time.perf_counter() - began)
 
 
 @contextlib.asynccontextmanager

@@ -132,7 +132,7 @@ class Trust:
         issued_at = floors.newest(after)
         floors.require_current(found, self._now(), issued_at, source.path)
         bundles = dict(_bundles(found))
-        verified = Verified(_plan(found, bundles), bundles, issued_at)
+        verified = Verified(_plan(found, bundles), bundles, issued_at, found.expires)
         numbers = {FILE_NAME: verified.plan_version} if found.plan and "plan" in found.metadata else {}
         after |= floors.raised(found, numbers, holding, source.path)
         if not after.items() <= before.items():

@@ -83,6 +83,8 @@ class Overview:
     rows: Mapping[str, Progress] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
     """Tasks answered by a bundle that was signed, and is not any more."""
+    expires: float = 0.0
+    """When what was believed last expires, in seconds since 1970; 0 = nothing was since the daemon started."""
 
 
 class Updater:
@@ -148,7 +150,13 @@ class Updater:
         verified, problem = await self._refreshed(folder)
         rows = await self._activation.on_store(self._store.journal.rows)
         plan_version = verified.plan_version if verified else self.overview.plan_version
-        self._show(plan_version=plan_version, problem=problem, rows=rows, revoked=self._revoked(verified))
+        self._show(
+            plan_version=plan_version,
+            problem=problem,
+            rows=rows,
+            revoked=self._revoked(verified),
+            expires=self._verified.expires,
+        )
         plan = verified.plan if verified else None
         fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else Fleet()
         wishes = self._wishes(fleet, verified)

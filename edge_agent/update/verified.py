@@ -29,6 +29,8 @@ class Verified:
     """By digest."""
     issued_at: float = 0.0
     """The newest time that was ever signed, in seconds since 1970: it is at least that late."""
+    expires: float = 0.0
+    """When the first of the metadata expires, in seconds since 1970; 0 = there are none."""
     problem: EdgeAgentError | None = None
     """Why what lies in `incoming/` now is not believed: what is here was believed before, and still holds."""
 

@@ -83,8 +83,8 @@ def test_the_configuration_is_frozen():
         (
             "xyzzy: 1",
             "xyzzy",
-            "Known keys there: state_dir, run_dir, log, store, engine, service, access, examples, site, uplink,"
-            " update.",
+            "Known keys there: state_dir, run_dir, log, store, engine, service, access, metrics, examples, site,"
+            " uplink, update.",
         ),
     ],
 )
@@ -234,6 +234,28 @@ def test_tcp_needs_insecure(tmp_path):
     assert "127.0.0.1:9443" == config.load(path, environ={}).service.tcp_address
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464", "till.example:9464"])
+def test_metrics_stay_on_this_machine(tmp_path, address):
+    """An address of the metrics that others may reach is refused unless the file says that this is meant."""
+    error = refused(tmp_path, f"metrics: {{address: '{address}'}}")
+    assert f"metrics.address is {address}" in error.message
+    assert "'insecure: true'" in error.remedy
+    path = write(tmp_path, f"metrics: {{address: '{address}', insecure: true}}")
+    assert address == config.load(path, environ={}).metrics.address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9464", "127.1.2.3:1", "[::1]:9464", "localhost:0", ""])
+def test_metrics_on_loopback_need_no_leave(tmp_path, address):
+    """Loopback, or nowhere, is where the metrics may be without more words."""
+    assert address == config.load(write(tmp_path, f"metrics: {{address: '{address}'}}"), environ={}).metrics.address
+
+
+@pytest.mark.parametrize("address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "[::1]"])
+def test_an_address_is_host_and_port(tmp_path, address):
+    """What has no host or no port is refused with an example."""
+    assert "127.0.0.1:9464" in refused(tmp_path, f"metrics: {{address: '{address}'}}").message
+
+
 @pytest.mark.parametrize("character", ["x", "é"])
 def test_a_socket_path_must_fit_the_kernel(tmp_path, character):
     """The longest socket path may have 107 bytes; a longer one is refused with both numbers."""
@@ -284,6 +306,7 @@ def test_every_key_is_described():
     sections = [Config, config.LogConfig, config.StoreConfig, config.EngineConfig, config.ServiceConfig]
     sections += [
         config.AccessConfig,
+        config.MetricsConfig,
         config.ExamplesConfig,
         config.SiteConfig,
         config.UplinkConfig,
@@ -297,6 +320,7 @@ def test_every_key_is_described():
         "engine",
         "service",
         "access",
+        "metrics",
         "examples",
         "site",
         "uplink",

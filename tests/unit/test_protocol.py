@@ -30,7 +30,7 @@ FROM_CHILD = [
     protocol.Done(job_id="2", entities=(protocol.Found("price", 0, 4, 0.5),), confidence=0.5, vector=b"\0\1"),
     protocol.Failed(job_id="1", reason="INPUT_EMPTY", message="m", remedy="r", metadata={"a": "1"}),
     protocol.Progress(),
-    protocol.Pong(),
+    protocol.Pong(cache=protocol.CacheUse(cells_in_use=40, hits=2, reused=20, computed=60)),
 ]
 
 

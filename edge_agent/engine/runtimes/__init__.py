@@ -17,7 +17,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Protocol, cast
 
-from edge_agent.engine.protocol import Event, Load, Run
+from edge_agent.engine.protocol import CacheUse, Event, Load, Run
 from edge_agent.formats.manifest import Manifest
 
 
@@ -50,6 +50,10 @@ class Runtime(Protocol):
     @property
     def busy(self) -> bool:
         """True while a job is unfinished."""
+
+    @property
+    def cache_use(self) -> CacheUse | None:
+        """What the cache of keys and values holds; None without one."""
 
     def close(self) -> None:
         """Free the model."""

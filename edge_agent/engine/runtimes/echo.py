@@ -88,6 +88,10 @@ class EchoRuntime:
         """True while a job is unfinished."""
         return bool(self._jobs)
 
+    @property
+    def cache_use(self) -> None:
+        """There is no cache."""
+
     def step(self) -> list[Event]:
         """Write one word of every generation; finish everything else."""
         events: list[Event] = []

@@ -122,6 +122,10 @@ class OnnxRuntime:
         """True while a job is unfinished or a batch is at work."""
         return bool(self._waiting) or (self._workers is not None and self._workers.busy)
 
+    @property
+    def cache_use(self) -> None:
+        """There is no cache."""
+
     def step(self) -> list[Event]:
         """Give each idle worker a batch; wait until one is done, or until the mailbox has something."""
         assert self._workers is not None, "load comes first"

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edge_agent.engine.protocol import CacheUse
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Context, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.errors import ModelLoadFailed
@@ -49,6 +50,9 @@ class Cache:
         self._leaving: list[int] = []
         self._branches = range(first_branch, first_branch + ROWS_MAX)
         self._forks = 0
+        self._entered: dict[int, int] = {}
+        """Tokens of the prefix in each job's sequence."""
+        self._hits, self._reused, self._computed = 0, 0, 0
         self.ballast = first_branch + ROWS_MAX
 
     def reserve_prefix(self, tokens: int) -> int:
@@ -75,6 +79,9 @@ class Cache:
             return None
         sequence = self._free.pop()
         self.context.copy(prefix, sequence)
+        self._entered[sequence] = self._prefixes[prefix]
+        self._hits += 1
+        self._reused += self._prefixes[prefix]
         return sequence
 
     def leave(self, sequence: int) -> None:
@@ -85,6 +92,7 @@ class Cache:
         """Empty the sequences of ended jobs. Only while no scoring job is under way."""
         for sequence in self._leaving:
             self.context.drop(sequence)
+            del self._entered[sequence]
         self._free += self._leaving
         self._leaving.clear()
 
@@ -99,6 +107,7 @@ class Cache:
         ballast = [Rows(self.ballast, 0, [_BALLAST_TOKEN], logits="none")] if lone else []
         try:
             self.context.decode([*parts, *ballast])
+            self._computed += sum(len(part.tokens) for part in parts)
         finally:
             if lone:
                 self.context.drop(self.ballast)
@@ -126,6 +135,12 @@ class Cache:
             chunk = tokens[start : start + ROWS_MAX]
             self.decode([Rows(sequence, position + start, chunk, logits="last")], adapter, exact=True)
             self.context.logits(len(chunk) - 1)
+
+    def use(self) -> CacheUse:
+        """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""
+        jobs = sum(self.context.length(sequence) - prefix for sequence, prefix in self._entered.items())
+        cells = sum(self._prefixes.values()) + jobs
+        return CacheUse(cells_in_use=cells, hits=self._hits, reused=self._reused, computed=self._computed)
 
     def close(self) -> None:
         """Free the context."""

@@ -150,6 +150,10 @@ class Context:
         """Give an empty sequence the tokens of another."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
+    def length(self, sequence: int) -> int:
+        """Return how many tokens a sequence has."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
     def drop(self, sequence: int) -> None:
         """Empty a sequence."""
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed
 from edge_agent.engine.runtimes.llama import backends, header
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
@@ -164,6 +164,11 @@ class LlamaRuntime:
     def busy(self) -> bool:
         """True while a job is unfinished."""
         return bool(self._jobs)
+
+    @property
+    def cache_use(self) -> CacheUse | None:
+        """What the cache holds and has saved; None before the base is loaded."""
+        return self._cache.use() if self._loaded else None
 
     def step(self) -> list[Event]:
         """Compute one batch."""

@@ -1,0 +1,241 @@
+"""One site as numbers: what the rooms know now, read on the event loop; files, the kernel and the text beside it.
+
+Part of the composition root, like daemon.py. The event loop only copies what it has in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from edge_agent import __version__
+from edge_agent.config import Config
+from edge_agent.engine.engine import State
+from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.examples.collection import Collection, CollectionStatus
+from edge_agent.formats.document import seconds
+from edge_agent.formats.uplink import FILE_NAME
+from edge_agent.metrics import processes
+from edge_agent.metrics.catalogue import CATALOGUE
+from edge_agent.metrics.counting import Counts, TaskCounts
+from edge_agent.metrics.text import Sample, page
+from edge_agent.service.admission import Admission
+from edge_agent.service.uplink import listen
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.update.updater import Overview
+
+LOOK_SECONDS_MAX = 4.0
+"""For the event loop to turn to a scrape."""
+SAMPLES_AT_ONCE = 20
+"""Written before another thread gets its turn."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a site's figures come from."""
+
+    config: Config
+    activation: Activation
+    engines: EnginePool
+    collection: Collection
+    admission: Admission
+    counts: Counts
+    overview: Callable[[], Overview]
+    serving: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The site at one moment."""
+
+    delay: float
+    engines: list[EngineStatus]
+    tasks: dict[str, InstalledBundle]
+    ready: frozenset[str]
+    overview: Overview
+    examples: CollectionStatus | None
+    calls: int
+    serving: bool
+    store_bytes: int
+
+
+class SiteMetrics:
+    """See the module."""
+
+    def __init__(self, watched: Watched) -> None:
+        """Watch a site; make it on the event loop that owns the rooms."""
+        self._watched = watched
+        self._loop = asyncio.get_running_loop()
+        self._seconds = 0.0
+
+    async def page(self) -> bytes:
+        """Return what Prometheus reads; called on another event loop. Raises TimeoutError."""
+        began = time.perf_counter()
+        looking = asyncio.run_coroutine_threadsafe(self._look(began), self._loop)
+        async with asyncio.timeout(LOOK_SECONDS_MAX):
+            seen = await asyncio.wrap_future(looking)
+        written = _written([*self._samples(seen)])
+        self._seconds = time.perf_counter() - began
+        return written
+
+    async def _look(self, began: float) -> Seen:
+        delay, watched = time.perf_counter() - began, self._watched
+        watched.engines.ask()
+        examples = await watched.collection.status()
+        tasks = dict(sorted(watched.activation.serving.items()))
+        return Seen(
+            delay=delay,
+            engines=watched.engines.statuses(),
+            tasks=tasks,
+            ready=frozenset(name for name, bundle in tasks.items() if watched.engines.ready(bundle.digest)),
+            overview=watched.overview(),
+            examples=examples,
+            calls=watched.admission.calls,
+            serving=watched.serving(),
+            store_bytes=watched.activation.inventory.store_bytes,
+        )
+
+    def _samples(self, seen: Seen) -> Iterator[Sample]:
+        config, counts = self._watched.config, self._watched.counts
+        yield Sample("build_info", 1, (__version__, platform.python_version()))
+        yield Sample("serving", seen.serving)
+        yield Sample("calls_in_progress", seen.calls)
+        yield Sample("calls_max", config.service.calls_max)
+        yield Sample("loop_delay_seconds", seen.delay)
+        yield Sample("scrape_seconds", self._seconds)
+        yield Sample("store_bytes", seen.store_bytes)
+        yield Sample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
+        for task, counted in list(counts.tasks.items()):
+            yield from _answers(task, counted)
+        for lost, number in list(counts.errors.items()):
+            yield Sample("errors_total", number, (lost.task, lost.reason))
+        yield from _tasks(seen)
+        for engine in seen.engines:
+            yield from _engine(engine)
+            yield from processes.samples(engine.name, engine.pid)
+        yield from processes.samples("serve", os.getpid())
+        if seen.examples:
+            yield from _examples(seen.examples, config)
+        yield from _uplink(config)
+        yield from _updates(seen.overview, configured=bool(config.update.root_file))
+
+
+def _written(samples: list[Sample]) -> bytes:
+    """Write the page, and give the event loop its turn again and again."""
+    parts = []
+    for number, part in enumerate(page(samples, CATALOGUE)):
+        parts.append(part)
+        if number % SAMPLES_AT_ONCE == 0:
+            time.sleep(0)
+    return "".join(parts).encode()
+
+
+def _answers(task: str, counted: TaskCounts) -> Iterator[Sample]:
+    yield Sample("queue_seconds", counted.queue, (task,))
+    yield Sample("compute_seconds", counted.compute, (task,))
+    yield Sample("answer_seconds", counted.total, (task,))
+    if counted.tokens[1]:
+        yield Sample("first_token_seconds", counted.first, (task,))
+        yield Sample("token_seconds", counted.token, (task,))
+    if any(counted.confidence.counts):
+        yield Sample("confidence_ratio", counted.confidence, (task,))
+        yield Sample("answers_below_threshold_total", counted.below, (task,))
+    yield Sample("input_tokens_total", counted.tokens[0], (task,))
+    yield Sample("output_tokens_total", counted.tokens[1], (task,))
+    for route, number in list(counted.answers.items()):
+        yield Sample("answers_total", number, (task, route))
+    for reason, number in list(counted.degraded.items()):
+        yield Sample("degraded_total", number, (task, reason))
+
+
+def _tasks(seen: Seen) -> Iterator[Sample]:
+    engines = {digest: engine.name for engine in seen.engines for digest in engine.digests}
+    for task, bundle in seen.tasks.items():
+        manifest = bundle.manifest
+        labels = (task, manifest.task.kind, manifest.version, engines.get(bundle.digest, ""))
+        yield Sample("task_info", 1, labels)
+        yield Sample("task_ready", task in seen.ready, (task,))
+        yield Sample("task_signed", bundle.signed, (task,))
+        yield Sample("task_revoked", task in seen.overview.revoked, (task,))
+
+
+def _engine(engine: EngineStatus) -> Iterator[Sample]:
+    name = (engine.name,)
+    yield Sample("engine_info", 1, (engine.name, engine.runtime, engine.device))
+    yield Sample("engine_state", 1, (engine.name, engine.state.value))
+    numbers = {
+        "up": engine.state is State.READY,
+        "sequences_in_use": engine.running,
+        "sequences_max": engine.running_max,
+        "queue_inputs": engine.waiting,
+        "queue_inputs_max": engine.waiting_max,
+        "restarts_total": engine.restarts,
+        "loads_total": engine.loads,
+        "load_failures_total": engine.load_failures,
+        "threads": engine.threads,
+    }
+    # What a child says of itself may be anything.
+    told = {"memory_estimated_bytes", "memory_limit_bytes", "context_cells"} & engine.details.keys()
+    numbers |= {key: int(engine.details[key]) for key in sorted(told) if engine.details[key].isdecimal()}
+    if cache := engine.cache:
+        numbers |= {
+            "context_cells_in_use": cache.cells_in_use,
+            "prefix_hits_total": cache.hits,
+            "prefix_tokens_reused_total": cache.reused,
+            "tokens_computed_total": cache.computed,
+        }
+    for key, number in numbers.items():
+        yield Sample(f"engine_{key}", number, name)
+
+
+def _examples(examples: CollectionStatus, config: Config) -> Iterator[Sample]:
+    for event, number in sorted(examples.counters.items()):
+        yield Sample("examples_total", number, (event,))
+    for class_, number in sorted(examples.retained.items()):
+        yield Sample("spool_examples", number, (class_,))
+    yield Sample("spool_bytes", examples.spool_bytes)
+    yield Sample("spool_bytes_max", config.examples.spool_bytes_max)
+    yield Sample("spool_oldest_unsealed_seconds", examples.unsealed_seconds)
+    yield Sample("outbox_segments", examples.outbox_segments)
+    yield Sample("outbox_bytes", examples.outbox_bytes)
+    yield Sample("outbox_bytes_max", config.examples.outbox_bytes_max)
+    yield Sample("outbox_oldest_segment_seconds", examples.outbox_seconds)
+    yield Sample("examples_problems", len(examples.problems))
+
+
+def _uplink(config: Config) -> Iterator[Sample]:
+    path = config.uplink_notes / FILE_NAME
+    heard = listen(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    state = heard.state
+    if state is None and not (config.uplink.url or config.uplink.updates_url or path.exists()):
+        return
+    name = "silent" if heard.silence or state is None else state.state
+    yield Sample("uplink_state", 1, (name,))
+    yield Sample("uplink_online", name == "online")
+    if state is None:
+        return
+    yield Sample("uplink_age_seconds", heard.age_seconds)
+    if state.last_contact:
+        yield Sample("uplink_last_contact_timestamp_seconds", seconds(state.last_contact))
+    yield Sample("uplink_waiting_segments", state.waiting_segments)
+    yield Sample("uplink_waiting_bytes", state.waiting_bytes)
+    yield Sample("uplink_problems", len(state.problems))
+    if state.downloads:
+        yield Sample("updates_waiting_bytes", state.downloads.waiting_bytes)
+
+
+def _updates(overview: Overview, *, configured: bool) -> Iterator[Sample]:
+    for task, row in sorted(overview.rows.items()):
+        yield Sample("update_state", 1, (task, row.state))
+        yield Sample("update_attempts", row.attempts, (task,))
+    if configured:
+        yield Sample("plan_version", overview.plan_version)
+        yield Sample("updates_believed", overview.problem is None)
+    if overview.expires:
+        yield Sample("trust_expiry_timestamp_seconds", overview.expires)

@@ -1,0 +1,118 @@
+"""Metrics of a real daemon, read by Prometheus' own parser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from edge_agent.client import CallFailed
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.scraped import Scraped, fetch, free_port, kinds, scrape
+
+UNCALIBRATED = "till"
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """Where the daemon's metrics are."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[RunningDaemon]:
+    """A daemon with a task that classifies, whose answers are kept, and one that writes."""
+    folder = tmp_path_factory.mktemp("metrics")
+    metrics, examples = {"address": f"127.0.0.1:{port}"}, {"collect": {UNCALIBRATED: "local"}}
+    with RunningDaemon(folder, metrics=metrics, examples=examples) as running:
+        running.install(
+            echo_bundle(folder / "a", UNCALIBRATED, "classify", ("refund", "price")),
+            echo_bundle(folder / "b", "talk", "generate"),
+        )
+        yield running
+
+
+def after(port: int, before: Scraped, name: str, **labels: str) -> float:
+    """Return by how much a sample has grown: a page is at most a second old, so wait until it has."""
+    old = before.get((f"edge_agent_{name}", frozenset(labels.items())), 0.0)
+    eventually_sync(lambda: scrape(port).get((f"edge_agent_{name}", frozenset(labels.items())), 0.0) > old)
+    return scrape(port).value(name, **labels) - old
+
+
+def test_answers_are_counted(daemon: RunningDaemon, port: int) -> None:
+    """Each input counts once: in its route, in the histograms of its times and confidence, and below its threshold."""
+    before = scrape(port)
+    with daemon.client() as client:
+        client.classify(UNCALIBRATED, ["a refund", "the price", "both"])
+        client.classify(UNCALIBRATED, ["a refund"], on_low_confidence="abstain")
+    assert 1 == after(port, before, "answers_total", task=UNCALIBRATED, route="abstained")
+    assert 3 == after(port, before, "answers_total", task=UNCALIBRATED, route="local")
+    for name in ("queue_seconds", "compute_seconds", "answer_seconds", "confidence_ratio"):
+        assert 4 == after(port, before, f"{name}_count", task=UNCALIBRATED)
+    assert 4 == after(port, before, "answers_below_threshold_total", task=UNCALIBRATED)
+    eventually_sync(lambda: scrape(port).value("examples_total", event="captured") == 4)
+
+
+def test_what_writes_has_its_tokens_timed(daemon: RunningDaemon, port: int) -> None:
+    """Of a generation, the first token and each further one are timed, and tokens are counted."""
+    before = scrape(port)
+    with daemon.client() as client:
+        text = "".join(client.generate("talk", "one two three"))
+    assert len(text.split()) == after(port, before, "output_tokens_total", task="talk")
+    assert 1 == after(port, before, "first_token_seconds_count", task="talk")
+    assert 1 == after(port, before, "token_seconds_count", task="talk")
+
+
+def test_refusals_are_counted(daemon: RunningDaemon, port: int) -> None:
+    """What gets no answer is counted by its reason; the name of a task that is not installed is no label."""
+    before = scrape(port)
+    with daemon.client() as client:
+        for task, text in (("no-such-task", "x"), (UNCALIBRATED, " "), ("talk", "x")):
+            with pytest.raises(CallFailed):
+                client.classify(task, [text])
+    assert 1 == after(port, before, "errors_total", task="", reason="TASK_UNKNOWN")
+    assert 1 == after(port, before, "errors_total", task=UNCALIBRATED, reason="INPUT_EMPTY")
+    assert 1 == after(port, before, "errors_total", task="talk", reason="TASK_KIND_MISMATCH")
+
+
+def test_the_site_is_described(daemon: RunningDaemon, port: int) -> None:
+    """Tasks, engines, processes, disk and the program itself are on the page, and its kinds are those documented."""
+    page = fetch(port)
+    read = scrape(port)
+    assert {UNCALIBRATED, "talk"} == {labels["task"] for labels in read.labels("task_info")}
+    (engine,) = read.labels("engine_info")
+    assert ("echo", "cpu") == (engine["runtime"], engine["device"])
+    assert 1 == read.value("engine_up", engine=engine["engine"])
+    assert 1 == read.value("engine_loads_total", engine=engine["engine"])
+    assert 8 == read.value("engine_sequences_max", engine=engine["engine"])
+    assert {"serve", engine["engine"]} == {labels["process"] for labels in read.labels("process_threads")}
+    assert read.value("disk_free_bytes") > 0
+    assert "histogram" == kinds(page)["edge_agent_answer_seconds"]
+    assert "counter" == kinds(page)["edge_agent_answers"]
+
+
+def test_a_restart_of_an_engine_shows(daemon: RunningDaemon, port: int) -> None:
+    """When an engine's process dies, its restarts and loads go up."""
+    before = scrape(port)
+    with daemon.admin() as admin:
+        (engine,) = admin.status().engines
+    os.kill(engine.pid, signal.SIGKILL)
+    assert 1 == after(port, before, "engine_restarts_total", engine=engine.name)
+    assert 1 == after(port, before, "engine_loads_total", engine=engine.name)
+
+
+def test_a_thousand_idle_connections_harm_nobody(daemon: RunningDaemon, port: int) -> None:
+    """While 1,000 connections to the port say nothing, devices get their answers and a scraper its page."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(1000):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        with daemon.client() as client:
+            assert 20 == len([client.classify(UNCALIBRATED, ["a refund"]) for _ in range(20)])
+        read = scrape(port)
+    assert read.value("process_open_fds", process="serve") < 200
