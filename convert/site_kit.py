@@ -15,6 +15,7 @@
       certificate: "tls/{site}.crt"
       key: "tls/{site}.key"
       clients: tls/clients.crt
+      address: 0.0.0.0:9443
 
 Paths are seen from the folder of the file; `{site}` in them stands for the site's id, so that each has its own secret.
 """
@@ -63,6 +64,8 @@ class Tls(_Part):
     certificate: str = ""
     key: str = ""
     clients: str = ""
+    address: str = ""
+    """Where the listener is, such as 0.0.0.0:9443."""
 
 
 class Fleet(_Part):
@@ -110,7 +113,8 @@ def make(fleet: Fleet, folder: Path, site: str, now: float) -> Kit:
         "receipt_keys": _each_once(each.receipts for each in public),
         "examples": files.place(fleet.examples),
         "updates": files.place(fleet.updates),
-        "tls": {name: files.text(path) for name, path in fleet.tls.model_dump().items()},
+        "tls": {name: files.text(path) for name, path in fleet.tls.model_dump(exclude={"address"}).items()}
+        | {"address": fleet.tls.address},
     }
     try:
         return Kit.model_validate(plain)

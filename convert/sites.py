@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from convert import durable, yaml_file
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats.document import At, SiteId
+from edge_agent.formats.kit import code
 
 FILE_NAME = "sites.json"
 SCHEMA = "edge-agent/sites/v1"
@@ -33,6 +34,17 @@ else. rejected: somebody said no. revoked: the site is no more. awaited: a kit w
 another: the site has other keys. unknown: nothing is known of the site.
 """
 UNDECIDED: tuple[Standing, ...] = ("awaited", "another", "unknown")
+
+
+_WHY: dict[Standing, str] = {
+    "current": "",
+    "retired": "signed by a key of an earlier life of the site, whose segments only are taken",
+    "rejected": "signed by a key that was rejected",
+    "revoked": "the site was revoked; 'edge-convert sites restore {site}' takes that back",
+    "awaited": "the site's key was not accepted yet; {how}",
+    "another": "signed by another key than the site's, {known}…; was the box replaced or installed anew? {how}",
+    "unknown": "the site is not registered; {how}",
+}
 
 
 class Kit(BaseModel):
@@ -124,6 +136,12 @@ class Sites:
             return "revoked"
         found: list[Standing] = [standing for standing, keys in entry.every_key.items() if key in keys]
         return (found or ["another" if entry.keys else "awaited"])[0]
+
+    def objection(self, site: str, key: str) -> str:
+        """Return why a key may not speak for a site now; empty = it may."""
+        how = f"if the site shows the code {code(key)}, accept it with 'edge-convert sites accept {site} {key}'"
+        known = self.keys(site)[-1:]
+        return _WHY[self.standing(site, key)].format(site=site, how=how, known="".join(known)[:16])
 
     def check_open(self, site: str) -> None:
         """Raise InvalidRequest when a site was revoked."""

@@ -139,6 +139,7 @@ def _print(report: Any) -> None:
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])
     waiting = [f"{each.site}, key {code(each.key)}: 'edge-convert sites show {each.site}'" for each in report.waiting]
     _list(console, "waits for you", waiting)
+    _list(console, "left alone", [f"{site} was revoked" for site in report.revoked])
     _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])
     _list(console, "contradiction", [f"{each.name} {each.why}" for each in report.breaks])
     for title, refused in (("replaced", report.replaced), ("refused", report.refused)):

@@ -4,13 +4,13 @@ import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from convert.cli import screen
 from convert.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
@@ -93,10 +93,11 @@ def list_(
     if as_json:
         _print_json(centre)
         return
-    waiting, table = centre.waiting(), Table("site", "is", "key", "last kit", box=None, pad_edge=False)
+    waiting = centre.waiting()
+    rows = [("site", "is", "key", "last kit")]
     for site in sorted({*centre.sites.every_name(), *waiting}):
-        table.add_row(site, *_row(centre.sites.entry(site), waiting.get(site, {})))
-    screen.out().print(table)
+        rows += _rows(site, centre.sites.entry(site), waiting.get(site, {}))
+    _print(rows)
     if waiting:
         screen.out().print("Have the site read out its code ('edge-agent site'), and accept the key that has it.")
 
@@ -117,17 +118,11 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
     entry, waiting = centre.sites.entry(site), centre.waiting().get(site, {})
     if not (entry.known or waiting):
         raise InvalidRequest(f"nothing is known of '{site}'", remedy="'edge-convert sites list' shows who is known.")
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_row("site", f"{site}: {_state(entry, waiting)}")
-    for standing, keys in entry.every_key.items():
-        for key in keys:
-            table.add_row(_TITLES[standing], f"{code(key)}   {key}")
-    for key, count in waiting.items():
-        table.add_row("key that waits", f"{code(key)}   {key}   has signed {count} files that came")
-    for kit in entry.kits:
-        said = f"{code(kit.sha256)}   made {kit.issued_at[:10]}, can be used until {kit.expires_at[:10]}"
-        table.add_row("kit", said)
-    screen.out().print(table)
+    rows = [("site", f"{site}: {_state(entry, waiting)}", "")]
+    rows += [(_TITLES[standing], code(key), key) for standing, keys in entry.every_key.items() for key in keys]
+    rows += [("key that waits", code(key), f"{key}, has signed {count} files") for key, count in waiting.items()]
+    rows += [("kit", code(kit.sha256), f"of {kit.issued_at[:10]}, until {kit.expires_at[:10]}") for kit in entry.kits]
+    _print(rows)
 
 
 @app.command()
@@ -203,10 +198,20 @@ def _centre(collected: Path | None, registry: Path | None) -> _Centre:
     return _Centre(registry or Path(collected or "", FILE_NAME))
 
 
-def _row(entry: Entry, waiting: Collection[str]) -> tuple[str, str, str]:
-    shown = [*map(code, entry.speaking), *(f"{code(key)} waits" for key in waiting)]
+def _rows(site: str, entry: Entry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
+    """Return the lines of a site: one for each key."""
     kits = [kit.issued_at[:10] for kit in entry.kits]
-    return _state(entry, waiting), ", ".join(shown) or "-", ("-", *kits)[-1]
+    keys = [*map(code, entry.speaking), *(f"{code(key)} waits" for key in waiting)] or ["-"]
+    first = (site, _state(entry, waiting), keys[0], ("-", *kits)[-1])
+    return [first, *(("", "", key, "") for key in keys[1:])]
+
+
+def _print(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print columns that nothing cuts: codes are compared to the last digit."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        screen.out().print(Text(line.rstrip()))
 
 
 def _state(entry: Entry, waiting: Collection[str]) -> str:

@@ -34,6 +34,8 @@ class Report:
     """Sites seen for the first time: the key that binds from now on."""
     waiting: list[Waiting] = field(default_factory=list)
     """Keys that nobody has decided about."""
+    revoked: list[str] = field(default_factory=list)
+    """Sites of which something is here or there, and that are left alone."""
     refused: list[Refusal] = field(default_factory=list)
     replaced: list[Refusal] = field(default_factory=list)
     """Refused, but their records came again in a later segment."""

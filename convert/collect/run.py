@@ -115,8 +115,8 @@ class _Run:
         self._request = request
         self._report = Report()
         self._seen = _Seen()
-        registry = Sites(request.sites or request.out / SITES_NAME)
-        self._trust = Trust(registry, registered_only=request.registered_only)
+        self._sites = Sites(request.sites or request.out / SITES_NAME)
+        self._trust = Trust(self._sites, registered_only=request.registered_only)
         self._statuses = Statuses(request.out / STATUS_FOLDER)
         self._raw = request.out / raw.FOLDER
         self._writer = raw.Writer(self._raw)
@@ -124,7 +124,8 @@ class _Run:
             self._seen.hold(entry)
 
     def run(self) -> Report:
-        places = [(source, listing) for source in self._request.sources for listing in self._list(source)]
+        found = [(source, listing) for source in self._request.sources for listing in self._list(source)]
+        places = [(source, listing) for source, listing in found if not self._left_alone(listing.site)]
         for source, listing in places:
             self._look(source, listing)
         self._writer.close()
@@ -152,6 +153,13 @@ class _Run:
         except SourceFailed as error:
             self._report.troubles.append(str(error))
             return []
+
+    def _left_alone(self, site: str) -> bool:
+        """Tell whether a site was revoked: what lies there of it is nobody's business any more, and no fault."""
+        revoked = self._sites.entry(site).revoked_at is not None
+        if revoked and site not in self._report.revoked:
+            self._report.revoked.append(site)
+        return revoked
 
     def _look(self, source: Source, listing: Listing) -> None:
         """Take in what is new of one site."""
@@ -210,6 +218,8 @@ class _Run:
             (report.replaced if seen.elsewhere(life, number) else report.refused).append(refusal)
         named = {(site, epoch) for site in self._statuses.sites() for epoch in self._statuses.highest(site)}
         for site, epoch in sorted(named | {*seen.held, *seen.absent}):
+            if self._left_alone(site):
+                continue
             entries = seen.entries((site, epoch))
             highest = self._statuses.highest(site).get(epoch, 0)
             lost = dict.fromkeys(self._statuses.lost(site, epoch), "the site lost it")

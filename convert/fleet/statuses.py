@@ -72,13 +72,7 @@ def _reader(source: Source, sites: Sites | None) -> Callable[[str], Said]:
             return site, error.message
         if signed.body.site != site:
             return site, f"is of site {signed.body.site}, but lies with {site}"
-        return site, _objection(site, signed.key, sites) or signed.body
+        objection = sites.objection(site, signed.key) if sites else ""
+        return site, objection or signed.body
 
     return one
-
-
-def _objection(site: str, key: str, sites: Sites | None) -> str:
-    if sites is None or key in sites.keys(site):
-        return ""
-    whose = "another key than the site's" if sites.keys(site) else "the key of a site that is not registered"
-    return f"signed by {whose}; accept it with 'edge-convert sites accept {site} {key}'"

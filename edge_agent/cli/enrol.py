@@ -151,7 +151,7 @@ def _describe(prepared: Prepared) -> None:
         "examples to": _place(given.examples),
         "updates from": _place(given.updates),
         "trusts": _trusted(prepared.trust),
-        "listens by TLS": "with a certificate of its own" if given.tls.certificate else "",
+        "listens by TLS": "with the kit's certificate" if given.tls.certificate else "",
         "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
         "agent.yaml wins in": ", ".join(prepared.overruled),
     }

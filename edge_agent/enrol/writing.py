@@ -26,7 +26,9 @@ from edge_agent.formats.kit import Kit
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by a kit of {issued}.
 Written by 'edge-agent enrol': change nothing here; what stands in agent.yaml wins."""
+CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
 DAEMON_GROUP = "edge-agent"
+"""Who reads the files of the listener beside root."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,15 @@ def sections(kit: Kit, places: Places) -> dict[str, Any]:
         "updates_url": kit.updates.url,
         "updates_options": kit.updates.options,
     }
-    return {
+    names = {"certificate_file": CERTIFICATE, "key_file": KEY, "client_ca_file": CLIENTS} if kit.tls.certificate else {}
+    made = {
         "site": {"id": kit.site, "recipients": list(kit.recipients), "receipt_keys": list(kit.receipt_keys)},
         "update": {"channel": kit.channel, **({"root_file": str(places.root)} if kit.root else {})},
         "uplink": {key: value for key, value in uplink.items() if value},
+        "service": {"tcp_address": kit.tls.address} if kit.tls.address else {},
+        "access": {key: str(places.tls(name)) for key, name in names.items()},
     }
+    return {section: keys for section, keys in made.items() if keys}
 
 
 def files_of(kit: Kit, places: Places, sealed: Mapping[str, Sealed]) -> list[File]:
@@ -121,7 +127,7 @@ def files_of(kit: Kit, places: Places, sealed: Mapping[str, Sealed]) -> list[Fil
     head = _HEAD.format(site=kit.site, issued=kit.issued_at[:10])
     made = [File(places.root, kit.root.encode())] if kit.root else []
     made += _credentials(places, sealed)
-    tls = {"server.crt": kit.tls.certificate, "server.key": kit.tls.key, "clients.crt": kit.tls.clients}
+    tls = {CERTIFICATE: kit.tls.certificate, KEY: kit.tls.key, CLIENTS: kit.tls.clients}
     made += [File(places.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
     return [*made, File(places.site_yaml, files.write(sections(kit, places), head))]
 

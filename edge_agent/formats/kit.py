@@ -80,12 +80,14 @@ class Tls(_Part):
     """Secret."""
     clients: Pem = ""
     """Authorities that sign the certificates of clients."""
+    address: Url = ""
+    """Where it listens, such as 0.0.0.0:9443; empty = as agent.yaml says."""
 
     @model_validator(mode="after")
     def _whole(self) -> Tls:
         given = [bool(self.certificate), bool(self.key), bool(self.clients)]
-        if any(given) and not all(given):
-            raise ValueError("certificate, key and clients go together")
+        if len({*given, given[0] or bool(self.address)}) > 1:
+            raise ValueError("certificate, key and clients go together, and 'address' needs them")
         return self
 
 

@@ -257,12 +257,18 @@ def test_a_full_disk_changes_nothing(tmp_path: Path):
 
 
 def test_tls_files_are_the_daemons_to_read(box: Box):
-    """Mode 0640, beside the configuration."""
+    """Mode 0640, beside the configuration, which names them."""
     pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
-    assert 0 == box.enrol(box.kit(tls=pem), "--yes").exit_code
+    assert 0 == box.enrol(box.kit(tls={**pem, "address": "127.0.0.1:9443"}), "--yes").exit_code
     names = sorted((box.etc / "edge-agent" / "tls").iterdir())
     assert ["clients.crt", "server.crt", "server.key"] == [path.name for path in names]
     assert {0o640} == {stat.S_IMODE(path.stat().st_mode) for path in names}
+    loaded = config.load(box.agent_yaml(), environ={})
+    assert (str(names[1]), str(names[2]), "127.0.0.1:9443") == (
+        loaded.access.certificate_file,
+        loaded.access.key_file,
+        loaded.service.tcp_address,
+    )
 
 
 def test_a_record_lists_every_file(box: Box):

@@ -98,6 +98,7 @@ def test_what_is_no_kit_is_refused(raw: bytes, said: str):
         ({"examples": {"credential": {"a\nb": "x"}}}, "examples.credential."),
         ({"tls": {"key": "not PEM"}}, "tls.key: "),
         ({"tls": {"certificate": "-----BEGIN CERTIFICATE-----\n"}}, "tls: "),
+        ({"tls": {"address": "0.0.0.0:9443"}}, "tls: "),
         ({"root": "x" * 700_001}, "root: "),
     ],
 )
