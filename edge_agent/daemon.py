@@ -64,7 +64,7 @@ class Daemon:
         around = tasks.around(self._engines, self._activation, self._update_changed)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._revision = 0
-        self._admission = Admission(config.service.calls_max, config.service.drain_seconds)
+        self._admission = _admission(config)
         self._collection = Collection(config, self._surroundings())
         self._counts = Counts()
         admin = AdminServicer(
@@ -196,6 +196,10 @@ def serve(config: Config) -> int:
     finally:
         store.close()
     return 0
+
+
+def _admission(config: Config) -> Admission:
+    return Admission(config.service.calls_max, config.service.drain_seconds, config.access.client_calls_max)
 
 
 def _limits(config: StoreConfig) -> StoreLimits:

@@ -175,6 +175,8 @@ PURE = (
     "edge_agent.engine.restart",
     "edge_agent.routing.policy",
     "edge_agent.service.roles",
+    "edge_agent.service.rates",
+    "edge_agent.engine.shares",
     "edge_agent.formats.certificates",
     "edge_agent.uplink.connectivity",
     "edge_agent.uplink.bandwidth",

@@ -144,6 +144,18 @@ class AccessConfig(Section):
         default=3600,
         description="Age at which a TCP connection is made anew, in seconds: nobody stays who is let in no more.",
     )
+    client_calls_max: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Inference calls in progress of one client; 0 = its share of 'calls_max' under 'service'.",
+    )
+    client_calls_per_second_max: float = Field(
+        default=0, ge=0, le=100_000, description="Calls of one client per second, on average; 0 = any number."
+    )
+    client_calls_burst_max: int = Field(
+        default=50, ge=1, le=100_000, description="Calls that one client may make at once before that average counts."
+    )
     connections_max: int = Field(
         default=2048, ge=1, le=100_000, description="Connections to each address; one more is closed at once."
     )

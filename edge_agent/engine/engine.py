@@ -183,10 +183,10 @@ class Engine:
         self._jobs.tallies.pop(digest, None)
         self._send(protocol.Detach(digest=digest))
 
-    def reserve(self, digest: str, jobs: int) -> None:
-        """Raise QueueFull, EngineNotReady or ModelLoadFailed unless `jobs` more would be taken now."""
+    def reserve(self, digest: str, jobs: int, client: str) -> None:
+        """Raise CapacityError or ModelLoadFailed unless `jobs` more of this client would be taken now."""
         self._require_ready(digest)
-        self._jobs.reserve(jobs)
+        self._jobs.reserve(jobs, client)
 
     def _require_ready(self, digest: str) -> None:
         if self.state is State.FAILED:
@@ -203,7 +203,7 @@ class Engine:
             bundle.attached.result()
 
     def events(
-        self, run: protocol.Run, deadline: float, priority: int = 0
+        self, run: protocol.Run, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[protocol.Chunk | Answer, None]:
         """Compute one input: yield its chunks, then its Answer. Leaving early cancels it.
 
@@ -211,12 +211,12 @@ class Engine:
             CallerError, CapacityError, ModelError: as the job ended.
         """
         self._require_ready(run.digest)
-        return self._jobs.events(run, deadline, priority)
+        return self._jobs.events(run, deadline, priority, client)
 
-    def answer(self, run: protocol.Run, deadline: float, priority: int = 0) -> Awaitable[Answer]:
+    def answer(self, run: protocol.Run, deadline: float, priority: int = 0, client: str = "") -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
         self._require_ready(run.digest)
-        return self._jobs.answer(run, deadline, priority)
+        return self._jobs.answer(run, deadline, priority, client)
 
     def alive(self, every_seconds: float) -> bool:
         """Tell whether it computes, or need not now: that it loads or starts again is no fault of the daemon.

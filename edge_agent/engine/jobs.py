@@ -21,6 +21,7 @@ from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, St
 
 PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
+PROBER = "watchdog"  # a client like others, so that it waits for a turn of each and not for their queues
 TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 
 _probes = itertools.count()
@@ -115,9 +116,9 @@ class Jobs:
         """Return how many jobs wait or run."""
         return len(self._jobs)
 
-    def reserve(self, jobs: int) -> None:
-        """Raise QueueFull unless `jobs` more would be taken now."""
-        self._waiting.reserve(jobs)
+    def reserve(self, jobs: int, client: str) -> None:
+        """Raise QueueFull or ShareExceeded unless `jobs` more of this client would be taken now."""
+        self._waiting.reserve(jobs, client)
 
     @property
     def in_flight(self) -> int:
@@ -125,10 +126,10 @@ class Jobs:
         return len(self._running)
 
     async def events(
-        self, run: protocol.Run, deadline: float, priority: int
+        self, run: protocol.Run, deadline: float, priority: int, client: str
     ) -> AsyncGenerator[protocol.Chunk | Answer, None]:
         """Compute one input: yield its chunks, then its Answer. Leaving early cancels it."""
-        job = self._take(run, deadline, priority)
+        job = self._take(run, deadline, priority, client)
         try:
             while isinstance(event := await job.events.get(), protocol.Chunk):
                 yield event
@@ -136,9 +137,9 @@ class Jobs:
         finally:
             self._forget(job)
 
-    async def answer(self, run: protocol.Run, deadline: float, priority: int) -> Answer:
+    async def answer(self, run: protocol.Run, deadline: float, priority: int, client: str) -> Answer:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
-        job = self._take(run, deadline, priority)
+        job = self._take(run, deadline, priority, client)
         try:
             done = await job.events.get()
             assert isinstance(done, protocol.Done), "only generate writes chunks"
@@ -147,13 +148,13 @@ class Jobs:
             self._forget(job)
 
     async def probe(self, digest: str, deadline: float) -> None:
-        """Have the child compute the least that there is, after everybody else, and count it nowhere.
+        """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere.
 
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
         """
         run = protocol.Run(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
-        job = self._take(run, deadline, PROBE_PRIORITY)
+        job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
         job.counted = False
         try:
             while not isinstance(await job.events.get(), protocol.Done):
@@ -220,10 +221,10 @@ class Jobs:
             except TimeoutError:
                 return
 
-    def _take(self, run: protocol.Run, deadline: float, priority: int) -> Job:
+    def _take(self, run: protocol.Run, deadline: float, priority: int, client: str) -> Job:
         now = _now()
         self._quarantine.check(run, now)
-        job = Job(run, Ticket(run.job_id, now, priority))
+        job = Job(run, Ticket(run.job_id, now, priority, client=client))
         if self._running or self._waiting or not self._child.ready():
             self._waiting.add(job.ticket)
             self._jobs[run.job_id] = job

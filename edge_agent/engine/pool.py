@@ -203,17 +203,19 @@ class EnginePool:
         engine = self._by_digest.get(digest)
         return engine is not None and engine.ready(digest)
 
-    def reserve(self, digest: str, jobs: int) -> None:
-        """Raise QueueFull, EngineNotReady or ModelLoadFailed unless `jobs` more inputs would be taken now."""
-        self._engine_of(digest).reserve(digest, jobs)
+    def reserve(self, digest: str, jobs: int, client: str = "") -> None:
+        """Raise CapacityError or ModelLoadFailed unless `jobs` more inputs of this client would be taken now."""
+        self._engine_of(digest).reserve(digest, jobs, client)
 
-    def events(self, run: Run, deadline: float, priority: int = 0) -> AsyncGenerator[Chunk | Answer, None]:
+    def events(
+        self, run: Run, deadline: float, priority: int = 0, client: str = ""
+    ) -> AsyncGenerator[Chunk | Answer, None]:
         """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds; 0 comes first."""
-        return self._engine_of(run.digest).events(run, deadline, priority)
+        return self._engine_of(run.digest).events(run, deadline, priority, client)
 
-    def answer(self, run: Run, deadline: float, priority: int = 0) -> Awaitable[Answer]:
+    def answer(self, run: Run, deadline: float, priority: int = 0, client: str = "") -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; see Engine.answer."""
-        return self._engine_of(run.digest).answer(run, deadline, priority)
+        return self._engine_of(run.digest).answer(run, deadline, priority, client)
 
     def in_flight(self, digest: str) -> int:
         """Return how many inputs the child behind a bundle is computing."""

@@ -1,17 +1,21 @@
 """The queue in front of one engine: pure and bounded.
 
-Jobs start in the order of their turn: the time they came, and PRIORITY_SECONDS later for each step of priority. So an
-operator's call overtakes the devices' that came within the last second or so, and no job waits for ever: whoever comes
-later than that stands behind it. Jobs that were in flight when a child died come before all others. One that may have
-been the cause must run alone: it waits until nothing else runs, and while it runs nothing else starts.
+Clients take turns, one job each in a round, and may fill the queue so far as others find room in it (`shares.py`).
+In a round jobs start in the order in which they came, PRIORITY_SECONDS later for each step of priority. So a call of
+the operator overtakes those of devices that came within the last second or so, and no job waits for ever: whoever comes
+later than that, or has jobs of its own waiting, stands behind it. Jobs that were in flight when a child died come
+before all others. One that may have been the cause must run alone: it waits until nothing else runs, and while it runs
+nothing else starts.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from dataclasses import dataclass, field
 
-from edge_agent.errors import QueueFull
+from edge_agent.engine import shares
+from edge_agent.errors import QueueFull, ShareExceeded
 
 PRIORITY_SECONDS = 1.0
 
@@ -26,38 +30,55 @@ class Ticket:
     priority: int = 0
     """0 is first."""
     alone: bool = False
+    client: str = ""
+    """Whose it is; what nobody asked for waits its time only."""
+    round: int = 0
+    """Given by the queue."""
 
     @property
-    def turn(self) -> float:
+    def turn(self) -> tuple[int, float]:
         """Who has the smaller one starts first."""
-        return self.came_at + self.priority * PRIORITY_SECONDS
+        return self.round, self.came_at + self.priority * PRIORITY_SECONDS
 
 
 @dataclass
 class Waiting:
-    """The queue. `limit` is the most jobs that wait; jobs put back after a crash do not count against it."""
+    """The queue. `limit` is the most jobs of one client that wait; jobs put back after a crash do not count."""
 
     limit: int
     _tickets: list[Ticket] = field(default_factory=list)
     _again: list[Ticket] = field(default_factory=list)
+    _rounds: shares.Rounds = field(default_factory=shares.Rounds)
+    _held: Counter[str] = field(default_factory=Counter)
+    """By client, of `_tickets`."""
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
         return len(self._tickets) + len(self._again)
 
-    def reserve(self, jobs: int) -> None:
-        """Raise QueueFull unless `jobs` more fit: a request with many inputs is taken whole or not at all."""
+    def reserve(self, jobs: int, client: str = "") -> None:
+        """Raise QueueFull or ShareExceeded unless `jobs` more fit: many inputs are taken whole or not at all."""
         waiting = len(self._tickets)
-        if waiting + jobs > self.limit:
-            raise QueueFull(
-                f"{waiting} inputs are waiting and {jobs} more do not fit; the limit is {self.limit}",
+        held = self._held[client]
+        if shares.fits(held, waiting, jobs, self.limit):
+            return
+        if 0 < held < waiting:
+            raise ShareExceeded(
+                f"{held} inputs of {client} are waiting, {waiting - held} of others: {jobs} more are over its share",
+                held=held,
                 waiting=waiting,
-                limit=self.limit,
             )
+        raise QueueFull(
+            f"{waiting} inputs are waiting and {jobs} more do not fit; the limit is {self.limit}",
+            waiting=waiting,
+            limit=self.limit,
+        )
 
     def add(self, ticket: Ticket) -> None:
-        """Take a job. Raises QueueFull."""
-        self.reserve(1)
+        """Take a job. Raises QueueFull, ShareExceeded."""
+        self.reserve(1, ticket.client)
+        ticket.round = self._rounds.deal(ticket.client) if ticket.client else self._rounds.now
+        self._held[ticket.client] += 1
         insort(self._tickets, ticket, key=lambda other: other.turn)
 
     def put_back(self, tickets: list[Ticket], *, alone: bool) -> None:
@@ -68,12 +89,15 @@ class Waiting:
 
     def discard(self, job_id: str) -> bool:
         """Forget a waiting job; tell whether it was here."""
-        for tickets in (self._tickets, self._again):
-            for ticket in tickets:
-                if ticket.job_id == job_id:
-                    tickets.remove(ticket)
-                    return True
-        return False
+        for ticket in self._tickets:
+            if ticket.job_id == job_id:
+                self._tickets.remove(ticket)
+                self._release(ticket)
+                return True
+        kept = [ticket for ticket in self._again if ticket.job_id != job_id]
+        found = len(kept) < len(self._again)
+        self._again = kept
+        return found
 
     def next(self, running: list[Ticket], running_max: int) -> Ticket | None:
         """Remove and return the job to start now, or None."""
@@ -81,9 +105,20 @@ class Waiting:
             return None
         if self._again:
             return None if self._again[0].alone and running else self._again.pop(0)
-        return self._tickets.pop(0) if self._tickets else None
+        if not self._tickets:
+            return None
+        ticket = self._tickets.pop(0)
+        self._release(ticket)
+        self._rounds.started(ticket.round)
+        return ticket
 
     def clear(self) -> None:
         """Forget everything."""
         self._tickets.clear()
+        self._held.clear()
         self._again.clear()
+
+    def _release(self, ticket: Ticket) -> None:
+        self._held[ticket.client] -= 1
+        if not self._held[ticket.client]:
+            del self._held[ticket.client]

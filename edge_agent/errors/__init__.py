@@ -8,7 +8,7 @@
     ├── AccessError          whoever issues certificates, or the caller takes another socket
     │   ├── RoleMissing, CertificateExpired
     ├── CapacityError        the caller tries again after `retry_seconds`
-    │   ├── QueueFull, EngineNotReady, Draining, StreamBroken
+    │   ├── QueueFull, ShareExceeded, RateExceeded, EngineNotReady, Draining, StreamBroken
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
@@ -54,8 +54,10 @@ from edge_agent.errors.calls import (
     ModelLoadFailed,
     PredictionUnknown,
     QueueFull,
+    RateExceeded,
     RequestCancelled,
     RoleMissing,
+    ShareExceeded,
     StreamBroken,
     TooManyInputs,
     UnknownTask,
@@ -154,12 +156,14 @@ __all__ = [
     "PlanInvalid",
     "PredictionUnknown",
     "QueueFull",
+    "RateExceeded",
     "RecordInvalid",
     "RequestCancelled",
     "RequirementUnmet",
     "RoleMissing",
     "SchemaUnknown",
     "SegmentDamaged",
+    "ShareExceeded",
     "SignatureInvalid",
     "SiteError",
     "SocketInUse",

@@ -105,6 +105,20 @@ class QueueFull(CapacityError):
     remedy_default = "Try again after the delay in RetryInfo."
 
 
+class ShareExceeded(CapacityError):
+    """The client has its share of what there is, and others want some, too."""
+
+    reason = "CLIENT_SHARE_FULL"
+    remedy_default = "Try again after the delay in RetryInfo, with fewer calls at a time."
+
+
+class RateExceeded(CapacityError):
+    """The client calls more often than the site allows one client."""
+
+    reason = "CLIENT_RATE_EXCEEDED"
+    remedy_default = "Try again after the delay in RetryInfo; the limit is 'client_calls_per_second_max' in agent.yaml."
+
+
 class EngineNotReady(CapacityError):
     """The model is loading, or its process is being started again."""
 

@@ -1,4 +1,4 @@
-"""How many inference calls are in progress, and whether more are taken.
+"""How many inference calls are in progress, of all clients and of each, and whether more are taken.
 
 gRPC's own limit counts every call, so an overload of inference would also refuse health checks and the operator, and it
 refuses without a reason or a time to come back. This one counts inference alone, and gRPC's is not set.
@@ -6,21 +6,29 @@ refuses without a reason or a time to come back. This one counts inference alone
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from edge_agent.errors import Draining, QueueFull
+from edge_agent.engine import shares
+from edge_agent.errors import Draining, QueueFull, ShareExceeded
 
 RETRY_SECONDS = 1.0
 
 
 class Admission:
-    """The count of one daemon; a call is a `with` block."""
+    """The count of one daemon. One event loop owns it."""
 
-    def __init__(self, calls_max: int, drain_seconds: float) -> None:
-        """Take at most that many calls at a time."""
+    def __init__(self, calls_max: int, drain_seconds: float, client_calls_max: int = 0) -> None:
+        """Take at most `calls_max` calls of one client at a time, and so far as others find places (`shares.py`).
+
+        `client_calls_max` is lower where one client is never to have that many; 0 = it is not.
+        """
         self._calls_max = calls_max
+        self._client_calls_max = client_calls_max or calls_max
         self._drain_seconds = drain_seconds
         self._calls = 0
+        self._by_client: Counter[str] = Counter()
         self.draining = False
 
     @property
@@ -28,20 +36,37 @@ class Admission:
         """Calls in progress."""
         return self._calls
 
-    def __enter__(self) -> None:
-        """Count a call until the end of the block. Raises Draining, QueueFull."""
+    @contextmanager
+    def call(self, client: str) -> Iterator[None]:
+        """Count a call until the end of the block. Raises Draining, QueueFull, ShareExceeded."""
+        self._require_place(client)
+        self._calls += 1
+        self._by_client[client] += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def _require_place(self, client: str) -> None:
         if self.draining:
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._drain_seconds)
-        if self._calls >= self._calls_max:
-            raise QueueFull(
-                f"{self._calls} calls are in progress; the limit is {self._calls_max}",
-                retry_seconds=RETRY_SECONDS,
-                limit=self._calls_max,
-            )
-        self._calls += 1
+        held = self._by_client[client]
+        if self._client_calls_max <= held < self._calls_max:
+            raise self._over_share(f"{held} calls of {client} are in progress; the limit is {self._client_calls_max}")
+        if shares.fits(held, self._calls, 1, self._calls_max):
+            return
+        if 0 < held < self._calls:
+            others = self._calls - held
+            said = f"{held} calls of {client} are in progress, and {others} of others: one more is over its share"
+            raise self._over_share(said)
+        raise QueueFull(
+            f"{self._calls} calls are in progress; the limit is {self._calls_max}",
+            retry_seconds=RETRY_SECONDS,
+            limit=self._calls_max,
+        )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Count it no longer."""
-        self._calls -= 1
+    def _over_share(self, said: str) -> ShareExceeded:
+        return ShareExceeded(said, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)

@@ -35,8 +35,10 @@ class Deduplicator(Generic[Response]):
         self._seconds_max = seconds_max
         self._entries: OrderedDict[str, _Entry[Response]] = OrderedDict()
 
-    async def run(self, request_id: str, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
-        """Return the remembered answer to this id, or compute it.
+    async def run(
+        self, request_id: str, content: bytes, compute: Callable[[], Awaitable[Response]], client: str = ""
+    ) -> Response:
+        """Return the remembered answer to this id of this client, or compute it.
 
         Raises:
             InvalidRequest: the id is too long, or was used for another request.
@@ -47,9 +49,8 @@ class Deduplicator(Generic[Response]):
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
         self._forget_old()
-        entry = self._entries.get(request_id)
-        if entry is None:
-            entry = self._start(request_id, digest, compute)
+        key = f"{client}\n{request_id}"
+        entry = self._entries.get(key) or self._start(key, digest, compute)
         if entry.content != digest:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
@@ -57,20 +58,20 @@ class Deduplicator(Generic[Response]):
         # Shielded: the caller who went away first must not take the answer from the one who tries again.
         return await asyncio.shield(entry.answer)
 
-    def _start(self, request_id: str, content: bytes, compute: Callable[[], Awaitable[Response]]) -> _Entry[Response]:
+    def _start(self, key: str, content: bytes, compute: Callable[[], Awaitable[Response]]) -> _Entry[Response]:
         while len(self._entries) >= self._entries_max:
             self._entries.popitem(last=False)
         entry = _Entry(content, _now(), asyncio.ensure_future(_awaited(compute)))
-        self._entries[request_id] = entry
+        self._entries[key] = entry
         # Here and not where it is awaited: it may fail after its last caller went away.
-        entry.answer.add_done_callback(lambda answer: self._forget_failed(request_id, answer))
+        entry.answer.add_done_callback(lambda answer: self._forget_failed(key, answer))
         return entry
 
-    def _forget_failed(self, request_id: str, answer: asyncio.Task[Response]) -> None:
+    def _forget_failed(self, key: str, answer: asyncio.Task[Response]) -> None:
         failed = answer.cancelled() or answer.exception() is not None
-        entry = self._entries.get(request_id)
+        entry = self._entries.get(key)
         if failed and entry is not None and entry.answer is answer:
-            del self._entries[request_id]
+            del self._entries[key]
 
     def _forget_old(self) -> None:
         limit = _now() - self._seconds_max

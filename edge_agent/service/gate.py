@@ -1,4 +1,4 @@
-"""What every call passes before its handler: who is it, may it, can its message be read. In this order.
+"""What every call passes before its handler: who is it, may it, is it too often, can its message be read?
 
 An unauthorized caller's bytes reach no parser. gRPC answers a message that does not parse with the text of the
 exception; this answers with INVALID_ARGUMENT.
@@ -6,24 +6,27 @@ exception; this answers with INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.errors import EdgeAgentError, InvalidRequest, RateExceeded
 from edge_agent.service import callers, guard, roles
 from edge_agent.service.callers import Identify
+from edge_agent.service.rates import Rates
 
 
 class Gate:
     """Stands for a server while services are added to it."""
 
-    def __init__(self, server: grpc.aio.Server, identify: Identify) -> None:
-        """Take the server that the services are for, and how its callers are told apart."""
+    def __init__(self, server: grpc.aio.Server, identify: Identify, rates: Rates) -> None:
+        """Take the server that the services are for, how its callers are told apart, and how often each may call."""
         self._server = server
         self._identify = identify
+        self._rates = rates
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code adds the same handlers by the method below."""
@@ -62,10 +65,20 @@ class Gate:
             caller = self._identify(context)
             callers.current.set(caller)
             roles.authorize(method, caller.name, caller.roles)
+            if roles.is_counted(method):
+                self._require_patience(caller.name)
         except EdgeAgentError as error:
             await guard.abort(error, context)
         except Exception as error:  # noqa: BLE001 - the edge of the daemon, and a certificate may hold anything
             await guard.bug(method, error, context)
+
+    def _require_patience(self, client: str) -> None:
+        seconds = self._rates.take(client, time.monotonic())
+        if seconds:
+            said = (
+                f"{client} calls more often than this site allows one client; the next call may come in {seconds:.2g} s"
+            )
+            raise RateExceeded(said, retry_seconds=seconds, client=client)
 
 
 async def _parsed(parse: Any, data: bytes, context: Any) -> Any:

@@ -30,7 +30,7 @@ from edge_agent.examples.collection import Collection
 from edge_agent.examples.records import Answered
 from edge_agent.metrics.counting import UNKNOWN, Counts
 from edge_agent.routing.policy import Wish
-from edge_agent.service import answers, guard, kept, measured, messages
+from edge_agent.service import answers, callers, guard, kept, measured, messages
 from edge_agent.service.admission import Admission
 from edge_agent.service.answers import Finished, Given
 from edge_agent.service.dedupe import Deduplicator
@@ -130,9 +130,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
         device = self._engines.device(bundle.digest)
-        streaming = contextlib.aclosing(self._engines.events(run, deadline, self._priority))
+        client = callers.current.get().name
+        streaming = contextlib.aclosing(self._engines.events(run, deadline, self._priority, client))
         pieces: list[str] = []
-        with self._admission:
+        with self._admission.call(client):
             async with _expires(deadline), streaming as events:
                 async for event in events:
                     message = pb.GenerateResponse()
@@ -192,7 +193,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return self._answer(request, context, batch)
         window: Deduplicator[Response] = self._windows[batch.kind]
         content = request.SerializeToString(deterministic=True)
-        return window.run(request.request_id, content, lambda: self._answer(request, context, batch))
+        client = callers.current.get().name
+        return window.run(request.request_id, content, lambda: self._answer(request, context, batch), client)
 
     def _counting(self, task: str) -> measured.Counting:
         return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
@@ -206,12 +208,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
-        with self._admission:
+        client = callers.current.get().name
+        with self._admission.call(client):
             outcomes: list[Finished | EdgeAgentError]
             if len(request.texts) == 1:
                 outcomes = [await self._one(request.texts[0], bundle, deadline)]
             else:
-                self._engines.reserve(bundle.digest, len(request.texts))
+                self._engines.reserve(bundle.digest, len(request.texts), client)
                 computing = (self._one_or_error(text, bundle, deadline) for text in request.texts)
                 outcomes = await asyncio.gather(*computing)
         response = batch.response()
@@ -237,8 +240,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         _check_text(text)
         run = Run(job_id=_new_id(), digest=bundle.digest, text=text)
-        device = self._engines.device(bundle.digest)
-        answer = await self._engines.answer(run, deadline, self._priority)
+        device, client = self._engines.device(bundle.digest), callers.current.get().name
+        answer = await self._engines.answer(run, deadline, self._priority, client)
         return Finished(text, answer, bundle, run.job_id, device, time.perf_counter() - began)
 
 

@@ -74,6 +74,11 @@ def authorize(method: str, who: str, roles: frozenset[Role]) -> None:
     )
 
 
+def is_counted(method: str) -> bool:
+    """Tell whether a client's rate counts this call: the operator's are not, nor health checks."""
+    return not METHODS[method] & ADMIN
+
+
 def roles_of(certificate: Certificate, configured: Mapping[str, Iterable[Role]]) -> frozenset[Role]:
     """Return the roles of a client: those that its certificate says, and those configured for one of its names.
 

@@ -35,6 +35,7 @@ from edge_agent.service.credentials import TlsFiles
 from edge_agent.service.feedback import FeedbackServicer
 from edge_agent.service.gate import Gate
 from edge_agent.service.inference import InferenceServicer, Rooms
+from edge_agent.service.rates import Rates
 from edge_agent.service.watch import HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
@@ -71,6 +72,7 @@ class Edge:
         self._config = config
         self._health = HealthServicer(WATCHES_MAX)
         self._known: set[str] = set()
+        self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
         service = config.service
         devices = InferenceServicer(rooms, service, service.devices_priority)
         operator = InferenceServicer(rooms, service, service.operator_priority)
@@ -93,7 +95,7 @@ class Edge:
     def _listener(self, identify: Identify, options: Options = ()) -> tuple[grpc.aio.Server, Gate]:
         """Return a server with the health service, and the gate through which to add more."""
         server = grpc.aio.server(options=[*_everywhere(self._config), *options])
-        gate = Gate(server, identify)
+        gate = Gate(server, identify, self._rates)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
         return server, gate
 

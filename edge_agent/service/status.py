@@ -34,6 +34,8 @@ CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.CertificateExpired, Code.UNAUTHENTICATED),
     (errors.AccessError, Code.PERMISSION_DENIED),
     (errors.QueueFull, Code.RESOURCE_EXHAUSTED),
+    (errors.ShareExceeded, Code.RESOURCE_EXHAUSTED),
+    (errors.RateExceeded, Code.RESOURCE_EXHAUSTED),
     (errors.CapacityError, Code.UNAVAILABLE),
     (errors.ModelLoadFailed, Code.FAILED_PRECONDITION),
     (errors.InputQuarantined, Code.FAILED_PRECONDITION),

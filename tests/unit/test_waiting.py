@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_agent.engine.waiting import PRIORITY_SECONDS, Ticket, Waiting
-from edge_agent.errors import QueueFull
+from edge_agent.errors import QueueFull, ShareExceeded
 
 LIMIT = 4
 RUNNING_MAX = 2
@@ -135,3 +135,33 @@ def test_clear_forgets_everything() -> None:
     waiting.put_back([Ticket("b", 0.0)], alone=True)
     waiting.clear()
     assert (0, None) == (len(waiting), waiting.next([], 1))
+
+
+def test_clients_take_turns() -> None:
+    """Whoever has one job waiting is not behind all of a client that has many."""
+    waiting = Waiting(30)
+    for number in range(30):
+        waiting.add(Ticket(f"noisy-{number}", number, client="noisy"))
+    for number in range(3):
+        waiting.add(Ticket(f"quiet-{number}", 100, client="quiet"))
+    started = ids(take_all(waiting))
+    assert ["noisy-0", "quiet-0", "noisy-1", "quiet-1", "noisy-2", "quiet-2", "noisy-3"] == started[:7]
+    assert [f"noisy-{number}" for number in range(30)] == [each for each in started if each.startswith("noisy")]
+
+
+def test_a_client_with_its_share_is_refused_and_another_is_not() -> None:
+    """With a reason of its own; what is discarded or started makes room."""
+    waiting = Waiting(12)
+    for number in range(12):
+        waiting.add(Ticket(str(number), 0, client="noisy"))
+    with pytest.raises(QueueFull, match="12 inputs are waiting and 1 more do not fit; the limit is 12"):
+        waiting.reserve(1, "noisy")
+    waiting.reserve(4, "quiet")
+    waiting.add(Ticket("q", 0, client="quiet"))
+    with pytest.raises(ShareExceeded, match="12 inputs of noisy are waiting, 1 of others"):
+        waiting.reserve(1, "noisy")
+    for number in range(4):
+        assert waiting.discard(str(number))
+    waiting.reserve(1, "noisy")
+    waiting.clear()
+    waiting.reserve(12, "noisy")

@@ -1,0 +1,141 @@
+"""A noisy client beside quiet ones: by certificate, and by the name that callers of a socket give themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import grpc
+import pytest
+
+from edge_agent.client import AsyncClient, CallFailed, Client, Tls
+from edge_agent.v1 import inference_pb2, inference_pb2_grpc
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually
+from tests.tls_site import TlsSite
+
+LABELS = ("refund", "price")
+SLOW = "!slow 20 refund"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> TlsSite:
+    return TlsSite(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def daemon(site: TlsSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon with a short queue and one place for work at a time."""
+    folder = tmp_path_factory.mktemp("daemon")
+    engine = {"queue_requests_max": 24, "sequences_max": 1}
+    with RunningDaemon(folder, engine=engine, **site.settings()) as running:
+        running.install(echo_bundle(folder / "a", "intent", "classify", LABELS))
+        yield running
+
+
+async def call_on(client: AsyncClient, outcomes: Counter[str]) -> None:
+    """Call for ever, at once again after each refusal."""
+    while True:
+        try:
+            await client.classify("intent", [SLOW], timeout_seconds=20)
+            outcomes["answer"] += 1
+        except CallFailed as failed:
+            outcomes[f"{failed.code} {failed.reason} {failed.retry_after_seconds}"] += 1
+            await client.task("intent")  # a moment in which others come to word
+
+
+@asynccontextmanager
+async def noise(address: str, tls: Tls, callers: int) -> AsyncIterator[Counter[str]]:
+    """Let one client call from that many loops while the block runs."""
+    outcomes: Counter[str] = Counter()
+    async with AsyncClient(address, tls) as client:
+        loops = [asyncio.create_task(call_on(client, outcomes)) for _ in range(callers)]
+        await eventually(lambda: any("RESOURCE_EXHAUSTED" in outcome for outcome in outcomes), 20)
+        yield outcomes
+        for loop in loops:
+            loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*loops)
+
+
+async def test_one_noisy_client_starves_nobody(daemon: RunningDaemon, site: TlsSite) -> None:
+    """Beside 60 loops of one client, each call of another is taken, and waits for one turn, not for a queue of 24."""
+    quiet, slowest = site.client("quiet", "infer"), 0.0
+    noisy = site.client("noisy", "infer")
+    async with noise(site.address, noisy, 60) as outcomes, AsyncClient(site.address, quiet) as client:
+        for _ in range(20):
+            started = time.monotonic()
+            [answer] = await client.classify("intent", [SLOW], timeout_seconds=10)
+            slowest = max(slowest, time.monotonic() - started)
+            assert "refund" == answer.label
+    assert slowest < 24 * 0.02, f"slowest {slowest:.3f} s"
+    refusals = {outcome for outcome in outcomes if outcome != "answer"}
+    assert refusals <= {"RESOURCE_EXHAUSTED QUEUE_FULL 1.0", "RESOURCE_EXHAUSTED CLIENT_SHARE_FULL 1.0"}, outcomes
+    assert outcomes["answer"] > 0
+
+
+async def test_callers_of_a_socket_may_name_themselves(daemon: RunningDaemon) -> None:
+    """Under a name of its own a caller has a share of its own; without one, all of the socket are one client."""
+    async with grpc.aio.insecure_channel(daemon.inference) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = inference_pb2.ClassifyRequest(task="intent", texts=[SLOW])
+
+        async def call(name: str) -> str:
+            try:
+                await stub.Classify(request, metadata=[("edge-agent-client", name)] if name else None, timeout=20)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return "OK"
+
+        many = [asyncio.create_task(call("")) for _ in range(60)]
+        await eventually(lambda: any(task.done() and task.result() != "OK" for task in many), 20)
+        assert "OK" == await call("till-3")
+        assert {"OK", "RESOURCE_EXHAUSTED"} == set(await asyncio.gather(*many))
+
+
+async def test_a_burst_is_refused_by_the_daemon(tmp_path: Path) -> None:
+    """Of 3,000 calls at once over ten connections each is answered or told by the daemon when to come back."""
+    with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        request = inference_pb2.ClassifyRequest(task="intent", texts=[SLOW])
+        outcomes: Counter[str] = Counter()
+
+        async def call(channel: grpc.aio.Channel) -> None:
+            try:
+                await inference_pb2_grpc.InferenceServiceStub(channel).Classify(request, timeout=60)
+                outcomes["answer"] += 1
+            except grpc.aio.AioRpcError as error:
+                named = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata())
+                outcomes[f"{error.code().name} {'with' if named else 'without'} details"] += 1
+
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(daemon.inference, options=options) for _ in range(10)]
+        await asyncio.gather(*(call(channels[number % 10]) for number in range(3000)))
+        for channel in channels:
+            await channel.close()
+        assert {"answer", "RESOURCE_EXHAUSTED with details"} == set(outcomes), outcomes
+        assert outcomes["answer"] >= 8
+
+
+def test_a_client_that_calls_too_often_is_told_when(tmp_path: Path) -> None:
+    """With a reason of its own; another client, health and the operator are not counted with it."""
+    site = TlsSite(tmp_path / "tls")
+    settings = site.settings(client_calls_per_second_max=0.1, client_calls_burst_max=2)
+    with RunningDaemon(tmp_path / "daemon", **settings) as daemon:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        with Client(site.address, site.client("noisy", "infer")) as noisy:
+            noisy.classify("intent", ["refund"])
+            noisy.classify("intent", ["refund"])
+            with pytest.raises(CallFailed) as caught:
+                noisy.classify("intent", ["refund"])
+            assert noisy.serving()
+        assert ("RESOURCE_EXHAUSTED", "CLIENT_RATE_EXCEEDED") == (caught.value.code, caught.value.reason)
+        assert 0 < (caught.value.retry_after_seconds or 0) <= 10
+        with Client(site.address, site.client("quiet", "infer")) as quiet, daemon.admin() as admin:
+            assert "refund" == quiet.classify("intent", ["refund"])[0].label
+            assert 3 == len([admin.status() for _ in range(3)])
