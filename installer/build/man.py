@@ -49,16 +49,23 @@ def _agent() -> Iterator[str]:
     yield ".SH OPTIONS"
     yield from _options(root)
     yield ".SH COMMANDS"
-    for name, command in root.commands.items():
-        arguments = " ".join(_argument(each) for each in command.params if each.param_type_name == "argument")
-        yield from (".SS", f"{_plain(name)} {_plain(arguments)}".strip())
-        yield from _text(command.help or "")
-        yield from _options(command)
+    yield from _commands(root, "")
     yield from (".SH EXIT STATUS", *_text(root.epilog or ""))
     yield ".SH FILES"
     for path, what in _PLACES.items():
         yield from (".TP", f".I {_plain(path)}", _plain(what))
     yield from (".SH SEE ALSO", ".BR edge\\-agent\\-setup (8),", ".BR agent.yaml (5)")
+
+
+def _commands(group: Any, prefix: str) -> Iterator[str]:
+    """Yield each command, and those below it."""
+    for name, command in group.commands.items():
+        arguments = " ".join(_argument(each) for each in command.params if each.param_type_name == "argument")
+        yield f".SS {_plain(prefix + name)} {_plain(arguments)}".strip()
+        yield from _text(command.help or "")
+        yield from _options(command)
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
 
 
 def _argument(argument: Any) -> str:
