@@ -1,4 +1,4 @@
-"""What a library asks for: other libraries, and a version of the C library."""
+"""What a library asks for: other libraries, where it looks for them, and a version of the C library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NEEDED = re.compile(r"\(NEEDED\).*\[(.+)\]")
+_RUNPATH = re.compile(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]")
 _GLIBC = re.compile(r"Name: GLIBC_(\d+(?:\.\d+)+)")
 
 
@@ -18,6 +19,8 @@ class Asked:
     needed: tuple[str, ...]
     glibc: tuple[int, ...]
     """The oldest version that has all it uses."""
+    folders: tuple[str, ...] = ()
+    """Where it looks for libraries, beside the system's places."""
 
 
 def read(path: Path) -> Asked:
@@ -29,4 +32,5 @@ def read(path: Path) -> Asked:
 def parse(text: str) -> Asked:
     """Read what readelf printed."""
     versions = [tuple(int(part) for part in found.split(".")) for found in _GLIBC.findall(text)]
-    return Asked(needed=tuple(_NEEDED.findall(text)), glibc=max(versions, default=(2, 0)))
+    folders = tuple(folder for found in _RUNPATH.findall(text) for folder in found.split(":") if folder)
+    return Asked(tuple(_NEEDED.findall(text)), max(versions, default=(2, 0)), folders)

@@ -80,9 +80,13 @@ def openmp() -> Path:
 
 
 def check(tree: Path) -> None:
-    """Raise BuildFailed when a library would not run on the oldest supported system."""
+    """Raise BuildFailed when a library would not run on the oldest system, or would load what others may write."""
     for path in sorted(tree.rglob("*.so*")):
-        needed = elf.read(path).glibc
-        if needed > GLIBC_MAX:
-            said = f"{path.name} needs glibc {'.'.join(map(str, needed))}"
+        asked = elf.read(path)
+        if asked.glibc > GLIBC_MAX:
+            said = f"{path.name} needs glibc {'.'.join(map(str, asked.glibc))}"
             raise BuildFailed(said, f"Extend {GLIBC_HEADER.name}: Debian 12 has glibc {'.'.join(map(str, GLIBC_MAX))}.")
+        strange = [folder for folder in asked.folders if not folder.startswith("$ORIGIN")]
+        if strange:
+            said = f"{path.name} looks for libraries in {', '.join(strange)}, a folder of the machine that built it"
+            raise BuildFailed(said, "Look at CMAKE_INSTALL_RPATH in llama.cpp's build.")

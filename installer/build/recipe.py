@@ -14,7 +14,7 @@ from pathlib import Path
 GLIBC_HEADER = Path(__file__).with_name("glibc.h")
 GLIBC_MAX = (2, 36)
 """Debian 12; Ubuntu 24.04 has 2.39, Debian 13 has 2.41."""
-PORTABLE = ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DMTMD_BUILD=OFF")
+PORTABLE = ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DLLAVA_BUILD=OFF")
 GPU = {"": (), "vulkan": ("-DGGML_VULKAN=ON",), "cuda": ("-DGGML_CUDA=ON",)}
 TOOLS = {
     "": (("gcc", "gcc"), ("g++", "g++"), ("make", "make"), ("cmake", "cmake"), ("readelf", "binutils")),

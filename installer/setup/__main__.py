@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     parsing.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR, to try it")
     parsing.add_argument("--no-start", action="store_true", help="start and restart nothing")
     parsing.add_argument("--kit", type=Path, metavar="FILE", help="enrol this site with the kit from the centre")
-    parsing.add_argument("--yes", action="store_true", help="do not ask before purge")
+    parsing.add_argument("--code", default="", metavar="CODE", help="the kit's code, as the centre reads it out")
+    parsing.add_argument("--yes", action="store_true", help="ask nothing: not before purge, not about the kit's code")
     parsing.add_argument("--json", action="store_true", help="status for programs")
     parsing.add_argument("--payload", type=Path, help=argparse.SUPPRESS)
     parsing.add_argument("--installed", type=Path, help=argparse.SUPPRESS)
@@ -65,7 +66,7 @@ def run(given: argparse.Namespace) -> int:
         machine.check_root(machine.this_machine())
     with _alone(places.lock):
         _change(setup, command, given)
-        return setup.enrol(given.kit.absolute()) if given.kit else DONE
+        return setup.enrol(given.kit.absolute(), _for_enrol(given)) if given.kit else DONE
 
 
 def _change(setup: Setup, command: str, given: argparse.Namespace) -> None:
@@ -80,6 +81,10 @@ def _change(setup: Setup, command: str, given: argparse.Namespace) -> None:
             setup.uninstall()
         case "purge":
             setup.purge(agreed=given.yes)
+
+
+def _for_enrol(given: argparse.Namespace) -> list[str]:
+    return [*(["--code", given.code] if given.code else []), *(["--yes"] if given.yes else [])]
 
 
 def _usual(given: argparse.Namespace) -> str:

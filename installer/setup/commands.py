@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,11 +151,15 @@ class Setup:
             raise SetupError(FAILED, said, "Run the installer file of this version again: it makes the program anew.")
         return DONE
 
-    def enrol(self, kit: Path) -> int:
+    def enrol(self, kit: Path, options: Sequence[str]) -> int:
         """Hand a kit to the installed program; return its exit code."""
         if not kit.is_file():
             raise SetupError(USAGE, f"there is no file {kit}", "Name the kit that the centre made for this site.")
-        command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit)]
+        command = [str(self.places.current / "bin/edge-agent"), "enrol", str(kit), *options]
+        if self.places.trial:
+            command += ["--etc", str(self.places.config.parent)]
+        if not self.services.running or not self.services.wanted:
+            command.append("--no-restart")
         return subprocess.run(command, check=False).returncode  # noqa: S603 - our own program
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,12 +14,13 @@ import pytest
 
 from edge_agent.cli import app
 from edge_agent.config import Config
-from installer.build import elf, llama, man, recipe, share, wheelhouse
+from installer.build import elf, llama, man, recipe, running, share, wheelhouse
 from installer.setup import disk, machine, payload, programs
 from installer.setup.errors import MACHINE, SetupError, of_the_system
 from installer.setup.places import Places
 
 READELF = """\
+ 0x000000000000001d (RUNPATH)            Library runpath: [$ORIGIN:/tmp/build/bin:]
  0x0000000000000001 (NEEDED)             Shared library: [libggml-base.so.0]
  0x0000000000000001 (NEEDED)             Shared library: [libgomp.so.1]
   0x0020:   Name: GLIBC_2.2.5  Flags: none  Version: 9
@@ -39,8 +41,18 @@ def made(folder: Path, lock: str = "a==1 --hash=sha256:00\n", **about: object) -
 
 
 def test_readelf_tells_what_a_library_asks_for():
-    """Its libraries, and the newest glibc name in it; versions of other libraries do not count."""
-    assert elf.Asked(("libggml-base.so.0", "libgomp.so.1"), (2, 34)) == elf.parse(READELF)
+    """Its libraries, where it looks for them, and the newest glibc name in it; other versions do not count."""
+    asked = elf.Asked(("libggml-base.so.0", "libgomp.so.1"), (2, 34), ("$ORIGIN", "/tmp/build/bin"))
+    assert asked == elf.parse(READELF)
+
+
+@pytest.mark.parametrize(("path", "refused"), [("$ORIGIN", False), ("/tmp/build/bin", True)])
+def test_a_library_that_looks_into_a_folder_of_the_builder_is_refused(tmp_path: Path, path: str, refused: bool):
+    """What anybody may write there would be loaded; beside itself it may look."""
+    command = ["gcc", "-shared", "-x", "c", os.devnull, f"-Wl,-rpath,{path}", "-o", tmp_path / "lib.so"]
+    subprocess.run(command, check=True)
+    with pytest.raises(running.BuildFailed, match="a folder of the machine") if refused else contextlib.nullcontext():
+        llama.check(tmp_path)
 
 
 def test_the_header_asks_for_the_old_names(tmp_path: Path):
