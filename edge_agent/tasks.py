@@ -43,7 +43,7 @@ def around(engines: EnginePool, activation: Activation, changed: Callable[[], No
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return Seen(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return Around(tried, serving, seen, hardware.machine(), changed)
+    return Around(tried, serving, seen, hardware.machine(engines.devices), changed)
 
 
 def task_statuses(

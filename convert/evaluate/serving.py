@@ -130,6 +130,7 @@ def serving(bundles: Sequence[Bundle], at_once: int = 1, cpu_threads: int = 0) -
     Raises what loading raises: ModelLoadFailed, EngineCrashed, MemoryShort.
     """
     config = EngineConfig(
+        device="cpu",  # what is calibrated holds there; a site asks its device whether it computes the same
         cpu_threads=cpu_threads,
         sequences_max=at_once,
         queue_requests_max=_QUEUE,

@@ -101,6 +101,7 @@ def daemon(status: Status) -> Iterator[Check]:
         yield Check("version", "warn", said, "Restart the daemon: stop it, then 'edge-agent serve'.")
     yield from map(_engine, status.engines)
     yield from filter(None, map(_confinement, status.engines))
+    yield from filter(None, map(_device, status.engines))
     for task in status.tasks:
         if not task.ready:
             yield Check(f"task {task.name}", "fail", "does not answer", "Look at its engine above, or roll back.")
@@ -121,6 +122,20 @@ def _engine(engine: Engine) -> Check:
     if engine.state in ("READY", "STARTING", "STOPPING"):
         return Check(name, "warn", said, "Run doctor again in a minute.")
     return Check(name, "fail", said, "'edge-agent rollback TASK' goes back; the daemon's log tells more.")
+
+
+def _device(engine: Engine) -> Check | None:
+    """Judge where an engine computes; the CPU by choice is nothing to tell."""
+    name = f"device of {engine.name}"
+    if said := engine.shortfall:
+        remedy = (
+            "docs/devices.md says what each device needs; 'device: cpu' under 'engine' in agent.yaml ends the wish."
+        )
+        return Check(name, "warn", f"computes on {engine.device}: {said}", remedy)
+    if engine.device in ("", "cpu"):
+        return None
+    layers, about = (engine.details.get(each, "unknown") for each in ("gpu_layers", "device_description"))
+    return Check(name, "ok", f"{engine.device}, {about}; layers: {layers}")
 
 
 def _confinement(engine: Engine) -> Check | None:

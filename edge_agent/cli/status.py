@@ -109,7 +109,7 @@ def _show_engines(console: Console, status: Status) -> None:
         engines.add_row(
             engine.name,
             Text(engine.state.lower(), style=_STATE_STYLES.get(engine.state, "")),
-            engine.device or "-",
+            Text(engine.device or "-", style="yellow" if engine.shortfall else ""),
             str(engine.pid or "-"),
             decimal(engine.resident_bytes),
             str(engine.pending),

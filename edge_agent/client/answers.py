@@ -155,6 +155,15 @@ class Engine:
     device: str
     details: dict[str, str]
     """The model, its threads, how the child is confined."""
+    fallback: str = ""
+    """Why it is not the device that is wanted; empty = it is."""
+    partial: str = ""
+    """That the device computes fewer layers than were wanted; empty = all of them."""
+
+    @property
+    def shortfall(self) -> str:
+        """What is wanting of the device; empty = nothing."""
+        return self.fallback or self.partial
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,8 @@ def _engine(message: admin_pb2.Engine) -> Engine:
         tasks=tuple(message.tasks),
         device=message.device,
         details=dict(message.details),
+        fallback=message.fallback,
+        partial=message.partial,
     )
 
 

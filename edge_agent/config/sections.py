@@ -46,6 +46,27 @@ class StoreConfig(Section):
 class EngineConfig(Section):
     """Engines: one model in one child process each."""
 
+    device: Literal["auto", "cpu", "cuda", "vulkan"] = Field(
+        default="auto",
+        description="Where models compute; auto = the best that there is. What cannot be used is said and left.",
+    )
+    gpu_layers: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default="auto", description="Layers of a model that the device computes; auto = all that fit into its memory."
+    )
+    gpu_index: Literal["auto"] | Annotated[int, Field(ge=0, le=255)] = Field(
+        default="auto", description="Which device, as its driver counts them from 0; auto = the first that suits."
+    )
+    gpu_memory_bytes_max: int = Field(
+        default=0,
+        ge=0,
+        description="The most that one engine takes of the device's memory, in bytes; 0 = what is free.",
+    )
+    device_failures_max: int = Field(
+        default=2, ge=1, le=100, description="Deaths on a device, close together, after which the CPU computes."
+    )
+    device_retry_seconds: Seconds = Field(
+        default=3600, description="Time until a device that was left is tried again, in seconds; doubles with each try."
+    )
     cpu_threads: int = Field(default=0, ge=0, le=1024, description="Threads for all engines; 0 = one for each core.")
     sequences_max: int = Field(default=8, ge=1, le=64, description="Requests that one engine computes together.")
     queue_requests_max: int = Field(

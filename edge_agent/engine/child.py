@@ -19,13 +19,17 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_agent.engine import protocol, runtimes
+from edge_agent.engine import agreement, protocol, runtimes
 from edge_agent.engine.confinement import confine
-from edge_agent.engine.runtimes.jobs import failed
-from edge_agent.errors import EdgeAgentError, ModelFailed, ModelLoadFailed
+from edge_agent.engine.runtimes.jobs import DeviceLost, failed
+from edge_agent.errors import DeviceUnusable, EdgeAgentError, ModelFailed, ModelLoadFailed, RequirementUnmet
 from edge_agent.formats import manifest
 
 RECEIVE_BYTES = 1 << 16
+DEVICE_REMEDY = (
+    "Set 'device' under 'engine' in agent.yaml to it or to auto, on a machine that has one (docs/devices.md), "
+    "or let the plan choose by 'devices' under 'requires'."
+)
 MEMORY_SLACK_BYTES = 128 << 20
 MEMORY_SLACK_BYTES_PER_THREAD = 32 << 20
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -43,6 +47,7 @@ class Child:
         self._mail.register(sock, select.POLLIN)
         self._splitter = protocol.FrameSplitter()
         self._runtime: runtimes.Runtime | None = None
+        self._spec = protocol.Load(runtime="")
         self._progress_at = 0.0
         self._stopped = False
 
@@ -86,7 +91,7 @@ class Child:
             self._send(self._act(message))
         except EdgeAgentError as error:
             self._send([failed(_about(message), error)])
-        except (BrokenPipeError, ConnectionResetError, MemoryError):
+        except (BrokenPipeError, ConnectionResetError, MemoryError, DeviceLost):
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library throws becomes that request's failure.
@@ -98,10 +103,32 @@ class Child:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
         runtime = runtimes.create(message.runtime)
         runtime.mailbox = self._socket.fileno()
-        confined = confine([Path(path) for path in message.readable], _memory_limit(message))
+        confined = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
+        if message.device != "cpu" and confined.landlock != "on":
+            said = "what opens a device for writing needs Landlock to keep it from other files"
+            raise DeviceUnusable(f"{said}: {confined.landlock}", lasting=True)
         details = runtime.load(message)
-        self._runtime = runtime
+        self._runtime, self._spec = runtime, message
         return protocol.Ready(device=runtime.device, details={**details, **asdict(confined)})
+
+    def _attach(self, message: protocol.Attach) -> None:
+        """Make a bundle ready, if the device is one that it may run on and that computes it as it should."""
+        assert self._runtime is not None
+        described, device = manifest.parse(message.manifest), self._spec.device
+        needed = described.requires.device
+        if needed not in ("any", device):
+            why = f": {self._spec.fallback}" if self._spec.fallback else ""
+            raise RequirementUnmet(
+                f"the bundle needs a {needed} device; this engine computes on {self._runtime.device}{why}",
+                remedy=DEVICE_REMEDY,
+                needed=needed,
+            )
+        self._runtime.attach(message.digest, described, message.paths)
+        if device != "cpu":
+            agreement.check(self._runtime, message.digest, described, message.paths.get("golden", ""), self._meanwhile)
+
+    def _meanwhile(self, events: Iterable[protocol.Event]) -> None:
+        self._send([*events, protocol.Progress()])
 
     def _act(self, message: protocol.ToChild) -> Iterable[protocol.Message]:
         match message:
@@ -123,7 +150,7 @@ class Child:
             case protocol.Detach():
                 return self._runtime.detach(message.digest)
             case protocol.Attach():
-                self._runtime.attach(message.digest, manifest.parse(message.manifest), message.paths)
+                self._attach(message)
                 return [protocol.Attached(digest=message.digest)]
         return []
 
@@ -159,6 +186,10 @@ def main(descriptor: int, parent: int) -> None:
             Child(sock).run()
         except MemoryError:
             os._exit(protocol.EXIT_OUT_OF_MEMORY)
+        except DeviceLost as error:
+            sys.stderr.write(f"the device was lost: {error}\n")
+            sys.stderr.flush()
+            os._exit(protocol.EXIT_DEVICE_LOST)
 
 
 if __name__ == "__main__":

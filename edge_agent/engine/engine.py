@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -21,13 +20,16 @@ import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
-from edge_agent.engine.jobs import Answer, Jobs, Limits, ToChild
+from edge_agent.engine.jobs import Answer, Computed, Jobs, Limits, ToChild
+from edge_agent.engine.outcome import resolve, succeeded
+from edge_agent.engine.placing import CPU, FALLBACK, PARTIAL, Placing
 from edge_agent.engine.process import ChildProcess
 from edge_agent.engine.pulse import Pulse
-from edge_agent.engine.quarantine import Quarantine, is_to_blame
+from edge_agent.engine.quarantine import Quarantine, death, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
+from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
-from edge_agent.errors import EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
+from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 # More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
@@ -35,26 +37,6 @@ PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
 
 log = structlog.get_logger("edge_agent.engine")
-
-
-class State(enum.Enum):
-    """What an engine is doing."""
-
-    STARTING = "starting"
-    READY = "ready"
-    BACKING_OFF = "backing off"
-    FAILED = "failed"
-    STOPPING = "stopping"
-
-
-# What a caller is told of an engine that does not answer now.
-BUSY = {
-    State.STARTING: "loading",
-    State.READY: "loading",
-    State.BACKING_OFF: "being started again after its process died",
-    State.STOPPING: "being stopped",
-    State.FAILED: "not loaded",
-}
 
 
 @dataclass
@@ -73,8 +55,9 @@ class Engine:
         config: EngineConfig,
         quarantine: Quarantine,
         on_change: Callable[[], None],
+        placing: Placing | None = None,
     ) -> None:
-        """Prepare; `start` begins."""
+        """Prepare; `start` begins. Without `placing` the CPU computes."""
         self.name = name
         self.load = load
         self.state = State.STARTING
@@ -89,6 +72,7 @@ class Engine:
         self._config = config
         self._on_change = on_change
         self._policy = RestartPolicy(config)
+        self._placing = placing or Placing()
         limits = Limits(config.queue_requests_max, load.sequences_max)
         self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
         self._bundles: dict[str, _Bundle] = {}
@@ -100,6 +84,12 @@ class Engine:
         self._probe: asyncio.Task[None] | None = None
         self._wedged = False
         self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def shortfalls(self) -> dict[str, str]:
+        """Why it computes elsewhere, or less on its device, than is wanted: the word in answers, and the sentence."""
+        every = {FALLBACK: self._placing.fallback, PARTIAL: self.details.get("device_partial", "")}
+        return {word: said for word, said in every.items() if said}
 
     @property
     def pid(self) -> int:
@@ -131,7 +121,7 @@ class Engine:
         bundle = self._bundles.get(digest)
         # STARTING counts as well: the bundle may be attached a moment before the supervisor notes that all of them are.
         up = self.state in (State.STARTING, State.READY)
-        return up and bundle is not None and _succeeded(bundle.attached)
+        return up and bundle is not None and succeeded(bundle.attached)
 
     def tally(self, digest: str) -> Tally:
         """Return what came of the inputs of a bundle; of one that is not here, nothing."""
@@ -140,7 +130,7 @@ class Engine:
     def failed(self, digest: str) -> bool:
         """Tell whether the last try to attach that bundle failed."""
         bundle = self._bundles.get(digest)
-        return bundle is not None and bundle.attached.done() and not _succeeded(bundle.attached)
+        return bundle is not None and bundle.attached.done() and not succeeded(bundle.attached)
 
     def start(self) -> None:
         """Start the supervising task; also again after FAILED."""
@@ -178,7 +168,7 @@ class Engine:
         bundle = self._bundles.pop(digest, None)
         if bundle is None:
             return
-        _resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
+        resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
         await self._jobs.drained(digest, drain_seconds)
         self._jobs.tallies.pop(digest, None)
         self._send(protocol.Detach(digest=digest))
@@ -267,8 +257,9 @@ class Engine:
                 self._jobs.finish(message)
             case protocol.Ready():
                 self.device, self.details = message.device, message.details
+                self._jobs.computed = Computed(self.device, tuple(self.shortfalls))
                 self.loads, self.cache = self.loads + 1, None
-                _resolve(self._loaded, None)
+                resolve(self._loaded, None)
             case protocol.Attached():
                 self._resolve_attach(message.digest, None)
             case protocol.Failed():
@@ -285,6 +276,9 @@ class Engine:
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not self._loaded.done():
             self._loaded.set_exception(error)
+        elif isinstance(error, DeviceUnusable):  # for all that is on it, whichever bundle found out
+            self._placing.failed(error, now())
+            self._send(protocol.Stop())
         elif message.job_id in self._bundles:
             self._resolve_attach(message.job_id, error)
         else:
@@ -292,7 +286,7 @@ class Engine:
 
     def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
         if bundle := self._bundles.get(digest):
-            _resolve(bundle.attached, error)
+            resolve(bundle.attached, error)
             self._on_change()
 
     # --- supervision ---------------------------------------------------------------------------------------------
@@ -322,20 +316,25 @@ class Engine:
             if bundle.attached.done():
                 bundle.attached = loop.create_future()
         self.before_start()
+        self.load.device, self.load.fallback = self._placing.next(started), self._placing.fallback
         self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
         try:
             await self._load()
         except EdgeAgentError as error:
-            self._note_load_failure(error)
+            pause = self._after_load_failure(error)
             await self._end_child()
-            return self._policy.pause_after_load_failure()
+            return pause
         self._policy.loaded()
         self._set_state(State.READY)
         ready = now()
         seconds = round(ready - started, 3)
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=seconds)
         self._jobs.pump()
-        await self._watch()
+        if not await self._watch():
+            self._set_state(State.BACKING_OFF)
+            await self._end_child()
+            self._jobs.child_died(to_blame=False)
+            return 0.0
         self._after_crash(await self._exit)
         pause = self._policy.pause_after_crash(now() - ready)
         await self._end_child()
@@ -355,11 +354,11 @@ class Engine:
         try:
             await self._await_child(bundle.attached, "attach")
         except EdgeAgentError as error:
-            if self._exit.done():
+            if self._exit.done() or (self.load.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # One bad bundle must not take the others on this base down.
             self.problem = error.message
-            _resolve(bundle.attached, error)
+            resolve(bundle.attached, error)
 
     async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
         """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
@@ -369,21 +368,28 @@ class Engine:
         if future.done():
             return future.result()
         if self._exit.done():
-            raise ModelLoadFailed(f"the model's process died during {what}: {_death(self._exit.result())}")
+            raise ModelLoadFailed(f"the model's process died during {what}: {death(self._exit.result())}")
         raise ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
 
-    async def _watch(self) -> None:
-        """Return when the child is gone; kill it when it is silent for too long."""
+    async def _watch(self) -> bool:
+        """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
         limit = self._config.heartbeat_seconds_max
         while not self._exit.done():
             await asyncio.wait([self._exit], timeout=limit / 4)
             silence = now() - self._heard_at
+            if self._goes_back():
+                return self._exit.done()
             if silence > (self._config.load_seconds_max if self._attaching() else limit):
                 log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
                 self._kill()
                 await asyncio.wait([self._exit])
             elif silence > limit / 2:
                 self._send(protocol.Ping())
+        return True
+
+    def _goes_back(self) -> bool:
+        """Tell whether a device is to be tried again, and nobody has to wait for it."""
+        return self._placing.returns(now()) and not (self._attaching() or self.pending)
 
     def _kill(self) -> None:
         self._wedged = True
@@ -395,29 +401,43 @@ class Engine:
             self._exit.set_result(code)
 
     def _after_crash(self, code: int) -> None:
-        self.problem = f"the model's process died: {_death(code)}"
+        self.problem = f"the model's process died: {death(code)}"
         self._set_state(State.BACKING_OFF)
-        to_blame = is_to_blame(code, wedged=self._wedged)
-        log.error("engine_died", engine=self.name, how=_death(code), running=self._jobs.in_flight, to_blame=to_blame)
+        by_itself = is_to_blame(code, wedged=self._wedged)
+        on_device = self.load.device != CPU
+        if on_device and by_itself:
+            self._placing.failed(EngineCrashed(self.problem), now())
+        to_blame = by_itself and not on_device  # a driver may be: on the CPU an input shows what it does
+        log.error("engine_died", engine=self.name, how=death(code), running=self._jobs.in_flight, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
         for tally in self._jobs.tallies.values():
             tally.crashes += to_blame
         for bundle in self._bundles.values():
-            _resolve(bundle.attached, EngineCrashed(self.problem))
+            if not on_device:  # the next child attaches it, on the CPU if need be
+                resolve(bundle.attached, EngineCrashed(self.problem))
+
+    def _after_load_failure(self, error: EdgeAgentError) -> float | None:
+        """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
+        if self.load.device == CPU:
+            self._note_load_failure(error)
+            return self._policy.pause_after_load_failure()
+        self._placing.failed(error, now())
+        log.warning("device_failed", engine=self.name, device=self.load.device, message=error.message)
+        return 0.0
 
     def _note_load_failure(self, error: EdgeAgentError) -> None:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
         for bundle in self._bundles.values():
-            _resolve(bundle.attached, error)
+            resolve(bundle.attached, error)
 
     def _give_up(self) -> None:
         self._set_state(State.FAILED)
         error = ModelLoadFailed(f"the model does not load: {self.problem}")
         self._jobs.fail_all(error)
         for bundle in self._bundles.values():  # one may have come after the last failure was told
-            _resolve(bundle.attached, error)
+            resolve(bundle.attached, error)
 
     async def _end_child(self) -> None:
         if self._child is None:
@@ -437,24 +457,3 @@ class Engine:
 def now() -> float:
     """Return the time of the running event loop, in seconds: what deadlines are given in."""
     return asyncio.get_running_loop().time()
-
-
-def _resolve(future: asyncio.Future[None], error: EdgeAgentError | None) -> None:
-    """Give a future its outcome unless it has one; an error that nobody awaits is logged elsewhere."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-        future.exception()  # marks it as seen: asyncio would complain of an error that nobody awaited
-
-
-def _succeeded(future: asyncio.Future[None]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _death(code: int) -> str:
-    if code == protocol.EXIT_OUT_OF_MEMORY:
-        return "it ran out of memory"
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

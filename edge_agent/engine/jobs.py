@@ -27,11 +27,23 @@ TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 _probes = itertools.count()
 
 
+class Computed(NamedTuple):
+    """What computes the jobs."""
+
+    device: str = "cpu"
+    degraded: tuple[str, ...] = ()
+    """Why that is less than it could be, as answers say it."""
+
+
+BY_CPU = Computed()
+
+
 class Answer(NamedTuple):
     """The end of a job, with the time it waited in this process."""
 
     done: protocol.Done
     queue_ms: float
+    computed: Computed = BY_CPU
 
 
 class Mailbox:
@@ -69,6 +81,8 @@ class Job:
     ticket: Ticket
     events: Mailbox = field(default_factory=Mailbox)
     sent_at: float = 0.0
+    computed: Computed = BY_CPU
+    """By the child that has it."""
     tries: int = 0
     streamed: bool = False
     counted: bool = True
@@ -78,7 +92,7 @@ class Job:
 
     def answer(self, done: protocol.Done) -> Answer:
         """End the job."""
-        return Answer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0))
+        return Answer(done, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.computed)
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,8 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._forgotten = asyncio.Event()
+        self.computed = BY_CPU
+        """By the child that there is."""
         self.tallies: dict[str, Tally] = {}
         """What came of the jobs, by digest; of bundles that are not here, nothing is counted."""
 
@@ -238,6 +254,7 @@ class Jobs:
 
     def _start(self, job: Job, now: float) -> None:
         job.sent_at = now
+        job.computed = self.computed
         job.tries += 1
         self._running[job.run.job_id] = job
         self._child.send(job.run)

@@ -15,12 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import cores, memory
+from edge_agent.engine import cores, memory, offers
 from edge_agent.engine.budget import share
-from edge_agent.engine.engine import Engine, State
+from edge_agent.engine.engine import Engine
 from edge_agent.engine.jobs import Answer
+from edge_agent.engine.placing import CPU, Offered, Placing, wanted_devices
 from edge_agent.engine.protocol import Attach, CacheUse, Chunk, Load, Run
 from edge_agent.engine.quarantine import Quarantine
+from edge_agent.engine.state import State
 from edge_agent.engine.tally import Tally
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
@@ -39,6 +41,8 @@ class EngineStatus:
     restarts: int
     problem: str
     device: str
+    shortfalls: Mapping[str, str]
+    """What is wanting of the device: DEVICE_FALLBACK or DEVICE_PARTIAL, and why."""
     digests: tuple[str, ...]
     details: Mapping[str, str]
     running: int = 0
@@ -61,12 +65,14 @@ class EnginePool:
         on_change: Callable[[], None],
         readable: Sequence[Path] = (),
         beside: EnginePool | None = None,
+        offered: Callable[[str], Offered] = offers.offered,
     ) -> None:
         """Start with no engines; children may read `readable` and nothing else of the site.
 
         `on_change` is called whenever a bundle may have become ready or not ready. The memory that the engines of
-        `beside` take is not there for these, and the other way round.
+        `beside` take is not there for these, and the other way round. `offered` tells what a runtime could compute on.
         """
+        self._offered = offered
         self._readable = tuple(map(str, readable))
         self._beside = beside
         self._trial: EnginePool | None = None
@@ -152,7 +158,8 @@ class EnginePool:
                 "load_seconds_max": min(seconds_max, self._config.load_seconds_max),
             }
         )
-        self._trial = EnginePool(config, lambda: None, [Path(each) for each in self._readable], beside=self)
+        readable = [Path(each) for each in self._readable]
+        self._trial = EnginePool(config, lambda: None, readable, beside=self, offered=self._offered)
         try:
             yield self._trial
         finally:
@@ -221,9 +228,12 @@ class EnginePool:
         """Return how many inputs the child behind a bundle is computing."""
         return self._engine_of(digest).in_flight
 
-    def device(self, digest: str) -> str:
-        """Return the device that computes for a bundle."""
-        return self._engine_of(digest).device
+    @property
+    def devices(self) -> frozenset[str]:
+        """The devices that some runtime may use here, by the settings, its build and the machine."""
+        every = map(self._offered, offers.LIBRARIES)
+        usable = (set(wanted_devices(self._config.device, "any", each)).intersection(each.built) for each in every)
+        return frozenset({CPU}.union(*usable))
 
     def ask(self) -> None:
         """Let the children say how they stand; a later `statuses` has it."""
@@ -243,6 +253,7 @@ class EnginePool:
                 restarts=engine.restarts,
                 problem=engine.problem,
                 device=engine.device,
+                shortfalls=engine.shortfalls,
                 digests=tuple(engine.digests),
                 details=engine.details,
                 running=engine.in_flight,
@@ -283,11 +294,25 @@ class EnginePool:
                 sequences_max=self._config.sequences_max,
                 readable=self._readable,
                 memory_bytes_wanted=manifest.requires.memory_bytes,
+                device_index=_or_all(self._config.gpu_index),
+                device_memory_bytes_max=self._config.gpu_memory_bytes_max,
+                gpu_layers=_or_all(self._config.gpu_layers),
             )
             name = f"{manifest.runtime}-{key[:8]}"
-            engine = self._engines[key] = Engine(name, load, self._config, self._quarantine, self._on_change)
+            placing = self._placing_for(manifest)
+            engine = Engine(name, load, self._config, self._quarantine, self._on_change, placing)
             engine.before_start = partial(self._measure_memory, load)
+            self._engines[key] = engine
         return self._engines[key]
+
+    def _placing_for(self, manifest: Manifest) -> Placing:
+        config, offered = self._config, self._offered(manifest.runtime)
+        wanted = wanted_devices(config.device, manifest.requires.device, offered)
+        placing = Placing(wanted, config.device_failures_max, config.device_retry_seconds)
+        for device in wanted:
+            if device not in offered.built:
+                placing.rule_out(device, f"what is installed of {manifest.runtime} is not built for it")
+        return placing
 
     def _share_out(self) -> None:
         """Set the threads with which each engine starts next; one that runs keeps what it has until then."""
@@ -296,6 +321,11 @@ class EnginePool:
         engines = {engine for engine in latest.values() if engine.load.runtime != "echo"}  # echo computes nothing
         for engine in engines:
             engine.load.threads = share(self._threads, len(engines))
+
+
+def _or_all(setting: int | str) -> int:
+    """Return a setting as a child is told it: -1 = auto."""
+    return setting if isinstance(setting, int) else -1
 
 
 def resident_bytes(pid: int) -> int:

@@ -35,9 +35,26 @@ CHILD_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     # onnxruntime otherwise starts a telemetry thread, and writes a device id into the home folder, at import.
     "ORT_DISABLE_TELEMETRY": "1",
+    # Of drivers of devices: no caches on the disk, where nothing may be written, and no code that others put between.
+    "MESA_SHADER_CACHE_DISABLE": "true",
+    "CUDA_CACHE_DISABLE": "1",
+    "VK_LOADER_LAYERS_DISABLE": "~implicit~",
 }
 # Nothing else of the daemon's environment reaches a child: it may hold credentials.
-KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "OPENBLAS_CORETYPE")
+KEPT = (
+    "PATH",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "OPENBLAS_CORETYPE",
+    # Which driver and which device.
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+    "GGML_VK_VISIBLE_DEVICES",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 LAST_WORDS_SECONDS_MAX = 1.0
 

@@ -18,6 +18,7 @@ import msgspec
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
+EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
 _LENGTH = struct.Struct("<I")
 
 
@@ -42,6 +43,16 @@ class Load(Message, tag="load"):
     """Memory that there is for the child, in bytes; what needs more is not loaded. 0 = no limit."""
     memory_bytes_wanted: int = 0
     """Memory that the bundle asks for in its manifest, in bytes."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda or vulkan; nowhere else, whatever there is."""
+    device_index: int = -1
+    """Which of the devices, as the driver counts them; -1 = the first that the library would take by itself."""
+    device_memory_bytes_max: int = 0
+    """The most that it may take of the device's memory, in bytes; 0 = what is free there."""
+    gpu_layers: int = -1
+    """The most layers to compute there; -1 = all that fit."""
+    fallback: str = ""
+    """Why it is not the device that was wanted, for a bundle that needs that one."""
 
 
 class Attach(Message, tag="attach"):

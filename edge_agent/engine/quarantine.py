@@ -13,17 +13,24 @@ import signal
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, Run
+from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, Run
 from edge_agent.errors import InputQuarantined
 
 ENTRIES_MAX = 1024
 
+_LAST_WORDS = {EXIT_OUT_OF_MEMORY: "it ran out of memory", EXIT_DEVICE_LOST: "it lost its device"}
 _FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 
 def is_to_blame(exit_code: int, *, wedged: bool) -> bool:
     """Tell whether the work in flight caused this death; `wedged` = we killed it ourselves for its silence."""
     return wedged or (exit_code not in _FROM_OUTSIDE and exit_code != EXIT_OUT_OF_MEMORY)
+
+
+def death(exit_code: int) -> str:
+    """Return how a child ended, in words."""
+    by_signal = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    return _LAST_WORDS.get(exit_code, by_signal)
 
 
 def fingerprint(run: Run) -> str:

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import struct
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.engine.engine import now
+from edge_agent.engine.golden import question, said
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Chunk, Done, Run
+from edge_agent.engine.protocol import Chunk
 from edge_agent.formats.golden import Said
 from edge_agent.formats.manifest import Manifest
 
 PRIORITY = 10  # the devices go first
-SEED = 1
 _ids = itertools.count()
 
 
@@ -52,23 +50,14 @@ class Asked:
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
         """
-        task = self._manifest.task
-        run = Run(
-            job_id=f"trial-{next(_ids)}",
-            digest=self._digest,
-            text=text,
-            output_tokens_max=task.written_tokens_max,
-            temperature=task.prompt.temperature,
-            seed=SEED,
-            stops=task.prompt.stops,
-        )
+        run = question(self._manifest, self._digest, text, f"trial-{next(_ids)}")
         started, written = now(), []
         async with contextlib.aclosing(self._pool.events(run, started + seconds_max, PRIORITY)) as events:
             async for event in events:
                 if isinstance(event, Chunk):
                     written.append(event.text)
                 else:
-                    return _said(self._manifest, "".join(written), event.done), _milliseconds(event, now() - started)
+                    return said(self._manifest, "".join(written), event.done), _milliseconds(event, now() - started)
         raise AssertionError("a job ends with an answer or an error")
 
     def resident_bytes(self) -> int:
@@ -99,17 +88,3 @@ async def trying(pool: EnginePool, digest: str, loadable: Loadable, seconds_max:
 
 def _milliseconds(answer: Answer, seconds: float) -> float:
     return (1000.0 * seconds - answer.queue_ms) / (answer.done.output_tokens or 1)
-
-
-def _said(manifest: Manifest, written: str, done: Done) -> Said:
-    """Put an answer in the words of a golden case: see formats/golden.py."""
-    match manifest.task.kind:
-        case "classify":
-            return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores)
-        case "extract":
-            found = [[each.label, each.start, each.end] for each in done.entities]
-            return Said(done.record or json.dumps(found), (done.confidence,))
-        case "embed":
-            return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector))
-        case _:
-            return Said(written)

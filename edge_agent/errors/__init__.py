@@ -24,7 +24,7 @@
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort, StickFailed, CertificateUnusable, SystemdFailed
+        ├── MemoryShort, DeviceUnusable, StickFailed, CertificateUnusable, SystemdFailed
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
@@ -97,6 +97,7 @@ from edge_agent.errors.site import (
     BundleInUse,
     CertificateUnusable,
     ConfigInvalid,
+    DeviceUnusable,
     DiskFull,
     ExchangeDirUnusable,
     MemoryShort,
@@ -130,6 +131,7 @@ __all__ = [
     "CertificateUnusable",
     "ConfigInvalid",
     "DeadlineExpired",
+    "DeviceUnusable",
     "DiskFull",
     "DocumentInvalid",
     "Draining",

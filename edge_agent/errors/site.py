@@ -106,6 +106,21 @@ class MemoryShort(SiteError):
     )
 
 
+class DeviceUnusable(SiteError):
+    """An engine cannot compute on the device that it was to use; the CPU does instead."""
+
+    reason = "DEVICE_UNUSABLE"
+    remedy_default = (
+        "'edge-agent doctor' says what is missing, and docs/devices.md what each device needs; "
+        "'device: cpu' under 'engine' in agent.yaml is right where there is none."
+    )
+
+    @property
+    def lasting(self) -> bool:
+        """Whether trying again without a change on this machine is in vain."""
+        return self.metadata.get("lasting") == "True"
+
+
 class StickFailed(SiteError):
     """A stick could not be written or read to the end. Nothing was deleted."""
 

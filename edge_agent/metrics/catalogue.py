@@ -83,6 +83,7 @@ ENGINES = (
         ("engine",),
         """
         engine_up g 1 = it answers now.
+        engine_device_short g 1 = it computes elsewhere, or less on its device, than is wanted.
         engine_sequences_in_use g Inputs that the engine computes now.
         engine_sequences_max g Inputs that it computes together at most.
         engine_queue_inputs g Inputs that wait for it.

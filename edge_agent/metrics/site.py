@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from edge_agent import __version__
 from edge_agent.config import Config
-from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EnginePool, EngineStatus
+from edge_agent.engine.state import State
 from edge_agent.examples.collection import Collection, CollectionStatus
 from edge_agent.formats.document import seconds
 from edge_agent.formats.uplink import FILE_NAME
@@ -171,6 +171,7 @@ def _engine(engine: EngineStatus) -> Iterator[Sample]:
     yield Sample("engine_state", 1, (engine.name, engine.state.value))
     numbers = {
         "up": engine.state is State.READY,
+        "device_short": bool(engine.shortfalls),
         "sequences_in_use": engine.running,
         "sequences_max": engine.running_max,
         "queue_inputs": engine.waiting,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from edge_agent import __version__
 from edge_agent.config import Config
-from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
+from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest
 from edge_agent.examples.collection import Collection
 from edge_agent.service import guard, messages
@@ -67,6 +67,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
             warnings=[
                 *_warnings(serving, engines),
+                *_devices(engines),
                 *_revoked(serving, rooms.updater.overview.revoked),
                 *_vectors(serving, rooms.collection),
                 *self._problems(),
@@ -212,6 +213,12 @@ def _revoked(serving: dict[str, InstalledBundle], revoked: frozenset[str]) -> li
         for task, bundle in serving.items()
         if task in revoked
     ]
+
+
+def _devices(engines: list[EngineStatus]) -> list[str]:
+    """Say which engines do not compute, or not wholly, on the device that is wanted."""
+    every = ((engine, said) for engine in engines for said in engine.shortfalls.values())
+    return [f"Engine {engine.name} computes on {engine.device}: {said}." for engine, said in every]
 
 
 def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) -> list[str]:

@@ -29,7 +29,6 @@ class Finished(NamedTuple):
     answer: Answer
     bundle: InstalledBundle
     prediction_id: str
-    device: str
     seconds: float = 0.0
     """From the arrival of the input."""
 
@@ -42,8 +41,8 @@ class Finished(NamedTuple):
         message.route = messages.ROUTES[decision.route]
         timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, done.prefill_ms
         timings.decode_ms = done.decode_ms
-        message.device = self.device
-        message.degraded.extend(decision.degraded)
+        message.device = self.answer.computed.device
+        message.degraded.extend((*decision.degraded, *self.answer.computed.degraded))
         message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
 

@@ -129,7 +129,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
-        device = self._engines.device(bundle.digest)
         client = callers.current.get().name
         streaming = contextlib.aclosing(self._engines.events(run, deadline, self._priority, client))
         pieces: list[str] = []
@@ -142,7 +141,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         pieces.append(event.text)
                     else:
                         took = time.perf_counter() - began
-                        finished = Finished(request.text, event, bundle, run.job_id, device, took)
+                        finished = Finished(request.text, event, bundle, run.job_id, took)
                         measured.answered(self._counts, finished, answers.finish(message.finish, finished))
                         if self._collection.consent(request.task) != "off":
                             self._collection.keep(kept.generated(finished, "".join(pieces)))
@@ -240,9 +239,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         _check_text(text)
         run = Run(job_id=_new_id(), digest=bundle.digest, text=text)
-        device, client = self._engines.device(bundle.digest), callers.current.get().name
+        client = callers.current.get().name
         answer = await self._engines.answer(run, deadline, self._priority, client)
-        return Finished(text, answer, bundle, run.job_id, device, time.perf_counter() - began)
+        return Finished(text, answer, bundle, run.job_id, time.perf_counter() - began)
 
 
 @contextlib.asynccontextmanager

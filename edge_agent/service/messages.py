@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_agent.engine.engine import State
+from edge_agent.engine.placing import FALLBACK, PARTIAL
 from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import CollectionStatus
 from edge_agent.formats import record_schema
@@ -124,6 +125,8 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
         tasks=tasks,
         device=status.device,
         details=dict(status.details),
+        fallback=status.shortfalls.get(FALLBACK, ""),
+        partial=status.shortfalls.get(PARTIAL, ""),
     )
 
 

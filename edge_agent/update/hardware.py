@@ -8,17 +8,16 @@ from pathlib import Path
 from edge_agent.formats.rollout import Machine
 
 _BYTES_IN_KIB = 1024
-_DEVICES = {"cuda": "dev/nvidia0", "vulkan": "dev/dri/renderD128"}
 
 
-def machine(root: Path = Path("/")) -> Machine:
-    """Read it from proc(5) and the devices that there are; `root` is where proc and dev are mounted."""
+def machine(devices: frozenset[str] = frozenset({"cpu"}), root: Path = Path("/")) -> Machine:
+    """Read it from proc(5), which is mounted at `root`; `devices` are those that the engines may use."""
     memory = re.search(r"^MemTotal: +(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
     # x86 writes flags, Arm Features; every core has the same ones.
     features = re.search(r"^(?:flags|Features)\s*: (.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     return Machine(
         memory_bytes=int(memory[1]) * _BYTES_IN_KIB if memory else 0,
-        devices=frozenset({"cpu", *(name for name, path in _DEVICES.items() if (root / path).exists())}),
+        devices=devices,
         cpu_features=frozenset(features[1].split()) if features else frozenset(),
     )
 

@@ -65,7 +65,7 @@ UPDATE_STATE_ROLLED_BACK: UpdateState
 UPDATE_STATE_HELD: UpdateState
 
 class Engine(_message.Message):
-    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details")
+    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details", "fallback", "partial")
     class DetailsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,8 @@ class Engine(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     runtime: str
     state: EngineState
@@ -95,7 +97,9 @@ class Engine(_message.Message):
     tasks: _containers.RepeatedScalarFieldContainer[str]
     device: str
     details: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    fallback: str
+    partial: str
+    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[str] = ..., partial: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
     __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time")

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Run
+from edge_agent.engine.state import State
 from edge_agent.formats.manifest import MANIFEST_NAME
 from tests import bundles
 from tests.eventually import eventually

@@ -146,6 +146,22 @@ def test_a_confined_child_reaches_nothing(blobs, elsewhere, name):
     assert ["done", "EPERM"] == told(blobs, elsewhere, BEFORE_AND_AFTER.format(attack=ATTACKS[name]))
 
 
+EVERYTHING = """
+udp, tcp = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
+victims, names = iter([elsewhere / 'one', elsewhere / 'two']), iter('abcdefgh')
+report = dataclasses.asdict(confine([blobs], 0, 'vulkan'))
+print(json.dumps([report['landlock'], {{name: tried(attack) for name, attack in {attacks!r}.items()}}]))
+"""
+
+
+def test_a_child_that_drives_a_device_reaches_no_more(blobs, elsewhere):
+    """It is refused the same, but for opening a file for both ways, where Landlock is what refuses."""
+    landlock, refused = told(blobs, elsewhere, EVERYTHING.format(attacks=ATTACKS | LOOKS))
+    assert ALL_ON["landlock"] == landlock
+    expected = dict.fromkeys(ATTACKS, "EPERM") | dict.fromkeys(LOOKS, HIDDEN)
+    assert expected | {"overwrite a blob": HIDDEN} == refused
+
+
 @pytest.mark.parametrize("name", LOOKS)
 def test_a_confined_child_reads_only_the_blobs(blobs, elsewhere, name):
     """Files and directories beside the blobs are closed where the kernel has Landlock, for root too."""

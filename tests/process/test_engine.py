@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.engine import State
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.pool import EnginePool, resident_bytes
 from edge_agent.engine.protocol import Chunk, Run
+from edge_agent.engine.state import State
 from edge_agent.errors import (
     DeadlineExpired,
     EngineCrashed,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine import engine
-from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.state import State
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, Prompt, Task, encode
 from tests.eventually import eventually

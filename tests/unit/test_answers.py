@@ -38,7 +38,7 @@ def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -
     manifest = Manifest.model_validate({**fields, **({"confidence": calibration} if calibration else {})})
     bundle = InstalledBundle(digest_of(encode(manifest)), encode(manifest), manifest, signed=False, installed_at=0.0)
     answer = Answer(Done(job_id="j", **done), queue_ms=1.5)
-    return Finished(text, answer, bundle, prediction_id="p-1", device="cpu")
+    return Finished(text, answer, bundle, prediction_id="p-1")
 
 
 def classification(done: Finished, wish: Wish, top_k: int) -> pb.Classification:

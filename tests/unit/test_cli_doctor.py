@@ -100,6 +100,26 @@ def test_the_processor_code_of_an_engine_is_named(status_of):
     assert engine.said.endswith("code for zen4 processors")
 
 
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, []),
+        ({"fallback": "cuda is not used: no device"}, [("warn", "computes on cpu: cuda is not used: no device")]),
+        ({"device": "vulkan:0", "partial": "12 of 31 fit"}, [("warn", "computes on vulkan:0: 12 of 31 fit")]),
+        ({"device": "vulkan:0"}, [("ok", "vulkan:0, a card; layers: 31 of 31")]),
+    ],
+)
+def test_where_an_engine_computes_is_judged(status_of, fields, found):
+    """The CPU by choice is nothing to tell; a device is named with its layers, one that is missed is a warning."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    engine = daemon.admin.status.engines[0]
+    engine.details.update(gpu_layers="31 of 31", device_description="a card")
+    for name, value in fields.items():
+        setattr(engine, name, value)
+    every = checks.daemon(status_of(daemon))
+    assert found == [(check.outcome, check.said) for check in every if check.name == "device of echo-1234"]
+
+
 def test_an_empty_daemon_is_worth_a_look(status_of):
     """Nothing installed is a warning."""
     daemon = FakeDaemon("127.0.0.1:0")

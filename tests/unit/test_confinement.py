@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.confinement import landlock, seccomp
+from edge_agent.engine.confinement import drivers, landlock, seccomp
 
 PID = 4321
 ARM_HEADER = Path("/usr/include/asm-generic/unistd.h")
@@ -24,12 +24,14 @@ NEEDED = {
 MACHINES = pytest.mark.parametrize("machine", seccomp.AUDIT_ARCH)
 
 
-def verdict(machine: str, number: int, *arguments: int, arch: int | None = None) -> str:
+def verdict(
+    machine: str, number: int, *arguments: int, arch: int | None = None, families: tuple[int, ...] | None = None
+) -> str:
     """Run the program on one system call, as the kernel does."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     arch = seccomp.AUDIT_ARCH[machine] if arch is None else arch
     data = struct.pack("<IIQ6Q", number, arch, 0, *padded)
-    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, PID)))
+    code = list(struct.iter_unpack("<HBBI", seccomp.program(machine, PID, families)))
     accumulator = place = 0
     while True:
         operation, if_true, if_false, operand = code[place]
@@ -49,9 +51,9 @@ def verdict(machine: str, number: int, *arguments: int, arch: int | None = None)
     return {seccomp.ALLOW: "allow", seccomp.KILL_PROCESS: "kill"}[operand]
 
 
-def depends(machine: str, name: str, *arguments: int) -> str:
+def depends(machine: str, name: str, *arguments: int, families: tuple[int, ...] | None = None) -> str:
     """Return the verdict on a call whose arguments matter."""
-    return verdict(machine, seccomp.numbers(seccomp.DEPENDS, machine)[name], *arguments)
+    return verdict(machine, seccomp.numbers(seccomp.DEPENDS, machine)[name], *arguments, families=families)
 
 
 @MACHINES
@@ -197,3 +199,65 @@ def test_the_numbers_are_the_kernels(machine):
 def test_a_ruleset_restricts_all_that_its_version_can(abi, expected):
     """Rights on files grow with versions 2, 3 and 5, TCP comes with 4, scopes with 6; what is newer is left alone."""
     assert expected == struct.unpack(f"={len(expected)}Q", landlock.ruleset(abi))
+
+
+@MACHINES
+def test_what_drives_a_device_opens_it_for_both_ways(machine):
+    """Reading, and reading with writing, of what is there; nothing is created, cut off or only written."""
+    passing = (os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CLOEXEC)
+    denied = (os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_TRUNC, os.O_CREAT, os.O_RDWR | os.O_TMPFILE)
+    assert {"allow"} == {depends(machine, "openat", 0, 0, flags, families=(0x64,)) for flags in passing}
+    assert {"EPERM"} == {depends(machine, "openat", 0, 0, flags, families=(0x64,)) for flags in denied}
+
+
+@MACHINES
+@pytest.mark.parametrize(
+    ("request_number", "device", "expected"),
+    [
+        (0xC0406400, "vulkan", "allow"),  # DRM_IOCTL_VERSION
+        (0x40086409, "vulkan", "allow"),  # DRM_IOCTL_GEM_CLOSE
+        (0x40086200, "vulkan", "allow"),  # DMA_BUF_IOCTL_SYNC
+        (0xC020462A, "vulkan", "allow"),  # NVIDIA's resource manager
+        (0xC020462A, "cuda", "allow"),
+        (0x30000001, "cuda", "allow"),  # UVM_INITIALIZE
+        (0x00000025, "cuda", "allow"),  # UVM_REGISTER_GPU
+        (0xC0406400, "cuda", "EPERM"),
+        (0x5412, "vulkan", "EPERM"),  # TIOCSTI types into a terminal
+        (0x5412, "cuda", "EPERM"),
+        (0x4B3A, "vulkan", "EPERM"),  # KDSETMODE of a console
+        (0x89F0, "vulkan", "EPERM"),  # of sockets
+        (0x5401, "vulkan", "allow"),  # TCGETS, as in every child
+        (0xC0406400, "cpu", "EPERM"),
+        (0x30000001, "cpu", "EPERM"),
+    ],
+)
+def test_only_its_own_drivers_are_spoken_to(machine, request_number, device, expected):
+    """An ioctl passes by the letter of its family, and only in the child of that device."""
+    families = drivers.DRIVERS[device].families if device in drivers.DRIVERS else None
+    assert expected == depends(machine, "ioctl", 3, request_number, families=families)
+
+
+@MACHINES
+def test_a_driver_opens_no_other_way(machine):
+    """Everything else is as in a child without one: the calls of the list, processes, shared memory, signals."""
+    families = drivers.DRIVERS["vulkan"].families
+    for name, number in seccomp.numbers(seccomp.DENIED, machine).items():
+        assert (name, "EPERM") == (name, verdict(machine, number, families=families))
+    assert "EPERM" == depends(machine, "clone", 17, families=families)
+    assert "EPERM" == depends(machine, "mmap", 0, 0, 0, 0x21, families=families)
+    assert "EPERM" == depends(machine, "kill", PID + 1, families=families)
+
+
+def test_only_the_nodes_that_compute_are_opened(tmp_path):
+    """Render nodes and NVIDIA's cards with their control node; not the node that sets modes, no disk, no memory."""
+    for name in ("dri/renderD128", "dri/card0", "nvidia0", "nvidiactl", "nvidia-uvm", "sda", "mem", "kvm"):
+        (tmp_path / "dev" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dev" / name).touch()
+    opened = {
+        device: [str(path.relative_to(tmp_path / "dev")) for path in drivers.nodes(driver, tmp_path)]
+        for device, driver in drivers.DRIVERS.items()
+    }
+    assert {
+        "cuda": ["nvidia-uvm", "nvidia0", "nvidiactl"],
+        "vulkan": ["dri/renderD128", "nvidia0", "nvidiactl"],
+    } == opened

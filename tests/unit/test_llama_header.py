@@ -35,7 +35,8 @@ def refusal(tmp_path: Path, data: bytes) -> str:
 
 
 def test_a_sound_head(tmp_path: Path) -> None:
-    """Sizes follow from the keys; the keys and values of a token are counted over all layers."""
+    """Sizes follow from the keys; the keys and values of a token are counted over all layers, and for each of them.
+    What is only looked up belongs to no layer and is not multiplied with."""
     assert Header(
         version=3,
         architecture="llama",
@@ -45,6 +46,9 @@ def test_a_sound_head(tmp_path: Path) -> None:
         cell_elements=2 * 2 * (16 + 16),
         vocabulary=2,
         product_bytes={Q4_0: 2432},
+        layer_bytes=(2304, 0),
+        layer_cell_elements=(2 * (16 + 16),) * 2,
+        output_bytes=128,
     ) == read(tmp_path, gguf())
 
 
@@ -52,7 +56,9 @@ def test_the_real_model() -> None:
     """SmolLM2-135M is read as its card says: 30 layers, 3 of 9 heads of 64 for keys and values, 49,152 tokens."""
     found = header.read(str(models.smollm2_path()))
     assert ("llama", 30, 576, 49_152) == (found.architecture, found.layers, found.width, found.vocabulary)
-    assert 30 * 3 * (64 + 64) == found.cell_elements
+    assert 30 * 3 * (64 + 64) == found.cell_elements == sum(found.layer_cell_elements)
+    assert sum(found.layer_bytes) + found.output_bytes == sum(found.product_bytes.values())
+    assert [2_216_448] * 30 == list(found.layer_bytes)
     assert sum(found.product_bytes.values()) == pytest.approx(models.smollm2_path().stat().st_size, rel=0.03)
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.engine import State
 from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, Manifest, digest_of, encode
 from edge_agent.routing.policy import RouteName, Wish
@@ -113,7 +113,7 @@ def test_a_bundle_is_described_whole():
 def test_an_engine_is_described_whole():
     """An engine shows its process, its load, its troubles and the tasks on it."""
     status = EngineStatus(
-        "echo-1", "echo", State.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", ("d",), {"a": "b"}
+        "echo-1", "echo", State.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", {}, ("d",), {"a": "b"}
     )
     expected = admin_pb2.Engine(
         name="echo-1",

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, Run
-from edge_agent.engine.quarantine import ENTRIES_MAX, Quarantine, fingerprint, is_to_blame
+from edge_agent.engine.quarantine import ENTRIES_MAX, Quarantine, death, fingerprint, is_to_blame
 from edge_agent.errors import InputQuarantined
 
 RUN = Run(job_id="1", digest="d", text="hello")
@@ -28,6 +28,15 @@ def test_a_death_from_outside_is_not(code: int) -> None:
 def test_our_own_kill_for_silence_is() -> None:
     """A child that we kill because it hangs dies by SIGKILL, and the work in it is to blame."""
     assert is_to_blame(-signal.SIGKILL, wedged=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(12, "it ran out of memory"), (19, "it lost its device"), (-6, "killed by signal 6"), (1, "exit code 1")],
+)
+def test_a_death_is_told_in_words(code: int, words: str) -> None:
+    """What the child could say itself, the signal, or the code."""
+    assert words == death(code)
 
 
 def test_an_input_is_refused_until_its_time_is_over() -> None:

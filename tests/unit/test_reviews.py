@@ -99,7 +99,7 @@ def test_a_token_that_was_made_up_is_refused_or_harmless(token):
 
 def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> Finished:
     bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
-    return Finished(text, Answer(done, 0.0), bundle, "p-1", "cpu")
+    return Finished(text, Answer(done, 0.0), bundle, "p-1")
 
 
 @pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])

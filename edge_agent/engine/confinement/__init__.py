@@ -2,7 +2,8 @@
 
 A model file that takes the process over then finds no socket, no program to start, no other process, no file but the
 blobs and the runtime's own code, and memory up to a limit. It holds for root too. Each measure works without the others
-and says why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves.
+and says why where it does not hold; `seccomp.py` and `landlock.py` say what each leaves, and `drivers.py` what a child
+has beside that which drives a device.
 
 What stays: the pipe to the parent and standard error. What is no measure here: processor time (the heartbeat), the
 number of threads (the unit's TasksMax, and each one's stack counts as memory), writing to a file that is already open
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edge_agent
-from edge_agent.engine.confinement import kernel, landlock, seccomp
+from edge_agent.engine.confinement import drivers, kernel, landlock, seccomp
 
 DESCRIPTORS_MAX = 256
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -50,7 +51,7 @@ class Confinement:
     memory: str
 
 
-def confine(readable: Sequence[Path], memory_bytes_max: int) -> Confinement:
+def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu") -> Confinement:
     """Confine this process for the rest of its life.
 
     Call it once: after the modules of the runtime are imported, before a model file is opened, and before any thread is
@@ -60,6 +61,7 @@ def confine(readable: Sequence[Path], memory_bytes_max: int) -> Confinement:
         readable: what may be read, with all below it; has to be there already.
         memory_bytes_max: private writable memory in bytes, touched or not (VmData of proc(5)): the heap, the stack of
             each thread and what the imports took, but not the mapped weights. 0 = no limit.
+        device: what the process will drive; see drivers.py.
 
     Raises:
         OSError: a path of `readable` is not there, or out of reach; nothing was done.
@@ -72,8 +74,14 @@ def confine(readable: Sequence[Path], memory_bytes_max: int) -> Confinement:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, DESCRIPTORS_MAX)
     memory = _limit_memory(memory_bytes_max)
-    landlocked = landlock.restrict([*readable, *_runtime_paths()])
-    return Confinement(seccomp=seccomp.install(), landlock=landlocked, memory=memory)  # the filter ends setting limits
+    paths = [*readable, *_runtime_paths()]
+    driver = drivers.DRIVERS.get(device)
+    if driver is None:
+        landlocked, filtered = landlock.restrict(paths), seccomp.install()  # the filter ends setting limits
+    else:
+        landlocked = landlock.restrict([*paths, *map(Path, driver.readable)], drivers.nodes(driver))
+        filtered = seccomp.install(driver.families)
+    return Confinement(seccomp=filtered, landlock=landlocked, memory=memory)
 
 
 def _runtime_paths() -> list[Path]:

@@ -1,4 +1,4 @@
-"""What of the file system a confined child may read; writing and executing nothing (landlock(7)).
+"""What of the file system a confined child may read; writing and executing nothing, but for devices (landlock(7)).
 
 Holds for the calling thread and those it starts later. Names, sizes and times of other files stay visible to stat(2).
 """
@@ -17,7 +17,8 @@ from edge_agent.engine.confinement import kernel
 # The same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
-_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_WRITE_FILE, _READ_FILE, _READ_DIR, _IOCTL_DEVICE = 1 << 1, 1 << 2, 1 << 3, 1 << 15
+_IOCTL_SINCE = 5  # the version of the interface that restricts ioctl of devices; older ones leave it free
 _NET_TCP = 0b11  # bind and connect
 _SCOPES = 0b11  # abstract Unix sockets and signals
 
@@ -27,14 +28,14 @@ _REASONS = {
 }
 
 
-def restrict(readable: Iterable[Path]) -> str:
-    """Leave only reading at and below these paths, as they are now; return "on" or why not.
+def restrict(readable: Iterable[Path], devices: Iterable[Path] = ()) -> str:
+    """Leave only reading at and below these paths, as they are now, and use of these devices; return "on" or why not.
 
     Paths that this process cannot open are left out. Needs PR_SET_NO_NEW_PRIVS.
     """
     threads = len(list(Path("/proc/self/task").iterdir()))
     try:
-        _restrict(readable)
+        _restrict(readable, devices)
     except OSError as error:
         return _REASONS.get(error.errno or 0, f"the kernel refuses Landlock: {error.strerror}")
     return "on" if threads == 1 else f"not on all threads: {threads - 1} were started before it"
@@ -51,24 +52,27 @@ def ruleset(abi: int) -> bytes:
     return struct.pack(f"={len(fields)}Q", *fields)
 
 
-def _restrict(readable: Iterable[Path]) -> None:
-    attributes = ruleset(kernel.call(_CREATE_RULESET, ctypes.c_void_p(), 0, _VERSION))
+def _restrict(readable: Iterable[Path], devices: Iterable[Path]) -> None:
+    version = kernel.call(_CREATE_RULESET, ctypes.c_void_p(), 0, _VERSION)
+    attributes = ruleset(version)
     descriptor = kernel.call(_CREATE_RULESET, attributes, len(attributes), 0)
+    using = _READ_FILE | _WRITE_FILE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0)
     try:
         for path in readable:
-            _allow_reading(descriptor, path)
+            _allow(descriptor, path, _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE)
+        for path in devices:
+            _allow(descriptor, path, using)
         kernel.call(_RESTRICT_SELF, descriptor, 0)
     finally:
         os.close(descriptor)
 
 
-def _allow_reading(descriptor: int, path: Path) -> None:
+def _allow(descriptor: int, path: Path, rights: int) -> None:
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return
     try:
-        rights = _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE
         # struct landlock_path_beneath_attr is packed
         kernel.call(_ADD_RULE, descriptor, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
     finally:

@@ -18,6 +18,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.engine.confinement import kernel
@@ -75,6 +76,8 @@ _WORD = 0xFFFFFFFF
 
 _CLONE_THREAD = 0x10000
 _WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+_NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY
+_IOCTL_TYPE = 0xFF00  # _IOC_TYPE of ioctl.h: the letter of a family of drivers
 # Shared anonymous memory and stacks that grow are outside RLIMIT_DATA. MAP_SHARED 1, MAP_PRIVATE 2, MAP_DROPPABLE 8,
 # MAP_ANONYMOUS 0x20, MAP_GROWSDOWN 0x100.
 _MAP_KIND, _MAP_KINDS = 0x12F, (0x01, 0x02, 0x03, 0x22, 0x28)
@@ -95,14 +98,21 @@ class Rule:
     only: bool = True
     high: bool = False
     """The upper word. The kernel ignores it in arguments that are no address."""
+    unless: tuple[int, ...] = ()
+    """Passes all the same: the types of ioctls (_IOC_TYPE)."""
 
 
-def install() -> str:
-    """Filter every thread of this process from now on; return "on" or why not. Needs PR_SET_NO_NEW_PRIVS."""
+def install(driver_families: Sequence[int] | None = None) -> str:
+    """Filter every thread of this process from now on; return "on" or why not. Needs PR_SET_NO_NEW_PRIVS.
+
+    Args:
+        driver_families: of a child that drives a device, the families of ioctls that it may make. It may also open for
+            reading and writing what is there already: which files those are is Landlock's to say.
+    """
     machine = platform.machine()
     if machine not in AUDIT_ARCH:
         return f"not supported on {machine}"
-    code = ctypes.create_string_buffer(program(machine, os.getpid()))
+    code = ctypes.create_string_buffer(program(machine, os.getpid(), driver_families))
     length = (len(code) - 1) // 8
     # struct sock_fprog: a length and an address
     fprog = struct.pack("@HP", length, ctypes.addressof(code))
@@ -120,11 +130,11 @@ def numbers(table: str, machine: str) -> dict[str, int]:
     return {entry[0]: int(entry[column]) for entry in entries if entry[column] != "-"}
 
 
-def program(machine: str, pid: int) -> bytes:
-    """Assemble the filter of an architecture for the process of that id."""
+def program(machine: str, pid: int, driver_families: Sequence[int] | None = None) -> bytes:
+    """Assemble the filter of an architecture for the process of that id; see `install`."""
     code = [_op(_LOAD, _ARCH_AT), _op(_EQUAL, AUDIT_ARCH[machine], 1, 0), _op(_RETURN, KILL_PROCESS)]
     code += [_op(_LOAD, _NUMBER_AT), _op(_AT_LEAST, LAST_KNOWN + 1, 0, 1), _op(_RETURN, ERRNO | errno.ENOSYS)]
-    rules = _rules(pid)
+    rules = _rules(pid) | (_rules_of_drivers(driver_families) if driver_families is not None else {})
     for name, number in numbers(DEPENDS, machine).items():
         body = [op for rule in rules[name] for op in _checks(rule)]
         code += [_op(_EQUAL, number, 0, len(body) + 1), *body, _op(_RETURN, ALLOW)]
@@ -152,8 +162,27 @@ def _rules(pid: int) -> dict[str, tuple[Rule, ...]]:
     }
 
 
+def _rules_of_drivers(families: Sequence[int]) -> dict[str, tuple[Rule, ...]]:
+    """Return what is other for a child that drives a device: it opens for both ways too, and speaks to drivers."""
+    both_ways = (os.O_RDONLY, os.O_RDWR)
+    return {
+        "open": (Rule(1, both_ways, mask=_WRITING | _NAMELESS),),
+        "openat": (Rule(2, both_ways, mask=_WRITING | _NAMELESS),),
+        "ioctl": (Rule(1, _IOCTLS, unless=tuple(families)),),
+    }
+
+
 def _checks(rule: Rule) -> list[bytes]:
     """Return the instructions that end in EPERM for what the rule denies and fall through for the rest."""
+    body = _listed(rule)
+    if not rule.unless:
+        return body
+    last = len(rule.unless) - 1
+    passing = (_op(_EQUAL, each << 8, len(body) + last - at, 0) for at, each in enumerate(rule.unless))
+    return [_op(_LOAD, _ARGUMENTS_AT + 8 * rule.argument), _op(_AND, _IOCTL_TYPE), *passing, *body]
+
+
+def _listed(rule: Rule) -> list[bytes]:
     code = [_op(_LOAD, _ARGUMENTS_AT + 8 * rule.argument + 4 * rule.high), _op(_AND, rule.mask)]
     deny = _op(_RETURN, ERRNO | errno.EPERM)
     if rule.only:

@@ -43,19 +43,20 @@ class _Job:
 class EchoRuntime:
     """Splits on white space: a word is a token."""
 
-    device = "cpu"
     mailbox = -1
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
+        self.device = "cpu"
         self._bundles: dict[str, Manifest] = {}
         self._jobs: dict[str, _Job] = {}
         self._taken: dict[str, int] = {}
 
     def load(self, spec: Load) -> dict[str, str]:
-        """Load nothing; a path to weights must exist all the same."""
+        """Load nothing; a path to weights must exist all the same. What device it is told, it claims to be on."""
         if spec.weights and not os.path.exists(spec.weights):  # noqa: PTH110
             raise ModelLoadFailed(f"weights file {spec.weights} does not exist")
+        self.device = spec.device if spec.device == "cpu" else f"{spec.device}:0"
         return {"model": "echo"}
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:

@@ -1,9 +1,13 @@
-"""What every runtime does the same way with jobs: check the length, fail, cancel."""
+"""What every runtime does the same way with jobs: check the length, fail, cancel, lose the device."""
 
 from __future__ import annotations
 
 from edge_agent.engine.protocol import Failed
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputTooLong, RequestCancelled
+
+
+class DeviceLost(Exception):
+    """The device under a runtime failed. No job is to blame, and the process that drove it has to end."""
 
 
 def checked_length(tokens: int, limit: int) -> None:

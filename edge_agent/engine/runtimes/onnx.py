@@ -63,11 +63,11 @@ _Batch = list[tuple[_Job, Event]]
 class OnnxRuntime:
     """One session, and the bundles that share it."""
 
-    device = "cpu"
     mailbox = -1
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
+        self.device = "cpu"
         self._session: OnnxSession | None = None
         self._workers: Workers[_Batch] | None = None
         self._bundles: dict[str, _Bundle] = {}
@@ -76,9 +76,10 @@ class OnnxRuntime:
 
     def load(self, spec: Load) -> dict[str, str]:
         """Open the model, if memory holds it, and start the threads."""
-        need = need_of(spec.weights, spec.threads)
+        need = need_of(spec.weights, spec.threads, spec.device)
         need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
-        self._session = OnnxSession(spec.weights)
+        self._session = OnnxSession(spec.weights, spec.device, spec.device_index)
+        self.device = self._session.device
         self._workers = Workers(spec.threads)
         return self._session.details() | {"threads": str(spec.threads)} | need.details(spec.memory_bytes_max)
 

@@ -17,8 +17,14 @@ ARENA_SHARE = 0.3  # and as a part of the file, which grows with the activations
 ARENA_BYTES_MAX = 128 * 2**20
 
 
-def need_of(weights: str, threads: int) -> Need:
-    """Return what loading the file and computing on that many threads takes; a file that is not there has no size."""
+DRIVER_BYTES = {"cuda": 640 * 2**20}  # in the machine's memory, as others report it
+
+
+def need_of(weights: str, threads: int, device: str = "cpu") -> Need:
+    """Return what loading the file and computing on that many threads takes; a file that is not there has no size.
+
+    What a device holds is not counted: onnxruntime does not tell what that has free.
+    """
     path = Path(weights)
     size = path.stat().st_size if path.is_file() else 0
     return Need(
@@ -26,5 +32,5 @@ def need_of(weights: str, threads: int) -> Need:
         copies=size,  # onnxruntime keeps matrices once as they came and once packed for this processor
         cache=0,
         compute=threads * min(ARENA_BYTES + int(ARENA_SHARE * size), ARENA_BYTES_MAX),
-        process=PROCESS_BYTES,
+        process=PROCESS_BYTES + DRIVER_BYTES.get(device, 0),
     )

@@ -6,6 +6,7 @@ more cores `run` is called on several threads at the same time, each computing i
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,20 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
+from edge_agent.engine.runtimes.jobs import DeviceLost
 from edge_agent.engine.runtimes.onnx_batch import Row, padded
 from edge_agent.engine.runtimes.onnx_outputs import Floats
-from edge_agent.errors import ModelFailed, ModelLoadFailed
+from edge_agent.errors import DeviceUnusable, ModelFailed, ModelLoadFailed
 
 INPUTS_NEEDED = ("input_ids", "attention_mask")  # without a mask a score would depend on the padding
 INPUTS_KNOWN = (*INPUTS_NEEDED, "token_type_ids")  # in the order of onnx_batch.padded
 _DTYPES: dict[str, type[np.int32] | type[np.int64]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 _LOG_FATAL = 4  # what onnxruntime has to say is in its exceptions; its warnings help nobody on a site
+
+Provider = str | tuple[str, dict[str, str]]
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {"cuda": "CUDAExecutionProvider"}
+_OF_DEVICES = re.compile("CUDA|CUDNN|CUBLAS")
 
 # onnxruntime's exceptions have no base class of their own.
 _ERRORS = (
@@ -41,18 +48,21 @@ _ERRORS = (
 class OnnxSession:
     """An open model."""
 
-    def __init__(self, weights: str) -> None:
-        """Open a file. Raises ModelLoadFailed."""
+    def __init__(self, weights: str, device: str = "cpu", index: int = -1) -> None:
+        """Open a file on a device, or on the one of that index. Raises ModelLoadFailed, DeviceUnusable."""
         path = Path(weights)
         _check_file(path)
+        chosen = providers(device, index, onnxruntime.get_available_providers())
         try:
-            session = onnxruntime.InferenceSession(weights, _options(), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(weights, _options(), providers=chosen)
         except (ort.InvalidProtobuf, ort.NoModel):
             size = path.stat().st_size
             raise ModelLoadFailed(f"{path.name} ({size} bytes) is no ONNX model, or it is cut short") from None
         except _ERRORS as error:
             raise ModelLoadFailed(f"{path.name} does not load: {_first_line(error)}") from None
         self._session = session
+        self.device = device if device == "cpu" else f"{device}:{max(index, 0)}"
+        _check_taken(device, session.get_providers())
         dtypes = _dtypes(path.name, session.get_inputs())
         self._inputs = [(name, INPUTS_KNOWN.index(name), dtype) for name, dtype in dtypes.items()]
         self.outputs: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
@@ -72,18 +82,39 @@ class OnnxSession:
 
         Raises:
             ModelFailed: onnxruntime refuses; its reason goes to the child's stderr, since it may quote the input.
+            DeviceLost: its reason names the device.
         """
         arrays = padded(rows)
         feed = {name: arrays[place].astype(dtype, copy=False) for name, place, dtype in self._inputs}
         try:
             (values,) = self._session.run([output], feed)
-        except _ERRORS:
+        except _ERRORS as error:
             traceback.print_exc(limit=0)
+            if self.device != "cpu" and _OF_DEVICES.search(str(error)):
+                raise DeviceLost(_first_line(error)) from None
             tokens = arrays.shape[2]
             raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens) from None
         if values.ndim == 3:
             return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
         return list(values)
+
+
+def providers(device: str, index: int, available: Sequence[str]) -> list[Provider]:
+    """Return what onnxruntime is asked to compute with, the best first. Raises DeviceUnusable."""
+    if device == "cpu":
+        return [_CPU]
+    name = _PROVIDERS.get(device, device)
+    if name not in available:
+        raise DeviceUnusable(f"this onnxruntime has {', '.join(available)}, and no {name}", lasting=True)
+    # Tensor cores round float32 to 19 bits unless they are told not to: a score would move by more than by the device.
+    return [(name, {"device_id": str(max(index, 0)), "use_tf32": "0"}), _CPU]
+
+
+def _check_taken(device: str, taken: Sequence[str]) -> None:
+    """Raise DeviceUnusable when onnxruntime silently computes with something else."""
+    if device != "cpu" and taken[0] != _PROVIDERS.get(device):
+        said = f"onnxruntime could not start {_PROVIDERS.get(device)}: the driver, or a library it needs, is not there"
+        raise DeviceUnusable(said, lasting=True)
 
 
 def _options() -> onnxruntime.SessionOptions:

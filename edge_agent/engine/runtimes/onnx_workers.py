@@ -20,6 +20,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
+from edge_agent.engine.runtimes.jobs import DeviceLost
+
 Outcome = TypeVar("Outcome")
 
 # A batch is bounded at some 60 ms on the reference machine; a hundred times that is no slow machine.
@@ -34,7 +36,7 @@ class Workers(Generic[Outcome]):
         self._count = count
         self._overdue_seconds = overdue_seconds
         self._tasks: SimpleQueue[tuple[int, Callable[[], Outcome]] | None] = SimpleQueue()
-        self._finished: deque[tuple[int, Outcome | MemoryError | None]] = deque()
+        self._finished: deque[tuple[int, Outcome | MemoryError | DeviceLost | None]] = deque()
         self._begun = 0
         self._running: dict[int, float] = {}
         self._quiet = True
@@ -70,7 +72,7 @@ class Workers(Generic[Outcome]):
         """Return what is done; sleep until something is, or until the descriptor `mailbox` is readable.
 
         Raises:
-            MemoryError: a worker had not enough.
+            MemoryError, DeviceLost: a worker had not enough, or the device failed.
             RuntimeError: a worker died of something else; threading has printed it.
         """
         watched = [self._bell] if mailbox < 0 or self._overdue() else [self._bell, mailbox]
@@ -96,9 +98,9 @@ class Workers(Generic[Outcome]):
         oldest = next(iter(self._running.values()), None)
         return oldest is not None and time.monotonic() - oldest > self._overdue_seconds
 
-    def _collected(self, number: int, outcome: Outcome | MemoryError | None) -> Outcome:
+    def _collected(self, number: int, outcome: Outcome | MemoryError | DeviceLost | None) -> Outcome:
         del self._running[number]
-        if isinstance(outcome, MemoryError):
+        if isinstance(outcome, MemoryError | DeviceLost):
             raise outcome
         if outcome is None:
             raise RuntimeError("a worker died")
@@ -112,10 +114,10 @@ class Workers(Generic[Outcome]):
                 os.eventfd_write(self._bell, 1)
 
     def _do(self, number: int, work: Callable[[], Outcome]) -> None:
-        outcome: Outcome | MemoryError | None = None
+        outcome: Outcome | MemoryError | DeviceLost | None = None
         try:
             outcome = work()
-        except MemoryError as error:
+        except (MemoryError, DeviceLost) as error:
             outcome = error
         finally:
             self._finished.append((number, outcome))

@@ -16,6 +16,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.engine.runtimes.jobs import DeviceLost
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
@@ -23,6 +24,7 @@ ROWS_MAX = 63
 """Rows in a batch, which is also one micro-batch."""
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
+_COMPUTE_FAILED = (-2, -3)  # of llama_decode: no memory for the graph, or a backend that failed
 NOT_NUMBERS = "the model's logits are not numbers (NaN)"
 
 Logits = NDArray[np.float32]
@@ -66,10 +68,13 @@ class Context:
         params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True
+        # A layer computes where its weights are, however many rows there are: another place rounds differently.
+        params.op_offload = False
         ERRORS.lines.clear()
         self._pointer: Any = llama.llama_init_from_model(model.pointer, params)
         if not self._pointer:
             raise ModelLoadFailed(f"no context of {shape.cells} tokens for {model.name}: {ERRORS.last()}")
+        self._on_device = model.on_device
         self._memory: Any = llama.llama_get_memory(self._pointer)
         self._row_type = ctypes.c_float * model.vocab_size
         self._views: dict[int, Logits] = {}
@@ -99,12 +104,15 @@ class Context:
 
         Raises:
             ModelFailed: llama.cpp refused; no sequence has changed.
+            DeviceLost: the device did not compute what the processor could have.
         """
         used = 0
         for part in parts:
             used = self._fill(used, part)
         self._batch.n_tokens = used
         code = llama.llama_decode(self._pointer, self._batch)
+        if code in _COMPUTE_FAILED and self._on_device:
+            raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")
         if code != 0:
             raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
 

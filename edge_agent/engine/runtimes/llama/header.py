@@ -8,11 +8,13 @@ Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3, little-endian.
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_agent.errors import ModelLoadFailed
 
@@ -32,6 +34,7 @@ _SCALARS = {
     kind: struct.Struct("<" + code)
     for kind, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
+_LAYER = re.compile(rb"blk\.(\d{1,4})\.")
 _LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
 
 _Value = int | float | bytes | list[int | float] | None
@@ -39,6 +42,20 @@ _Value = int | float | bytes | list[int | float] | None
 
 class _Damaged(Exception):
     """What is wrong with the file."""
+
+
+class _Product(NamedTuple):
+    """A tensor that is multiplied with."""
+
+    kind: int
+    name: bytes
+    size: int
+
+    @property
+    def layer(self) -> int:
+        """The layer that it belongs to; -1 = none."""
+        found = _LAYER.match(self.name)
+        return int(found[1]) if found else -1
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,12 @@ class Header:
     vocabulary: int
     product_bytes: Mapping[int, int]
     """Bytes of the tensors that are multiplied with, by ggml type; a table that is only looked up is not."""
+    layer_bytes: tuple[int, ...] = ()
+    """Bytes of the weights of each layer."""
+    layer_cell_elements: tuple[int, ...] = ()
+    """`cell_elements` of each layer."""
+    output_bytes: int = 0
+    """Bytes of what stands outside the layers and is multiplied with."""
 
 
 def read(path: str) -> Header:
@@ -91,8 +114,8 @@ class _Reader:
         tensors, keys = self._count("tensors", TENSORS_MAX), self._count("keys", KEYS_MAX)
         values = dict(self._pair() for _ in range(keys))
         facts = _Facts(values)
-        product_bytes = self._product_bytes(tensors, facts.number(b"general.alignment", ALIGNMENT_DEFAULT))
-        return facts.header(version, product_bytes)
+        products = self._products(tensors, facts.number(b"general.alignment", ALIGNMENT_DEFAULT))
+        return facts.header(version, products)
 
     def _pair(self) -> tuple[bytes, _Value]:
         return self._name(), self._value(self._number(_U32))
@@ -124,7 +147,7 @@ class _Reader:
             raise _Damaged(f"value type {kind} is unknown")
         return _SCALARS[kind]
 
-    def _product_bytes(self, count: int, alignment: int) -> dict[int, int]:
+    def _products(self, count: int, alignment: int) -> list[_Product]:
         """Read the list of tensors. How large one is follows from where the next begins, for every type alike."""
         if not alignment:
             raise _Damaged("its alignment is 0")
@@ -133,11 +156,11 @@ class _Reader:
         starts = [start for start, _, _ in found]
         # A file that is cut off in its last tensors is llama.cpp's to refuse.
         end = max([self._size - -(-self._at // alignment) * alignment, *starts])
-        sizes: Counter[int] = Counter()
-        for (start, kind, name), after in zip(found, [*starts[1:], end], strict=True):
-            if name != _LOOKUP_TABLE or _OUTPUT not in names:
-                sizes[kind] += after - start
-        return dict(sizes)
+        return [
+            _Product(kind, name, after - start)
+            for (start, kind, name), after in zip(found, [*starts[1:], end], strict=True)
+            if name != _LOOKUP_TABLE or _OUTPUT not in names
+        ]
 
     def _tensor(self) -> tuple[int, int, bytes]:
         name = self._name()
@@ -190,7 +213,7 @@ class _Facts:
             raise _Damaged("it does not say its architecture")
         self._architecture = architecture
 
-    def header(self, version: int, product_bytes: dict[int, int]) -> Header:
+    def header(self, version: int, products: Sequence[_Product]) -> Header:
         layers, width = self.own(b"block_count"), self.own(b"embedding_length")
         if not 0 < layers <= LAYERS_MAX:
             raise _Damaged(f"{layers} layers are out of range")
@@ -199,6 +222,7 @@ class _Facts:
         head_width = width // max(heads[0], 1)
         key, value = (self.own(b"attention." + each, head_width) for each in (b"key_length", b"value_length"))
         tokens = self.number(b"tokenizer.ggml.tokens", 0)
+        by_kind, by_layer = _added_up(products)
         return Header(
             version=version,
             architecture=self._architecture[:64].decode("utf-8", "replace"),
@@ -207,7 +231,10 @@ class _Facts:
             feed_forward=max(self._per_layer(b"feed_forward_length", layers, 0)),
             cell_elements=sum(kv_heads) * (key + value),
             vocabulary=tokens or self.own(b"vocab_size", 0),
-            product_bytes=product_bytes,
+            product_bytes=by_kind,
+            layer_bytes=tuple(by_layer[layer] for layer in range(layers)),
+            layer_cell_elements=tuple(heads * (key + value) for heads in kv_heads),
+            output_bytes=by_layer[-1],
         )
 
     def own(self, key: bytes, default: int | None = None) -> int:
@@ -227,6 +254,16 @@ class _Facts:
         if len(value) < layers:
             raise _Damaged(f"{_shown(whole)} has {len(value)} values for {layers} layers")
         return [_checked(whole, each) for each in value[:layers]]
+
+
+def _added_up(products: Sequence[_Product]) -> tuple[dict[int, int], Counter[int]]:
+    """Return the bytes of each type, and of each layer."""
+    by_kind: Counter[int] = Counter()
+    by_layer: Counter[int] = Counter()
+    for product in products:
+        by_kind[product.kind] += product.size
+        by_layer[product.layer] += product.size
+    return dict(by_kind), by_layer
 
 
 def _checked(key: bytes, value: object) -> int:

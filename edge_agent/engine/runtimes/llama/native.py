@@ -64,8 +64,8 @@ class Written(NamedTuple):
 class Model:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
-    def __init__(self, path: str) -> None:
-        """Load a GGUF file.
+    def __init__(self, path: str, device: int | None = None, layers: int = 0) -> None:
+        """Load a GGUF file; give so many of its layers to a device, by its pointer.
 
         Raises:
             ModelLoadFailed: another llama-cpp-python than PIN, or the file is missing, empty, cut off or damaged.
@@ -77,12 +77,16 @@ class Model:
             )
         check_file(path)
         self.name = Path(path).name
+        self.on_device = device is not None
         ERRORS.install()
         ERRORS.lines.clear()
         backends.load()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
-        params.n_gpu_layers = 0
+        # A list of its own, also when it is empty: without one llama.cpp takes whatever devices there are.
+        devices = (ctypes.c_void_p * 2)(device, None)
+        params.devices = ctypes.addressof(devices)
+        params.n_gpu_layers = layers
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)
         if not self.pointer:

@@ -7,6 +7,7 @@ jobs, 256 to 8192 tokens; the estimate is 1.02 to 1.1 times the resident memory.
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 
 from edge_agent.engine.memory import Need
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
@@ -33,16 +34,45 @@ _REPACKED_ELSEWHERE = _REPACKED | {8, 13, 14, 41}
 def need_of(header: Header, file_bytes: int, shape: Shape, jobs: int, machine: str = platform.machine()) -> Need:
     """Return what loading the file, a context of that shape and `jobs` generations take."""
     repacked = _REPACKED if machine in ("x86_64", "AMD64") else _REPACKED_ELSEWHERE
-    cells = -(-shape.cells // CELLS_STEP) * CELLS_STEP
     # One buffer for what is given out and one for what the graph computes.
     logits = 2 * max(ROWS_MAX, shape.sequences) * header.vocabulary * LOGIT_BYTES
-    activations = ROWS_MAX * (4 * (8 * header.width + 4 * header.feed_forward) + cells * MASK_BYTES)
+    activations = activation_bytes(header, shape)
     return Need(
         weights=file_bytes,
         copies=sum(size for kind, size in header.product_bytes.items() if kind in repacked),
-        cache=int(cells * header.cell_elements * KV_BITS[shape.kv_type] / 8),
+        cache=cache_bytes(header.cell_elements, shape),
         compute=logits + activations + jobs * header.vocabulary * CANDIDATE_BYTES,
         process=PROCESS_BYTES + header.vocabulary * TOKEN_BYTES,
+    )
+
+
+def cache_bytes(cell_elements: int, shape: Shape) -> int:
+    """Return what the keys and values of all cells take, with so many elements in each."""
+    return int(_cells(shape) * cell_elements * KV_BITS[shape.kv_type] / 8)
+
+
+def activation_bytes(header: Header, shape: Shape) -> int:
+    """Return what one batch works with, but for its logits."""
+    return ROWS_MAX * (4 * (8 * header.width + 4 * header.feed_forward) + _cells(shape) * MASK_BYTES)
+
+
+def _cells(shape: Shape) -> int:
+    return -(-shape.cells // CELLS_STEP) * CELLS_STEP
+
+
+def beside_device(need: Need, device_weights: int, device_cache: int, driver: int) -> Need:
+    """Return what of a need stays in the machine's memory when a device of its own memory takes some of it.
+
+    The file stays mapped, but what the device has is not read again. Copies for the processor are counted whole as long
+    as one layer is left to it.
+    """
+    weights = max(0, need.weights - device_weights)
+    return replace(
+        need,
+        weights=weights,
+        copies=min(need.copies, weights),
+        cache=max(0, need.cache - device_cache),
+        process=need.process + driver,
     )
 
 

@@ -22,6 +22,7 @@ from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
 from edge_agent.engine.runtimes.llama.native import Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, need_of, record_bytes
+from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Scheduler
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import ModelFailed, ModelLoadFailed
@@ -36,11 +37,11 @@ Job = Scoring | Generation | Extraction
 class LlamaRuntime:
     """One GGUF base and the bundles attached to it."""
 
-    device = "cpu"
     mailbox = -1
 
     def __init__(self) -> None:
-        """Start with nothing loaded but llama.cpp and its backends."""
+        """Start with nothing loaded but llama.cpp and its code for this processor."""
+        self.device = "cpu"
         backends.load()
         self._cpu_variant = backends.cpu_variant()
         self._loaded = False
@@ -55,11 +56,17 @@ class LlamaRuntime:
         self._scheduler = Scheduler(ROWS_MAX)
 
     def load(self, spec: Load) -> dict[str, str]:
-        """Load weights and allocate the context, if memory holds them. Raises MemoryShort, ModelLoadFailed."""
+        """Load weights and allocate the context, if memory holds them.
+
+        Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
+        """
+        head = header.read(spec.weights)
         shape = shape_of(spec.context_tokens, spec.sequences_max, spec.kv_type, spec.threads)
-        need = need_of(header.read(spec.weights), Path(spec.weights).stat().st_size, shape, spec.sequences_max)
+        need = need_of(head, Path(spec.weights).stat().st_size, shape, spec.sequences_max)
+        place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
+        need = place.beside(need)
         need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
-        model = Model(spec.weights)
+        model = Model(spec.weights, place.pointer, place.layers)
         try:
             if spec.context_tokens > model.context_tokens_max:
                 raise ModelLoadFailed(
@@ -70,12 +77,12 @@ class LlamaRuntime:
         except ModelLoadFailed:
             model.close()
             raise
-        self._model, self._loaded = model, True
+        self._model, self._loaded, self.device = model, True, place.name
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
         about["cpu_variant"] = self._cpu_variant
-        return model.describe() | about | need.details(spec.memory_bytes_max)
+        return model.describe() | about | need.details(spec.memory_bytes_max) | place.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.

@@ -1,0 +1,40 @@
+"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden.py."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+from edge_agent.engine.protocol import Done, Run
+from edge_agent.formats.golden import Said
+from edge_agent.formats.manifest import Manifest
+
+SEED = 1
+
+
+def question(manifest: Manifest, digest: str, text: str, job_id: str) -> Run:
+    """Return the job that asks a bundle what a golden file asks it."""
+    task = manifest.task
+    return Run(
+        job_id=job_id,
+        digest=digest,
+        text=text,
+        output_tokens_max=task.written_tokens_max,
+        temperature=task.prompt.temperature,
+        seed=SEED,
+        stops=task.prompt.stops,
+    )
+
+
+def said(manifest: Manifest, written: str, done: Done) -> Said:
+    """Put an answer, and the text of its chunks, in the words of a golden case."""
+    match manifest.task.kind:
+        case "classify":
+            return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores)
+        case "extract":
+            found = [[each.label, each.start, each.end] for each in done.entities]
+            return Said(done.record or json.dumps(found), (done.confidence,))
+        case "embed":
+            return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector))
+        case _:
+            return Said(written)
