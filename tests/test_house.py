@@ -188,6 +188,7 @@ PURE = (
     "edge_agent.routing.policy",
     "edge_agent.service.roles",
     "edge_agent.service.rates",
+    "edge_agent.service.repeats",
     "edge_agent.engine.shares",
     "edge_agent.formats.certificates",
     "edge_agent.uplink.connectivity",

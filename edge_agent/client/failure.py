@@ -26,6 +26,7 @@ MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
 QUEUE_FULL = "QUEUE_FULL"
 _TOO_LARGE = re.compile(r"message larger than max(?: \((\d+) vs\. (\d+)\))?")
 _TOO_MANY = "Concurrent RPC limit exceeded"  # in grpc/_cython and grpc/_server.py
+_REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM: the connection had too many, and gRPC's own retry, too
 _RETRY_SECONDS = 1.0  # as the daemon names where it refuses by itself
 _RETRY_INFO = " after the delay in RetryInfo"
 
@@ -93,6 +94,8 @@ def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
 
 def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls: bool) -> CallFailed:
     code, details = call.code(), call.details() or ""
+    if _REFUSED in details:
+        return _too_many(target)
     if code is grpc.StatusCode.UNAVAILABLE:
         return _handshake_failed(target, details, with_tls) or _unreachable(target, details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (found := _TOO_LARGE.search(details)):

@@ -177,11 +177,17 @@ class AccessConfig(Section):
     client_calls_burst_max: int = Field(
         default=50, ge=1, le=100_000, description="Calls that one client may make at once before that average counts."
     )
+    audit_bytes_max: int = Field(
+        default=16 * 2**20,
+        ge=2**16,
+        le=2**34,
+        description="The audit log (audit.jsonl and audit.1.jsonl in state_dir), in bytes; then its older half goes.",
+    )
     connections_max: int = Field(
         default=2048, ge=1, le=100_000, description="Connections to each address; one more is closed at once."
     )
     connection_calls_max: int = Field(
-        default=256, ge=1, le=100_000, description="Calls in progress on one connection; more wait in the client."
+        default=1024, ge=1, le=100_000, description="Calls in progress on one connection; more wait in the client."
     )
 
 

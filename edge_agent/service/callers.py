@@ -82,6 +82,7 @@ class Certified:
         caller = self._known.get(pem) or self._read(pem)
         if caller.expires_at <= self._now():
             ended = timestamp(caller.expires_at)
+            current.set(caller)
             raise CertificateExpired(f"the certificate of {caller.name} ended at {ended}", client=caller.name)
         return caller
 

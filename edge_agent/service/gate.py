@@ -13,20 +13,23 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from edge_agent.errors import EdgeAgentError, InvalidRequest, RateExceeded
+from edge_agent.errors import AccessError, EdgeAgentError, InvalidRequest, RateExceeded
 from edge_agent.service import callers, guard, roles
+from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Identify
 from edge_agent.service.rates import Rates
+from edge_agent.service.roles import Treatment, treatment
 
 
 class Gate:
     """Stands for a server while services are added to it."""
 
-    def __init__(self, server: grpc.aio.Server, identify: Identify, rates: Rates) -> None:
-        """Take the server that the services are for, how its callers are told apart, and how often each may call."""
+    def __init__(self, server: grpc.aio.Server, identify: Identify, rates: Rates, audit: Audit) -> None:
+        """Take the server that the services are for, how its callers are told apart, how often each may call."""
         self._server = server
         self._identify = identify
         self._rates = rates
+        self._audit = audit
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code adds the same handlers by the method below."""
@@ -39,18 +42,36 @@ class Gate:
     def _gated(self, method: str, handler: Any) -> Any:
         if handler.stream_stream:
             return self._gated_dialogue(method, handler)
-        inner, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
+        inner, parse, kind = (
+            handler.unary_stream or handler.unary_unary,
+            handler.request_deserializer,
+            treatment(method),
+        )
 
-        async def behaviour(data: bytes, context: Any) -> Any:
-            await self._enter(method, context)
+        async def plain(data: bytes, context: Any) -> Any:
+            await self._enter(method, kind, context)
             return await inner(await _parsed(parse, data, context), context)
 
+        async def audited(data: bytes, context: Any) -> Any:
+            await self._enter(method, kind, context)
+            request = await _parsed(parse, data, context)
+            ended = "CANCELLED"
+            try:
+                answer = await inner(request, context)
+                ended = "OK"
+                return answer
+            except grpc.aio.AbortError:
+                ended = guard.outcome.get()
+                raise
+            finally:
+                self._audit.changed(callers.current.get(), method.rpartition("/")[2], ended, request)
+
         make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
-        return make(behaviour, None, handler.response_serializer)
+        return make(audited if kind == "change" else plain, None, handler.response_serializer)
 
     def _gated_dialogue(self, method: str, handler: Any) -> Any:
         async def behaviour(requests: Any, context: Any) -> None:
-            await self._enter(method, context)
+            await self._enter(method, treatment(method), context)
             async for response in handler.stream_stream(read(requests, context), context):
                 await context.write(response)
 
@@ -60,13 +81,18 @@ class Gate:
 
         return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
 
-    async def _enter(self, method: str, context: Any) -> None:
+    async def _enter(self, method: str, kind: Treatment, context: Any) -> None:
         try:
             caller = self._identify(context)
             callers.current.set(caller)
             roles.authorize(method, caller.name, caller.roles)
-            if roles.is_counted(method):
+            if kind == "work":
                 self._require_patience(caller.name)
+            elif kind == "look":
+                self._audit.seen(caller, method.rpartition("/")[2], "OK")
+        except AccessError as error:
+            self._audit.seen(callers.current.get(), method.rpartition("/")[2], error.reason)
+            await guard.abort(error, context)
         except EdgeAgentError as error:
             await guard.abort(error, context)
         except Exception as error:  # noqa: BLE001 - the edge of the daemon, and a certificate may hold anything

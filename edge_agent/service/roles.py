@@ -7,7 +7,7 @@ here: the sockets keep to their own services, TCP with certificates has them all
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import get_args
+from typing import Literal, get_args
 
 from edge_agent.config import Role
 from edge_agent.errors import RoleMissing
@@ -74,9 +74,22 @@ def authorize(method: str, who: str, roles: frozenset[Role]) -> None:
     )
 
 
-def is_counted(method: str) -> bool:
-    """Tell whether a client's rate counts this call: the operator's are not, nor health checks."""
-    return not METHODS[method] & ADMIN
+_LOOKING = frozenset({"GetStatus", "ListBundles", "ServerReflectionInfo"})
+Treatment = Literal["work", "look", "change", "health"]
+
+
+def treatment(method: str) -> Treatment:
+    """Return what a call is to limits and the audit log.
+
+    work = a client's rate counts it; look = an operator's that changes nothing; change = one that has a line in the
+    audit log each time, as has what a reviewer erases; health = of no account.
+    """
+    name, allowed = method.rpartition("/")[2], METHODS.get(method, frozenset())
+    if allowed == ROLES:
+        return "health"
+    if name == "ErasePrediction" or (allowed == ADMIN and name not in _LOOKING):
+        return "change"
+    return "look" if allowed == ADMIN else "work"
 
 
 def roles_of(certificate: Certificate, configured: Mapping[str, Iterable[Role]]) -> frozenset[Role]:

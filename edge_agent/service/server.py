@@ -30,6 +30,7 @@ from edge_agent.config import Config, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.service import callers, roles
 from edge_agent.service.admin import AdminServicer
+from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Identify
 from edge_agent.service.credentials import TlsFiles
 from edge_agent.service.feedback import FeedbackServicer
@@ -72,6 +73,7 @@ class Edge:
         self._config = config
         self._health = HealthServicer(WATCHES_MAX)
         self._known: set[str] = set()
+        self._audit = Audit(config.state_dir, config.access.audit_bytes_max)
         self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
         service = config.service
         devices = InferenceServicer(rooms, service, service.devices_priority)
@@ -95,7 +97,7 @@ class Edge:
     def _listener(self, identify: Identify, options: Options = ()) -> tuple[grpc.aio.Server, Gate]:
         """Return a server with the health service, and the gate through which to add more."""
         server = grpc.aio.server(options=[*_everywhere(self._config), *options])
-        gate = Gate(server, identify, self._rates)
+        gate = Gate(server, identify, self._rates, self._audit)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
         return server, gate
 
@@ -124,6 +126,9 @@ class Edge:
 
     def warnings(self) -> list[str]:
         """Say what an operator should know of the ways in."""
+        return [*self._of_tcp(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
+
+    def _of_tcp(self) -> list[str]:
         service = self._config.service
         if service.tcp_address and service.insecure:
             said = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
@@ -146,6 +151,7 @@ class Edge:
         await asyncio.gather(self._devices.stop(grace_seconds), self._network.stop(grace_seconds))
         await self._reviewers.stop(min(grace_seconds, 1.0))
         await self._operator.stop(min(grace_seconds, 1.0))
+        self._audit.close()
         for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)
 

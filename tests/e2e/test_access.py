@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,3 +171,27 @@ def _gets_in(client: Client) -> bool:
     except CallFailed as failed:
         assert "TLS_FAILED" == failed.reason
         return False
+
+
+def test_what_operators_do_and_who_is_denied_is_written_down(site: TlsSite, tmp_path: Path) -> None:
+    """On a socket and by certificate, with what came of it; what devices ask is not."""
+    secret = "what nobody may read"
+    own = TlsSite(tmp_path / "tls")
+    with RunningDaemon(tmp_path / "daemon", **own.settings()) as daemon:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
+        till = own.client("till-3", "infer")
+        with Client(own.address, till) as client, AdminClient(own.address, till) as denied:
+            client.classify("intent", [secret])
+            for _ in range(20):
+                assert "ROLE_MISSING" == refusal(denied.status).reason
+        with AdminClient(own.address, own.client("boss", "admin")) as boss:
+            assert "BUNDLE_UNKNOWN" == refusal(lambda: boss.activate("intent", "9.9.9")).reason
+    text = (daemon.state_dir / "audit.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [
+        ("admin.sock", "InstallBundle", "OK", None),
+        ("tls till-3", "GetStatus", "ROLE_MISSING", None),
+        ("tls boss", "ActivateBundle", "BUNDLE_UNKNOWN", None),
+        ("tls till-3", "GetStatus", "ROLE_MISSING", 19),
+    ] == [(line["who"], line["call"], line["outcome"], line.get("times_more")) for line in found]
+    assert secret not in text

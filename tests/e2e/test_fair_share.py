@@ -111,14 +111,14 @@ async def test_a_burst_is_refused_by_the_daemon(tmp_path: Path) -> None:
                 outcomes["answer"] += 1
             except grpc.aio.AioRpcError as error:
                 named = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata())
-                outcomes[f"{error.code().name} {'with' if named else 'without'} details"] += 1
+                outcomes[f"{error.code().name} {'with' if named else f'without: {error.details()}'}"] += 1
 
         options = [("grpc.use_local_subchannel_pool", 1)]
         channels = [grpc.aio.insecure_channel(daemon.inference, options=options) for _ in range(10)]
         await asyncio.gather(*(call(channels[number % 10]) for number in range(3000)))
         for channel in channels:
             await channel.close()
-        assert {"answer", "RESOURCE_EXHAUSTED with details"} == set(outcomes), outcomes
+        assert {"answer", "RESOURCE_EXHAUSTED with"} == set(outcomes), outcomes
         assert outcomes["answer"] >= 8
 
 

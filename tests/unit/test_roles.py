@@ -66,6 +66,26 @@ def test_a_method_without_a_line_is_for_nobody():
         roles.authorize("/edge_agent.v1.AdminService/Wipe", "boss", roles.ROLES)
 
 
+def test_each_call_is_of_one_kind():
+    """What devices and reviewers do is counted, what an operator changes is written down, and health is neither."""
+    kinds = {method.rpartition("/")[2]: roles.treatment(method) for method in SERVED}
+    assert {"Check", "Watch"} == {name for name, kind in kinds.items() if kind == "health"}
+    assert {"GetStatus", "ListBundles", "ServerReflectionInfo"} == {
+        name for name, kind in kinds.items() if kind == "look"
+    }
+    changing = {
+        "InstallBundle",
+        "ActivateBundle",
+        "RollbackTask",
+        "RemoveBundle",
+        "ImportUpdate",
+        "Drain",
+        "ErasePrediction",
+    }
+    assert changing <= {name for name, kind in kinds.items() if kind == "change"}
+    assert {"Classify", "Generate", "SubmitFeedback"} <= {name for name, kind in kinds.items() if kind == "work"}
+
+
 @pytest.mark.parametrize(
     ("held", "said"),
     [
