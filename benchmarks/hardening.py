@@ -2,7 +2,8 @@
 
     python -m benchmarks.hardening [--json] [--only SECTION] [--cases N]
 
-Sections: fuzzing (requests and files). What is found is named on standard error.
+Sections: access (who may call what), crowding (a good client among bad ones), fuzzing (requests and files). What is
+found is named on standard error.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from collections.abc import Callable
 
 import structlog
 
-from benchmarks.attacking import fuzzing
+from benchmarks.attacking import access, crowding, fuzzing, leaving, mixing
 from benchmarks.bars import Bar, main
 
 SECTIONS: dict[str, Callable[[], list[Bar]]] = {
-    "fuzzing": lambda: fuzzing.measure(_given("--cases", fuzzing.CASES)),
+    "access": access.measure,
+    "crowding": crowding.measure,
+    "fuzzing": lambda: fuzzing.measure(int(_given("--cases", fuzzing.CASES))),
+    "leaving": leaving.measure,
+    "load": lambda: mixing.measure(_given("--minutes", mixing.MINUTES)),
 }
 
 
@@ -29,8 +34,8 @@ def measure() -> list[Bar]:
     return [bar for name, section in SECTIONS.items() if only in ("", name) for bar in section()]
 
 
-def _given(option: str, default: int) -> int:
-    return int(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
+def _given(option: str, default: float) -> float:
+    return float(sys.argv[sys.argv.index(option) + 1]) if option in sys.argv else default
 
 
 if __name__ == "__main__":
