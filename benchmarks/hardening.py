@@ -1,9 +1,15 @@
 """What hostile callers, hostile files and twenty minutes of load get out of a daemon: refusals, and right answers.
 
-    python -m benchmarks.hardening [--json] [--only SECTION] [--cases N]
+    python -m benchmarks.hardening [--json] [--only SECTION] [--cases N] [--minutes N]
 
-Sections: access (who may call what), crowding (a good client among bad ones), fuzzing (requests and files). What is
-found is named on standard error.
+    access      who may call what: every call by every kind of caller
+    crowding    a good client's latency among idle, slow, malformed and flooding ones
+    fuzzing     hostile requests and files
+    leaving     what serve sends of its own accord; needs root, iproute2 and nftables
+    load        everything at once, with kills, checked answer by answer
+
+It takes about 45 minutes, on a machine that does nothing else: latencies and slopes are worth nothing otherwise. What
+is found is named on standard error.
 """
 
 from __future__ import annotations

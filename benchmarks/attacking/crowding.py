@@ -67,7 +67,7 @@ class Way:
 
 
 @dataclass
-class _Crowded:
+class Crowded:
     """What came of all assaults."""
 
     ratios: list[float] = field(default_factory=list)
@@ -88,14 +88,14 @@ def measure(seconds: float = SECONDS) -> list[Bar]:
 
 def _measured(daemon: RunningDaemon, ways: list[Way], seconds: float) -> list[Bar]:
     assert daemon.process is not None
-    crowded = _Crowded()
+    crowded = Crowded()
     for way in ways:  # everything is used once before it counts what is held
-        _assaulted(way, "idle", seconds / 2, crowded)
-    before = _settled(daemon)
+        assaulted(way, "idle", seconds / 2, crowded)
+    before = settled(daemon)
     for way in ways:
         for kind in KINDS:
-            _assaulted(way, kind, seconds, crowded)
-    after = _settled(daemon, before)
+            assaulted(way, kind, seconds, crowded)
+    after = settled(daemon, before)
     _tell(*crowded.failed[:10], f"held before: {before}, after: {after}")
     return [
         Bar(
@@ -114,7 +114,8 @@ def _measured(daemon: RunningDaemon, ways: list[Way], seconds: float) -> list[Ba
     ]
 
 
-def _assaulted(way: Way, kind: str, seconds: float, crowded: _Crowded) -> None:
+def assaulted(way: Way, kind: str, seconds: float, crowded: Crowded) -> None:
+    """Measure the good client in quiet and under one kind of assault."""
     quiet = _served(way.client, seconds)
     with _assault(way, kind) as done:
         time.sleep(RAMP_SECONDS)
@@ -164,7 +165,7 @@ def _ways(daemon: RunningDaemon, site: TlsSite) -> Iterator[list[Way]]:
         yield [Way("inference.sock", daemon.inference, (), client), Way("TCP with mTLS", site.address, files, remote)]
 
 
-def _settled(daemon: RunningDaemon, before: Held | None = None) -> Held:
+def settled(daemon: RunningDaemon, before: Held | None = None) -> Held:
     """Return what the daemon holds, when it has given back what it held before or has had the time."""
     assert daemon.process is not None
     pid = daemon.process.pid

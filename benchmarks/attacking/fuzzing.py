@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.attacking.held import held
 from benchmarks.bars import Bar
-from tests import hostile_files, hostile_state
+from tests import hostile_carried, hostile_files, hostile_state
 from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
 from tests.fuzzing import AT_ONCE
 from tests.hostile_files import Format, fuzz_file
@@ -59,7 +59,7 @@ def _calls(at: Fuzzed, cases: int, found: Found) -> tuple[int, list[str]]:
 
 
 def _files(folder: Path, cases: int, found: Found) -> int:
-    kinds = [*hostile_files.formats(folder), *hostile_state.formats(folder)]
+    kinds = [each for kind in (hostile_files, hostile_state, hostile_carried) for each in kind.formats(folder)]
     shares = sum(kind.share for kind in kinds)
     _each(kinds, cases / shares / 10, 0, found)
     before = held(os.getpid()).resident_bytes

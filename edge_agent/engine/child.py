@@ -150,6 +150,7 @@ class Child:
             case protocol.Detach():
                 return self._runtime.detach(message.digest)
             case protocol.Attach():
+                self._send([protocol.Progress()])  # the last for long, perhaps: the parent has to know why
                 self._attach(message)
                 return [protocol.Attached(digest=message.digest)]
         return []

@@ -43,6 +43,7 @@ log = structlog.get_logger("edge_agent.engine")
 class _Bundle:
     attach: protocol.Attach
     attached: asyncio.Future[None]
+    sent_at: float = float("inf")  # an attach has begun when the child has given a sign of life since
 
 
 class Engine:
@@ -226,8 +227,8 @@ class Engine:
         with contextlib.suppress(EdgeAgentError):
             await self._jobs.probe(digest, now() + self._config.load_seconds_max)
 
-    def _attaching(self) -> bool:
-        return any(not bundle.attached.done() for bundle in self._bundles.values())
+    def _attaching(self, sent_before: float = float("inf")) -> bool:
+        return any(not each.attached.done() and each.sent_at <= sent_before for each in self._bundles.values())
 
     async def stop(self) -> None:
         """End the child. Unfinished jobs end with EngineNotReady."""
@@ -327,8 +328,7 @@ class Engine:
         self._policy.loaded()
         self._set_state(State.READY)
         ready = now()
-        seconds = round(ready - started, 3)
-        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=seconds)
+        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
         self._jobs.pump()
         if not await self._watch():
             self._set_state(State.BACKING_OFF)
@@ -350,6 +350,7 @@ class Engine:
             await self._attach_again(todo[0])
 
     async def _attach_again(self, bundle: _Bundle) -> None:
+        bundle.sent_at = now()
         self._send(bundle.attach)
         try:
             await self._await_child(bundle.attached, "attach")
@@ -379,7 +380,7 @@ class Engine:
             silence = now() - self._heard_at
             if self._goes_back():
                 return self._exit.done()
-            if silence > (self._config.load_seconds_max if self._attaching() else limit):
+            if silence > (self._config.load_seconds_max if self._attaching(self._heard_at) else limit):
                 log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
                 self._kill()
                 await asyncio.wait([self._exit])

@@ -1,9 +1,10 @@
 """What parent and child say to each other: msgpack structs in length-prefixed frames over one socketpair.
 
 Parent to child: `Load` once, then `Attach`, `Detach`, `Run`, `Cancel`, `Ping`, `Stop` in any order.
-Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Attached` or `Failed(job_id=<digest>)` after `Attach`;
-for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`; `Pong`; and `Progress` after steps of work,
-at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and none of these is wedged.
+Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Progress` when an `Attach` begins, then `Attached` or
+`Failed(job_id=<digest>)`; for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`; `Pong`; and
+`Progress` after steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and
+none of these is wedged. Only an attach that has begun may be silent for longer.
 
 A frame is a 4-byte little-endian length and that many bytes of one msgpack map with its type in `t`.
 """

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
@@ -50,7 +50,7 @@ def check_pair(chain: bytes, key: bytes, what: str) -> None:
         private = load_pem_private_key(key, password=None)
     except TypeError:
         raise CertificateUnusable(f"the key of {what} is encrypted", remedy=_TAKE_IT_OFF) from None
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):
         raise CertificateUnusable(f"the key of {what} is no private key in PEM") from None
     if _spki(public) != _spki(private.public_key()):
         raise CertificateUnusable(f"the key does not belong to {what}")

@@ -250,6 +250,18 @@ async def test_a_stopped_idle_child_is_noticed() -> None:
         await eventually(lambda: pool.ready("classify") and child(pool) != before)
 
 
+async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> None:
+    """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
+    async with pool_of() as pool:
+        await pool.detach("generate", drain_seconds=1)
+        before = child(pool)
+        os.kill(before, signal.SIGSTOP)
+        async with asyncio.timeout(CONFIG.load_seconds_max / 2):
+            with pytest.raises(EngineCrashed):
+                await pool.attach("generate", GENERATE, encode(GENERATE), {})
+            await eventually(lambda: pool.ready("classify") and child(pool) != before)
+
+
 async def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) -> None:
     """Attach raises what the child said, and no engine stays."""
     pool = EnginePool(CONFIG, lambda: None)

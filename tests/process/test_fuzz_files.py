@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzzed_daemon import Found
+from tests.hostile_carried import formats as carried_formats
 from tests.hostile_files import Format, formats, fuzz_file, outcome
 from tests.hostile_state import formats as state_formats
 
@@ -16,9 +17,9 @@ BEGIN = 20  # the bench begins at 0: these are others
 
 @pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
 def test_no_file_is_more_than_refused(tmp_path: Path, cases: int) -> None:
-    """Thousands of files of nineteen kinds: no crash, no hang, and no error without a name."""
+    """Hostile files of twenty kinds: no crash, no hang, and no error without a name."""
     found = Found()
-    kinds = [*formats(tmp_path), *state_formats(tmp_path)]
+    kinds = [*formats(tmp_path), *state_formats(tmp_path), *carried_formats(tmp_path)]
     for kind in kinds:
         fuzz_file(kind, 1 + cases * kind.share // 8, BEGIN, found)
     assert [] == found.defects

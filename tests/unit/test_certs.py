@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 import time
 from pathlib import Path
@@ -106,3 +107,11 @@ def test_what_is_no_certificate_is_named(raw: bytes) -> None:
         assert "ca.crt" in error.message
     else:
         assert found
+
+
+def test_a_key_that_openssl_stumbles_over_is_named() -> None:
+    """A key of a kind whose length is another one: OpenSSL's own error says nothing to anybody."""
+    der = bytes.fromhex("302e020100300506032b656f04220420" + "11" * 32)
+    pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
+    with pytest.raises(CertificateUnusable, match="is no private key in PEM"):
+        check_pair(ROOT.certificate, pem, "the server's certificate")

@@ -1,0 +1,34 @@
+"""Callers that crowd a listener, and the one beside them who is served as before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.attacking import crowding
+from benchmarks.attacking.assault import CALL, KINDS, PREFACE, frame, literal
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_good_client_is_served_whatever_others_do(tmp_path: Path, kind: str) -> None:
+    """No call of it fails, and what the others took is given back."""
+    crowded = crowding.Crowded()
+    with RunningDaemon(tmp_path) as daemon, daemon.client() as client:
+        daemon.install(echo_bundle(tmp_path / "a", "intent", labels=crowding.LABELS))
+        before = crowding.settled(daemon)
+        crowding.assaulted(crowding.Way("socket", daemon.inference, (), client), kind, 1.0, crowded)
+        after = crowding.settled(daemon, before)
+    assert ([], True) == (crowded.failed, crowded.calls > 0)
+    assert after.descriptors <= before.descriptors + crowding.DESCRIPTORS_MAX
+
+
+def test_frames_are_written_as_the_protocol_has_them() -> None:
+    """RFC 9113, 4.1, and RFC 7541, 6.2.2."""
+    assert b"\x00\x00\x08\x06\x00\x00\x00\x00\x018 bytes!" == frame(6, 0, 1, b"8 bytes!")
+    assert b"\x00\x02te\x08trailers" == literal("te", "trailers")
+    assert CALL.endswith(literal("te", "trailers"))
+    assert PREFACE.startswith(b"PRI * HTTP/2.0")

@@ -1,0 +1,43 @@
+"""The slope of a figure with its interval: what a bench of memory may conclude from its samples."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from benchmarks.attacking.slope import BLOCKS, blocks, slope
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("growth", [0.0, 5.0, -40.0])
+def test_a_straight_line_has_its_slope_and_no_doubt(growth: float) -> None:
+    """By the hour, whatever the time between samples."""
+    found = slope([(at, 100 + growth * at / HOUR) for at in range(0, 1200, 3)])
+    assert (pytest.approx(growth, abs=1e-6), pytest.approx(0, abs=1e-6)) == (found.an_hour, found.half_width)
+
+
+def test_the_interval_holds_the_truth_about_19_times_in_20() -> None:
+    """Of 200 noisy series that grow by 30 an hour."""
+    rng = random.Random(1)
+    series = ([(at, 30 * at / HOUR + rng.gauss(0, 4)) for at in range(0, 1200, 2)] for _ in range(200))
+    found = [slope(samples) for samples in series]
+    held = sum(abs(each.an_hour - 30) <= each.half_width for each in found)
+    assert 0.9 <= held / len(found) <= 1.0
+
+
+def test_samples_that_are_alike_do_not_count_twice() -> None:
+    """A series of plateaus is as uncertain as its plateaus are few; the blocks are their means."""
+    rng = random.Random(2)
+    plateaus = [rng.gauss(0, 1) for _ in range(BLOCKS)]
+    once = [(60.0 * at, value) for at, value in enumerate(plateaus)]
+    often = [(60.0 * at + second, value) for at, value in enumerate(plateaus) for second in range(-25, 26)]
+    assert [value for _, value in once] == pytest.approx([value for _, value in blocks(often)])
+    assert slope(once).half_width == pytest.approx(slope(often).half_width)
+
+
+def test_too_few_samples_say_nothing() -> None:
+    """Three points have a slope that nobody should believe."""
+    assert math.inf == slope([(0, 1), (1, 2), (2, 3)]).half_width
