@@ -27,6 +27,7 @@ from edge_agent.formats.status import TaskStatus
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
 from edge_agent.metrics.site import SiteMetrics, Watched
+from edge_agent.service import descriptors
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
 from edge_agent.service.feedback import FeedbackServicer, Reviewing
@@ -190,6 +191,7 @@ def serve(config: Config) -> int:
     """
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then says in the log where every thread was
+    descriptors.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
         uvloop.run(_serve(config, store))
