@@ -80,7 +80,7 @@ def confine(readable: Sequence[Path], memory_bytes_max: int, device: str = "cpu"
         landlocked, filtered = landlock.restrict(paths), seccomp.install()  # the filter ends setting limits
     else:
         landlocked = landlock.restrict([*paths, *map(Path, driver.readable)], drivers.nodes(driver))
-        filtered = seccomp.install(driver.families)
+        filtered = seccomp.install(driver.families, driver.calls)
     return Confinement(seccomp=filtered, landlock=landlocked, memory=memory)
 
 

@@ -19,6 +19,8 @@ class Driver:
     """Patterns of what is opened for reading and writing."""
     families: tuple[int, ...]
     """Types of the ioctls that they make (_IOC_TYPE of ioctl.h)."""
+    calls: tuple[str, ...] = ()
+    """System calls that other children may not make."""
 
 
 _DRM, _DMA_BUF, _SYNC_FILE, _NVIDIA, _NVIDIA_MODESET = map(ord, "db>Fm")
@@ -48,6 +50,8 @@ DRIVERS = {
         # A render node computes and does nothing else: card0 could also set modes, and is not needed.
         nodes=("dev/dri/renderD*", "dev/nvidia[0-9]*", "dev/nvidiactl", "dev/nvidia-modeset"),
         families=(_DRM, _DMA_BUF, _SYNC_FILE, _NVIDIA, _NVIDIA_MODESET),
+        # Mesa's software driver has its memory from there. It is outside the child's own limit, not outside the unit's.
+        calls=("memfd_create",),
     ),
 }
 

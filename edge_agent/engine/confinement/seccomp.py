@@ -102,17 +102,18 @@ class Rule:
     """Passes all the same: the types of ioctls (_IOC_TYPE)."""
 
 
-def install(driver_families: Sequence[int] | None = None) -> str:
+def install(driver_families: Sequence[int] | None = None, calls: Sequence[str] = ()) -> str:
     """Filter every thread of this process from now on; return "on" or why not. Needs PR_SET_NO_NEW_PRIVS.
 
     Args:
         driver_families: of a child that drives a device, the families of ioctls that it may make. It may also open for
             reading and writing what is there already: which files those are is Landlock's to say.
+        calls: of the denied ones, those that it may make.
     """
     machine = platform.machine()
     if machine not in AUDIT_ARCH:
         return f"not supported on {machine}"
-    code = ctypes.create_string_buffer(program(machine, os.getpid(), driver_families))
+    code = ctypes.create_string_buffer(program(machine, os.getpid(), driver_families, calls))
     length = (len(code) - 1) // 8
     # struct sock_fprog: a length and an address
     fprog = struct.pack("@HP", length, ctypes.addressof(code))
@@ -130,7 +131,7 @@ def numbers(table: str, machine: str) -> dict[str, int]:
     return {entry[0]: int(entry[column]) for entry in entries if entry[column] != "-"}
 
 
-def program(machine: str, pid: int, driver_families: Sequence[int] | None = None) -> bytes:
+def program(machine: str, pid: int, driver_families: Sequence[int] | None = None, calls: Sequence[str] = ()) -> bytes:
     """Assemble the filter of an architecture for the process of that id; see `install`."""
     code = [_op(_LOAD, _ARCH_AT), _op(_EQUAL, AUDIT_ARCH[machine], 1, 0), _op(_RETURN, KILL_PROCESS)]
     code += [_op(_LOAD, _NUMBER_AT), _op(_AT_LEAST, LAST_KNOWN + 1, 0, 1), _op(_RETURN, ERRNO | errno.ENOSYS)]
@@ -139,7 +140,7 @@ def program(machine: str, pid: int, driver_families: Sequence[int] | None = None
         body = [op for rule in rules[name] for op in _checks(rule)]
         code += [_op(_EQUAL, number, 0, len(body) + 1), *body, _op(_RETURN, ALLOW)]
     for table, error in ((ABSENT, errno.ENOSYS), (DENIED, errno.EPERM)):
-        for number in numbers(table, machine).values():
+        for number in [number for name, number in numbers(table, machine).items() if name not in calls]:
             code += [_op(_EQUAL, number, 0, 1), _op(_RETURN, ERRNO | error)]
     return b"".join([*code, _op(_RETURN, ALLOW)])
 
