@@ -84,11 +84,15 @@ ROOMS: dict[str, set[str]] = {
     | {"edge_agent.tasks"}
     | {"edge_agent.metrics", "edge_agent.metrics.site"}
     | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
+    "edge_agent.doctor": BASE
+    | {"edge_agent.client", "edge_agent.store", "edge_agent.examples"}
+    | {"edge_agent.engine.confinement"},
+    "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {"edge_agent.durable"},
+    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.support"},
     "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
@@ -181,6 +185,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     "edge_agent.errors",
+    *(f"edge_agent.doctor.{name}" for name in ("examples", "files", "findings", "machine", "program", "serving")),
+    *(f"edge_agent.doctor.{name}" for name in ("settings", "sockets", "state", "units", "updates", "uplink")),
+    "edge_agent.support.redact",
     "edge_agent.engine.waiting",
     "edge_agent.engine.restart",
     "edge_agent.engine.placing",

@@ -38,6 +38,7 @@ from edge_agent.cli import (
     serve,
     status,
     stick,
+    support_bundle,
     uplink,
 )
 from edge_agent.cli.exits import exit_code, exit_code_of
@@ -135,6 +136,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "site": identity.run,
     "status": status.run,
     "doctor": doctor.run,
+    "support-bundle": support_bundle.run,
     "models": models.run,
     "install": install.run,
     "activate": activate.run,

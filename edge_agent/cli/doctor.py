@@ -2,73 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import os
+import platform
+import textwrap
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.cli import checks
-from edge_agent.cli.checks import Check
+from edge_agent import __version__
 from edge_agent.cli.exits import Exit
 from edge_agent.cli.output import out, plain, print_json
 from edge_agent.cli.site import AsJson, Site, site_of
-from edge_agent.client import CallFailed
+from edge_agent.config import checked, read_files, sources, without_agent
+from edge_agent.doctor.examine import examine
+from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, counted, worst
+from edge_agent.doctor.probes.place import Place
 from edge_agent.errors import EdgeAgentError
 
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+WIDTH_MAX = 100
+_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
+_MARKS = {"ok": "ok", "note": "note", "warning": "warn", "unseen": "?", "fault": "FAULT"}
+_NAMED = {"note": "note", "warning": "warning", "unseen": "not looked at", "fault": "fault"}
+_EXITS: dict[Verdict, Exit] = {"fault": Exit.FAILED, "unseen": Exit.SITE}
+_INDENT = 7
 
 
-def run(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Check this machine and its daemon; say what is wrong and what to do. Changes nothing.
+def run(
+    ctx: typer.Context,
+    as_json: AsJson = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show also what is well, a line each.")] = False,
+) -> None:
+    """Check this machine, its daemons and what they need; say what is wrong and what to do. Changes nothing.
+
+    Works with the daemon running, stopped or hanging. Ends with 1 when something is at fault, 3 when something could
+    not be looked at, else 0. docs/runbook.md has an entry for each check.
 
     Example: [bold]sudo edge-agent doctor[/bold]
     """
-    found = list(_all(site_of(ctx)))
+    found = examine(place_of(site_of(ctx)))
     if as_json:
-        print_json([plain(check) for check in found], indent=2)
+        print_json(as_document(found), indent=2)
     else:
-        show(out(), found)
-    failed = any(check.outcome == "fail" for check in found)
-    raise typer.Exit(Exit.FAILED if failed else Exit.OK)
+        show(out(), found, everything=everything)
+    raise typer.Exit(_EXITS.get(worst(found), Exit.OK))
 
 
-def _all(site: Site) -> Iterator[Check]:
-    yield from checks.packages()
-    yield checks.this_cpu()
+def place_of(site: Site) -> Place:
+    """Return where to look; a configuration that is refused is a finding, and the defaults are looked at."""
+    files = sources(site.config_path)
     try:
-        config = site.config()
+        found = read_files(site.config_path)
+        return Place(checked(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
     except EdgeAgentError as error:
-        yield Check("configuration", "fail", error.message, error.remedy)
-        return
-    yield Check("configuration", "ok", "agent.yaml is valid, or there is none and the defaults hold")
-    yield checks.state_dir(config)
-    yield checks.disk(config)
-    yield from checks.sockets(config)
-    if config.inference_socket.is_socket():
-        with site.client() as client:
-            yield checks.health(client)
-    if config.admin_socket.is_socket():
-        yield from _daemon(site)
+        return Place(without_agent(site.config_path, site.overrides), error.message, error.remedy, files)
 
 
-def _daemon(site: Site) -> Iterator[Check]:
-    with site.admin() as admin:
-        try:
-            status = admin.status()
-        except CallFailed as error:
-            yield Check("daemon", "fail", error.message, error.remedy)
-            return
-    yield from checks.daemon(status)
+def as_document(found: list[Finding]) -> dict[str, Any]:
+    """Return the findings as --json prints them."""
+    return {
+        "schema": "edge-agent/doctor/v1",
+        "version": __version__,
+        "host": platform.node(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "user_id": os.geteuid(),
+        "verdict": worst(found),
+        "counts": {verdict: sum(finding.verdict == verdict for finding in found) for verdict in VERDICTS},
+        "findings": [plain(finding) for finding in found],
+    }
 
 
-def show(console: Console, found: list[Check]) -> None:
-    """Print the findings for people, and a last line that sums up."""
-    width = max(len(check.name) for check in found)
-    for check in found:
-        mark = Text(f"{check.outcome:<4}", style=_STYLES[check.outcome])
-        console.print(Text.assemble(mark, f"  {check.name:<{width}}  ", check.said), soft_wrap=True)
-        if check.remedy:
-            console.print(Text(f"{'':<6}{'':<{width}}  what to do: {check.remedy}"), soft_wrap=True)
-    counts = {outcome: sum(check.outcome == outcome for check in found) for outcome in _STYLES}
-    console.print(f"\n{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} to mend")
+def show(console: Console, found: list[Finding], *, everything: bool = False) -> None:
+    """Print the findings by area: what is well in short, the rest with what to do, and a last line that sums up."""
+    for area, group in itertools.groupby(found, key=lambda finding: finding.area):
+        findings = list(group)
+        console.print(Text(area, style="bold"))
+        if not everything:
+            _show_well(console, findings)
+        shown = [finding for finding in findings if everything or finding.verdict != "ok"]
+        for _, alike in itertools.groupby(
+            shown, key=lambda each: (each.check, each.verdict, each.remedy, each.command)
+        ):
+            _show_alike(console, list(alike))
+    console.print()
+    _show_sum(console, found)
+
+
+def _show_well(console: Console, findings: list[Finding]) -> None:
+    poorly = {finding.check for finding in findings if finding.verdict != "ok"}
+    well = list(dict.fromkeys(finding.check for finding in findings if finding.check not in poorly))
+    if well:
+        _block(console, Text(f"{_MARKS['ok']:<5}", style=_STYLES["ok"]), ", ".join(well))
+
+
+def _show_alike(console: Console, findings: list[Finding]) -> None:
+    """Print findings that have one remedy."""
+    for finding in findings:
+        about = f" {finding.about}" if finding.about and finding.about not in finding.seen else ""
+        mark = Text(f"{_MARKS[finding.verdict]:<5}", style=_STYLES[finding.verdict])
+        _block(console, mark, f"{finding.check}{about}: {finding.seen}")
+    if findings[0].remedy:
+        _block(console, Text(" " * 5), findings[0].remedy)
+    for command in filter(None, findings[0].command.split("; ")):
+        # Not wrapped here: a command is pasted whole.
+        console.print(Text(f"{'':<{_INDENT}}  $ {command}", style="bold"), soft_wrap=True)
+
+
+def _block(console: Console, mark: Text, said: str) -> None:
+    """Print a sentence behind a mark, its other lines below its beginning."""
+    width = max(40, min(console.width, WIDTH_MAX)) - _INDENT - 1
+    for number, line in enumerate(textwrap.wrap(said, width, break_long_words=False, break_on_hyphens=False)):
+        start = Text.assemble(" ", mark, " ") if number == 0 else Text(" " * _INDENT)
+        console.print(Text.assemble(start, line), soft_wrap=True)
+
+
+def _show_sum(console: Console, found: list[Finding]) -> None:
+    counts = [(verdict, sum(finding.verdict == verdict for finding in found)) for verdict in reversed(VERDICTS[1:])]
+    said = [
+        Text(f"{count} {_NAMED[verdict]}" if verdict == "unseen" else counted(count, _NAMED[verdict]), _STYLES[verdict])
+        for verdict, count in counts
+        if count
+    ]
+    well = sum(finding.verdict == "ok" for finding in found)
+    console.print(Text(", ").join([*said, Text(f"{well} ok", _STYLES["ok"])]))

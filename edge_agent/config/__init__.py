@@ -58,6 +58,8 @@ __all__ = [
     "load",
     "read_files",
     "sample",
+    "sources",
+    "without_agent",
 ]
 
 DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
@@ -138,8 +140,29 @@ def read_files(path: Path | None = None, environ: Mapping[str, str] = os.environ
     Raises:
         ConfigInvalid: one cannot be read, is not YAML, or holds no keys.
     """
-    named = path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
+    named = _named(path, environ)
     return files.read(named or DEFAULT_PATH, optional=named is None)
+
+
+def sources(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return where the files of the configuration are, or would be, agent.yaml first."""
+    agent = _named(path, environ) or DEFAULT_PATH
+    return (agent, *files.beside(agent))
+
+
+def without_agent(
+    path: Path | None = None, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ
+) -> Config:
+    """Return what holds without agent.yaml, for those who look at a site where that is refused. Raises nothing."""
+    agent = sources(path, environ)[0]
+    try:
+        return checked(Files((agent, {}), files.read_beneath(agent)), overrides, environ)
+    except (ConfigInvalid, SocketPathTooLong):
+        return Config.model_validate(_with_places({}, overrides or Overrides(), environ))
+
+
+def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    return path or (Path(environ["EDGE_AGENT_CONFIG"]) if environ.get("EDGE_AGENT_CONFIG") else None)
 
 
 def load(

@@ -57,9 +57,18 @@ def read(path: Path, *, optional: bool) -> Files:
     Raises:
         ConfigInvalid: a file cannot be read, is not YAML, too large, or holds no keys.
     """
-    beside = [path.with_name(name) for name in (SITE_FILE, APPLIANCE_FILE) if name != path.name]
-    beneath = ((each, _sections(each, _read(each, optional=True))) for each in beside)
-    return Files((path, _read(path, optional=optional)), tuple(one for one in beneath if one[1]))
+    return Files((path, _read(path, optional=optional)), read_beneath(path))
+
+
+def read_beneath(path: Path) -> tuple[tuple[Path, Plain], ...]:
+    """Read the files beside agent.yaml that are there, the one that wins first. Raises ConfigInvalid."""
+    beneath = ((each, _sections(each, _read(each, optional=True))) for each in beside(path))
+    return tuple(one for one in beneath if one[1])
+
+
+def beside(path: Path) -> list[Path]:
+    """Return where the files beside agent.yaml are, or would be."""
+    return [path.with_name(name) for name in (SITE_FILE, APPLIANCE_FILE) if name != path.name]
 
 
 def write(sections: Mapping[str, Any], head: str) -> bytes:

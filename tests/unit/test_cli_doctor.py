@@ -1,14 +1,19 @@
-"""doctor: what it checks, what it says."""
+"""doctor as a command: what it prints, its JSON, its exit code, and what an ordinary user gets of it."""
 
 import json
+import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from edge_agent.cli import app, checks
-from edge_agent.client import AdminClient, Client, Status
-from edge_agent.config import Config, StoreConfig
+from edge_agent.cli import app
+from edge_agent.cli.doctor import as_document, show
+from edge_agent.doctor.examine import CHECKS
+from edge_agent.doctor.findings import VERDICTS, Finding, counted, lasting, sized, worst
+from tests.doctor_cases import looked, place
 from tests.fake_daemon import FakeDaemon
 
 
@@ -20,157 +25,109 @@ def doctor(tmp_path: Path, *more: str):
     return CliRunner().invoke(app, [*options, "doctor", *more])
 
 
-def outcomes(tmp_path: Path) -> dict[str, str]:
-    return {check["name"]: check["outcome"] for check in json.loads(doctor(tmp_path, "--json").stdout)}
+def findings(tmp_path: Path) -> dict[str, str]:
+    return {each["check"]: each["verdict"] for each in json.loads(doctor(tmp_path, "--json").stdout)["findings"]}
 
 
-def judged(status: Status) -> dict[str, str]:
-    return {check.name: check.outcome for check in checks.daemon(status)}
-
-
-@pytest.fixture
-def status_of(tmp_path: Path):
-    """Return how the client reads a fake daemon's status."""
-
-    def read(daemon: FakeDaemon) -> Status:
-        with daemon, AdminClient(daemon.targets[0]) as admin:
-            return admin.status()
-
-    return read
+def shown(*found: Finding, width: int = 80, everything: bool = False) -> list[str]:
+    console = Console(file=StringIO(), width=width, highlight=False)
+    show(console, list(found), everything=everything)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
 def test_without_a_daemon_it_fails_and_says_how_to_start_one(tmp_path):
-    """Missing sockets are problems with a remedy; the exit code is 1."""
+    """Missing sockets are faults with a command; the exit code is 1."""
     result = doctor(tmp_path)
     assert 1 == result.exit_code
-    assert "what to do: Start the daemon" in result.stdout
-    assert result.stdout.splitlines()[-1].endswith("2 to mend")
+    assert "  $ edge-agent serve" in result.stdout
+    assert "4 faults" in result.stdout.splitlines()[-1]
 
 
-def test_with_a_healthy_daemon_it_ends_with_0(tmp_path):
-    """Warnings, here the missing signature, leave the exit code at 0."""
+def test_with_a_daemon_that_answers_its_checks_are_well(tmp_path):
+    """Warnings, here the missing signature, are no faults of the daemon."""
     with FakeDaemon(f"unix:{tmp_path}/inference.sock", f"unix:{tmp_path}/admin.sock"):
-        result = doctor(tmp_path)
-        found = outcomes(tmp_path)
-    assert (0, "ok", "ok", "warn") == (
-        result.exit_code,
-        found["health"],
-        found["engine echo-1234"],
-        found["signatures"],
+        found = findings(tmp_path)
+    assert ("ok", "ok", "ok", "warning") == tuple(found[name] for name in ("daemon", "engine", "tasks", "signatures"))
+
+
+def test_json_says_who_looked_and_what_was_worst(tmp_path):
+    """A script reads the verdict, the counts and each finding by its check."""
+    document = json.loads(doctor(tmp_path, "--json").stdout)
+    assert ("edge-agent/doctor/v1", "fault", os.geteuid()) == (
+        document["schema"],
+        document["verdict"],
+        document["user_id"],
     )
-
-
-def test_a_wrong_configuration_is_a_finding(tmp_path):
-    """doctor reports it like everything else and still checks the machine."""
-    (tmp_path / "agent.yaml").write_text("stor: {}")
-    found = outcomes(tmp_path)
-    assert ("fail", "ok") == (found["configuration"], found["python"])
-
-
-def test_a_stale_socket_is_told_from_a_living_daemon(tmp_path):
-    """A socket file that nobody listens on is not enough."""
-    with FakeDaemon(f"unix:{tmp_path}/inference.sock") as daemon:
-        target = daemon.targets[0]
-    with Client(target) as client:
-        check = checks.health(client)
-    assert ("fail", True) == (check.outcome, "Is edge-agent running?" in check.remedy)
-
-
-def test_engines_and_tasks_are_judged(status_of):
-    """A failed engine is a problem, a starting one worth a look, a task that does not answer a problem."""
-    daemon = FakeDaemon("127.0.0.1:0")
-    daemon.admin.status.engines[0].state = 4
-    daemon.admin.status.engines.add(name="onnx-5678", state=1)
-    daemon.admin.status.tasks[0].ready = False
-    daemon.admin.status.agent_version = "0.0.9"
-    assert {
-        "version": "warn",
-        "engine echo-1234": "fail",
-        "engine onnx-5678": "warn",
-        "task pos-intent": "fail",
-        "signatures": "warn",
-    } == judged(status_of(daemon))
-
-
-def test_the_processor_code_of_an_engine_is_named(status_of):
-    """doctor says for which kind of processor llama.cpp computes."""
-    daemon = FakeDaemon("127.0.0.1:0")
-    daemon.admin.status.engines[0].details["cpu_variant"] = "zen4"
-    [engine] = [check for check in checks.daemon(status_of(daemon)) if check.name == "engine echo-1234"]
-    assert engine.said.endswith("code for zen4 processors")
+    assert len(document["findings"]) == sum(document["counts"].values())
+    assert {each["check"] for each in document["findings"]} <= set(CHECKS)
 
 
 @pytest.mark.parametrize(
-    ("fields", "found"),
-    [
-        ({}, []),
-        ({"fallback": "cuda is not used: no device"}, [("warn", "computes on cpu: cuda is not used: no device")]),
-        ({"device": "vulkan:0", "partial": "12 of 31 fit"}, [("warn", "computes on vulkan:0: 12 of 31 fit")]),
-        ({"device": "vulkan:0"}, [("ok", "vulkan:0, a card; layers: 31 of 31")]),
-    ],
+    ("expected", "verdicts"),
+    [("ok", ()), ("note", ("ok", "note")), ("unseen", ("warning", "unseen")), ("fault", ("unseen", "fault", "ok"))],
 )
-def test_where_an_engine_computes_is_judged(status_of, fields, found):
-    """The CPU by choice is nothing to tell; a device is named with its layers, one that is missed is a warning."""
-    daemon = FakeDaemon("127.0.0.1:0")
-    engine = daemon.admin.status.engines[0]
-    engine.details.update(gpu_layers="31 of 31", device_description="a card")
-    for name, value in fields.items():
-        setattr(engine, name, value)
-    every = checks.daemon(status_of(daemon))
-    assert found == [(check.outcome, check.said) for check in every if check.name == "device of echo-1234"]
+def test_the_worst_verdict_counts(expected, verdicts):
+    """A fault is worse than what could not be looked at, and that is worse than a warning."""
+    assert expected == worst(Finding("x", "y", verdict, "") for verdict in verdicts)
 
 
-def test_an_empty_daemon_is_worth_a_look(status_of):
-    """Nothing installed is a warning."""
-    daemon = FakeDaemon("127.0.0.1:0")
-    daemon.admin.status.ClearField("tasks")
-    assert "warn" == judged(status_of(daemon))["tasks"]
+def test_a_finding_is_shown_with_what_to_do_and_whole_commands():
+    """What is well is one line; sentences are wrapped, commands are not, one a line."""
+    well = [Finding(name, "machine", "ok", "fine") for name in ("clock", "disk")]
+    said = "No file can be made there any more, since other programs have filled it with small files"
+    bad = Finding("inodes", "machine", "fault", said, "Remove them.", "df -i /var; sudo du --inodes -xd3 /var")
+    assert [
+        "machine",
+        " ok    clock, disk",
+        " FAULT inodes: No file can be made there any more, since other programs have",
+        "       filled it with small files",
+        "       Remove them.",
+        "         $ df -i /var",
+        "         $ sudo du --inodes -xd3 /var",
+        "",
+        "1 fault, 2 ok",
+    ] == shown(*well, bad)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "cpuinfo", "machine"),
-    [
-        ("ok", "flags\t\t: fpu avx2 avx512f\n", "x86_64"),
-        ("warn", "flags\t\t: fpu sse4_2\n", "x86_64"),
-        ("warn", "", "x86_64"),
-        ("ok", "Features\t: fp asimd\n", "aarch64"),
-    ],
-)
-def test_an_old_x86_cpu_is_a_warning(outcome, cpuinfo, machine):
-    """Without AVX2 models are slow, but they run."""
-    assert outcome == checks.cpu(cpuinfo, machine, 2).outcome
+def test_findings_with_one_remedy_share_it():
+    """Three dead sockets are mended by one command."""
+    dead = [
+        Finding("socket", "sockets", "fault", f"{name}.sock is dead", "Start it.", "edge-agent serve", name)
+        for name in ("one", "two")
+    ]
+    lines = shown(*dead)
+    assert (2, 1) == (sum("FAULT" in line for line in lines), sum("$ edge-agent serve" in line for line in lines))
 
 
-def test_the_state_directory_is_judged(tmp_path):
-    """There and writable, not there yet, or no directory at all."""
-    (tmp_path / "file").write_text("")
-    found = [checks.state_dir(Config(state_dir=tmp_path / name)).outcome for name in ("", "new/deep", "file")]
-    assert ["ok", "ok", "fail"] == found
+def test_all_shows_what_is_well_too():
+    """A line each, with what was seen."""
+    assert " ok    clock: it says 12:00" in shown(Finding("clock", "machine", "ok", "it says 12:00"), everything=True)
 
 
-def test_a_full_disk_is_a_problem(tmp_path):
-    """Below the configured reserve nothing can be installed."""
-    full = Config(state_dir=tmp_path, store=StoreConfig(disk_reserve_bytes=2**62))
-    assert "fail" == checks.disk(full).outcome
+def test_the_document_counts_every_verdict():
+    """Also those that no finding has."""
+    assert dict.fromkeys(VERDICTS, 0) | {"note": 1} == as_document([Finding("x", "y", "note", "")])["counts"]
 
 
-def test_every_library_is_looked_up_without_loading_it():
-    """The versions come from the metadata of the installation."""
-    assert {"python", *checks.PACKAGES} == {check.name for check in checks.packages()}
+def test_numbers_are_written_as_people_say_them():
+    """Spans, sizes, nouns."""
+    assert ["59 s", "2 min", "3 h", "2 days"] == [lasting(each) for each in (59, 130, 3 * 3600, 2 * 86_400)]
+    assert ["12 bytes", "2.0 kB", "1.5 GB"] == [sized(each) for each in (12, 2000, 1.5e9)]
+    assert ["1 file", "2 files"] == [counted(each, "file") for each in (1, 2)]
 
 
-@pytest.mark.parametrize(
-    ("details", "outcome"),
-    [
-        ({"seccomp": "on", "landlock": "on", "memory": "no limit is set"}, "ok"),
-        ({"seccomp": "on", "landlock": "the kernel has no Landlock", "memory": "on"}, "warn"),
-    ],
-)
-def test_what_the_kernel_lacks_is_said(tmp_path, status_of, details, outcome):
-    """An engine that is not confined is a warning that names the measure."""
-    daemon = FakeDaemon(f"unix:{tmp_path}/a.sock")
-    daemon.admin.status.engines[0].details.update(details)
-    status = status_of(daemon)
-    assert outcome == judged(status)["confinement of echo-1234"]
-    said = {check.name: check.said for check in checks.daemon(status)}["confinement of echo-1234"]
-    assert ("the kernel has no Landlock" in said) == (outcome == "warn")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_an_ordinary_user_may_not_see_is_said(tmp_path):
+    """The rest is looked at all the same, and nothing is called a fault that is only out of sight."""
+    where = place(tmp_path)
+    where.config.state_dir.mkdir(parents=True, mode=0o700)
+    (where.config.state_dir / "state.db").write_bytes(b"")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    os.seteuid(65534)
+    try:
+        found = looked(where)
+    finally:
+        os.seteuid(0)
+    assert ("unseen", "unseen", "ok") == tuple(found[name].verdict for name in ("database", "site-key", "kernel"))
+    assert "sudo edge-agent doctor" == found["database"].command
