@@ -11,7 +11,9 @@ import typer
 
 from edge_agent.client import AdminClient, Client, ReviewClient, Tls
 from edge_agent.config import Config, Files, Overrides, load, read_files
+from edge_agent.config.remote import Remote
 from edge_agent.config.remote import load as load_remote
+from edge_agent.formats.certificates import certificates, check_pair
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
 
@@ -50,8 +52,14 @@ class Site:
         remote = load_remote(self.remote_path)
         if remote is None:
             return kind(f"unix:{socket(self.config()).absolute()}")
-        tls = Tls(remote.ca, remote.certificate, remote.key, remote.server_name) if remote.has_tls else None
-        return _checked(kind, "--remote", remote.address, tls)
+        return _checked(kind, "--remote", remote.address, _tls(remote) if remote.has_tls else None)
+
+
+def _tls(remote: Remote) -> Tls:
+    """Return the files, read once here: gRPC tells nobody that a key belongs to another certificate."""
+    check_pair(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
+    certificates(Path(remote.ca).read_bytes(), remote.ca)
+    return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
 
 
 def _checked(kind: type[_C], option: str, address: str, tls: Tls | None = None) -> _C:
