@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from installer.build.recipe import GLIBC_MAX
-from installer.build.running import python, run, step
+from installer.build.running import BuildFailed, python, run, step
 
 _PINNED = re.compile(r"(?m)^([\w.-]+==[\w.]+)(?= |$)")
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -39,7 +39,11 @@ def gather(version: str, engine: Path, project: Path, cache: Path, log: Path) ->
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "resolved.txt"
     _resolve(version, engine, project, wanted, log)
-    run(python("-m", "pip", "download", *_tags(version), "--require-hashes", "-r", wanted, "-d", folder), log)
+    fetch = python("-m", "pip", "download", *_tags(version), "--require-hashes", "-r", wanted, "-d", folder)
+    try:
+        run([*fetch, "--no-index", "--find-links", str(folder)], log)  # those of an earlier build
+    except BuildFailed:
+        run(fetch, log)
     names = {_named(wheel): wheel for wheel in sorted(folder.glob("*.whl"))}
     fetched = [names[name] for name in _PINNED.findall(wanted.read_text(encoding="utf-8"))]
     step(f"gathered {len(fetched)} wheels for Python {version}", started)

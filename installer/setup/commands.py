@@ -83,8 +83,9 @@ class Setup:
             note(f"{path} had been edited: the old text is beside it, in {path.name}.edited (a drop-in would last)")
         if laying.lay_configuration(self.places, program):
             done(f"wrote the sample configuration, {self.places.config / 'agent.yaml'}")
-        self.services.prepare()
-        done("laid units, users, folders, man pages")
+        done("laid units and man pages")
+        for made in self.services.prepare():
+            done(made)
         self.services.start(laying.unit_names(program), first=self.programs.previous is None)
 
     def _say_what_next(self, program: Program, before: Program | None) -> None:

@@ -13,6 +13,8 @@ from installer.setup.programs import Program
 from installer.setup.screen import size
 from installer.setup.services import Services
 
+NAMED = 3
+
 
 @dataclass(frozen=True)
 class Found:
@@ -54,10 +56,16 @@ def as_text(found: Found) -> str:
         "processor": f"llama.cpp computes with code for: {found.cpu_variant}",
         **found.units,
         "kept": ", ".join(f"{path} ({size(count)})" for path, count in found.kept_bytes.items()),
-        "damaged": ", ".join(map(str, found.damaged)) or "nothing",
+        "damaged": _some([str(path.relative_to(found.program.folder)) for path in found.damaged]) or "nothing",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _some(names: list[str]) -> str:
+    """Write the first names, and how many more there are."""
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join(names[:NAMED] + more)
 
 
 def _processor_code(program: Program) -> str:

@@ -13,6 +13,7 @@ from installer.setup.places import Places
 SERVE = "edge-agent.service"
 UPLINK = "edge-uplink.service"
 USERS = ("edge-agent", "edge-uplink")
+PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
 GROUPS = ("edge-devices", "edge-reviewers", "edge-exchange")
 
 
@@ -29,18 +30,20 @@ class Services:
         """True where systemd is there and may be asked."""
         return not self.places.trial and Path("/run/systemd/system").is_dir()
 
-    def prepare(self) -> None:
-        """Make the users, groups and folders that the units need."""
-        if self.places.trial:
-            return
-        for command in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
-            if shutil.which(command[0]):
-                kind = command[0].removeprefix("systemd-")
-                files = [str(path) for path in sorted((self.places.root / f"etc/{kind}.d").glob("edge-*.conf"))]
-                if files:
-                    _must([*command, *files])
+    def prepare(self) -> list[str]:
+        """Make the users, groups and folders that the units need, as far as systemd is installed; say what was made."""
+        done = [] if self.places.trial else [said for said in map(self._create, PREPARING) if said]
         if self.running:
             _must(["systemctl", "daemon-reload"])
+        return done
+
+    def _create(self, kind: str) -> str:
+        files = sorted(map(str, (self.places.root / f"etc/{kind}.d").glob("edge-*.conf")))
+        command = [f"systemd-{kind}", *PREPARING[kind], *files]
+        if not files or not shutil.which(command[0]):
+            return ""
+        _must(command)
+        return f"{command[0]}: {', '.join(files)}"
 
     def start(self, units: list[str], *, first: bool) -> None:
         """Start serve on a first installation; afterwards restart it, unless somebody disabled it.

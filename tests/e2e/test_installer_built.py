@@ -1,0 +1,82 @@
+"""The real installer: built here, installed without a network under each Python that there is, and called over gRPC."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from installer.build.recipe import Recipe
+from installer.build.wheelhouse import PYTHONS
+from tests.bundles import smollm2_bundle
+from tests.daemon import RunningDaemon
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / ".cache/installer" / Recipe("0.3.36", "").key
+TEXT = "How much is the blue lamp?"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not KEPT.exists(), reason="llama.cpp was not built for it: scripts/build-installer does"),
+]
+
+
+class Installed(RunningDaemon):
+    """The daemon of an installation."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        super().__init__(folder)
+        self.program = root / "opt/edge-agent/current"
+        self.environment = {"PATH": "/usr/bin:/bin"}
+
+    def command(self) -> list[str]:
+        """Return its command line."""
+        return [str(self.program / "bin/edge-agent"), *super().command()[3:]]
+
+    def answer(self) -> tuple[str, str]:
+        """Return the label of a message, and which processor's code computed it."""
+        with self.client() as client, self.admin() as admin:
+            [answer] = client.classify("pos-intent", [TEXT])
+            [engine] = admin.status().engines
+        return answer.label, engine.details["cpu_variant"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("installer")
+    subprocess.run([sys.executable, "-m", "installer.build", "--out", out], cwd=ROOT, check=True, capture_output=True)
+    return next(out.glob("*.run"))
+
+
+def pythons() -> Iterator[str]:
+    """Yield the Pythons of this machine that the installer has packages for."""
+    yield str(Path(sys.executable).resolve())
+    yield from filter(None, (shutil.which(f"python{version}") for version in PYTHONS))
+
+
+@pytest.mark.parametrize("python", dict.fromkeys(pythons()))
+def test_installs_without_a_network_and_answers(file: Path, tmp_path: Path, python: str):
+    """It answers with the best code for this processor, and the same with the plainest when there is no other."""
+    root = tmp_path / "root"
+    alone = ["unshare", "--net"] if 0 == subprocess.run(["unshare", "--net", "true"], check=False).returncode else []
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": python}
+    command = [*alone, "sh", file, "--root", root]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    bundle = smollm2_bundle(tmp_path / "bundle", name="pos-intent")
+    daemon = Installed(tmp_path / "daemon", root)
+    with daemon:
+        daemon.install(bundle)
+        label, best = daemon.answer()
+        assert best not in ("none", "native")
+        assert daemon.stop() == 0
+        [plain] = daemon.program.resolve().glob("lib/python*/site-packages/bin/libggml-cpu-x64.so")
+        for library in plain.parent.glob("libggml-cpu-*.so"):
+            if library != plain:
+                library.unlink()
+        daemon.start("pos-intent")
+        assert (label, "x64") == daemon.answer()
