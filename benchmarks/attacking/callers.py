@@ -88,15 +88,15 @@ def oracle(client: Client) -> Oracle:
     return {f"{kind} {text}": ask(client, text) for kind, ask in KINDS.items() for text in TEXTS}
 
 
-def patient(noted: Noted, what: str, call: Callable[[], object]) -> object | None:
-    """Call until it is answered; None = it was not, which is noted."""
+def patient(noted: Noted, what: str, call: Callable[[], object], again: tuple[str, ...] = ()) -> object | None:
+    """Call until it is answered, again also after these reasons; None = it was not, which is noted."""
     give_up = time.monotonic() + GIVE_UP_SECONDS
     while True:
         started = time.monotonic()
         try:
             return call()
         except CallFailed as failed:
-            if failed.code not in RETRYABLE or time.monotonic() > give_up:
+            if not {failed.code, failed.reason} & {*RETRYABLE, *again} or time.monotonic() > give_up:
                 noted.failed.append(f"{what}: {failed.code} {failed.reason}: {failed.message}")
                 return None
             noted.retried()
