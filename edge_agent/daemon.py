@@ -30,9 +30,11 @@ from edge_agent.metrics.site import SiteMetrics, Watched
 from edge_agent.service import descriptors
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
+from edge_agent.service.escalating import Around, Escalation
 from edge_agent.service.feedback import FeedbackServicer, Reviewing
 from edge_agent.service.inference import Rooms
 from edge_agent.service.server import Edge
+from edge_agent.service.upstream import Link
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation, Engines
@@ -62,18 +64,23 @@ class Daemon:
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
         )
-        around = tasks.around(self._engines, self._activation, self._update_changed)
+        self._link, modes = Link(config), tasks.TaskModes(config, store)
+        around = tasks.around(self._engines, self._activation, self._update_changed, modes.plan)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._revision = 0
         self._admission = _admission(config)
         self._collection = Collection(config, self._surroundings())
         self._counts = Counts()
+        escalation = Escalation(Around(self._link, modes.of, self._collection.redaction))
         admin = AdminServicer(
             Operated(
                 activation=self._activation,
                 engines=self._engines,
                 collection=self._collection,
                 updater=self._updater,
+                escalation=escalation,
+                link=self._link,
+                set_mode=modes.say,
                 config=config,
                 serving=lambda: self._serving,
                 drain=self.drain,
@@ -81,7 +88,7 @@ class Daemon:
                 access_warnings=lambda: self._edge.warnings(),
             )
         )
-        rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts)
+        rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
         feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
         self._edge = Edge(config, rooms, admin, feedback)
 
@@ -120,6 +127,8 @@ class Daemon:
                 stack.push_async_callback(asyncio.to_thread, listener.stop)
             reporting = asyncio.create_task(self._report_changes())
             stack.callback(reporting.cancel)
+            watching = asyncio.create_task(self._link.run())
+            stack.callback(watching.cancel)
             updating = asyncio.create_task(self._updater.run())
             stack.push_async_callback(self._stop_updates, updating)
             alive = asyncio.create_task(systemd.keep_alive(self._computes))

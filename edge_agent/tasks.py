@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.trial import Asked, Loadable, trying
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.example import Consent
+from edge_agent.formats.plan import Mode
 from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
+from edge_agent.store.store import Store
 from edge_agent.update import hardware
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import Seen
@@ -25,7 +28,12 @@ from edge_agent.update.updater import Around, Overview
 MESSAGE_CHARACTERS_MAX = 1000
 
 
-def around(engines: EnginePool, activation: Activation, changed: Callable[[], None]) -> Around:
+def around(
+    engines: EnginePool,
+    activation: Activation,
+    changed: Callable[[], None],
+    planned: Callable[[Mapping[str, Mode]], None],
+) -> Around:
     """Return what updates need of the engine room and the machine."""
 
     @asynccontextmanager
@@ -35,7 +43,7 @@ def around(engines: EnginePool, activation: Activation, changed: Callable[[], No
             yield _subject(asked)
 
     def serving(bundle: InstalledBundle) -> Subject | None:
-        ready = engines.ready(bundle.digest)
+        ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
         return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
 
     def seen(digest: str) -> Seen:
@@ -43,7 +51,30 @@ def around(engines: EnginePool, activation: Activation, changed: Callable[[], No
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return Seen(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return Around(tried, serving, seen, hardware.machine(engines.devices), changed)
+    return Around(tried, serving, seen, hardware.machine(engines.devices), changed, planned)
+
+
+class TaskModes:
+    """In which mode each task is: what the operator or the plan said last, and agent.yaml where they said nothing."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        """Read what is remembered; from then on `plan` and `say` are called on the store's thread."""
+        self._configured, self._table = config.escalation.modes, store.modes
+        self._known = self._table.read()
+
+    def of(self, task: str) -> Mode:
+        """Return the mode of a task."""
+        return self._known.of(task, self._configured.get(task, "local"))
+
+    def plan(self, wanted: Mapping[str, Mode]) -> None:
+        """Remember what the plan says of all tasks."""
+        self._table.plan(wanted)
+        self._known = self._table.read()
+
+    def say(self, task: str, mode: Mode | None) -> None:
+        """Remember what the operator says of a task; None = nothing any more."""
+        self._table.say(task, mode)
+        self._known = self._table.read()
 
 
 def task_statuses(

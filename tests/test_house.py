@@ -75,8 +75,10 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.examples": BASE | {"edge_agent.durable"},
     "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
     "edge_agent.uplink": BASE | {"edge_agent.durable"},
+    "edge_agent.uplink.escalation": BASE | {"edge_agent.durable", "edge_agent.uplink", "edge_agent.v1"},
     # The other daemon's root.
-    "edge_agent.uplink.daemon": BASE | {"edge_agent.uplink", "edge_agent.logs", "edge_agent.systemd"},
+    "edge_agent.uplink.daemon": BASE
+    | {"edge_agent.uplink", "edge_agent.uplink.escalation", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.service": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.v1"},
     "edge_agent.tasks": BASE | MIDDLE,
     "edge_agent.daemon": BASE
@@ -127,7 +129,7 @@ ROOMS: dict[str, set[str]] = {
 }
 
 RUNTIMES = "edge_agent.engine.runtimes"
-EDGE = ("edge_agent.service", "edge_agent.client", "edge_agent.v1")
+EDGE = ("edge_agent.service", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
 SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
@@ -140,7 +142,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "torch": ("convert",),
     "transformers": ("convert",),
     "peft": ("convert",),
-    "openai": ("convert.synthesize",),
+    "openai": ("convert.synthesize", "edge_agent.uplink.escalation"),
+    "httpx2": ("edge_agent.uplink.escalation",),
     "safetensors": ("convert",),
     "gguf": ("convert",),
     "onnx": ("convert.export", "convert.quantize"),
@@ -161,7 +164,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pyrage": ("edge_agent.formats", "convert"),
     "zstandard": ("edge_agent.formats", "convert"),
     "cryptography": ("edge_agent.formats", "edge_agent.certs", "edge_agent.examples", "convert"),
-    "re2": ("edge_agent.examples",),
+    "re2": ("edge_agent.examples", "edge_agent.routing"),
+    "jsonschema": ("edge_agent.routing",),
     "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
@@ -198,6 +202,8 @@ PURE = (
     "edge_agent.service.repeats",
     "edge_agent.engine.shares",
     "edge_agent.formats.certificates",
+    "edge_agent.uplink.escalation.retrying",
+    "edge_agent.uplink.escalation.spending",
     "edge_agent.uplink.connectivity",
     "edge_agent.uplink.bandwidth",
     "edge_agent.uplink.plan",
@@ -239,6 +245,7 @@ ENTRIES = {
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
+    "edge_agent.uplink.daemon": "a site without a large model does not load the library that asks it",
     "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
 }
 BROAD_EXCEPTS = {

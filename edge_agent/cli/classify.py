@@ -16,8 +16,8 @@ TIMEOUT_SECONDS = 60
 LowConfidence = Annotated[
     OnLowConfidence,
     typer.Option(
-        help="What to do below the bundle's threshold. escalate answers like answer and notes that no larger model is"
-        " configured: there is none yet."
+        help="What to do below the bundle's threshold: as_mode = what the task's mode says; escalate = ask the large"
+        " model if it can be asked."
     ),
 ]
 
@@ -26,7 +26,7 @@ def run(
     ctx: typer.Context,
     task: TaskArgument,
     texts: Texts = None,
-    on_low_confidence: LowConfidence = "answer",
+    on_low_confidence: LowConfidence = "as_mode",
     target: Target = "",
     as_json: AsJson = False,
 ) -> None:

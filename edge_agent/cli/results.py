@@ -61,7 +61,8 @@ def _failure(failure: Failure) -> Text:
 
 def note(result: Classification | Extraction) -> Text:
     """Say what to know about an answer that has a confidence."""
-    notes = [f"below the threshold {result.threshold:.2f}"] if result.threshold and result.below_threshold else []
+    notes = [f"by {result.model}"] if result.model else []
+    notes += [f"below the threshold {result.threshold:.2f}"] if result.threshold and result.below_threshold else []
     if result.threshold is None:
         notes.append("not calibrated")
     notes += [word.lower().replace("_", " ") for word in result.degraded]

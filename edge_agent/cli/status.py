@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
+from edge_agent.cli import large_model
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.client import ExamplesStatus, Status, UpdatesStatus, UplinkStatus
@@ -56,18 +57,34 @@ def show(console: Console, status: Status, now: datetime) -> None:
     if status.examples:
         console.print()
         _show_examples(console, status.examples)
-    if status.uplink:
-        console.print()
-        _show_uplink(console, status.uplink, now)
+    _show_ways_out(console, status, now)
     if status.updates and status.updates.problem:
         print_trimmed(console, Text.assemble(("updates: ", "yellow"), status.updates.problem))
     for warning in status.warnings:
         print_trimmed(console, Text.assemble(("warning: ", "yellow"), warning))
 
 
+def _show_ways_out(console: Console, status: Status, now: datetime) -> None:
+    if status.uplink:
+        console.print()
+        _show_uplink(console, status.uplink, now)
+    if status.large_model:
+        console.print()
+        large_model.show(console, status.large_model)
+
+
 def _show_tasks(console: Console, status: Status) -> None:
     tasks = table(
-        "task", "kind", "version", "digest", "ready", "signed", "threshold", right=("threshold",), wrap=("task",)
+        "task",
+        "kind",
+        "version",
+        "digest",
+        "ready",
+        "signed",
+        "mode",
+        "threshold",
+        right=("threshold",),
+        wrap=("task",),
     )
     for task in status.tasks:
         tasks.add_row(
@@ -77,6 +94,7 @@ def _show_tasks(console: Console, status: Status) -> None:
             task.bundle.digest[:12],
             "[green]yes[/green]" if task.ready else "[red]no[/red]",
             "yes" if task.signed else "[yellow]no[/yellow]",
+            task.mode.lower(),
             "-" if task.threshold is None else f"{task.threshold:.2f}",
         )
     print_trimmed(console, tasks)

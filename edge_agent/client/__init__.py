@@ -29,6 +29,7 @@ from edge_agent.client.answers import (
     Feedback,
     Finish,
     ImportProgress,
+    LargeModel,
     Prediction,
     SealedExamples,
     Status,
@@ -44,7 +45,7 @@ from edge_agent.client.failure import CallFailed
 from edge_agent.client.review import ReviewClient
 from edge_agent.client.sync import Client, GenerateStream
 from edge_agent.client.tls import Tls
-from edge_agent.client.wire import GenerateOptions, OnLowConfidence
+from edge_agent.client.wire import GenerateOptions, Mode, OnLowConfidence
 
 __all__ = [
     "AdminClient",
@@ -67,6 +68,8 @@ __all__ = [
     "GenerateOptions",
     "GenerateStream",
     "ImportProgress",
+    "LargeModel",
+    "Mode",
     "OnLowConfidence",
     "Prediction",
     "ReviewClient",

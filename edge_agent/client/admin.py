@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 
 from edge_agent.client import wire
-from edge_agent.client.answers import Bundle, ImportProgress, SealedExamples, Status, UpdatesStatus
+from edge_agent.client.answers import Bundle, ImportProgress, SealedExamples, Status, Task, UpdatesStatus
 from edge_agent.client.connection import Connection
 from edge_agent.client.tls import Tls
+from edge_agent.client.wire import Mode
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -54,6 +55,11 @@ class AdminClient(Connection):
         """Let the bundle before answer again."""
         request = admin_pb2.RollbackTaskRequest(task=task)
         return wire.bundle(self.call(self._stub.RollbackTask, request, timeout_seconds).bundle)
+
+    def set_mode(self, task: str, mode: Mode | None, *, timeout_seconds: float = 10) -> Task:
+        """Put a task into a mode; None = what the plan says, or agent.yaml. Return the task as it is then."""
+        request = admin_pb2.SetModeRequest(task=task, mode=wire.mode(mode))
+        return wire.task(self.call(self._stub.SetMode, request, timeout_seconds).task)
 
     def remove(self, task: str, bundle: str = "", *, timeout_seconds: float = 60) -> int:
         """Remove one idle bundle, or the whole task when none is named; return the bytes given back."""

@@ -130,7 +130,7 @@ class AsyncClient:
         task: str,
         texts: Sequence[str],
         *,
-        on_low_confidence: wire.OnLowConfidence = "answer",
+        on_low_confidence: wire.OnLowConfidence = "as_mode",
         top_k: int = 0,
         request_id: str = "",
         timeout_seconds: float = 10,
@@ -150,7 +150,7 @@ class AsyncClient:
         task: str,
         texts: Sequence[str],
         *,
-        on_low_confidence: wire.OnLowConfidence = "answer",
+        on_low_confidence: wire.OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,
     ) -> list[Extraction | Failure]:

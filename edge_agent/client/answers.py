@@ -27,11 +27,13 @@ class Timings:
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    upstream_ms: float = 0.0
+    """Waiting for the large model."""
 
     @property
     def total_ms(self) -> float:
         """All of it."""
-        return self.queue_ms + self.prefill_ms + self.decode_ms
+        return self.queue_ms + self.prefill_ms + self.decode_ms + self.upstream_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,10 @@ class Answer:
     """Why the answer is less than it could be; empty when it is not."""
     input_tokens: int
     output_tokens: int
+    route_reason: str = ""
+    """Why it took that route; docs/routing.md lists the words."""
+    model: str = ""
+    """The large model that answered; empty when the route is not UPSTREAM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,8 @@ class Task:
     ready: bool
     signed: bool
     threshold: float | None
+    mode: str = "LOCAL"
+    """BOOTSTRAP, SHADOW, HYBRID or LOCAL: who answers."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +355,28 @@ class ImportProgress:
 
 
 @dataclass(frozen=True)
+class LargeModel:
+    """The large model that a site may ask. Amounts are millionths of the currency that its prices are in."""
+
+    online: bool
+    affordable: bool
+    """The caps leave room for another question."""
+    model: str
+    problem_reason: str
+    """What is in the way; empty = nothing."""
+    problem: str
+    usual_ms: float
+    """Median time of its last answers; 0 = none yet."""
+    day_micros: int
+    month_micros: int
+    day_micros_max: int
+    """0 = no cap."""
+    month_micros_max: int
+    tasks: tuple[str, ...]
+    """Whose inputs may go there."""
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -365,4 +395,6 @@ class Status:
     updates: UpdatesStatus | None = None
     """None from a daemon that knows no updates."""
     uplink: UplinkStatus | None = None
+    """None where none is configured."""
+    large_model: LargeModel | None = None
     """None where none is configured."""

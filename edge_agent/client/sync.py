@@ -78,7 +78,7 @@ class Client(Connection):
         task: str,
         texts: Sequence[str],
         *,
-        on_low_confidence: wire.OnLowConfidence = "answer",
+        on_low_confidence: wire.OnLowConfidence = "as_mode",
         top_k: int = 0,
         request_id: str = "",
         timeout_seconds: float = 10,
@@ -98,7 +98,7 @@ class Client(Connection):
         task: str,
         texts: Sequence[str],
         *,
-        on_low_confidence: wire.OnLowConfidence = "answer",
+        on_low_confidence: wire.OnLowConfidence = "as_mode",
         request_id: str = "",
         timeout_seconds: float = 10,
     ) -> list[Extraction | Failure]:

@@ -22,6 +22,7 @@ from edge_agent.client.answers import (
     Failure,
     Feedback,
     Finish,
+    LargeModel,
     Prediction,
     Status,
     Task,
@@ -47,11 +48,20 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 64 * 2**20),
 )
 
-OnLowConfidence = Literal["answer", "abstain", "escalate"]
+OnLowConfidence = Literal["as_mode", "answer", "abstain", "escalate"]
 _ON_LOW_CONFIDENCE = {
+    "as_mode": task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED,
     "answer": task_pb2.ON_LOW_CONFIDENCE_ANSWER,
     "abstain": task_pb2.ON_LOW_CONFIDENCE_ABSTAIN,
     "escalate": task_pb2.ON_LOW_CONFIDENCE_ESCALATE,
+}
+Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
+_MODES: dict[Mode | None, task_pb2.Mode] = {
+    None: task_pb2.MODE_UNSPECIFIED,
+    "bootstrap": task_pb2.MODE_BOOTSTRAP,
+    "shadow": task_pb2.MODE_SHADOW,
+    "hybrid": task_pb2.MODE_HYBRID,
+    "local": task_pb2.MODE_LOCAL,
 }
 _T = TypeVar("_T")
 
@@ -68,11 +78,18 @@ class GenerateOptions(TypedDict, total=False):
     stops: Sequence[str]
     """Further stop strings, 4 at most."""
     request_id: str
+    escalate: bool
+    """Let the large model write it, if it can be asked."""
 
 
 def on_low_confidence(word: OnLowConfidence) -> task_pb2.OnLowConfidence:
     """Translate the caller's word."""
     return _ON_LOW_CONFIDENCE[word]
+
+
+def mode(word: Mode | None) -> task_pb2.Mode:
+    """Translate the operator's word."""
+    return _MODES[word]
 
 
 def generate_request(task: str, text: str, options: GenerateOptions) -> inference_pb2.GenerateRequest:
@@ -98,11 +115,13 @@ def _shared(provenance: task_pb2.Provenance) -> dict[str, Any]:
         "prediction_id": provenance.prediction_id,
         "bundle": bundle_ref(provenance.bundle),
         "route": word(task_pb2.Route, provenance.route, "ROUTE_"),
-        "timings": Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms),
+        "timings": Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms, timings.upstream_ms),
         "device": provenance.device,
         "degraded": tuple(provenance.degraded),
         "input_tokens": provenance.input_tokens,
         "output_tokens": provenance.output_tokens,
+        "route_reason": provenance.reason,
+        "model": provenance.model,
     }
 
 
@@ -186,6 +205,7 @@ def task(message: task_pb2.Task) -> Task:
         ready=message.ready,
         signed=message.signed,
         threshold=message.threshold if message.HasField("threshold") else None,
+        mode=word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL",
     )
 
 
@@ -236,6 +256,23 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         examples=_examples(message.examples) if message.HasField("examples") else None,
         updates=updates(message),
         uplink=_uplink(message.uplink) if message.HasField("uplink") else None,
+        large_model=_large_model(message.escalation) if message.HasField("escalation") else None,
+    )
+
+
+def _large_model(message: admin_pb2.EscalationStatus) -> LargeModel:
+    return LargeModel(
+        online=message.online,
+        affordable=message.affordable,
+        model=message.model,
+        problem_reason=message.problem_reason,
+        problem=message.problem,
+        usual_ms=message.usual_ms,
+        day_micros=message.day_micros,
+        month_micros=message.month_micros,
+        day_micros_max=message.day_micros_max,
+        month_micros_max=message.month_micros_max,
+        tasks=tuple(message.tasks),
     )
 
 

@@ -25,6 +25,7 @@ from edge_agent.config.files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
     AccessConfig,
     EngineConfig,
+    EscalationConfig,
     ExamplesConfig,
     LogConfig,
     MetricsConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "AccessConfig",
     "Config",
     "EngineConfig",
+    "EscalationConfig",
     "ExamplesConfig",
     "Files",
     "LogConfig",
@@ -84,6 +86,7 @@ class Config(Section):
     site: SiteConfig = SiteConfig()
     uplink: UplinkConfig = UplinkConfig()
     update: UpdateConfig = UpdateConfig()
+    escalation: EscalationConfig = EscalationConfig()
 
     @property
     def inference_socket(self) -> Path:
@@ -124,6 +127,12 @@ class Config(Section):
     def uplink_notes(self) -> Path:
         """Where the uplink's own notes lie, and what it says of itself."""
         return Path(self.uplink.notes_dir) if self.uplink.notes_dir else self.state_dir / "uplink"
+
+    @property
+    def escalation_socket(self) -> Path:
+        """Where the uplink takes questions for the large model."""
+        named = self.escalation.socket
+        return Path(named) if named else self.uplink_notes / "escalation.sock"
 
 
 @dataclass(frozen=True)

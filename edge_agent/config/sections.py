@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Consent = Literal["off", "local", "upstream"]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 ReceiptKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Role = Literal["infer", "feedback", "admin"]
 
@@ -334,6 +336,52 @@ class UplinkConfig(Section):
     failures_max: int = Field(
         default=3, ge=1, le=100, description="Failures in a row after which the upstream counts as offline."
     )
+
+
+class EscalationConfig(Section):
+    """The large model: which tasks may ask it, where it is, and what it may cost. What leaves for it is redacted."""
+
+    tasks: tuple[TaskName, ...] = Field(
+        default=(), max_length=1000, description="Tasks whose inputs may go to the large model; none by default."
+    )
+    modes: dict[TaskName, Mode] = Field(
+        default={},
+        description="Who answers, by task: local (default), hybrid, shadow or bootstrap; the plan may say other.",
+    )
+    url: str = Field(
+        default="",
+        description="Base URL of an API like OpenAI's, https://models.example/v1; empty = none.",
+    )
+    model: str = Field(default="", max_length=200, description="Its name there.")
+    credentials_file: str = Field(
+        default="", description="File with the key alone; empty = systemd's credential 'escalation', if given."
+    )
+    socket: str = Field(
+        default="", description="Where serve asks the uplink; empty = escalation.sock in the uplink's notes_dir."
+    )
+    calls_max: int = Field(
+        default=4, ge=1, le=1000, description="Questions under way at a time; one more is not asked."
+    )
+    seconds_max: Seconds = Field(default=30, description="Longest time for an answer, in seconds.")
+    connect_seconds_max: Seconds = Field(default=3, description="Longest time for a connection, in seconds.")
+    answer_tokens_max: int = Field(default=1024, ge=1, le=131_072, description="Longest answer, in tokens.")
+    answer_bytes_max: int = Field(
+        default=2**20, ge=1024, le=2**26, description="Largest answer with what HTTP wraps around it, in bytes."
+    )
+    input_token_price: float = Field(
+        default=0, ge=0, le=1e6, description="Price of a million tokens of questions, in your currency."
+    )
+    output_token_price: float = Field(
+        default=0, ge=0, le=1e6, description="Price of a million tokens of answers, in your currency."
+    )
+    day_cost_max: float = Field(default=0, ge=0, le=1e9, description="Cap for a day (UTC), in your currency; 0 = none.")
+    month_cost_max: float = Field(
+        default=0, ge=0, le=1e9, description="Cap for a month (UTC), in your currency; 0 = none."
+    )
+    retry_seconds_first: Seconds = Field(
+        default=2, description="Longest pause after a failure, in seconds; doubles with each."
+    )
+    retry_seconds_max: Seconds = Field(default=300, description="Longest pause after many failures, in seconds.")
 
 
 class UpdateConfig(Section):

@@ -83,6 +83,8 @@ class EnginePool:
         self._by_digest: dict[str, Engine] = {}
         self._tasks: dict[str, str] = {}
         """The task of each digest in _by_digest."""
+        self._modelless: set[str] = set()
+        """Digests of bundles that only the large model answers."""
         self._threads = config.cpu_threads or cores.available()
         self._loading = asyncio.Lock()
 
@@ -97,6 +99,9 @@ class EnginePool:
             ModelLoadFailed, EngineCrashed: it does not load.
             MemoryShort: there is not enough memory for its engine.
         """
+        if manifest.runtime == "upstream":
+            self._modelless.add(digest)
+            return
         if digest in self._by_digest and not keep:
             await self.detach(digest, drain_seconds=0)
         engine = self._by_digest[digest] = self._engine_for(manifest, paths)
@@ -120,6 +125,7 @@ class EnginePool:
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
         """Forget a bundle after its running jobs had that long to finish; stop an engine without bundles."""
+        self._modelless.discard(digest)
         engine = self._by_digest.pop(digest, None)
         if engine is None:
             return
@@ -187,7 +193,7 @@ class EnginePool:
 
     def holds(self, digest: str) -> bool:
         """Tell whether a bundle was attached, be it ready or not."""
-        return digest in self._by_digest
+        return digest in self._by_digest or digest in self._modelless
 
     def resident_bytes(self, digest: str) -> int:
         """Return the memory of the engine behind a bundle, in bytes; 0 without one."""
@@ -208,7 +214,7 @@ class EnginePool:
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now."""
         engine = self._by_digest.get(digest)
-        return engine is not None and engine.ready(digest)
+        return digest in self._modelless if engine is None else engine.ready(digest)
 
     def reserve(self, digest: str, jobs: int, client: str = "") -> None:
         """Raise CapacityError or ModelLoadFailed unless `jobs` more inputs of this client would be taken now."""

@@ -15,6 +15,7 @@ from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, StoreDamaged
 from edge_agent.examples.house import House, Surroundings, redactor_of
 from edge_agent.examples.records import Answered, Judgement
+from edge_agent.examples.redact.redactor import Redaction
 from edge_agent.examples.spool import Found, ReviewFilter
 from edge_agent.examples.writer import Limits, Writer
 from edge_agent.formats.example import Consent, stored
@@ -68,7 +69,7 @@ class Collection:
         self._config = config
         examples = config.examples
         self._enabled = any(consent != "off" for consent in examples.collect.values())
-        redactor = redactor_of(config)
+        redactor = self._redactor = redactor_of(config)
         limits = Limits(
             examples.queue_examples_max,
             examples.queue_bytes_max,
@@ -95,6 +96,10 @@ class Collection:
     def consent(self, task: str) -> Consent:
         """Return what the site allows for a task."""
         return self._config.examples.collect.get(task, "off")
+
+    def redaction(self) -> Redaction:
+        """Begin with the texts of one input that leaves now: the same rules as for what is kept."""
+        return self._redactor.start()
 
     def keep(self, answered: Answered) -> None:
         """Keep an answer of a task that is collected. Never waits, and never fails."""

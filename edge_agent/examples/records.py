@@ -41,6 +41,8 @@ class Answered:
     label_mass: float | None = None
     route: str = "local"
     reasons: tuple[str, ...] = ()
+    model: str = ""
+    """The large model that answered; empty = none did."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Recorder:
                 "counts": redaction.counts,
             },
         }
+        if answered.model:
+            record["model"] = answered.model
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         return Kept(answered.prediction_id, task.name, rank, _class(answered), consent, _write(record).encode())

@@ -89,6 +89,8 @@ class Prediction(_Record):
     route: Literal["local", "upstream", "abstained", "deferred"]
     reason: str = Field(default="", max_length=200)
     """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
+    model: str = Field(default="", max_length=200)
+    """The large model that gave `output`; empty = the bundle's own did. `scores` are the bundle's in any case."""
     redaction: Redaction
     kept: Kept
 

@@ -25,7 +25,7 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 
 Kind = Literal["classify", "extract", "generate", "embed"]
-RuntimeName = Literal["llama", "onnx", "echo"]
+RuntimeName = Literal["llama", "onnx", "echo", "upstream"]
 Role = Literal["weights", "adapter", "tokenizer", "golden", "report", "licence"]
 
 # What each runtime can do in this version of the agent. A bundle beyond it is refused before anything is installed.
@@ -33,8 +33,15 @@ RUNTIME_KINDS: dict[str, frozenset[str]] = {
     "llama": frozenset({"classify", "extract", "generate"}),
     "onnx": frozenset({"classify", "extract", "embed"}),
     "echo": frozenset({"classify", "extract", "generate", "embed"}),
+    # No model of its own: only the large one answers. The definition of a task that has none yet.
+    "upstream": frozenset({"classify", "extract", "generate"}),
 }
-ROLES_NEEDED: dict[str, tuple[str, ...]] = {"llama": ("weights",), "onnx": ("weights", "tokenizer"), "echo": ()}
+ROLES_NEEDED: dict[str, tuple[str, ...]] = {
+    "llama": ("weights",),
+    "onnx": ("weights", "tokenizer"),
+    "echo": (),
+    "upstream": (),
+}
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -126,6 +133,14 @@ class Task(_Section):
     def written_tokens_max(self) -> int:
         """Tokens that an answer may be written in; 0 for a task that writes none."""
         return self.limits.output_tokens_max if self.kind == "generate" or self.record_schema is not None else 0
+
+    @property
+    def record_fields(self) -> list[str]:
+        """The fields of a record: those of its schema, or the types behind BIO tags ("B-PER" and "I-PER" are one)."""
+        if self.record_schema is not None:
+            return record_schema.fields(self.record_schema)
+        types = (label[2:] if label[:2] in ("B-", "I-") else label for label in self.labels if label != "O")
+        return list(dict.fromkeys(types))
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> Task:
@@ -257,9 +272,9 @@ class Manifest(_Section):
         return self
 
     def _check_record(self) -> None:
-        writes = self.runtime == "llama" and self.task.kind == "extract"
+        writes = self.runtime in ("llama", "upstream") and self.task.kind == "extract"
         if writes and (self.task.record_schema is None or self.task.labels):
-            raise ValueError("extract on llama needs 'record_schema', and no 'labels'")
+            raise ValueError(f"extract on {self.runtime} needs 'record_schema', and no 'labels'")
         if self.task.record_schema is not None and not writes:
             raise ValueError(f"'record_schema' is for extract on llama; this is {self.task.kind} on {self.runtime}")
 

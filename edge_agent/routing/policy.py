@@ -1,19 +1,74 @@
-"""What an answer's confidence leads to: one pure function.
+"""Who answers: one pure function from a task's mode and what is known of an answer and of the way up to a decision.
 
-Only local answers exist so far: an answer below its threshold is given and marked, or withheld when the caller asked
-for that. A wish to escalate is answered locally and the answer says why. An input that is unlike the calibration texts
-is answered by the same rule, and the answer says so: the threshold was proved for texts like those.
+A task lives through modes. *bootstrap*: there is no local model yet, the large one answers. *shadow*: the large one
+answers, the small one runs beside it and is compared. *hybrid*: the small one answers what it is sure of, the large one
+the rest. *local*: nothing is ever escalated. Whoever would be asked and cannot be is not waited for: what stands in the
+way is known before (`blocked`), and the answer says it.
+
+The table in docs/routing.md is made from these functions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Literal
 
 from edge_agent.formats.manifest import Confidence, Novelty, Threshold
+from edge_agent.formats.plan import Mode
 
-Wish = Literal["answer", "abstain", "escalate"]
-RouteName = Literal["local", "abstained"]
+Wish = Literal["as_mode", "answer", "abstain", "escalate"]
+"""What the caller wants of an unsure answer: as the mode says, the local one, none, or the large model's."""
+RouteName = Literal["local", "upstream", "abstained", "deferred"]
+
+
+class Reason(StrEnum):
+    """Why an answer comes from where it comes."""
+
+    SURE = "SURE"
+    """At or above the threshold, and like the texts that it was calibrated with."""
+    UNGRADED = "UNGRADED"
+    """A kind of task without confidence; the local model answers unless the caller asks for the large one."""
+    CALLER_ASKED = "CALLER_ASKED"
+    MODE_LOCAL = "MODE_LOCAL"
+    MODE_SHADOW = "MODE_SHADOW"
+    MODE_BOOTSTRAP = "MODE_BOOTSTRAP"
+    BELOW_THRESHOLD = "BELOW_THRESHOLD"
+    INPUT_UNUSUAL = "INPUT_UNUSUAL"
+    """Sure, but unlike the texts that it was calibrated with, so that the threshold promises nothing."""
+    UPSTREAM_NOT_CONFIGURED = "UPSTREAM_NOT_CONFIGURED"
+    UPSTREAM_NOT_ALLOWED = "UPSTREAM_NOT_ALLOWED"
+    """The site does not let inputs of this task leave."""
+    UPSTREAM_OFFLINE = "UPSTREAM_OFFLINE"
+    UPSTREAM_BUDGET_SPENT = "UPSTREAM_BUDGET_SPENT"
+    UPSTREAM_BUSY = "UPSTREAM_BUSY"
+    DEADLINE_TOO_SHORT = "DEADLINE_TOO_SHORT"
+    """The large model usually takes longer than the caller has left."""
+    UPSTREAM_FAILED = "UPSTREAM_FAILED"
+    """It was asked, and gave no usable answer."""
+
+
+NEVER = frozenset({Reason.UPSTREAM_NOT_CONFIGURED, Reason.UPSTREAM_NOT_ALLOWED})
+"""What no later moment mends: nothing is put off because of these."""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The way to the large model for one task, as it is known before anybody asks."""
+
+    configured: bool = False
+    allowed: bool = False
+    """Its inputs may leave the site."""
+    online: bool = False
+    affordable: bool = False
+    """The cap of the day and of the month leave room for one more."""
+    free: bool = False
+    """Fewer questions are under way than may be."""
+    seconds_expected: float = 0.0
+    """Its usual time for an answer; 0 = not known yet."""
+
+
+ABSENT = Upstream()
 
 
 @dataclass(frozen=True)
@@ -21,9 +76,13 @@ class Decision:
     """Where the answer comes from, and what the caller should know of it."""
 
     route: RouteName
-    threshold: float | None
-    below_threshold: bool
+    reason: Reason
+    threshold: float | None = None
+    below_threshold: bool = False
     degraded: tuple[str, ...] = ()
+
+    later: bool = False
+    """The large model is to be asked when that is possible, for training."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +94,109 @@ class Seen:
     label_mass: float = 1.0
 
 
-def decide(confidence: float, calibration: Confidence, wish: Wish, seen: Seen | None = None) -> Decision:
-    """Decide on an answer with that calibrated confidence, 0 to 1."""
+@dataclass(frozen=True)
+class Asked:
+    """The task's mode, the caller's wish, and how things stand with the large model."""
+
+    mode: Mode = "local"
+    wish: Wish = "as_mode"
+    blocked: Reason | None = Reason.UPSTREAM_NOT_CONFIGURED
+    """What keeps the large model from being asked now (`blocked`); None = nothing."""
+    kept: bool = False
+    """The input is kept, redacted, so that the large model can be asked later."""
+
+
+BLOCKS = (
+    Reason.UPSTREAM_NOT_CONFIGURED,
+    Reason.UPSTREAM_NOT_ALLOWED,
+    Reason.UPSTREAM_OFFLINE,
+    Reason.UPSTREAM_BUDGET_SPENT,
+    Reason.UPSTREAM_BUSY,
+    Reason.DEADLINE_TOO_SHORT,
+    Reason.UPSTREAM_FAILED,
+)
+
+
+def blocked(upstream: Upstream, seconds_left: float) -> Reason | None:
+    """Return what keeps the large model from being asked by a caller with that much time; None = nothing."""
+    holds = (
+        upstream.configured,
+        upstream.allowed,
+        upstream.online,
+        upstream.affordable,
+        upstream.free,
+        seconds_left > upstream.seconds_expected,
+    )
+    return next((reason for reason, good in zip(BLOCKS, holds, strict=False) if not good), None)
+
+
+def first(asked: Asked) -> Decision | None:
+    """Decide before the local model has said anything; None = it is asked first."""
+    if asked.mode == "bootstrap":
+        return _upstream(asked, Reason.MODE_BOOTSTRAP) or _without(asked, "abstained")
+    if asked.mode == "shadow" and asked.blocked is None:
+        return Decision("upstream", Reason.MODE_SHADOW)
+    return None
+
+
+def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen | None = None) -> Decision:
+    """Decide on a local answer with that calibrated confidence, 0 to 1."""
     threshold = calibration.threshold if isinstance(calibration, Threshold) else None
     below = threshold is None or not confidence >= threshold  # a confidence that is not a number is below, too
     unusual = _unusual(calibration.novelty, seen) if calibration.novelty and seen else ()
-    if below and wish == "abstain":
-        return Decision("abstained", threshold, below_threshold=True, degraded=unusual)
-    alone = ("UPSTREAM_NOT_CONFIGURED",) if below and wish == "escalate" else ()
-    return Decision("local", threshold, below, alone + unusual)
+    doubt = Reason.BELOW_THRESHOLD if below else Reason.INPUT_UNUSUAL if unusual else None
+    chosen = _graded(asked, doubt)
+    return replace(chosen, threshold=threshold, below_threshold=below, degraded=(*chosen.degraded, *unusual))
+
+
+def ungraded(asked: Asked) -> Decision:
+    """Decide on a task whose answers have no confidence: only who asks for the large model gets it."""
+    if asked.mode == "bootstrap":
+        return _upstream(asked, Reason.MODE_BOOTSTRAP) or _without(asked, "abstained")
+    if asked.wish != "escalate":
+        return Decision("local", Reason.UNGRADED)
+    if asked.mode == "local" and asked.blocked not in NEVER:
+        return Decision("local", Reason.MODE_LOCAL, degraded=(Reason.MODE_LOCAL,))
+    return _upstream(asked, Reason.CALLER_ASKED) or _without(asked, "local")
+
+
+def failed(asked: Asked, why: Reason = Reason.UPSTREAM_FAILED) -> Asked:
+    """Return the same after the large model gave no usable answer."""
+    return replace(asked, blocked=why)
+
+
+def _graded(asked: Asked, doubt: Reason | None) -> Decision:
+    if asked.mode == "shadow":
+        return _unanswered(asked, doubt)
+    if doubt is None:
+        return Decision("local", Reason.SURE)
+    if asked.wish == "answer" or (asked.mode == "local" and asked.wish != "escalate"):
+        return _kept(asked, doubt)
+    if asked.mode == "local" and asked.blocked not in NEVER:
+        return Decision("local", Reason.MODE_LOCAL, degraded=(Reason.MODE_LOCAL,))
+    return _upstream(asked, doubt) or _unanswered(asked, doubt)
+
+
+def _kept(asked: Asked, doubt: Reason) -> Decision:
+    """Nobody is asked. Abstaining is for what is below the threshold: what is only unusual is said."""
+    withheld = asked.wish == "abstain" and doubt is Reason.BELOW_THRESHOLD
+    return Decision("abstained" if withheld else "local", doubt)
+
+
+def _unanswered(asked: Asked, doubt: Reason | None) -> Decision:
+    """The large model would answer, and cannot: a sure answer stands, an unsure one as the caller wishes."""
+    withheld = doubt is Reason.BELOW_THRESHOLD and asked.wish == "abstain"
+    return _without(asked, "abstained" if withheld else "local")
+
+
+def _upstream(asked: Asked, why: Reason) -> Decision | None:
+    return Decision("upstream", why) if asked.blocked is None else None
+
+
+def _without(asked: Asked, route: RouteName) -> Decision:
+    reason = asked.blocked or Reason.UPSTREAM_FAILED
+    later = asked.kept and reason not in NEVER
+    return Decision("deferred" if later and route == "local" else route, reason, degraded=(reason,), later=later)
 
 
 def _unusual(usual: Novelty, seen: Seen) -> tuple[str, ...]:

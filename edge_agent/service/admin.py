@@ -15,13 +15,16 @@ from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest
 from edge_agent.examples.collection import Collection
+from edge_agent.formats.plan import Mode
 from edge_agent.service import guard, messages
+from edge_agent.service.escalating import Escalation
 from edge_agent.service.uplink import uplink_message
+from edge_agent.service.upstream import Link
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
-from edge_agent.v1 import admin_pb2_grpc
+from edge_agent.v1 import admin_pb2_grpc, task_pb2
 
 # Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
 PROGRESS_SECONDS = 0.25
@@ -36,6 +39,10 @@ class Operated:
     engines: EnginePool
     collection: Collection
     updater: Updater
+    escalation: Escalation
+    link: Link
+    set_mode: Callable[[str, Mode | None], None]
+    """Remember what the operator says of a task; called on the store's thread."""
     config: Config
     serving: Callable[[], bool]
     drain: Callable[[], None]
@@ -63,7 +70,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             agent_version=__version__,
             serving=rooms.serving(),
             resident_bytes=resident_bytes(os.getpid()),
-            tasks=[messages.task_message(b, ready=rooms.engines.ready(b.digest)) for b in serving.values()],
+            tasks=[self._task(bundle) for bundle in serving.values()],
             engines=[messages.engine_message(engine, _tasks_on(engine, serving)) for engine in engines],
             warnings=[
                 *_warnings(serving, engines),
@@ -76,6 +83,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
             updates=messages.updates_message(rooms.activation, rooms.updater.overview),
+            escalation=rooms.link.message(),
         )
         carried = uplink_message(rooms.config)
         if carried:
@@ -153,6 +161,23 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             raise problem
         updates = messages.updates_message(self._rooms.activation, updater.overview)
         await context.write(pb.ImportUpdateResponse(updates=updates))
+
+    @guard.call
+    async def SetMode(self, request: pb.SetModeRequest, context: guard.Context) -> pb.SetModeResponse:
+        """Put a task into a mode."""
+        bundle = self._rooms.activation.bundle_of(request.task)
+        wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
+        if wanted is None and request.mode:
+            raise InvalidRequest(f"mode is {request.mode}, which this version does not know")
+        if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
+            said = f"task {request.task!r} has no model of its own, so only the large one can answer it"
+            raise InvalidRequest(said, remedy="Install a bundle with a model first; the mode holds from then on.")
+        await self._rooms.activation.on_store(self._rooms.set_mode, request.task, wanted)
+        return pb.SetModeResponse(task=self._task(bundle))
+
+    def _task(self, bundle: InstalledBundle) -> task_pb2.Task:
+        ready = self._rooms.engines.ready(bundle.digest)
+        return messages.task_message(bundle, self._rooms.escalation.mode(bundle.manifest), ready=ready)
 
     @guard.call
     async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:

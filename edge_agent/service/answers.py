@@ -6,20 +6,34 @@ Each fills a message where it lies in the response: one made outside would be co
 from __future__ import annotations
 
 import json
+import os
 import struct
 from operator import itemgetter
 from typing import NamedTuple
 
-from edge_agent.engine.jobs import Answer
-from edge_agent.routing.policy import Decision, Seen, Wish, decide
+from edge_agent.engine.jobs import Answer, Computed
+from edge_agent.engine.protocol import Done
+from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide
 from edge_agent.service import messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
-_UNDECIDED = Decision("local", None, below_threshold=False)
-Given = tuple[Decision, float | None]
-"""What was decided of an answer, and its confidence; None where its kind has none."""
+UNGRADED = Decision("local", Reason.UNGRADED)
+
+
+NOT_ASKED = Answer(Done(job_id=""), 0.0, Computed(""))
+"""Of a local model that was not asked."""
+
+
+class Said(NamedTuple):
+    """What the large model answered: a label, a record as JSON, or a text."""
+
+    value: str
+    model: str
+    took_ms: float
+    complete: bool = True
+    """False when the limit of tokens ended it."""
 
 
 class Finished(NamedTuple):
@@ -31,10 +45,16 @@ class Finished(NamedTuple):
     prediction_id: str
     seconds: float = 0.0
     """From the arrival of the input."""
+    decision: Decision = UNGRADED
+    said: Said | None = None
+    """What the large model answered, where the decision is for it."""
 
-    def explain(self, message: task_pb2.Provenance, decision: Decision = _UNDECIDED) -> None:
+    def explain(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""
-        done, manifest = self.answer.done, self.bundle.manifest
+        done, manifest, decision = self.answer.done, self.bundle.manifest, self.decision
+        message.reason = decision.reason
+        if self.said is not None:
+            message.model, message.timings.upstream_ms = self.said.model, self.said.took_ms
         message.prediction_id = self.prediction_id
         bundle, timings = message.bundle, message.timings
         bundle.task, bundle.version, bundle.digest = manifest.task.name, manifest.version, self.bundle.digest
@@ -46,61 +66,90 @@ class Finished(NamedTuple):
         message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
 
-def classify(message: pb.Classification, finished: Finished, wish: Wish, top_k: int) -> Given:
-    """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores."""
-    done, manifest = finished.answer.done, finished.bundle.manifest
-    ranked = sorted(zip(done.scores, manifest.task.labels, strict=True), key=itemgetter(0), reverse=True)
-    best_score, best_label = ranked[0]
-    decision = decide(best_score, manifest.confidence, wish, Seen(done.input_tokens, done.label_mass))
-    message.label = "" if decision.route == "abstained" else best_label
+def unasked(text: str, bundle: InstalledBundle, decision: Decision, said: Said | None) -> Finished:
+    """Return what there is where no local model was asked."""
+    return Finished(text, NOT_ASKED, bundle, new_id(), 0.0, decision, said)
+
+
+def judge(finished: Finished, asked: Asked) -> Decision:
+    """Decide on a local answer that has a confidence."""
+    done, confidence = finished.answer.done, finished.bundle.manifest.confidence
+    if finished.bundle.manifest.task.kind == "classify":
+        return decide(max(done.scores), confidence, asked, Seen(done.input_tokens, done.label_mass))
+    return decide(done.confidence, confidence, asked, Seen(done.input_tokens))
+
+
+def classify(message: pb.Classification, finished: Finished, top_k: int) -> float | None:
+    """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores.
+
+    Returns the confidence; None = no local model was asked.
+    """
+    done, labels = finished.answer.done, finished.bundle.manifest.task.labels
+    finished.explain(message.provenance)
+    if finished.said is not None:
+        message.label = finished.said.value
+    if not done.scores:  # no local model was asked
+        return None
+    ranked = sorted(zip(done.scores, labels, strict=True), key=itemgetter(0), reverse=True)
+    if finished.decision.route in ("local", "deferred"):
+        message.label = ranked[0][1]
     message.label_mass = done.label_mass
     for score, label in ranked[: top_k or None]:
         pair = message.scores.add()
         pair.label, pair.score = label, score
-    _grade(message.confidence, best_score, decision)
-    finished.explain(message.provenance, decision)
-    return decision, best_score
+    _grade(message.confidence, ranked[0][0], finished.decision)
+    return ranked[0][0]
 
 
-def extract(message: pb.Extraction, finished: Finished, wish: Wish) -> Given:
-    """Write the record; none when the decision is to abstain."""
+def extract(message: pb.Extraction, finished: Finished) -> float | None:
+    """Write the record; none when the decision is to abstain. Returns the confidence, if a local model was asked."""
     done, text = finished.answer.done, finished.text
-    decision = decide(done.confidence, finished.bundle.manifest.confidence, wish, Seen(done.input_tokens))
-    if decision.route != "abstained":
+    finished.explain(message.provenance)
+    if finished.said is not None:
+        message.json = finished.said.value
+    if finished.answer is NOT_ASKED:
+        return None
+    if finished.decision.route in ("local", "deferred"):
         message.json = done.record or _found(finished)
         for e in done.entities:
             message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
         for name, confidence in done.fields.items():
             message.fields.add(name=name, confidence=confidence)
-    _grade(message.confidence, done.confidence, decision)
-    finished.explain(message.provenance, decision)
-    return decision, done.confidence
+    _grade(message.confidence, done.confidence, finished.decision)
+    return done.confidence
 
 
 def _found(finished: Finished) -> str:
     """Return the record of a model that finds: for each entity type the texts found, in order."""
-    record: dict[str, list[str]] = {label: [] for label in messages.entity_types(finished.bundle.manifest)}
+    record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
     for entity in finished.answer.done.entities:
         record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
     return json.dumps(record, ensure_ascii=False)
 
 
-def embed(message: pb.Embedding, finished: Finished) -> Given:
+def embed(message: pb.Embedding, finished: Finished) -> None:
     """Unpack the vector."""
     vector = finished.answer.done.vector
     message.values.extend(struct.unpack(f"<{len(vector) // 4}f", vector))
     finished.explain(message.provenance)
-    return _UNDECIDED, None
 
 
-def finish(message: pb.GenerateFinish, finished: Finished) -> Given:
+def finish(message: pb.GenerateFinish, finished: Finished) -> None:
     """Write the end of a generation."""
-    message.reason = messages.FINISHES[finished.answer.done.finish]
+    said, done = finished.said, finished.answer.done
+    ended = done.finish or "stop" if said is None else "stop" if said.complete else "length"
+    message.reason = messages.FINISHES[ended]
     finished.explain(message.provenance)
-    return _UNDECIDED, None
 
 
 def _grade(message: task_pb2.Confidence, value: float, decision: Decision) -> None:
     message.value, message.below_threshold = value, decision.below_threshold
     if decision.threshold is not None:
         message.threshold = decision.threshold
+
+
+def new_id() -> str:
+    """Return a random UUID4 as text: what `str(uuid.uuid4())` does, at a third of its cost."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -144,7 +144,7 @@ def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) 
             value in known, f"{value[:100]!r} is no label of {record['task']}", f"One of: {', '.join(known)[:400]}."
         )
     elif record["kind"] == "extract":
-        _check_json(value, messages.entity_types(manifest) if manifest else [])
+        _check_json(value, manifest.task.record_fields if manifest else [])
     else:
         _require(value.strip() != "", "the corrected text is empty", "Send the right text, or reject_reason.")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import functools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,17 +23,20 @@ from edge_agent.errors import (
     EdgeAgentError,
     EmptyInput,
     InvalidRequest,
+    StreamBroken,
     TooManyInputs,
     WrongTaskKind,
 )
 from edge_agent.examples.collection import Collection
 from edge_agent.examples.records import Answered
 from edge_agent.metrics.counting import UNKNOWN, Counts
+from edge_agent.routing import policy
 from edge_agent.routing.policy import Wish
 from edge_agent.service import answers, callers, guard, kept, measured, messages
 from edge_agent.service.admission import Admission
-from edge_agent.service.answers import Finished, Given
+from edge_agent.service.answers import Finished
 from edge_agent.service.dedupe import Deduplicator
+from edge_agent.service.escalating import Escalation, Input
 from edge_agent.service.status import to_input_error
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
@@ -54,10 +57,12 @@ class _Batch(Generic[Response]):
 
     kind: str
     response: type[Response]
-    write: Callable[[Any, Finished], Given]
-    """Writes an answer into a result of the response."""
+    write: Callable[[Any, Finished], float | None]
+    """Writes an answer into a result of the response; returns its confidence, if it has one."""
     kept: Callable[[Finished, Any], Answered] | None = None
     """Says what is kept of an answer, where its task is collected."""
+    wish: Wish | None = None
+    """What the caller wants of an unsure answer; None = the answers of this kind have no confidence."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Rooms:
     admission: Admission
     collection: Collection
     counts: Counts
+    escalation: Escalation
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -81,6 +87,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._admission = rooms.admission
         self._collection = rooms.collection
         self._counts = rooms.counts
+        self._escalation = rooms.escalation
         self._priority = priority
         self._config = config
         self._windows: dict[str, Deduplicator[Any]] = {
@@ -93,11 +100,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Choose one label for each input."""
         wish = _wish(request.on_low_confidence)
 
-        def write(result: pb.ClassifyResult, finished: Finished) -> Given:
-            return answers.classify(result.classification, finished, wish, request.top_k)
+        def write(result: pb.ClassifyResult, finished: Finished) -> float | None:
+            return answers.classify(result.classification, finished, request.top_k)
 
         return await self._deduplicated(
-            request, context, _Batch("classify", pb.ClassifyResponse, write, kept.classified)
+            request, context, _Batch("classify", pb.ClassifyResponse, write, kept.classified, wish)
         )
 
     @guard.call
@@ -105,17 +112,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Find typed values in each input."""
         wish = _wish(request.on_low_confidence)
 
-        def write(result: pb.ExtractResult, finished: Finished) -> Given:
-            return answers.extract(result.extraction, finished, wish)
+        def write(result: pb.ExtractResult, finished: Finished) -> float | None:
+            return answers.extract(result.extraction, finished)
 
-        return await self._deduplicated(request, context, _Batch("extract", pb.ExtractResponse, write, kept.extracted))
+        return await self._deduplicated(
+            request, context, _Batch("extract", pb.ExtractResponse, write, kept.extracted, wish)
+        )
 
     @guard.call
     async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
         """Turn each input into a vector."""
 
-        def write(result: pb.EmbedResult, finished: Finished) -> Given:
-            return answers.embed(result.embedding, finished)
+        def write(result: pb.EmbedResult, finished: Finished) -> None:
+            answers.embed(result.embedding, finished)
 
         return await self._deduplicated(request, context, _Batch("embed", pb.EmbedResponse, write))
 
@@ -130,22 +139,50 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
         client = callers.current.get().name
-        streaming = contextlib.aclosing(self._engines.events(run, deadline, self._priority, client))
+        item = Input(request.text, bundle, deadline)
+        written = contextlib.aclosing(self._written(item, run, request.escalate, client))
         pieces: list[str] = []
         with self._admission.call(client):
-            async with _expires(deadline), streaming as events:
+            async with _expires(deadline), written as events:
                 async for event in events:
                     message = pb.GenerateResponse()
-                    if isinstance(event, Chunk):
-                        message.text = event.text
-                        pieces.append(event.text)
+                    if isinstance(event, str):
+                        message.text = event
+                        pieces.append(event)
                     else:
-                        took = time.perf_counter() - began
-                        finished = Finished(request.text, event, bundle, run.job_id, took)
-                        measured.answered(self._counts, finished, answers.finish(message.finish, finished))
+                        finished = event._replace(seconds=time.perf_counter() - began)
+                        answers.finish(message.finish, finished)
+                        measured.answered(self._counts, finished)
                         if self._collection.consent(request.task) != "off":
-                            self._collection.keep(kept.generated(finished, "".join(pieces)))
+                            self._collection.keep(kept.generated(event, "".join(pieces)))
                     await context.write(message)
+
+    async def _written(
+        self, item: Input, run: Run, escalate: bool, client: str
+    ) -> AsyncGenerator[str | Finished, None]:
+        """Yield a text piece by piece, and its end; the large model's, if it is to write and can."""
+        asked = self._escalation.asked(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
+        decision, begun = policy.ungraded(asked), False
+        if decision.route == "upstream":
+            try:
+                async for piece in self._escalation.writing(item):
+                    begun = True
+                    yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
+            except EdgeAgentError as error:
+                if begun:
+                    raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
+                decision = policy.ungraded(policy.failed(asked))
+            else:
+                return
+        if decision.route == "abstained":
+            yield answers.unasked(*item[:2], decision, None)
+            return
+        async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    yield event.text
+                else:
+                    yield Finished(item.text, event, item.bundle, run.job_id, decision=decision)
 
     @guard.call
     async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
@@ -161,7 +198,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _describe(self, task: str) -> task_pb2.Task:
         bundle = self._activation.bundle_of(task)
-        return messages.task_message(bundle, ready=self._engines.ready(bundle.digest))
+        mode = self._escalation.mode(bundle.manifest)
+        return messages.task_message(bundle, mode, ready=self._engines.ready(bundle.digest))
 
     def _bundle(self, task: str, kind: str) -> InstalledBundle:
         bundle = self._activation.bundle_of(task)
@@ -211,10 +249,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         with self._admission.call(client):
             outcomes: list[Finished | EdgeAgentError]
             if len(request.texts) == 1:
-                outcomes = [await self._one(request.texts[0], bundle, deadline)]
+                outcomes = [await self._one(request.texts[0], bundle, deadline, batch.wish)]
             else:
-                self._engines.reserve(bundle.digest, len(request.texts), client)
-                computing = (self._one_or_error(text, bundle, deadline) for text in request.texts)
+                self._reserve(bundle, len(request.texts), client)
+                computing = (self._one_or_error(text, bundle, deadline, batch.wish) for text in request.texts)
                 outcomes = await asyncio.gather(*computing)
         response = batch.response()
         collected = batch.kept if self._collection.consent(request.task) != "off" else None
@@ -229,19 +267,34 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 self._collection.keep(collected(outcome, result))
         return response
 
-    async def _one_or_error(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished | EdgeAgentError:
+    def _reserve(self, bundle: InstalledBundle, inputs: int, client: str) -> None:
+        if bundle.manifest.runtime != "upstream":
+            self._engines.reserve(bundle.digest, inputs, client)
+
+    async def _one_or_error(
+        self, text: str, bundle: InstalledBundle, deadline: float, wish: Wish | None
+    ) -> Finished | EdgeAgentError:
         try:
-            return await self._one(text, bundle, deadline)
+            return await self._one(text, bundle, deadline, wish)
         except EdgeAgentError as error:
             return error
 
-    async def _one(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
+    async def _one(self, text: str, bundle: InstalledBundle, deadline: float, wish: Wish | None) -> Finished:
         began = time.perf_counter()
         _check_text(text)
-        run = Run(job_id=_new_id(), digest=bundle.digest, text=text)
+        if wish is None:
+            finished = await self._local(text, bundle, deadline)
+        else:
+            asked = self._escalation.asked(bundle.manifest, wish, deadline)
+            local = functools.partial(self._local, text, bundle, deadline)
+            finished = await self._escalation.answer(Input(text, bundle, deadline), asked, local)
+        return finished._replace(seconds=time.perf_counter() - began)
+
+    async def _local(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
+        run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
         client = callers.current.get().name
         answer = await self._engines.answer(run, deadline, self._priority, client)
-        return Finished(text, answer, bundle, run.job_id, time.perf_counter() - began)
+        return Finished(text, answer, bundle, run.job_id)
 
 
 @contextlib.asynccontextmanager
@@ -252,13 +305,6 @@ async def _expires(deadline: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise DeadlineExpired("the deadline passed before the stream was written and read") from None
-
-
-def _new_id() -> str:
-    """Return a random UUID4 as text: what `str(uuid.uuid4())` does, at a third of its cost."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _wish(on_low_confidence: int) -> Wish:
@@ -294,7 +340,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
         )
     return Run(
-        job_id=_new_id(),
+        job_id=answers.new_id(),
         digest=bundle.digest,
         text=request.text,
         output_tokens_max=request.output_tokens_max or task.limits.output_tokens_max,

@@ -7,22 +7,14 @@ from operator import itemgetter
 from edge_agent.examples.records import Answered
 from edge_agent.service.answers import Finished
 from edge_agent.v1 import inference_pb2 as pb
-from edge_agent.v1 import task_pb2
-
-_ROUTES = {
-    task_pb2.ROUTE_LOCAL: "local",
-    task_pb2.ROUTE_UPSTREAM: "upstream",
-    task_pb2.ROUTE_ABSTAINED: "abstained",
-    task_pb2.ROUTE_DEFERRED: "deferred",
-}
 
 
 def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
     """Keep a classification, with its best label even where that was withheld."""
-    labels = finished.bundle.manifest.task.labels
-    ranked = sorted(zip(labels, finished.answer.done.scores, strict=True), key=itemgetter(1), reverse=True)
+    labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
+    ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
     said = result.classification
-    return _graded(finished, said, ranked[0][0], ranked, said.label_mass)
+    return _graded(finished, said, said.label or (ranked[0][0] if ranked else ""), ranked, said.label_mass)
 
 
 def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
@@ -32,7 +24,17 @@ def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
 
 def generated(finished: Finished, text: str) -> Answered:
     """Keep a text that was written to its end."""
-    return Answered(finished.prediction_id, finished.bundle.manifest, finished.bundle.digest, finished.text, text)
+    route, reasons = finished.decision.route, _reasons(finished)
+    return Answered(
+        finished.prediction_id,
+        finished.bundle.manifest,
+        finished.bundle.digest,
+        finished.text,
+        text,
+        route=route,
+        reasons=reasons,
+        model=finished.said.model if finished.said else "",
+    )
 
 
 def _graded(
@@ -42,7 +44,7 @@ def _graded(
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> Answered:
-    confidence, provenance = said.confidence, said.provenance
+    confidence = said.confidence
     return Answered(
         finished.prediction_id,
         finished.bundle.manifest,
@@ -50,10 +52,16 @@ def _graded(
         finished.text,
         output,
         scores or (),
-        confidence.value,
+        confidence.value if said.HasField("confidence") else None,
         confidence.threshold if confidence.HasField("threshold") else None,
         not confidence.below_threshold,
         label_mass,
-        _ROUTES[provenance.route],
-        tuple(provenance.degraded),
+        finished.decision.route,
+        _reasons(finished),
+        finished.said.model if finished.said else "",
     )
+
+
+def _reasons(finished: Finished) -> tuple[str, ...]:
+    decision = finished.decision
+    return tuple(dict.fromkeys((decision.reason, *decision.degraded)))

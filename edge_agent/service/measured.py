@@ -7,14 +7,14 @@ from types import TracebackType
 
 from edge_agent.errors import EdgeAgentError, RequestCancelled
 from edge_agent.metrics.counting import Counts
-from edge_agent.service.answers import Finished, Given
+from edge_agent.service.answers import Finished
 
 BUG = "INTERNAL"
 
 
-def answered(counts: Counts, finished: Finished, given: Given) -> None:
-    """Count an answer."""
-    (decision, confidence), answer = given, finished.answer
+def answered(counts: Counts, finished: Finished, confidence: float | None = None) -> None:
+    """Count an answer; its confidence is None where its kind has none, or no local model was asked."""
+    decision, answer = finished.decision, finished.answer
     done, of = answer.done, counts.of(finished.bundle.manifest.task.name)
     waited = 0.001 * answer.queue_ms
     of.queue.observe(waited)

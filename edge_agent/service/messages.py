@@ -9,8 +9,8 @@ from edge_agent.engine.pool import EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import CollectionStatus
-from edge_agent.formats import record_schema
-from edge_agent.formats.manifest import Manifest, Threshold
+from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.plan import Mode
 from edge_agent.formats.status import UpdateState
 from edge_agent.routing.policy import Wish
 from edge_agent.store.journal import Progress
@@ -26,9 +26,20 @@ KINDS = {
     "generate": task_pb2.TASK_KIND_GENERATE,
     "embed": task_pb2.TASK_KIND_EMBED,
 }
-ROUTES = {"local": task_pb2.ROUTE_LOCAL, "abstained": task_pb2.ROUTE_ABSTAINED}
+ROUTES = {
+    "local": task_pb2.ROUTE_LOCAL,
+    "upstream": task_pb2.ROUTE_UPSTREAM,
+    "abstained": task_pb2.ROUTE_ABSTAINED,
+    "deferred": task_pb2.ROUTE_DEFERRED,
+}
+MODES = {
+    "bootstrap": task_pb2.MODE_BOOTSTRAP,
+    "shadow": task_pb2.MODE_SHADOW,
+    "hybrid": task_pb2.MODE_HYBRID,
+    "local": task_pb2.MODE_LOCAL,
+}
 WISHES: dict[int, Wish] = {
-    task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "answer",
+    task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
     task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
     task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
     task_pb2.ON_LOW_CONFIDENCE_ESCALATE: "escalate",
@@ -63,7 +74,7 @@ def bundle_ref(bundle: InstalledBundle) -> task_pb2.BundleRef:
     return task_pb2.BundleRef(task=manifest.task.name, version=manifest.version, digest=bundle.digest)
 
 
-def task_message(bundle: InstalledBundle, *, ready: bool) -> task_pb2.Task:
+def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool) -> task_pb2.Task:
     """Describe a task."""
     manifest = bundle.manifest
     limits = manifest.task.limits
@@ -71,7 +82,7 @@ def task_message(bundle: InstalledBundle, *, ready: bool) -> task_pb2.Task:
         name=manifest.task.name,
         kind=KINDS[manifest.task.kind],
         bundle=bundle_ref(bundle),
-        labels=entity_types(manifest) if manifest.task.kind == "extract" else manifest.task.labels,
+        labels=manifest.task.record_fields if manifest.task.kind == "extract" else manifest.task.labels,
         limits=task_pb2.TaskLimits(
             input_tokens_max=limits.input_tokens_max,
             output_tokens_max=manifest.task.written_tokens_max,
@@ -79,21 +90,11 @@ def task_message(bundle: InstalledBundle, *, ready: bool) -> task_pb2.Task:
         ),
         ready=ready,
         signed=bundle.signed,
+        mode=MODES[mode],
     )
     if isinstance(manifest.confidence, Threshold):
         message.threshold = manifest.confidence.threshold
     return message
-
-
-def entity_types(manifest: Manifest) -> list[str]:
-    """Return the fields of a record: those of its schema, or the types behind BIO tags.
-
-    "B-PER" and "I-PER" are one, "O" is none.
-    """
-    if manifest.task.record_schema is not None:
-        return record_schema.fields(manifest.task.record_schema)
-    types = (label[2:] if label[:2] in ("B-", "I-") else label for label in manifest.task.labels if label != "O")
-    return list(dict.fromkeys(types))
 
 
 def bundle_message(bundle: InstalledBundle, *, active: bool, previous: bool) -> admin_pb2.Bundle:

@@ -13,12 +13,6 @@ from edge_agent.service import messages
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1 import inference_pb2, task_pb2
 
-_ROUTES = {
-    "local": task_pb2.ROUTE_LOCAL,
-    "upstream": task_pb2.ROUTE_UPSTREAM,
-    "abstained": task_pb2.ROUTE_ABSTAINED,
-    "deferred": task_pb2.ROUTE_DEFERRED,
-}
 _VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
 _PLACE = struct.Struct(">dq")
 
@@ -33,7 +27,7 @@ def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
         ),
         input=record["input"],
         output=record["output"],
-        route=_ROUTES[record["route"]],
+        route=messages.ROUTES[record["route"]],
         kind=messages.KINDS[record["kind"]],
         labels=_labels(manifest),
         scores=[inference_pb2.LabelScore(label=label, score=score) for label, score in record["scores"]],
@@ -71,7 +65,7 @@ def token(last: tuple[float, int]) -> str:
 def _labels(manifest: Manifest | None) -> list[str]:
     if manifest is None:
         return []
-    return messages.entity_types(manifest) if manifest.task.kind == "extract" else list(manifest.task.labels)
+    return manifest.task.record_fields if manifest.task.kind == "extract" else list(manifest.task.labels)
 
 
 def _feedback(said: dict[str, Any], kind: str) -> pb.Feedback:

@@ -46,6 +46,7 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "ReadReceipts": ADMIN,
         "ImportUpdate": ADMIN,
         "Drain": ADMIN,
+        "SetMode": ADMIN,
     },
     "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": ADMIN},

@@ -16,6 +16,7 @@ from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.store.journal import UPDATES, Journal, Progress
+from edge_agent.store.modes import ModeTable
 from edge_agent.store.trusted import TABLES, Trusted
 
 SCHEMA_VERSION = 2
@@ -88,6 +89,7 @@ class State:
         self._db = Database(path, _schema_at(path), may_create=may_create)
         self.journal = Journal(self._db)
         self.trusted = Trusted(self._db)
+        self.modes = ModeTable(self._db)
 
     def close(self) -> None:
         """Close the database; closing twice is fine."""

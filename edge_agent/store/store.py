@@ -47,6 +47,7 @@ from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
 from edge_agent.store.journal import Journal, Progress
 from edge_agent.store.limits import StoreLimits
+from edge_agent.store.modes import ModeTable
 from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
 from edge_agent.store.trusted import Trusted
 
@@ -228,6 +229,11 @@ class Store:
     def journal(self) -> Journal:
         """How far each task has come on its way to what the plan wants."""
         return self._state.journal
+
+    @property
+    def modes(self) -> ModeTable:
+        """Which mode each task is in."""
+        return self._state.modes
 
     def remove(self, digest: str) -> int:
         """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""

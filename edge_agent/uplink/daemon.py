@@ -8,8 +8,10 @@ nothing, and a download goes on where it was. A second signal stops at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import time
 
 import structlog
 
@@ -41,8 +43,11 @@ def uplink(config: Config, *, once: bool) -> int:
     places = _places(config)
     exchange = Exchange(config.site.id, config.outbox, config.receipts)
     with Notes(config.uplink_notes, places.name) as notes:
-        mirror = Mirror(config.uplink, exchange, places, notes)
-        asyncio.run(mirror.once() if once else _serve(mirror, places.name))
+        mirror = Mirror(config.uplink, exchange, places, notes) if places.name else None
+        if once and mirror:
+            asyncio.run(mirror.once())
+        elif not once:
+            asyncio.run(_serve(config, mirror, places.name))
     return 0
 
 
@@ -50,15 +55,15 @@ def _places(config: Config) -> Places:
     repository = open_repository(config.uplink)
     updates = Updates(config.uplink, Incoming(config.incoming), config.wants, repository) if repository else None
     places = Places(open_upstream(config.uplink), updates)
-    if not places.name:
-        said = "uplink.url is not set, nor is updates_url"
+    if not places.name and not config.escalation.url:
+        said = "uplink.url is not set, nor are updates_url and escalation.url"
         raise ConfigInvalid(
-            said, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or 'updates_url'."
+            said, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or one of the others."
         )
     return places
 
 
-async def _serve(mirror: Mirror, name: str) -> None:
+async def _serve(config: Config, mirror: Mirror | None, name: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -72,11 +77,22 @@ async def _serve(mirror: Mirror, name: str) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop_gently)
-    mirror.publish(again=True)
-    systemd.notify("READY=1")
-    log.info("working", version=__version__, upstream=name)
-    alive = asyncio.create_task(systemd.keep_alive(lambda _: True))  # that its loop turns is all that can be said
-    await mirror.run(stop)
-    alive.cancel()
+    if mirror:
+        mirror.publish(again=True)
+    async with _escalating(config):
+        systemd.notify("READY=1")
+        log.info("working", version=__version__, upstream=name)
+        alive = asyncio.create_task(systemd.keep_alive(lambda _: True))  # that its loop turns is all that can be said
+        await (mirror.run(stop) if mirror else stop.wait())
+        alive.cancel()
     systemd.stopping(STOP_SECONDS)
     log.info("stopped")
+
+
+def _escalating(config: Config) -> contextlib.AbstractAsyncContextManager[None]:
+    """Take questions for the large model, where the site has one; otherwise the library that asks it is not loaded."""
+    if not config.escalation.url:
+        return contextlib.nullcontext()
+    from edge_agent.uplink.escalation.server import escalating  # noqa: PLC0415 - see LATE_IMPORTS
+
+    return escalating(config, time.time)

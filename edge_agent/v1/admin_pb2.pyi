@@ -126,7 +126,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation")
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +139,7 @@ class GetStatusResponse(_message.Message):
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     UPLINK_FIELD_NUMBER: _ClassVar[int]
+    ESCALATION_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -151,7 +152,34 @@ class GetStatusResponse(_message.Message):
     examples: ExamplesStatus
     updates: UpdatesStatus
     uplink: UplinkStatus
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ...) -> None: ...
+    escalation: EscalationStatus
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ...) -> None: ...
+
+class EscalationStatus(_message.Message):
+    __slots__ = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks")
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    AFFORDABLE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_REASON_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    USUAL_MS_FIELD_NUMBER: _ClassVar[int]
+    DAY_MICROS_FIELD_NUMBER: _ClassVar[int]
+    MONTH_MICROS_FIELD_NUMBER: _ClassVar[int]
+    DAY_MICROS_MAX_FIELD_NUMBER: _ClassVar[int]
+    MONTH_MICROS_MAX_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    online: bool
+    affordable: bool
+    model: str
+    problem_reason: str
+    problem: str
+    usual_ms: float
+    day_micros: int
+    month_micros: int
+    day_micros_max: int
+    month_micros_max: int
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, online: _Optional[bool] = ..., affordable: _Optional[bool] = ..., model: _Optional[str] = ..., problem_reason: _Optional[str] = ..., problem: _Optional[str] = ..., usual_ms: _Optional[float] = ..., day_micros: _Optional[int] = ..., month_micros: _Optional[int] = ..., day_micros_max: _Optional[int] = ..., month_micros_max: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class UplinkStatus(_message.Message):
     __slots__ = ("state", "upstream", "since_time", "contact_time", "retry_time", "failures", "waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes", "problems", "downloads", "age_seconds")
@@ -413,3 +441,17 @@ class DrainRequest(_message.Message):
 class DrainResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class SetModeRequest(_message.Message):
+    __slots__ = ("task", "mode")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    mode: _task_pb2.Mode
+    def __init__(self, task: _Optional[str] = ..., mode: _Optional[_Union[_task_pb2.Mode, str]] = ...) -> None: ...
+
+class SetModeResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...

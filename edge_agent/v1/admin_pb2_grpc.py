@@ -85,6 +85,11 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.SetMode = channel.unary_unary(
+                '/edge_agent.v1.AdminService/SetMode',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.SetModeRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.SetModeResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -163,6 +168,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetMode(self, request, context):
+        """Puts a task into a mode. Holds until the plan says another mode than it does now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -215,6 +227,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
+            'SetMode': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMode,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.SetModeRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.SetModeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -488,6 +505,33 @@ class AdminService:
             '/edge_agent.v1.AdminService/Drain',
             edge__agent_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetMode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/SetMode',
+            edge__agent_dot_v1_dot_admin__pb2.SetModeRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.SetModeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -130,7 +130,7 @@ class ExtractResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ExtractResult, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("task", "text", "request_id", "output_tokens_max", "temperature", "seed", "stops")
+    __slots__ = ("task", "text", "request_id", "output_tokens_max", "temperature", "seed", "stops", "escalate")
     TASK_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,7 @@ class GenerateRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     STOPS_FIELD_NUMBER: _ClassVar[int]
+    ESCALATE_FIELD_NUMBER: _ClassVar[int]
     task: str
     text: str
     request_id: str
@@ -145,7 +146,8 @@ class GenerateRequest(_message.Message):
     temperature: float
     seed: int
     stops: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, task: _Optional[str] = ..., text: _Optional[str] = ..., request_id: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., stops: _Optional[_Iterable[str]] = ...) -> None: ...
+    escalate: bool
+    def __init__(self, task: _Optional[str] = ..., text: _Optional[str] = ..., request_id: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., stops: _Optional[_Iterable[str]] = ..., escalate: _Optional[bool] = ...) -> None: ...
 
 class GenerateFinish(_message.Message):
     __slots__ = ("reason", "provenance")

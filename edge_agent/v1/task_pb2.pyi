@@ -29,6 +29,14 @@ class OnLowConfidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ON_LOW_CONFIDENCE_ANSWER: _ClassVar[OnLowConfidence]
     ON_LOW_CONFIDENCE_ABSTAIN: _ClassVar[OnLowConfidence]
     ON_LOW_CONFIDENCE_ESCALATE: _ClassVar[OnLowConfidence]
+
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODE_UNSPECIFIED: _ClassVar[Mode]
+    MODE_BOOTSTRAP: _ClassVar[Mode]
+    MODE_SHADOW: _ClassVar[Mode]
+    MODE_HYBRID: _ClassVar[Mode]
+    MODE_LOCAL: _ClassVar[Mode]
 TASK_KIND_UNSPECIFIED: TaskKind
 TASK_KIND_CLASSIFY: TaskKind
 TASK_KIND_EXTRACT: TaskKind
@@ -43,6 +51,11 @@ ON_LOW_CONFIDENCE_UNSPECIFIED: OnLowConfidence
 ON_LOW_CONFIDENCE_ANSWER: OnLowConfidence
 ON_LOW_CONFIDENCE_ABSTAIN: OnLowConfidence
 ON_LOW_CONFIDENCE_ESCALATE: OnLowConfidence
+MODE_UNSPECIFIED: Mode
+MODE_BOOTSTRAP: Mode
+MODE_SHADOW: Mode
+MODE_HYBRID: Mode
+MODE_LOCAL: Mode
 
 class BundleRef(_message.Message):
     __slots__ = ("task", "version", "digest")
@@ -55,17 +68,19 @@ class BundleRef(_message.Message):
     def __init__(self, task: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("queue_ms", "prefill_ms", "decode_ms")
+    __slots__ = ("queue_ms", "prefill_ms", "decode_ms", "upstream_ms")
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_MS_FIELD_NUMBER: _ClassVar[int]
     DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_MS_FIELD_NUMBER: _ClassVar[int]
     queue_ms: float
     prefill_ms: float
     decode_ms: float
-    def __init__(self, queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ...) -> None: ...
+    upstream_ms: float
+    def __init__(self, queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., upstream_ms: _Optional[float] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("prediction_id", "bundle", "route", "timings", "device", "degraded", "input_tokens", "output_tokens")
+    __slots__ = ("prediction_id", "bundle", "route", "timings", "device", "degraded", "input_tokens", "output_tokens", "reason", "model")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +89,8 @@ class Provenance(_message.Message):
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     bundle: BundleRef
     route: Route
@@ -82,7 +99,9 @@ class Provenance(_message.Message):
     degraded: _containers.RepeatedScalarFieldContainer[str]
     input_tokens: int
     output_tokens: int
-    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., route: _Optional[_Union[Route, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., device: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
+    reason: str
+    model: str
+    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., route: _Optional[_Union[Route, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., device: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Confidence(_message.Message):
     __slots__ = ("value", "threshold", "below_threshold")
@@ -122,7 +141,7 @@ class TaskLimits(_message.Message):
     def __init__(self, input_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., inputs_max: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold")
+    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +150,7 @@ class Task(_message.Message):
     READY_FIELD_NUMBER: _ClassVar[int]
     SIGNED_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: TaskKind
     bundle: BundleRef
@@ -139,4 +159,5 @@ class Task(_message.Message):
     ready: bool
     signed: bool
     threshold: float
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ...) -> None: ...
+    mode: Mode
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ...) -> None: ...

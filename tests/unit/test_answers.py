@@ -9,9 +9,9 @@ import pytest
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.formats.manifest import Manifest, digest_of, encode
-from edge_agent.routing.policy import Wish
+from edge_agent.routing.policy import Asked, Decision, Reason, Wish
 from edge_agent.service import answers
-from edge_agent.service.answers import Finished
+from edge_agent.service.answers import Finished, Said
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
@@ -43,13 +43,13 @@ def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -
 
 def classification(done: Finished, wish: Wish, top_k: int) -> pb.Classification:
     message = pb.Classification()
-    answers.classify(message, done, wish, top_k)
+    answers.classify(message, done._replace(decision=answers.judge(done, Asked(wish=wish))), top_k)
     return message
 
 
 def extraction(done: Finished, wish: Wish) -> pb.Extraction:
     message = pb.Extraction()
-    answers.extract(message, done, wish)
+    answers.extract(message, done._replace(decision=answers.judge(done, Asked(wish=wish))))
     return message
 
 
@@ -229,5 +229,35 @@ def test_every_answer_says_where_it_comes_from():
         device="cpu",
         input_tokens=9,
         output_tokens=4,
+        reason="UNGRADED",
     )
     assert expected == finish(done).provenance
+
+
+SHADOW = Decision("upstream", Reason.MODE_SHADOW, 0.75, below_threshold=False)
+
+
+def test_the_large_model_s_label_stands_beside_the_scores():
+    """Where the large model answered, its label is given, with what the one here thought, and who it was."""
+    message = pb.Classification()
+    done = finished("classify", scores=(0.05, 0.8, 0.15))._replace(decision=SHADOW, said=Said("stock", "big-1", 250.0))
+    answers.classify(message, done, 1)
+    assert ("stock", [("price", 0.8)]) == (message.label, ranking(message))
+    provenance = message.provenance
+    assert ("big-1", 250.0, "MODE_SHADOW") == (provenance.model, provenance.timings.upstream_ms, provenance.reason)
+    assert task_pb2.ROUTE_UPSTREAM == provenance.route
+
+
+@pytest.mark.parametrize(("said", "label"), [(Said("stock", "big-1", 1.0), "stock"), (None, "")])
+def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
+    """In bootstrap an answer has the large model's label, or none, and no confidence."""
+    bundle = finished("classify").bundle
+    route = "upstream" if said else "abstained"
+    message = pb.Classification()
+    answers.classify(message, answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said), 0)
+    assert (label, [], False) == (message.label, ranking(message), message.HasField("confidence"))
+    record = pb.Extraction()
+    bundle = finished("extract").bundle
+    said = said._replace(value='{"price": []}') if said else None
+    answers.extract(record, answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said))
+    assert ('{"price": []}' if said else "", False) == (record.json, record.HasField("confidence"))

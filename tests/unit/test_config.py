@@ -29,6 +29,9 @@ UNITS = {
     "characters",
     "examples",
     "share",
+    "tokens",
+    "price",
+    "cost",
 }
 
 
@@ -84,7 +87,7 @@ def test_the_configuration_is_frozen():
             "xyzzy: 1",
             "xyzzy",
             "Known keys there: state_dir, run_dir, log, store, engine, service, access, metrics, examples, site,"
-            " uplink, update.",
+            " uplink, update, escalation.",
         ),
     ],
 )
@@ -311,6 +314,7 @@ def test_every_key_is_described():
         config.SiteConfig,
         config.UplinkConfig,
         config.UpdateConfig,
+        config.EscalationConfig,
     ]
     fields = {key: field for model in sections for key, field in model.model_fields.items()}
     plain = {key: field for key, field in fields.items() if field.description is not None}
@@ -325,6 +329,7 @@ def test_every_key_is_described():
         "site",
         "uplink",
         "update",
+        "escalation",
     } == fields.keys() - plain.keys()
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 

@@ -50,13 +50,14 @@ def test_a_task_is_described_whole():
         ready=True,
         signed=False,
         threshold=0.75,
+        mode=task_pb2.MODE_HYBRID,
     )
-    assert expected == messages.task_message(installed, ready=True)
+    assert expected == messages.task_message(installed, "hybrid", ready=True)
 
 
 def test_a_task_without_calibration_has_no_threshold():
     """Without a threshold the field is unset, which is not 0."""
-    assert not messages.task_message(bundle("embed"), ready=False).HasField("threshold")
+    assert not messages.task_message(bundle("embed"), "hybrid", ready=False).HasField("threshold")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_a_task_without_calibration_has_no_threshold():
 )
 def test_only_generation_has_an_output_limit(kind, labels, limit):
     """A task that writes tokens shows how many; the others show 0."""
-    assert limit == messages.task_message(bundle(kind, *labels), ready=True).limits.output_tokens_max
+    assert limit == messages.task_message(bundle(kind, *labels), "hybrid", ready=True).limits.output_tokens_max
 
 
 def test_a_written_record_shows_fields_and_output_limit():
@@ -74,7 +75,7 @@ def test_a_written_record_shows_fields_and_output_limit():
     task = {"name": "till", "kind": "extract", "limits": limits, "record_schema": RECORD_SCHEMA}
     weights = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 1}
     installed = bundle("extract", runtime="llama", artifacts=[weights], task=task)
-    message = messages.task_message(installed, ready=True)
+    message = messages.task_message(installed, "hybrid", ready=True)
     assert (["product", "count", "wish", "day"], 50) == (list(message.labels), message.limits.output_tokens_max)
 
 
@@ -92,8 +93,8 @@ def test_a_written_record_shows_fields_and_output_limit():
 def test_entity_types_stand_behind_tags(tags, types):
     """The two tags of a type are one type, "O" is none, and the order is the model's."""
     installed = bundle("extract", *tags)
-    assert types == messages.entity_types(installed.manifest)
-    assert types == list(messages.task_message(installed, ready=True).labels)
+    assert types == installed.manifest.task.record_fields
+    assert types == list(messages.task_message(installed, "hybrid", ready=True).labels)
 
 
 def test_a_bundle_is_described_whole():
@@ -145,7 +146,7 @@ def test_every_wish_is_understood():
     """Each value of the API is understood, UNSPECIFIED as ANSWER."""
     assert set(task_pb2.OnLowConfidence.values()) == set(messages.WISHES)
     assert set(get_args(Wish)) == set(messages.WISHES.values())
-    assert "answer" == messages.WISHES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
+    assert "as_mode" == messages.WISHES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
 
 
 @pytest.mark.parametrize(

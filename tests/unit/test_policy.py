@@ -1,47 +1,124 @@
-"""What an answer's confidence leads to: the whole table."""
+"""Who answers: the whole table of decisions, and what holds in every row of it."""
 
+import itertools
 import math
 
 import pytest
 
 from edge_agent.formats.manifest import AlwaysEscalate, Novelty, Threshold
-from edge_agent.routing.policy import Decision, Seen, decide
+from edge_agent.routing.policy import (
+    BLOCKS,
+    NEVER,
+    Asked,
+    Decision,
+    Reason,
+    Seen,
+    Upstream,
+    blocked,
+    decide,
+    failed,
+    ungraded,
+)
+from tests.decision_table import DOUBTS, MODES, OBSTACLES, PAGE, WISHES, decided, page
 
 CALIBRATED = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=100, bound=0.04, coverage=0.7)
 NONE = AlwaysEscalate()
 NO_UPSTREAM = ("UPSTREAM_NOT_CONFIGURED",)
 JUST_BELOW = math.nextafter(0.8, 0)
+CASES = list(itertools.product(MODES, WISHES, DOUBTS, OBSTACLES, (False, True)))
+ROUTES = {
+    case: decided(case[0], case[1], case[2], case[3], kept=case[4])  # in the order of CASES
+    for case in CASES
+}
+
+
+def cases(**fixed):
+    """Return the decisions of all cases that have these values."""
+    names = ("mode", "wish", "doubt", "obstacle", "kept")
+    return [
+        decision
+        for case, decision in ROUTES.items()
+        if all(dict(zip(names, case, strict=True))[name] in values for name, values in fixed.items())
+    ]
+
+
+def test_the_page_has_the_table_of_today():
+    """docs/routing.md shows what the code decides."""
+    assert page() == PAGE.read_text(encoding="utf-8"), "python -m tests.decision_table"
+
+
+def test_nobody_is_sent_where_something_is_in_the_way():
+    """The large model is asked only when nothing keeps it from being asked; otherwise the answer says what did."""
+    assert {"upstream"} == {each.route for each in cases(mode=["bootstrap", "shadow"], obstacle=[None])}
+    for each in cases(obstacle=BLOCKS):
+        assert "upstream" != each.route
+        assert (each.reason in BLOCKS) <= (each.reason in each.degraded)
+
+
+def test_local_and_sure_answers_stay():
+    """In mode local nothing leaves, whatever is wished; in hybrid nothing that is sure does, and shadow's stands by."""
+    assert {"local", "abstained"} == {each.route for each in cases(mode=["local"])}
+    assert {("local", Reason.SURE)} == {(each.route, each.reason) for each in cases(mode=["hybrid"], doubt=["sure"])}
+    assert {"local", "deferred"} == {each.route for each in cases(mode=["shadow"], doubt=["sure"], obstacle=BLOCKS)}
+
+
+def test_only_who_wishes_it_gets_nothing():
+    """An answer that exists is withheld only below the threshold, and only on the caller's wish."""
+    modes, wishes = ["shadow", "hybrid", "local"], [wish for wish in WISHES if wish != "abstain"]
+    for each in cases(mode=modes, doubt=["sure", "unusual"]) + cases(mode=modes, wish=wishes):
+        assert "abstained" != each.route
+    assert {"abstained"} == {each.route for each in cases(mode=["bootstrap"], obstacle=BLOCKS)}
+
+
+def test_who_wants_an_answer_now_waits_for_nobody():
+    """With the wish for the local answer nothing is asked in hybrid mode."""
+    assert {"local"} == {each.route for each in cases(mode=["hybrid"], wish=["answer"])}
+
+
+def test_put_off_is_what_can_be_made_up_for():
+    """Only what is kept, and only where a later moment helps, is put off; only a given answer is called deferred."""
+    for each in cases(kept=[False]):
+        assert ("deferred" != each.route, False) == (True, each.later)
+    for each in cases(kept=[True]):
+        assert each.later is (each.reason in BLOCKS and each.reason not in NEVER)
+        assert (each.route == "deferred") <= each.later
+
+
+LOW, ANY = (0.0, JUST_BELOW), (0.0, 0.8, 1.0)
+UNSURE, WITHOUT = Reason.BELOW_THRESHOLD, Reason.UPSTREAM_NOT_CONFIGURED
 
 
 @pytest.mark.parametrize(
-    ("confidence", "calibration", "wish", "expected"),
+    ("confidences", "calibration", "wish", "expected"),
     [
-        *[(high, CALIBRATED, wish, Decision("local", 0.8, False)) for high in (0.8, 0.9, 1.0) for wish in
-          ("answer", "abstain", "escalate")],
-        *[(low, CALIBRATED, "answer", Decision("local", 0.8, True)) for low in (0.0, JUST_BELOW)],
-        *[(low, CALIBRATED, "abstain", Decision("abstained", 0.8, True)) for low in (0.0, JUST_BELOW)],
-        *[(low, CALIBRATED, "escalate", Decision("local", 0.8, True, NO_UPSTREAM)) for low in (0.0, JUST_BELOW)],
-        *[(any_, NONE, "answer", Decision("local", None, True)) for any_ in (0.0, 0.8, 1.0)],
-        *[(any_, NONE, "abstain", Decision("abstained", None, True)) for any_ in (0.0, 0.8, 1.0)],
-        *[(any_, NONE, "escalate", Decision("local", None, True, NO_UPSTREAM)) for any_ in (0.0, 0.8, 1.0)],
+        *[((0.8, 0.9, 1.0), CALIBRATED, wish, Decision("local", Reason.SURE, 0.8)) for wish in WISHES],
+        (LOW, CALIBRATED, "as_mode", Decision("local", UNSURE, 0.8, True)),
+        (LOW, CALIBRATED, "answer", Decision("local", UNSURE, 0.8, True)),
+        (LOW, CALIBRATED, "abstain", Decision("abstained", UNSURE, 0.8, True)),
+        (LOW, CALIBRATED, "escalate", Decision("local", WITHOUT, 0.8, True, NO_UPSTREAM)),
+        (ANY, NONE, "answer", Decision("local", UNSURE, None, True)),
+        (ANY, NONE, "abstain", Decision("abstained", UNSURE, None, True)),
+        (ANY, NONE, "escalate", Decision("local", WITHOUT, None, True, NO_UPSTREAM)),
     ],
-)  # fmt: skip
-def test_the_decision(confidence, calibration, wish, expected):
+)
+def test_without_a_large_model(confidences, calibration, wish, expected):
     """At or above the threshold the answer is local and sure; below, or without one, the caller's wish decides."""
-    assert expected == decide(confidence, calibration, wish)
+    for confidence in confidences:
+        assert expected == decide(confidence, calibration, Asked(wish=wish))
 
 
 def test_a_threshold_of_zero_is_always_met():
     """A bundle whose threshold is 0 answers every input as sure."""
-    assert Decision("local", 0.0, False) == decide(0.0, CALIBRATED.model_copy(update={"threshold": 0.0}), "abstain")
+    open_to_all = CALIBRATED.model_copy(update={"threshold": 0.0})
+    assert Decision("local", Reason.SURE, 0.0) == decide(0.0, open_to_all, Asked("hybrid", "abstain", None))
 
 
 @pytest.mark.parametrize("calibration", [CALIBRATED, NONE])
 def test_a_confidence_that_is_no_number_is_below(calibration):
     """Not-a-number never counts as sure."""
-    decision = decide(math.nan, calibration, "abstain")
-    assert "abstained" == decision.route
-    assert decision.below_threshold
+    assert "upstream" == decide(math.nan, calibration, Asked("hybrid", "as_mode", None)).route
+    decision = decide(math.nan, calibration, Asked(wish="abstain"))
+    assert ("abstained", True) == (decision.route, decision.below_threshold)
 
 
 USUAL = Novelty(label_mass_min=0.5, input_tokens_min=3, input_tokens_max=20)
@@ -58,17 +135,66 @@ USUAL = Novelty(label_mass_min=0.5, input_tokens_min=3, input_tokens_max=20)
         (Seen(99, 0.0), ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")),
     ],
 )
-@pytest.mark.parametrize("calibration", [CALIBRATED, NONE])
-def test_an_unusual_input_is_marked(calibration, seen, expected):
-    """An answer to an input outside of what is usual says so; whether it is sure stays a matter of its confidence."""
-    known = calibration.model_copy(update={"novelty": USUAL})
-    for confidence, wish, more in ((0.9, "answer", ()), (0.1, "abstain", ()), (0.1, "escalate", NO_UPSTREAM)):
-        plain, marked = decide(confidence, calibration, wish, seen), decide(confidence, known, wish, seen)
-        assert (*more[: len(plain.degraded)], *expected) == marked.degraded
-        assert (plain.route, plain.below_threshold) == (marked.route, marked.below_threshold)
+def test_an_unusual_input_is_marked(seen, expected):
+    """An answer to an input outside of what is usual says so; with a large model at hand that one is asked."""
+    known = CALIBRATED.model_copy(update={"novelty": USUAL})
+    here, asking = decide(0.9, known, Asked(), seen), decide(0.9, known, Asked("hybrid", "as_mode", None), seen)
+    assert (expected, expected) == (here.degraded, asking.degraded)
+    assert ("local", "upstream" if expected else "local") == (here.route, asking.route)
+    assert not asking.below_threshold
 
 
 def test_what_nobody_measured_is_not_unusual():
     """Without limits in the bundle, or without figures of the input, nothing is marked."""
-    assert () == decide(0.9, CALIBRATED, "answer", Seen(0, 0.0)).degraded
-    assert () == decide(0.9, CALIBRATED.model_copy(update={"novelty": USUAL}), "answer").degraded
+    assert () == decide(0.9, CALIBRATED, Asked(), Seen(0, 0.0)).degraded
+    assert () == decide(0.9, CALIBRATED.model_copy(update={"novelty": USUAL}), Asked()).degraded
+
+
+GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True, seconds_expected=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds", "expected"),
+    [
+        ({}, 0.6, None),
+        ({}, 0.5, Reason.DEADLINE_TOO_SHORT),
+        ({"seconds_expected": 0.0}, 0.0, Reason.DEADLINE_TOO_SHORT),
+        ({"seconds_expected": 0.0}, 0.01, None),
+        ({"free": False}, 9, Reason.UPSTREAM_BUSY),
+        ({"affordable": False, "free": False}, 9, Reason.UPSTREAM_BUDGET_SPENT),
+        ({"online": False, "affordable": False}, 9, Reason.UPSTREAM_OFFLINE),
+        ({"allowed": False, "online": False}, 9, Reason.UPSTREAM_NOT_ALLOWED),
+        ({"configured": False, "allowed": False}, 9, Reason.UPSTREAM_NOT_CONFIGURED),
+    ],
+)
+def test_the_first_obstacle_is_named(change, seconds, expected):
+    """What an operator must mend first is named first; enough time means more than it usually takes."""
+    standing = Upstream(**{**vars(GOOD), **change})
+    assert expected == blocked(standing, seconds)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wish", "obstacle", "route", "reason"),
+    [
+        ("hybrid", "as_mode", None, "local", Reason.UNGRADED),
+        ("shadow", "as_mode", None, "local", Reason.UNGRADED),
+        ("hybrid", "escalate", None, "upstream", Reason.CALLER_ASKED),
+        ("local", "escalate", None, "local", Reason.MODE_LOCAL),
+        ("local", "escalate", Reason.UPSTREAM_NOT_ALLOWED, "local", Reason.UPSTREAM_NOT_ALLOWED),
+        ("hybrid", "escalate", Reason.UPSTREAM_OFFLINE, "local", Reason.UPSTREAM_OFFLINE),
+        ("bootstrap", "as_mode", None, "upstream", Reason.MODE_BOOTSTRAP),
+        ("bootstrap", "as_mode", Reason.UPSTREAM_OFFLINE, "abstained", Reason.UPSTREAM_OFFLINE),
+    ],
+)
+def test_what_has_no_confidence_leaves_on_request(mode, wish, obstacle, route, reason):
+    """Text is the large model's only when the caller asks for it, or where there is no other."""
+    decision = ungraded(Asked(mode, wish, obstacle))
+    assert (route, reason) == (decision.route, decision.reason)
+
+
+def test_after_a_failure_it_is_decided_anew():
+    """Who asked and got nothing usable is treated like who could not ask."""
+    asked = Asked("hybrid", "abstain", None)
+    assert "upstream" == decide(0.1, CALIBRATED, asked).route
+    after = decide(0.1, CALIBRATED, failed(asked))
+    assert ("abstained", Reason.UPSTREAM_FAILED) == (after.route, after.reason)

@@ -14,6 +14,7 @@ from edge_agent.engine.protocol import Done, Found
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import Reviewed
 from edge_agent.formats import example
+from edge_agent.routing.policy import Asked
 from edge_agent.service import answers, kept, reviews
 from edge_agent.service.answers import Finished
 from edge_agent.store.state import InstalledBundle
@@ -107,7 +108,8 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
     """Also where the label was withheld from the device: it is what a reviewer corrects."""
     done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     result = pb.ClassifyResult()
-    answers.classify(result.classification, done, wish, top_k=1)
+    done = done._replace(decision=answers.judge(done, Asked(wish=wish)))
+    answers.classify(result.classification, done, top_k=1)
     said = kept.classified(done, result)
     assert ("price", [("price", 0.75), ("refund", 0.25)]) == (said.output, said.scores)
     assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
@@ -118,7 +120,8 @@ def test_an_extraction_is_kept_as_its_record():
     found = [Found(label="PATIENT", start=0, end=4, score=0.9)]
     done = finished("visit", Done(job_id="p-1", entities=found, confidence=0.9))
     result = pb.ExtractResult()
-    answers.extract(result.extraction, done, "answer")
+    done = done._replace(decision=answers.judge(done, Asked()))
+    answers.extract(result.extraction, done)
     said = kept.extracted(done, result)
     assert {"PATIENT": ["Anna"], "DRUG": []} == json.loads(said.output)
     assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)

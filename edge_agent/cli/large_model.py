@@ -1,0 +1,33 @@
+"""What status shows of the large model."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from edge_agent.cli.output import print_trimmed
+from edge_agent.client import LargeModel
+
+_MICROS = 1_000_000
+
+
+def show(console: Console, large: LargeModel) -> None:
+    """Say whether it can be asked, and what it has cost."""
+    state = ("online", "green") if large.online else ("offline", "red")
+    said = Text.assemble("large model", f" {large.model}" if large.model else "", ": ", state)
+    if large.usual_ms:
+        said.append(f", usually {large.usual_ms:.0f} ms")
+    if not large.affordable and large.online:
+        said.append(", spent up", "yellow")
+    if large.day_micros_max or large.month_micros_max or large.month_micros:
+        day = _amount(large.day_micros, large.day_micros_max)
+        said.append(f"; today {day}, this month {_amount(large.month_micros, large.month_micros_max)}")
+    print_trimmed(console, said)
+    if not large.tasks:
+        print_trimmed(console, "  no task may ask it: set 'tasks' under 'escalation' in agent.yaml")
+    if large.problem:
+        print_trimmed(console, Text.assemble(("large model: ", "red"), large.problem))
+
+
+def _amount(micros: int, cap: int) -> str:
+    return f"{micros / _MICROS:.2f}" + (f" of {cap / _MICROS:.2f}" if cap else "")

@@ -1,0 +1,152 @@
+"""What the large model is asked, and what of its answer is believed. Pure.
+
+A question is made of the task's own words (its system message, or what its prompt says before the input), the labels or
+the schema of the record, and the redacted input. The answer is bound to JSON by the schema that goes with it; since not
+every server keeps to that, it is checked here all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import re2
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+from jsonschema.validators import extend
+
+from edge_agent.formats import record_schema
+from edge_agent.formats.manifest import Manifest, Task
+
+ANSWER_CHARACTERS_MAX = 64 * 1024
+LABEL_TOKENS = 64
+_KEY = "label"
+_FENCE = "```"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that wants an answer."""
+
+    task: str
+    turns: tuple[tuple[str, str], ...]
+    """Role and text."""
+    schema_text: str
+    """JSON schema of the answer; empty = free text."""
+    output_tokens_max: int
+
+    def repaired(self, said: str, problem: str) -> Question:
+        """Return the question after an answer that cannot be used."""
+        wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
+        more = (("assistant", said[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
+        return Question(self.task, self.turns + more, self.schema_text, self.output_tokens_max)
+
+
+def question(manifest: Manifest, text: str) -> Question:
+    """Ask about a redacted text."""
+    task = manifest.task
+    words = "\n\n".join(part for part in (_OPENINGS[task.kind], _own_words(task)) if part)
+    schema = answer_schema(task)
+    if task.kind == "classify":
+        words += "\n\nThe labels: " + ", ".join(json.dumps(label, ensure_ascii=False) for label in task.labels)
+    if schema is not None:
+        words += "\n\nAnswer with JSON of this schema and nothing else:\n" + json.dumps(schema, ensure_ascii=False)
+    tokens = LABEL_TOKENS + max(len(label) for label in task.labels) if task.kind == "classify" else 0
+    wanted = tokens or task.limits.output_tokens_max
+    written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
+    return Question(task.name, (("system", words), ("user", text)), written, wanted)
+
+
+def answer_schema(task: Task) -> dict[str, Any] | None:
+    """Return the JSON schema of an answer; None = free text."""
+    if task.kind == "classify":
+        return _object({_KEY: {"type": "string", "enum": list(task.labels)}})
+    if task.kind != "extract":
+        return None
+    if task.record_schema is not None:
+        return dict(task.record_schema)
+    texts = {"type": "array", "items": {"type": "string"}, "maxItems": record_schema.ITEMS_MAX}
+    return _object(dict.fromkeys(task.record_fields, texts))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a large model's answer says: the label, the record as JSON, or the text; or what is wrong with it."""
+
+    value: str = ""
+    problem: str = ""
+
+
+def read(task: Task, said: str) -> Reply:
+    """Check an answer against the labels or the schema of a task."""
+    if task.kind == "generate":
+        return Reply(said) if said.strip() else Reply(problem="it is empty")
+    try:
+        plain = json.loads(_without_fence(said), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return Reply(problem="it is not JSON")
+    schema = answer_schema(task)
+    assert schema is not None, "generate and embed are answered elsewhere"
+    try:
+        _Validator(schema, format_checker=_FORMATS).validate(plain)
+    except ValidationError as error:
+        where = "/".join(str(part) for part in error.absolute_path)
+        return Reply(problem=f"{where or 'the answer'} breaks the rule {error.validator!r}"[:300])
+    if task.kind == "classify":
+        return Reply(plain[_KEY])
+    return Reply(json.dumps(plain, ensure_ascii=False))
+
+
+_OPENINGS: Mapping[str, str] = {
+    "classify": "You choose one label for each text. Choose the one that fits best.",
+    "extract": "You find values in texts and write them into a record. Take only what the text says.",
+    "generate": "",
+    "embed": "",
+}
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _own_words(task: Task) -> str:
+    """Return what the task's prompt says before the input: instructions, or examples."""
+    before = task.prompt.template.partition("{input}")[0].strip()
+    return "\n\n".join(part for part in (task.prompt.system.strip(), before) if part)
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _without_fence(said: str) -> str:
+    """Return what stands inside a Markdown fence, which many models put around JSON."""
+    text = said.strip()[:ANSWER_CHARACTERS_MAX]
+    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
+        return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
+    return text
+
+
+def _pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Any:
+    """Match in bounded time: the answer is hostile, and the pattern may be of a kind that Python's takes ages for."""
+    if isinstance(instance, str) and not re2.search(pattern, instance):
+        yield ValidationError(f"{pattern!r} does not match")
+
+
+_FORMATS = FormatChecker(formats=())
+_Validator = extend(Draft202012Validator, {"pattern": _pattern})
+
+
+def _is_format(name: str) -> Callable[[object], bool]:
+    matches = re2.compile(record_schema.FORMATS[name]).search
+    return lambda value: not isinstance(value, str) or matches(value) is not None
+
+
+for _name in record_schema.FORMATS:
+    _FORMATS.checks(_name)(_is_format(_name))

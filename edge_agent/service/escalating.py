@@ -1,0 +1,199 @@
+"""One input on its way between the local model and the large one: what the policy decides is done here.
+
+The caller's deadline is never given away: the large model gets what is left of it but MARGIN_SECONDS, and then the
+local answer stands. Nothing leaves before it was redacted, and what comes back is checked, mended once if need be, and
+has its values put back in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import structlog
+
+from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
+from edge_agent.examples.redact.redactor import Redaction
+from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.plan import Mode
+from edge_agent.routing import policy, question
+from edge_agent.routing.policy import Asked, Decision, Reason, Wish
+from edge_agent.routing.question import Question
+from edge_agent.service import answers
+from edge_agent.service.answers import Finished, Said
+from edge_agent.service.upstream import Finish, Link
+from edge_agent.store.state import InstalledBundle
+
+log = structlog.get_logger("edge_agent.service")
+
+TRIES_MAX = 2
+PLACEHOLDER_CHARACTERS_MAX = 64
+MARGIN_SECONDS = 0.1
+"""Kept back of the caller's time, for the local answer to be written and read."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the servicers are handed of other rooms."""
+
+    link: Link
+    mode: Callable[[str], Mode]
+    """Of a task, as the plan, the operator or agent.yaml says."""
+    redact: Callable[[], Redaction]
+
+
+class Input(NamedTuple):
+    """One input; its deadline is on the event loop's clock."""
+
+    text: str
+    bundle: InstalledBundle
+    deadline: float
+
+
+class Escalation:
+    """See the module."""
+
+    def __init__(self, around: Around) -> None:
+        """Ask over that link."""
+        self._around = around
+
+    def mode(self, manifest: Manifest) -> Mode:
+        """Return the mode of a task; without a model of its own it can be in no other than bootstrap."""
+        return "bootstrap" if manifest.runtime == "upstream" else self._around.mode(manifest.task.name)
+
+    def asked(self, manifest: Manifest, wish: Wish, deadline: float) -> Asked:
+        """Say how things stand for a task and a caller with that deadline, on the event loop's clock."""
+        seconds_left = deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
+        blocked = policy.blocked(self._around.link.standing(manifest.task.name), seconds_left)
+        return Asked(self.mode(manifest), wish, blocked)
+
+    async def answer(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
+        """Answer an input of a task whose local answers have a confidence.
+
+        Raises:
+            EdgeAgentError: the local model failed, and no other has answered.
+        """
+        if asked.mode == "bootstrap":
+            return await self._alone(item, asked)
+        if policy.first(asked) is not None:
+            return await self._beside(item, asked, local)
+        finished = await local()
+        decision = answers.judge(finished, asked)
+        if decision.route != "upstream":
+            return finished._replace(decision=decision)
+        said = await self._said(item)
+        if isinstance(said, Reason):
+            return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
+        return finished._replace(decision=decision, said=said)
+
+    async def writing(self, item: Input) -> AsyncGenerator[str | Said, None]:
+        """Let the large model write a text; yield its pieces, and at last what it took.
+
+        Raises:
+            EdgeAgentError: there is no text, or no whole one.
+        """
+        began, redaction = time.monotonic(), self._around.redact()
+        wanted, held, parts = self._question(item, redaction), "", list[str]()
+        async with contextlib.aclosing(self._around.link.ask(wanted, _seconds(item))) as events:
+            async for event in events:
+                # A placeholder may come in pieces: what may still become one is held back.
+                whole, held = (held, "") if isinstance(event, Finish) else _split(held + event)
+                if whole:
+                    parts.append(redaction.restore(whole))
+                    yield parts[-1]
+                if isinstance(event, Finish):
+                    yield Said("".join(parts), event.model, 1000 * (time.monotonic() - began), event.complete)
+
+    async def _alone(self, item: Input, asked: Asked) -> Finished:
+        """Let the large model answer where there is no local one, or nobody."""
+        decision = policy.first(asked)
+        assert decision is not None, "bootstrap is decided before anybody is asked"
+        said = await self._said(item) if decision.route == "upstream" else None
+        if isinstance(said, Reason):
+            return answers.unasked(*item[:2], policy.first(policy.failed(asked, said)) or decision, None)
+        return answers.unasked(*item[:2], decision, said)
+
+    async def _beside(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
+        """Let both answer, for comparison; the large one's answer is given."""
+        computing = asyncio.ensure_future(local())
+        try:
+            said = await self._said(item)
+            finished = await computing
+        except EdgeAgentError as error:
+            if isinstance(said, Reason):
+                raise
+            return answers.unasked(*item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=(error.reason,)), said)
+        finally:
+            computing.cancel()
+        if isinstance(said, Reason):
+            return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
+        graded = answers.judge(finished, policy.failed(asked))
+        shadow = Decision("upstream", Reason.MODE_SHADOW, graded.threshold, graded.below_threshold)
+        return finished._replace(decision=shadow, said=said)
+
+    async def _said(self, item: Input) -> Said | Reason:
+        """Ask the large model, and once more when its answer cannot be used; return why there is none."""
+        began, redaction, task = time.monotonic(), self._around.redact(), item.bundle.manifest.task
+        wanted = self._question(item, redaction)
+        try:
+            for _ in range(TRIES_MAX):
+                written, finish = await self._whole(wanted, _seconds(item))
+                reply = question.read(task, written)
+                if not reply.problem:
+                    value = _restored(reply.value, item.bundle.manifest, redaction)
+                    return Said(value, finish.model, 1000 * (time.monotonic() - began))
+                wanted = wanted.repaired(written, reply.problem)
+        except UpstreamBusy:
+            return Reason.UPSTREAM_BUSY
+        except EdgeAgentError as error:
+            log.info("escalation_failed", task=task.name, reason=error.reason, message=error.message)
+        return Reason.UPSTREAM_FAILED
+
+    def _question(self, item: Input, redaction: Redaction) -> Question:
+        return question.question(item.bundle.manifest, redaction.text(item.text))
+
+    async def _whole(self, wanted: Question, seconds: float) -> tuple[str, Finish]:
+        parts: list[str] = []
+        async with contextlib.aclosing(self._around.link.ask(wanted, seconds)) as events:
+            async for event in events:
+                if isinstance(event, Finish):
+                    return "".join(parts), event
+                parts.append(event)
+        raise UpstreamFailed("the large model gave no whole answer")
+
+
+def _seconds(item: Input) -> float:
+    seconds = item.deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
+    if seconds <= 0:
+        raise UpstreamFailed("no time is left for the large model")
+    return seconds
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Cut off what may be the beginning of a placeholder."""
+    at = text.rfind("[")
+    held = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
+    return (text[:at], text[at:]) if held else (text, "")
+
+
+def _restored(value: str, manifest: Manifest, redaction: Redaction) -> str:
+    """Put personal data back into a record or a text; a label has none."""
+    kind = manifest.task.kind
+    if kind == "extract":
+        return json.dumps(_each(json.loads(value), redaction), ensure_ascii=False)
+    return redaction.restore(value) if kind == "generate" else value
+
+
+def _each(value: Any, redaction: Redaction) -> Any:
+    if isinstance(value, str):
+        return redaction.restore(value)
+    if isinstance(value, list):
+        return [_each(each, redaction) for each in value]
+    if isinstance(value, dict):
+        return {key: _each(each, redaction) for key, each in value.items()}
+    return value

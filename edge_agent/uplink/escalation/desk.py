@@ -1,0 +1,228 @@
+"""Takes questions for the large model, keeps the caps, and knows at any time whether it is worth asking.
+
+A question passes three gates, all known beforehand and told to whoever watches: the large model is online, fewer
+questions than `calls_max` are under way, and both caps leave room for the dearest answer. What cannot be asked is
+refused at once. While the large model is offline, only `run` tries whether it is there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import statistics
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+
+import structlog
+
+from edge_agent.config import EscalationConfig
+from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
+from edge_agent.uplink import connectivity
+from edge_agent.uplink.connectivity import Backoff
+from edge_agent.uplink.escalation import retrying
+from edge_agent.uplink.escalation.large_model import Ended, LargeModel, Question, TooBusy
+from edge_agent.uplink.escalation.purse import Purse
+from edge_agent.uplink.escalation.retrying import Throttle
+
+log = structlog.get_logger("edge_agent.uplink")
+
+REMEMBERED, REMEMBERED_SECONDS = 64, 300.0
+"""Answers that the usual time is taken from: a server that was slow gets another chance when these are forgotten."""
+USUAL_TOKENS = (1000, 200)
+"""Of a question and its answer, for telling whether the caps leave room for one more."""
+TICK_SECONDS = 1.0
+SOFT_FAILURES_MAX = 3
+"""Broken answers in a row after which the large model counts as offline; who cannot be reached does at once."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The end of an answer, and its price in millionths."""
+
+    ended: Ended
+    cost_micros: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What whoever asks knows before."""
+
+    online: bool
+    affordable: bool
+    free: bool
+    usual_ms: float
+    problem: EdgeAgentError | None
+
+
+@dataclass
+class _Question:
+    """One question under way."""
+
+    asked: Question
+    start: float
+    cost: int
+    """What it takes to be paid, in millionths, as things stand."""
+
+
+class Desk:
+    """See the module. One event loop owns it."""
+
+    def __init__(self, config: EscalationConfig, model: LargeModel, purse: Purse) -> None:
+        """Begin; whether anybody is there is not known before `run` has tried."""
+        self._config, self._model, self.purse = config, model, purse
+        self._hard = Backoff(config.retry_seconds_first, config.retry_seconds_max, failures_max=1)
+        self._soft = Backoff(config.retry_seconds_first, config.retry_seconds_max, SOFT_FAILURES_MAX)
+        self._link = connectivity.start(time.monotonic())
+        self._problem: EdgeAgentError | None = None
+        self._under_way = 0
+        self._throttle = Throttle()
+        self._took: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+        self._watchers: set[asyncio.Event] = set()
+
+    def standing(self) -> Standing:
+        """Say whether it is worth asking."""
+        since = time.monotonic() - REMEMBERED_SECONDS
+        seconds = [took for at, took in self._took if at > since]
+        return Standing(
+            online=self._link.state == "online",
+            affordable=self.purse.affords(*USUAL_TOKENS),
+            free=self._under_way < self._config.calls_max,
+            usual_ms=1000 * statistics.median(seconds) if seconds else 0.0,
+            problem=self._problem,
+        )
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[asyncio.Event]:
+        """Yield an event that is set whenever the standing may be another."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            yield changed
+        finally:
+            self._watchers.discard(changed)
+
+    async def run(self) -> None:
+        """Look for the large model whenever its pause is over, until cancelled."""
+        while True:
+            self._link = connectivity.tick(self._link, time.monotonic())
+            if self._link.state == "probing":
+                await self._probe()
+            self._tell()  # another day has other caps
+            left = self._link.retry_at - time.monotonic() if self._link.state == "offline" else TICK_SECONDS
+            await asyncio.sleep(min(max(left, 0.0), TICK_SECONDS))
+
+    async def ask(self, question: Question, seconds: float) -> AsyncGenerator[str | Answered, None]:
+        """Ask, for that long at most; yield the pieces of the answer and its end.
+
+        Raises:
+            UpstreamBusy, UpstreamUnreachable, UpstreamFailed, UpstreamRefused, UpstreamMissing: it was not asked, or
+                gave no whole answer.
+            DiskFull, ExchangeDirUnusable: its price could not be set aside, so it was not asked.
+        """
+        self._admit(question)
+        reserved = self.purse.reserve(question.input_tokens_max, question.output_tokens_max)
+        under_way = _Question(question, time.monotonic(), reserved.micros)
+        self._under_way += 1
+        self._tell()
+        try:
+            async with contextlib.aclosing(self._answer(under_way, seconds)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._under_way -= 1
+            with contextlib.suppress(SiteError):  # then what was set aside stays spent
+                self.purse.settle(reserved, under_way.cost)
+            self._tell()
+
+    def _admit(self, question: Question) -> None:
+        standing = self.standing()
+        if not standing.online:
+            raise standing.problem or UpstreamUnreachable("the large model was not reached yet")
+        if not standing.free:
+            raise UpstreamBusy(f"{self._under_way} questions are under way; the limit is {self._config.calls_max}")
+        if not self.purse.affords(question.input_tokens_max, question.output_tokens_max):
+            raise UpstreamBusy("the cap of the day or the month leaves no room for this question")
+
+    async def _answer(self, under_way: _Question, seconds: float) -> AsyncGenerator[str | Answered, None]:
+        ended = False
+        try:
+            async with asyncio.timeout(min(seconds, self._config.seconds_max)):
+                async for event in self._tried(under_way):
+                    ended = isinstance(event, Answered)
+                    yield event
+        except TimeoutError:
+            self._learn(UpstreamUnreachable("the large model took longer than there was time"), self._soft)
+            raise UpstreamUnreachable("the large model took longer than there was time") from None
+        except TooBusy as error:
+            under_way.cost = 0
+            self._learn(error, self._hard, retrying.pause(error.retry_after, 0.0))
+            raise
+        except UpstreamFailed as error:
+            self._learn(error, self._soft)
+            raise
+        except EdgeAgentError as error:
+            under_way.cost = 0  # it never came to an answer
+            self._learn(error, self._hard)
+            raise
+        finally:
+            if not ended:
+                self._took.append((time.monotonic(), time.monotonic() - under_way.start))
+
+    async def _tried(self, under_way: _Question) -> AsyncIterator[str | Answered]:
+        """Ask, and once more when the server was too busy and the throttle has room."""
+        try:
+            async with self._model.answering(under_way.asked) as events:
+                async for event in self._priced(under_way, events):
+                    yield event
+                return
+        except TooBusy as error:
+            if not self._throttle.allows():
+                raise
+            self._throttle = self._throttle.retried()
+            await asyncio.sleep(retrying.pause(error.retry_after, random.random()))  # noqa: S311 - no secret
+        async with self._model.answering(under_way.asked) as events:
+            async for event in self._priced(under_way, events):
+                yield event
+
+    async def _priced(self, under_way: _Question, events: AsyncIterator[str | Ended]) -> AsyncIterator[str | Answered]:
+        async for event in events:
+            if isinstance(event, Ended):
+                under_way.cost = self.purse.prices.of(event.input_tokens, event.output_tokens)
+                self._succeeded(time.monotonic() - under_way.start)
+                yield Answered(event, under_way.cost)
+            else:
+                yield event
+
+    async def _probe(self) -> None:
+        try:
+            await self._model.reachable()
+        except EdgeAgentError as error:
+            self._learn(error, self._hard)
+        else:
+            self._online()
+
+    def _succeeded(self, seconds: float) -> None:
+        self._took.append((time.monotonic(), seconds))
+        self._throttle = self._throttle.succeeded()
+        self._online()
+
+    def _online(self) -> None:
+        if self._link.state != "online":
+            log.info("large_model_online", url=self._config.url, model=self._config.model)
+        self._link, self._problem = connectivity.succeeded(self._link, time.monotonic()), None
+        self._tell()
+
+    def _learn(self, error: EdgeAgentError, backoff: Backoff, pause: float = 0.0) -> None:
+        now = time.monotonic()
+        link = connectivity.failed(self._link, now, backoff, random.random())  # noqa: S311 - no secret
+        self._link = replace(link, retry_at=max(link.retry_at, now + pause))
+        self._problem = error
+        log.warning("large_model_failed", reason=error.reason, message=error.message, state=link.state)
+        self._tell()
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed.set()

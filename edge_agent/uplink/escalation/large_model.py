@@ -1,0 +1,229 @@
+"""One question to a server that speaks the chat API of OpenAI: a stream of text, and then what it took.
+
+Everything that comes back is hostile until it was looked at elsewhere: here it is bounded, in bytes and in time. No
+redirect is followed, and nothing is asked twice by the library. Of the server's own words none leaves but the status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx2 as httpx
+import openai
+
+from edge_agent.config import EscalationConfig
+from edge_agent.errors import (
+    EdgeAgentError,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamMissing,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+
+BYTES_PER_TOKEN = 2
+"""How many bytes of text a token has at least, for reserving its price before the server counts."""
+_ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is tried again by itself."
+_REFUSED = (400, 404, 405, 410, 413, 415, 422)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked."""
+
+    turns: tuple[tuple[str, str], ...]
+    """Role and text, in order."""
+    schema: dict[str, Any] | None
+    """JSON schema of the answer; None = free text."""
+    output_tokens_max: int
+
+    @property
+    def input_tokens_max(self) -> int:
+        """More tokens than it has."""
+        return sum(len(text.encode()) // BYTES_PER_TOKEN + 16 for _, text in self.turns) + len(str(self.schema or ""))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of an answer."""
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    complete: bool
+
+
+class TooBusy(UpstreamBusy):
+    """The server has refused without working on it, and says when to come back."""
+
+    retry_after: str | None = None
+
+
+class LargeModel:
+    """One endpoint."""
+
+    def __init__(self, config: EscalationConfig, key: str) -> None:
+        """Prepare; nothing is asked yet."""
+        self._config = config
+        limits = httpx.Limits(max_connections=config.calls_max + 2)
+        timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
+        transport = _Bounded(config.answer_bytes_max, limits)
+        http = httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False)
+        self._client = openai.AsyncOpenAI(
+            base_url=config.url, api_key=key or "none", max_retries=0, http_client=http, timeout=timeout
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+    async def reachable(self) -> None:
+        """Ask for its models, which costs nothing.
+
+        Raises:
+            CapacityError, UpstreamRefused: nobody is there, or refuses the key.
+        """
+        try:
+            await self._client.models.list(timeout=self._config.connect_seconds_max)
+        except openai.OpenAIError as error:
+            problem = self._said(error)
+            if not isinstance(problem, UpstreamMissing):  # a server without that page is there all the same
+                raise problem from None
+
+    @asynccontextmanager
+    async def answering(self, question: Question) -> AsyncIterator[AsyncIterator[str | Ended]]:
+        """Ask; yield the pieces of the answer as they come, and at last its end.
+
+        Raises:
+            CapacityError, UpstreamRefused, UpstreamMissing: no answer, or not a whole one.
+        """
+        try:
+            stream = await self._client.chat.completions.create(**self._request(question))
+        except openai.OpenAIError as error:
+            raise self._said(error) from None
+        try:
+            yield self._pieces(cast(Any, stream), question)
+        finally:
+            await cast(Any, stream).close()
+
+    def _request(self, question: Question) -> Any:
+        plain: dict[str, Any] = {
+            "model": self._config.model,
+            "messages": [{"role": role, "content": text} for role, text in question.turns],
+            "temperature": 0.0,
+            "max_tokens": question.output_tokens_max,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if question.schema is not None:
+            format_ = {"name": "answer", "strict": True, "schema": question.schema}
+            plain["response_format"] = {"type": "json_schema", "json_schema": format_}
+        return plain
+
+    async def _pieces(self, stream: Any, question: Question) -> AsyncIterator[str | Ended]:
+        heard = _Heard(self._config.model)
+        try:
+            async for chunk in stream:
+                if text := heard.take(chunk):
+                    yield text
+        except openai.OpenAIError as error:
+            raise self._said(error) from None
+        except (httpx.HTTPError, ValueError, AttributeError, TypeError) as error:  # no JSON, or none of the API
+            raise self._broken(type(error).__name__) from None
+        if heard.finish is None:
+            raise self._broken("it stops in the middle")
+        counted = heard.usage or _Estimated(question.input_tokens_max, heard.bytes // BYTES_PER_TOKEN)
+        tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
+        yield Ended(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
+
+    def _said(self, error: openai.OpenAIError) -> EdgeAgentError:
+        """Turn an error of the library into ours: where, and the status; never the server's own words."""
+        where = self._config.url
+        if isinstance(error, openai.APIStatusError):
+            return self._status(error.status_code, error.response.headers.get("retry-after"))
+        if isinstance(error, openai.APIConnectionError):
+            why = type(error.__cause__ or error).__name__
+            return UpstreamUnreachable(f"the large model at {where} cannot be reached ({why})", remedy=_ENDPOINT)
+        return self._broken(type(error).__name__)
+
+    def _status(self, status: int, retry_after: str | None) -> EdgeAgentError:
+        where = self._config.url
+        if status in (401, 403):
+            remedy = "Give the uplink another key: the credential 'escalation', or 'credentials_file' in agent.yaml."
+            return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
+        if status in (429, 503):
+            said = f"the large model at {where} asks for patience (HTTP {status})"
+            busy = TooBusy(said, remedy="Nothing: it is tried again by itself, with longer pauses.")
+            busy.retry_after = retry_after
+            return busy
+        if status in _REFUSED:
+            said = f"{where} refuses the question for the model {self._config.model!r} (HTTP {status})"
+            return UpstreamMissing(said, remedy=_ENDPOINT)
+        return UpstreamFailed(f"the large model at {where} failed (HTTP {status})", remedy=_ENDPOINT)
+
+    def _broken(self, how: str) -> UpstreamFailed:
+        return UpstreamFailed(f"the large model at {self._config.url} gave no whole answer: {how}", remedy=_ENDPOINT)
+
+
+@dataclass
+class _Heard:
+    """What has come of one answer."""
+
+    model: str
+    bytes: int = 0
+    usage: Any = None
+    finish: str | None = None
+
+    def take(self, chunk: Any) -> str:
+        """Take a piece as the library read it; return its text."""
+        self.model, self.usage = chunk.model or self.model, chunk.usage or self.usage
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        self.finish = choice.finish_reason or self.finish
+        text = (choice.delta.content if choice.delta else None) or ""
+        self.bytes += len(text.encode())
+        return str(text)
+
+
+@dataclass(frozen=True)
+class _Estimated:
+    """What a server that does not count is taken to have used."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def _count(tokens: object) -> int:
+    return min(tokens, 2**31) if isinstance(tokens, int) and tokens >= 0 else 0
+
+
+class _Bounded(httpx.AsyncHTTPTransport):
+    """Ends an answer that has more bytes than may come."""
+
+    def __init__(self, bytes_max: int, limits: httpx.Limits) -> None:
+        super().__init__(limits=limits, retries=0)
+        self._bytes_max = bytes_max
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        response.stream = _Counted(cast(httpx.AsyncByteStream, response.stream), self._bytes_max)
+        return response
+
+
+class _Counted(httpx.AsyncByteStream):
+    def __init__(self, inner: httpx.AsyncByteStream, bytes_max: int) -> None:
+        self._inner, self._left = inner, bytes_max
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._inner:
+            self._left -= len(part)
+            if self._left < 0:
+                raise httpx.ReadError("more bytes than may come")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

@@ -1,0 +1,166 @@
+"""escalation.sock: the gRPC service through which serve asks.
+
+The socket is the permission: who may open it may ask, for the allowed tasks and within the caps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from edge_agent.config import Config, EscalationConfig
+from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
+from edge_agent.uplink.escalation.asked import failure_of, question_of
+from edge_agent.uplink.escalation.desk import Answered, Desk
+from edge_agent.uplink.escalation.large_model import LargeModel
+from edge_agent.uplink.escalation.purse import Purse
+from edge_agent.v1 import escalation_pb2 as pb
+from edge_agent.v1 import escalation_pb2_grpc
+
+MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+WATCHES_MAX = 4
+KEY_BYTES_MAX = 4096
+STOP_SECONDS = 1.0
+_KEY = "Write the key alone into the file, readable for the uplink's user."
+BUDGET = "UPSTREAM_BUDGET_SPENT"
+
+
+class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
+    """Translates; the desk decides."""
+
+    def __init__(self, config: EscalationConfig, desk: Desk) -> None:
+        """Serve questions of the allowed tasks."""
+        self._config, self._desk = config, desk
+        self._watches = 0
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> None:
+        """Say how things stand, now and at every change."""
+        if self._watches >= WATCHES_MAX:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watch already")
+        self._watches += 1
+        said = None
+        try:
+            with self._desk.watching() as changed:
+                while True:
+                    changed.clear()
+                    if (now := self._standing()) != said:
+                        said = now
+                        await context.write(now)
+                    await changed.wait()
+        finally:
+            self._watches -= 1
+
+    async def Ask(self, request: pb.AskRequest, context: Any) -> None:
+        """Ask one question."""
+        left = context.time_remaining()
+        try:
+            if request.task not in self._config.tasks:
+                raise InvalidRequest(f"task {request.task!r} is not in 'tasks' under 'escalation' in agent.yaml")
+            question = question_of(request, self._config.answer_tokens_max)
+            asking = self._desk.ask(question, self._config.seconds_max if left is None else left)
+            async with contextlib.aclosing(asking) as events:
+                async for event in events:
+                    await context.write(_message(event))
+        except EdgeAgentError as error:
+            await context.write(failure_of(error))
+
+    def _standing(self) -> pb.WatchResponse:
+        standing, purse = self._desk.standing(), self._desk.purse
+        problem = standing.problem
+        return pb.WatchResponse(
+            online=standing.online,
+            affordable=standing.affordable,
+            free=standing.free,
+            usual_ms=standing.usual_ms,
+            model=self._config.model,
+            problem_reason=problem.reason if problem else "" if standing.affordable else BUDGET,
+            problem=problem.message if problem else "",
+            day_micros=purse.spent.on(purse.today),
+            month_micros=purse.spent.in_month(purse.today),
+            day_micros_max=purse.caps.day_micros,
+            month_micros_max=purse.caps.month_micros,
+            tasks=self._config.tasks,
+        )
+
+
+def _message(event: str | Answered) -> pb.AskResponse:
+    if isinstance(event, str):
+        return pb.AskResponse(text=event)
+    ended = event.ended
+    return pb.AskResponse(
+        finish=pb.AskFinish(
+            model=ended.model,
+            input_tokens=ended.input_tokens,
+            output_tokens=ended.output_tokens,
+            cost_micros=event.cost_micros,
+            complete=ended.complete,
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def escalating(config: Config, now: Callable[[], float]) -> AsyncIterator[None]:
+    """Take questions inside the block.
+
+    Raises:
+        ConfigInvalid: its key cannot be read.
+        SocketInUse: something else stands at the socket's path.
+        StoreDamaged, ExchangeDirUnusable: what was spent cannot be read.
+    """
+    settings = config.escalation
+    model = LargeModel(settings, read_key(settings))
+    desk = Desk(settings, model, Purse(config.uplink_notes, settings, now))
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
+        maximum_concurrent_rpcs=settings.calls_max * 2 + WATCHES_MAX,
+    )
+    escalation_pb2_grpc.add_EscalationServiceServicer_to_server(EscalationServicer(settings, desk), server)
+    _bind(server, config.escalation_socket)
+    running = asyncio.create_task(desk.run())
+    await server.start()
+    try:
+        yield
+    finally:
+        running.cancel()
+        await server.stop(STOP_SECONDS)
+        await model.close()
+        config.escalation_socket.unlink(missing_ok=True)
+
+
+def _bind(server: grpc.aio.Server, path: Path) -> None:
+    """Bind where an earlier life may have left its socket: the lock of the notes says that none lives."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    mask = os.umask(0o117)  # its user and group, from the first moment
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError:
+        raise SocketInUse(f"cannot listen on {path}", path=path) from None
+    finally:
+        os.umask(mask)
+
+
+def read_key(config: EscalationConfig) -> str:
+    """Return the key; empty = the server needs none. Raises ConfigInvalid."""
+    if not config.credentials_file:
+        return ""
+    path = Path(config.credentials_file)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(KEY_BYTES_MAX + 1)
+        key = raw.decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise ConfigInvalid(f"escalation.credentials_file {path} cannot be read: {said}", remedy=_KEY) from None
+    if not key or len(raw) > KEY_BYTES_MAX or not key.isprintable() or " " in key:
+        raise ConfigInvalid(f"escalation.credentials_file {path} does not hold one key", remedy=_KEY)
+    return key

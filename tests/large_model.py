@@ -1,0 +1,142 @@
+"""A scripted oracle that speaks the chat API of OpenAI over real HTTP, streamed, and answers badly when it is told to.
+
+with LargeModel(lambda task, text: "refund") as oracle:
+    oracle.way = "429"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+KEY = "sk-oracle"
+WAYS = ("401", "404", "429", "500", "503", "prose", "wrong-label", "truncated", "huge", "stall", "cut", "html", "slow")
+
+
+class LargeModel:
+    """Answers with what `answer` makes of the user's text; as JSON `{"label": …}` where a schema asks for it."""
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self.answer = answer
+        self.way = "well"
+        self.repairs = True
+        """When asked again after a bad answer, give a good one."""
+        self.retry_after = "0"
+        self.seconds = 0.0
+        """What an answer takes."""
+        self.asked: list[dict[str, Any]] = []
+        self._released = threading.Event()
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not beyond the end of the test."""
+        self._released.wait(seconds)
+
+    def way_of(self, body: dict[str, Any]) -> str:
+        """Return how a request is answered: one that asks again may get a good answer."""
+        again = body["messages"][-2]["role"] == "assistant"
+        return "well" if again and self.repairs else self.way
+
+    def said(self, body: dict[str, Any], way: str) -> str:
+        """Return the answer to a request."""
+        text = next(turn["content"] for turn in body["messages"] if turn["role"] == "user")
+        if way == "prose":
+            return "I think that this is probably about money."
+        value = "no-such-label" if way == "wrong-label" else self.answer(text)
+        if body.get("response_format") is None or value.startswith("{"):
+            return value
+        return json.dumps({"label": value})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    owner: LargeModel
+
+    def do_GET(self) -> None:
+        self._plain(*((401, {}) if self._refused() else (200, {"object": "list", "data": []})))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._refused():
+            self._plain(401, {})
+            return
+        self.owner.asked.append(body)
+        self.owner.pause(self.owner.seconds)
+        if self.owner.way.isdigit():
+            self._plain(int(self.owner.way), {"error": {"message": "SECRET-OF-THE-SERVER"}})
+        elif self.owner.way == "html":
+            self._plain(200, "<html>log in</html>")
+        else:
+            with contextlib.suppress(OSError):
+                self._stream(body)
+
+    def _refused(self) -> bool:
+        return self.headers["Authorization"] != f"Bearer {KEY}" or self.owner.way == "401"
+
+    def _stream(self, body: dict[str, Any]) -> None:
+        way = self.owner.way_of(body)
+        said = self.owner.said(body, way)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        pieces = [said[at : at + 3] for at in range(0, len(said), 3)]
+        if way in ("truncated", "stall", "cut"):
+            pieces = pieces[: max(1, len(pieces) // 2)]
+        for piece in pieces:
+            self._event(body, {"content": piece}, None)
+        while way == "huge":
+            self._event(body, {"content": "x" * 10_000}, None)
+        if way == "stall":
+            self.owner.pause(60)
+        if way == "cut":
+            return
+        self._event(body, {}, "length" if way == "truncated" else "stop")
+        usage = {"prompt_tokens": 100, "completion_tokens": len(pieces), "total_tokens": 100 + len(pieces)}
+        self._data({**_chunk(body), "choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, body: dict[str, Any], delta: dict[str, str], finish: str | None) -> None:
+        self._data({**_chunk(body), "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+
+    def _data(self, plain: dict[str, Any]) -> None:
+        self.wfile.write(b"data: " + json.dumps(plain).encode() + b"\n\n")
+        self.wfile.flush()
+
+    def _plain(self, status: int, plain: Any) -> None:
+        content = plain.encode() if isinstance(plain, str) else json.dumps(plain).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html" if isinstance(plain, str) else "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Retry-After", self.owner.retry_after)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+def _chunk(body: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
