@@ -44,7 +44,7 @@ class LargeModel:
 
     def way_of(self, body: dict[str, Any]) -> str:
         """Return how a request is answered: one that asks again may get a good answer."""
-        again = body["messages"][-2]["role"] == "assistant"
+        again = any(turn["role"] == "assistant" for turn in body["messages"])
         return "well" if again and self.repairs else self.way
 
     def said(self, body: dict[str, Any], way: str) -> str:

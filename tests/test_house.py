@@ -20,14 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 # --- rooms ------------------------------------------------------------------------------------------------------------
 BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
-MIDDLE = {
-    "edge_agent.engine",
-    "edge_agent.engine.protocol",
-    "edge_agent.examples",
-    "edge_agent.routing",
-    "edge_agent.store",
-    "edge_agent.update",
-}
+MIDDLE = {f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "routing", "store", "update")}
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
     "edge_agent.errors": set(),

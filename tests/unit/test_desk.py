@@ -1,0 +1,157 @@
+"""The uplink's desk for questions: caps, places, retries and what is remembered, against a real server."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from edge_agent.config import EscalationConfig
+from edge_agent.errors import (
+    ConfigInvalid,
+    StoreDamaged,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamMissing,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from edge_agent.uplink.escalation.desk import Answered, Desk
+from edge_agent.uplink.escalation.large_model import LargeModel as Endpoint
+from edge_agent.uplink.escalation.large_model import Question, TooBusy
+from edge_agent.uplink.escalation.purse import Purse
+from edge_agent.uplink.escalation.server import read_key
+from tests.eventually import eventually
+from tests.large_model import KEY, LargeModel
+
+NOON = 1_795_694_400.0  # 2026-11-26 12:00 UTC
+QUESTION = Question((("user", "hi"),), None, 100)
+PRICES = {"input_token_price": 1.0, "output_token_price": 2.0}
+
+
+@pytest.fixture
+def oracle():
+    with LargeModel(lambda _: "hello there") as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def desk_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
+    """Open a desk and wait until it has seen the server."""
+    fast = {"retry_seconds_first": 0.01, "retry_seconds_max": 0.02}
+    config = EscalationConfig(url=oracle.url, model="m", tasks=("t",), **{**fast, **settings})
+    endpoint = Endpoint(config, key)
+    desk = Desk(config, endpoint, Purse(folder, config, now))
+    running = asyncio.create_task(desk.run())
+    try:
+        await eventually(lambda: desk.standing().online or desk.standing().problem is not None)
+        yield desk
+    finally:
+        running.cancel()
+        await endpoint.close()
+
+
+async def said(desk, question=QUESTION, seconds=5.0):
+    """Ask; return the text and the end."""
+    async with contextlib.aclosing(desk.ask(question, seconds)) as events:
+        parts = [event async for event in events]
+    return "".join(parts[:-1]), parts[-1]
+
+
+async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
+    """The price of the tokens that the server counted is on the disk afterwards, and no more."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        text, end = await said(desk)
+    assert ("hello there", 100 + 2 * 4) == (text, end.cost_micros)
+    assert {"2026-11-26": 108} == json.loads((tmp_path / "spending.json").read_text())["days"]
+    assert isinstance(end, Answered)
+
+
+async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
+    """The dearest answer must fit under the cap; what does not is not sent, and the next day is another."""
+    today = [NOON]
+    async with desk_for(oracle, tmp_path, lambda: today[0], day_cost_max=0.0004, **PRICES) as desk:
+        await said(desk)
+        while desk.purse.affords(QUESTION.input_tokens_max, 100):
+            await said(desk)
+        with pytest.raises(UpstreamBusy, match="cap of the day"):
+            await said(desk)
+        sent = len(oracle.asked)
+        assert sent * 108 <= 400
+        assert not desk.standing().affordable
+        today[0] += 86_400
+        await said(desk)
+    assert sent + 1 == len(oracle.asked)
+
+
+@pytest.mark.parametrize("way", ["stall", "cut"])
+async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
+    """Nobody knows what a broken answer cost: what was set aside stays spent."""
+    oracle.way = way
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
+            await said(desk, seconds=0.4)
+        assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
+
+
+@pytest.mark.parametrize(("way", "error"), [("429", TooBusy), ("404", UpstreamMissing), ("401", UpstreamRefused)])
+async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
+    """A server that did no work is owed nothing; its own words are shown to nobody."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        oracle.way = way
+        with pytest.raises(error) as raised:
+            await said(desk)
+        assert "SECRET" not in raised.value.message + raised.value.remedy
+        assert 0 == desk.purse.spent.on("2026-11-26")
+
+
+async def test_patience_is_tried_once(oracle, tmp_path):
+    """A question that was refused unworked is sent once more, and then the server is left alone."""
+    async with desk_for(oracle, tmp_path) as desk:
+        oracle.way = "503"
+        with pytest.raises(UpstreamBusy):
+            await said(desk)
+        assert 2 == len(oracle.asked)
+        assert isinstance(desk.standing().problem, UpstreamBusy)
+        oracle.way = "well"
+        await eventually(lambda: desk.standing().online)
+        assert "hello there" == (await said(desk))[0]
+
+
+async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
+    """Places are counted; a full desk says so beforehand, and a place is free again when its question ends."""
+    async with desk_for(oracle, tmp_path, calls_max=2) as desk:
+        oracle.seconds = 0.5
+        asking = [asyncio.create_task(said(desk)) for _ in range(2)]
+        await eventually(lambda: not desk.standing().free)
+        with pytest.raises(UpstreamBusy, match="2 questions are under way"):
+            await said(desk)
+        assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(*asking)]
+        assert desk.standing().free
+        assert desk.standing().usual_ms > 400
+
+
+async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
+    """The key is tried on what costs nothing; the problem says what to do."""
+    async with desk_for(oracle, tmp_path, key="sk-wrong") as desk:
+        assert isinstance(desk.standing().problem, UpstreamRefused)
+        with pytest.raises(UpstreamRefused, match="refuses the key"):
+            await said(desk)
+    assert [] == oracle.asked
+
+
+def test_a_damaged_purse_is_not_an_empty_one(tmp_path):
+    """What was spent is not forgotten because a file is broken: somebody has to look."""
+    (tmp_path / "spending.json").write_text("{}")
+    with pytest.raises(StoreDamaged, match="does not say what was spent"):
+        Purse(tmp_path, EscalationConfig(), lambda: NOON)
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"\xff\xfe", b"x" * 5000, b"a\nb"])
+def test_a_file_that_holds_no_key_is_refused(tmp_path, content):
+    """The key is one word of plain text; anything else is named, and not shown."""
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=r"escalation\.credentials_file") as raised:
+        read_key(EscalationConfig(credentials_file=str(path)))
+    assert "two words" not in raised.value.message

@@ -1,0 +1,111 @@
+"""One input between the local model and the large one: redaction, mending, time, and what fails."""
+
+import asyncio
+import json
+
+import pytest
+
+from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
+from edge_agent.examples.redact.redactor import Redactor
+from edge_agent.routing.policy import Asked, Reason, Upstream
+from edge_agent.service.answers import NOT_ASKED, Finished
+from edge_agent.service.escalating import Around, Escalation, Input
+from edge_agent.service.upstream import Finish
+from tests.unit.test_answers import finished
+
+GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
+END = Finish("big-1", 10, 5, 0, complete=True)
+SHADOW, HYBRID = Asked("shadow", "as_mode", None), Asked("hybrid", "as_mode", None)
+
+
+class Says:
+    """A way to a large model that says, to each question, the next of these; an error is raised."""
+
+    def __init__(self, *answers) -> None:
+        self.answers, self.asked = list(answers), []
+
+    def standing(self, task):
+        return GOOD
+
+    async def ask(self, question, seconds):
+        self.asked.append(question)
+        said = self.answers.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        for piece in said if isinstance(said, list) else [said]:
+            yield piece
+        yield END
+
+
+def item(done: Finished, text: str, seconds: float = 5.0) -> Input:
+    return Input(text, done.bundle, asyncio.get_running_loop().time() + seconds)
+
+
+async def answer(says, done, asked, text="hi", seconds=5.0):
+    """Answer an input whose local answer is `done`, or the error that it fails with."""
+    sample = done if isinstance(done, Finished) else finished("classify", scores=(0.2, 0.6, 0.2))
+
+    async def local() -> Finished:
+        if isinstance(done, Exception):
+            raise done
+        return done
+
+    escalation = Escalation(Around(says, lambda _: "hybrid", Redactor().start))
+    return await escalation.answer(item(sample, text, seconds), asked, local)
+
+
+UNSURE = finished("classify", scores=(0.2, 0.6, 0.2))
+
+
+async def test_personal_data_comes_back_into_a_record():
+    """What was replaced on the way out is put back into the record's values, quotes and all."""
+    done = finished("extract", confidence=0.1)
+    says = Says('{"product": ["[EMAIL_1]"], "price": ["[EMAIL_1] twice"]}')
+    given = await answer(says, done, HYBRID, "write to anna@example.org")
+    assert "anna" not in says.asked[0].turns[-1][1]
+    expected = {"product": ["anna@example.org"], "price": ["anna@example.org twice"]}
+    assert expected == json.loads(given.said.value)
+
+
+async def test_a_placeholder_in_pieces_comes_back_whole():
+    """In a stream a placeholder that was cut in two is put back, and nothing else is held for long."""
+    says = Says(["Dear [EM", "AIL_1], see [1", "] and [", "x"])
+    escalation = Escalation(Around(says, lambda _: "hybrid", Redactor().start))
+    written = escalation.writing(item(finished("generate"), "to anna@example.org"))
+    *pieces, end = [piece async for piece in written]
+    assert "Dear anna@example.org, see [1] and [x" == "".join(pieces) == end.value
+    assert "Dear " == pieces[0]
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        (["prose", "prose again"], Reason.UPSTREAM_FAILED),
+        ([UpstreamFailed("no")], Reason.UPSTREAM_FAILED),
+        ([UpstreamBusy("no")], Reason.UPSTREAM_BUSY),
+        (["prose", UpstreamBusy("no")], Reason.UPSTREAM_BUSY),
+    ],
+)
+async def test_what_fails_leaves_the_local_answer(answers, reason):
+    """After a second bad answer, or an error, the local answer stands with the reason."""
+    says = Says(*answers)
+    given = await answer(says, UNSURE, HYBRID)
+    assert ("local", reason, None) == (given.decision.route, given.decision.reason, given.said)
+    assert [] == says.answers
+
+
+async def test_who_has_no_time_is_not_sent():
+    """With nothing left but the margin, nobody is asked."""
+    says = Says('{"label": "stock"}')
+    given = await answer(says, UNSURE, HYBRID, seconds=0.05)
+    assert (Reason.UPSTREAM_FAILED, []) == (given.decision.reason, says.asked)
+
+
+async def test_in_shadow_either_may_fail():
+    """The one that is there is given; that the other failed is said. When both fail, the local error is."""
+    lost = await answer(Says('{"label": "stock"}'), EngineNotReady("loading"), SHADOW)
+    assert ("stock", NOT_ASKED, ("ENGINE_NOT_READY",)) == (lost.said.value, lost.answer, lost.decision.degraded)
+    alone = await answer(Says(UpstreamFailed("no")), UNSURE, SHADOW)
+    assert (None, "local") == (alone.said, alone.decision.route)
+    with pytest.raises(EngineNotReady):
+        await answer(Says(UpstreamFailed("no")), EngineNotReady("loading"), SHADOW)
