@@ -20,13 +20,22 @@ main() {
     fail 3 "this installer is for Linux on @MACHINE@, this machine is $(uname -s) on $(uname -m)" "Fetch the right one."
   fi
   find_python
-  work=$(mktemp -d "${TMPDIR:-/var/tmp}/edge-agent-setup.XXXXXX") || fail 3 "cannot write to ${TMPDIR:-/var/tmp}" "Set TMPDIR."
+  remove_leftovers "${TMPDIR:-/var/tmp}"
+  work=$(mktemp -d "${TMPDIR:-/var/tmp}/edge-agent-setup.$$.XXXXXX") || fail 3 "cannot write to ${TMPDIR:-/var/tmp}" "Set TMPDIR."
   trap 'rm -rf -- "$work"' EXIT
   trap 'exit 130' INT TERM HUP
   if ! tail -c +$((skip + 1)) -- "$0" | tar -x -o -C "$work" -f - common "python$version" 2>"$work/said"; then
     fail 3 "cannot unpack $0 into $work: $(tail -n 1 "$work/said")" "Free some space there, or set TMPDIR to another folder."
   fi
   "$python" -I "$work/common/setup.pyz" --payload "$work" "$@"
+}
+
+# remove_leftovers FOLDER: what was unpacked there by one that was killed; its process is in the name.
+remove_leftovers() {
+  for left in "$1"/edge-agent-setup.*.*; do
+    owner=${left#"$1/edge-agent-setup."}
+    if [ -d "$left" ] && [ ! -L "$left" ] && [ ! -d "/proc/${owner%%.*}" ]; then rm -rf -- "$left"; fi
+  done
 }
 
 digest() { sha256sum | cut -d ' ' -f 1; }

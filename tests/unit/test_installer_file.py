@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -88,6 +89,15 @@ def test_a_folder_without_room_is_named(file: Path):
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": PYTHON, "TMPDIR": "/proc"}
     done = subprocess.run(["sh", file], capture_output=True, text=True, env=environment, check=False)
     assert (3, True) == (done.returncode, "TMPDIR" in done.stderr)
+
+
+def test_what_a_killed_one_left_is_removed(file: Path):
+    """The folder of a process that is gone goes; the one of a process that runs stays."""
+    gone, running = (file.with_name(f"edge-agent-setup.{pid}.abcdef") for pid in (2**22 + 1, os.getpid()))
+    for folder in (gone, running):
+        (folder / "common").mkdir(parents=True)
+    assert 0 == run(file)[0]
+    assert {file, running} == set(file.parent.iterdir())
 
 
 def test_the_same_content_makes_the_same_file(file: Path, tmp_path: Path):
