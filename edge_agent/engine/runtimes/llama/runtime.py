@@ -20,7 +20,7 @@ from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Rows
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
-from edge_agent.engine.runtimes.llama.native import Model, check_file
+from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Scheduler
@@ -42,6 +42,7 @@ class LlamaRuntime:
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
         self.device = "cpu"
+        ERRORS.install()  # before anything speaks: the daemon's log is JSON
         backends.load()
         self._cpu_variant = backends.cpu_variant()
         self._loaded = False
