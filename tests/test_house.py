@@ -182,8 +182,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
     "edge_agent.errors",
-    *(f"edge_agent.doctor.{name}" for name in ("examples", "files", "findings", "machine", "program", "serving")),
-    *(f"edge_agent.doctor.{name}" for name in ("settings", "sockets", "state", "units", "updates", "uplink")),
+    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "files", "findings", "machine")),
+    *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
+    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink")),
     "edge_agent.support.redact",
     "edge_agent.engine.waiting",
     "edge_agent.engine.restart",

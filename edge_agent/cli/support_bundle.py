@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.text import Text
 
 from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import err, out, print_trimmed, table
@@ -85,4 +86,4 @@ def show(console: Console, parts: list[Part]) -> None:
     console.print("Not in it: inputs, answers, examples, keys, credentials.")
     for part in parts:
         if not part.content:
-            console.print(f"left out: {part.name}: {part.why}", soft_wrap=True, style="dim")
+            print_trimmed(console, Text(f"left out: {part.name}: {part.why}", style="dim"))

@@ -6,8 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.doctor import examples, machine, program, serving, settings, sockets, state, units, updates, uplink
+from edge_agent.doctor import (
+    certificates,
+    examples,
+    machine,
+    program,
+    serving,
+    settings,
+    sockets,
+    state,
+    units,
+    updates,
+    uplink,
+)
 from edge_agent.doctor.findings import Check, Finding, Unseen
+from edge_agent.doctor.probes import certificates as look_certificates
 from edge_agent.doctor.probes import examples as look_examples
 from edge_agent.doctor.probes import machine as look_machine
 from edge_agent.doctor.probes import program as look_program
@@ -66,6 +79,7 @@ LOOKS = (
     Look((state.EXCHANGE,), look_state.exchange, state.exchange),
     Look((sockets.SOCKET, sockets.GROUP), look_sockets.sockets, sockets.sockets),
     Look((sockets.PORT, sockets.PLAIN_TCP), look_sockets.ports, sockets.ports),
+    Look((certificates.CERTIFICATE,), look_certificates.tls, certificates.certificates),
     Look(
         (
             serving.DAEMON,

@@ -200,7 +200,7 @@ class Exchanged:
         return f"sudo chgrp {self.group} {self.folder.path} && sudo chmod {self.mode:o} {self.folder.path}"
 
 
-_REMAKE = "sudo systemd-tmpfiles --create edge-agent.conf"
+_REMAKE = "sudo systemd-tmpfiles --create"
 _EXCHANGE: tuple[Case[Exchanged], ...] = (
     Case(
         "fault",

@@ -20,7 +20,7 @@ REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 KEYS = re.compile(
     "again_in_seconds|address|at|audit|bundle|bytes|certificate|client|code|count|detail|device|digest|engine|error|event"
-    "|expires_at|file|how|in_flight|level|limit|listener|message|method|name|new|peer|pid|port|reason|repository|role"
+    "|expires_at|file|how|in_flight|level|limit|listener|message|method|name|needed|new|peer|pid|port|reason|remedy|repository|role"
     "|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"
     "|upstream|url|version|why|about|problem"
 )

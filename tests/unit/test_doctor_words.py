@@ -7,7 +7,19 @@ from types import ModuleType
 import pytest
 
 from edge_agent.client import BundleRef, TaskUpdate
-from edge_agent.doctor import examples, machine, program, serving, settings, sockets, state, units, updates, uplink
+from edge_agent.doctor import (
+    certificates,
+    examples,
+    machine,
+    program,
+    serving,
+    settings,
+    sockets,
+    state,
+    units,
+    updates,
+    uplink,
+)
 from edge_agent.doctor.examine import CHECKS, LOOKS
 from edge_agent.doctor.examples import ExamplesFacts
 from edge_agent.doctor.files import ENTER, READ, WRITE
@@ -24,6 +36,7 @@ from edge_agent.doctor.uplink import Trouble, UplinkFacts
 from tests.doctor_cases import DAEMON, DAY, UPLINK, file
 
 MODULES: tuple[ModuleType, ...] = (
+    certificates,
     examples,
     machine,
     program,

@@ -14,7 +14,7 @@ from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.settings import ConfigFacts, EnrolmentFacts, KeyFacts, Reader, RootFacts, Secret
 
 _KEY_BEGIN = b"-----BEGIN PRIVATE KEY-----"
-_SEALED, _PLAIN = "etc/credstore.encrypted/edge-agent-{name}.cred", "etc/credstore/edge-agent-{name}"
+_SEALED, _PLAIN = "etc/credstore.encrypted/edge-agent-{name}.cred", "etc/credstore/edge-agent-{name}.cred"
 
 
 def config(case: Case) -> ConfigFacts:

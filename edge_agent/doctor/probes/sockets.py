@@ -61,7 +61,16 @@ def _port(case: Case, key: str, address: str) -> Port:
     name = text(Path(f"/proc/{pid}/comm")).strip() if pid else ""
     daemon = case.answering.pid
     ours = pid == daemon if pid and daemon else (False if taken and not daemon else None)
-    return Port(key, address, taken, f"{name}, pid {pid}" if pid else "", ours, bool(daemon), local)
+    # What a refused agent.yaml says of ports is not known, and a daemon that hangs may have any of them open.
+    return Port(
+        key,
+        address,
+        taken,
+        f"{name}, pid {pid}" if pid else "",
+        ours,
+        case.status is not None and not case.place.problem,
+        local,
+    )
 
 
 def _taken(host: str, port: int) -> tuple[bool, bool]:
