@@ -67,16 +67,16 @@ class Daemon:
         self._link, modes = Link(config), tasks.TaskModes(config, store)
         around = tasks.around(self._engines, self._activation, self._update_changed, modes.plan)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
-        self._revision = 0
+        self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
         self._collection = Collection(config, self._surroundings())
-        self._counts = Counts()
         escalation = Escalation(Around(self._link, modes.of, self._collection.redaction))
         admin = AdminServicer(
             Operated(
                 activation=self._activation,
                 engines=self._engines,
                 collection=self._collection,
+                counts=self._counts,
                 updater=self._updater,
                 escalation=escalation,
                 link=self._link,

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -61,7 +61,7 @@ def print_facts(console: Console, facts: Mapping[str, str]) -> None:
     print_trimmed(console, grid)
 
 
-def print_trimmed(console: Console, thing: Table | Text | str) -> None:
+def print_trimmed(console: Console, thing: RenderableType) -> None:
     """Print something without the spaces that rich leaves at the ends of its lines."""
     with console.capture() as captured:
         console.print(thing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,20 +13,27 @@ from rich.text import Text
 from edge_agent.cli import large_model
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
+from edge_agent.cli.styles import LINK_STYLES, STATE_STYLES, UPDATE_STYLES, duration
+from edge_agent.cli.watch import watch
 from edge_agent.client import ExamplesStatus, Status, UpdatesStatus, UplinkStatus
 
 # Counters of examples that an operator should see even when all is well again.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
-_UPDATE_STYLES = {"DONE": "green", "FAILED": "bold red", "ROLLED_BACK": "bold red", "HELD": "yellow"}
-_LINK_STYLES = {"ONLINE": "green", "PROBING": "yellow", "OFFLINE": "red", "SILENT": "bold red"}
-_STATE_STYLES = {"READY": "green", "FAILED": "bold red", "BACKING_OFF": "red"}
 
 
-def run(ctx: typer.Context, as_json: AsJson = False) -> None:
+Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, with rates, until Ctrl-C.")]
+
+
+def run(ctx: typer.Context, as_json: AsJson = False, watching: Watch = False) -> None:
     """Show the tasks, the engines behind them, and what needs attention.
 
     Example: [bold]edge-agent status --json | jq '.tasks\\[].ready'[/bold]
     """
+    if watching and as_json:
+        raise typer.BadParameter("not together with --json", param_hint="--watch")
+    if watching:
+        watch(site_of(ctx), out())
+        return
     with site_of(ctx).admin() as admin:
         status = admin.status()
     if as_json:
@@ -39,7 +47,7 @@ def show(console: Console, status: Status, now: datetime) -> None:
     state = "serving" if status.serving else "draining"
     print_trimmed(
         console,
-        f"edge-agent {status.agent_version} is {state}, up {_duration((now - status.start_time).total_seconds())};"
+        f"edge-agent {status.agent_version} is {state}, up {duration((now - status.start_time).total_seconds())};"
         f" memory {decimal(status.resident_bytes)} beside its engines;"
         f" store {decimal(status.store_bytes)}, {decimal(status.disk_free_bytes)} free",
     )
@@ -111,8 +119,8 @@ def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> No
             task.active.version if task.active else "-",
             task.previous.version if task.previous else "-",
             task.candidate.version,
-            Text(task.state.lower().replace("_", " "), style=_UPDATE_STYLES.get(task.state, "")),
-            _duration((now - task.since).total_seconds()),
+            Text(task.state.lower().replace("_", " "), style=UPDATE_STYLES.get(task.state, "")),
+            duration((now - task.since).total_seconds()),
             task.message or task.reason or "-",
         )
     print_trimmed(console, made)
@@ -126,7 +134,7 @@ def _show_engines(console: Console, status: Status) -> None:
     for engine in status.engines:
         engines.add_row(
             engine.name,
-            Text(engine.state.lower(), style=_STATE_STYLES.get(engine.state, "")),
+            Text(engine.state.lower(), style=STATE_STYLES.get(engine.state, "")),
             Text(engine.device or "-", style="yellow" if engine.shortfall else ""),
             str(engine.pid or "-"),
             decimal(engine.resident_bytes),
@@ -138,15 +146,6 @@ def _show_engines(console: Console, status: Status) -> None:
     for engine in status.engines:
         if engine.problem:
             print_trimmed(console, Text.assemble((f"{engine.name}: ", "red"), engine.problem))
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{max(0, int(seconds))} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
 
 
 def _show_examples(console: Console, examples: ExamplesStatus) -> None:
@@ -166,13 +165,13 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
 def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
     """Say what is known of the way to the centre and from it, and what is in the way."""
     where = f" to {uplink.upstream}" if uplink.upstream else ""
-    said = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), _LINK_STYLES.get(uplink.state, "")))
+    said = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
     if uplink.since and uplink.state != "SILENT":
-        said.append(f" for {_duration((now - uplink.since).total_seconds())}")
+        said.append(f" for {duration((now - uplink.since).total_seconds())}")
     if uplink.last_contact:
-        said.append(f", last contact {_duration((now - uplink.last_contact).total_seconds())} ago")
+        said.append(f", last contact {duration((now - uplink.last_contact).total_seconds())} ago")
     if uplink.retry_at and uplink.state == "OFFLINE":
-        said.append(f", tried again in {_duration((uplink.retry_at - now).total_seconds())}")
+        said.append(f", tried again in {duration((uplink.retry_at - now).total_seconds())}")
     print_trimmed(console, said)
     waiting = f"{_counted(uplink.waiting_segments, 'segment')}, {decimal(uplink.waiting_bytes)}"
     print_trimmed(console, f"waiting to go up: {waiting}")

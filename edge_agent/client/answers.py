@@ -163,6 +163,10 @@ class Engine:
     device: str
     details: dict[str, str]
     """The model, its threads, how the child is confined."""
+    running: int = 0
+    """Inputs that it computes now."""
+    running_max: int = 0
+    """Inputs that it computes together at most; 0 from a daemon that does not say."""
     fallback: str = ""
     """Why it is not the device that is wanted; empty = it is."""
     partial: str = ""
@@ -172,6 +176,34 @@ class Engine:
     def shortfall(self) -> str:
         """What is wanting of the device; empty = nothing."""
         return self.fallback or self.partial
+
+
+@dataclass(frozen=True)
+class Durations:
+    """How long something took, how often."""
+
+    bounds_seconds: tuple[float, ...]
+    counts: tuple[int, ...]
+    """Of each bound how often it was the next above; the last one, above all of them."""
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """What came of the inputs of a task since the daemon started."""
+
+    task: str
+    """Empty = tasks that are not installed."""
+    answers: dict[str, int]
+    """By route: local, abstained."""
+    errors: dict[str, int]
+    """By reason."""
+    graded: int
+    """Answers with a confidence."""
+    below_threshold: int
+    output_tokens: int
+    queue: Durations
+    total: Durations
 
 
 @dataclass(frozen=True)
@@ -398,3 +430,4 @@ class Status:
     """None where none is configured."""
     large_model: LargeModel | None = None
     """None where none is configured."""
+    counts: tuple[TaskCounts, ...] = ()

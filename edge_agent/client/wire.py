@@ -14,6 +14,7 @@ from edge_agent.client.answers import (
     Bundle,
     BundleRef,
     Classification,
+    Durations,
     Embedding,
     Engine,
     Entity,
@@ -26,6 +27,7 @@ from edge_agent.client.answers import (
     Prediction,
     Status,
     Task,
+    TaskCounts,
     TaskUpdate,
     Timings,
     UpdatesStatus,
@@ -238,7 +240,26 @@ def _engine(message: admin_pb2.Engine) -> Engine:
         details=dict(message.details),
         fallback=message.fallback,
         partial=message.partial,
+        running=message.running,
+        running_max=message.running_max,
     )
+
+
+def _counts(message: admin_pb2.TaskCounts) -> TaskCounts:
+    return TaskCounts(
+        task=message.task,
+        answers=dict(message.answers),
+        errors=dict(message.errors),
+        graded=message.graded,
+        below_threshold=message.below_threshold,
+        output_tokens=message.output_tokens,
+        queue=_durations(message.queue),
+        total=_durations(message.total),
+    )
+
+
+def _durations(message: admin_pb2.Durations) -> Durations:
+    return Durations(tuple(message.bounds_seconds), tuple(message.counts), message.total_seconds)
 
 
 def status(message: admin_pb2.GetStatusResponse) -> Status:
@@ -256,6 +277,7 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         examples=_examples(message.examples) if message.HasField("examples") else None,
         updates=updates(message),
         uplink=_uplink(message.uplink) if message.HasField("uplink") else None,
+        counts=tuple(map(_counts, message.counts)),
         large_model=_large_model(message.escalation) if message.HasField("escalation") else None,
     )
 

@@ -78,6 +78,10 @@ TASKS = (
 )
 ENGINES = (
     *_table(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty before the first load."),
+    *_table(
+        ("engine", "reason"),
+        "engine_device_shortfall g 1 where it computes elsewhere than is wanted: DEVICE_FALLBACK, DEVICE_PARTIAL.",
+    ),
     *_table(("engine", "state"), "engine_state g 1 for the state it is in: starting, ready, backing off, failed."),
     *_table(
         ("engine",),

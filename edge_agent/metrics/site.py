@@ -169,6 +169,8 @@ def _engine(engine: EngineStatus) -> Iterator[Sample]:
     name = (engine.name,)
     yield Sample("engine_info", 1, (engine.name, engine.runtime, engine.device))
     yield Sample("engine_state", 1, (engine.name, engine.state.value))
+    for reason in engine.shortfalls:
+        yield Sample("engine_device_shortfall", 1, (engine.name, reason))
     numbers = {
         "up": engine.state is State.READY,
         "device_short": bool(engine.shortfalls),

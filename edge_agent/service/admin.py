@@ -16,6 +16,7 @@ from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest
 from edge_agent.examples.collection import Collection
 from edge_agent.formats.plan import Mode
+from edge_agent.metrics.counting import Counts
 from edge_agent.service import guard, messages
 from edge_agent.service.escalating import Escalation
 from edge_agent.service.uplink import uplink_message
@@ -38,6 +39,7 @@ class Operated:
     activation: Activation
     engines: EnginePool
     collection: Collection
+    counts: Counts
     updater: Updater
     escalation: Escalation
     link: Link
@@ -84,6 +86,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             disk_free_bytes=rooms.disk_free_bytes(),
             updates=messages.updates_message(rooms.activation, rooms.updater.overview),
             escalation=rooms.link.message(),
+            counts=messages.counts_messages(rooms.counts),
         )
         carried = uplink_message(rooms.config)
         if carried:

@@ -12,6 +12,7 @@ from edge_agent.examples.collection import CollectionStatus
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
 from edge_agent.formats.status import UpdateState
+from edge_agent.metrics.counting import Counts, Histogram, TaskCounts
 from edge_agent.routing.policy import Wish
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
@@ -128,7 +129,33 @@ def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
         details=dict(status.details),
         fallback=status.shortfalls.get(FALLBACK, ""),
         partial=status.shortfalls.get(PARTIAL, ""),
+        running=status.running,
+        running_max=status.running_max,
     )
+
+
+def counts_messages(counts: Counts) -> list[admin_pb2.TaskCounts]:
+    """Describe what came of the inputs, task by task."""
+    found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
+    for lost, number in counts.errors.items():
+        found.setdefault(lost.task, admin_pb2.TaskCounts(task=lost.task)).errors[lost.reason] = number
+    return list(found.values())
+
+
+def _counts_message(task: str, counts: TaskCounts) -> admin_pb2.TaskCounts:
+    return admin_pb2.TaskCounts(
+        task=task,
+        answers=counts.answers,
+        graded=sum(counts.confidence.counts),
+        below_threshold=counts.below,
+        output_tokens=counts.tokens[1],
+        queue=_durations(counts.queue),
+        total=_durations(counts.total),
+    )
+
+
+def _durations(histogram: Histogram) -> admin_pb2.Durations:
+    return admin_pb2.Durations(bounds_seconds=histogram.bounds, counts=histogram.counts, total_seconds=histogram.total)
 
 
 def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:

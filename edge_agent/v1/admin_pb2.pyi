@@ -65,7 +65,7 @@ UPDATE_STATE_ROLLED_BACK: UpdateState
 UPDATE_STATE_HELD: UpdateState
 
 class Engine(_message.Message):
-    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details", "fallback", "partial")
+    __slots__ = ("name", "runtime", "state", "pid", "resident_bytes", "pending", "restarts", "problem", "tasks", "device", "details", "fallback", "partial", "running", "running_max")
     class DetailsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,8 @@ class Engine(_message.Message):
     DETAILS_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_MAX_FIELD_NUMBER: _ClassVar[int]
     name: str
     runtime: str
     state: EngineState
@@ -99,7 +101,9 @@ class Engine(_message.Message):
     details: _containers.ScalarMap[str, str]
     fallback: str
     partial: str
-    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[str] = ..., partial: _Optional[str] = ...) -> None: ...
+    running: int
+    running_max: int
+    def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[str] = ..., partial: _Optional[str] = ..., running: _Optional[int] = ..., running_max: _Optional[int] = ...) -> None: ...
 
 class Bundle(_message.Message):
     __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time")
@@ -126,7 +130,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation")
+    __slots__ = ("agent_version", "start_time", "serving", "resident_bytes", "tasks", "engines", "warnings", "store_bytes", "disk_free_bytes", "examples", "updates", "uplink", "escalation", "counts")
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +144,7 @@ class GetStatusResponse(_message.Message):
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     UPLINK_FIELD_NUMBER: _ClassVar[int]
     ESCALATION_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     agent_version: str
     start_time: _timestamp_pb2.Timestamp
     serving: bool
@@ -153,7 +158,8 @@ class GetStatusResponse(_message.Message):
     updates: UpdatesStatus
     uplink: UplinkStatus
     escalation: EscalationStatus
-    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ...) -> None: ...
+    counts: _containers.RepeatedCompositeFieldContainer[TaskCounts]
+    def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ...) -> None: ...
 
 class EscalationStatus(_message.Message):
     __slots__ = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks")
@@ -180,6 +186,50 @@ class EscalationStatus(_message.Message):
     month_micros_max: int
     tasks: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, online: _Optional[bool] = ..., affordable: _Optional[bool] = ..., model: _Optional[str] = ..., problem_reason: _Optional[str] = ..., problem: _Optional[str] = ..., usual_ms: _Optional[float] = ..., day_micros: _Optional[int] = ..., month_micros: _Optional[int] = ..., day_micros_max: _Optional[int] = ..., month_micros_max: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Durations(_message.Message):
+    __slots__ = ("bounds_seconds", "counts", "total_seconds")
+    BOUNDS_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    bounds_seconds: _containers.RepeatedScalarFieldContainer[float]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    total_seconds: float
+    def __init__(self, bounds_seconds: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ..., total_seconds: _Optional[float] = ...) -> None: ...
+
+class TaskCounts(_message.Message):
+    __slots__ = ("task", "answers", "errors", "graded", "below_threshold", "output_tokens", "queue", "total")
+    class AnswersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class ErrorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    GRADED_FIELD_NUMBER: _ClassVar[int]
+    BELOW_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    answers: _containers.ScalarMap[str, int]
+    errors: _containers.ScalarMap[str, int]
+    graded: int
+    below_threshold: int
+    output_tokens: int
+    queue: Durations
+    total: Durations
+    def __init__(self, task: _Optional[str] = ..., answers: _Optional[_Mapping[str, int]] = ..., errors: _Optional[_Mapping[str, int]] = ..., graded: _Optional[int] = ..., below_threshold: _Optional[int] = ..., output_tokens: _Optional[int] = ..., queue: _Optional[_Union[Durations, _Mapping]] = ..., total: _Optional[_Union[Durations, _Mapping]] = ...) -> None: ...
 
 class UplinkStatus(_message.Message):
     __slots__ = ("state", "upstream", "since_time", "contact_time", "retry_time", "failures", "waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes", "problems", "downloads", "age_seconds")

@@ -1,11 +1,13 @@
 """What is counted, how it is written, and that the documents name all of it."""
 
+import json
 import math
 import os
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edge_agent.errors import BY_REASON, EngineCrashed
 from edge_agent.metrics import processes
@@ -15,6 +17,7 @@ from edge_agent.metrics.text import LABEL_CHARACTERS_MAX, Sample, page
 from edge_agent.service.measured import Counting
 from tests.scraped import kinds, parse
 
+ENDS = {False: ("",), True: ("", "_bucket", "_sum", "_count")}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -163,3 +166,39 @@ def test_errors_counted_are_errors_documented():
     """Reasons in labels are those of docs/errors.md, so their number is bounded."""
     known = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert [] == [reason for reason in BY_REASON if f"`{reason}`" not in known]
+
+
+def unknown(query: str) -> set[str]:
+    """Return the metrics of a query that do not exist; a histogram also has its buckets, sum and count."""
+    found = set(re.findall(r"\bedge_agent_[a-z_]+", query))
+    known = {f"{name}{end}" for name, each in CATALOGUE.items() for end in ENDS[each.kind == "histogram"]}
+    return found - known
+
+
+def covered(place: dict[str, int]) -> list[tuple[int, int]]:
+    return [(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])]
+
+
+def test_the_dashboard_asks_for_what_there_is():
+    """Every query of the dashboard names metrics that exist, each panel has one, and none stands on another."""
+    dashboard = json.loads((DOCS / "grafana" / "edge-agent.json").read_text(encoding="utf-8"))
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries += [variable.get("definition", "") for variable in dashboard["templating"]["list"]]
+    assert set() == unknown("\n".join(queries))
+    assert [] == [panel["title"] for panel in panels if "edge_agent_" not in panel["targets"][0]["expr"]]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert sorted(set(ids)) == sorted(ids)
+    cells = [cell for panel in dashboard["panels"] for cell in covered(panel["gridPos"])]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+
+
+def test_alerts_ask_for_what_there_is():
+    """Each alert names metrics that exist, how bad it is, what has happened and what to do about it."""
+    rules = yaml.safe_load((DOCS / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    assert set() == unknown("\n".join(rule["expr"] for rule in alerts))
+    assert len({rule["alert"] for rule in alerts}) == len(alerts)
+    assert [] == [rule["alert"] for rule in alerts if not {"summary", "action"} <= rule["annotations"].keys()]
+    assert {"warning", "critical"} == {rule["labels"]["severity"] for rule in alerts}
