@@ -34,6 +34,8 @@ SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "h
 _CONTENT_HASHED = ("s3", "s3a", "gs")
 """Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
 _HEADERS = ("authorization",)
+_NO_AUTHORITIES = "No CA certificates"
+"""What the library says of a machine that trusts nobody: a minimal Debian, say."""
 
 
 class Upstream(Protocol):
@@ -176,6 +178,9 @@ def _store(address: _Address) -> Any:
     try:
         return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
     except (BaseError, ValueError, TypeError) as error:
+        if _NO_AUTHORITIES in str(error):
+            said = "uplink: this machine knows no certificate authorities, so that it cannot tell whom it talks to"
+            raise ConfigInvalid(said, remedy="Install the system's: apt install ca-certificates.") from None
         # The library's message may show values; its class says which of the two it was.
         given = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
         said = f"uplink: the store does not take this {given}"

@@ -87,6 +87,14 @@ def test_what_is_in_the_way_is_said_with_an_exit_code(process: Process, changes:
     assert "Traceback" not in error
 
 
+def test_a_machine_without_certificate_authorities_is_told_so(process: Process):
+    """A minimal Debian has none: the remedy is the package, not the names of options."""
+    given = Process(process.case, "s3://bucket", options={"region": "eu-1"})
+    given.environment |= dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), "/no/such/place")
+    code, error = given.once()
+    assert (3, True) == (code, "what to do: Install the system's: apt install ca-certificates." in error), error
+
+
 def test_a_credential_that_others_may_read_is_refused(process: Process):
     """The remedy is the command that mends it."""
     path = process.case.folder / "credential"
