@@ -1,0 +1,117 @@
+"""llama.cpp's offload path on a real driver: Vulkan, with Mesa's driver in software, in confined children.
+
+Needs the wheel that `scripts/build-installer --gpu vulkan` leaves in .cache, and the package mesa-vulkan-drivers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import bundles, tiny_gguf
+
+ROOT = Path(__file__).parent.parent.parent
+WHEELS = sorted((ROOT / ".cache/installer/wheels-vulkan").glob("llama_cpp_python-*.whl"))
+DRIVER = Path("/usr/share/vulkan/icd.d/lvp_icd.json")
+TEXTS = ["the first thing", "another one"]
+TOLERANCE = 0.05
+"""What a golden case allows."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WHEELS, reason="no build with Vulkan: 'scripts/build-installer --gpu vulkan' makes one"),
+    pytest.mark.skipif(not DRIVER.exists(), reason="no driver: 'apt-get install mesa-vulkan-drivers' brings one"),
+]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """llama.cpp with Vulkan, unpacked where a child may read it."""
+    folder = tmp_path_factory.mktemp("vulkan") / "site-packages"
+    with zipfile.ZipFile(WHEELS[-1]) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny decoder that scores three labels: a driver in software computes large ones for minutes."""
+    folder = tmp_path_factory.mktemp("bundle")
+    weights = tiny_gguf.write(folder / "tiny.gguf", tiny_gguf.sharp())
+    fields = {
+        "task": {"name": "tiny", "kind": "classify", "labels": ["one", "two", "three"]},
+        "version": "1.0.0",
+        "runtime": "llama",
+        "engine": {"context_tokens": 128},
+    }
+    fields["task"]["limits"] = {"input_tokens_max": 100}
+    return bundles.write(folder / "tiny", fields, {}, {"weights": ("model.gguf", weights)})
+
+
+def told(packages: Path, bundle: Path, driver: Path = DRIVER, **settings: Any) -> dict[str, Any]:
+    """Run the bundle with that build, driver and configuration; return what tests/offloaded.py says."""
+    environment = {**os.environ, "PYTHONPATH": f"{packages}:{ROOT}", "VK_DRIVER_FILES": str(driver)}
+    command = [sys.executable, "-m", "tests.offloaded", str(bundle), json.dumps(settings), *TEXTS]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
+    found: dict[str, Any] = json.loads(process.stdout[process.stdout.index('{"device"') :])
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(packages: Path, bundle: Path) -> dict[str, Any]:
+    """What comes of the bundle with all its layers on the device: minutes, most of them for compiling kernels."""
+    return told(packages, bundle, device="vulkan", gpu_index=0)
+
+
+def farthest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the largest difference between two scores."""
+    pairs = zip(one["scores"], other["scores"], strict=True)
+    return max(abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True))
+
+
+def test_a_device_computes_what_the_processor_does(packages: Path, bundle: Path, whole: dict[str, Any]) -> None:
+    """All layers are on it, each answer names it, and the scores are those of the processor within what a golden case
+    allows; the child is confined."""
+    here = told(packages, bundle, device="cpu")
+    assert ("vulkan:0", {}, "4 of 4") == (whole["device"], whole["shortfalls"], whole["details"]["gpu_layers"])
+    assert [["vulkan:0", []]] * len(TEXTS) == whole["computed"]
+    assert ["on", "on"] == [whole["details"][measure] for measure in ("seccomp", "landlock")]
+    assert "llvmpipe" in whole["details"]["device_description"]
+    assert farthest(here, whole) < TOLERANCE
+    assert [["cpu", []]] * len(TEXTS) == here["computed"]
+
+
+def test_as_many_layers_as_fit_are_there(packages: Path, bundle: Path, whole: dict[str, Any]) -> None:
+    """With less memory than the whole needs the rest is computed here, to the same scores; the numbers are told."""
+    needed = int(whole["details"]["device_memory_estimated_bytes"])
+    some = told(packages, bundle, device="vulkan", gpu_index=0, gpu_memory_bytes_max=needed - 1)
+    assert "3 of 4" == some["details"]["gpu_layers"]
+    assert [["vulkan:0", ["DEVICE_PARTIAL"]]] * len(TEXTS) == some["computed"]
+    wanted = f"3 of 4 layers fit on the device: all 4 need {needed / 1e6:.1f} MB"
+    assert some["shortfalls"]["DEVICE_PARTIAL"].startswith(wanted)
+    assert farthest(whole, some) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("driver", "settings", "why"),
+    [
+        (Path("/nowhere/icd.json"), {"gpu_index": 0}, "the driver has no vulkan device 0 for this process"),
+        (DRIVER, {}, "the driver has no vulkan device for this process"),
+        (DRIVER, {"gpu_index": 0, "gpu_memory_bytes_max": 10**6}, "MB; 1.0 MB are free on the device"),
+    ],
+)
+def test_what_cannot_be_used_is_told(
+    packages: Path, bundle: Path, driver: Path, settings: dict[str, Any], why: str
+) -> None:
+    """Without a driver, with nothing but one in software, which is used only when it is named, and without the memory
+    for one layer, the processor answers and every answer says so."""
+    found = told(packages, bundle, driver, device="vulkan", **settings)
+    assert why in found["shortfalls"]["DEVICE_FALLBACK"]
+    assert [["cpu", ["DEVICE_FALLBACK"]]] * len(TEXTS) == found["computed"]
