@@ -155,6 +155,8 @@ class Daemon:
             collection=self._collection,
             admission=self._admission,
             counts=self._counts,
+            link=self._link,
+            denied=lambda: self._edge.denied,
             overview=lambda: self._updater.overview,
             serving=lambda: self._serving,
         )

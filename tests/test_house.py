@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
     # What the rooms know, as numbers: part of the composition root.
-    "edge_agent.metrics.site": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.service"},
+    "edge_agent.metrics.site": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.service", "edge_agent.v1"},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {

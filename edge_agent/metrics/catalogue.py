@@ -28,6 +28,7 @@ def _table(labels: tuple[str, ...], rows: str) -> tuple[Metric, ...]:
 
 
 DAEMON = (
+    *_table(("reason",), "denied_total c Calls that were denied, by reason: no certificate, or a wrong role."),
     *_table(("version", "python"), "build_info g Always 1; the labels say which program this is."),
     *_table(
         (),
@@ -162,6 +163,17 @@ UPDATES = (
         """,
     ),
 )
+LARGE_MODEL = (
+    *_table(
+        (),
+        """
+        large_model_online g 1 = the large model can be asked, as far as is known.
+        large_model_affordable g 1 = the caps leave room for another question.
+        large_model_usual_seconds g Median time of its last answers.
+        """,
+    ),
+    *_table(("period",), "large_model_spent g Spent this day or month (UTC), in the currency that the prices are in."),
+)
 GROUPS = {
     "The daemon": DAEMON,
     "Answers": ANSWERS,
@@ -171,6 +183,7 @@ GROUPS = {
     "Examples": EXAMPLES,
     "The uplink": UPLINK,
     "Updates": UPDATES,
+    "The large model": LARGE_MODEL,
 }
 CATALOGUE = {metric.name: metric for group in GROUPS.values() for metric in group}
 

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edge_agent import __version__
@@ -26,9 +26,11 @@ from edge_agent.metrics.counting import Counts, TaskCounts
 from edge_agent.metrics.text import Sample, page
 from edge_agent.service.admission import Admission
 from edge_agent.service.uplink import listen
+from edge_agent.service.upstream import Link
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview
+from edge_agent.v1.admin_pb2 import EscalationStatus
 
 LOOK_SECONDS_MAX = 4.0
 """For the event loop to turn to a scrape."""
@@ -46,6 +48,8 @@ class Watched:
     collection: Collection
     admission: Admission
     counts: Counts
+    link: Link
+    denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
     serving: Callable[[], bool]
 
@@ -60,6 +64,8 @@ class Seen:
     ready: frozenset[str]
     overview: Overview
     examples: CollectionStatus | None
+    denied: dict[str, int]
+    large_model: EscalationStatus | None
     calls: int
     serving: bool
     store_bytes: int
@@ -96,6 +102,8 @@ class SiteMetrics:
             ready=frozenset(name for name, bundle in tasks.items() if watched.engines.ready(bundle.digest)),
             overview=watched.overview(),
             examples=examples,
+            denied=dict(watched.denied()),
+            large_model=watched.link.message(),
             calls=watched.admission.calls,
             serving=watched.serving(),
             store_bytes=watched.activation.inventory.store_bytes,
@@ -124,6 +132,10 @@ class SiteMetrics:
             yield from _examples(seen.examples, config)
         yield from _uplink(config)
         yield from _updates(seen.overview, configured=bool(config.update.root_file))
+        for reason, number in seen.denied.items():
+            yield Sample("denied_total", number, (reason,))
+        if seen.large_model:
+            yield from _large_model(seen.large_model)
 
 
 def _written(samples: list[Sample]) -> bytes:
@@ -242,3 +254,12 @@ def _updates(overview: Overview, *, configured: bool) -> Iterator[Sample]:
         yield Sample("updates_believed", overview.problem is None)
     if overview.expires:
         yield Sample("trust_expiry_timestamp_seconds", overview.expires)
+
+
+def _large_model(said: EscalationStatus) -> Iterator[Sample]:
+    yield Sample("large_model_online", said.online)
+    yield Sample("large_model_affordable", said.affordable)
+    if said.usual_ms:
+        yield Sample("large_model_usual_seconds", said.usual_ms / 1000)
+    yield Sample("large_model_spent", said.day_micros / 1e6, ("day",))
+    yield Sample("large_model_spent", said.month_micros / 1e6, ("month",))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ class Audit:
         self._repeats = Repeats(OTHERS)
         self.problem = ""
         """Why the last line was not written; empty otherwise."""
+        self.denied: Counter[str] = Counter()
+        """Calls that were denied, by reason: all of them, also where a line stands for many."""
 
     def changed(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
         """Write down that an operator did something, and have it on the disk."""
@@ -61,6 +64,8 @@ class Audit:
     def seen(self, caller: Caller, call: str, outcome: str) -> None:
         """Write down that somebody looked or was denied, unless it was written a moment ago."""
         now, entry = time.monotonic(), Entry(caller, call, outcome)
+        if outcome != "OK":
+            self.denied[outcome] += 1
         self._tell_counts(self._repeats.due(now))
         if self._repeats.first(entry, now):
             self._write(self._line(entry, {}))

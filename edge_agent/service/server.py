@@ -18,6 +18,7 @@ import grp
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
@@ -123,6 +124,11 @@ class Edge:
             _bind_tcp(self._network, service.tcp_address, self.tls.credentials() if self.tls else None)
         for server in (self._devices, self._network, self._reviewers, self._operator):
             await server.start()
+
+    @property
+    def denied(self) -> Mapping[str, int]:
+        """Calls that were denied, by reason."""
+        return self._audit.denied
 
     def warnings(self) -> list[str]:
         """Say what an operator should know of the ways in."""

@@ -59,16 +59,19 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
 
 
 def test_denials_that_repeat_are_counted(tmp_path: Path) -> None:
-    """A thousand from one client are two lines; each client and call has its own."""
+    """A thousand from one client are two lines; each client and call has its own. Metrics count all of them."""
     log = audit(tmp_path)
     for _ in range(1000):
         log.seen(TILL, "Drain", "ROLE_MISSING")
     log.seen(TILL, "GetStatus", "ROLE_MISSING")
+    log.seen(TILL, "GetStatus", "OK")
     log.close()
+    assert {"ROLE_MISSING": 1001} == log.denied
     found = [(line["call"], line["outcome"], line.get("times_more")) for line in lines(tmp_path)]
     assert [
         ("Drain", "ROLE_MISSING", None),
         ("GetStatus", "ROLE_MISSING", None),
+        ("GetStatus", "OK", None),
         ("Drain", "ROLE_MISSING", 999),
     ] == found
 

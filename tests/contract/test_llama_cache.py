@@ -1,0 +1,63 @@
+"""What the key-value cache of a real model says it holds, and has saved."""
+
+from __future__ import annotations
+
+from edge_agent.engine.protocol import CacheUse, Load, Run
+from edge_agent.engine.runtimes.llama.context import ROWS_MAX
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.formats.manifest import Manifest
+from tests.models import smollm2_path
+
+PREFIX = "What does the customer want?\nCustomer: My kettle broke.\nWants: refund\nCustomer: "
+
+
+def make(kind: str, labels: tuple[str, ...]) -> Manifest:
+    task = {
+        "name": "till",
+        "kind": kind,
+        "labels": labels,
+        "prompt": {"template": PREFIX + "{input}\nWants:"},
+        "limits": {"input_tokens_max": 280, "output_tokens_max": 20},
+    }
+    whole = {"schema": "edge-agent/bundle/v1", "task": task, "version": "1.0.0", "runtime": "llama"}
+    artifact = {"role": "weights", "path": "model.gguf", "sha256": "0" * 64, "size_bytes": 1}
+    return Manifest.model_validate({**whole, "engine": {"context_tokens": 320}, "artifacts": [artifact]})
+
+
+def used(runtime: LlamaRuntime) -> CacheUse:
+    use = runtime.cache_use
+    assert use is not None
+    return use
+
+
+def answer(runtime: LlamaRuntime, digest: str, text: str) -> int:
+    """Compute one input; return the most cells that were in use on the way."""
+    runtime.submit(Run(job_id="j", digest=digest, text=text, output_tokens_max=20))
+    most = 0
+    while runtime.busy:
+        runtime.step()
+        most = max(most, used(runtime).cells_in_use)
+    return most
+
+
+def test_the_cache_says_what_it_holds_and_saves() -> None:
+    """Cells in use are the prefixes while nothing runs, more while something does; a job computes no prefix again."""
+    runtime = LlamaRuntime()
+    assert runtime.cache_use is None
+    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=4))
+    try:
+        runtime.attach("c", make("classify", ("refund", "price")), {})
+        one = used(runtime).cells_in_use
+        runtime.attach("g", make("generate", ()), {})
+        idle = used(runtime)
+        assert 2 * one == idle.cells_in_use
+        text = "How much is the blue lamp over there, next to the green one? " * 8
+        assert answer(runtime, "g", text) > idle.cells_in_use + ROWS_MAX
+        answer(runtime, "c", "How much is the lamp?")
+        after = used(runtime)
+        assert (idle.cells_in_use, idle.hits + 2) == (after.cells_in_use, after.hits)
+        assert 2 * one == after.reused - idle.reused
+        assert len(text.split()) < after.computed - idle.computed < 280
+    finally:
+        runtime.close()
+    assert runtime.cache_use is None
