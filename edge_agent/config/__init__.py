@@ -196,6 +196,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     _check_metrics(config.metrics, str(found.source_of("metrics", "address")))
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
+    _check_escalation(config.escalation, found)
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:
@@ -275,6 +276,19 @@ def _check_consent(config: Config, source: str) -> None:
         )
 
 
+def _check_escalation(escalation: EscalationConfig, found: Files) -> None:
+    url, source = escalation.url, found.source_of("escalation", "url")
+    if not url:
+        return
+    authority, _, _ = url.partition("://")[2].partition("/")
+    if not url.startswith(("http://", "https://")) or not authority or "@" in authority or "?" in url:
+        remedy = "Write it as https://host/v1; the key belongs into 'credentials_file'."
+        raise ConfigInvalid(f"{source}: escalation.url is not the plain address of an API", remedy=remedy)
+    if not escalation.model:
+        remedy = "Set it to the name that the server knows the large model by."
+        raise ConfigInvalid(f"{source}: escalation.url is set without escalation.model", remedy=remedy)
+
+
 def _check_secrets(uplink: UplinkConfig, source: str) -> None:
     """Keep secrets out of a file that other users may read, and out of what is logged."""
     found = sorted(name for name in {**uplink.options, **uplink.updates_options} if _SECRET.search(name))
@@ -294,16 +308,24 @@ def _with_places(plain: dict[str, Any], overrides: Overrides, environ: Mapping[s
     handed = {"state_dir": environ.get("STATE_DIRECTORY"), "run_dir": environ.get("RUNTIME_DIRECTORY")}
     from_systemd = {key: value.split(":")[0] for key, value in handed.items() if value}
     given = {key: str(value) for key, value in vars(overrides).items() if value is not None}
-    uplink = plain.get("uplink", {})
-    if isinstance(uplink, dict) and environ.get("CREDENTIALS_DIRECTORY"):
-        plain = {**plain, "uplink": {**_credentials(Path(environ["CREDENTIALS_DIRECTORY"])), **uplink}}
+    if environ.get("CREDENTIALS_DIRECTORY"):
+        for section, credentials in _credentials(Path(environ["CREDENTIALS_DIRECTORY"])).items():
+            said = plain.get(section, {})
+            plain = {**plain, section: {**credentials, **said} if isinstance(said, dict) else said}
     return {**from_systemd, **plain, **given}
 
 
-def _credentials(folder: Path) -> dict[str, str]:
-    """Return the credential files that systemd handed over."""
-    names = {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"}
-    return {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
+def _credentials(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the credential files that systemd handed over, by section."""
+    names = {
+        "uplink": {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"},
+        "escalation": {"credentials_file": "escalation"},
+    }
+    found = {
+        section: {key: str(folder / name) for key, name in keys.items() if (folder / name).exists()}
+        for section, keys in names.items()
+    }
+    return {section: keys for section, keys in found.items() if keys}
 
 
 def _validate(plain: dict[str, Any], found: Files) -> Config:

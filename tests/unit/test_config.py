@@ -391,5 +391,34 @@ def test_credentials_that_systemd_hands_over_are_found(tmp_path):
     assert found == _credential_files(config.load(path, environ=environ))
 
 
+def test_the_large_model_s_key_comes_from_systemd(tmp_path):
+    """The credential 'escalation' is the key, unless the file names another."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "escalation").touch()
+    environ = {"CREDENTIALS_DIRECTORY": str(folder)}
+    found = config.load(write(tmp_path, "escalation: {url: 'https://m.example/v1', model: m}"), environ=environ)
+    assert str(folder / "escalation") == found.escalation.credentials_file
+    found = config.load(write(tmp_path, "escalation: {credentials_file: /own}"), environ=environ)
+    assert "/own" == found.escalation.credentials_file
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("{url: 'https://m.example/v1'}", "without escalation.model"),
+        ("{url: 'https://me:secret@m.example/v1', model: m}", "not the plain address"),
+        ("{url: 'https://m.example/v1?key=secret', model: m}", "not the plain address"),
+        ("{url: 'm.example/v1', model: m}", "not the plain address"),
+        ("{url: 'file:///v1', model: m}", "not the plain address"),
+    ],
+)
+def test_a_large_model_has_a_plain_address_and_a_name(tmp_path, section, said):
+    """What is no address, or holds a secret, is refused, and the secret is not shown."""
+    error = refused(tmp_path, f"escalation: {section}")
+    assert said in error.message
+    assert "secret" not in error.message
+
+
 def _credential_files(loaded: Config) -> tuple[str, str]:
     return loaded.uplink.credentials_file, loaded.uplink.updates_credentials_file
