@@ -15,7 +15,8 @@ import edge_agent.v1
 
 def _files() -> Iterator[object]:
     for module in pkgutil.iter_modules(edge_agent.v1.__path__):
-        if module.name.endswith("_pb2"):
+        # What the uplink serves to the daemon is no call of the daemon.
+        if module.name.endswith("_pb2") and module.name != "escalation_pb2":
             yield importlib.import_module(f"edge_agent.v1.{module.name}").DESCRIPTOR
     yield health_pb2.DESCRIPTOR
     yield reflection_pb2.DESCRIPTOR

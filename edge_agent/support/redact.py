@@ -20,8 +20,8 @@ REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 KEYS = re.compile(
     "again_in_seconds|address|at|audit|bundle|bytes|certificate|client|code|count|detail|device|digest|engine|error|event"
-    "|expires_at|file|how|in_flight|level|limit|listener|message|method|name|needed|new|peer|pid|port|reason|remedy|repository|role"
-    "|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"
+    "|expires_at|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|port|reason|remedy|repository"
+    "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"
     "|upstream|url|version|why|about|problem"
 )
 """Keys of log events that are carried."""

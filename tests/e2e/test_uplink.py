@@ -62,7 +62,7 @@ def test_once_brings_everything_and_ends(process: Process):
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({"url": ""}, 3, "uplink.url is not set, nor is updates_url"),
+        ({"url": ""}, 3, "uplink.url is not set, nor are updates_url and escalation.url"),
         ({"url": "", "updates_url": "ftp://host/x"}, 3, "uplink.updates_url: 'ftp' is no kind of store"),
         ({"url": "", "updates_url": "/tmp/ea-no-such-folder"}, 3, "is not there"),
         ({"updates_url": "https://user:hunter2@host/x"}, 3, "the user or query of uplink.updates_url"),

@@ -143,7 +143,7 @@ def test_a_failed_take_over_leaves_version_1(tmp_path: Path) -> None:
     """All of it or nothing: what is in the way of the last table leaves no trace of the first."""
     shutil.copyfile(VERSION_1, tmp_path / "state.db")
     edit(tmp_path / "state.db", "CREATE TABLE roots (in_the_way INTEGER)")
-    with pytest.raises(sqlite3.OperationalError, match="roots already exists"):
+    with pytest.raises(StoreDamaged, match="roots already exists"):
         State(tmp_path / "state.db", may_create=False)
     with sqlite3.connect(tmp_path / "state.db") as db:
         assert (1,) == db.execute("PRAGMA user_version").fetchone()
