@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,10 +19,10 @@ RESIDENT_GROWTH_MAX = 32 * 2**20
 REFLECTION = next(method for method in METHODS if method.name == "ServerReflectionInfo")
 
 
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
-    """A daemon on which every call can succeed; the last test here drains it."""
-    with fuzzed(tmp_path_factory.mktemp("fuzzed")) as running:
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Fuzzed]:
+    """A daemon on which every call can succeed, also the one that drains it."""
+    with fuzzed(tmp_path) as running:
         yield running
 
 
