@@ -133,7 +133,7 @@ def blocked(upstream: Upstream, seconds_left: float) -> Reason | None:
 def first(asked: Asked) -> Decision | None:
     """Decide before the local model has said anything; None = it is asked first."""
     if asked.mode == "bootstrap":
-        return _upstream(asked, Reason.MODE_BOOTSTRAP) or _without(asked, "abstained")
+        return _bootstrap(asked)
     if asked.mode == "shadow" and asked.blocked is None:
         return Decision("upstream", Reason.MODE_SHADOW)
     return None
@@ -152,7 +152,7 @@ def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen 
 def ungraded(asked: Asked) -> Decision:
     """Decide on a task whose answers have no confidence: only who asks for the large model gets it."""
     if asked.mode == "bootstrap":
-        return _upstream(asked, Reason.MODE_BOOTSTRAP) or _without(asked, "abstained")
+        return _bootstrap(asked)
     if asked.wish != "escalate":
         return Decision("local", Reason.UNGRADED)
     if asked.mode == "local" and asked.blocked not in NEVER:
@@ -163,6 +163,10 @@ def ungraded(asked: Asked) -> Decision:
 def failed(asked: Asked, why: Reason = Reason.UPSTREAM_FAILED) -> Asked:
     """Return the same after the large model gave no usable answer."""
     return replace(asked, blocked=why)
+
+
+def _bootstrap(asked: Asked) -> Decision:
+    return _upstream(asked, Reason.MODE_BOOTSTRAP) or _without(asked, "abstained")
 
 
 def _graded(asked: Asked, doubt: Reason | None) -> Decision:

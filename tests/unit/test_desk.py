@@ -103,6 +103,7 @@ async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
             await said(desk)
         assert "SECRET" not in raised.value.message + raised.value.remedy
         assert 0 == desk.purse.spent.on("2026-11-26")
+        assert 0.0 == desk.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
 
 
 async def test_patience_is_tried_once(oracle, tmp_path):

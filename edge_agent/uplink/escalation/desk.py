@@ -147,28 +147,29 @@ class Desk:
             raise UpstreamBusy("the cap of the day or the month leaves no room for this question")
 
     async def _answer(self, under_way: _Question, seconds: float) -> AsyncGenerator[str | Answered, None]:
-        ended = False
+        cut_off = True
         try:
             async with asyncio.timeout(min(seconds, self._config.seconds_max)):
                 async for event in self._tried(under_way):
-                    ended = isinstance(event, Answered)
+                    cut_off = not isinstance(event, Answered)
                     yield event
         except TimeoutError:
             self._learn(UpstreamUnreachable("the large model took longer than there was time"), self._soft)
             raise UpstreamUnreachable("the large model took longer than there was time") from None
         except TooBusy as error:
-            under_way.cost = 0
+            under_way.cost, cut_off = 0, False
             self._learn(error, self._hard, retrying.pause(error.retry_after, 0.0))
             raise
         except UpstreamFailed as error:
+            cut_off = False
             self._learn(error, self._soft)
             raise
         except EdgeAgentError as error:
-            under_way.cost = 0  # it never came to an answer
+            under_way.cost, cut_off = 0, False  # it never came to an answer
             self._learn(error, self._hard)
             raise
         finally:
-            if not ended:
+            if cut_off:  # it takes at least as long; what failed at once says nothing of how long an answer takes
                 self._took.append((time.monotonic(), time.monotonic() - under_way.start))
 
     async def _tried(self, under_way: _Question) -> AsyncIterator[str | Answered]:
