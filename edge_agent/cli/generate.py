@@ -24,7 +24,7 @@ def _remedies() -> Iterator[None]:
         yield
     except CallFailed as error:
         if error.reason == "REQUEST_INVALID" and error.message.startswith("output_tokens_max"):
-            error.remedy = error.remedy or "Give a smaller --output-tokens-max, or leave it out for the task's limit."
+            error.remedy = "Give a smaller --output-tokens-max, or leave it out for the task's limit."
         raise
 
 

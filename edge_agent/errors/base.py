@@ -10,6 +10,8 @@ class EdgeAgentError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
     remedy_default: ClassVar[str] = ""
+    retryable: ClassVar[bool] = False
+    """The same call, unchanged, may succeed later without anybody acting."""
 
     def __init__(self, message: str, *, remedy: str = "", **metadata: object) -> None:
         """Keep the sentence, the remedy and the dynamic values (as text)."""

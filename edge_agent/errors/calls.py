@@ -13,18 +13,21 @@ class UnknownTask(CallerError):
     """No task of that name is installed."""
 
     reason = "TASK_UNKNOWN"
+    remedy_default = "Name a task that is installed: 'edge-agent status' and ListTasks show them."
 
 
 class WrongTaskKind(CallerError):
     """The task does something else than this call asks for."""
 
     reason = "TASK_KIND_MISMATCH"
+    remedy_default = "Use the call for the kind of the task, or name another task."
 
 
 class InvalidRequest(CallerError):
     """A field of the request breaks its rule."""
 
     reason = "REQUEST_INVALID"
+    remedy_default = "Change the field that the message names; docs/api.md has the limits of each."
 
 
 class EmptyInput(CallerError):
@@ -69,6 +72,7 @@ class RequestCancelled(CallerError):
     """The caller went away."""
 
     reason = "CANCELLED"
+    remedy_default = "Nothing if the caller meant it; otherwise look at what ended the call on the caller's side."
 
 
 class AccessError(EdgeAgentError):
@@ -91,6 +95,8 @@ class CertificateExpired(AccessError):
 
 class CapacityError(EdgeAgentError):
     """The caller tries again after `retry_seconds`."""
+
+    retryable = True
 
     def __init__(self, message: str, *, retry_seconds: float = 1.0, remedy: str = "", **metadata: object) -> None:
         """Keep also how long to wait, in seconds."""

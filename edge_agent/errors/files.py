@@ -13,12 +13,14 @@ class BundleUnreadable(BundleError):
     """The path is no bundle directory and no tar."""
 
     reason = "BUNDLE_UNREADABLE"
+    remedy_default = "Name a bundle directory or one uncompressed tar of it, as 'edge-convert assemble' makes them."
 
 
 class ManifestInvalid(BundleError):
     """manifest.json breaks a rule."""
 
     reason = "MANIFEST_INVALID"
+    remedy_default = "Have the bundle assembled again with 'edge-convert assemble'."
 
 
 class SchemaUnknown(BundleError):
@@ -32,6 +34,7 @@ class FileMissing(BundleError):
     """A file that the manifest names is not in the bundle."""
 
     reason = "FILE_MISSING"
+    remedy_default = "Copy the bundle again, with all its files; if it repeats, have it assembled again."
 
 
 class HashMismatch(BundleError):
@@ -45,12 +48,14 @@ class PathUnsafe(BundleError):
     """A path in the bundle leaves the bundle."""
 
     reason = "PATH_UNSAFE"
+    remedy_default = "Nothing was installed: have the bundle assembled again, and find out who made this one."
 
 
 class BundleTooLarge(BundleError):
     """The bundle, or a file of it, is over a limit."""
 
     reason = "BUNDLE_TOO_LARGE"
+    remedy_default = "Build a smaller bundle, or raise the limit that the message names, under 'store' in agent.yaml."
 
 
 class BundleUnsigned(BundleError):
@@ -64,6 +69,7 @@ class RequirementUnmet(BundleError):
     """The bundle needs something that this machine or agent does not have."""
 
     reason = "REQUIREMENT_UNMET"
+    remedy_default = "Install it where there is what the message names, or have the bundle built for this machine."
 
 
 class ExchangeError(EdgeAgentError):
@@ -120,6 +126,7 @@ class KitRefused(ExchangeError):
     """The kit is whole, but not for now or not for this box: expired, older than the one in use, of another site."""
 
     reason = "KIT_REFUSED"
+    remedy_default = "As the message says: this box's own kit, a new one, or the clock; docs/enrolment.md."
 
 
 class UpdateError(EdgeAgentError):

@@ -45,6 +45,7 @@ class ConfigInvalid(SiteError):
     """agent.yaml breaks a rule."""
 
     reason = "CONFIG_INVALID"
+    remedy_default = "Correct the key that the message names; systemd/agent.yaml explains each."
 
 
 class StateDirInUse(SiteError):
@@ -86,7 +87,7 @@ class SystemdFailed(SiteError):
     """systemd does not do what this command asks of it."""
 
     reason = "SYSTEMD_FAILED"
-    remedy_default = "Run it as root, on a machine that systemd has started."
+    remedy_default = "Run it as root, on a machine that systemd has started; 'journalctl -u edge-agent' says more."
 
 
 class DiskFull(SiteError):

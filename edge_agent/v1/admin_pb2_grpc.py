@@ -98,6 +98,8 @@ class AdminServiceServicer:
 
     def GetStatus(self, request, context):
         """Shows the state of the daemon, its tasks and its engines.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +107,8 @@ class AdminServiceServicer:
 
     def ListBundles(self, request, context):
         """Lists the installed bundles, by task and then newest first.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +117,9 @@ class AdminServiceServicer:
     def InstallBundle(self, request, context):
         """Verifies a bundle and copies it into the store; activates it on request. Installing the same bytes again changes
         nothing.
+
+        Errors: BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT, DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED,
+        MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +127,9 @@ class AdminServiceServicer:
 
     def ActivateBundle(self, request, context):
         """Makes an installed bundle the one that answers. The one before stays for rollback.
+
+        Errors: BUNDLE_UNKNOWN, BUNDLE_AMBIGUOUS, TASK_UNKNOWN, BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT,
+        DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED, MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +137,9 @@ class AdminServiceServicer:
 
     def RollbackTask(self, request, context):
         """Goes back to the bundle that answered before.
+
+        Errors: TASK_UNKNOWN, NOTHING_TO_ROLL_BACK, BUNDLE_UNKNOWN, BundleError, MODEL_LOAD_FAILED, MEMORY_SHORT,
+        DEVICE_UNUSABLE, ENGINE_NOT_READY, ENGINE_CRASHED, MODEL_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +147,9 @@ class AdminServiceServicer:
 
     def RemoveBundle(self, request, context):
         """Removes a bundle that neither answers nor is kept for rollback, or with `task` a whole task.
+
+        Errors: TASK_UNKNOWN, BUNDLE_UNKNOWN, BUNDLE_AMBIGUOUS, BUNDLE_IN_USE, STORE_DAMAGED, DISK_FULL,
+        STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +157,8 @@ class AdminServiceServicer:
 
     def SealExamples(self, request, context):
         """Seals the examples that wait, so that they can be taken away at once.
+
+        Errors: CONFIG_INVALID, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +166,8 @@ class AdminServiceServicer:
 
     def ReadReceipts(self, request, context):
         """Reads the centre's receipts now, and deletes the segments that they cover.
+
+        Errors: DOCUMENT_INVALID, SIGNATURE_INVALID, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +176,8 @@ class AdminServiceServicer:
     def ImportUpdate(self, request, context):
         """Takes an update from a folder that somebody brought, by the same rules as one that the uplink brings, and does what
         is due with it. Streams how far it has come; the last message says where the tasks stand.
+
+        Errors: CONFIG_INVALID, UpdateError, BundleError, STICK_FAILED, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +185,8 @@ class AdminServiceServicer:
 
     def Drain(self, request, context):
         """Stops taking new work; what runs is finished. Health turns NOT_SERVING.
+
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +194,8 @@ class AdminServiceServicer:
 
     def SetMode(self, request, context):
         """Puts a task into a mode. Holds until the plan says another mode than it does now.
+
+        Errors: TASK_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

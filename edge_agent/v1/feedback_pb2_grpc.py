@@ -63,6 +63,8 @@ class FeedbackServiceServicer:
 
     def SubmitFeedback(self, request, context):
         """Accepts, corrects or rejects one answer. On the disk once it returns; repeating a request_id changes nothing.
+
+        Errors: PREDICTION_UNKNOWN, STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +72,8 @@ class FeedbackServiceServicer:
 
     def ListReviewQueue(self, request, context):
         """Lists answers worth a look, least confident first.
+
+        Errors: STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +81,8 @@ class FeedbackServiceServicer:
 
     def GetPrediction(self, request, context):
         """Shows one answer and what is known of it.
+
+        Errors: PREDICTION_UNKNOWN, STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +90,8 @@ class FeedbackServiceServicer:
 
     def ErasePrediction(self, request, context):
         """Removes one answer, its input and its feedback from this site, and has the centre forget what it got of them.
+
+        Errors: STORE_DAMAGED, DISK_FULL, STATE_DIR_UNWRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

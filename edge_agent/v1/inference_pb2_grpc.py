@@ -30,7 +30,9 @@ class InferenceServiceStub:
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
     google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a cancelled call stops it.
+    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a
+    cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
+    at most, and so has a response (`service.message_bytes_max`).
     """
 
     def __init__(self, channel):
@@ -76,11 +78,17 @@ class InferenceServiceServicer:
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
     google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a cancelled call stops it.
+    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a
+    cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
+    at most, and so has a response (`service.message_bytes_max`).
     """
 
     def Classify(self, request, context):
         """Chooses one label for each input.
+
+        Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL,
+        ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT,
+        STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +96,10 @@ class InferenceServiceServicer:
 
     def Extract(self, request, context):
         """Finds typed values in each input.
+
+        Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL,
+        ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT,
+        STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +107,10 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Writes text for one input, piece by piece. The last message carries `finish`.
+
+        Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, QUEUE_FULL, CLIENT_SHARE_FULL,
+        ENGINE_NOT_READY, DRAINING, STREAM_BROKEN, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED,
+        MEMORY_SHORT, STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +118,10 @@ class InferenceServiceServicer:
 
     def Embed(self, request, context):
         """Turns each input into a vector.
+
+        Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL,
+        ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT,
+        STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +129,8 @@ class InferenceServiceServicer:
 
     def ListTasks(self, request, context):
         """Lists the installed tasks, by name.
+
+        Errors: STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +138,8 @@ class InferenceServiceServicer:
 
     def GetTask(self, request, context):
         """Shows one installed task.
+
+        Errors: TASK_UNKNOWN, STORE_DAMAGED, MODEL_LOAD_FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +191,9 @@ class InferenceService:
 
     A failed call carries google.rpc.ErrorInfo with domain "edge-agent"; RESOURCE_EXHAUSTED and UNAVAILABLE also carry
     google.rpc.RetryInfo. A request with one input fails as a call; in a request with several, each input has its own result
-    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a cancelled call stops it.
+    or error, and only what concerns the whole request fails the call. A deadline set by the caller reaches the model; a
+    cancelled call stops it. Without a deadline a call has 60 seconds (`service.deadline_seconds_default`). A request has 4 MiB
+    at most, and so has a response (`service.message_bytes_max`).
     """
 
     @staticmethod

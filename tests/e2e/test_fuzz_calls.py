@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from tests.api_page import documented
 from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
 from tests.hostile_calls import Ended, call
 from tests.rpcs import METHODS, path_of
@@ -56,6 +57,13 @@ def test_what_counts_as_a_defect(ended: Ended, defect: bool) -> None:
     assert defect == bool(ended.defect(METHODS[0]))
 
 
+def undocumented(found: Found) -> list[str]:
+    """Return how calls of ours ended that docs/api.md does not say of them."""
+    reasons = {path.rpartition("/")[2]: reasons for path, reasons in documented().items()}
+    ended = [words for words in map(str.split, found.ended) if len(words) == 3 and words[0] in reasons]
+    return [f"{call} {reason}" for call, _, reason in ended if reason not in reasons[call]]
+
+
 def _code(ended: Ended) -> tuple[str, str]:
     return ended.code, ended.reason
 
@@ -70,5 +78,6 @@ def test_no_request_is_more_than_refused(at: Fuzzed, cases: int) -> None:
     assert "" == at.well()
     fuzz(at, last, cases, BEGIN, found)
     assert [] == found.defects
+    assert [] == undocumented(found)
     assert {method.name for method in METHODS} == {ended.split()[0] for ended in found.ended}
     assert at.resident_bytes() - before < RESIDENT_GROWTH_MAX

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from edge_agent import __version__
 from edge_agent.cli import app
 from edge_agent.cli.output import report
-from edge_agent.errors import PathUnsafe
+from edge_agent.errors import EdgeAgentError
 from edge_agent.v1 import admin_pb2
 from tests.fake_daemon import FakeDaemon
 
@@ -249,10 +249,10 @@ def test_tables_fit_a_page(run, daemon):
     assert "llama-" + "0123456789" * 2 in out
 
 
-def test_an_error_without_a_remedy_gets_its_familys(capsys):
+def test_an_error_without_a_remedy_gets_that_of_its_exit_code(capsys):
     """Every error says what to do."""
-    report(PathUnsafe("the bundle holds '../x'"))
-    assert "what to do: Nothing was installed" in capsys.readouterr().err
+    report(EdgeAgentError("it broke"))
+    assert "what to do: The daemon's log says more" in capsys.readouterr().err
 
 
 def test_generate_writes_the_text_alone_to_standard_output(run, daemon):

@@ -83,6 +83,12 @@ def test_a_class_s_remedy_applies_until_an_instance_has_its_own() -> None:
     assert "Wait." == QueueFull("full", remedy="Wait.").remedy
 
 
+@pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
+def test_every_error_has_a_remedy_of_its_class(cls: type[EdgeAgentError]) -> None:
+    """Whoever raises it need not think of one, and docs/errors.md has one for each reason."""
+    assert re.fullmatch(r".+[.?]", cls("x").remedy)
+
+
 def test_capacity_errors_say_when_to_try_again() -> None:
     """The default is one second."""
     assert 1.0 == QueueFull("full").retry_seconds

@@ -86,7 +86,7 @@ def test_every_error_names_itself(reason):
 
 def test_without_a_remedy_there_is_none():
     """An error without a remedy has no such entry."""
-    assert {} == dict(info_of(status.to_status(InvalidRequest("x"))).metadata)
+    assert {} == dict(info_of(status.to_status(EdgeAgentError("x"))).metadata)
 
 
 @pytest.mark.parametrize("reason", BY_REASON)
@@ -95,6 +95,7 @@ def test_what_can_be_tried_again_says_when(reason):
     details = status.to_status(BY_REASON[reason]("x")).details
     kinds = [detail.TypeName() for detail in details[1:]]
     assert (["google.rpc.RetryInfo"] if issubclass(BY_REASON[reason], CapacityError) else []) == kinds
+    assert BY_REASON[reason].retryable == bool(kinds)
 
 
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0, 1), (0.0004, 1), (0.25, 250), (1.0, 1000), (90.5, 90_500)])
