@@ -2,9 +2,7 @@
 
 The task: which of 42 categories a description of food belongs to (ingredient-parser-nlp carries 11,105 of the USDA's,
 in two systems whose categories overlap). The model: MiniLM with a linear head fitted to 2,000 of them, as a bundle; the
-other 6,959 go through the engine, and are the population. Each resample draws calibration rows from it with
-replacement, fits a temperature on a part of them and tests thresholds on the rest, as the calibrate stage does. What a
-threshold really risks and covers is then known exactly: it is counted on the whole population.
+other 6,959 go through the engine, and are the population that benchmarks/resampling.py draws from.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
-import math
 import random
 import sys
 import tempfile
@@ -25,8 +22,9 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from benchmarks.bars import Bar, main
-from convert.calibrate import TUNING_ROWS_MAX, TUNING_SHARE, temperature
-from convert.calibrate.threshold import Risk, choose, lowest_below
+from benchmarks.resampling import Floats, Integers, Population, broken_max, resample
+from convert.calibrate import temperature
+from convert.calibrate.threshold import Risk
 from convert.evaluate import predict
 from convert.evaluate.predictions import matrix
 from convert.evaluate.scoring import vectors
@@ -36,7 +34,7 @@ from tests import bert_onnx, models
 from tests.bundles import minilm_bundle, write
 
 RISK = Risk(target=0.05, delta=0.1)
-RESAMPLES, CALIBRATION_ROWS = 1000, 1000
+CALIBRATION_ROWS = 1000
 TRAIN_ROWS, CATEGORY_ROWS_MIN = 2000, 50
 COVERAGE_SHARE_MIN = 0.8
 SEED = 1
@@ -44,57 +42,23 @@ _DECAY = 3e-3
 _ROUNDS_MAX = 150
 _AT_ONCE = 8
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
 
 def measure() -> list[Bar]:
     """Make the bundle and its answers, draw the resamples, and count."""
     logs.configure(LogConfig(level="warning"))  # standard output is for the bars
-    log_probabilities, truth = _answers(_descriptions())
-    right = np.asarray(log_probabilities.argmax(axis=1) == truth)
-    rng = np.random.default_rng(SEED)
-    drawn = [_resample(log_probabilities, truth, right, rng) for _ in range(RESAMPLES)]
-    broken, naive, covered, oracle = np.array(drawn).mean(axis=0).tolist()
-    rows = f"{len(truth)} rows, the model errs on {100 * (1 - right.mean()):.1f} %"
+    population = Population(*_answers(_descriptions()))
+    found = resample(population, RISK, CALIBRATION_ROWS)
+    rows = f"{len(population.truth)} rows, the model errs on {100 * (1 - population.right.mean()):.1f} %"
     sys.stderr.write(
-        f"{rows}; {CALIBRATION_ROWS} for calibration: coverage {covered:.3f}, of the oracle {oracle:.3f}\n"
+        f"{rows}; {CALIBRATION_ROWS} for calibration: coverage {found.covered:.3f}, of the oracle {found.oracle:.3f}\n"
     )
-    limit = RISK.delta + 2 * math.sqrt(RISK.delta * (1 - RISK.delta) / RESAMPLES)
+    limit = broken_max(RISK)
     return [
-        Bar("threshold rule: resamples over the risk target", broken, round(limit, 4), "lower"),
-        Bar("threshold rule: coverage, of the oracle's", covered / oracle, COVERAGE_SHARE_MIN, "higher"),
+        Bar("threshold rule: resamples over the risk target", found.broken, limit, "lower"),
+        Bar("threshold rule: coverage, of the oracle's", found.covered / found.oracle, COVERAGE_SHARE_MIN, "higher"),
         # No promise of ours: the reason for the rule.
-        Bar("naive rule: resamples over the risk target", naive, round(limit, 4), "higher"),
+        Bar("naive rule: resamples over the risk target", found.naive, limit, "higher"),
     ]
-
-
-def _resample(
-    log_probabilities: Floats, truth: Integers, right: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """Return whether the rule and the naive rule broke the target, and the coverage of the rule and of the oracle."""
-    rows = rng.integers(0, len(truth), CALIBRATION_ROWS)
-    tuning = min(round(TUNING_SHARE * len(rows)), TUNING_ROWS_MAX)
-    fitted = temperature.fit(log_probabilities[rows[:tuning]], truth[rows[:tuning]])
-    confidences, proving = temperature.confidences(log_probabilities, fitted), rows[tuning:]
-    chosen = choose(confidences[proving], right[proving], RISK).threshold
-    lowest = lowest_below(confidences[proving], right[proving], RISK.target)
-    best = lowest_below(confidences, right, RISK.target)
-    return (
-        _risk(chosen, confidences, right) > RISK.target,
-        _risk(lowest, confidences, right) > RISK.target,
-        _coverage(chosen, confidences),
-        _coverage(best, confidences),
-    )
-
-
-def _coverage(threshold: float | None, confidences: Floats) -> float:
-    return 0.0 if threshold is None else float((confidences >= threshold).mean())
-
-
-def _risk(threshold: float | None, confidences: Floats, right: npt.NDArray[np.bool_]) -> float:
-    sure = confidences >= (2.0 if threshold is None else threshold)
-    return float((~right[sure]).mean()) if sure.any() else 0.0
 
 
 def _descriptions() -> list[tuple[str, str]]:

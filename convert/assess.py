@@ -28,6 +28,7 @@ MARKS: dict[int, str] = {
     500: "enough to fine-tune an encoder on a handful of labels",
     1000: "enough to fine-tune and calibrate, with something left to test on",
 }
+READY_ROWS_MIN = 1000
 LABEL_ROWS_MIN = 20
 _LABELS_MAX = 1000
 _GUESS_ROWS_MIN = 20
@@ -35,7 +36,13 @@ _ANSWERS = """
     SELECT e.truth, count(*) FROM chosen JOIN examples e USING (site, prediction_id)
     GROUP BY 1 ORDER BY count(*) DESC, 1
 """
-_KNOWN = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'classify' ORDER BY 1"
+# A large model's answer has no scores.
+_KNOWN = """
+    SELECT DISTINCT label FROM (
+        SELECT unnest(scores).label AS label FROM examples WHERE kind = 'classify'
+        UNION ALL SELECT output FROM examples WHERE kind = 'classify' AND output <> ''
+    ) ORDER BY 1
+"""
 _OVERALL = """
     SELECT count(*), count(verdict), count(DISTINCT cluster), count(duplicate_of),
            count(*) FILTER (conflict),
@@ -125,14 +132,22 @@ class Assessment:
         return [label for label, rows in self.labels.items() if rows < LABEL_ROWS_MIN]
 
     @property
+    def ready(self) -> bool:
+        """Enough for a first model: to fine-tune, to calibrate and to test it, with every label known well enough.
+
+        It says nothing of what answers now; where that is a large model, there is no confidence to prove anything of.
+        """
+        return self.usable >= READY_ROWS_MIN and not self.short
+
+    @property
     def suffices(self) -> bool:
         """Enough to fine-tune, every label known well enough, and the promise proved."""
         return self.mark >= 500 and not self.short and self.promise.threshold is not None
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        found = {**asdict(self), "right": self.right.plain(), "short": self.short, "suffices": self.suffices}
-        return {"schema": "edge-agent/assessment/v1", **found}
+        verdict = {"short": self.short, "ready": self.ready, "suffices": self.suffices}
+        return {"schema": "edge-agent/assessment/v1", **asdict(self), "right": self.right.plain(), **verdict}
 
 
 def assess(collected: Path, task: str, risk: Risk) -> Assessment:

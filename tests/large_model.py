@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 KEY = "sk-oracle"
+CHARACTERS_PER_TOKEN = 4
+"""About as many as large models make of English."""
 WAYS = ("401", "404", "429", "500", "503", "prose", "wrong-label", "truncated", "huge", "stall", "cut", "html", "slow")
 
 
@@ -114,7 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         if way == "cut":
             return
         self._event(body, {}, "length" if way == "truncated" else "stop")
-        usage = {"prompt_tokens": 100, "completion_tokens": len(pieces), "total_tokens": 100 + len(pieces)}
+        asked = sum(len(turn["content"]) for turn in body["messages"]) // CHARACTERS_PER_TOKEN
+        usage = {"prompt_tokens": asked, "completion_tokens": len(pieces), "total_tokens": asked + len(pieces)}
         self._data({**_chunk(body), "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
 

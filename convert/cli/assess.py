@@ -45,6 +45,7 @@ def command(
     _print_labels(console, found)
     _print_reviewers(console, found)
     console.print(_promised(found))
+    console.print(_verdict(found, assess.READY_ROWS_MIN))
 
 
 def _print_labels(console: Console, found: Any) -> None:
@@ -62,9 +63,19 @@ def _print_reviewers(console: Console, found: Any) -> None:
         console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
 
 
+def _verdict(found: Any, rows_min: int) -> str:
+    if found.ready:
+        return "ready: enough to fine-tune, calibrate and test a first model"
+    lacking = [f"{rows_min - found.usable} more usable examples"] if found.usable < rows_min else []
+    lacking += [f"more of {', '.join(found.short)}"] if found.short else []
+    return f"not ready for a first model: it takes {', and '.join(lacking)}"
+
+
 def _promised(found: Any) -> str:
     promise, right = found.promise, found.right
     seen = f"of the reviewed answers {right.low:.1%} to {right.high:.1%} are right; "
+    if not promise.reviews:
+        return f"{seen}none has a confidence, so there is no threshold to prove yet"
     wanted = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
     if promise.threshold is not None:
         return f"{seen}{wanted} is proved from confidence {promise.threshold:.2f} on, {promise.coverage:.1%} of them"

@@ -112,6 +112,37 @@ def test_it_suffices(tmp_path: Path):
     assert assess(collected(tmp_path, records), "pos-intent", RISK).suffices
 
 
+@pytest.mark.parametrize(
+    ("count", "labels", "ready", "said"),
+    [
+        (1000, ("refund", "price"), True, "ready: enough to fine-tune, calibrate and test a first model"),
+        (990, ("refund", "price"), False, "not ready for a first model: it takes 10 more usable examples"),
+        (1000, ("refund",) * 99 + ("price",), False, "it takes more of price"),
+        (99, ("refund",) * 98 + ("price",), False, "it takes 901 more usable examples, and more of price"),
+    ],
+)
+def test_what_a_large_model_answered_may_be_enough_to_begin(
+    tmp_path: Path, count: int, labels: tuple[str, ...], ready: bool, said: str
+):
+    """Its answers have no confidence, so nothing is promised; what people said of them trains the first model."""
+    large = {"confidence": None, "threshold": None, "scores": [], "route": "upstream", "model": "large-1"}
+    accepted = {"verdict": "accept", "value": ""}
+    records = [
+        record
+        for n in range(1, count + 1)
+        for record in (
+            prediction(n, input=text(n), output=labels[n % len(labels)], sure=False, **large),
+            feedback(n, **accepted),
+        )
+    ]
+    out = collected(tmp_path, records)
+    found = assess(out, "pos-intent", RISK)
+    assert (ready, False, 0) == (found.ready, found.suffices, found.promise.reviews)
+    output = CliRunner().invoke(app, ["assess", str(out), "--task", "pos-intent"]).output
+    assert said in output
+    assert "none has a confidence" in output
+
+
 def test_the_command_says_it_in_words(tmp_path: Path):
     """Counts, labels, reviewers and what is missing; as JSON with the same figures."""
     out = collected(tmp_path, [*many(40, wrong_every=40), prediction(99, input="again")])

@@ -1,0 +1,56 @@
+"""Walks the whole way from a large model to a small one: real daemons, real files, minutes.
+
+    scripts/flywheel [--json] [--draw FILE] [--work FOLDER] [--small]
+
+A fresh site is enrolled and begins in bootstrap: a scripted oracle, called so, answers over HTTP as a large model
+would. An expert reviews; the uplink carries sealed examples to the centre; 'assess' says when they are enough; a small
+encoder is trained, published, installed and tested by the site, runs in shadow and then answers what it is sure of.
+
+The task: 16 groups of goods from the USDA's descriptions of food (goods.py). The small model: all-MiniLM-L6-v2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.flywheel.commands import StepFailed
+from benchmarks.flywheel.loop import WORK, Loop, Size, fresh
+from benchmarks.flywheel.picture import draw
+from benchmarks.flywheel.screen import Screen
+
+SMALL = Size(
+    round_calls=1150,
+    shadow_calls=100,
+    hybrid_calls=200,
+    training={"method": "full", "epochs": 2, "learning_rate": 3e-4},
+)
+
+
+def main() -> int:
+    """Walk it, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/flywheel", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="draw the chart, .png or .svg")
+    parser.add_argument("--work", type=Path, default=WORK, help="a folder of its own: it is emptied")
+    parser.add_argument("--small", action="store_true", help="fewer calls and epochs: does it go all the way?")
+    given = parser.parse_args()
+    screen = Screen()
+    work = fresh(given.work.absolute())
+    try:
+        figures = Loop(work, SMALL if given.small else Size(), screen).walk()
+    except StepFailed as error:
+        screen.line(f"stopped: {error}", "red")
+        screen.line(f"logs: {work}/commands.log, {work}/box; the next run begins anew", "red")
+        return 1
+    if given.draw:
+        draw(given.draw, figures)
+    if given.json:
+        sys.stdout.write(json.dumps(figures.plain()) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What the flywheel measures, call by call, summed up in blocks of calls; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+BLOCK_CALLS = 100
+
+
+class Call(NamedTuple):
+    """One call."""
+
+    right: bool
+    """What the caller got."""
+    large_right: bool
+    """What the large model says of that text, asked or not."""
+    local: bool
+    """The small model answered."""
+    abstained: bool
+    local_label: str
+    """What the small model says, whoever answered; empty where there is none."""
+    large_label: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some calls in a row, all in one mode."""
+
+    mode: str
+    calls: int
+    local_share: float
+    accuracy: float
+    large_accuracy: float
+    cost: float
+    """In the currency of the prices."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """All the calls of a mode."""
+
+    calls: int
+    right: int
+    large_right: int
+    local: int
+    local_right: int
+    abstained: int
+    agreed: int
+    """The small model says what the large one says, where it says something."""
+    cost: float
+
+    def plus(self, other: Sum) -> Sum:
+        """Return the sum of both."""
+        mine, theirs = asdict(self), asdict(other)
+        return Sum(**{name: mine[name] + theirs[name] for name in mine})
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the calls that got the right label."""
+        return self.right / self.calls
+
+    @property
+    def large_accuracy(self) -> float:
+        """The same, had the large model answered all of them."""
+        return self.large_right / self.calls
+
+    @property
+    def local_share(self) -> float:
+        """Share of the calls that the small model answered."""
+        return self.local / self.calls
+
+    @property
+    def local_wrong_share(self) -> float:
+        """Share of its answers that are wrong."""
+        return 1 - self.local_right / self.local if self.local else 0.0
+
+    def plain(self) -> dict[str, float]:
+        """Return it as JSON has it."""
+        shares = ("accuracy", "large_accuracy", "local_share", "local_wrong_share")
+        return {**asdict(self), **{name: round(getattr(self, name), 4) for name in shares}}
+
+
+def sum_up(calls: Sequence[Call], cost: float) -> Sum:
+    """Sum calls up."""
+    return Sum(
+        calls=len(calls),
+        right=sum(call.right for call in calls),
+        large_right=sum(call.large_right for call in calls),
+        local=sum(call.local for call in calls),
+        local_right=sum(call.local and call.right for call in calls),
+        abstained=sum(call.abstained for call in calls),
+        agreed=sum(call.local_label == call.large_label for call in calls),
+        cost=round(cost, 6),
+    )
+
+
+def block(mode: str, calls: Sequence[Call], cost: float) -> Block:
+    """Sum a block up."""
+    found = sum_up(calls, cost)
+    return Block(mode, found.calls, found.local_share, found.accuracy, found.large_accuracy, found.cost)
+
+
+@dataclass
+class Figures:
+    """Everything that a run of the flywheel has to tell."""
+
+    task: str
+    large_model: str
+    blocks: list[Block] = field(default_factory=list)
+    modes: dict[str, Sum] = field(default_factory=dict)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """Of collecting: what was reviewed, and what 'assess' says then."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """The small one, as it was measured at the centre."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What each stage took."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        modes = {mode: found.plain() for mode, found in self.modes.items()}
+        return {"schema": "edge-agent/flywheel/v1", **asdict(self), "modes": modes}
