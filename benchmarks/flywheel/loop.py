@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ class Size:
     """In bootstrap, between two looks of the centre."""
     shadow_calls: int = 400
     hybrid_calls: int = 1000
-    training: Mapping[str, Any] = field(default_factory=lambda: {"method": "full", "epochs": 4, "learning_rate": 2e-4})
-    """What the recipe says of it."""
 
 
 @dataclass
@@ -106,7 +104,7 @@ class Loop:
 
     def _train(self) -> None:
         with self.screen.stage("train", f"{goods.BASE}: fine-tuned, exported, quantized, calibrated, measured"):
-            recipe = goods.write_recipe(self.folder / "recipe", self._labels, self._centre.data, {**self.size.training})
+            recipe = goods.write_recipe(self.folder / "recipe", self._labels, self._centre.data)
             report = self._centre.train(recipe)
             calibrated, measured = (report["stages"][name]["report"] for name in ("calibrate", "evaluate"))
             promised = {name: calibrated[name] for name in ("threshold", "coverage", "bound", "temperature")}

@@ -80,8 +80,8 @@ def test_the_definition_of_the_task_makes_a_bundle_without_a_model(tmp_path: Pat
     made = assemble.assemble(assemble.Request(task.parent, {}, tmp_path / "bundle"))
     manifest = parse((made.path / "manifest.json").read_bytes())
     assert ("upstream", ("fish", "bread"), ()) == (manifest.runtime, tuple(manifest.task.labels), manifest.artifacts)
-    recipe = read(goods.write_recipe(tmp_path / "recipe", ["fish", "bread"], tmp_path, {"method": "head", "epochs": 2}))
-    assert (2, "head") == (recipe.finetune.epochs, recipe.finetune.method)
+    recipe = read(goods.write_recipe(tmp_path / "recipe", ["fish", "bread"], tmp_path))
+    assert ("full", str(tmp_path / "train.jsonl")) == (recipe.finetune.method, recipe.data.train)
 
 
 def test_calls_are_summed_up():

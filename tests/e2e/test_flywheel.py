@@ -1,0 +1,70 @@
+"""scripts/flywheel: the whole way from a large model to a small one, small; what it leaves, and what it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.eventually import eventually_sync
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(work: Path, *more: object) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.flywheel", "--small", "--work", str(work), *map(str, more)]
+
+
+def running(work: Path) -> list[str]:
+    """Return the command lines of processes that know the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if str(work) in line]
+
+
+@pytest.mark.slow
+def test_the_whole_way(tmp_path: Path):
+    """From bootstrap over shadow to hybrid, where most is answered here and no worse; nothing is left running."""
+    work, chart = tmp_path / "work", tmp_path / "chart.svg"
+    done = subprocess.run(
+        command(work, "--json", "--draw", chart), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert 0 == done.returncode, done.stderr
+    figures = json.loads(done.stdout)
+    bootstrap, shadow, hybrid = figures["modes"].values()
+    assert ["bootstrap", "shadow", "hybrid"] == [*figures["modes"]]
+    assert [0, 0, 0, 0, 0] == [
+        bootstrap["local"],
+        shadow["local"],
+        *(mode["abstained"] for mode in figures["modes"].values()),
+    ]
+    assert figures["rounds"][-1]["ready"]
+    assert bootstrap["calls"] == sum(each["accepted"] + each["corrected"] for each in figures["rounds"])
+    assert bootstrap["right"] == sum(each["accepted"] for each in figures["rounds"])
+    assert shadow["agreed"] > 0.5 * shadow["calls"]
+    assert 0.3 < hybrid["local_share"] < 1
+    assert hybrid["accuracy"] > hybrid["large_accuracy"] - 0.05
+    # What is answered here costs nothing.
+    assert hybrid["cost"] / hybrid["calls"] < 0.8 * bootstrap["cost"] / bootstrap["calls"]
+    assert json.loads((work / "flywheel.json").read_text()) == figures
+    assert chart.stat().st_size > 10_000
+    assert [] == running(work)
+
+
+@pytest.mark.slow
+def test_a_walk_that_is_stopped_leaves_nothing_running(tmp_path: Path):
+    """Terminated while both daemons and the oracle run: all of them end with it."""
+    work = tmp_path / "work"
+    with subprocess.Popen(command(work), cwd=ROOT, stderr=subprocess.PIPE, text=True) as walk:
+        eventually_sync(lambda: any(line.rstrip().endswith(" uplink") for line in running(work)), seconds=300)
+        walk.send_signal(signal.SIGTERM)
+        walk.communicate(timeout=60)
+    assert 128 + signal.SIGTERM == walk.returncode
+    assert [] == running(work)
