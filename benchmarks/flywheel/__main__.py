@@ -22,12 +22,7 @@ from benchmarks.flywheel.loop import WORK, Loop, Size, fresh
 from benchmarks.flywheel.picture import draw
 from benchmarks.flywheel.screen import Screen
 
-SMALL = Size(
-    round_calls=1150,
-    shadow_calls=100,
-    hybrid_calls=200,
-    training={"method": "full", "epochs": 2, "learning_rate": 3e-4},
-)
+SMALL = Size(round_calls=1150, shadow_calls=100, hybrid_calls=200)
 
 
 def main() -> int:
