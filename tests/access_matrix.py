@@ -26,6 +26,7 @@ ROLES = ("infer", "feedback", "admin")
 # docs/access.md, in the words of the protocol. A service that is not here may be called by nobody.
 SERVICES = {
     "edge_agent.v1.InferenceService": {"infer"},
+    "inference.GRPCInferenceService": {"infer"},
     "edge_agent.v1.FeedbackService": {"feedback"},
     "edge_agent.v1.AdminService": {"admin"},
     "grpc.reflection.v1alpha.ServerReflection": {"admin"},

@@ -17,7 +17,8 @@ CALL_SECONDS_MAX = 30.0
 ANSWERS_MAX = 2000
 """Of one stream; no task of these tests writes more."""
 DEFECTS = {"UNKNOWN", "INTERNAL", "UNIMPLEMENTED", "DATA_LOSS"}
-OURS = "edge_agent.v1."
+OURS = ("edge_agent.v1.", "inference.")
+"""Services whose errors all have a reason."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ def call(channel: grpc.Channel, method: MethodDescriptor, raw: bytes) -> Ended:
             pass
         answers.cancel()
     except grpc.RpcError as error:
-        return _ended(error)
+        return ended(error)
     return Ended("OK")
 
 
-def _ended(error: grpc.RpcError) -> Ended:
+def ended(error: grpc.RpcError) -> Ended:
     info = error_details_pb2.ErrorInfo()
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 import edge_agent.v1
+from edge_agent.service.open_inference import wire
 
 
 def _files() -> Iterator[object]:
@@ -22,8 +23,9 @@ def _files() -> Iterator[object]:
     yield reflection_pb2.DESCRIPTOR
 
 
-METHODS: tuple[MethodDescriptor, ...] = tuple(
-    method for file in _files() for service in file.services_by_name.values() for method in service.methods
+METHODS: tuple[MethodDescriptor, ...] = (
+    *(method for file in _files() for service in file.services_by_name.values() for method in service.methods),
+    *wire.SERVICE.methods,
 )
 
 

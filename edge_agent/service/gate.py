@@ -6,6 +6,7 @@ exception; this answers with INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -72,7 +73,11 @@ class Gate:
     def _gated_dialogue(self, method: str, handler: Any) -> Any:
         async def behaviour(requests: Any, context: Any) -> None:
             await self._enter(method, treatment(method), context)
-            async for response in handler.stream_stream(read(requests, context), context):
+            answers = handler.stream_stream(read(requests, context), context)
+            if not inspect.isasyncgen(answers):
+                await answers  # it writes, and so can be ended while its caller does not read
+                return
+            async for response in answers:
                 await context.write(response)
 
         async def read(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
@@ -113,7 +118,7 @@ async def _parsed(parse: Any, data: bytes, context: Any) -> Any:
     except Exception:  # noqa: BLE001 - DecodeError, or whatever protobuf makes of hostile bytes
         error = InvalidRequest(
             "the request is no valid message of this method",
-            remedy="Generate the client from the daemon's version of proto/edge_agent/v1; text must be UTF-8.",
+            remedy="Generate the client from the daemon's version of proto/; text must be UTF-8.",
         )
     await guard.abort(error, context)
     raise AssertionError("abort always raises")

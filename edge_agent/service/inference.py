@@ -49,6 +49,7 @@ TEMPERATURE_MAX = 2.0
 
 Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
 BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
+Write = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     @guard.call
     async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
         """Choose one label for each input."""
+        return await self.classify(request, context)
+
+    async def classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
+        """Likewise, with errors of our own tree."""
         wish = _wish(request.on_low_confidence)
 
         def write(result: pb.ClassifyResult, finished: Finished) -> float | None:
@@ -110,6 +115,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     @guard.call
     async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
         """Find typed values in each input."""
+        return await self.extract(request, context)
+
+    async def extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
+        """Likewise, with errors of our own tree."""
         wish = _wish(request.on_low_confidence)
 
         def write(result: pb.ExtractResult, finished: Finished) -> float | None:
@@ -122,6 +131,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     @guard.call
     async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
         """Turn each input into a vector."""
+        return await self.embed(request, context)
+
+    async def embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
+        """Likewise, with errors of our own tree."""
 
         def write(result: pb.EmbedResult, finished: Finished) -> None:
             answers.embed(result.embedding, finished)
@@ -131,10 +144,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     @guard.call
     async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
         """Write text for one input, piece by piece."""
-        with self._counting(request.task):
-            await self._write_text(request, context)
+        await self.generate(request, context, context.write)
 
-    async def _write_text(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+    async def generate(self, request: pb.GenerateRequest, context: guard.Context, write: Write) -> None:
+        """Likewise, to whatever takes the pieces."""
+        with self._counting(request.task):
+            await self._write_text(request, context, write)
+
+    async def _write_text(self, request: pb.GenerateRequest, context: guard.Context, write: Write) -> None:
         began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
@@ -155,7 +172,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         measured.answered(self._counts, finished)
                         if self._collection.consent(request.task) != "off":
                             self._collection.keep(kept.generated(event, "".join(pieces)))
-                    await context.write(message)
+                    await write(message)
 
     async def _written(
         self, item: Input, run: Run, escalate: bool, client: str
@@ -216,9 +233,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             )
         return bundle
 
-    def _deadline(self, context: guard.Context) -> float:
+    def seconds_left(self, context: guard.Context) -> float:
+        """Return how much time a caller gives, or the site where the caller says nothing."""
         remaining = context.time_remaining()
-        seconds = self._config.deadline_seconds_default if remaining is None else remaining
+        return self._config.deadline_seconds_default if remaining is None else remaining
+
+    def _deadline(self, context: guard.Context) -> float:
+        seconds = self.seconds_left(context)
         if seconds <= 0:
             raise DeadlineExpired("the deadline had passed when the request arrived")
         return asyncio.get_running_loop().time() + seconds

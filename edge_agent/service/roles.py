@@ -29,6 +29,17 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "ListTasks": INFER,
         "GetTask": INFER,
     },
+    "inference.GRPCInferenceService": {
+        "ServerLive": INFER,
+        "ServerReady": INFER,
+        "ModelReady": INFER,
+        "ServerMetadata": INFER,
+        "ModelMetadata": INFER,
+        "ModelInfer": INFER,
+        "ModelStreamInfer": INFER,
+        "ModelConfig": INFER,
+        "ModelStatistics": INFER,
+    },
     "edge_agent.v1.FeedbackService": {
         "SubmitFeedback": FEEDBACK,
         "ListReviewQueue": FEEDBACK,

@@ -1,10 +1,10 @@
 """The listeners: one gRPC server for each socket, since the socket is the role, and one for TCP.
 
-inference.sock   0660   InferenceService, health
+inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
 review.sock      0660   FeedbackService, health
-admin.sock       0600   AdminService, InferenceService, health, reflection
+admin.sock       0600   AdminService, both of inference.sock, health, reflection
 tcp_address      TLS    all of them; the client's certificate says which it may call
-                 plain  InferenceService, health; only with `insecure: true`
+                 plain  both of inference.sock, health; only with `insecure: true`
 
 Each call passes `gate.py` first, which authorizes it by the table in `roles.py`.
 """
@@ -25,7 +25,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection_aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from edge_agent.config import Config, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
@@ -37,6 +37,9 @@ from edge_agent.service.credentials import TlsFiles
 from edge_agent.service.feedback import FeedbackServicer
 from edge_agent.service.gate import Gate
 from edge_agent.service.inference import InferenceServicer, Rooms
+from edge_agent.service.open_inference import wire
+from edge_agent.service.open_inference.dialogues import Dialogues
+from edge_agent.service.open_inference.servicer import OpenInferenceServicer
 from edge_agent.service.rates import Rates
 from edge_agent.service.watch import HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -56,6 +59,7 @@ HEALTH_OVERALL = ""
 WATCHES_MAX = 32  # each lasts as long as its caller likes
 LISTED = [
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+    wire.SERVICE.full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
@@ -76,21 +80,23 @@ class Edge:
         self._known: set[str] = set()
         self._audit = Audit(config.state_dir, config.access.audit_bytes_max)
         self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
-        service = config.service
-        devices = InferenceServicer(rooms, service, service.devices_priority)
-        operator = InferenceServicer(rooms, service, service.operator_priority)
+        service, self._dialogues = config.service, Dialogues()
+        devices, operator = (
+            _Inference(rooms, service, priority, self._dialogues)
+            for priority in (service.devices_priority, service.operator_priority)
+        )
         self._devices, gate = self._listener(callers.on_socket("inference.sock", roles.INFER))
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(devices, gate)
+        devices.add_to(gate)
         self._reviewers, gate = self._listener(callers.on_socket("review.sock", roles.FEEDBACK))
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
         self._operator, gate = self._listener(callers.on_socket("admin.sock", roles.OPERATOR))
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(operator, gate)
+        operator.add_to(gate)
         _add_operation(gate, admin)
         self.tls = TlsFiles(config.access) if config.access.certificate_file else None
         """None where TCP is off or plain."""
         identify = callers.Certified(config.access.roles) if self.tls else callers.in_the_open
         self._network, gate = self._listener(identify, _over_network(config))
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(devices, gate)
+        devices.add_to(gate)
         if self.tls:
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
             _add_operation(gate, admin)
@@ -154,6 +160,7 @@ class Edge:
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let running ones finish for that long, end the rest, remove the sockets."""
         await self._health.enter_graceful_shutdown()
+        self._dialogues.close()
         await asyncio.gather(self._devices.stop(grace_seconds), self._network.stop(grace_seconds))
         await self._reviewers.stop(min(grace_seconds, 1.0))
         await self._operator.stop(min(grace_seconds, 1.0))
@@ -162,9 +169,25 @@ class Edge:
             path.unlink(missing_ok=True)
 
 
+class _Inference:
+    """What answers the callers of one priority: by our own API, and by the Open Inference Protocol."""
+
+    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int, dialogues: Dialogues) -> None:
+        self._own = InferenceServicer(rooms, config, priority)
+        self._open = OpenInferenceServicer(rooms, self._own, dialogues)
+
+    def add_to(self, gate: Gate) -> None:
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._own, gate)
+        gate.add_registered_method_handlers(wire.SERVICE.full_name, wire.handlers(self._open))
+
+
 def _add_operation(gate: Gate, admin: AdminServicer) -> None:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, gate)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_aio.ReflectionServicer(LISTED), gate)
+    shown = wire.pool_with(
+        inference_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR
+    )
+    reflecting = reflection_aio.ReflectionServicer(LISTED, pool=shown)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, gate)
 
 
 def _everywhere(config: Config) -> Options:

@@ -16,15 +16,12 @@ from edge_agent.config import Role
 from edge_agent.errors import RoleMissing
 from edge_agent.formats.certificates import Certificate, certificates
 from edge_agent.service import roles
+from edge_agent.service.open_inference import wire
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2
 
 FILES = (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2)
-SERVED = {
-    f"/{service.full_name}/{method.name}"
-    for file in FILES
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
+SERVICES = (*(service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()), wire.SERVICE)
+SERVED = {f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods}
 EACH = st.sampled_from(get_args(Role))
 
 

@@ -1,0 +1,151 @@
+"""From answers to tensors: which outputs each kind of task has, and how each is written. Pure.
+
+Always raw: tritonclient reads nothing else of numbers. Little-endian, row by row; before each text its length.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
+
+from edge_agent.formats.manifest import Task
+from edge_agent.service import messages
+
+Datatype = Literal["BYTES", "FP32", "BOOL"]
+Results = Sequence[Any]
+"""Of one request: Classification, Extraction or Embedding, or one Text."""
+ANY, EACH_LABEL = -1, -2
+_ROUTES = {number: name.upper() for name, number in messages.ROUTES.items()}
+_FINISHES = {number: name for name, number in messages.FINISHES.items()}
+
+
+class Text(NamedTuple):
+    """A piece of a generation, or all of it; `provenance` and `finish` are None before its end."""
+
+    text: str
+    provenance: Any = None
+    finish: int = 0
+
+
+class Output(NamedTuple):
+    """One output of a kind of task."""
+
+    datatype: Datatype
+    write: Callable[[Results, Sequence[str]], bytes]
+    """From the results and the task's labels."""
+    width: int = 1
+    """How many elements belong to one input; EACH_LABEL = one for each label, ANY = as many as there are."""
+
+
+def strings(values: Iterable[str]) -> bytes:
+    """Write texts."""
+    encoded = [value.encode() for value in values]
+    return b"".join([part for each in encoded for part in (len(each).to_bytes(4, "little"), each)])
+
+
+def floats(values: Sequence[float]) -> bytes:
+    """Write numbers."""
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def _text(of: Callable[[Any], str]) -> Output:
+    return Output("BYTES", lambda results, _: strings(map(of, results)))
+
+
+def _number(of: Callable[[Any], float]) -> Output:
+    return Output("FP32", lambda results, _: floats([of(result) for result in results]))
+
+
+def _confidence(result: Any) -> float:
+    return float(result.confidence.value) if result.HasField("confidence") else math.nan
+
+
+def _scores(results: Results, labels: Sequence[str]) -> bytes:
+    """Write a row for each result, in the order of the labels; without a local answer there are no numbers in it."""
+    rows: list[float] = []
+    for result in results:
+        found = {pair.label: pair.score for pair in result.scores}
+        rows += [found.get(label, math.nan) for label in labels]
+    return floats(rows)
+
+
+def _entities(result: Any) -> str:
+    names = ("label", "text", "start", "end", "score")
+    return json.dumps([{name: getattr(each, name) for name in names} for each in result.entities], ensure_ascii=False)
+
+
+def _fields(result: Any) -> str:
+    return json.dumps({field.name: field.confidence for field in result.fields}, ensure_ascii=False)
+
+
+def _vectors(results: Results, _: Sequence[str]) -> bytes:
+    return b"".join([floats(result.values) for result in results])
+
+
+_PROVENANCE = {
+    "route": _text(lambda result: _ROUTES[result.provenance.route]),
+    "degraded": _text(lambda result: ",".join(result.provenance.degraded)),
+    "prediction_id": _text(attrgetter("provenance.prediction_id")),
+}
+_GRADED = {
+    "confidence": _number(_confidence),
+    "below_threshold": Output("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
+}
+OUTPUTS: Mapping[str, Mapping[str, Output]] = {
+    "classify": {
+        "label": _text(attrgetter("label")),
+        **_GRADED,
+        "scores": Output("FP32", _scores, EACH_LABEL),
+        "label_mass": _number(attrgetter("label_mass")),
+        **_PROVENANCE,
+    },
+    "extract": {
+        "record": _text(attrgetter("json")),
+        **_GRADED,
+        "entities": _text(_entities),
+        "fields": _text(_fields),
+        **_PROVENANCE,
+    },
+    "embed": {"embedding": Output("FP32", _vectors, ANY), **_PROVENANCE},
+    "generate": {
+        "text": _text(attrgetter("text")),
+        "finish_reason": _text(lambda result: _FINISHES.get(result.finish, "")),
+        **_PROVENANCE,
+    },
+}
+"""By the kind of the task, in the order in which they are sent."""
+BATCHED = frozenset({"classify", "extract", "embed"})
+"""Kinds whose tensors have a first dimension that counts the inputs."""
+EACH_PIECE = ("text",)
+"""Outputs of a generation that come before its end."""
+
+
+def shape(output: Output, kind: str, labels: Sequence[str], batch: int = ANY) -> list[int]:
+    """Return the shape of an output for that many inputs; ANY = whatever there are."""
+    width = width_of(output, labels)
+    return [batch, width] if kind in BATCHED else [width]
+
+
+def width_of(output: Output, labels: Sequence[str]) -> int:
+    """Return how many elements belong to one input."""
+    return len(labels) if output.width == EACH_LABEL else output.width
+
+
+def write(response: Any, task: Task, names: Iterable[str], results: Results) -> None:
+    """Add outputs to a ModelInferResponse."""
+    kind, labels = task.kind, task.labels
+    raw: list[bytes] = []
+    known = OUTPUTS[kind]
+    for name in names:
+        output = known[name]
+        written = output.write(results, labels)
+        dimensions = shape(output, kind, labels, len(results))
+        if dimensions[-1] == ANY:
+            dimensions[-1] = len(written) // 4 // (len(results) or 1)
+        response.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
+        raw.append(written)
+    response.raw_output_contents.extend(raw)
