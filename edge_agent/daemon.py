@@ -19,6 +19,7 @@ import structlog
 import uvloop
 
 from edge_agent import __version__, logs, systemd, tasks
+from edge_agent.alarms import FieldAlarms
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.examples.collection import Collection
@@ -64,8 +65,10 @@ class Daemon:
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
         )
-        self._link, modes = Link(config), tasks.TaskModes(config, store)
-        around = tasks.around(self._engines, self._activation, self._update_changed, modes.plan)
+        self._link = Link(config)
+        modes = tasks.TaskModes(config, store, self._digest)
+        self._alarms = FieldAlarms(self._activation, modes, self._can_ask)
+        around = tasks.around(self._engines, self._activation, self._update_changed, self._alarms.plan)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
@@ -81,6 +84,8 @@ class Daemon:
                 escalation=escalation,
                 link=self._link,
                 set_mode=modes.say,
+                mode_by=modes.by,
+                alarms=self._alarms.of,
                 config=config,
                 serving=lambda: self._serving,
                 drain=self.drain,
@@ -102,7 +107,18 @@ class Daemon:
             version=__version__,
             updates=lambda: tasks.site_updates(self._activation, self._updater.overview),
             revision=lambda: self._revision,
+            alarmed=self._alarms.heard,
         )
+
+    def _digest(self, task: str) -> str:
+        """Return the digest of the bundle that answers a task; empty = none does."""
+        bundle = self._activation.serving.get(task)
+        return bundle.digest if bundle else ""
+
+    def _can_ask(self, task: str) -> bool:
+        """Tell whether a task may ask the large model at all."""
+        standing = self._link.standing(task)
+        return standing.configured and standing.allowed
 
     def drain(self) -> None:
         """Take no new work."""
@@ -129,6 +145,8 @@ class Daemon:
             stack.callback(reporting.cancel)
             watching = asyncio.create_task(self._link.run())
             stack.callback(watching.cancel)
+            demoting = asyncio.create_task(self._alarms.run(self._update_changed))
+            stack.callback(demoting.cancel)
             updating = asyncio.create_task(self._updater.run())
             stack.push_async_callback(self._stop_updates, updating)
             alive = asyncio.create_task(systemd.keep_alive(self._computes))
@@ -169,12 +187,13 @@ class Daemon:
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
         overview, consent = self._updater.overview, self._collection.consent
-        return tasks.task_statuses(self._engines, self._activation, overview, consent)
+        return tasks.task_statuses(self._engines, self._activation, overview, consent, self._alarms.raised)
 
     def _update_changed(self) -> None:
         self._revision += 1
 
     async def _report(self) -> None:
+        self._alarms.look_again()
         silent = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
         await self._edge.report(silent | ready, serving=self._serving)

@@ -5,17 +5,25 @@ Part of the composition root, like daemon.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
+
+import structlog
 
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.trial import Asked, Loadable, trying
+from edge_agent.field.figures import Standing
+from edge_agent.formats.alarms import Alarm, RaisedAlarm
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.example import Consent
-from edge_agent.formats.plan import Mode
+from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.store.demotions import Demotion
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
@@ -25,14 +33,18 @@ from edge_agent.update.probation import Seen
 from edge_agent.update.selftest import Subject
 from edge_agent.update.updater import Around, Overview
 
+log = structlog.get_logger("edge_agent.tasks")
+
 MESSAGE_CHARACTERS_MAX = 1000
+ModeBy = Literal["alarm", "operator", "plan", "configuration"]
+DEMOTABLE: tuple[Mode, ...] = ("hybrid", "local")
 
 
 def around(
     engines: EnginePool,
     activation: Activation,
     changed: Callable[[], None],
-    planned: Callable[[Mapping[str, Mode]], None],
+    planned: Callable[[Mapping[str, TaskPlan]], None],
 ) -> Around:
     """Return what updates need of the engine room and the machine."""
 
@@ -57,28 +69,79 @@ def around(
 class TaskModes:
     """In which mode each task is: what the operator or the plan said last, and agent.yaml where they said nothing."""
 
-    def __init__(self, config: Config, store: Store) -> None:
-        """Read what is remembered; from then on `plan` and `say` are called on the store's thread."""
-        self._configured, self._table = config.escalation.modes, store.modes
-        self._known = self._table.read()
+    def __init__(self, config: Config, store: Store, serving: Callable[[str], str]) -> None:
+        """Read what is remembered; from then on what writes is called on the store's thread.
+
+        Args:
+            config: the modes of agent.yaml.
+            store: where it is remembered.
+            serving: the digest of the bundle that answers a task; empty = none does.
+        """
+        self._configured, self._table, self._demotions = config.escalation.modes, store.modes, store.demotions
+        self._serving = serving
+        self._known, self._demoted = self._table.read(), self._demotions.read()
 
     def of(self, task: str) -> Mode:
         """Return the mode of a task."""
+        if self._demoted and self.demotion(task):
+            return "shadow"
         return self._known.of(task, self._configured.get(task, "local"))
 
-    def plan(self, wanted: Mapping[str, Mode]) -> None:
-        """Remember what the plan says of all tasks."""
-        self._table.plan(wanted)
-        self._known = self._table.read()
+    def by(self, task: str) -> ModeBy:
+        """Return who put a task into its mode."""
+        if self.demotion(task):
+            return "alarm"
+        return "operator" if task in self._known.said else "plan" if task in self._known.planned else "configuration"
+
+    def demotion(self, task: str) -> Demotion | None:
+        """Return the demotion that is in force; None = none is."""
+        found = self._demoted.get(task)
+        holds = found and found.holds(self._serving(task), self._known.planned.get(task, ""))
+        return found if holds else None
+
+    def plan(self, wanted: Mapping[str, TaskPlan]) -> None:
+        """Remember what the plan says of all tasks: their modes, and which alarms may put them into shadow."""
+        self._table.plan({task: said.mode for task, said in wanted.items() if said.mode})
+        self._demotions.permit({task: said.demote_on for task, said in wanted.items() if said.demote_on})
+        self._read()
 
     def say(self, task: str, mode: Mode | None) -> None:
         """Remember what the operator says of a task; None = nothing any more."""
         self._table.say(task, mode)
-        self._known = self._table.read()
+        self._demotions.take_back(task)
+        self._read()
+
+    def demote(self, standing: Sequence[Standing], can_ask: Callable[[str], bool]) -> bool:
+        """Put into shadow what an alarm may put there; tell whether there was anything.
+
+        Only where the model here gives answers now, and the large one may be asked.
+        """
+        found = False
+        for task in {alarm.task for alarm in standing}:
+            digest, before = self._serving(task), self._demoted.get(task, Demotion())
+            alarms = [each.alarm for each in standing if (each.task, each.digest) == (task, digest)]
+            due = before.due(digest, alarms)
+            if due and self.of(task) in DEMOTABLE and can_ask(task):
+                found = True
+                self._demotions.demote(task, replace(before, **self._demotion(task, digest, due, alarms)))
+                log.warning("task_demoted", task=task, digest=digest, reason=due, mode="shadow")
+        self._read()
+        return found
+
+    def _demotion(self, task: str, digest: str, due: Alarm, alarms: Sequence[Alarm]) -> dict[str, Any]:
+        against = self._known.planned.get(task, "")
+        return {"digest": digest, "alarm": due, "seen": frozenset(alarms), "at": time.time(), "against": against}
+
+    def _read(self) -> None:
+        self._known, self._demoted = self._table.read(), self._demotions.read()
 
 
 def task_statuses(
-    engines: EnginePool, activation: Activation, overview: Overview, consent: Callable[[str], Consent]
+    engines: EnginePool,
+    activation: Activation,
+    overview: Overview,
+    consent: Callable[[str], Consent],
+    raised: Callable[[str], tuple[RaisedAlarm, ...]],
 ) -> list[TaskStatus]:
     """Describe for the centre the tasks that are answered."""
     return [
@@ -92,6 +155,7 @@ def task_statuses(
             previous=activation.inventory.rollbacks.get(task),
             update=update_status(overview.rows[task]) if task in overview.rows else None,
             revoked=task in overview.revoked,
+            alarms=raised(task),
         )
         for task, bundle in list(activation.serving.items())
     ]

@@ -75,6 +75,12 @@ def opener(state_dir: Path, cls: type[House] = House, **examples: Any) -> Callab
     return lambda: cls(config, redactor_of(config), Surroundings(lambda: (), "0.1.0"))
 
 
+PREDICTION: dict[str, Any] = {
+    **{"kind": "classify", "task": "pos-intent", "bundle": {"version": "1.0.0", "digest": DIGEST}, "reason": ""},
+    **{"scores": [["refund", 0.75], ["price", 0.25]], "sure": False, "route": "local", "confidence": 0.75},
+}
+
+
 class Clock:
     """Two clocks that go on when they are told to."""
 
@@ -112,12 +118,10 @@ class ASite:
 
     def judge(self, *judgements: Judgement, prediction: dict[str, Any] | None = None) -> None:
         """Keep feedback in one commit."""
-        known = prediction or {"kind": "classify", "task": "pos-intent", "input": "", "output": ""}
+        known = prediction or {**PREDICTION, "input": "", "output": "refund"}
         with self.house.spool.transaction():
             for each in judgements:
-                self.house.spool.judge(
-                    self.house.recorder.feedback(each, known, manifest(known["task"]), self.clock.wall)
-                )
+                self.house.judge(each, known, manifest(known["task"]))
 
     def files(self) -> list[str]:
         """Return the names in the outbox's folder of segments."""

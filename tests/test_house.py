@@ -20,7 +20,9 @@ ROOT = Path(__file__).parent.parent
 
 # --- rooms ------------------------------------------------------------------------------------------------------------
 BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
-MIDDLE = {f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "routing", "store", "update")}
+MIDDLE = {
+    f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "field", "routing", "store", "update")
+}
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
     "edge_agent.errors": set(),
@@ -64,19 +66,24 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.engine.confinement": set(),
     "edge_agent.engine": BASE | {"edge_agent.engine.protocol", "edge_agent.engine.memory", "edge_agent.engine.golden"},
     "edge_agent.routing": BASE,
+    # Arithmetic for site and factory alike.
+    "edge_agent.intervals": set(),
+    "edge_agent.field": BASE | {"edge_agent.durable"},
     "edge_agent.store": BASE | {"edge_agent.durable"},
-    "edge_agent.examples": BASE | {"edge_agent.durable"},
+    # What is kept is counted in the same transaction.
+    "edge_agent.examples": BASE | {"edge_agent.durable", "edge_agent.field"},
     "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
     "edge_agent.uplink": BASE | {"edge_agent.durable"},
     "edge_agent.uplink.escalation": BASE | {"edge_agent.durable", "edge_agent.uplink", "edge_agent.v1"},
     # The other daemon's root.
     "edge_agent.uplink.daemon": BASE
     | {"edge_agent.uplink", "edge_agent.uplink.escalation", "edge_agent.logs", "edge_agent.systemd"},
-    "edge_agent.service": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.v1"},
+    "edge_agent.service": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.v1", "edge_agent.intervals"},
     "edge_agent.tasks": BASE | MIDDLE,
+    "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
     "edge_agent.daemon": BASE
     | MIDDLE
-    | {"edge_agent.tasks"}
+    | {"edge_agent.alarms", "edge_agent.tasks"}
     | {"edge_agent.metrics", "edge_agent.metrics.site"}
     | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
     "edge_agent.doctor": BASE
@@ -88,7 +95,14 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
     | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.support"},
-    "convert": {"edge_agent.errors", "edge_agent.formats", "convert.decoder", "convert.encoder", "convert.evaluate"},
+    "convert": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.intervals",
+        "convert.decoder",
+        "convert.encoder",
+        "convert.evaluate",
+    },
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     "convert.encoder": {"convert", "edge_agent.engine.runtimes"},
@@ -169,6 +183,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "edge_agent.engine",
         "edge_agent.examples",
         "edge_agent.metrics",
+        "edge_agent.tasks",
         "edge_agent.update",
         "convert.cli",
     ),
@@ -191,6 +206,9 @@ PURE = (
     "edge_agent.engine.placing",
     "edge_agent.engine.golden",
     "edge_agent.routing.policy",
+    "edge_agent.intervals",
+    *(f"edge_agent.field.{name}" for name in ("drift", "evidence", "figures", "observed")),
+    "edge_agent.formats.alarms",
     "edge_agent.service.roles",
     "edge_agent.service.rates",
     "edge_agent.service.repeats",

@@ -36,6 +36,7 @@ _EXAMPLE = """
 #         - {{start: 2026-12-03T02:00:00Z, percent: 100}}
 #         window: {{start: 02:00, end: 04:00}}              # when a site may switch, by its own time
 #         mode: hybrid            # bootstrap, shadow, hybrid or local; none = as the site has it
+#         demote_on: [errors]     # alarms that may put it into shadow on a site; none by default: docs/routing.md
 #     bytes_per_second_max: 200000
 # sites:                          # takes the place of what the channel says of the same task
 #   shop-1:

@@ -109,6 +109,8 @@ def _terms(wanted: TaskPlan) -> Iterator[str]:
         yield f"switching between {wanted.window.start} and {wanted.window.end} by the site's clock"
     if wanted.mode:
         yield f"mode {wanted.mode}"
+    if wanted.demote_on:
+        yield f"into shadow on the alarms {', '.join(wanted.demote_on)}"
 
 
 def _waves(wanted: TaskPlan) -> str:

@@ -28,6 +28,7 @@ from edge_agent.client.answers import (
     Extraction,
     Failure,
     Feedback,
+    FieldAlarm,
     Finish,
     ImportProgress,
     LargeModel,
@@ -44,6 +45,18 @@ from edge_agent.client.answers import (
     UplinkStatus,
 )
 from edge_agent.client.failure import CallFailed
+from edge_agent.client.field import (
+    FieldAgreement,
+    FieldConfidence,
+    FieldDay,
+    FieldDisagreement,
+    FieldEvent,
+    FieldReport,
+    FieldSeries,
+    FieldStream,
+    FieldTest,
+    Share,
+)
 from edge_agent.client.review import ReviewClient
 from edge_agent.client.sync import Client, GenerateStream
 from edge_agent.client.tls import Tls
@@ -67,6 +80,16 @@ __all__ = [
     "Extraction",
     "Failure",
     "Feedback",
+    "FieldAgreement",
+    "FieldAlarm",
+    "FieldConfidence",
+    "FieldDay",
+    "FieldDisagreement",
+    "FieldEvent",
+    "FieldReport",
+    "FieldSeries",
+    "FieldStream",
+    "FieldTest",
     "Finish",
     "GenerateOptions",
     "GenerateStream",
@@ -77,6 +100,7 @@ __all__ = [
     "Prediction",
     "ReviewClient",
     "SealedExamples",
+    "Share",
     "Status",
     "Task",
     "TaskCounts",

@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 
-from edge_agent.client import wire
+from edge_agent.client import field, wire
 from edge_agent.client.answers import Bundle, ImportProgress, SealedExamples, Status, Task, UpdatesStatus
 from edge_agent.client.connection import Connection
+from edge_agent.client.field import FieldReport
 from edge_agent.client.tls import Tls
 from edge_agent.client.wire import Mode
 from edge_agent.v1 import admin_pb2
@@ -60,6 +61,11 @@ class AdminClient(Connection):
         """Put a task into a mode; None = what the plan says, or agent.yaml. Return the task as it is then."""
         request = admin_pb2.SetModeRequest(task=task, mode=wire.mode(mode))
         return wire.task(self.call(self._stub.SetMode, request, timeout_seconds).task)
+
+    def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
+        """Show how the bundles of a task, or of all, do in the field."""
+        request = admin_pb2.GetFieldReportRequest(task=task)
+        return field.report(self.call(self._stub.GetFieldReport, request, timeout_seconds))
 
     def remove(self, task: str, bundle: str = "", *, timeout_seconds: float = 60) -> int:
         """Remove one idle bundle, or the whole task when none is named; return the bytes given back."""

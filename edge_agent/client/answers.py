@@ -144,6 +144,8 @@ class Task:
     threshold: float | None
     mode: str = "LOCAL"
     """BOOTSTRAP, SHADOW, HYBRID or LOCAL: who answers."""
+    mode_by: str = ""
+    """operator, plan, configuration, bundle or alarm: who put it into that mode; empty from a daemon that says not."""
 
 
 @dataclass(frozen=True)
@@ -409,6 +411,23 @@ class LargeModel:
 
 
 @dataclass(frozen=True)
+class FieldAlarm:
+    """Something that stands, or stood, against a bundle."""
+
+    task: str
+    digest: str
+    alarm: str
+    since: datetime
+    """UTC."""
+    ended: datetime | None
+    """None = it stands."""
+    message: str
+    remedy: str
+    demoted: bool
+    """The task is in shadow because of it."""
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of the daemon."""
 
@@ -431,3 +450,5 @@ class Status:
     large_model: LargeModel | None = None
     """None where none is configured."""
     counts: tuple[TaskCounts, ...] = ()
+    alarms: tuple[FieldAlarm, ...] = ()
+    """What stands against the bundles that answer."""

@@ -22,6 +22,7 @@ from edge_agent.client.answers import (
     Extraction,
     Failure,
     Feedback,
+    FieldAlarm,
     Finish,
     LargeModel,
     Prediction,
@@ -36,7 +37,7 @@ from edge_agent.client.answers import (
     UplinkStatus,
 )
 from edge_agent.client.failure import when
-from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2, task_pb2
+from edge_agent.v1 import admin_pb2, feedback_pb2, field_pb2, inference_pb2, task_pb2
 
 PAGE_SIZE = 1000
 
@@ -208,6 +209,7 @@ def task(message: task_pb2.Task) -> Task:
         signed=message.signed,
         threshold=message.threshold if message.HasField("threshold") else None,
         mode=word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL",
+        mode_by=message.mode_by,
     )
 
 
@@ -278,11 +280,27 @@ def status(message: admin_pb2.GetStatusResponse) -> Status:
         updates=updates(message),
         uplink=_uplink(message.uplink) if message.HasField("uplink") else None,
         counts=tuple(map(_counts, message.counts)),
-        large_model=_large_model(message.escalation) if message.HasField("escalation") else None,
+        alarms=tuple(map(field_alarm, message.alarms)),
+        large_model=large_model(message.escalation) if message.HasField("escalation") else None,
     )
 
 
-def _large_model(message: admin_pb2.EscalationStatus) -> LargeModel:
+def field_alarm(message: field_pb2.FieldAlarm) -> FieldAlarm:
+    """Translate."""
+    return FieldAlarm(
+        task=message.task,
+        digest=message.digest,
+        alarm=message.alarm,
+        since=message.since_time.ToDatetime(tzinfo=UTC),
+        ended=message.end_time.ToDatetime(tzinfo=UTC) if message.HasField("end_time") else None,
+        message=message.message,
+        remedy=message.remedy,
+        demoted=message.demoted,
+    )
+
+
+def large_model(message: admin_pb2.EscalationStatus) -> LargeModel:
+    """Translate."""
     return LargeModel(
         online=message.online,
         affordable=message.affordable,

@@ -18,6 +18,7 @@ from edge_agent.examples.records import Answered, Judgement
 from edge_agent.examples.redact.redactor import Redaction
 from edge_agent.examples.spool import Found, ReviewFilter
 from edge_agent.examples.writer import Limits, Writer
+from edge_agent.field.figures import Headline, Series
 from edge_agent.formats.example import Consent, stored
 from edge_agent.formats.manifest import Manifest
 
@@ -55,6 +56,8 @@ class CollectionStatus:
     """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = none waits."""
     outbox_seconds: float = 0.0
     """Age of the oldest segment that waits for its receipt, by a clock that may be wrong; 0 = none waits."""
+    field: tuple[Headline, ...] = ()
+    """How bundles do in the field, in short."""
 
 
 class Collection:
@@ -118,7 +121,7 @@ class Collection:
         """Keep feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
 
         def work(house: House) -> None:
-            house.spool.judge(house.recorder.feedback(said, prediction, manifest, house.now()))
+            house.judge(said, prediction, manifest)
 
         await self._do(work)
 
@@ -127,7 +130,7 @@ class Collection:
 
         def work(house: House) -> tuple[bool, bool]:
             with house.spool.transaction():
-                done = house.spool.erase(prediction_id, house.recorder.tombstone(prediction_id, house.now()))
+                done = house.erase(prediction_id)
             # What was deleted is still in the database's log until then.
             house.spool.shrink()
             return done
@@ -153,6 +156,12 @@ class Collection:
             return await self._do(lambda house: _status(house, self._config), alone=True)
         except EdgeAgentError as error:
             return _broken(error)
+
+    async def field(self, task: str = "") -> tuple[Series, ...]:
+        """Return how the bundles of a task, or of all, do in the field; nothing where nothing is collected."""
+        if not self._enabled:
+            return ()
+        return await self._do(lambda house: house.book.report(task), alone=True)
 
     async def _do(self, work: Callable[[House], Result], *, alone: bool = False) -> Result:
         if not self._enabled:
@@ -186,6 +195,7 @@ def _status(house: House, config: Config) -> CollectionStatus:
         problems=tuple(f"{error.message}. {error.remedy}" for error in house.problems.values()),
         unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
         outbox_seconds=outbox.oldest_seconds(house.now()) if outbox else 0.0,
+        field=house.book.headlines(),
     )
 
 

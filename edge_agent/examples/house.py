@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -14,12 +16,15 @@ from edge_agent.config import Config
 from edge_agent.durable.disk import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.examples.outbox import Outbox, Places
-from edge_agent.examples.records import Recorder
+from edge_agent.examples.records import Judgement, Recorder
 from edge_agent.examples.redact.names import name_detector
 from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.examples.redact.site_rules import site_rules
 from edge_agent.examples.site_key import site_key
 from edge_agent.examples.spool import Kept, Spool
+from edge_agent.field.book import Book
+from edge_agent.field.figures import Standing
+from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import SiteUpdates, TaskStatus
 
 log = structlog.get_logger("edge_agent.examples")
@@ -42,6 +47,8 @@ class Surroundings:
     updates: Callable[[], SiteUpdates] = SiteUpdates
     revision: Callable[[], int] = lambda: 0
     """Another number when the centre should hear of a change at once."""
+    alarmed: Callable[[tuple[Standing, ...]], None] = lambda _: None
+    """Told which alarms of the field stand, when that has changed and at the start; on the thread of the house."""
 
 
 def redactor_of(config: Config) -> Redactor:
@@ -68,11 +75,14 @@ class House:
         self.recorder = Recorder(config.examples, config.site.id or LOCAL_SITE, redactor)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         self.spool = Spool(config.state_dir / "spool.db", around.monotonic)
+        self.book = Book(self.spool.db)
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}
         self._done: dict[str, float] = {}
         self._short = False
         self._told = 0
+        self._alarms: tuple[Standing, ...] | None = None
+        self._counted = -1
         self.commits = 0
         """Groups of answers that were committed by this process."""
         if config.site.id and config.site.recipients:
@@ -92,15 +102,33 @@ class House:
 
     def add(self, kept: list[Kept]) -> None:
         """Keep predictions, and give up what does not fit; inside the spool's transaction."""
-        self.spool.add(kept)
+        new = self.spool.add(kept)
+        self.book.count(each.observed for each in new if each.observed)
         self.commits += 1
         if not self.spool.sacrifice(self._bytes_max(), ROWS_AT_ONCE):
             self.spool.counters["over_limit"] += 1
+
+    def judge(self, said: Judgement, prediction: dict[str, Any], manifest: Manifest | None) -> None:
+        """Keep feedback, and count it; inside the spool's transaction. Raises PredictionUnknown, InvalidRequest."""
+        at = self.now()
+        judged = self.recorder.feedback(said, prediction, manifest, at)
+        number = self.spool.judge(judged)
+        self._counted = -1
+        if number:
+            self.book.judged(prediction, json.loads(judged.record), at, first=number == 1)
+
+    def erase(self, prediction_id: str) -> tuple[bool, bool]:
+        """Forget a prediction, as `Spool.erase`; inside the spool's transaction."""
+        self.book.forget(prediction_id)
+        return self.spool.erase(prediction_id, self.recorder.tombstone(prediction_id, self.now()))
 
     def keep(self) -> None:
         """Do what is due: windows, receipts, sealing, status."""
         if self._short:
             self._give_up_a_tenth()
+        if self._counted != self.commits:
+            self._counted = self.commits
+            self.tell()
         self._when_due("expire", EXPIRE_SECONDS, self._expire)
         self._when_due("clock", CLOCK_SECONDS, self.spool.save_clock)
         if self.outbox:
@@ -108,6 +136,17 @@ class House:
             self._when_due("seal", SEAL_SECONDS, self._seal_if_due)
             self._when_due("status", STATUS_SECONDS if self._told == self._around.revision() else 0, self.write_status)
         self._when_due("shrink", SHRINK_SECONDS, self.spool.shrink)
+
+    def tell(self) -> None:
+        """Tell the daemon, and the centre, which alarms stand, if that has changed."""
+        standing = self.book.standing()
+        if standing != self._alarms:
+            first, before, self._alarms = self._alarms is None, set(self._alarms or ()), standing
+            for alarm in sorted(set(standing) - before, key=lambda each: (each.task, each.alarm)):
+                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.said)
+            self._around.alarmed(standing)
+            if not first:
+                self._done.pop("status", None)
 
     def seal_all(self) -> int:
         """Seal everything that waits; return how many segments were made.

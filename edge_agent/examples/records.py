@@ -14,6 +14,8 @@ from typing import Any
 from edge_agent.config import ExamplesConfig
 from edge_agent.examples.redact.redactor import Redaction, Redactor
 from edge_agent.examples.spool import ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE, UPSTREAM, Judged, Kept
+from edge_agent.field.book import UNUSUAL
+from edge_agent.field.observed import Observed, Pair, Source, same
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.example import SCHEMA, Verdict
 from edge_agent.formats.manifest import Manifest
@@ -43,6 +45,8 @@ class Answered:
     reasons: tuple[str, ...] = ()
     model: str = ""
     """The large model that answered; empty = none did."""
+    ours: str | None = None
+    """What the local model said, where `output` is the large model's and there are no scores; None = nothing."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class Recorder:
             record["model"] = answered.model
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
-        return Kept(answered.prediction_id, task.name, rank, _class(answered), consent, _write(record).encode())
+        raw, seen = _write(record).encode(), observed(answered, seconds)
+        return Kept(answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen)
 
     def feedback(self, said: Judgement, prediction: Mapping[str, Any], manifest: Manifest | None, at: float) -> Judged:
         """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
@@ -154,6 +159,42 @@ class Recorder:
         marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
         hidden = redaction.fields(record, marked)
         return _write({name: _redacted(redaction, value) for name, value in hidden.items()})
+
+
+def observed(answered: Answered, seconds: float) -> Observed:
+    """Return what of an answer is counted in the field: nothing of its text but the length."""
+    pair = _pair(answered)
+    return Observed(
+        answered.prediction_id,
+        answered.manifest,
+        answered.digest,
+        seconds,
+        len(answered.text),
+        answered.route,
+        answered.reasons[0] if answered.reasons else "",
+        _ours(answered),
+        answered.confidence,
+        answered.sure,
+        any(word in answered.reasons for word in UNUSUAL),
+        pair,
+    )
+
+
+def _ours(answered: Answered) -> str | None:
+    if answered.scores:
+        return answered.scores[0][0]
+    return answered.ours if answered.model else answered.output
+
+
+def _pair(answered: Answered) -> Pair | None:
+    """Return what both models said; None = one of them was not asked."""
+    ours, graded = _ours(answered), answered.manifest.task.kind in ("classify", "extract")
+    if not answered.model or ours is None or not graded:
+        return None
+    source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
+    kind = answered.manifest.task.kind
+    names = (ours, answered.output) if kind == "classify" else ("", "")
+    return Pair(source, same(kind, ours, answered.output), *names)
 
 
 def _redacted(redaction: Redaction, value: Any) -> Any:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
+from edge_agent.field.observed import Observed
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -84,6 +85,8 @@ class Kept:
     class_: int
     consent: int
     record: bytes
+    observed: Observed | None = None
+    """What is counted of it."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,9 @@ class Spool:
             raise
         self._saved = self.counters.copy()
 
-    def add(self, kept: Iterable[Kept]) -> None:
-        """Keep predictions; one whose id is there already stays as it is."""
-        now = self.clock
+    def add(self, kept: Iterable[Kept]) -> list[Kept]:
+        """Keep predictions; one whose id is there already stays as it is. Return those that are new."""
+        now, new = self.clock, []
         for each in kept:
             size = len(each.record) + _ROW_OVERHEAD_BYTES
             spare = each.consent == LOCAL
@@ -164,6 +167,8 @@ class Spool:
             if self.db.execute(_INSERT, row).rowcount:
                 self.used_bytes += size
                 self.counters["captured"] += 1
+                new.append(each)
+        return new
 
     def find(self, prediction_id: str) -> Found:
         """Return a kept prediction.
@@ -178,15 +183,15 @@ class Spool:
         record, task, reviewed = found[0]
         return Found(record, task, bool(reviewed), tuple(row[0] for row in said))
 
-    def judge(self, judged: Judged) -> None:
-        """Keep feedback. The same request again changes nothing.
+    def judge(self, judged: Judged) -> int:
+        """Keep feedback; return how many there are then on its prediction. The same request again is 0, and no change.
 
         Raises:
             PredictionUnknown: the prediction is not here.
             InvalidRequest: the request_id was used for something else.
         """
         if self._repeated(judged):
-            return
+            return 0
         rows = self.db.rows(
             "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (judged.prediction_id,)
         )
@@ -206,6 +211,8 @@ class Spool:
         )
         self.used_bytes += size
         self.counters["feedback"] += 1
+        ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
+        return int(number)
 
     def review(self, wanted: ReviewFilter, after: tuple[float, int], count: int) -> list[tuple[float, int, Found]]:
         """Return predictions with their rank and row, least confident first, behind a place in that order."""

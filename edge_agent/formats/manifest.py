@@ -200,6 +200,12 @@ class Novelty(_Section):
     """Of the prompt with the input in it, as answers report it."""
     input_tokens_max: int = Field(default=2**31, ge=1)
 
+    def unusual(self, label_mass: float, input_tokens: int) -> tuple[str, ...]:
+        """Return in which ways an input is unlike them, as answers say it."""
+        mass = ("LABEL_MASS_UNUSUAL",) if label_mass < self.label_mass_min else ()
+        inside = self.input_tokens_min <= input_tokens <= self.input_tokens_max
+        return mass if inside else (*mass, "INPUT_LENGTH_UNUSUAL")
+
 
 class Threshold(_Section):
     """Calibrated confidence: see Angelopoulos et al., Learn then Test (arXiv 2110.01052)."""

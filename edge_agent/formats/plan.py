@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.errors import PlanInvalid
+from edge_agent.formats.alarms import Alarm
 from edge_agent.formats.document import At, SiteId, first_problem, seconds
 from edge_agent.formats.manifest import Sha256, TaskName, Version
 
@@ -98,6 +99,9 @@ class TaskPlan(_Section):
     window: Window | None = None
     mode: Mode | None = None
     """None = as the site has it."""
+    demote_on: tuple[Alarm, ...] = Field(default=(), max_length=len(get_args(Alarm)))
+    """Alarms of a site that may put the task into shadow there, until its operator, this plan's mode or another bundle
+    says otherwise; empty = none may. Agents before this one refuse a plan that has it."""
     halted: bool = False
     """No site switches to it any more; sites that have switched keep it."""
     probation: Probation = Probation()

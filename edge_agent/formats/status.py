@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edge_agent.formats import document
+from edge_agent.formats.alarms import RaisedAlarm
 from edge_agent.formats.document import At, Epoch, Exchanged, Signed, SiteId
 from edge_agent.formats.example import Consent
 from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
@@ -65,6 +66,8 @@ class TaskStatus(Exchanged):
     """None = the plan says nothing of it."""
     revoked: bool = False
     """It runs a bundle that was signed, and is not any more."""
+    alarms: tuple[RaisedAlarm, ...] = Field(default=(), max_length=16)
+    """What stands against its bundle in the field."""
 
 
 class SiteUpdates(Exchanged):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from edge_agent.formats.manifest import Confidence, Novelty, Threshold
+from edge_agent.formats.manifest import Confidence, Threshold
 from edge_agent.formats.plan import Mode
 
 Wish = Literal["as_mode", "answer", "abstain", "escalate"]
@@ -143,7 +143,8 @@ def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen 
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
     threshold = calibration.threshold if isinstance(calibration, Threshold) else None
     below = threshold is None or not confidence >= threshold  # a confidence that is not a number is below, too
-    unusual = _unusual(calibration.novelty, seen) if calibration.novelty and seen else ()
+    usual = calibration.novelty
+    unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
     doubt = Reason.BELOW_THRESHOLD if below else Reason.INPUT_UNUSUAL if unusual else None
     chosen = _graded(asked, doubt)
     return replace(chosen, threshold=threshold, below_threshold=below, degraded=(*chosen.degraded, *unusual))
@@ -201,9 +202,3 @@ def _without(asked: Asked, route: RouteName) -> Decision:
     reason = asked.blocked or Reason.UPSTREAM_FAILED
     later = asked.kept and reason not in NEVER
     return Decision("deferred" if later and route == "local" else route, reason, degraded=(reason,), later=later)
-
-
-def _unusual(usual: Novelty, seen: Seen) -> tuple[str, ...]:
-    mass = ("LABEL_MASS_UNUSUAL",) if seen.label_mass < usual.label_mass_min else ()
-    inside = usual.input_tokens_min <= seen.input_tokens <= usual.input_tokens_max
-    return mass if inside else (*mass, "INPUT_LENGTH_UNUSUAL")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest
 from edge_agent.examples.collection import Collection
+from edge_agent.field.figures import Series, Standing
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.counting import Counts
-from edge_agent.service import guard, messages
+from edge_agent.service import field, guard, messages
 from edge_agent.service.escalating import Escalation
 from edge_agent.service.uplink import uplink_message
 from edge_agent.service.upstream import Link
@@ -26,6 +27,7 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import admin_pb2_grpc, task_pb2
+from edge_agent.v1.field_pb2 import FieldSeries
 
 # Measures that an engine reports; a value other than "on" says why the kernel or the configuration leaves it out.
 PROGRESS_SECONDS = 0.25
@@ -45,6 +47,10 @@ class Operated:
     link: Link
     set_mode: Callable[[str, Mode | None], None]
     """Remember what the operator says of a task; called on the store's thread."""
+    mode_by: Callable[[str], str]
+    """Who put a task into its mode."""
+    alarms: Callable[[str], list[tuple[Standing, bool]]]
+    """What stands against the bundle that answers a task, and whether that put it into shadow."""
     config: Config
     serving: Callable[[], bool]
     drain: Callable[[], None]
@@ -87,6 +93,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             updates=messages.updates_message(rooms.activation, rooms.updater.overview),
             escalation=rooms.link.message(),
             counts=messages.counts_messages(rooms.counts),
+            alarms=[field.alarm_message(each, demoted=by) for task in serving for each, by in rooms.alarms(task)],
         )
         carried = uplink_message(rooms.config)
         if carried:
@@ -178,9 +185,42 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._rooms.activation.on_store(self._rooms.set_mode, request.task, wanted)
         return pb.SetModeResponse(task=self._task(bundle))
 
+    @guard.call
+    async def GetFieldReport(
+        self, request: pb.GetFieldReportRequest, context: guard.Context
+    ) -> pb.GetFieldReportResponse:
+        """Show how the bundles of a task, or of all, do in the field."""
+        rooms = self._rooms
+        found = await rooms.collection.field(request.task)
+        # The intervals of many shares take a moment, which no call has to wait for.
+        series = await asyncio.to_thread(self._described, found, dict(rooms.activation.serving))
+        consents = rooms.config.examples.collect.items()
+        serving = sorted(rooms.activation.serving.items())
+        return pb.GetFieldReportResponse(
+            series=series,
+            tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
+            escalation=rooms.link.message(),
+            collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
+        )
+
+    def _described(self, found: Iterable[Series], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
+        installed = {bundle.digest: bundle for bundle in self._rooms.activation.inventory.bundles}
+        by = {(alarm.task, alarm.alarm) for task in serving for alarm, demoted in self._rooms.alarms(task) if demoted}
+        return [
+            field.series_message(
+                each,
+                installed.get(each.digest),
+                active=each.task in serving and serving[each.task].digest == each.digest,
+                demoted=lambda alarm: (alarm.task, alarm.alarm) in by,
+            )
+            for each in found
+        ]
+
     def _task(self, bundle: InstalledBundle) -> task_pb2.Task:
-        ready = self._rooms.engines.ready(bundle.digest)
-        return messages.task_message(bundle, self._rooms.escalation.mode(bundle.manifest), ready=ready)
+        ready, mode = self._rooms.engines.ready(bundle.digest), self._rooms.escalation.mode(bundle.manifest)
+        message = messages.task_message(bundle, mode, ready=ready)
+        message.mode_by = "bundle" if bundle.manifest.runtime == "upstream" else self._rooms.mode_by(message.name)
+        return message
 
     @guard.call
     async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:

@@ -110,13 +110,18 @@ def extract(message: pb.Extraction, finished: Finished) -> float | None:
     if finished.answer is NOT_ASKED:
         return None
     if finished.decision.route in ("local", "deferred"):
-        message.json = done.record or _found(finished)
+        message.json = record(finished)
         for e in done.entities:
             message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
         for name, confidence in done.fields.items():
             message.fields.add(name=name, confidence=confidence)
     _grade(message.confidence, done.confidence, finished.decision)
     return done.confidence
+
+
+def record(finished: Finished) -> str:
+    """Return the record that the local model wrote, or found."""
+    return finished.answer.done.record or _found(finished)
 
 
 def _found(finished: Finished) -> str:

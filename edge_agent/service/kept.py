@@ -5,7 +5,8 @@ from __future__ import annotations
 from operator import itemgetter
 
 from edge_agent.examples.records import Answered
-from edge_agent.service.answers import Finished
+from edge_agent.service import answers
+from edge_agent.service.answers import NOT_ASKED, Finished
 from edge_agent.v1 import inference_pb2 as pb
 
 
@@ -44,7 +45,11 @@ def _graded(
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> Answered:
-    confidence = said.confidence
+    confidence, usual = said.confidence, finished.bundle.manifest.confidence.novelty
+    graded = said.HasField("confidence")
+    unusual: tuple[str, ...] = ()
+    if usual and graded:
+        unusual = usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
     return Answered(
         finished.prediction_id,
         finished.bundle.manifest,
@@ -52,16 +57,17 @@ def _graded(
         finished.text,
         output,
         scores or (),
-        confidence.value if said.HasField("confidence") else None,
+        confidence.value if graded else None,
         confidence.threshold if confidence.HasField("threshold") else None,
-        not confidence.below_threshold,
+        graded and not confidence.below_threshold,
         label_mass,
         finished.decision.route,
-        _reasons(finished),
+        _reasons(finished, unusual),
         finished.said.model if finished.said else "",
+        answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
     )
 
 
-def _reasons(finished: Finished) -> tuple[str, ...]:
+def _reasons(finished: Finished, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
     decision = finished.decision
-    return tuple(dict.fromkeys((decision.reason, *decision.degraded)))
+    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual)))

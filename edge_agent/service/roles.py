@@ -58,6 +58,7 @@ _SERVICES: dict[str, dict[str, frozenset[Role]]] = {
         "ImportUpdate": ADMIN,
         "Drain": ADMIN,
         "SetMode": ADMIN,
+        "GetFieldReport": ADMIN,
     },
     "grpc.health.v1.Health": {"Check": ROLES, "Watch": ROLES},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": ADMIN},
@@ -86,7 +87,7 @@ def authorize(method: str, who: str, roles: frozenset[Role]) -> None:
     )
 
 
-_LOOKING = frozenset({"GetStatus", "ListBundles", "ServerReflectionInfo"})
+_LOOKING = frozenset({"GetStatus", "GetFieldReport", "ListBundles", "ServerReflectionInfo"})
 Treatment = Literal["work", "look", "change", "health"]
 
 

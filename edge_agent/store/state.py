@@ -15,6 +15,7 @@ from typing import NamedTuple
 from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import ManifestInvalid, SchemaUnknown, StoreDamaged
 from edge_agent.formats.manifest import Manifest, digest_of, parse
+from edge_agent.store.demotions import DemotionTable
 from edge_agent.store.journal import UPDATES, Journal, Progress
 from edge_agent.store.modes import ModeTable
 from edge_agent.store.trusted import TABLES, Trusted
@@ -90,6 +91,7 @@ class State:
         self.journal = Journal(self._db)
         self.trusted = Trusted(self._db)
         self.modes = ModeTable(self._db)
+        self.demotions = DemotionTable(self._db)
 
     def close(self) -> None:
         """Close the database; closing twice is fine."""

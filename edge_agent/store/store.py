@@ -45,6 +45,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, diges
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
 from edge_agent.store.blobs import Blobs
+from edge_agent.store.demotions import DemotionTable
 from edge_agent.store.journal import Journal, Progress
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.modes import ModeTable
@@ -234,6 +235,11 @@ class Store:
     def modes(self) -> ModeTable:
         """Which mode each task is in."""
         return self._state.modes
+
+    @property
+    def demotions(self) -> DemotionTable:
+        """Which tasks an alarm put into shadow."""
+        return self._state.demotions
 
     def remove(self, digest: str) -> int:
         """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""

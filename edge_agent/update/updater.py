@@ -19,7 +19,7 @@ import structlog
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
 from edge_agent.formats import rollout
-from edge_agent.formats.plan import Fleet, Mode, TaskPlan
+from edge_agent.formats.plan import Fleet, TaskPlan
 from edge_agent.formats.rollout import Wish
 from edge_agent.formats.wants import Want
 from edge_agent.store.journal import Progress
@@ -68,8 +68,8 @@ class Around:
     machine: rollout.Machine
     changed: Callable[[], None] = lambda: None
     """Told when a row of the journal has changed."""
-    planned: Callable[[Mapping[str, Mode]], None] = lambda _: None
-    """Told in which mode the plan wants each task that it says one of; on the store's thread."""
+    planned: Callable[[Mapping[str, TaskPlan]], None] = lambda _: None
+    """Told what the plan says of the tasks of this site; on the store's thread."""
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -162,8 +162,7 @@ class Updater:
         plan = verified.plan if verified else None
         fleet = plan.for_site(self._config.site.id, self._config.update.channel) if plan else Fleet()
         if plan:
-            planned = {task: said.mode for task, said in fleet.tasks.items() if said.mode}
-            await self._activation.on_store(self._around.planned, planned)
+            await self._activation.on_store(self._around.planned, fleet.tasks)
         wishes = self._wishes(fleet, verified)
         for task in sorted(rows.keys() | wishes.keys()):
             if verified and task not in wishes and rows[task].state != "probation":

@@ -90,6 +90,11 @@ class AdminServiceStub:
                 request_serializer=edge__agent_dot_v1_dot_admin__pb2.SetModeRequest.SerializeToString,
                 response_deserializer=edge__agent_dot_v1_dot_admin__pb2.SetModeResponse.FromString,
                 _registered_method=True)
+        self.GetFieldReport = channel.unary_unary(
+                '/edge_agent.v1.AdminService/GetFieldReport',
+                request_serializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.SerializeToString,
+                response_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -201,6 +206,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFieldReport(self, request, context):
+        """Shows how the bundles of a task do in the field: agreement with the large model, their promise tested, drift.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -258,6 +270,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetMode,
                     request_deserializer=edge__agent_dot_v1_dot_admin__pb2.SetModeRequest.FromString,
                     response_serializer=edge__agent_dot_v1_dot_admin__pb2.SetModeResponse.SerializeToString,
+            ),
+            'GetFieldReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFieldReport,
+                    request_deserializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.FromString,
+                    response_serializer=edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -558,6 +575,33 @@ class AdminService:
             '/edge_agent.v1.AdminService/SetMode',
             edge__agent_dot_v1_dot_admin__pb2.SetModeRequest.SerializeToString,
             edge__agent_dot_v1_dot_admin__pb2.SetModeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFieldReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edge_agent.v1.AdminService/GetFieldReport',
+            edge__agent_dot_v1_dot_admin__pb2.GetFieldReportRequest.SerializeToString,
+            edge__agent_dot_v1_dot_admin__pb2.GetFieldReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,7 +78,7 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
 async def test_the_centre_hears_the_same(site: UpdatingSite):
     """In the words of the status object, with the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
-    (said,) = tasks.task_statuses(engines, site.activation, site.updater.overview, lambda _: "local")
+    (said,) = tasks.task_statuses(engines, site.activation, site.updater.overview, lambda _: "local", lambda _: ())
     row = site.row()
     assert said == TaskStatus(
         task=TASK,

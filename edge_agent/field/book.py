@@ -1,0 +1,248 @@
+"""The book of the field: counts every kept answer and every word on it, and raises alarms; in the transaction it is in.
+
+What is counted is read from the database each time and never remembered beside it: a transaction that fails takes its
+counts with it, a kill loses none and doubles none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from edge_agent.durable.database import Database
+from edge_agent.field import observed as observing
+from edge_agent.field.drift import Found, Sample, Stream
+from edge_agent.field.evidence import Evidence, Promise
+from edge_agent.field.figures import Agreed, AtConfidence, Disagreement, Headline, Series, Standing
+from edge_agent.field.observed import FAIR, Observed, Pair, Source
+from edge_agent.field.tables import SeriesRow, Tables
+from edge_agent.formats.alarms import Alarm
+
+DAY_SECONDS = 86_400
+PEOPLE, LARGE_MODEL = "people", "large-model"
+ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
+UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
+
+
+class Book:
+    """See the module. One thread uses it."""
+
+    def __init__(self, database: Database) -> None:
+        """Open it, in the spool's database."""
+        self._tables = Tables(database)
+
+    def count(self, kept: Iterable[Observed]) -> None:
+        """Count answers that are being kept."""
+        groups: dict[tuple[str, str], list[Observed]] = defaultdict(list)
+        for each in kept:
+            groups[each.manifest.task.name, each.digest].append(each)
+        for (task, digest), group in groups.items():
+            self._count(self._series(task, digest, group[0]), group)
+
+    def judged(self, prediction: Mapping[str, Any], feedback: Mapping[str, Any], at: float, *, first: bool) -> None:
+        """Count what a person said of a kept prediction; only the `first` word on it is evidence."""
+        row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
+        if row is None:
+            return
+        names = [f"said:{feedback['verdict']}", *(["reviewed"] if first else [])]
+        wrong = observing.verdict(prediction, feedback) if first and _accepted(prediction) else None
+        if wrong is not None:
+            names += ["checked", *(["wrong"] if wrong else [])]
+            self._weigh(row, PEOPLE, [wrong], at)
+        self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
+
+    def opinion(self, prediction: Mapping[str, Any], theirs: str, source: Source, at: float) -> None:
+        """Count what the large model said of a kept prediction after its answer was given."""
+        row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
+        ours = observing.local_output(prediction)
+        if row is None or ours is None:
+            return
+        labels = prediction["kind"] == "classify"
+        pair = Pair(
+            source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
+        )
+        confidence = prediction["confidence"]
+        self._pair(row, [(prediction["prediction_id"], confidence, pair)], at)
+        if source in FAIR:
+            self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
+            if confidence is not None:
+                self._tables.add_confidences(row.series, [AtConfidence(_hundredths(confidence), 0, 1, pair.agreed)])
+
+    def forget(self, prediction_id: str) -> None:
+        """Forget an input that is erased."""
+        self._tables.forget(prediction_id)
+
+    def standing(self) -> tuple[Standing, ...]:
+        """Return the alarms that stand."""
+        return tuple(alarm for _, alarm in self._tables.alarms(standing=True))
+
+    def headlines(self) -> tuple[Headline, ...]:
+        """Return the figures of all bundles in short."""
+        return tuple(
+            Headline(row.task, row.digest, self._evidence(row.series), *self._tables.fair_agreement(row.series))
+            for row in self._tables.every()
+        )
+
+    def report(self, task: str = "") -> tuple[Series, ...]:
+        """Return all that is known of the bundles of a task, or of all, the newest first."""
+        alarms: dict[int, list[Standing]] = defaultdict(list)
+        for series, alarm in self._tables.alarms(standing=False):
+            alarms[series].append(alarm)
+        return tuple(self._reported(row, alarms[row.series]) for row in self._tables.every(task))
+
+    # --- one series --------------------------------------------------------------------------------------------------
+
+    def _series(self, task: str, digest: str, one: Observed) -> SeriesRow:
+        found = self._tables.find(task, digest)
+        if found is not None:
+            return found
+        said = observing.promise(one.manifest) or Promise(0.0, 0.0)
+        version = one.manifest.version
+        return self._tables.begin(SeriesRow(0, task, digest, version, said.target, said.delta, one.at, one.at))
+
+    def _count(self, row: SeriesRow, group: Sequence[Observed]) -> None:
+        tables, at = self._tables, group[-1].at
+        newest = tables.newest_day(row.series)
+        tables.add_days(row.series, Counter((_day(each.at), name) for each in group for name in each.names()))
+        tables.add_confidences(row.series, _confidences(group))
+        pairs = [(each.prediction_id, each.confidence, each.pair) for each in group if each.pair]
+        self._pair(row, pairs, at)
+        fair = [not each.pair.agreed for each in group if each.accepted and each.pair and each.pair.source in FAIR]
+        self._weigh(row, LARGE_MODEL, fair, at)
+        self._watch(row, group)
+        tables.seen(row.series, at)
+        if any(_day(each.at) != newest for each in group):
+            tables.prune(row.series)
+
+    def _pair(self, row: SeriesRow, pairs: Sequence[tuple[str, float | None, Pair]], at: float) -> None:
+        counted: dict[tuple[Source, str], list[int]] = defaultdict(lambda: [0, 0])
+        for _, _, pair in pairs:
+            counted[pair.source, pair.ours][0] += 1
+            counted[pair.source, pair.ours][1] += pair.agreed
+        self._tables.add_agreement(row.series, [Agreed(_day(at), *key, *numbers) for key, numbers in counted.items()])
+        found = [
+            Disagreement(name, at, pair.source, pair.ours, pair.theirs, -1.0 if confidence is None else confidence)
+            for name, confidence, pair in pairs
+            if not pair.agreed
+        ]
+        if found:
+            self._tables.disagree(row.series, found)
+
+    def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool], at: float) -> None:
+        """Weigh judged answers against the promise, one after the other."""
+        if not wrong or not row.target:
+            return
+        said, evidence = Promise(row.target, row.delta), self._evidence(row.series)[who]
+        for each in wrong:
+            evidence = evidence.after(each, said)
+        self._tables.save(row.series, {who: asdict(evidence)})
+        if evidence.rejects(said):
+            self._tables.raise_alarm(row.series, ALARM_OF[who], at, _refuted(who, evidence, said))
+
+    def _evidence(self, series: int) -> dict[str, Evidence]:
+        states = self._tables.states(series)
+        return {who: Evidence(**states.get(who, {})) for who in ALARM_OF}
+
+    def _watch(self, row: SeriesRow, group: Sequence[Observed]) -> None:
+        """Let the streams of what may drift go on."""
+        manifest, known = group[0].manifest, self._tables.states(row.series)
+        kinds = observing.kinds(manifest)
+        streams = {
+            alarm: _stream(known[alarm]) if alarm in known else observing.beginning(manifest, alarm) for alarm in kinds
+        }
+        touched = set()
+        for each in group:
+            for alarm, events in each.events().items():
+                streams[alarm] = streams[alarm].after(events)
+                touched.add(alarm)
+                if streams[alarm].full:
+                    self._judge(row, kinds[alarm], streams[alarm], each.at)
+                    streams[alarm] = streams[alarm].closed()
+        self._tables.save(row.series, {alarm: asdict(streams[alarm]) for alarm in touched})
+
+    def _judge(self, row: SeriesRow, kind: observing.Kind, stream: Stream, at: float) -> None:
+        found = stream.judged(kind.floor, kind.events)
+        if found is not None:
+            self._tables.raise_alarm(row.series, kind.alarm, at, _drifted(kind.alarm, found, stream))
+        elif not stream.differences(kind.floor):
+            self._tables.end_alarm(row.series, kind.alarm, at)
+
+    def _reported(self, row: SeriesRow, alarms: Sequence[Standing]) -> Series:
+        tables, states = self._tables, self._tables.states(row.series)
+        return Series(
+            task=row.task,
+            digest=row.digest,
+            version=row.version,
+            first=row.first,
+            last=row.last,
+            days=tables.days(row.series),
+            agreement=tables.agreement(row.series),
+            confidences=tables.confidences(row.series),
+            promise=Promise(row.target, row.delta) if row.target else None,
+            evidence=self._evidence(row.series),
+            streams={alarm: _stream(states[alarm]) for alarm in observing.FLOORS if alarm in states},
+            alarms=tuple(alarms),
+            disagreements=tables.disagreements(row.series),
+        )
+
+
+def _day(at: float) -> int:
+    return int(at // DAY_SECONDS)
+
+
+def _hundredths(confidence: float) -> int:
+    return max(0, min(100, int(100 * confidence + 1e-9))) if math.isfinite(confidence) else 0
+
+
+def _accepted(prediction: Mapping[str, Any]) -> bool:
+    return (
+        prediction["confidence"] is not None
+        and bool(prediction["sure"])
+        and not any(word in prediction["reason"] for word in UNUSUAL)
+    )
+
+
+def _confidences(group: Sequence[Observed]) -> list[AtConfidence]:
+    counted: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for each in group:
+        if each.confidence is not None:
+            numbers = counted[_hundredths(each.confidence)]
+            numbers[0] += 1
+            if each.pair and each.pair.source in FAIR:
+                numbers[1] += 1
+                numbers[2] += each.pair.agreed
+    return [AtConfidence(hundredths, *numbers) for hundredths, numbers in counted.items()]
+
+
+def _stream(plain: Mapping[str, Any]) -> Stream:
+    samples = {name: Sample(**plain[name]) for name in ("reference", "window", "last")}
+    return Stream(**{**plain, **samples})
+
+
+def _refuted(who: str, evidence: Evidence, said: Promise) -> str:
+    judges = "people found" if who == PEOPLE else "the large model contradicts"
+    return (
+        f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''};"
+        f" the bundle promises {100 * said.target:g} % at most"
+    )
+
+
+_WHAT: dict[Alarm, str] = {
+    "labels": "answers with label '{0}'",
+    "confidence": "answers with confidence {0}",
+    "novelty": "inputs unlike those of calibration",
+    "length": "inputs of up to {0} characters",
+}
+
+
+def _drifted(alarm: Alarm, found: Found, stream: Stream) -> str:
+    event = "at the threshold or above" if found.event == "sure" else f"up to {found.event}"
+    what = _WHAT[alarm].format(event if alarm == "confidence" else found.event)
+    before = "in calibration" if stream.calibrated else f"of the first {stream.reference.rows}"
+    return (
+        f"{what} are {100 * found.now:.1f} % of the last {stream.window.rows}; {before} they were"
+        f" {100 * found.before:.1f} %"
+    )

@@ -1,0 +1,95 @@
+"""What is known of a bundle in the field, ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edge_agent.field.drift import Stream
+from edge_agent.field.evidence import Evidence, Promise
+from edge_agent.field.observed import Source
+from edge_agent.formats.alarms import Alarm
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An alarm that was raised."""
+
+    task: str
+    digest: str
+    alarm: Alarm
+    since: float
+    """Seconds since 1970."""
+    said: str
+    ended: float = 0.0
+    """When it went away by itself; 0 = it stands."""
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """How often both models said the same."""
+
+    day: int
+    """Days since 1970, UTC."""
+    source: Source
+    label: str
+    """What the small one said; empty where that is no label."""
+    pairs: int
+    agreed: int
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One input of which the models said different things."""
+
+    prediction_id: str
+    at: float
+    source: Source
+    ours: str
+    theirs: str
+    confidence: float
+    """-1 = none."""
+
+
+@dataclass(frozen=True)
+class AtConfidence:
+    """Answers with a confidence of so many hundredths, rounded down."""
+
+    hundredths: int
+    answers: int
+    pairs: int
+    """Of these, how many the large model answered too, from a source that chooses fairly."""
+    agreed: int
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A bundle's figures in short, for metrics."""
+
+    task: str
+    digest: str
+    evidence: Mapping[str, Evidence]
+    """By who judged: people, large-model."""
+    pairs: int
+    agreed: int
+    """From fair sources."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """All that is known of one bundle at this site."""
+
+    task: str
+    digest: str
+    version: str
+    first: float
+    last: float
+    days: Mapping[int, Mapping[str, int]]
+    """Counts by name, by day since 1970."""
+    agreement: tuple[Agreed, ...]
+    confidences: tuple[AtConfidence, ...]
+    promise: Promise | None
+    evidence: Mapping[str, Evidence]
+    streams: Mapping[Alarm, Stream]
+    alarms: tuple[Standing, ...]
+    disagreements: tuple[Disagreement, ...] = field(default=())

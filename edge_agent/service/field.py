@@ -1,0 +1,151 @@
+"""From the figures of the field to the messages of edge_agent.v1: pure translation, and the intervals of shares."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from edge_agent import intervals
+from edge_agent.field.drift import REFERENCE_ROWS, Stream
+from edge_agent.field.evidence import Evidence, Promise
+from edge_agent.field.figures import Agreed, AtConfidence, Disagreement, Series, Standing
+from edge_agent.field.observed import FAIR
+from edge_agent.formats.alarms import REMEDIES
+from edge_agent.formats.manifest import Threshold
+from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import field_pb2 as pb
+from edge_agent.v1 import task_pb2
+
+ALL_LABELS = ""
+_EPOCH = datetime.date(1970, 1, 1)
+
+
+def alarm_message(alarm: Standing, *, demoted: bool) -> pb.FieldAlarm:
+    """Describe an alarm, and what to do next."""
+    message = pb.FieldAlarm(
+        task=alarm.task,
+        digest=alarm.digest,
+        alarm=alarm.alarm,
+        message=alarm.said,
+        remedy=REMEDIES[alarm.alarm],
+        demoted=demoted,
+    )
+    message.since_time.FromMilliseconds(int(alarm.since * 1000))
+    if alarm.ended:
+        message.end_time.FromMilliseconds(int(alarm.ended * 1000))
+    return message
+
+
+def series_message(
+    series: Series, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[Standing], bool]
+) -> pb.FieldSeries:
+    """Describe a bundle in the field; `demoted` tells which alarm put its task into shadow."""
+    message = pb.FieldSeries(
+        bundle=task_pb2.BundleRef(task=series.task, version=series.version, digest=series.digest),
+        active=active,
+        days=_days(series),
+        totals=_totals(series.days.values()),
+        agreement=_agreement(series.agreement),
+        tests=_tests(series.promise, series.evidence),
+        streams=[_stream(what, stream) for what, stream in series.streams.items()],
+        alarms=[alarm_message(alarm, demoted=active and demoted(alarm)) for alarm in series.alarms],
+        confidences=_confidences(series.confidences),
+        disagreements=map(_disagreement, series.disagreements),
+    )
+    message.first_time.FromMilliseconds(int(series.first * 1000))
+    message.last_time.FromMilliseconds(int(series.last * 1000))
+    if installed and isinstance(installed.manifest.confidence, Threshold):
+        message.threshold = installed.manifest.confidence.threshold
+    return message
+
+
+def share(hits: int, rows: int) -> pb.Share:
+    """Describe a share with its interval."""
+    found = intervals.share(hits, rows)
+    return pb.Share(hits=hits, rows=rows, value=found.value if rows else 0.0, low=found.low, high=found.high)
+
+
+def _days(series: Series) -> Iterator[pb.FieldDay]:
+    pairs, agreed = Counter[int](), Counter[int]()
+    for row in series.agreement:
+        if row.source in FAIR:
+            pairs[row.day] += row.pairs
+            agreed[row.day] += row.agreed
+    for day in sorted(series.days.keys() | pairs.keys()):
+        written = (_EPOCH + datetime.timedelta(days=day)).isoformat()
+        yield pb.FieldDay(day=written, counts=series.days.get(day, {}), agreement=share(agreed[day], pairs[day]))
+
+
+def _totals(days: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counts in days:
+        total.update(counts)
+    return total
+
+
+def _agreement(rows: Iterable[Agreed]) -> list[pb.FieldAgreement]:
+    pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for row in rows:
+        for label in {row.label, ALL_LABELS}:
+            pairs[row.source, label] += row.pairs
+            agreed[row.source, label] += row.agreed
+    return [
+        pb.FieldAgreement(source=source, label=label, agreed=share(agreed[source, label], pairs[source, label]))
+        for source, label in sorted(pairs)
+    ]
+
+
+def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterator[pb.FieldTest]:
+    if promise is None:
+        return
+    for judge, found in evidence.items():
+        yield pb.FieldTest(
+            judge=judge,
+            wrong=share(found.wrong, found.judged),
+            target=promise.target,
+            delta=promise.delta,
+            evidence=found.peak,
+            evidence_max=-math.log(promise.delta),
+            refuted=found.rejects(promise),
+        )
+
+
+def _stream(what: str, stream: Stream) -> pb.FieldStream:
+    events = stream.reference.counts.keys() | stream.last.counts.keys()
+    ordered = sorted(events, key=lambda event: (-stream.reference.counts.get(event, 0), event))
+    missing = 0 if stream.calibrated else REFERENCE_ROWS - stream.reference.rows
+    return pb.FieldStream(
+        what=what,
+        calibrated=stream.calibrated,
+        reference_rows=stream.reference.rows,
+        reference_rows_missing=missing,
+        window_rows=stream.window.rows,
+        windows=stream.windows,
+        events=[
+            pb.FieldEvent(event=event, before=stream.reference.share(event), now=stream.last.share(event))
+            for event in ordered
+        ],
+    )
+
+
+def _confidences(rows: Iterable[AtConfidence]) -> Iterator[pb.FieldConfidence]:
+    highest_first = sorted(rows, key=lambda row: -row.hundredths)
+    every = sum(row.answers for row in highest_first)
+    answers = pairs = agreed = 0
+    for row in highest_first:
+        answers, pairs, agreed = answers + row.answers, pairs + row.pairs, agreed + row.agreed
+        yield pb.FieldConfidence(
+            confidence=row.hundredths / 100, answers=share(answers, every), agreed=share(agreed, pairs)
+        )
+
+
+def _disagreement(found: Disagreement) -> pb.FieldDisagreement:
+    message = pb.FieldDisagreement(
+        prediction_id=found.prediction_id, source=found.source, ours=found.ours, theirs=found.theirs
+    )
+    message.answer_time.FromMilliseconds(int(found.at * 1000))
+    if found.confidence >= 0:
+        message.confidence = found.confidence
+    return message

@@ -1,0 +1,247 @@
+"""What is counted of answers and of what is said of them: once, by bundle and day, and bounded."""
+
+import pytest
+
+from edge_agent.field import tables
+from edge_agent.field.book import LARGE_MODEL, PEOPLE
+from edge_agent.formats.manifest import Manifest
+from tests.site_cases import PREDICTION, ASite, answered, judgement, manifest
+
+DAY = 86_400.0
+CALIBRATED = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.1},
+    **{"n": 400, "bound": 0.04, "coverage": 0.7, "novelty": {"label_mass_min": 0.2}},
+}
+SURE = {"scores": [("refund", 0.95), ("price", 0.05)], "confidence": 0.95, "sure": True, "reasons": ("SURE",)}
+SHADOW = {**SURE, "route": "upstream", "reasons": ("MODE_SHADOW",), "model": "large-1"}
+
+
+def calibrated(**changes) -> Manifest:
+    return manifest().model_copy(update={"confidence": _confidence(**changes)})
+
+
+def _confidence(**changes):
+    plain = {**manifest().model_dump(by_alias=True), "confidence": {**CALIBRATED, **changes}}
+    return Manifest.model_validate(plain).confidence
+
+
+@pytest.fixture
+def site(tmp_path) -> ASite:
+    return ASite(tmp_path)
+
+
+def sure(number: int, **changes):
+    return answered(number, manifest=calibrated(), **{**SURE, **changes})
+
+
+def shadowed(number: int, theirs: str, **changes):
+    return answered(number, manifest=calibrated(), output=theirs, **{**SHADOW, **changes})
+
+
+def only(site: ASite):
+    (series,) = site.house.book.report("pos-intent")
+    return series
+
+
+def standing(site: ASite) -> list[str]:
+    return [alarm.alarm for alarm in site.house.book.standing()]
+
+
+def test_answers_are_counted_by_day_route_and_reason(site):
+    """A day has its answers, where they came from and why; another day begins with the clock."""
+    site.keep(sure(1), answered(2, manifest=calibrated(), reasons=("BELOW_THRESHOLD",)))
+    site.clock.wall += DAY
+    site.keep(sure(3))
+    first, second = only(site).days.values()
+    assert {
+        **{"answers": 2, "graded": 2, "sure": 1, "route:local": 2},
+        **{"reason:SURE": 1, "reason:BELOW_THRESHOLD": 1},
+    } == first
+    assert {"answers": 1, "graded": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
+
+
+def test_an_answer_that_is_kept_twice_is_counted_once(site):
+    """What the spool knows already is no new answer."""
+    site.keep(sure(1), sure(1))
+    site.keep(sure(1))
+    assert 1 == only(site).days[int(site.clock.wall // DAY)]["answers"]
+
+
+def test_both_models_are_compared_by_label(site):
+    """In shadow each pair counts under what the small model said; where they differ the answer is remembered."""
+    site.keep(shadowed(1, "refund"), shadowed(2, "price"), shadowed(3, "refund"))
+    series = only(site)
+    ((agreed),) = series.agreement
+    assert ("shadow", "refund", 3, 2) == (agreed.source, agreed.label, agreed.pairs, agreed.agreed)
+    (found,) = series.disagreements
+    assert ("p-2", "refund", "price", 0.95) == (found.prediction_id, found.ours, found.theirs, found.confidence)
+    assert (3, 2) == (series.confidences[0].pairs, series.confidences[0].agreed)
+    evidence = series.evidence[LARGE_MODEL]
+    assert (3, 1) == (evidence.judged, evidence.wrong)
+
+
+def test_what_was_escalated_in_doubt_is_no_evidence(site):
+    """Answers that the large model gave because the small one was unsure are compared, and kept apart."""
+    site.keep(shadowed(1, "price", reasons=("BELOW_THRESHOLD",), sure=False, confidence=0.5))
+    series = only(site)
+    assert ["escalated"] == [each.source for each in series.agreement]
+    assert (0, 0) == (series.evidence[LARGE_MODEL].judged, series.confidences[0].pairs)
+
+
+def test_records_are_compared_whatever_their_spelling(site):
+    """Two records with the same fields agree; their values are kept nowhere."""
+    same = {"manifest": manifest("visit"), "scores": (), "model": "large-1", "route": "upstream"}
+    site.keep(
+        answered(1, output='{"DRUG": ["x"], "PATIENT": []}', ours='{"PATIENT": [], "DRUG": ["x"]}', **same),
+        answered(2, output='{"DRUG": ["Secretol"]}', ours='{"DRUG": []}', **same),
+    )
+    (series,) = site.house.book.report("visit")
+    assert [("escalated", "", 2, 1)] == [(e.source, e.label, e.pairs, e.agreed) for e in series.agreement]
+    assert [("p-2", "", "")] == [(e.prediction_id, e.ours, e.theirs) for e in series.disagreements]
+
+
+def kept(number: int, **changes):
+    """Return the record of a sure answer as the spool has it."""
+    record = {**PREDICTION, "input": "", "output": "refund", "sure": True, "confidence": 0.95, "reason": "SURE"}
+    return {**record, "prediction_id": f"p-{number}", **changes}
+
+
+@pytest.mark.parametrize(
+    ("said", "prediction", "judged", "wrong"),
+    [
+        ({"verdict": "accept", "value": ""}, {}, 1, 0),
+        ({"verdict": "corrected", "value": "price"}, {}, 1, 1),
+        ({"verdict": "reject", "value": ""}, {}, 1, 1),
+        # The large model's answer was given, and people judged that one.
+        ({"verdict": "accept", "value": ""}, {"output": "price", "model": "m"}, 1, 1),
+        ({"verdict": "corrected", "value": "refund"}, {"output": "price", "model": "m"}, 1, 0),
+        ({"verdict": "reject", "value": ""}, {"output": "price", "model": "m"}, 0, 0),
+        # Of these the bundle promises nothing.
+        ({"verdict": "corrected", "value": "price"}, {"sure": False}, 0, 0),
+        ({"verdict": "corrected", "value": "price"}, {"reason": "SURE INPUT_LENGTH_UNUSUAL"}, 0, 0),
+    ],
+)
+def test_people_judge_the_small_model(site, said, prediction, judged, wrong):
+    """A verdict is evidence where the answer was sure and the verdict says whether it was right."""
+    site.keep(sure(1))
+    site.judge(judgement(1, **said), prediction=kept(1, **prediction))
+    evidence = only(site).evidence[PEOPLE]
+    assert (judged, wrong) == (evidence.judged, evidence.wrong)
+
+
+def test_the_first_word_counts(site):
+    """A second verdict on the same answer, or the same request again, is no further evidence."""
+    site.keep(sure(1))
+    for number in (1, 1, 2):
+        said = judgement(1, feedback_id=f"f-{number}", request_id=f"r-{number}")
+        site.judge(said, prediction=kept(1))
+    counts = only(site).days[int(site.clock.wall // DAY)]
+    assert (2, 1, 1, 1) == (counts["said:corrected"], counts["reviewed"], counts["checked"], counts["wrong"])
+
+
+def test_many_corrections_refute_the_promise(site):
+    """When people correct sure answers far more often than promised, the alarm stands, with the figures."""
+    for number in range(30):
+        site.keep(sure(number))
+        verdict = {"verdict": "corrected"} if number % 3 == 0 else {"verdict": "accept", "value": ""}
+        site.judge(judgement(number, **verdict), prediction=kept(number))
+    (alarm,) = site.house.book.standing()
+    assert "errors" == alarm.alarm
+    assert alarm.said.startswith("people found ")
+    assert alarm.said.endswith("the bundle promises 5 % at most")
+
+
+def test_an_opinion_is_evidence_only_when_it_was_asked_by_chance(site):
+    """An opinion of the audit is weighed; one that was put off because of doubt is only compared."""
+    site.keep(sure(1), sure(2))
+    with site.house.spool.transaction():
+        site.house.book.opinion(kept(1), "price", "audit", site.clock.wall)
+        site.house.book.opinion(kept(2), "price", "deferred", site.clock.wall)
+    series = only(site)
+    assert [("audit", 1, 0), ("deferred", 1, 0)] == [(e.source, e.pairs, e.agreed) for e in series.agreement]
+    assert 1 == series.evidence[LARGE_MODEL].judged
+
+
+def test_unsure_answers_raise_the_alarm_of_confidence(site):
+    """Where calibration was sure of 70 % and the field is of none, the first whole window says so."""
+    site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
+    assert ["confidence"] == standing(site)
+    assert (
+        "answers with confidence at the threshold or above are 0.0 % of the last 500; in calibration they were 70.0 %"
+        == site.house.book.standing()[0].said
+    )
+
+
+def test_an_alarm_of_drift_goes_away_when_it_is_as_before(site):
+    """A window without any difference ends it; when it began and ended is remembered."""
+    site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
+    site.clock.wall += DAY
+    site.keep(*(sure(500 + number, sure=number % 10 < 7) for number in range(500)))
+    assert [] == standing(site)
+    (alarm,) = [each for each in only(site).alarms if each.alarm == "confidence"]
+    assert DAY == alarm.ended - alarm.since
+
+
+@pytest.mark.parametrize(
+    ("alarm", "change"),
+    [
+        ("labels", {"scores": [("price", 0.95), ("refund", 0.05)], "output": "price"}),
+        ("length", {"text": "refund " * 100}),
+        ("novelty", {"reasons": ("SURE", "LABEL_MASS_UNUSUAL")}),
+    ],
+)
+def test_what_changes_is_what_is_named(site, alarm, change):
+    """Other labels, longer inputs, unusual ones: each has its own alarm, and no other one."""
+    site.keep(*(sure(number, sure=number % 10 < 7) for number in range(1000)))
+    site.keep(*(sure(1000 + number, **{**change, "sure": number % 10 < 7}) for number in range(500)))
+    assert [alarm] == standing(site)
+
+
+def test_a_new_bundle_begins_anew_and_old_ones_are_bounded(site):
+    """Figures of the bundle before stay for comparison, of so many bundles; alarms are each bundle's own."""
+    site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
+    for number in range(tables.SERIES_OF_TASK_MAX):
+        site.keep(sure(1000 + number, digest=f"{number:064}"))
+    series = site.house.book.report("pos-intent")
+    assert tables.SERIES_OF_TASK_MAX == len(series)
+    assert [f"{number:064}" for number in reversed(range(tables.SERIES_OF_TASK_MAX))] == [s.digest for s in series]
+    assert [] == standing(site)
+    assert [(0,)] == site.house.spool.db.rows("SELECT count(*) FROM field_alarms")
+
+
+def test_days_are_bounded(site):
+    """After so many days the oldest are forgotten."""
+    for number in range(tables.DAYS_MAX + 3):
+        site.clock.wall += DAY
+        site.keep(shadowed(number, "refund"))
+    series = only(site)
+    assert tables.DAYS_MAX == len(series.days) == len(series.agreement)
+    assert int(site.clock.wall // DAY) == max(series.days)
+
+
+def test_what_is_erased_is_not_shown_among_disagreements(site):
+    """Counts stay, for they hold nothing of an input; the list of inputs does not."""
+    site.keep(shadowed(1, "price"))
+    with site.house.spool.transaction():
+        site.house.erase("p-1")
+    assert ((), 1) == (only(site).disagreements, only(site).agreement[0].pairs)
+
+
+def test_counts_survive_a_restart_and_a_failed_transaction_takes_its_own(site):
+    """What was committed is there after a start anew; what was not is not."""
+    site.keep(sure(1))
+
+    def fail() -> None:
+        with site.house.spool.transaction():
+            site.house.add([site.house.recorder.prediction(sure(2), site.clock.wall)])
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    site.reopen()
+    assert 1 == only(site).days[int(site.clock.wall // DAY)]["answers"]
+
+
+def test_an_older_agent_opens_the_spool(site):
+    """The tables are beside the schema, whose version is what it was."""
+    site.keep(sure(1))
+    assert [(1,)] == site.house.spool.db.rows("PRAGMA user_version")
