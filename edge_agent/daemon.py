@@ -74,28 +74,29 @@ class Daemon:
         self._admission = _admission(config)
         self._collection = Collection(config, self._surroundings())
         escalation = Escalation(Around(self._link, modes.of, self._collection.redaction))
-        admin = AdminServicer(
-            Operated(
-                activation=self._activation,
-                engines=self._engines,
-                collection=self._collection,
-                counts=self._counts,
-                updater=self._updater,
-                escalation=escalation,
-                link=self._link,
-                set_mode=modes.say,
-                mode_by=modes.by,
-                alarms=self._alarms.of,
-                config=config,
-                serving=lambda: self._serving,
-                drain=self.drain,
-                disk_free_bytes=lambda: shutil.disk_usage(config.state_dir).free,
-                access_warnings=lambda: self._edge.warnings(),
-            )
-        )
+        admin = AdminServicer(self._operated(modes, escalation))
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
         feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
         self._edge = Edge(config, rooms, admin, feedback)
+
+    def _operated(self, modes: tasks.TaskModes, escalation: Escalation) -> Operated:
+        return Operated(
+            activation=self._activation,
+            engines=self._engines,
+            collection=self._collection,
+            counts=self._counts,
+            updater=self._updater,
+            escalation=escalation,
+            link=self._link,
+            set_mode=modes.say,
+            mode_by=modes.by,
+            alarms=self._alarms.of,
+            config=self._config,
+            serving=lambda: self._serving,
+            drain=self.drain,
+            disk_free_bytes=lambda: shutil.disk_usage(self._config.state_dir).free,
+            access_warnings=lambda: self._edge.warnings(),
+        )
 
     def _handles(self) -> Engines:
         engines = self._engines

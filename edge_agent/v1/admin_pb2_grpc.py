@@ -208,6 +208,8 @@ class AdminServiceServicer:
 
     def GetFieldReport(self, request, context):
         """Shows how the bundles of a task do in the field: agreement with the large model, their promise tested, drift.
+
+        Errors: STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
