@@ -1,6 +1,7 @@
 """Walks the whole way from a large model to a small one: real daemons, real files, minutes.
 
     scripts/flywheel [--json] [--draw FILE] [--work FOLDER] [--small]
+    scripts/flywheel --last --draw FILE     # a chart of the last walk
 
 A fresh site is enrolled and begins in bootstrap: a scripted oracle, called so, answers over HTTP as a large model
 would. An expert reviews; the uplink carries sealed examples to the centre; 'assess' says when they are enough; a small
@@ -18,7 +19,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.flywheel.commands import StepFailed
-from benchmarks.flywheel.loop import WORK, Loop, Size, fresh
+from benchmarks.flywheel.figures import Figures, parse
+from benchmarks.flywheel.loop import FIGURES_NAME, WORK, Loop, Size, fresh
 from benchmarks.flywheel.picture import draw
 from benchmarks.flywheel.screen import Screen
 
@@ -32,13 +34,16 @@ def main() -> int:
     parser.add_argument("--draw", type=Path, metavar="FILE", help="draw the chart, .png or .svg")
     parser.add_argument("--work", type=Path, default=WORK, help="a folder of its own: it is emptied")
     parser.add_argument("--small", action="store_true", help="fewer calls and epochs: does it go all the way?")
+    parser.add_argument(
+        "--last", action="store_true", help="do not walk: take the figures of the last walk in that folder"
+    )
     given = parser.parse_args()
     # So that a walk that is stopped takes its processes with it.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     screen = Screen()
-    work = fresh(given.work.absolute())
+    work: Path = given.work.absolute()
     try:
-        figures = Loop(work, SMALL if given.small else Size(), screen).walk()
+        figures = _last(work) if given.last else Loop(fresh(work), SMALL if given.small else Size(), screen).walk()
     except StepFailed as error:
         screen.line(f"stopped: {error}", "red")
         screen.line(f"logs: {work}/commands.log, {work}/box; the next run begins anew", "red")
@@ -48,6 +53,12 @@ def main() -> int:
     if given.json:
         sys.stdout.write(json.dumps(figures.plain()) + "\n")
     return 0
+
+
+def _last(work: Path) -> Figures:
+    if not (work / FIGURES_NAME).is_file():
+        raise StepFailed(f"{work} holds no walk that went all the way")
+    return parse(json.loads((work / FIGURES_NAME).read_text("utf-8")))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 BLOCK_CALLS = 100
@@ -121,3 +121,11 @@ class Figures:
         """Return it as JSON has it."""
         modes = {mode: found.plain() for mode, found in self.modes.items()}
         return {"schema": "edge-agent/flywheel/v1", **asdict(self), "modes": modes}
+
+
+def parse(plain: dict[str, Any]) -> Figures:
+    """Read what `Figures.plain` has written."""
+    own = {each.name: plain[each.name] for each in fields(Figures)}
+    sums = [each.name for each in fields(Sum)]
+    modes = {mode: Sum(**{name: found[name] for name in sums}) for mode, found in plain["modes"].items()}
+    return Figures(**{**own, "blocks": [Block(**each) for each in plain["blocks"]], "modes": modes})

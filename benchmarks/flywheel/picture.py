@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from benchmarks.flywheel.figures import Block, Figures
+from benchmarks.flywheel.figures import BLOCK_CALLS, Block, Figures
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _SHADES = {"bootstrap": "#fdf3e7", "shadow": "#eef2f7", "hybrid": "#eaf5ee"}
@@ -29,7 +29,7 @@ def draw(path: Path, figures: Figures) -> None:
     _cost(cost, figures, ends)
     for axes in (local, right, cost):
         _frame(axes, figures.blocks, ends)
-    _name_modes(local, figures.blocks, ends)
+    _name_modes(local, figures, ends)
     # Without the version of the library in it, the same numbers give the same file.
     figure.savefig(path, dpi=_DPI, metadata={"Software": None} if path.suffix == ".png" else None)
 
@@ -40,8 +40,17 @@ def _local(axes: Axes, figures: Figures, ends: list[int]) -> None:
     axes.step([0, *ends], [shares[0], *shares], where="pre", color=_GREEN, linewidth=1.8)
     axes.set(ylim=(0, 1.02), ylabel="answered here")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.annotate(f"{figures.modes['hybrid'].local_share:.0%}", (ends[-1], shares[-1]), (6, -3),
-                  textcoords="offset points", color=_GREEN, fontweight="bold", annotation_clip=False)  # fmt: skip
+    share = figures.modes["hybrid"].local_share
+    axes.annotate(
+        f"{share:.0%}",
+        (ends[-1], share),
+        (6, 0),
+        textcoords="offset points",
+        color=_GREEN,
+        fontweight="bold",
+        va="center",
+        annotation_clip=False,
+    )
 
 
 def _right(axes: Axes, figures: Figures, ends: list[int]) -> None:
@@ -49,7 +58,7 @@ def _right(axes: Axes, figures: Figures, ends: list[int]) -> None:
         values = [float(getattr(block, name)) for block in figures.blocks]
         label = "what callers got" if name == "accuracy" else "the large model alone"
         axes.plot(ends, _smooth(values), color=colour, linestyle=style, linewidth=1.8, label=label)
-    axes.set(ylim=(0.85, 1.0), ylabel="right answers")
+    axes.set(ylim=(0.85, 1.0), ylabel=f"right answers\n(mean of {_SMOOTHED_BLOCKS * BLOCK_CALLS} calls)")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(loc="lower left", fontsize=9, frameon=False, ncols=2)
 
@@ -64,6 +73,12 @@ def _cost(axes: Axes, figures: Figures, ends: list[int]) -> None:
     )
     axes.set(ylim=(0, None), xlim=(0, ends[-1]), ylabel="cost so far", xlabel="calls since the site began")
     axes.legend(loc="upper left", fontsize=9, frameon=False)
+    for mode, begin, end in spans(figures.blocks, ends):
+        found = figures.modes[mode]
+        said = f"{1000 * found.cost / found.calls:.2f} for\n1,000 calls"
+        axes.text(
+            (begin + end) / 2, 0.06, said, ha="center", fontsize=9, color=_INK, transform=axes.get_xaxis_transform()
+        )
 
 
 def _smooth(values: list[float]) -> list[float]:
@@ -88,6 +103,15 @@ def _frame(axes: Axes, blocks: list[Block], ends: list[int]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name_modes(axes: Axes, blocks: list[Block], ends: list[int]) -> None:
-    for mode, begin, end in spans(blocks, ends):
-        axes.text((begin + end) / 2, 1.05, mode, ha="center", fontsize=11, fontweight="bold", color=_INK)
+def _name_modes(axes: Axes, figures: Figures, ends: list[int]) -> None:
+    """Write over each mode its name, and within it what happened there."""
+    shadow = figures.modes["shadow"]
+    happened = {
+        "bootstrap": f"the large model answers,\nan expert reviews {figures.modes['bootstrap'].calls:,} answers",
+        "shadow": f"both answer and\nagree in {shadow.agreed / shadow.calls:.0%}",
+        "hybrid": f"what is answered here\nis right in {1 - figures.modes['hybrid'].local_wrong_share:.1%}",
+    }
+    for mode, begin, end in spans(figures.blocks, ends):
+        middle = (begin + end) / 2
+        axes.text(middle, 1.05, mode, ha="center", fontsize=11, fontweight="bold", color=_INK)
+        axes.text(middle, 0.5, happened[mode], ha="center", va="center", fontsize=9, color=_INK)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.flywheel import goods, oracle
 from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.figures import Call, Figures, block, sum_up
+from benchmarks.flywheel.figures import parse as parse_figures
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
 from benchmarks.flywheel.picture import draw, spans
@@ -97,6 +98,7 @@ def test_calls_are_summed_up():
 def test_the_figures_are_json():
     """What --json prints can be read, and has every block and mode."""
     plain = json.loads(json.dumps(walked().plain()))
+    assert walked() == parse_figures(plain)
     assert ["bootstrap", "shadow", "hybrid"] == [each["mode"] for each in plain["blocks"]] == [*plain["modes"]]
 
 
