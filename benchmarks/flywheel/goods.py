@@ -49,8 +49,7 @@ def labels(found: list[Row]) -> list[str]:
 
 def write_definition(folder: Path, names: list[str]) -> Path:
     """Write the task.yaml of a task that has no model yet: the large one answers."""
-    prompt = {"template": "A shop's catalogue sorts food into groups, by a description of the goods.\n{input}"}
-    return _write(folder / "task.yaml", {"version": "0.1.0", "runtime": "upstream", **_task(names, prompt=prompt)})
+    return _write(folder / "task.yaml", {"version": "0.1.0", "runtime": "upstream", **_task(names)})
 
 
 def write_recipe(folder: Path, names: list[str], data: Path) -> Path:
@@ -67,9 +66,11 @@ def write_recipe(folder: Path, names: list[str], data: Path) -> Path:
     return _write(folder / "recipe.yaml", recipe)
 
 
-def _task(names: list[str], **more: Any) -> dict[str, Any]:
+def _task(names: list[str]) -> dict[str, Any]:
+    # An encoder does not read it; the large model is told the same whichever bundle asks.
+    prompt = {"template": "A shop's catalogue sorts food into groups, by a description of the goods.\n{input}"}
     limits = {"input_tokens_max": 128, "inputs_max": 64}
-    task = {"name": TASK, "kind": "classify", "labels": names, "limits": limits, **more}
+    task = {"name": TASK, "kind": "classify", "labels": names, "limits": limits, "prompt": prompt}
     return {"task": task, "provenance": {"base": BASE, "licence": "Apache-2.0"}, "requires": {"agent": "0.1.0"}}
 
 
