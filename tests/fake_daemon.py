@@ -4,8 +4,9 @@
         Client(daemon.targets[0]).classify("pos-intent", ["hello"])
         daemon.inference.requests[-1]          # what the client sent
 
-Tasks by name: "unknown" is not there, "busy" has a full queue, "stuck" never answers, "endless" writes until it is
-cancelled, and every other name answers. A text "bad" fails alone.
+Tasks by name: "unknown" is not there, "busy" has a full queue, "stuck" never answers, "stuck-later" not what holds the
+text "three", "endless" writes until it is cancelled, and every other name answers. A text "bad" fails alone; a request
+of "lone" with nothing else fails as a whole.
 """
 
 from __future__ import annotations
@@ -74,9 +75,12 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         """Set when a call to "endless" or "stuck" is over, for whatever reason."""
         self.tasks = [task_message(name) for name in ("assistant", "pos-intent", "product-search")]
         self.page_size = 2
+        self.refusals = 0
+        """How many calls are still to be refused with a full queue and a short delay."""
 
     def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
+        self._refuse(request, context)
         if request.task == "unknown":
             abort(context, grpc.StatusCode.NOT_FOUND, "TASK_UNKNOWN", "no task 'unknown'; installed: pos-intent")
         if request.task == "busy":
@@ -86,10 +90,17 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         if request.task == "crowded":
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
         # gRPC takes no callback for a call that is over already.
-        if request.task in ("stuck", "endless") and not context.add_callback(self.stream_ended.set):
+        if request.task in ("stuck", "stuck-later", "endless") and not context.add_callback(self.stream_ended.set):
             self.stream_ended.set()
-        if request.task == "stuck":
+        if request.task == "stuck" or (request.task == "stuck-later" and "three" in getattr(request, "texts", [])):
             self.stream_ended.wait(WAIT_SECONDS_MAX)
+
+    def _refuse(self, request: Any, context: grpc.ServicerContext) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "64 inputs wait; the limit is 64", 0.02)
+        if request.task == "lone" and list(getattr(request, "texts", [])) == ["bad"]:
+            abort(context, grpc.StatusCode.INVALID_ARGUMENT, "INPUT_TOO_LONG", "9 tokens; the limit is 4")
 
     def Classify(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ClassifyResponse:
         self._begin(request, context)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from edge_agent.cli.inputs import Texts, answers
-from edge_agent.cli.results import Form, note, show
-from edge_agent.cli.site import AsJson, Target, TaskArgument, site_of
-from edge_agent.client import Classification, OnLowConfidence
+from edge_agent.cli.asking import TIMEOUT_SECONDS, Asking
+from edge_agent.cli.results import Form, note
+from edge_agent.client import Classification, Client, Failure, OnLowConfidence
 
-TIMEOUT_SECONDS = 60
 LowConfidence = Annotated[
     OnLowConfidence,
     typer.Option(
@@ -22,33 +21,28 @@ LowConfidence = Annotated[
 ]
 
 
-def run(
-    ctx: typer.Context,
-    task: TaskArgument,
-    texts: Texts = None,
-    on_low_confidence: LowConfidence = "as_mode",
-    target: Target = "",
-    as_json: AsJson = False,
-) -> None:
+@dataclass(kw_only=True)
+class Command(Asking):
     """Choose one label for each input. With --json, one object a line.
 
     The inputs go to the daemon in batches, at most 16 and at most the task's limit; every input gets its own result.
+    Those of a file or of standard input are asked about again while the daemon is busy or is started anew.
 
     Example: [bold]edge-agent classify pos-intent 'I want my money back'[/bold]
 
-    Example: [bold]edge-agent classify pos-intent --json < messages.txt[/bold]
+    Example: [bold]edge-agent classify pos-intent --json < messages.txt > answers.jsonl[/bold]
+
+    Example: [bold]edge-agent classify pos-intent --json --file messages.jsonl > answers.jsonl[/bold]
     """
-    with site_of(ctx).client(target) as client:
-        found = answers(
-            client,
-            task,
-            texts,
-            lambda name, batch: client.classify(
-                name, batch, on_low_confidence=on_low_confidence, timeout_seconds=TIMEOUT_SECONDS
-            ),
-        )
-        code = show(found, FORM, as_json)
-    raise typer.Exit(code)
+
+    on_low_confidence: LowConfidence = "as_mode"
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        self.show(self._call, FORM)
+
+    def _call(self, client: Client, task: str, batch: list[str]) -> list[Classification | Failure]:
+        return client.classify(task, batch, on_low_confidence=self.on_low_confidence, timeout_seconds=TIMEOUT_SECONDS)
 
 
 def _cells(result: Classification) -> tuple[Text, str]:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import typer
+from dataclasses import dataclass
+
 from rich.text import Text
 
-from edge_agent.cli.classify import TIMEOUT_SECONDS
-from edge_agent.cli.inputs import Texts, answers
-from edge_agent.cli.results import Form, show
-from edge_agent.cli.site import AsJson, Target, TaskArgument, site_of
-from edge_agent.client import Embedding
+from edge_agent.cli.asking import TIMEOUT_SECONDS, Asking
+from edge_agent.cli.results import Form
+from edge_agent.client import Client, Embedding, Failure
 
 _VALUES_SHOWN = 4
 
 
-def run(
-    ctx: typer.Context, task: TaskArgument, texts: Texts = None, target: Target = "", as_json: AsJson = False
-) -> None:
+@dataclass(kw_only=True)
+class Command(Asking):
     """Turn each input into a vector. The table shows its start; --json prints all of it, one object a line.
 
     Example: [bold]edge-agent embed product-search --json 'blue backpack' > vectors.jsonl[/bold]
+
+    Example: [bold]edge-agent embed product-search --json --file products.txt > vectors.jsonl[/bold]
     """
-    with site_of(ctx).client(target) as client:
-        found = answers(
-            client, task, texts, lambda name, batch: client.embed(name, batch, timeout_seconds=TIMEOUT_SECONDS)
-        )
-        code = show(found, FORM, as_json)
-    raise typer.Exit(code)
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        self.show(_call, FORM)
+
+
+def _call(client: Client, task: str, batch: list[str]) -> list[Embedding | Failure]:
+    return client.embed(task, batch, timeout_seconds=TIMEOUT_SECONDS)
 
 
 def _cells(result: Embedding) -> tuple[str, str]:

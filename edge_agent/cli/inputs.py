@@ -1,56 +1,134 @@
-"""Inputs of a command: its arguments, or the lines of standard input, in batches that the task allows."""
+"""Inputs of a command: its arguments, the lines of a file or of standard input; and what became of each.
+
+Results come while inputs are still being read. On a terminal a bar on standard error shows how far that is.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Annotated, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, TypeVar
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from edge_agent.client import Client, Failure
+from edge_agent.client import Client, Failure, Retry
 from edge_agent.errors import EmptyInput, InvalidRequest
 
-BATCH_INPUTS_MAX = 16
-"""Few enough that results come while standard input is still being read."""
+JSON_LINES = ".jsonl"
 
 Texts = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TEXT]...", help="The inputs; left out: the lines of standard input that are not blank."),
 ]
-_T = TypeVar("_T")
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        metavar="FILE",
+        help="The inputs are the lines of this file that are not blank, or of a .jsonl file each object's 'text'.",
+    ),
+]
 _A = TypeVar("_A")
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Where the inputs of a command come from."""
+
+    texts: list[str] | None
+    """Arguments; None or empty = `file`, or standard input."""
+    file: Path | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield them. Raises EmptyInput, InvalidRequest, typer.BadParameter."""
+        nothing = True
+        for text in self._all():
+            nothing = False
+            yield text
+        if nothing:
+            where = f"'{self.file}'" if self.file else "standard input"
+            raise EmptyInput(f"no input: {where} holds no text", remedy="Give at least one TEXT, or a line with text.")
+
+    @property
+    def retry(self) -> Retry | None:
+        """How many inputs are worth trying again for: a file goes on when the daemon is busy, or started anew."""
+        return None if self.texts else Retry(from_the_start=False)
+
+    def count(self) -> int | None:
+        """Return how many there are; None = it is not known before they have been read."""
+        if self.texts:
+            return len(self.texts)
+        return sum(1 for _ in self._all()) if self.file else None
+
+    def _all(self) -> Iterable[str]:
+        if self.texts and self.file:
+            raise typer.BadParameter("give TEXT or --file, not both", param_hint="--file")
+        if self.texts:
+            return self.texts
+        if self.file:
+            return _file(self.file)
+        if sys.stdin.isatty():
+            raise typer.BadParameter("give at least one TEXT, --file, or lines on standard input")
+        return lines(sys.stdin.buffer, "standard input")
+
+
 def answers(
-    client: Client, task: str, texts: list[str] | None, call: Callable[[str, list[str]], list[_A | Failure]]
+    client: Client,
+    task: str,
+    inputs: Inputs,
+    call: Callable[[str, list[str]], list[_A | Failure]],
+    *,
+    as_json: bool,
 ) -> Iterator[tuple[str, _A | Failure]]:
-    """Yield each input with its result, batch by batch.
+    """Yield each input with its result.
 
     Raises:
-        CallFailed: the daemon refused a batch.
-        EmptyInput, InvalidRequest: standard input holds nothing, or a line that is not UTF-8.
+        CallFailed: the daemon refused a request as a whole.
+        EmptyInput, InvalidRequest: there is no input, or a line that is none.
     """
-    size = min(client.task(task).inputs_max, BATCH_INPUTS_MAX)
-    nothing = True
-    for batch in batches(lines(texts), size):
-        nothing = False
-        yield from zip(batch, call(task, batch), strict=True)
-    if nothing:
-        remedy = "Give at least one TEXT, or a line with text on standard input."
-        raise EmptyInput("no input: standard input holds no text", remedy=remedy)
+    found = client.in_batches(call, task, inputs)
+    looked_at = sys.stderr.isatty() and not (as_json and sys.stdout.isatty())
+    yield from watched(found, inputs.count()) if looked_at else found
 
 
-def lines(texts: list[str] | None) -> Iterable[str]:
-    """Return the arguments, or the lines of standard input that are not blank."""
-    if texts:
-        return texts
-    if sys.stdin.isatty():
-        raise typer.BadParameter("give at least one TEXT, or lines on standard input")
-    decoded = (
-        as_text(line, f"line {number} of standard input").strip() for number, line in enumerate(sys.stdin.buffer, 1)
-    )
+def watched(items: Iterable[_A], count: int | None, console: Console | None = None) -> Iterator[_A]:
+    """Yield the items, with a bar on standard error that is gone at the end; None = their number is not known."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("answered,"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console or Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=count)
+        for item in items:
+            progress.advance(bar)
+            yield item
+
+
+def _file(path: Path) -> Iterator[str]:
+    """Yield the inputs of a file. Raises InvalidRequest, typer.BadParameter."""
+    try:
+        with path.open("rb") as stream:
+            found = lines(stream, f"'{path}'")
+            yield from map(_text_of, found) if path.suffix == JSON_LINES else found
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read '{path}': {error.strerror}", param_hint="--file") from None
+
+
+def _text_of(line: str) -> str:
+    with contextlib.suppress(ValueError, RecursionError):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("text"), str):
+            return str(row["text"])
+    said = f"a line is no JSON object with 'text': {line[:80]}"
+    raise InvalidRequest(said, remedy='Write each line like {"text": "I want my money back"}.')
+
+
+def lines(stream: IO[bytes], what: str) -> Iterator[str]:
+    """Yield the lines that are not blank, without white space around them. Raises InvalidRequest."""
+    decoded = (as_text(line, f"line {number} of {what}").strip() for number, line in enumerate(stream, 1))
     return filter(None, decoded)
 
 
@@ -61,10 +139,3 @@ def as_text(raw: bytes, what: str) -> str:
     except UnicodeDecodeError as error:
         said = f"{what} is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
         raise InvalidRequest(said, remedy="Convert it first, for example with 'iconv -f LATIN1 -t UTF-8'.") from None
-
-
-def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """Yield the items in lists of `size`, the last one shorter."""
-    pending = iter(items)
-    while batch := list(islice(pending, size)):
-        yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from edge_agent.client import AdminClient, Client, ReviewClient, Tls
+from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 from edge_agent.config import Config, Files, Overrides, load, read_files
 from edge_agent.config.remote import Remote
 from edge_agent.config.remote import load as load_remote
@@ -34,11 +35,12 @@ class Site:
         """Read the files of the configuration as they are. Raises ConfigInvalid."""
         return read_files(self.config_path)
 
-    def client(self, target: str = "") -> Client:
+    def client(self, target: str = "", retry: Retry | None = None) -> Client:
         """Return a client of the inference socket, or of another address."""
+        kind = functools.partial(Client, retry=retry)
         if target:
-            return _checked(Client, "--target", target)
-        return self._open(Client, lambda config: config.inference_socket)
+            return _checked(kind, "--target", target)
+        return self._open(kind, lambda config: config.inference_socket)
 
     def admin(self) -> AdminClient:
         """Return a client of the admin socket, or of the daemon over the network."""
@@ -48,10 +50,10 @@ class Site:
         """Return a client of the review socket, or of the daemon over the network."""
         return self._open(ReviewClient, lambda config: config.review_socket)
 
-    def _open(self, kind: type[_C], socket: Callable[[Config], Path]) -> _C:
+    def _open(self, kind: Callable[[str, Tls | None], _C], socket: Callable[[Config], Path]) -> _C:
         remote = load_remote(self.remote_path)
         if remote is None:
-            return kind(f"unix:{socket(self.config()).absolute()}")
+            return kind(f"unix:{socket(self.config()).absolute()}", None)
         return _checked(kind, "--remote", remote.address, _tls(remote) if remote.has_tls else None)
 
 
@@ -62,7 +64,7 @@ def _tls(remote: Remote) -> Tls:
     return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
 
 
-def _checked(kind: type[_C], option: str, address: str, tls: Tls | None = None) -> _C:
+def _checked(kind: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None) -> _C:
     try:
         return kind(address, tls)
     except ValueError as error:

@@ -9,8 +9,12 @@ Over the network a daemon is called with a certificate, which says what this cli
 
     Client("shop.example:9443", Tls(ca="ca.crt", certificate="till-3.crt", key="till-3.key"))
 
-Every call has a deadline. A call that gets no answer raises CallFailed, with a stable `reason` and a `remedy`; an input
-of a batch that fails alone is a Failure in its place.
+A device that is to bear a busy daemon, and one that is started anew, says so:
+
+    Client("unix:/run/edge-agent/inference.sock", retry=Retry())
+
+docs/client.md has all of it. Every call has a deadline. A call that gets no answer raises CallFailed, with a stable
+`reason` and a `remedy`; an input of a batch that fails alone is a Failure in its place.
 """
 
 from edge_agent.client.admin import AdminClient
@@ -57,7 +61,8 @@ from edge_agent.client.field import (
     FieldTest,
     Share,
 )
-from edge_agent.client.review import ReviewClient
+from edge_agent.client.retry import Retry
+from edge_agent.client.review import AsyncReviewClient, ReviewClient
 from edge_agent.client.sync import Client, GenerateStream
 from edge_agent.client.tls import Tls
 from edge_agent.client.wire import GenerateOptions, Mode, OnLowConfidence
@@ -67,6 +72,7 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "AsyncGenerateStream",
+    "AsyncReviewClient",
     "Bundle",
     "BundleRef",
     "CallFailed",
@@ -98,6 +104,7 @@ __all__ = [
     "Mode",
     "OnLowConfidence",
     "Prediction",
+    "Retry",
     "ReviewClient",
     "SealedExamples",
     "Share",

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import random
+import time
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge_agent.client import arguments
-from edge_agent.client.failure import CallFailed, call_failed
+from edge_agent.client.calling import Calling
+from edge_agent.client.failure import CallFailed
+from edge_agent.client.retry import Retry, Tries
 from edge_agent.client.tls import Tls
-from edge_agent.client.wire import CHANNEL_OPTIONS
 
 
-class Connection:
+class Connection(Calling):
     """A context manager around one channel. Nothing is sent until the first call."""
 
-    def __init__(self, target: str, tls: Tls | None = None) -> None:
+    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
         """Name the daemon: "unix:/run/edge-agent/inference.sock", or "host:port" with the files of TLS.
+
+        With `retry`, what can be tried again is, until its timeout; None = each call is made once.
 
         Raises:
             ValueError: the address is none.
             OSError: a file of TLS cannot be read.
         """
-        self.target = arguments.target(target)
-        self.tls = tls
-        if tls:
-            options = [*CHANNEL_OPTIONS, *tls.options()]
-            self.channel = grpc.secure_channel(target, tls.channel_credentials(), options=options)
-        else:
-            self.channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
-        self._closed = False
+        super().__init__(target, tls, retry)
+        self.channel = (
+            grpc.secure_channel(target, tls.channel_credentials(), options=self.options())
+            if tls
+            else grpc.insecure_channel(target, options=self.options())
+        )
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     def __enter__(self) -> Self:
@@ -53,22 +55,32 @@ class Connection:
         self._closed = True
         self.channel.close()
 
-    def start(self, method: Any, request: Any, timeout_seconds: float) -> Any:
-        """Start a call. Raises ValueError when the client is closed or there is no time."""
-        if self._closed:
-            raise arguments.closed()
-        return method(request, timeout=arguments.timeout(timeout_seconds))
-
     def call(self, method: Any, request: Any, timeout_seconds: float) -> Any:
-        """Make a unary call. Raises CallFailed; ValueError like `start`."""
-        try:
-            return self.start(method, request, timeout_seconds)
-        except grpc.RpcError as error:
-            raise self.failed(error, timeout_seconds) from error
+        """Make a unary call, again where it may be. Raises CallFailed; ValueError like `start`."""
+        tries = self.tries(timeout_seconds)
+        while True:
+            try:
+                answer = self.start(method, request, self.seconds_left(tries))
+            except grpc.RpcError as error:
+                self.wait_for_next(tries, self.failed(error, timeout_seconds, request), error)
+            else:
+                self.answered()
+                return answer
 
-    def failed(self, error: grpc.RpcError, timeout_seconds: float) -> CallFailed:
-        """Read a call of this connection that failed."""
-        return call_failed(error, self.target, timeout_seconds, with_tls=self.tls is not None)
+    def tries(self, timeout_seconds: float) -> Tries:
+        """Begin the tries of one call. Raises ValueError when there is no time."""
+        return self.begin(timeout_seconds, time.monotonic())
+
+    def seconds_left(self, tries: Tries) -> float:
+        """Return what is left for a try that begins now."""
+        return tries.seconds_left(time.monotonic())
+
+    def wait_for_next(self, tries: Tries, failed: CallFailed, error: grpc.RpcError) -> None:
+        """Wait until the call may be made again. Raises `failed` when it may not."""
+        pause = tries.pause(failed, time.monotonic(), random.random())  # noqa: S311 no secret
+        if pause is None:
+            raise failed from error
+        time.sleep(pause)
 
     def serving(self, service: str = "", *, timeout_seconds: float = 5) -> bool:
         """Tell what the daemon's health check says of itself or of one service.

@@ -49,6 +49,12 @@ class CallFailed(Exception):
         self.metadata = metadata
         """Every dynamic value of the message, by name."""
         self.retry_after_seconds: float | None = None
+        self.request_id = ""
+        """Of the request; empty = it had none."""
+        self.tries = 1
+        """How often it was made."""
+        self.answered_before = False
+        """Whether the daemon answered this client earlier: it was reached then, and took its certificate."""
 
     def __str__(self) -> str:
         """Return the whole of it, for a log or a traceback."""

@@ -1,13 +1,15 @@
-"""The reviewers' client, for the review socket."""
+"""The reviewers' clients, for the review socket: sync, and for asyncio programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from edge_agent.client import arguments, wire
+from edge_agent.client.aio_connection import AsyncConnection
 from edge_agent.client.answers import Prediction
 from edge_agent.client.connection import Connection
+from edge_agent.client.retry import Retry
 from edge_agent.client.tls import Tls
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
@@ -16,12 +18,23 @@ from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 _CORRECTIONS = {"CLASSIFY": "corrected_label", "EXTRACT": "corrected_json", "GENERATE": "corrected_text"}
 
 
+def _verdict(prediction_id: str, reviewer: str, request_id: str, **verdict: Any) -> pb.SubmitFeedbackRequest:
+    return pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, **verdict)
+
+
+def _correction(kind: str, value: str) -> dict[str, str]:
+    return {_CORRECTIONS[kind]: arguments.text(value, "value")}
+
+
 class ReviewClient(Connection):
     """Calls of a reviewer. Every method raises CallFailed."""
 
-    def __init__(self, target: str, tls: Tls | None = None) -> None:
-        """Name the daemon: "unix:/run/edge-agent/review.sock", or "host:port" with a certificate of role feedback."""
-        super().__init__(target, tls)
+    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
+        """Name the daemon: "unix:/run/edge-agent/review.sock", or "host:port" with a certificate of role feedback.
+
+        `retry` as in Client: a judgement then has a request_id, so that it counts once.
+        """
+        super().__init__(target, tls, retry=retry)
         self._stub: Any = FeedbackServiceStub(self.channel)
 
     def prediction(self, prediction_id: str, *, timeout_seconds: float = 10) -> Prediction:
@@ -59,9 +72,7 @@ class ReviewClient(Connection):
 
     def accept(self, prediction_id: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10) -> None:
         """Say that an answer is right. Durable once it returns."""
-        request = pb.SubmitFeedbackRequest(
-            prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, accept=True
-        )
+        request = _verdict(prediction_id, reviewer, self.request_id(request_id), accept=True)
         self.call(self._stub.SubmitFeedback, request, timeout_seconds)
 
     def correct(
@@ -69,17 +80,14 @@ class ReviewClient(Connection):
     ) -> None:
         """Give the right label, JSON object or text, by the kind of the task. Durable once it returns."""
         kind = self.prediction(prediction_id, timeout_seconds=timeout_seconds).kind
-        request = pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id)
-        setattr(request, _CORRECTIONS[kind], arguments.text(value, "value"))
+        request = _verdict(prediction_id, reviewer, self.request_id(request_id), **_correction(kind, value))
         self.call(self._stub.SubmitFeedback, request, timeout_seconds)
 
     def reject(
         self, prediction_id: str, reason: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
     ) -> None:
         """Say why an answer is wrong, without a better one. Durable once it returns."""
-        request = pb.SubmitFeedbackRequest(
-            prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, reject_reason=reason
-        )
+        request = _verdict(prediction_id, reviewer, self.request_id(request_id), reject_reason=reason)
         self.call(self._stub.SubmitFeedback, request, timeout_seconds)
 
     def erase(self, prediction_id: str, *, timeout_seconds: float = 30) -> tuple[bool, bool]:
@@ -91,3 +99,66 @@ class ReviewClient(Connection):
     def _page(self, request: pb.ListReviewQueueRequest, timeout_seconds: float) -> tuple[list[Prediction], str]:
         answer = self.call(self._stub.ListReviewQueue, request, timeout_seconds)
         return list(map(wire.prediction, answer.predictions)), str(answer.next_page_token)
+
+
+class AsyncReviewClient(AsyncConnection):
+    """The same calls, awaited. Every method raises CallFailed."""
+
+    def __init__(self, target: str, tls: Tls | None = None, *, retry: Retry | None = None) -> None:
+        """Name the daemon, as to ReviewClient."""
+        super().__init__(target, tls, retry=retry)
+        self._stub: Any = FeedbackServiceStub(self.channel)
+
+    async def prediction(self, prediction_id: str, *, timeout_seconds: float = 10) -> Prediction:
+        """Show one kept answer, and what was said of it."""
+        request = pb.GetPredictionRequest(prediction_id=prediction_id)
+        return wire.prediction((await self.call(self._stub.GetPrediction, request, timeout_seconds)).prediction)
+
+    async def queue(
+        self,
+        task: str = "",
+        *,
+        confidence_max: float | None = None,
+        include_reviewed: bool = False,
+        page_size: int = 100,
+        timeout_seconds: float = 10,
+    ) -> AsyncIterator[Prediction]:
+        """Yield kept answers, least confident first, fetched page by page; `confidence_max` is from 0 to 1."""
+        request = pb.ListReviewQueueRequest(
+            task=task, page_size=page_size, confidence_max=confidence_max, include_reviewed=include_reviewed
+        )
+        while True:
+            answer = await self.call(self._stub.ListReviewQueue, request, timeout_seconds)
+            for each in answer.predictions:
+                yield wire.prediction(each)
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return
+
+    async def accept(
+        self, prediction_id: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
+    ) -> None:
+        """Say that an answer is right. Durable once it returns."""
+        request = _verdict(prediction_id, reviewer, self.request_id(request_id), accept=True)
+        await self.call(self._stub.SubmitFeedback, request, timeout_seconds)
+
+    async def correct(
+        self, prediction_id: str, value: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
+    ) -> None:
+        """Give the right label, JSON object or text, by the kind of the task. Durable once it returns."""
+        kind = (await self.prediction(prediction_id, timeout_seconds=timeout_seconds)).kind
+        request = _verdict(prediction_id, reviewer, self.request_id(request_id), **_correction(kind, value))
+        await self.call(self._stub.SubmitFeedback, request, timeout_seconds)
+
+    async def reject(
+        self, prediction_id: str, reason: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
+    ) -> None:
+        """Say why an answer is wrong, without a better one. Durable once it returns."""
+        request = _verdict(prediction_id, reviewer, self.request_id(request_id), reject_reason=reason)
+        await self.call(self._stub.SubmitFeedback, request, timeout_seconds)
+
+    async def erase(self, prediction_id: str, *, timeout_seconds: float = 30) -> tuple[bool, bool]:
+        """Forget an answer; return whether it was kept here, and whether the centre is told to forget it, too."""
+        request = pb.ErasePredictionRequest(prediction_id=prediction_id)
+        answer = await self.call(self._stub.ErasePrediction, request, timeout_seconds)
+        return bool(answer.was_kept), bool(answer.tombstoned)
