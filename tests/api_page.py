@@ -32,7 +32,8 @@ ROOT = Path(__file__).parent.parent
 PROTO = ROOT / "proto"
 PAGE = ROOT / "docs" / "api.md"
 BEGIN, END = "<!-- made by scripts/docs -->", "<!-- end -->"
-ORDER = ("inference", "feedback", "admin", "task", "escalation")
+# Services first, each with its messages; what several use after them, what only daemons speak last.
+ORDER = ("inference", "feedback", "admin", "field", "task", "escalation")
 EVERY_CALL = ("CERTIFICATE_EXPIRED", "ROLE_MISSING", "REQUEST_INVALID", "DEADLINE_EXPIRED", "CANCELLED")
 """What any call may end with; docs/api.md says so once."""
 WORK_CALL = ("CLIENT_RATE_EXCEEDED",)
@@ -61,6 +62,8 @@ class File:
 
 def load() -> list[File]:
     """Read the files of the API with their comments."""
+    names = {path.stem for path in (PROTO / "edge_agent" / "v1").glob("*.proto")}
+    assert names == set(ORDER), "a file of the API has no place in ORDER"
     sources = [f"edge_agent/v1/{name}.proto" for name in ORDER]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "api.binpb")

@@ -23,7 +23,7 @@ NUMBERS = {
 UNITS = re.compile(
     r"\b([Bb]ytes|milliseconds|seconds|[Tt]okens|[Cc]haracters|code points|labels|[Ii]nputs|[Ss]egments"
     r"|[Ff]iles|[Ff]ailures|0 to 1|From 0|Seed|without a unit|id of|page"
-    r"|[Aa]nswers|[Hh]ow often|How many|Tries|plan|As in|millionths|likewise)\b"
+    r"|[Rr]ows|[Ww]indows|in the unit of|[Aa]nswers|[Hh]ow often|How many|Tries|plan|As in|millionths|likewise)\b"
 )
 LIMITS = re.compile(r"\d|[Aa]s in|at most|[Ee]mpty =|one of the task's|`true`|Not to be made|best a UUID4")
 
