@@ -1,0 +1,81 @@
+"""A tablet at the reception: each line of standard input is what a guest says, and the label comes back.
+
+    python tablet.py unix:/run/edge-agent/inference.sock --review unix:/run/edge-agent/review.sock
+    python tablet.py shop.example:9443 --tls tablet-1     # the folder that 'edge-agent certs issue' made
+
+'= LABEL' corrects the last answer, '? TEXT' lets the assistant write. The client does what daemon.js in the till does
+by hand: deadlines, RetryInfo, finding a daemon that was started anew, request ids, streams that end when they are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.client import AsyncClient, AsyncReviewClient, CallFailed, Classification, Retry, Tls
+
+
+@dataclass
+class Tablet:
+    """What it asks, and what it was told last."""
+
+    client: AsyncClient
+    reviewer: AsyncReviewClient
+    task: str
+    assistant: str
+    last_id: str = ""
+
+    async def answer(self, line: str) -> str:
+        """Do what a line says. Raises CallFailed."""
+        if line.startswith("? "):
+            async for piece in self.client.generate(self.assistant, line[2:]):
+                sys.stdout.write(piece)
+            return ""
+        if line.startswith("= "):
+            await self.reviewer.correct(self.last_id, line[2:], reviewer="tablet")
+            return "noted"
+        [said] = await self.client.classify(self.task, [line], timeout_seconds=30)
+        assert isinstance(said, Classification)  # a request with one text fails as a whole
+        self.last_id = said.prediction_id
+        return f"{said.label} {said.confidence:.2f}{' unsure' if said.below_threshold else ''}"  # unsure: ask a person
+
+    async def run(self) -> None:
+        """Answer every line."""
+        async for line in lines():
+            try:
+                said = await self.answer(line)
+            except CallFailed as failed:
+                said = f"{failed.reason}: {failed.message}. {failed.remedy}"
+            sys.stdout.write(f"{said}\n")
+            sys.stdout.flush()
+
+
+async def lines() -> AsyncIterator[str]:
+    """Yield the lines of standard input without holding up the event loop."""
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        yield line.rstrip("\n")
+
+
+async def main() -> None:
+    """Read the arguments, connect, answer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", nargs="?", default="unix:/run/edge-agent/inference.sock")
+    parser.add_argument("--review", help="address of the review socket; left out: the same address")
+    parser.add_argument("--tls", type=Path, help="folder with ca.crt, client.crt and client.key")
+    parser.add_argument("--task", default="pos-intent")
+    parser.add_argument("--assistant", default="assistant")
+    given = parser.parse_args()
+    tls = Tls(given.tls / "ca.crt", given.tls / "client.crt", given.tls / "client.key") if given.tls else None
+    async with (
+        AsyncClient(given.address, tls, retry=Retry()) as client,
+        AsyncReviewClient(given.review or given.address, tls, retry=Retry()) as reviewer,
+    ):
+        await Tablet(client, reviewer, given.task, given.assistant).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
