@@ -24,15 +24,21 @@ from tests.fleet_cases import Centre
 from tests.fuzzing import each_of
 from tests.hostile_calls import Ended, call
 from tests.hostile_messages import Hints, hostile
+from tests.open_inference import hints as open_inference_hints
 from tests.rpcs import METHODS
 from tests.store_cases import tar_of
 
 LABELS = ("refund", "price")
 LIMITS = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 50}}
 FEEDBACK = "edge_agent.v1.FeedbackService"
+KINDS = ("classify", "extract", "generate", "embed")
 TASKS = {
-    **{kind.title(): {"task": [kind, kind, kind, "steady"]} for kind in ("classify", "extract", "generate", "embed")},
+    **{kind.title(): {"task": [kind, kind, kind, "steady"]} for kind in KINDS},
     "RemoveBundle": {"task": ["victim", "nobody"]},
+    **{f"Model{what}": {"name": KINDS, "version": ["", "1000000"]} for what in ("Ready", "Metadata", "Config")},
+    "ModelStatistics": {"name": [*KINDS, ""], "version": ["", "1000000"]},
+    "ModelInfer": open_inference_hints(KINDS),
+    "ModelStreamInfer": open_inference_hints(KINDS),
 }
 """By call, what it is made for; and what it may take away."""
 LAST = "edge_agent.v1.AdminService.Drain"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -70,3 +70,40 @@ def floats(answer: Any, name: str) -> list[float]:
 def final(responses: Iterable[Any]) -> list[bool]:
     """Tell of each response of a stream whether it says that it is the last."""
     return [response.infer_response.parameters["triton_final_response"].bool_param for response in responses]
+
+
+def hints(models: Sequence[str]) -> dict[str, list[str]]:
+    """Return values of a ModelInferRequest's fields that lead further than chance would, for `hostile_messages`.
+
+    They are what stands on the wire, as text: all of it is ASCII.
+    """
+    tensors = [({"name": "text", "datatype": "BYTES", "shape": shape}) for shape in ([1], [1, 1], [1], [2], [0])]
+    options = ("on_low_confidence", "request_id", "output_tokens_max", "priority")
+    parameters: list[dict[str, Any]] = [{name: {"string_param": "abstain"}} for name in options]
+    parameters += [{asking.FINAL_WANTED: {"bool_param": True}}] * 4
+    parameters += [{"output_tokens_max": {"int64_param": 3}}, {"escalate": {"bool_param": True}}]
+    outputs = ["route", "prediction_id", "degraded", "label", "text", "logits"]
+    return {
+        "model_name": [*models, *models, "steady"],
+        "model_version": ["", "", "1000000", "7"],
+        "inputs": [_field("inputs", [tensor]) for tensor in tensors],
+        "outputs": [_field("outputs", [{"name": name}]) for name in outputs],
+        "parameters": [_field("parameters", each) for each in parameters],
+        "raw_input_contents": [
+            _framed("one two"),
+            _framed("a", "b"),
+            _framed("a refund of 12"),
+            _framed(" "),
+            "\7\0\0",
+        ],
+    }
+
+
+def _field(name: str, value: Any) -> str:
+    """Return what stands on the wire in a field, without its tag and length."""
+    whole = _serialized(pb.ModelInferRequest(**{name: value}))
+    return whole[2:].decode()
+
+
+def _framed(*texts: str) -> str:
+    return "".join(struct.pack("<I", len(each)).decode() + each for each in texts)

@@ -41,6 +41,7 @@ def typed(*elements: bytes, shape: Any = None, **more: Any) -> Any:
         (request([2, 1], [framed(b"a", "ü".encode())]), ["a", "ü"]),
         (request([0, 1], [b""]), []),
         (request([2], [framed(b"", b"\0")]), ["", "\0"]),
+        (request(parameters={"binary_data_size": {"int64_param": len(HELLO)}}), ["hello"]),
         (typed(b"a", b"b"), ["a", "b"]),
         (typed(b"a", b"b", shape=[2, 1]), ["a", "b"]),
     ],
@@ -78,6 +79,7 @@ def two_inputs() -> Any:
         (request([1], contents={}), "has contents, too"),
         (request([1], (), contents={"int_contents": [1]}), "its elements are in int_contents"),
         (typed(b"a", fp32_contents=[1.0]), "its elements are in fp32_contents"),
+        (request(parameters={"binary_data_size": {"int64_param": 1}}), "is 1; its raw contents have 9"),
         (request(parameters={"shared_memory_region": {"string_param": "x"}}), "'shared_memory_region'"),
     ],
 )
@@ -164,6 +166,7 @@ def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
     assert ["scores", "label"] == asking.wanted(made, known)
     assert list(known) == asking.wanted(pb.ModelInferRequest(), known)
     for outputs, said in (
+        ([{"name": "label"}, {"name": "label"}], "an output is asked for twice"),
         ([{"name": "logits"}], "output 'logits' is none of this model; known are: label, "),
         ([{"name": "label", "parameters": {"classification": {"int64_param": 2}}}], "'classification' is none that"),
     ):

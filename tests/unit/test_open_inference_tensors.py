@@ -88,6 +88,8 @@ def test_embeddings_are_a_matrix(tmp_path: Path) -> None:
     rows = [inference_pb2.Embedding(values=values, provenance=PROVENANCE) for values in ([1.0, 2.0], [3.0, 4.0])]
     found = written(tmp_path, "embed", *rows)
     assert ("FP32", [2, 2], struct.pack("<4f", 1, 2, 3, 4)) == found["embedding"]
+    last = written(tmp_path, "embed", *rows, names=("prediction_id", "embedding"))
+    assert (["prediction_id", "embedding"], found["embedding"]) == (list(last), last["embedding"])
 
 
 def test_a_text_has_no_batch_dimension(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ nothing or a tensor that nobody reads, would have its caller believe in somethin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edge_agent.errors import InvalidRequest
@@ -19,6 +19,8 @@ LENGTH_BYTES = 4
 WISHES = {"answer", "abstain", "escalate"}
 FINAL_WANTED = "triton_enable_empty_final_response"
 """Sent by Triton's clients in streams. The last response is always marked: nothing is to be done."""
+RAW_BYTES = "binary_data_size"
+"""Sent by KServe's client with an input whose elements are raw: how many bytes they have."""
 
 
 class Option(NamedTuple):
@@ -104,25 +106,39 @@ def wanted(request: Any, known: Mapping[str, object]) -> list[str]:
         if output.name not in known:
             raise _unknown(f"output {_shown(output.name)}", "of this model", output.name, known)
         _refuse(output.parameters, f"output {output.name!r}")
-    return [output.name for output in request.outputs] or list(known)
+    names = [output.name for output in request.outputs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("an output is asked for twice", remedy="Name each output once.")
+    return names or list(known)
 
 
-def _refuse(parameters: Mapping[str, Any], whose: str) -> None:
-    for name in parameters:
+def _refuse(parameters: Iterable[str], whose: str) -> None:
+    for name in sorted(parameters):
         raise _unknown(f"parameter {_shown(name)}", f"that {whose} can have", name, {})
 
 
 def texts(request: Any) -> list[str]:
     """Read the texts of a request. Raises InvalidRequest."""
-    names = [tensor.name for tensor in request.inputs]
-    if names != [INPUT]:
-        given = ", ".join(map(_shown, names[:4])) or "none"
-        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {given}")
-    [tensor] = request.inputs
+    tensor = _only(request.inputs)
     if tensor.datatype != "BYTES":
         raise InvalidRequest(f"input {INPUT!r} is of type BYTES; the request says {_shown(tensor.datatype)}")
-    _refuse(tensor.parameters, f"input {INPUT!r}")
+    if tensor.parameters:
+        _check_parameters(tensor.parameters, sum(map(len, request.raw_input_contents)))
     return _decoded(_elements(request, tensor, _count(list(tensor.shape))))
+
+
+def _only(inputs: Sequence[Any]) -> Any:
+    if len(inputs) != 1 or inputs[0].name != INPUT:
+        given = ", ".join(_shown(tensor.name) for tensor in inputs[:4]) or "none"
+        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {given}")
+    return inputs[0]
+
+
+def _check_parameters(parameters: Mapping[str, Any], raw_bytes: int) -> None:
+    _refuse(set(parameters) - {RAW_BYTES}, f"input {INPUT!r}")
+    said = parameters[RAW_BYTES].int64_param if RAW_BYTES in parameters else raw_bytes
+    if said != raw_bytes:
+        raise InvalidRequest(f"parameter {RAW_BYTES!r} of input {INPUT!r} is {said}; its raw contents have {raw_bytes}")
 
 
 def _count(shape: list[int]) -> int:

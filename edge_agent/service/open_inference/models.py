@@ -27,7 +27,7 @@ def number_of(version: str) -> int:
 def metadata(bundle: InstalledBundle) -> Any:
     """Describe the tensors of a task."""
     manifest = bundle.manifest
-    kind, labels = manifest.task.kind, manifest.task.labels
+    kind, labels = manifest.task.kind, len(manifest.task.labels)
     message = pb.ModelMetadataResponse(
         name=manifest.task.name, versions=[str(number_of(manifest.version))], platform=_platform(manifest)
     )
@@ -51,7 +51,9 @@ def configuration(bundle: InstalledBundle, mode: Mode) -> Any:
     )
     config.input.add(name=asking.INPUT, data_type="TYPE_STRING", dims=[1])
     for name, output in tensors.OUTPUTS[task.kind].items():
-        config.output.add(name=name, data_type=_TYPES[output.datatype], dims=[tensors.width_of(output, task.labels)])
+        config.output.add(
+            name=name, data_type=_TYPES[output.datatype], dims=[tensors.width_of(output, len(task.labels))]
+        )
     for name, value in _said(bundle, mode).items():
         config.parameters[name].string_value = value
     return config

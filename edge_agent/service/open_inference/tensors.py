@@ -5,6 +5,7 @@ Always raw: tritonclient reads nothing else of numbers. Little-endian, row by ro
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
@@ -14,11 +15,13 @@ from typing import Any, Literal, NamedTuple
 
 from edge_agent.formats.manifest import Task
 from edge_agent.service import messages
+from edge_agent.service.open_inference.wire import pb
 
 Datatype = Literal["BYTES", "FP32", "BOOL"]
 Results = Sequence[Any]
 """Of one request: Classification, Extraction or Embedding, or one Text."""
 ANY, EACH_LABEL = -1, -2
+FRAMES_MAX = 256
 _ROUTES = {number: name.upper() for name, number in messages.ROUTES.items()}
 _FINISHES = {number: name for name, number in messages.FINISHES.items()}
 
@@ -124,28 +127,34 @@ EACH_PIECE = ("text",)
 """Outputs of a generation that come before its end."""
 
 
-def shape(output: Output, kind: str, labels: Sequence[str], batch: int = ANY) -> list[int]:
-    """Return the shape of an output for that many inputs; ANY = whatever there are."""
+def shape(output: Output, kind: str, labels: int, batch: int = ANY) -> list[int]:
+    """Return the shape of an output for a task with so many labels, and so many inputs; ANY = whatever there are."""
     width = width_of(output, labels)
     return [batch, width] if kind in BATCHED else [width]
 
 
-def width_of(output: Output, labels: Sequence[str]) -> int:
-    """Return how many elements belong to one input."""
-    return len(labels) if output.width == EACH_LABEL else output.width
+def width_of(output: Output, labels: int) -> int:
+    """Return how many elements belong to one input of a task with so many labels."""
+    return labels if output.width == EACH_LABEL else output.width
 
 
-def write(response: Any, task: Task, names: Iterable[str], results: Results) -> None:
+def write(response: Any, task: Task, names: Sequence[str], results: Results) -> None:
     """Add outputs to a ModelInferResponse."""
-    kind, labels = task.kind, task.labels
-    raw: list[bytes] = []
-    known = OUTPUTS[kind]
-    for name in names:
-        output = known[name]
-        written = output.write(results, labels)
-        dimensions = shape(output, kind, labels, len(results))
-        if dimensions[-1] == ANY:
-            dimensions[-1] = len(written) // 4 // (len(results) or 1)
-        response.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
-        raw.append(written)
+    known, labels = OUTPUTS[task.kind], task.labels
+    raw = [known[name].write(results, labels) for name in names]
+    elements = len(results[0].values) if task.kind == "embed" else ANY
+    response.MergeFrom(_frame(task.kind, tuple(names), len(labels), len(results), elements))
     response.raw_output_contents.extend(raw)
+
+
+@functools.lru_cache(FRAMES_MAX)
+def _frame(kind: str, names: tuple[str, ...], labels: int, batch: int, elements: int) -> Any:
+    """Describe outputs, whatever is in them: making it anew would be most of what an answer costs here."""
+    made = pb.ModelInferResponse()
+    for name in names:
+        output = OUTPUTS[kind][name]
+        dimensions = shape(output, kind, labels, batch)
+        if dimensions[-1] == ANY:
+            dimensions[-1] = elements
+        made.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
+    return made

@@ -1,0 +1,98 @@
+"""A model that computes nothing, asked in three ways: what is measured is what a server adds.
+
+By tritonclient, with the same calls to the daemon and to MLServer, in turns; both on plain TCP, each with one process
+that serves and one that computes. And by bare gRPC, with the same text by our own API and by the protocol, in turns.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+
+from benchmarks.bars import Bar, median
+from benchmarks.protocols.mlserver import MlServer
+from benchmarks.protocols.processes import cpu_seconds
+from edge_agent.v1 import inference_pb2
+from tests import environments
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.open_inference import infer
+from tests.tls_site import free_port
+
+TEXT = "I want my money back"
+CALL_SECONDS_MAX = 30.0
+ROUNDS, CALLS = 150, 40
+"""Blocks are short, so that whatever else the machine does hits all of them alike."""
+OTHER_MAX, OWN_MAX = 0.6, 1.15
+
+
+def measure(rounds: int = ROUNDS) -> list[Bar]:
+    """Start both servers for the first, the daemon alone for the second."""
+    with tempfile.TemporaryDirectory() as path:
+        folder, address = Path(path), f"localhost:{free_port()}"
+        service = {"tcp_address": address, "insecure": True}
+        with RunningDaemon(folder / "daemon", service=service) as daemon:
+            daemon.install(echo_bundle(folder / "null", "null", labels=("refund", "price")))
+            assert daemon.process is not None
+            with MlServer(folder / "mlserver") as other:
+                bars = _beside(other, address, daemon.process.pid, rounds)
+            return bars + _beside_own(address, daemon.process.pid, rounds)
+
+
+def _beside(other: MlServer, address: str, pid: int, rounds: int) -> list[Bar]:
+    before = cpu_seconds(pid), cpu_seconds(other.pid)
+    took = _load(rounds, address, other.target)
+    spent = [after - begin for after, begin in zip((cpu_seconds(pid), cpu_seconds(other.pid)), before, strict=True)]
+    ours, theirs = median(took[address]), median(took[other.target])
+    calls = CALLS * (rounds + 1)
+    return [
+        Bar("null model by tritonclient: p50, ms", ours, theirs, "lower"),
+        Bar(
+            "null model by tritonclient: server CPU a call, us", 1e6 * spent[0] / calls, 1e6 * spent[1] / calls, "lower"
+        ),
+        Bar("null model by tritonclient: p50 vs MLServer", ours / theirs, OTHER_MAX, "lower"),
+        Bar("null model by tritonclient: server CPU vs MLServer", spent[0] / spent[1], OTHER_MAX, "lower"),
+    ]
+
+
+def _load(rounds: int, *targets: str) -> dict[str, list[float]]:
+    script = environments.CLIENTS / "triton_load.py"
+    command = [str(environments.interpreter("triton")), str(script), str(rounds), str(CALLS), *targets]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own script
+    took: dict[str, list[float]] = json.loads(said)
+    return took
+
+
+def _beside_own(address: str, pid: int, rounds: int) -> list[Bar]:
+    own = inference_pb2.ClassifyRequest(task="null", texts=[TEXT]).SerializeToString()
+    asked = {
+        "/edge_agent.v1.InferenceService/Classify": own,
+        "/inference.GRPCInferenceService/ModelInfer": infer("null", TEXT).SerializeToString(),
+    }
+    took: dict[str, list[float]] = {path: [] for path in asked}
+    spent = dict.fromkeys(asked, 0.0)
+    with grpc.insecure_channel(address) as channel:
+        calls = {path: channel.unary_unary(path, None, None) for path in asked}
+        for number in range(rounds + 1):
+            for path, raw in asked.items():
+                before = cpu_seconds(pid)
+                seconds = [_seconds(calls[path], raw) for _ in range(CALLS)]
+                if number:  # the first round is to warm up
+                    took[path] += seconds
+                    spent[path] += cpu_seconds(pid) - before
+    first, second = asked
+    return [
+        Bar("the protocol vs our own API: p50", median(took[second]) / median(took[first]), OWN_MAX, "lower"),
+        Bar("the protocol vs our own API: server CPU a call", spent[second] / spent[first], OWN_MAX, "lower"),
+    ]
+
+
+def _seconds(call: grpc.UnaryUnaryMultiCallable, raw: bytes) -> float:  # type: ignore[type-arg]
+    began = time.perf_counter()
+    call(raw, timeout=CALL_SECONDS_MAX)
+    return time.perf_counter() - began
