@@ -7,6 +7,7 @@ with LargeModel(lambda task, text: "refund") as oracle:
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import threading
 from collections.abc import Callable
@@ -17,32 +18,46 @@ from typing import Any, Self
 KEY = "sk-oracle"
 CHARACTERS_PER_TOKEN = 4
 """About as many as large models make of English."""
-WAYS = ("401", "404", "429", "500", "503", "prose", "wrong-label", "truncated", "huge", "stall", "cut", "html", "slow")
+TEN_MEGABYTES = 10 * 1000 * 1000
+WAYS = (
+    *("401", "404", "429", "500", "503", "prose", "wrong-label", "truncated", "huge", "stall", "cut", "html", "lost"),
+    *("huge-line", "huge-500", "packed"),
+)
+LISTINGS = ("well", "500", "html", "array", "huge", "packed", "lost")
+"""Ways of answering the question for its models, with which it is looked whether anybody is there."""
 
 
 class LargeModel:
     """Answers with what `answer` makes of the user's text; as JSON `{"label": …}` where a schema asks for it."""
 
-    def __init__(self, answer: Callable[[str], str]) -> None:
+    def __init__(self, answer: Callable[[str], str], host: str = "127.0.0.1") -> None:
         self.answer = answer
         self.way = "well"
+        self.listing = "well"
         self.repairs = True
         """When asked again after a bad answer, give a good one."""
         self.retry_after = "0"
         self.seconds = 0.0
         """What an answer takes."""
         self.asked: list[dict[str, Any]] = []
+        """Questions that had a good key."""
+        self.received: list[str] = []
+        """Every request to its last byte, whatever became of it."""
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer((host, 0), handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http://{host}:{self.port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond the end of the test."""
         self._released.wait(seconds)
+
+    def times_asked(self, text: str) -> int:
+        """Return how many requests held a text."""
+        return sum(text in request for request in self.received)
 
     def way_of(self, body: dict[str, Any]) -> str:
         """Return how a request is answered: one that asks again may get a good answer."""
@@ -76,22 +91,42 @@ class _Handler(BaseHTTPRequestHandler):
     owner: LargeModel
 
     def do_GET(self) -> None:
-        self._plain(*((401, {}) if self._refused() else (200, {"object": "list", "data": []})))
+        self._receive()
+        listing = "401" if self._refused() else self.owner.listing
+        if not self._odd(listing):
+            self._plain(200, [] if listing == "array" else {"object": "list", "data": []})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self._receive())
         if self._refused():
             self._plain(401, {})
             return
         self.owner.asked.append(body)
         self.owner.pause(self.owner.seconds)
-        if self.owner.way.isdigit():
-            self._plain(int(self.owner.way), {"error": {"message": "SECRET-OF-THE-SERVER"}})
-        elif self.owner.way == "html":
-            self._plain(200, "<html>log in</html>")
-        else:
+        if not self._odd(self.owner.way):
             with contextlib.suppress(OSError):
                 self._stream(body)
+
+    def _receive(self) -> str:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self.owner.received.append(f"{self.requestline}\n{self.headers}\n{body}")
+        return body
+
+    def _odd(self, way: str) -> bool:
+        """Answer in a way that is none of the API's; tell whether it was one."""
+        if way.isdigit():
+            self._plain(int(way), {"error": {"message": "SECRET-OF-THE-SERVER"}})
+        elif way == "html":
+            self._plain(200, "<html>log in</html>")
+        elif way == "lost":
+            self.close_connection = True
+        elif way == "packed":
+            self._whole(200, gzip.compress(b" " * 20 * TEN_MEGABYTES), {"Content-Encoding": "gzip"})
+        elif way.startswith("huge-") or (way == "huge" and self.command == "GET"):
+            self._whole(500 if way == "huge-500" else 200, b"data: " + b"x" * TEN_MEGABYTES, {})
+        else:
+            return False
+        return True
 
     def _refused(self) -> bool:
         return self.headers["Authorization"] != f"Bearer {KEY}" or self.owner.way == "401"
@@ -130,12 +165,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _plain(self, status: int, plain: Any) -> None:
         content = plain.encode() if isinstance(plain, str) else json.dumps(plain).encode()
+        kind = "text/html" if isinstance(plain, str) else "application/json"
+        self._whole(status, content, {"Content-Type": kind, "Retry-After": self.owner.retry_after})
+
+    def _whole(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "text/html" if isinstance(plain, str) else "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Retry-After", self.owner.retry_after)
-        self.end_headers()
-        self.wfile.write(content)
+        for name, value in {"Content-Type": "text/event-stream", "Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        with contextlib.suppress(OSError):  # who asked may have gone by then
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
         """Keep quiet."""

@@ -145,7 +145,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "rollback": rollback.run,
     "remove": remove.run,
     "classify": classify.Command,
-    "generate": generate.run,
+    "generate": generate.Command,
     "extract": extract.Command,
     "embed": embed.Command,
     "review": review.run,

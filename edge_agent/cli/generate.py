@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import err
 from edge_agent.cli.site import Target, TaskArgument, site_of
-from edge_agent.client import CallFailed
+from edge_agent.client import CallFailed, Finish, GenerateOptions
 
 _TIMEOUT_SECONDS = 300
 
@@ -28,35 +30,61 @@ def _remedies() -> Iterator[None]:
         raise
 
 
-def run(
-    ctx: typer.Context,
-    task: TaskArgument,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to answer; '-' reads standard input.")],
-    output_tokens_max: Annotated[int, typer.Option(min=0, help="The most tokens to write; 0 = the task's limit.")] = 0,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, help="0 = always the likeliest token; left out: the bundle's value.")
-    ] = None,
-    target: Target = "",
-) -> None:
+@dataclass(kw_only=True)
+class Command:
     """Write text, shown as it comes.
 
+    With --escalate the large model writes it, if the task's inputs may go there and it can be asked; otherwise the
+    model here does, and standard error says why.
+
     Example: [bold]edge-agent generate assistant 'Write a sign: we close at six today'[/bold]
+
+    Example: [bold]edge-agent generate assistant --escalate 'Write to a customer whose lamp came broken'[/bold]
     """
-    asked = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text
-    with (
-        site_of(ctx).client(target) as client,
-        client.generate(
-            task,
-            asked,
-            output_tokens_max=output_tokens_max,
-            temperature=temperature,
-            timeout_seconds=_TIMEOUT_SECONDS,
-        ) as stream,
-        _remedies(),
-    ):
-        for piece in stream:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-    if stream.finish and stream.finish.reason == "LENGTH":
-        err().print(f"[dim]cut at {stream.finish.output_tokens} tokens[/dim]")
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    ctx: typer.Context
+    task: TaskArgument
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to answer; '-' reads standard input.")]
+    output_tokens_max: Annotated[int, typer.Option(min=0, help="The most tokens to write; 0 = the task's limit.")] = 0
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="0 = always the likeliest token; left out: the bundle's value.")
+    ] = None
+    escalate: Annotated[
+        bool, typer.Option("--escalate", help="Let the large model write it, if it can be asked; it may cost money.")
+    ] = False
+    target: Target = ""
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        asked = as_text(sys.stdin.buffer.read(), "standard input") if self.text == "-" else self.text
+        options: GenerateOptions = {
+            "output_tokens_max": self.output_tokens_max,
+            "temperature": self.temperature,
+            "escalate": self.escalate,
+        }
+        with (
+            site_of(self.ctx).client(self.target) as client,
+            client.generate(self.task, asked, timeout_seconds=_TIMEOUT_SECONDS, **options) as stream,
+            _remedies(),
+        ):
+            for piece in stream:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+            sys.stdout.write("\n")
+        if stream.finish:
+            self._remark(stream.finish)
+
+    def _remark(self, finish: Finish) -> None:
+        """Say on standard error what the text alone does not."""
+        if finish.reason == "LENGTH":
+            err().print(f"[dim]cut at {finish.output_tokens} tokens[/dim]")
+        if self.escalate:
+            err().print(Text(_written_by(finish), style="dim"))
+
+
+def _written_by(finish: Finish) -> str:
+    if finish.route == "UPSTREAM":
+        return f"written by {finish.model or 'the large model'}"
+    who = "nobody" if finish.route == "ABSTAINED" else "the model here"
+    return f"written by {who}: {finish.route_reason}, see docs/routing.md"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 
 import pytest
 
@@ -107,16 +108,89 @@ async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
 
 
 async def test_patience_is_tried_once(oracle, tmp_path):
-    """A question that was refused unworked is sent once more, and then the server is left alone."""
+    """A question that was refused unworked is sent once more, and then the server is left alone: there, but not free."""
     async with desk_for(oracle, tmp_path) as desk:
         oracle.way = "503"
         with pytest.raises(UpstreamBusy):
             await said(desk)
         assert 2 == len(oracle.asked)
         assert isinstance(desk.standing().problem, UpstreamBusy)
+        assert (True, False) == (desk.standing().online, desk.standing().free)
         oracle.way = "well"
+        await eventually(lambda: desk.standing().free)
+        assert "hello there" == (await said(desk))[0]
+
+
+async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
+    """A pause that ends after the caller's deadline is not begun: the answer is there at once, and costs nothing."""
+    oracle.way, oracle.retry_after = "429", "20"
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        began = time.monotonic()
+        with pytest.raises(TooBusy):
+            await said(desk, seconds=15)
+        assert time.monotonic() - began < 10
+        with pytest.raises(TooBusy):
+            await said(desk)
+        assert (1, 0) == (len(oracle.asked), desk.purse.spent.on("2026-11-26"))
+
+
+async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_path):
+    """While one question waits for the time that the server named, no other is sent."""
+    oracle.way, oracle.retry_after = "429", "1"
+    async with desk_for(oracle, tmp_path) as desk:
+        waiting = asyncio.create_task(said(desk))
+        await eventually(lambda: not desk.standing().free and isinstance(desk.standing().problem, TooBusy))
+        for _ in range(5):
+            with pytest.raises(TooBusy):
+                await said(desk)
+        assert 1 == len(oracle.asked)
+        oracle.way = "well"
+        assert "hello there" == (await waiting)[0]
+    assert 2 == len(oracle.asked)
+
+
+@pytest.mark.parametrize("way", ["huge-line", "huge-500", "packed", "lost", "html"])
+async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
+    """Ten megabytes in one line, in an error or packed into a few: none is read to its end, and it may have cost."""
+    oracle.way = way
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
+            await said(desk)
+        assert 1 == len(oracle.asked)
+        assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
+
+
+@pytest.mark.parametrize("listing", ["500", "html", "huge", "packed", "lost", "array"])
+async def test_a_hostile_list_of_models_ends_no_looking(oracle, tmp_path, listing):
+    """Whatever comes of the look whether the large model is there, the next look follows."""
+    oracle.listing = listing
+    async with desk_for(oracle, tmp_path) as desk:
+        looks = len(oracle.received)
+        await eventually(lambda: desk.standing().online or len(oracle.received) > looks + 1)
+        oracle.listing = "well"
         await eventually(lambda: desk.standing().online)
         assert "hello there" == (await said(desk))[0]
+
+
+async def test_an_answer_that_is_never_waited_for_is_not_asked_for_again(oracle, tmp_path):
+    """Whoever was cut off has learnt that it takes longer than that: the next with as much time knows it before."""
+    oracle.seconds = 30
+    async with desk_for(oracle, tmp_path) as desk:
+        with pytest.raises(UpstreamUnreachable):
+            await said(desk, seconds=0.3)
+        assert desk.standing().usual_ms > 500
+
+
+async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_as_late(oracle, tmp_path):
+    """It is the caller's clock that ends it, or this one's: three of them close the way either way."""
+    oracle.seconds = 30
+    async with desk_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30) as desk:
+        for _ in range(3):
+            asking = asyncio.create_task(said(desk, seconds=0.3))
+            await asyncio.wait([asking], timeout=0.27)
+            asking.cancel()
+            await asyncio.wait([asking])
+        assert not desk.standing().online
 
 
 async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):

@@ -23,7 +23,7 @@ from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamF
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import Backoff
 from edge_agent.uplink.escalation import retrying
-from edge_agent.uplink.escalation.large_model import Ended, LargeModel, Question, TooBusy
+from edge_agent.uplink.escalation.large_model import Ended, LargeModel, Lost, Question, TooBusy
 from edge_agent.uplink.escalation.purse import Purse
 from edge_agent.uplink.escalation.retrying import Throttle
 
@@ -34,6 +34,10 @@ REMEMBERED, REMEMBERED_SECONDS = 64, 300.0
 USUAL_TOKENS = (1000, 200)
 """Of a question and its answer, for telling whether the caps leave room for one more."""
 TICK_SECONDS = 1.0
+CUT_OFF_FACTOR = 2.0
+"""What was cut off is taken to last so many times as long as it was waited for."""
+OVER_SECONDS = 0.05
+_LATE = "the large model took longer than there was time"
 SOFT_FAILURES_MAX = 3
 """Broken answers in a row after which the large model counts as offline; who cannot be reached does at once."""
 
@@ -63,8 +67,14 @@ class _Question:
 
     asked: Question
     start: float
+    seconds: float
+    """The most that its answer may take."""
     cost: int
     """What it takes to be paid, in millionths, as things stand."""
+
+    def seconds_left(self) -> float:
+        """Return what is left of them."""
+        return self.start + self.seconds - time.monotonic()
 
 
 class Desk:
@@ -86,10 +96,11 @@ class Desk:
         """Say whether it is worth asking."""
         since = time.monotonic() - REMEMBERED_SECONDS
         seconds = [took for at, took in self._took if at > since]
+        patience = isinstance(self._problem, TooBusy)  # it is there, and takes nothing for a while
         return Standing(
-            online=self._link.state == "online",
+            online=patience or self._link.state == "online",
             affordable=self.purse.affords(*USUAL_TOKENS),
-            free=self._under_way < self._config.calls_max,
+            free=not patience and self._under_way < self._config.calls_max,
             usual_ms=1000 * statistics.median(seconds) if seconds else 0.0,
             problem=self._problem,
         )
@@ -124,11 +135,11 @@ class Desk:
         """
         self._admit(question)
         reserved = self.purse.reserve(question.input_tokens_max, question.output_tokens_max)
-        under_way = _Question(question, time.monotonic(), reserved.micros)
+        under_way = _Question(question, time.monotonic(), min(seconds, self._config.seconds_max), reserved.micros)
         self._under_way += 1
         self._tell()
         try:
-            async with contextlib.aclosing(self._answer(under_way, seconds)) as events:
+            async with contextlib.aclosing(self._answer(under_way)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -141,21 +152,22 @@ class Desk:
         standing = self.standing()
         if not standing.online:
             raise standing.problem or UpstreamUnreachable("the large model was not reached yet")
+        if isinstance(standing.problem, TooBusy):
+            raise standing.problem
         if not standing.free:
             raise UpstreamBusy(f"{self._under_way} questions are under way; the limit is {self._config.calls_max}")
         if not self.purse.affords(question.input_tokens_max, question.output_tokens_max):
             raise UpstreamBusy("the cap of the day or the month leaves no room for this question")
 
-    async def _answer(self, under_way: _Question, seconds: float) -> AsyncGenerator[str | Answered, None]:
+    async def _answer(self, under_way: _Question) -> AsyncGenerator[str | Answered, None]:
         cut_off = True
         try:
-            async with asyncio.timeout(min(seconds, self._config.seconds_max)):
+            async with asyncio.timeout(under_way.seconds_left()):
                 async for event in self._tried(under_way):
                     cut_off = not isinstance(event, Answered)
                     yield event
         except TimeoutError:
-            self._learn(UpstreamUnreachable("the large model took longer than there was time"), self._soft)
-            raise UpstreamUnreachable("the large model took longer than there was time") from None
+            raise UpstreamUnreachable(_LATE) from None
         except TooBusy as error:
             under_way.cost, cut_off = 0, False
             self._learn(error, self._hard, retrying.pause(error.retry_after, 0.0))
@@ -165,25 +177,43 @@ class Desk:
             self._learn(error, self._soft)
             raise
         except EdgeAgentError as error:
-            under_way.cost, cut_off = 0, False  # it never came to an answer
+            cut_off = False
+            if not isinstance(error, Lost):  # it never came to an answer
+                under_way.cost = 0
             self._learn(error, self._hard)
             raise
         finally:
-            if cut_off:  # it takes at least as long; what failed at once says nothing of how long an answer takes
-                self._took.append((time.monotonic(), time.monotonic() - under_way.start))
+            if cut_off:  # what failed at once says nothing of how long an answer takes
+                self._cut_off(under_way)
+
+    def _cut_off(self, under_way: _Question) -> None:
+        """Learn from an answer that nobody waited for: it takes longer.
+
+        Were it taken to last as long as it was waited for, whoever waits so long would be sent, and pay, again and again.
+        """
+        now = time.monotonic()
+        seconds = CUT_OFF_FACTOR * (now - under_way.start)
+        self._took.append((now, max(seconds, self.standing().usual_ms / 1000)))
+        if under_way.seconds_left() < OVER_SECONDS:  # by the clock here, or the caller's deadline a moment before
+            self._learn(UpstreamUnreachable(_LATE), self._soft)
 
     async def _tried(self, under_way: _Question) -> AsyncIterator[str | Answered]:
-        """Ask, and once more when the server was too busy and the throttle has room."""
+        """Ask, and once more when the server was too busy, the throttle has room, and its pause ends in time.
+
+        Meanwhile nobody else asks: it has said to all when it wants to be asked again.
+        """
         try:
             async with self._model.answering(under_way.asked) as events:
                 async for event in self._priced(under_way, events):
                     yield event
                 return
         except TooBusy as error:
-            if not self._throttle.allows():
+            pause = retrying.pause(error.retry_after, random.random())  # noqa: S311 - no secret
+            if not self._throttle.allows() or pause + self.standing().usual_ms / 1000 >= under_way.seconds_left():
                 raise
             self._throttle = self._throttle.retried()
-            await asyncio.sleep(retrying.pause(error.retry_after, random.random()))  # noqa: S311 - no secret
+            self._learn(error, self._hard, pause)
+            await asyncio.sleep(pause)
         async with self._model.answering(under_way.asked) as events:
             async for event in self._priced(under_way, events):
                 yield event

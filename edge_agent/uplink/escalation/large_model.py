@@ -27,6 +27,11 @@ from edge_agent.errors import (
 BYTES_PER_TOKEN = 2
 """How many bytes of text a token has at least, for reserving its price before the server counts."""
 _ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is tried again by itself."
+_UNPACKED = {"Accept-Encoding": "identity"}
+"""A packed answer of a few bytes may be a large one: none is asked for, and none is read."""
+# Of the libraries; ValueError and the two after it are for what is no JSON, or none of the API.
+_FAILURES = (openai.OpenAIError, httpx.HTTPError, ValueError, AttributeError, TypeError)
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _REFUSED = (400, 404, 405, 410, 413, 415, 422)
 
 
@@ -62,6 +67,10 @@ class TooBusy(UpstreamBusy):
     retry_after: str | None = None
 
 
+class Lost(UpstreamUnreachable):
+    """The connection broke when the question was on its way: it may have been answered, and paid for."""
+
+
 class LargeModel:
     """One endpoint."""
 
@@ -71,7 +80,9 @@ class LargeModel:
         limits = httpx.Limits(max_connections=config.calls_max + 2)
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
         transport = _Bounded(config.answer_bytes_max, limits)
-        http = httpx.AsyncClient(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False)
+        http = httpx.AsyncClient(
+            transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=_UNPACKED
+        )
         self._client = openai.AsyncOpenAI(
             base_url=config.url, api_key=key or "none", max_retries=0, http_client=http, timeout=timeout
         )
@@ -88,7 +99,7 @@ class LargeModel:
         """
         try:
             await self._client.models.list(timeout=self._config.connect_seconds_max)
-        except openai.OpenAIError as error:
+        except _FAILURES as error:
             problem = self._said(error)
             if not isinstance(problem, UpstreamMissing):  # a server without that page is there all the same
                 raise problem from None
@@ -102,7 +113,7 @@ class LargeModel:
         """
         try:
             stream = await self._client.chat.completions.create(**self._request(question))
-        except openai.OpenAIError as error:
+        except _FAILURES as error:
             raise self._said(error) from None
         try:
             yield self._pieces(cast(Any, stream), question)
@@ -129,24 +140,23 @@ class LargeModel:
             async for chunk in stream:
                 if text := heard.take(chunk):
                     yield text
-        except openai.OpenAIError as error:
+        except _FAILURES as error:
             raise self._said(error) from None
-        except (httpx.HTTPError, ValueError, AttributeError, TypeError) as error:  # no JSON, or none of the API
-            raise self._broken(type(error).__name__) from None
         if heard.finish is None:
             raise self._broken("it stops in the middle")
         counted = heard.usage or _Estimated(question.input_tokens_max, heard.bytes // BYTES_PER_TOKEN)
         tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
         yield Ended(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
 
-    def _said(self, error: openai.OpenAIError) -> EdgeAgentError:
-        """Turn an error of the library into ours: where, and the status; never the server's own words."""
+    def _said(self, error: Exception) -> EdgeAgentError:
+        """Turn an error of the libraries into ours: where, and the status; never the server's own words."""
         where = self._config.url
         if isinstance(error, openai.APIStatusError):
             return self._status(error.status_code, error.response.headers.get("retry-after"))
         if isinstance(error, openai.APIConnectionError):
-            why = type(error.__cause__ or error).__name__
-            return UpstreamUnreachable(f"the large model at {where} cannot be reached ({why})", remedy=_ENDPOINT)
+            why = error.__cause__ or error
+            kind = UpstreamUnreachable if isinstance(why, _UNSENT) else Lost
+            return kind(f"the large model at {where} cannot be reached ({type(why).__name__})", remedy=_ENDPOINT)
         return self._broken(type(error).__name__)
 
     def _status(self, status: int, retry_after: str | None) -> EdgeAgentError:
@@ -202,7 +212,7 @@ def _count(tokens: object) -> int:
 
 
 class _Bounded(httpx.AsyncHTTPTransport):
-    """Ends an answer that has more bytes than may come."""
+    """Ends an answer that has more bytes than may come, or that is packed."""
 
     def __init__(self, bytes_max: int, limits: httpx.Limits) -> None:
         super().__init__(limits=limits, retries=0)
@@ -210,6 +220,9 @@ class _Bounded(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await super().handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise httpx.DecodingError("packed, though that was not asked for")
         response.stream = _Counted(cast(httpx.AsyncByteStream, response.stream), self._bytes_max)
         return response
 
