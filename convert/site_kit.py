@@ -16,6 +16,15 @@
       key: "tls/{site}.key"
       clients: tls/clients.crt
       address: 0.0.0.0:9443
+    escalation:                           if sites may ask a large model: docs/routing.md
+      url: https://models.example/v1
+      model: large-1
+      key: "secrets/{site}.key"           file with the key alone
+      tasks: [pos-intent]                 whose inputs may go there
+      input_token_price: 0.15             of a million tokens
+      output_token_price: 0.60
+      day_cost_max: 2.00
+      month_cost_max: 40.00
 
 Paths are seen from the folder of the file; `{site}` in them stands for the site's id, so that each has its own secret.
 """
@@ -23,6 +32,7 @@ Paths are seen from the folder of the file; `{site}` in them stands for the site
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +78,20 @@ class Tls(_Part):
     """Where the listener is, such as 0.0.0.0:9443."""
 
 
+class LargeModel(_Part):
+    """A large model that sites may ask; empty = none."""
+
+    url: str = ""
+    model: str = ""
+    key: str = ""
+    """Path of a file that holds the key alone; empty = the server needs none."""
+    tasks: tuple[str, ...] = ()
+    input_token_price: Decimal = Decimal(0)
+    output_token_price: Decimal = Decimal(0)
+    day_cost_max: Decimal = Decimal(0)
+    month_cost_max: Decimal = Decimal(0)
+
+
 class Fleet(_Part):
     """fleet.yaml."""
 
@@ -80,6 +104,7 @@ class Fleet(_Part):
     examples: Place = Place()
     updates: Place = Place()
     tls: Tls = Tls()
+    escalation: LargeModel = LargeModel()
 
 
 def read(path: Path, instead: Mapping[str, object]) -> Fleet:
@@ -115,6 +140,7 @@ def make(fleet: Fleet, folder: Path, site: str, now: float) -> Kit:
         "updates": files.place(fleet.updates),
         "tls": {name: files.text(path) for name, path in fleet.tls.model_dump(exclude={"address"}).items()}
         | {"address": fleet.tls.address},
+        "escalation": files.large_model(fleet.escalation),
     }
     try:
         return Kit.model_validate(plain)
@@ -158,6 +184,21 @@ class _Files:
     def place(self, place: Place) -> dict[str, object]:
         """Return a place as a kit has it."""
         return {"url": place.url, "options": place.options, "credential": self._credential(place.credential)}
+
+    def large_model(self, given: LargeModel) -> dict[str, object] | None:
+        """Return a large model as a kit has it."""
+        if given == LargeModel():
+            return None
+        # Python writes 0.0000001 as 1E-7, and what has more digits than money has is refused by the kit.
+        amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}
+        return {"url": given.url, "model": given.model, "tasks": given.tasks, **amounts, "key": self._key(given.key)}
+
+    def _key(self, named: str) -> str:
+        key = self.text(named).strip()
+        if named and not key:
+            said = f"{named.replace('{site}', self._site)} holds no key"
+            raise InvalidRequest(said, remedy="Write the key of the large model alone into it.")
+        return key
 
     def _credential(self, named: str) -> dict[str, str]:
         if not named:

@@ -6,15 +6,29 @@ with CountedNetwork(port=9443) as network:
 
 Answers to what came in for the port are not counted, nor is what the kernel sends without a process. A route leads out
 of the namespace, so that an attempt is a packet and not an error. Needs root, iproute2 and nftables.
+
+What may be sent is counted apart, and everything on the wire can be read:
+
+    with network.outside_here():
+        listener = socket.create_server((OUTSIDE, 80))
+    network.allow(80)
+    with network.tapped() as tap:
+        …; tap.text()
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +36,7 @@ INSIDE, OUTSIDE = "10.213.0.2", "10.213.0.1"
 RULES = """
 table inet egress {{
   counter attempts {{ }}
+  counter allowed {{ }}
   chain output {{
     type filter hook output priority 0; policy accept;
     tcp sport {port} ct direction reply accept
@@ -29,6 +44,12 @@ table inet egress {{
   }}
 }}
 """
+
+
+ALLOWING = "insert rule inet egress output ip daddr {OUTSIDE} tcp dport {port} counter name allowed accept"
+CLONE_NEWNET = 0x40000000
+ALL_PROTOCOLS = 3
+FRAME_BYTES_MAX = 1 << 17
 
 
 def why_not() -> str:
@@ -73,11 +94,93 @@ class CountedNetwork:
         for name in self._names.values():
             _run("ip", "netns", "del", name)
 
+    def allow(self, port: int) -> None:
+        """Count apart what is sent to that port outside."""
+        _run(*self.inside, "nft", "-f", "-", given=ALLOWING.format(OUTSIDE=OUTSIDE, port=port))
+
+    @contextlib.contextmanager
+    def outside_here(self) -> Iterator[None]:
+        """Have this thread open its sockets outside, inside the block; they stay there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with Path("/proc/self/ns/net").open("rb") as home, _namespace(self._names["outside"]).open("rb") as there:
+            _enter(libc, there.fileno())
+            try:
+                yield
+            finally:
+                _enter(libc, home.fileno())
+
+    @contextlib.contextmanager
+    def tapped(self) -> Iterator[Tap]:
+        """Read everything that comes out of the namespace."""
+        with self.outside_here():
+            tap = Tap()
+        with tap:
+            yield tap
+
     def attempts(self) -> int:
         """Return the packets that processes have sent which were no answers."""
-        said = _run(*self.inside, "nft", "-j", "list", "counter", "inet", "egress", "attempts")
+        return self._counted("attempts")
+
+    def allowed(self) -> int:
+        """Return the packets that processes have sent to where they may."""
+        return self._counted("allowed")
+
+    def _counted(self, counter: str) -> int:
+        said = _run(*self.inside, "nft", "-j", "list", "counter", "inet", "egress", counter)
         [packets] = [each["counter"]["packets"] for each in json.loads(said)["nftables"] if "counter" in each]
         return int(packets)
+
+
+class Tap:
+    """Everything that comes over the wire, as it is on the wire; made by CountedNetwork."""
+
+    def __init__(self) -> None:
+        """Listen to the wire of the namespace that this thread is in."""
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
+        self._socket.bind(("wire", 0))
+        self._socket.settimeout(0.05)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._flows: dict[bytes, dict[int, bytes]] = {}
+
+    def text(self) -> bytes:
+        """Return what the TCP connections have carried so far, each in the order in which it was said."""
+        flows = [dict(flow) for flow in list(self._flows.values())]
+        return b"\n".join(b"".join(payload for _, payload in sorted(flow.items())) for flow in flows)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                self._take(self._socket.recv(FRAME_BYTES_MAX)[14:])
+
+    def _take(self, packet: bytes) -> None:
+        """Keep what a packet of IPv4 with TCP carries."""
+        if packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
+            return
+        segment = packet[4 * (packet[0] & 15) : int.from_bytes(packet[2:4], "big") or len(packet)]
+        payload, number = segment[4 * (segment[12] >> 4) :], int.from_bytes(segment[4:8], "big")
+        flow = self._flows.setdefault(packet[12:20] + segment[:4], {})
+        flow[number] = max(payload, flow.get(number, b""), key=len)  # a packet may come twice, and longer
+
+
+def _namespace(name: str) -> Path:
+    return Path("/run/netns") / name
+
+
+def _enter(libc: ctypes.CDLL, descriptor: int) -> None:
+    if libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "cannot enter a network namespace")
 
 
 def _run(*command: str, given: str = "") -> str:

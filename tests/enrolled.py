@@ -46,6 +46,21 @@ def run(*command: object, code: int = 0, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+def hand_over(etc: Path, folder: Path) -> None:
+    """Do what systemd does for the uplink's unit."""
+    drop_in = etc / "systemd/system/edge-uplink.service.d/credentials.conf"
+    for line in drop_in.read_text().splitlines() if drop_in.exists() else ():
+        directive, _, rest = line.partition("=")
+        name, _, path = rest.partition(":")
+        target = folder / name
+        if directive == "LoadCredentialEncrypted":
+            run("systemd-creds", "decrypt", f"--name={name}", path, target)
+        elif directive == "LoadCredential":
+            target.write_bytes(Path(path).read_bytes())
+        if target.exists():
+            target.chmod(0o400)
+
+
 class Team:
     """The centre's folder: keys, fleet.yaml, kits, what was collected. Examples go to `url`."""
 
@@ -139,22 +154,8 @@ class Box:
     def uplink(self) -> None:
         """Bring up and down what is due, with the credentials that the unit's drop-in names."""
         with tempfile.TemporaryDirectory() as handed:
-            self.hand_over(Path(handed))
+            hand_over(self.etc, Path(handed))
             self.command("uplink", "--once", CREDENTIALS_DIRECTORY=handed)
-
-    def hand_over(self, folder: Path) -> None:
-        """Do what systemd does for the uplink's unit."""
-        drop_in = self.etc / "systemd/system/edge-uplink.service.d/credentials.conf"
-        for line in drop_in.read_text().splitlines() if drop_in.exists() else ():
-            directive, _, rest = line.partition("=")
-            name, _, path = rest.partition(":")
-            target = folder / name
-            if directive == "LoadCredentialEncrypted":
-                run("systemd-creds", "decrypt", f"--name={name}", path, target)
-            elif directive == "LoadCredential":
-                target.write_bytes(Path(path).read_bytes())
-            if target.exists():
-                target.chmod(0o400)
 
     def site(self) -> dict[str, Any]:
         """Return what 'edge-agent site' shows."""

@@ -8,6 +8,7 @@ with LargeModel(answer) as oracle, EscalatingSite(folder, oracle) as site:
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -55,6 +56,8 @@ class EscalatingSite:
         config["escalation"] = section
         (folder / "agent.yaml").write_text(yaml.safe_dump(config))
         self.uplink: subprocess.Popen[bytes] | None = None
+        self.uplink_inside: list[str] = []
+        """What is put in front of the uplink's command, such as that of a network namespace; serve has its own."""
         self.uplink_log = folder / "uplink.log"
         self._stack = contextlib.ExitStack()
 
@@ -70,7 +73,8 @@ class EscalatingSite:
 
     def start_uplink(self, *, online: bool = True) -> None:
         """Start the uplink, and wait until serve knows that the large model is there."""
-        command = [sys.executable, "-B", "-m", "edge_agent.cli", "--config", str(self.folder / "agent.yaml"), "uplink"]
+        program = [*self.uplink_inside, sys.executable, "-B", "-m", "edge_agent.cli"]
+        command = [*program, "--config", str(self.folder / "agent.yaml"), "uplink"]
         with self.uplink_log.open("ab") as log:
             self.uplink = subprocess.Popen(command, stdout=log, stderr=log)
         if online:
@@ -79,6 +83,14 @@ class EscalatingSite:
     def await_online(self, online: bool) -> None:
         """Wait until serve knows it so."""
         eventually_sync(lambda: self.large_model().online is online, seconds=60)
+
+    def await_problem(self, reason: str) -> None:
+        """Wait until serve knows that this is in the way."""
+        eventually_sync(lambda: self.large_model().problem_reason == reason, seconds=60)
+
+    def spent_micros(self) -> int:
+        """Return what the uplink's notes say was spent."""
+        return sum(json.loads((self.notes / "spending.json").read_text())["days"].values())
 
     def large_model(self) -> Any:
         """Return what status says of it."""

@@ -40,6 +40,7 @@ def provenance(task: str) -> task_pb2.Provenance:
         timings=task_pb2.Timings(queue_ms=1, prefill_ms=20, decode_ms=3),
         device="cpu",
         degraded=["CPU_SHARED"],
+        reason="UPSTREAM_OFFLINE",
         input_tokens=7,
         output_tokens=2,
     )

@@ -19,6 +19,16 @@ DAY = 86_400
 CREDENTIAL = {"access_key_id": "AKIA12", "secret_access_key": "s3cr3t"}
 
 
+LARGE_MODEL = {
+    "url": "https://models.example/v1",
+    "model": "large-1",
+    "key": "sk-s3cr3t",
+    "tasks": ["pos-intent"],
+    "input_token_price": "0.15",
+    "day_cost_max": "2",
+}
+
+
 def a_kit(**changes: Any) -> Kit:
     """Return the kit of shop-12, made at NOW for 30 days."""
     plain = {

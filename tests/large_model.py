@@ -170,7 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _whole(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "text/event-stream", "Content-Length": str(len(content)), **headers}.items():
+        for name, value in {
+            "Content-Type": "text/event-stream",
+            "Content-Length": str(len(content)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         with contextlib.suppress(OSError):  # who asked may have gone by then
             self.end_headers()

@@ -121,6 +121,11 @@ ROOMS: dict[str, set[str]] = {
     "installer.setup": set(),
     # The man pages are written from the commands and the configuration themselves.
     "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
+    # What a call costs in the rooms that it goes through, without a daemon around them.
+    "benchmarks.asking.bookkeeping": BASE
+    | MIDDLE
+    | {"edge_agent.service", "edge_agent.tasks", "edge_agent.v1"}
+    | {"edge_agent.uplink.escalation", "benchmarks", "tests"},
     "benchmarks": BASE
     | {
         "edge_agent.cli",
@@ -198,7 +203,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("update.machine", "update.probation")),
     *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "files", "findings", "machine")),
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
-    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink")),
+    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
     *(f"edge_agent.field.{name}" for name in ("drift", "evidence", "figures", "observed")),
 )
 

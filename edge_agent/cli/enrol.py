@@ -117,7 +117,7 @@ class Command:
 
 def _start(prepared: Prepared) -> None:
     given = prepared.request.kit
-    for said in services.restart(uplink=bool(given.examples.url or given.updates.url)):
+    for said in services.restart(uplink=bool(given.examples.url or given.updates.url or given.escalation)):
         _warn(said)
     identity.show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
@@ -151,6 +151,7 @@ def _describe(prepared: Prepared) -> None:
         "examples to": _place(given.examples),
         "updates from": _place(given.updates),
         "trusts": _trusted(prepared.trust),
+        "asks": _asked(given.escalation) if given.escalation else "",
         "listens by TLS": "with the kit's certificate" if given.tls.certificate else "",
         "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
         "agent.yaml wins in": ", ".join(prepared.overruled),
@@ -166,6 +167,15 @@ def _trusted(trust: Anchor | None) -> str:
 
 def _place(place: kit.Place) -> str:
     return f"{place.url or 'nowhere'}{', with a credential' if place.credential else ''}"
+
+
+def _asked(large: kit.LargeModel) -> str:
+    """Say which large model it may ask, about what, for how much."""
+    caps = ((large.day_cost_max, "a day"), (large.month_cost_max, "a month"))
+    spent = " and ".join(f"{cap} {span}" for cap, span in caps if float(cap))
+    about = f"about {', '.join(large.tasks)}" if large.tasks else "about no task: none is named"
+    with_key = ", with a key" if large.key else ""
+    return f"{large.model} at {large.url}{with_key}, {about}; {f'at most {spent}' if spent else 'without a cap'}"
 
 
 def _report(prepared: Prepared, done: Done) -> None:

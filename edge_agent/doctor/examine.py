@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_agent.doctor import (
     certificates,
+    escalation,
     examples,
     machine,
     program,
@@ -21,6 +22,7 @@ from edge_agent.doctor import (
 )
 from edge_agent.doctor.findings import Check, Finding, Unseen
 from edge_agent.doctor.probes import certificates as look_certificates
+from edge_agent.doctor.probes import escalation as look_escalation
 from edge_agent.doctor.probes import examples as look_examples
 from edge_agent.doctor.probes import machine as look_machine
 from edge_agent.doctor.probes import program as look_program
@@ -107,6 +109,11 @@ LOOKS = (
         (uplink.RUNNING, uplink.LINK, uplink.REFUSED, uplink.TROUBLE, uplink.DOWNLOADS),
         look_uplink.link,
         uplink.uplink,
+    ),
+    Look(
+        (escalation.LARGE_MODEL, escalation.KEY, escalation.BUDGET),
+        look_escalation.large_model,
+        escalation.large_model,
     ),
 )
 CHECKS: dict[str, Check] = {check.name: check for look in LOOKS for check in look.checks}

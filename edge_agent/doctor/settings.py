@@ -285,7 +285,7 @@ class Secret:
     """A credential: where it should be, and as what."""
 
     what: str
-    """uplink or uplink-updates."""
+    """uplink, uplink-updates or escalation."""
     place: str
     """The URL that it opens, without anything secret."""
     file: File

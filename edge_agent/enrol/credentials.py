@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.config.files import write
 from edge_agent.formats.enrolment import Secrecy
 
 _SECONDS_MAX = 60
@@ -27,9 +26,8 @@ class Sealed:
     encrypted: bool
 
 
-def encrypt(name: str, secret: Mapping[str, str]) -> Sealed:
+def encrypt(name: str, plain: bytes) -> Sealed:
     """Encrypt a secret under the name by which systemd hands it over, if this machine can."""
-    plain = write(secret, f"Credential '{name}' of edge-agent uplink.")
     sealed = _run(["encrypt", f"--name={name}", "-", "-"], plain)
     if sealed and _run(["decrypt", f"--name={name}", "-", "-"], sealed) == plain:
         return Sealed(sealed, encrypted=True)

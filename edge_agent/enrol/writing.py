@@ -21,7 +21,7 @@ from edge_agent.durable.disk import sync_directory
 from edge_agent.enrol.credentials import Sealed, drop_in
 from edge_agent.errors import ConfigInvalid, DiskFull
 from edge_agent.formats.enrolment import FILE_NAME, Secrecy
-from edge_agent.formats.kit import Kit
+from edge_agent.formats.kit import Kit, LargeModel
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by a kit of {issued}.
@@ -97,10 +97,13 @@ class File:
         return self.path.with_name(f".{self.path.name}.partial")
 
 
-def secrets_of(kit: Kit) -> dict[str, dict[str, str]]:
+def secrets_of(kit: Kit) -> dict[str, bytes]:
     """Return the credentials that a kit holds, by the names under which the uplink asks systemd for them."""
-    found = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
-    return {name: secret for name, secret in found.items() if secret}
+    stores = {"uplink": kit.examples.credential, "uplink-updates": kit.updates.credential}
+    head = "Credential '{}' of edge-agent uplink."
+    found = {name: files.write(secret, head.format(name)) for name, secret in stores.items() if secret}
+    key = kit.escalation.key if kit.escalation else ""
+    return found | ({"escalation": f"{key}\n".encode()} if key else {})
 
 
 def sections(kit: Kit, places: Places) -> dict[str, Any]:
@@ -118,8 +121,16 @@ def sections(kit: Kit, places: Places) -> dict[str, Any]:
         "uplink": {key: value for key, value in uplink.items() if value},
         "service": {"tcp_address": kit.tls.address} if kit.tls.address else {},
         "access": {key: str(places.tls(name)) for key, name in names.items()},
+        "escalation": _escalation(kit.escalation) if kit.escalation else {},
     }
     return {section: keys for section, keys in made.items() if keys}
+
+
+def _escalation(large: LargeModel) -> dict[str, Any]:
+    names = ("input_token_price", "output_token_price", "day_cost_max", "month_cost_max")
+    amounts = {name: float(getattr(large, name)) for name in names}
+    known = {"url": large.url, "model": large.model, "tasks": list(large.tasks), **amounts}
+    return {key: value for key, value in known.items() if value}
 
 
 def files_of(kit: Kit, places: Places, sealed: Mapping[str, Sealed]) -> list[File]:

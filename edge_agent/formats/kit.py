@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edge_agent.errors import KitInvalid
 from edge_agent.formats.document import At, SiteId, canonical, first_problem, no_float
+from edge_agent.formats.manifest import TaskName
 
 SCHEMA = "edge-agent/kit/v1"
 KIT_BYTES_MAX = 2 * 1024 * 1024
@@ -54,6 +55,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
 # Text, and the line breaks of a key in PEM: nothing that a file of names and values could mistake for its own.
 Value = Annotated[str, Field(max_length=16 * 1024, pattern=r"^[ -~\n]*$")]
 Pem = Annotated[str, Field(max_length=_PEM_CHARACTERS_MAX, pattern=r"^(-----BEGIN [A-Z0-9 ]+-----\n[ -~\n]*)?$")]
+Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
+"""Of money, as text: the canonical form has no fractions."""
+_NOTHING = "0"
+Key = Annotated[str, Field(max_length=4096, pattern=r"^[!-~]*$")]
 Named = Annotated[dict[Name, Value], Field(max_length=50)]
 
 
@@ -91,6 +96,27 @@ class Tls(_Part):
         return self
 
 
+class LargeModel(_Part):
+    """A large model that the site may ask, what it may cost there, and what opens it."""
+
+    url: Annotated[str, Field(max_length=1000, pattern=r"^https?://[!-~]+$")]
+    """Base URL of an API like OpenAI's."""
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    """Its name there."""
+    key: Key = Field(default="", repr=False)
+    """Secret; empty = the server needs none."""
+    tasks: tuple[TaskName, ...] = Field(default=(), max_length=1000)
+    """Whose inputs may go there, redacted; none by default."""
+    input_token_price: Amount = _NOTHING
+    """Of a million tokens of questions, in the fleet's currency."""
+    output_token_price: Amount = _NOTHING
+    """Likewise of answers."""
+    day_cost_max: Amount = _NOTHING
+    """Cap for a day; 0 = none."""
+    month_cost_max: Amount = _NOTHING
+    """Cap for a month; 0 = none."""
+
+
 class Kit(_Part):
     """All that a box needs to become a site."""
 
@@ -112,11 +138,13 @@ class Kit(_Part):
     updates: Place = Place()
     """Where signed updates come from."""
     tls: Tls = Tls()
+    escalation: LargeModel | None = None
+    """None = the site has no large model, and the kit does not name the key: sites that know none take it too."""
 
 
 def encode(kit: Kit) -> bytes:
     """Write a kit."""
-    body = kit.model_dump(mode="json", by_alias=True)
+    body = kit.model_dump(mode="json", by_alias=True, exclude_none=True)
     sha256 = hashlib.sha256(canonical(body)).hexdigest()
     return json.dumps({"body": body, "sha256": sha256}, ensure_ascii=False, indent=1).encode() + b"\n"
 

@@ -27,6 +27,14 @@ log = structlog.get_logger("edge_agent.service")
 RECONNECT_SECONDS = 0.5
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 _LOST = "the uplink does not answer"
+# An uplink that comes back is found at once, not after gRPC's pause, which grows to two minutes.
+_CHANNEL = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 _TOLD = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms")
 _SPENT = ("day_micros", "month_micros", "day_micros_max", "month_micros_max")
 
@@ -92,8 +100,7 @@ class Link:
         """Watch, until cancelled."""
         if not self._configured:
             return
-        options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+        async with grpc.aio.insecure_channel(self._address, options=_CHANNEL) as channel:
             self._stub = escalation_pb2_grpc.EscalationServiceStub(channel)
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):

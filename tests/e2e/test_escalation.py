@@ -112,7 +112,23 @@ def test_shadow_compares(site, oracle):
     assert 1 == len(oracle.asked)
 
 
-@pytest.mark.parametrize("way", ["500", "prose", "wrong-label", "truncated", "huge", "cut", "html", "404"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "500",
+        "prose",
+        "wrong-label",
+        "truncated",
+        "huge",
+        "huge-line",
+        "huge-500",
+        "packed",
+        "cut",
+        "lost",
+        "html",
+        "404",
+    ],
+)
 def test_a_bad_answer_leaves_the_local_one(site, oracle, way):
     """Whatever the large model makes of a question, the caller has the local answer, marked, inside its deadline."""
     oracle.way, oracle.repairs = way, False

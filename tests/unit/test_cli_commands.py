@@ -262,6 +262,14 @@ def test_generate_writes_the_text_alone_to_standard_output(run, daemon):
     assert (9, 0.5) == (daemon.inference.requests[-1].output_tokens_max, daemon.inference.requests[-1].temperature)
 
 
+@pytest.mark.parametrize(("options", "escalate"), [([], False), (["--escalate"], True)])
+def test_generate_asks_the_large_model_when_it_is_told_to(run, daemon, options, escalate):
+    """Who wrote is said on standard error, and why it was not the large model."""
+    result = run("generate", "assistant", "hi", *options)
+    assert ("Hello there\n", escalate) == (result.stdout, daemon.inference.requests[-1].escalate)
+    assert escalate == ("written by the model here: UPSTREAM_OFFLINE, see docs/routing.md" in result.stderr)
+
+
 def test_generate_reads_standard_input(run, daemon):
     """'-' stands for standard input."""
     run("generate", "assistant", "-", stdin="a long text")

@@ -108,7 +108,7 @@ async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
 
 
 async def test_patience_is_tried_once(oracle, tmp_path):
-    """A question that was refused unworked is sent once more, and then the server is left alone: there, but not free."""
+    """A question that was refused unworked is sent once more, and then the server is left alone: there, not free."""
     async with desk_for(oracle, tmp_path) as desk:
         oracle.way = "503"
         with pytest.raises(UpstreamBusy):

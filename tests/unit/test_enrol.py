@@ -21,7 +21,9 @@ from edge_agent.cli import app
 from edge_agent.formats import kit
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.enrolment import parse
-from tests.kits import DAY, a_kit
+from edge_agent.uplink.escalation.server import read_key
+from tests.enrolled import hand_over
+from tests.kits import DAY, LARGE_MODEL, a_kit
 from tests.mounts import tmpfs
 
 PASSPHRASE = "nine purple herons"
@@ -103,6 +105,47 @@ def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
     assert "lie in the open" in done.output
     assert b"secret_access_key: s3cr3t" in box.files()["credstore/edge-agent-uplink.cred"]
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
+
+
+def test_a_large_model_comes_with_its_key(box: Box):
+    """Its address, prices, caps and tasks in site.yaml; the key alone in a credential that only the uplink is given."""
+    done = box.enrol(box.kit(escalation=LARGE_MODEL), "--yes", env={"PATH": str(box.folder)})
+    assert 0 == done.exit_code, done.output
+    found = config.load(box.agent_yaml(), environ={}).escalation
+    expected = ("https://models.example/v1", "large-1", ("pos-intent",), 0.15, 0.0, 2.0, 0.0)
+    prices = (found.input_token_price, found.output_token_price)
+    assert expected == (found.url, found.model, found.tasks, *prices, found.day_cost_max, found.month_cost_max)
+    files = box.files()
+    assert b"sk-s3cr3t\n" == files["credstore/edge-agent-escalation.cred"]
+    drop_in = files["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
+    path = box.etc / "credstore/edge-agent-escalation.cred"
+    assert f"LoadCredential=escalation:{path}" in drop_in.splitlines()
+    assert ("sk-s3cr3t" in done.output, "large-1 at https://models.example/v1" in done.output) == (False, True)
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Path):
+    """Decrypted where it was encrypted: the credential holds the key alone, under the name that the uplink asks for."""
+    box.enrol(box.kit(escalation=LARGE_MODEL), "--yes")
+    handed = tmp_path / "handed"
+    handed.mkdir()
+    hand_over(box.etc, handed)
+    loaded = config.load(box.agent_yaml(), environ={"CREDENTIALS_DIRECTORY": str(handed)})
+    assert str(handed / "escalation") == loaded.escalation.credentials_file
+    assert "sk-s3cr3t" == read_key(loaded.escalation)
+
+
+def test_a_key_is_renewed_and_taken_away_by_the_next_kit(box: Box):
+    """A later kit replaces it; one without a large model removes credential, drop-in and settings of it."""
+    alone = {"examples": {"url": "s3://fleet/examples"}}
+    paths = {"PATH": str(box.folder)}
+    box.enrol(box.kit(ago=60, escalation=LARGE_MODEL, **alone), "--yes", env=paths)
+    box.enrol(box.kit(ago=30, escalation={**LARGE_MODEL, "key": "sk-second"}, **alone), "--yes", env=paths)
+    assert b"sk-second\n" == box.files()["credstore/edge-agent-escalation.cred"]
+    done = box.enrol(box.kit(**alone), "--yes", env=paths)
+    assert (0, True) == (done.exit_code, "escalation.url" in done.output), done.output
+    left = box.files()
+    assert ([], "") == ([name for name in left if "cred" in name], config.load(box.agent_yaml()).escalation.url)
 
 
 def test_the_same_kit_again_changes_nothing(box: Box):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_agent.errors import KitInvalid
 from edge_agent.formats import kit
 from edge_agent.formats.document import canonical
-from tests.kits import a_kit, resealed
+from tests.kits import LARGE_MODEL, a_kit, resealed
 
 PASSPHRASE = "nine purple herons"
 RAW = kit.encode(a_kit())
@@ -39,6 +39,15 @@ def test_secrets_are_not_in_what_is_logged():
     pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
     shown = repr(a_kit(tls=pem))
     assert ("s3cr3t" in shown, "BEGIN KEY" in shown, "s3://fleet" in shown) == (False, False, True)
+    large = repr(a_kit(escalation=LARGE_MODEL))
+    assert ("s3cr3t" in large, "models.example" in large) == (False, True)
+
+
+def test_a_kit_without_a_large_model_does_not_name_one():
+    """So that an edge-agent that knows none takes it, as before."""
+    assert "escalation" not in json.loads(RAW)["body"]
+    read, _ = kit.parse(kit.encode(a_kit(escalation=LARGE_MODEL)))
+    assert ("sk-s3cr3t", "0.15") == (read.escalation.key, read.escalation.input_token_price)
 
 
 @pytest.mark.parametrize("end", [0, 1, 100, len(RAW) // 2, len(RAW) - 3])
@@ -100,6 +109,12 @@ def test_what_is_no_kit_is_refused(raw: bytes, said: str):
         ({"tls": {"certificate": "-----BEGIN CERTIFICATE-----\n"}}, "tls: "),
         ({"tls": {"address": "0.0.0.0:9443"}}, "tls: "),
         ({"root": "x" * 700_001}, "root: "),
+        ({"escalation": {**LARGE_MODEL, "url": "file:///etc/passwd"}}, "escalation.url: "),
+        ({"escalation": {**LARGE_MODEL, "key": "two words"}}, "escalation.key: "),
+        ({"escalation": {**LARGE_MODEL, "tasks": ["a b"]}}, "escalation.tasks.0: "),
+        ({"escalation": {**LARGE_MODEL, "day_cost_max": "-1"}}, "escalation.day_cost_max: "),
+        ({"escalation": {**LARGE_MODEL, "day_cost_max": "1e9"}}, "escalation.day_cost_max: "),
+        ({"escalation": {"url": "https://models.example"}}, "escalation.model: "),
     ],
 )
 def test_a_broken_rule_is_named_by_its_field(changes: dict[str, Any], said: str):

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import yaml
+
 import convert.cli
 from edge_agent.cli import app
 from edge_agent.doctor.examine import CHECKS
@@ -33,6 +35,11 @@ SYSTEM = {
     *("uname", "usermod"),
 }
 """Programs of every Debian and Ubuntu that the appliance is made for."""
+ABOUT_CALLS = {
+    *("EdgeAgentDenied", "EdgeAgentErrors", "EdgeAgentLoopLate", "EdgeAgentRefusesWork"),
+    *("EdgeAgentSlow", "EdgeAgentUnsure"),
+}
+"""Alerts about how calls go, which no check looks at: each says itself what to do."""
 OWN = {"edge-agent", "edge-convert", "edge-agent-setup"}
 
 
@@ -83,6 +90,24 @@ def test_entries_that_point_at_others_point_at_some():
     """'See x' names a check."""
     named = re.findall(r"[Ss]ee `([a-z-]+)`", runbook())
     assert (True, set()) == (bool(named), set(named) - set(CHECKS))
+
+
+def test_alerts_and_entries_know_each_other():
+    """An alert that is about one check is named by its entry, and an entry names no alert that is not there."""
+    named = re.findall(r"^- \*\*alert\*\* `(\w+)`", runbook(), re.MULTILINE)
+    rules = yaml.safe_load((ROOT / "docs" / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    assert (sorted(alerts - ABOUT_CALLS), len(named)) == (sorted(named), len(set(named)))
+
+
+def test_what_is_logged_of_the_large_model_has_an_entry():
+    """Whoever finds one of these words in a log finds it in the run book."""
+    rooms = ("uplink/escalation", "service/escalating.py", "service/upstream.py")
+    paths = [ROOT / "edge_agent" / room for room in rooms]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.glob("*.py")))]
+    calls = re.findall(r"log\.\w+\(([^,)]+)", "\n".join(file.read_text(encoding="utf-8") for file in files))
+    events = {event for call in calls for event in re.findall(r'"(\w+)"', call)}
+    assert (True, []) == (len(events) > 2, [event for event in sorted(events) if f"`{event}`" not in runbook()])
 
 
 def test_our_commands_exist_wherever_they_are_named():

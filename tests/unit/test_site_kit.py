@@ -75,6 +75,26 @@ def test_each_site_gets_its_own_secret(office: Office):
     assert made["shop-12"].root.encode() == (office.folder / "root.json").read_bytes()
 
 
+def test_a_large_model_goes_into_the_kit_with_each_sites_key(office: Office):
+    """Amounts as they are written; the key alone of a file, and on no screen."""
+    (office.folder / "secrets" / "shop-12.key").write_text("sk-twelve\n")
+    amounts = {"input_token_price": 0.15, "output_token_price": 0.6, "day_cost_max": 2}
+    named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
+    office.say(escalation={**named, **amounts, "key": "secrets/{site}.key"})
+    done = office.make("shop-12")
+    large = office.kit()[0].escalation
+    assert (0, False) == (done.exit_code, "sk-twelve" in done.output), done.output
+    prices = (large.input_token_price, large.output_token_price)
+    assert ("sk-twelve", ("0.15", "0.6"), "2", "0") == (large.key, prices, large.day_cost_max, large.month_cost_max)
+    assert ("https://models.example/v1", "large-1", ("pos-intent",)) == (large.url, large.model, large.tasks)
+
+
+def test_a_fleet_without_a_large_model_makes_kits_without_one(office: Office):
+    """So that sites of before take them."""
+    office.make("shop-12")
+    assert office.kit()[0].escalation is None
+
+
 def test_a_kit_is_closed_to_others_and_its_code_is_shown(office: Office):
     """The secrets are not."""
     done = office.make("shop-12")
@@ -134,6 +154,11 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
         ),
         ({"examples": {"credential": "secrets/{site}.yaml", "url": "s3://ä"}}, "shop-12", 2, "examples.url"),
         ({"tls": {"certificate": "root.json"}}, "shop-12", 2, "tls"),
+        ({"escalation": {"url": "https://m", "model": "m", "key": "no.key"}}, "shop-12", 2, "no.key: No such file"),
+        ({"escalation": {"url": "https://m", "model": "m", "key": "fleet.yaml"}}, "shop-12", 2, "escalation.key"),
+        ({"escalation": {"url": "https://m", "model": "m", "day_cost_max": -1}}, "shop-12", 2, "escalation.day_cost"),
+        ({"escalation": {"url": "ftp://m", "model": "m"}}, "shop-12", 2, "escalation.url"),
+        ({"escalation": {"model": "m", "tasks": ["t"]}}, "shop-12", 2, "escalation.url"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_made(

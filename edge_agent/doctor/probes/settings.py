@@ -103,10 +103,11 @@ def site_key(case: Case) -> KeyFacts:
 
 def credentials(case: Case) -> tuple[Secret, ...]:
     """Look where each credential is, and who may read it."""
-    uplink = case.place.config.uplink
+    uplink, escalation = case.place.config.uplink, case.place.config.escalation
     named = (
         ("uplink", uplink.url, uplink.credentials_file),
         ("uplink-updates", uplink.updates_url, uplink.updates_credentials_file),
+        ("escalation", escalation.url, escalation.credentials_file),
     )
     return tuple(_secret(case, what, place, file) for what, place, file in named if place)
 

@@ -12,9 +12,9 @@ def units(case: Case) -> tuple[UnitFacts, ...] | Unseen | None:
     place = case.place
     if not place.at("run/systemd/system").is_dir():
         return None
-    uplink = place.config.uplink
+    uplink, large = place.config.uplink, place.config.escalation
     found = []
-    for name, wanted in ((SERVE, True), (UPLINK, bool(uplink.url or uplink.updates_url))):
+    for name, wanted in ((SERVE, True), (UPLINK, bool(uplink.url or uplink.updates_url or large.url))):
         said = place.run(("systemctl", "show", name, f"--property={PROPERTIES}", "--no-pager"))
         if said is None:
             return Unseen("systemctl does not answer")

@@ -189,7 +189,7 @@ class Desk:
     def _cut_off(self, under_way: _Question) -> None:
         """Learn from an answer that nobody waited for: it takes longer.
 
-        Were it taken to last as long as it was waited for, whoever waits so long would be sent, and pay, again and again.
+        Were it taken to last as long as it was waited for, whoever waits so long would be sent again and again.
         """
         now = time.monotonic()
         seconds = CUT_OFF_FACTOR * (now - under_way.start)

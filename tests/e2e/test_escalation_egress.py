@@ -1,0 +1,65 @@
+"""What leaves a site with a large model, on the wire: nothing of serve; of the uplink what is allowed, redacted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bundles import echo_bundle
+from tests.counted_network import OUTSIDE, CountedNetwork, why_not
+from tests.escalating_site import TASK, EscalatingSite
+from tests.large_model import LargeModel
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+SECRET = "kestrel-7f3a"
+INPUT = f"write to {SECRET}@example.org"
+PORT = 9443
+FORBIDDEN, TALK = "diagnosis", "assistant"
+
+
+@pytest.fixture(scope="module")
+def wired(tmp_path_factory):
+    """Run serve and the uplink in a namespace each, and the large model outside, with a tap on the uplink's wire."""
+    folder = tmp_path_factory.mktemp("site")
+    with CountedNetwork(PORT) as serving, CountedNetwork(PORT) as asking:
+        with asking.outside_here():
+            oracle = LargeModel(lambda _: "hours", OUTSIDE)
+        asking.allow(oracle.port)
+        site = EscalatingSite(folder, oracle, modes={TASK: "hybrid", FORBIDDEN: "bootstrap"})
+        site.serve.inside, site.uplink_inside = serving.inside, asking.inside
+        with oracle, asking.tapped() as tap, site:
+            site.serve.install(
+                echo_bundle(folder / "pos", TASK),
+                echo_bundle(folder / "forbidden", FORBIDDEN),
+                echo_bundle(folder / "talk", TALK, kind="generate"),
+            )
+            site.start_uplink()
+            yield site, oracle, tap, serving, asking
+
+
+def test_nothing_leaves_for_a_task_that_is_not_allowed(wired):
+    """In whatever mode, and whatever its caller wishes: no question, no packet but to the large model, not the text."""
+    site, oracle, tap, serving, asking = wired
+    questions = len(oracle.asked)
+    for mode in ("bootstrap", "shadow", "hybrid", "local"):
+        site.admin.set_mode(FORBIDDEN, mode)
+        for wish in ("as_mode", "abstain", "escalate", "answer"):
+            (answer,) = site.client.classify(FORBIDDEN, [INPUT], on_low_confidence=wish)
+            assert answer.route != "UPSTREAM"
+    with site.client.generate(TALK, INPUT, escalate=True) as stream:
+        assert INPUT == "".join(stream)
+    assert ("LOCAL", "UPSTREAM_NOT_ALLOWED") == (stream.finish.route, stream.finish.route_reason)
+    assert questions == len(oracle.asked)
+    assert SECRET.encode() not in tap.text()
+    assert (0, 0) == (serving.attempts(), asking.attempts())
+
+
+def test_what_leaves_for_an_allowed_task_is_redacted_and_goes_nowhere_else(wired):
+    """On the wire the address is a placeholder; serve itself sends nothing, and the uplink to the large model only."""
+    site, oracle, tap, serving, asking = wired
+    before = asking.allowed()
+    (answer,) = site.client.classify(TASK, [INPUT])
+    assert ("UPSTREAM", "hours") == (answer.route, answer.label)
+    assert (1, 0) == (oracle.times_asked("[EMAIL_1]"), oracle.times_asked(SECRET))
+    assert (True, False) == (b"[EMAIL_1]" in tap.text(), SECRET.encode() in tap.text())
+    assert asking.allowed() > before
+    assert (0, 0) == (serving.attempts(), asking.attempts())

@@ -1,0 +1,168 @@
+"""What becomes of a call when the way to the large model breaks under it: an answer in time, and nothing sent twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.bundles import INTENTS, echo_bundle
+from tests.escalating_site import TASK, EscalatingSite
+from tests.eventually import eventually_sync
+from tests.large_model import LargeModel
+
+UNSURE = "hmm"
+LABELS = INTENTS
+CALIBRATED = {
+    "policy": "threshold",
+    "temperature": 1.0,
+    "threshold": 0.9,
+    "target_risk": 0.05,
+    "delta": 0.1,
+    "n": 100,
+    "bound": 0.04,
+    "coverage": 0.7,
+}
+ANSWER_MICROS = 1060
+"""What an answer costs: 106 tokens."""
+PRICES = {"input_token_price": 10.0, "output_token_price": 10.0}
+
+
+@pytest.fixture
+def oracle():
+    with LargeModel(lambda _: "hours") as server:
+        yield server
+
+
+def site_of(folder, oracle, **settings):
+    """Return a site whose task is unsure of what does not say a label."""
+    return EscalatingSite(folder / "site", oracle, **settings)
+
+
+def install(site):
+    """Install the task."""
+    site.admin.install(echo_bundle(site.folder / "pos", TASK, confidence=CALIBRATED))
+
+
+def ask(site, text=UNSURE, seconds=10.0):
+    """Ask; check that the answer came before the deadline."""
+    began = time.monotonic()
+    (answer,) = site.client.classify(TASK, [text], timeout_seconds=seconds)
+    assert time.monotonic() - began < seconds
+    return answer
+
+
+def came_from(answer):
+    """Return where an answer came from, and why."""
+    return answer.route, answer.route_reason
+
+
+def test_an_uplink_killed_in_mid_escalation_costs_neither_the_answer_nor_a_second_question(tmp_path, oracle):
+    """The local answer is there at once; what was set aside stays spent; the next uplink does not ask it again."""
+    with site_of(tmp_path, oracle, **PRICES) as site, ThreadPoolExecutor() as pool:
+        install(site)
+        site.start_uplink()
+        oracle.seconds = 20
+        began = time.monotonic()
+        asking = pool.submit(ask, site, "hmm, the first", 20)
+        eventually_sync(lambda: oracle.times_asked("hmm, the first") == 1)
+        site.stop_uplink(signal.SIGKILL)
+        assert ("LOCAL", "UPSTREAM_FAILED") == came_from(asking.result())
+        assert time.monotonic() - began < 15, "it waits for nobody who is dead"
+        assert site.spent_micros() > 0
+        oracle.seconds = 0
+        site.await_online(False)
+        site.start_uplink()
+        assert ("UPSTREAM", "BELOW_THRESHOLD") == came_from(ask(site, "hmm, the second"))
+        assert (1, 1) == (oracle.times_asked("hmm, the first"), oracle.times_asked("hmm, the second"))
+
+
+def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
+    """Under the cap it is asked; from then on nothing is sent, nobody waits, and a new uplink remembers it."""
+    with site_of(tmp_path, oracle, day_cost_max=0.02, **PRICES) as site:
+        install(site)
+        site.start_uplink()
+        routes = []
+        # Until there is no room for another of the usual size, 1,000 tokens and 200; one under way takes its room.
+        while len(oracle.asked) * ANSWER_MICROS <= 20_000 - 12_000:
+            routes.append(came_from(ask(site, "hmm again")))
+        site.await_problem("UPSTREAM_BUDGET_SPENT")
+        assert ("UPSTREAM", "BELOW_THRESHOLD") == routes[0]
+        assert ("LOCAL", "UPSTREAM_BUDGET_SPENT") == came_from(ask(site))
+        sent = len(oracle.asked)
+        assert sent == routes.count(routes[0])
+        assert 0 < site.spent_micros() <= 20_000
+        site.stop_uplink()
+        site.await_online(False)
+        site.start_uplink()
+        site.await_problem("UPSTREAM_BUDGET_SPENT")
+        assert ("LOCAL", "UPSTREAM_BUDGET_SPENT") == came_from(ask(site))
+        assert sent == len(oracle.asked)
+
+
+def test_a_pause_that_the_server_names_is_kept_by_all(tmp_path, oracle):
+    """Who has the time is asked for once more after it; who has not is answered here at once; nobody asks meanwhile."""
+    with site_of(tmp_path, oracle) as site, ThreadPoolExecutor() as pool:
+        install(site)
+        site.start_uplink()
+        oracle.way, oracle.retry_after = "429", "2"
+        patient = pool.submit(ask, site, "hmm, the patient", 20)
+        eventually_sync(lambda: oracle.times_asked("hmm, the patient") == 1)
+        eventually_sync(lambda: came_from(ask(site, "hmm, the next")) == ("LOCAL", "UPSTREAM_BUSY"))
+        asked_meanwhile = oracle.times_asked("hmm, the next")
+        oracle.way = "well"
+        assert ("UPSTREAM", "BELOW_THRESHOLD") == came_from(patient.result())
+        assert 2 == oracle.times_asked("hmm, the patient")
+        assert asked_meanwhile <= 1
+        oracle.way, oracle.retry_after = "429", "30"
+        began = time.monotonic()
+        eventually_sync(lambda: came_from(ask(site, "hmm, in haste", 20)) == ("LOCAL", "UPSTREAM_BUSY"))
+        assert time.monotonic() - began < 15
+        assert 1 == oracle.times_asked("hmm, in haste")
+
+
+def test_a_key_that_expires_is_refused_once(tmp_path, oracle):
+    """The first refusal closes the way and names the key; a new key opens it, when the uplink is started with it."""
+    with site_of(tmp_path, oracle) as site:
+        install(site)
+        site.start_uplink()
+        assert "UPSTREAM" == ask(site, "hmm, before").route
+        oracle.way = "401"
+        assert ("LOCAL", "UPSTREAM_FAILED") == came_from(ask(site, "hmm, expired"))
+        site.await_problem("UPSTREAM_REFUSED")
+        assert ("LOCAL", "UPSTREAM_OFFLINE") == came_from(ask(site, "hmm, after"))
+        assert [1, 1, 0] == [oracle.times_asked(f"hmm, {when}") for when in ("before", "expired", "after")]
+        assert "key" in site.large_model().problem
+        oracle.way = "well"
+        site.stop_uplink()
+        site.start_uplink()
+        assert "UPSTREAM" == ask(site, "hmm, renewed").route
+
+
+def test_a_name_that_nobody_knows_is_offline_at_once(tmp_path, oracle):
+    """Without DNS nobody waits: answers are given here, and the uplink says what it cannot reach."""
+    with site_of(tmp_path, oracle, url="http://large-model.invalid/v1") as site:
+        install(site)
+        site.start_uplink(online=False)
+        site.await_problem("UPSTREAM_UNREACHABLE")
+        began = time.monotonic()
+        assert {("LOCAL", "UPSTREAM_OFFLINE")} == {came_from(ask(site)) for _ in range(20)}
+        assert time.monotonic() - began < 10
+        assert "large-model.invalid" in site.large_model().problem
+    assert [] == oracle.received
+
+
+@pytest.mark.parametrize("way", ["stall", "lost"])
+def test_a_large_model_that_answers_nobody_is_soon_left_alone(tmp_path, oracle, way):
+    """After three callers at most who got nothing, nobody waits any more; each text was sent once."""
+    with site_of(tmp_path, oracle, retry_seconds_first=30, retry_seconds_max=30) as site:
+        install(site)
+        site.start_uplink()
+        oracle.way = way
+        routes = [came_from(ask(site, f"hmm no. {number}!", 2)) for number in range(6)]
+        assert ("LOCAL", "UPSTREAM_FAILED") == routes[0]
+        assert ("LOCAL", "UPSTREAM_OFFLINE") == routes[-1] or routes[-1][1] == "DEADLINE_TOO_SHORT"
+        assert [1, 0] == sorted({oracle.times_asked(f"hmm no. {number}!") for number in range(6)}, reverse=True)
+        assert len(oracle.asked) <= 3
