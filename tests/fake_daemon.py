@@ -40,7 +40,6 @@ def provenance(task: str) -> task_pb2.Provenance:
         timings=task_pb2.Timings(queue_ms=1, prefill_ms=20, decode_ms=3),
         device="cpu",
         degraded=["CPU_SHARED"],
-        reason="UPSTREAM_OFFLINE",
         input_tokens=7,
         output_tokens=2,
     )
@@ -146,6 +145,8 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         finish = inference_pb2.GenerateFinish(
             reason=inference_pb2.FINISH_REASON_LENGTH, provenance=provenance(request.task)
         )
+        if request.escalate:
+            finish.provenance.reason = "UPSTREAM_OFFLINE"
         yield inference_pb2.GenerateResponse(finish=finish)
 
     def ListTasks(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ListTasksResponse:

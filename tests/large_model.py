@@ -39,6 +39,8 @@ class LargeModel:
         self.retry_after = "0"
         self.seconds = 0.0
         """What an answer takes."""
+        self.tokens = 0
+        """Of all questions and answers that it has counted."""
         self.asked: list[dict[str, Any]] = []
         """Questions that had a good key."""
         self.received: list[str] = []
@@ -153,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._event(body, {}, "length" if way == "truncated" else "stop")
         asked = sum(len(turn["content"]) for turn in body["messages"]) // CHARACTERS_PER_TOKEN
         usage = {"prompt_tokens": asked, "completion_tokens": len(pieces), "total_tokens": asked + len(pieces)}
+        self.owner.tokens += usage["total_tokens"]
         self._data({**_chunk(body), "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
 

@@ -121,22 +121,14 @@ ROOMS: dict[str, set[str]] = {
     "installer.setup": set(),
     # The man pages are written from the commands and the configuration themselves.
     "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
+    "benchmarks": BASE
+    | {f"edge_agent.{name}" for name in ("cli", "examples", "client", "logs", "v1")}
+    | {"convert", "convert.evaluate", "tests"},
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
-    | {"edge_agent.service", "edge_agent.tasks", "edge_agent.v1"}
-    | {"edge_agent.uplink.escalation", "benchmarks", "tests"},
-    "benchmarks": BASE
-    | {
-        "edge_agent.cli",
-        "edge_agent.examples",
-        "edge_agent.client",
-        "edge_agent.logs",
-        "edge_agent.v1",
-        "convert",
-        "convert.evaluate",
-        "tests",
-    },
+    | {f"edge_agent.{name}" for name in ("service", "tasks", "uplink.escalation", "v1")}
+    | {"benchmarks", "tests"},
     "tests": set(),
 }
 

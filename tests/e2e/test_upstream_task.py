@@ -1,4 +1,4 @@
-"""A task that has no model yet: from task.yaml over a signed stick to the large model's answers, and to none without it."""
+"""A task that has no model yet: from task.yaml over a signed stick to the large model's answers; without it to none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ task:
   name: {TASK}
   kind: classify
   labels: [refund, price, hours]
-  prompt: {{system: Sort what a customer says at the till by what the customer wants.}}
+  prompt: {{chat: true, system: Sort what a customer says at the till by what the customer wants.}}
 """
 
 
@@ -46,7 +46,7 @@ def centre(tmp_path: Path) -> Centre:
 
 
 def test_a_task_without_a_model_begins_with_the_large_one(centre: Centre, tmp_path: Path):
-    """Signed, imported and in bootstrap whatever agent.yaml says; what the large model cannot answer is abstained from."""
+    """Signed, imported, in bootstrap whatever agent.yaml says; without the large model it is a clear abstention."""
     (tmp_path / "root.json").write_bytes(centre.root_bytes)
     sections = {
         "store": {"allow_unsigned": False},

@@ -26,7 +26,9 @@ from tests.eventually import eventually
 from tests.large_model import KEY, LargeModel
 
 NOON = 1_795_694_400.0  # 2026-11-26 12:00 UTC
-QUESTION = Question((("user", "hi"),), None, 100)
+QUESTION = Question((("user", "hi, how are you today?"),), None, 100)
+TOKENS = (5, 4)
+"""Of the question and its answer, as the server counts them."""
 PRICES = {"input_token_price": 1.0, "output_token_price": 2.0}
 
 
@@ -63,8 +65,8 @@ async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
     """The price of the tokens that the server counted is on the disk afterwards, and no more."""
     async with desk_for(oracle, tmp_path, **PRICES) as desk:
         text, end = await said(desk)
-    assert ("hello there", 100 + 2 * 4) == (text, end.cost_micros)
-    assert {"2026-11-26": 108} == json.loads((tmp_path / "spending.json").read_text())["days"]
+    assert ("hello there", TOKENS[0] + 2 * TOKENS[1]) == (text, end.cost_micros)
+    assert {"2026-11-26": end.cost_micros} == json.loads((tmp_path / "spending.json").read_text())["days"]
     assert isinstance(end, Answered)
 
 
@@ -78,7 +80,7 @@ async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
         with pytest.raises(UpstreamBusy, match="cap of the day"):
             await said(desk)
         sent = len(oracle.asked)
-        assert sent * 108 <= 400
+        assert sent * (TOKENS[0] + 2 * TOKENS[1]) <= 400
         assert not desk.standing().affordable
         today[0] += 86_400
         await said(desk)

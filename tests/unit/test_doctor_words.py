@@ -9,6 +9,7 @@ import pytest
 from edge_agent.client import BundleRef, TaskUpdate
 from edge_agent.doctor import (
     certificates,
+    escalation,
     examples,
     machine,
     program,
@@ -37,6 +38,7 @@ from tests.doctor_cases import DAEMON, DAY, UPLINK, file
 
 MODULES: tuple[ModuleType, ...] = (
     certificates,
+    escalation,
     examples,
     machine,
     program,
