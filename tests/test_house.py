@@ -123,7 +123,7 @@ ROOMS: dict[str, set[str]] = {
     "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
     "benchmarks": BASE
     | {f"edge_agent.{name}" for name in ("cli", "examples", "client", "logs", "v1")}
-    | {"convert", "convert.evaluate", "tests"},
+    | {"convert", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"},
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
