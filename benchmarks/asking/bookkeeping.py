@@ -106,7 +106,8 @@ def _escalation(folder: Path) -> tuple[Escalation, Redactor]:
     config = Config(state_dir=folder / "state", run_dir=folder / "run", escalation=section)
     link = Link(config)
     link._hear(pb.WatchResponse(online=True, affordable=True, free=True, usual_ms=500, tasks=[TASK]))
-    modes, redactor = TaskModes(config, Store.open(config.state_dir, StoreLimits())), Redactor()
+    digest = digest_of(folder / "bundle")
+    modes, redactor = TaskModes(config, Store.open(config.state_dir, StoreLimits()), lambda _: digest), Redactor()
     return Escalation(Around(link, modes.of, redactor.start)), redactor
 
 

@@ -53,6 +53,7 @@ def well(site, oracle):
     oracle.asked.clear()
     site.admin.set_mode(TASK, None)
     site.await_online(True)
+    site.await_problem("")
     yield
     oracle.way, oracle.seconds = "well", 0.0
 
