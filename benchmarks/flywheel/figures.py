@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -114,6 +114,8 @@ class Figures:
     """Of collecting: what was reviewed, and what 'assess' says then."""
     model: dict[str, Any] = field(default_factory=dict)
     """The small one, as it was measured at the centre."""
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the site itself counted and advised after a mode: see `told`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What each stage took."""
 
@@ -121,6 +123,21 @@ class Figures:
         """Return it as JSON has it."""
         modes = {mode: found.plain() for mode, found in self.modes.items()}
         return {"schema": "edge-agent/flywheel/v1", **asdict(self), "modes": modes}
+
+
+def told(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of `edge-agent report --json`, of one task, what the flywheel shows."""
+    [task] = report["tasks"]
+    advice, money = task["advice"], task["money"]
+    return {
+        "agreed": task["agreement"]["hits"],
+        "compared": task["agreement"]["rows"],
+        "answered_here": money["answered_here"],
+        "spent": money["spent_micros"] / 1e6,
+        "next_mode": advice["mode"],
+        "why": advice["why"],
+        "because": advice["because"],
+    }
 
 
 def parse(plain: dict[str, Any]) -> Figures:

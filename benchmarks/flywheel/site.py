@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from benchmarks.flywheel.commands import Commands
 from benchmarks.flywheel.goods import TASK, Row
@@ -152,6 +152,13 @@ class Site:
         """Wait until the centre's receipts have come, and the site has deleted its segments."""
         _settled(lambda: not self._examples().outbox_segments)
 
+    def report(self, answers: int, page: Path) -> dict[str, Any]:
+        """Return what `edge-agent report` says once the last so many answers are counted; write its page, too."""
+        _settled(lambda: self._counted() >= answers)
+        self._command("report", TASK, "--html", page)
+        found: dict[str, Any] = json.loads(self._command("report", TASK, "--json"))
+        return found
+
     def cost_micros(self) -> int:
         """Return what the large model has cost this month, in millionths of the currency."""
         large = self.admin.status().large_model
@@ -169,6 +176,9 @@ class Site:
             self._reviewer.accept(prediction_id, reviewer=_EXPERT)
         else:
             self._reviewer.correct(prediction_id, right, reviewer=_EXPERT)
+
+    def _counted(self) -> int:
+        return sum(found.totals["answers"] for found in self.admin.field_report(TASK).series if found.active)
 
     def _examples(self) -> ExamplesStatus:
         found = self.admin.status().examples

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.flywheel import goods, oracle
+from benchmarks.flywheel import figures, goods, oracle
 from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.figures import Call, Figures, block, sum_up
-from benchmarks.flywheel.figures import parse as parse_figures
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
 from benchmarks.flywheel.picture import draw, spans
@@ -32,15 +31,15 @@ ASKED = RIGHT._replace(local=False, local_label="bread")
 
 def walked() -> Figures:
     """Return the figures of a walk that nobody has walked."""
-    figures = Figures("goods", "an oracle")
+    found = Figures("goods", "an oracle")
     for mode, calls in (
         ("bootstrap", [ASKED] * 100),
         ("shadow", [ASKED] * 50),
         ("hybrid", [RIGHT] * 90 + [ASKED] * 10),
     ):
-        figures.blocks.append(block(mode, calls, 0.1))
-        figures.modes[mode] = sum_up(calls, 0.1)
-    return figures
+        found.blocks.append(block(mode, calls, 0.1))
+        found.modes[mode] = sum_up(calls, 0.1)
+    return found
 
 
 def test_the_oracle_errs_as_often_as_it_should_and_always_alike():
@@ -98,17 +97,29 @@ def test_calls_are_summed_up():
 def test_the_figures_are_json():
     """What --json prints can be read, and has every block and mode."""
     plain = json.loads(json.dumps(walked().plain()))
-    assert walked() == parse_figures(plain)
+    assert walked() == figures.parse(plain)
     assert ["bootstrap", "shadow", "hybrid"] == [each["mode"] for each in plain["blocks"]] == [*plain["modes"]]
+
+
+def test_the_sites_own_report_is_read():
+    """Its figures of one task, and its advice."""
+    task = {
+        "agreement": {"hits": 350, "rows": 400, "low": 0.84, "high": 0.9},
+        "advice": {"mode": "hybrid", "why": "RISK_HOLDS", "because": "It is proved.", "then": "Do it.", "more": None},
+        "money": {"answered_here": 0, "spent_micros": 315_281},
+    }
+    found = figures.told({"tasks": [task]})
+    assert (350, 400, 0, 0.315281) == tuple(found[name] for name in ("agreed", "compared", "answered_here", "spent"))
+    assert ("hybrid", "RISK_HOLDS", "It is proved.") == (found["next_mode"], found["why"], found["because"])
 
 
 @pytest.mark.parametrize("name", ["chart.png", "chart.svg"])
 def test_the_picture_is_drawn(tmp_path: Path, name: str):
     """Three modes side by side, as long as their calls; the same figures give the same file."""
-    figures = walked()
-    ends = list(itertools.accumulate(each.calls for each in figures.blocks))
-    assert [("bootstrap", 0, 100), ("shadow", 100, 150), ("hybrid", 150, 250)] == spans(figures.blocks, ends)
-    draw(tmp_path / name, figures)
+    drawn = walked()
+    ends = list(itertools.accumulate(each.calls for each in drawn.blocks))
+    assert [("bootstrap", 0, 100), ("shadow", 100, 150), ("hybrid", 150, 250)] == spans(drawn.blocks, ends)
+    draw(tmp_path / name, drawn)
     assert (tmp_path / name).stat().st_size > 10_000
 
 
