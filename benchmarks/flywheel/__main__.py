@@ -23,6 +23,7 @@ from benchmarks.flywheel.figures import Figures, parse
 from benchmarks.flywheel.loop import FIGURES_NAME, WORK, Loop, Size, fresh
 from benchmarks.flywheel.picture import draw
 from benchmarks.flywheel.screen import Screen
+from edge_agent.client import CallFailed
 
 SMALL = Size(round_calls=1150, shadow_calls=100, hybrid_calls=200)
 
@@ -44,7 +45,10 @@ def main() -> int:
     work: Path = given.work.absolute()
     try:
         figures = _last(work) if given.last else Loop(fresh(work), SMALL if given.small else Size(), screen).walk()
-    except StepFailed as error:
+    except KeyboardInterrupt:
+        screen.line("stopped; nothing is left running", "red")
+        return 128 + signal.SIGINT
+    except (StepFailed, CallFailed) as error:
         screen.line(f"stopped: {error}", "red")
         screen.line(f"logs: {work}/commands.log, {work}/box; the next run begins anew", "red")
         return 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from benchmarks.flywheel.commands import Commands
+from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.goods import TASK, Row
 from edge_agent.client import AdminClient, Classification, Client, ExamplesStatus, ReviewClient
 from edge_agent.formats import kit
@@ -113,7 +113,7 @@ class Site:
 
     def until(self, version: str, mode: str) -> None:
         """Wait until that version answers in that mode, and the large model can be asked."""
-        _settled(lambda: self._stands(version, mode))
+        _settled(f"version {version} in mode {mode}", lambda: self._stands(version, mode))
 
     def ask(self, rows: Sequence[Row]) -> Iterator[Answered]:
         """Call for each row, as devices do."""
@@ -123,7 +123,8 @@ class Site:
             for row, answer in zip(
                 some, self.client.classify(TASK, texts, timeout_seconds=CALL_SECONDS_MAX), strict=True
             ):
-                assert isinstance(answer, Classification), answer
+                if not isinstance(answer, Classification):
+                    raise StepFailed(f"a call got no answer: {answer}")
                 yield Answered(row, answer)
 
     def review(self, truth: Mapping[str, str]) -> tuple[int, int]:
@@ -145,16 +146,18 @@ class Site:
         self.admin.seal_examples()
         folder = Path(self.admin.seal_examples().outbox_path) / "segments"
         sealed = {path.name for path in folder.iterdir()}
-        _settled(lambda: sealed <= {path.name for path in store.rglob("segments/*")})
+        _settled(
+            "the uplink to bring the segments", lambda: sealed <= {path.name for path in store.rglob("segments/*")}
+        )
         return len([name for name in sealed if name.endswith(".json")])
 
     def receipted(self) -> None:
         """Wait until the centre's receipts have come, and the site has deleted its segments."""
-        _settled(lambda: not self._examples().outbox_segments)
+        _settled("the receipts", lambda: not self._examples().outbox_segments)
 
     def report(self, answers: int, page: Path) -> dict[str, Any]:
         """Return what `edge-agent report` says once the last so many answers are counted; write its page, too."""
-        _settled(lambda: self._counted() >= answers)
+        _settled("the answers to be counted", lambda: self._counted() >= answers)
         self._command("report", TASK, "--html", page)
         found: dict[str, Any] = json.loads(self._command("report", TASK, "--json"))
         return found
@@ -205,5 +208,8 @@ class Site:
                     process.terminate()
 
 
-def _settled(condition: Callable[[], bool]) -> None:
-    eventually_sync(condition, seconds=_SETTLED_SECONDS_MAX)
+def _settled(what: str, condition: Callable[[], bool]) -> None:
+    try:
+        eventually_sync(condition, seconds=_SETTLED_SECONDS_MAX)
+    except AssertionError:
+        raise StepFailed(f"waited {_SETTLED_SECONDS_MAX:.0f} s for {what}") from None
