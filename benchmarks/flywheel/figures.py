@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
+
+from edge_agent.client import FieldSeries
 
 BLOCK_CALLS = 100
 
@@ -114,8 +116,8 @@ class Figures:
     """Of collecting: what was reviewed, and what 'assess' says then."""
     model: dict[str, Any] = field(default_factory=dict)
     """The small one, as it was measured at the centre."""
-    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the site itself counted and advised after a mode: see `told`."""
+    counted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the site itself had counted after a mode: see `told`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What each stage took."""
 
@@ -125,19 +127,11 @@ class Figures:
         return {"schema": "edge-agent/flywheel/v1", **asdict(self), "modes": modes}
 
 
-def told(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of `edge-agent report --json`, of one task, what the flywheel shows."""
-    [task] = report["tasks"]
-    advice, money = task["advice"], task["money"]
-    return {
-        "agreed": task["agreement"]["hits"],
-        "compared": task["agreement"]["rows"],
-        "answered_here": money["answered_here"],
-        "spent": money["spent_micros"] / 1e6,
-        "next_mode": advice["mode"],
-        "why": advice["why"],
-        "because": advice["because"],
-    }
+def told(series: FieldSeries) -> dict[str, Any]:
+    """Take out of what a site has counted of a bundle what the flywheel shows."""
+    whole = next(each.agreed for each in series.agreement if each.source == "shadow" and not each.label)
+    alarms = [alarm.message for alarm in series.alarms]
+    return {"agreed": whole.hits, "compared": whole.rows, "answers": series.totals["answers"], "alarms": alarms}
 
 
 def parse(plain: dict[str, Any]) -> Figures:

@@ -119,23 +119,24 @@ class Loop:
             self._centre.plan("1.0.0", "shadow")
             self._site.until("1.0.0", "shadow")
             self._call("shadow", self.size.shadow_calls)
-            self._report("shadow", self.size.shadow_calls)
+            self._count("shadow", self.size.shadow_calls)
 
     def _hybrid(self) -> None:
         with self.screen.stage("hybrid", "the small model answers what it is sure of"):
             self._centre.plan("1.0.0", "hybrid")
             self._site.until("1.0.0", "hybrid")
             self._call("hybrid", self.size.hybrid_calls)
-            self._report("hybrid", self.size.shadow_calls + self.size.hybrid_calls)
+            self._count("hybrid", self.size.shadow_calls + self.size.hybrid_calls)
 
     # --- within ---
 
-    def _report(self, mode: str, answers: int) -> None:
+    def _count(self, mode: str, answers: int) -> None:
         """Have the site say how it is doing, by its own count."""
-        found = told(self._site.report(answers, self.folder / f"{mode}.html"))
-        self.figures.reports[mode] = found
+        found = told(self._site.counted(answers))
+        self.figures.counted[mode] = found
         self.screen.line(f"counted here: the models agree on {found['agreed']} of {found['compared']}")
-        self.screen.line(f"next: {found['next_mode']} ({found['why']}). {found['because']}")
+        for alarm in found["alarms"]:
+            self.screen.line(f"alarm: {alarm}")
 
     def _call(self, mode: str, count: int) -> list[Answered]:
         """Call for the next rows; note what came of it, block by block."""

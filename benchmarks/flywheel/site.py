@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.goods import TASK, Row
-from edge_agent.client import AdminClient, Classification, Client, ExamplesStatus, ReviewClient
+from edge_agent.client import AdminClient, Classification, Client, ExamplesStatus, FieldSeries, ReviewClient
 from edge_agent.formats import kit
 from tests.daemon import RunningDaemon
 from tests.eventually import eventually_sync
@@ -155,12 +155,10 @@ class Site:
         """Wait until the centre's receipts have come, and the site has deleted its segments."""
         _settled("the receipts", lambda: not self._examples().outbox_segments)
 
-    def report(self, answers: int, page: Path) -> dict[str, Any]:
-        """Return what `edge-agent report` says once the last so many answers are counted; write its page, too."""
-        _settled("the answers to be counted", lambda: self._counted() >= answers)
-        self._command("report", TASK, "--html", page)
-        found: dict[str, Any] = json.loads(self._command("report", TASK, "--json"))
-        return found
+    def counted(self, answers: int) -> FieldSeries:
+        """Return what the site itself has counted of its bundle, once the last so many answers are in it."""
+        _settled("the answers to be counted", lambda: self._series().totals["answers"] >= answers)
+        return self._series()
 
     def cost_micros(self) -> int:
         """Return what the large model has cost this month, in millionths of the currency."""
@@ -180,8 +178,8 @@ class Site:
         else:
             self._reviewer.correct(prediction_id, right, reviewer=_EXPERT)
 
-    def _counted(self) -> int:
-        return sum(found.totals["answers"] for found in self.admin.field_report(TASK).series if found.active)
+    def _series(self) -> FieldSeries:
+        return next(found for found in self.admin.field_report(TASK).series if found.active)
 
     def _examples(self) -> ExamplesStatus:
         found = self.admin.status().examples

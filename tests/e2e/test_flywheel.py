@@ -52,10 +52,9 @@ def test_the_whole_way(tmp_path: Path):
     assert 0.3 < hybrid["local_share"] < 1
     assert hybrid["accuracy"] > hybrid["large_accuracy"] - 0.05
     # The site counts what the devices saw.
-    assert (shadow["agreed"], shadow["calls"]) == tuple(
-        figures["reports"]["shadow"][name] for name in ("agreed", "compared")
-    )
-    assert hybrid["local"] == figures["reports"]["hybrid"]["answered_here"]
+    counted = figures["counted"]["hybrid"]
+    assert (shadow["agreed"], shadow["calls"]) == (counted["agreed"], counted["compared"])
+    assert counted["answers"] == shadow["calls"] + hybrid["calls"]
     # What is answered here costs nothing.
     assert hybrid["cost"] / hybrid["calls"] < 0.8 * bootstrap["cost"] / bootstrap["calls"]
     assert json.loads((work / "flywheel.json").read_text()) == figures

@@ -101,18 +101,6 @@ def test_the_figures_are_json():
     assert ["bootstrap", "shadow", "hybrid"] == [each["mode"] for each in plain["blocks"]] == [*plain["modes"]]
 
 
-def test_the_sites_own_report_is_read():
-    """Its figures of one task, and its advice."""
-    task = {
-        "agreement": {"hits": 350, "rows": 400, "low": 0.84, "high": 0.9},
-        "advice": {"mode": "hybrid", "why": "RISK_HOLDS", "because": "It is proved.", "then": "Do it.", "more": None},
-        "money": {"answered_here": 0, "spent_micros": 315_281},
-    }
-    found = figures.told({"tasks": [task]})
-    assert (350, 400, 0, 0.315281) == tuple(found[name] for name in ("agreed", "compared", "answered_here", "spent"))
-    assert ("hybrid", "RISK_HOLDS", "It is proved.") == (found["next_mode"], found["why"], found["because"])
-
-
 @pytest.mark.parametrize("name", ["chart.png", "chart.svg"])
 def test_the_picture_is_drawn(tmp_path: Path, name: str):
     """Three modes side by side, as long as their calls; the same figures give the same file."""
