@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from benchmarks.resampling import RESAMPLES, Population, broken_max, resample
 from convert import assemble
 from convert.calibrate.threshold import Risk
 from convert.recipe import read
+from edge_agent.client import FieldAlarm, FieldSeries
+from edge_agent.client.field import FieldAgreement, Share
 from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.formats.manifest import parse
 
@@ -99,6 +103,18 @@ def test_the_figures_are_json():
     plain = json.loads(json.dumps(walked().plain()))
     assert walked() == figures.parse(plain)
     assert ["bootstrap", "shadow", "hybrid"] == [each["mode"] for each in plain["blocks"]] == [*plain["modes"]]
+
+
+def test_what_the_site_counts_is_read():
+    """Shadow pairs of all labels together, answers, and the alarms in words."""
+    then = datetime(2026, 11, 25, tzinfo=UTC)
+    pairs = [("audit", "", 1, 1), ("shadow", "fish", 9, 10), ("shadow", "", 350, 400)]
+    agreement = tuple(FieldAgreement(name, label, Share(a, b, a / b, 0, 1)) for name, label, a, b in pairs)
+    alarm = FieldAlarm("goods", "d", "opinions", then, None, "the promise is broken", "look", False)
+    parts = {each.name: () for each in fields(FieldSeries)}
+    given = {"agreement": agreement, "alarms": (alarm,), "totals": {"answers": 1400}}
+    found = figures.told(FieldSeries(**{**parts, **given}))
+    assert {"agreed": 350, "compared": 400, "answers": 1400, "alarms": ["the promise is broken"]} == found
 
 
 @pytest.mark.parametrize("name", ["chart.png", "chart.svg"])
