@@ -28,7 +28,7 @@ from edge_agent.formats.status import TaskStatus
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
 from edge_agent.metrics.site import SiteMetrics, Watched
-from edge_agent.service import descriptors
+from edge_agent.service import descriptors, trimming
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
 from edge_agent.service.escalating import Around, Escalation
@@ -150,8 +150,8 @@ class Daemon:
             stack.callback(demoting.cancel)
             updating = asyncio.create_task(self._updater.run())
             stack.push_async_callback(self._stop_updates, updating)
-            alive = asyncio.create_task(systemd.keep_alive(self._computes))
-            stack.callback(alive.cancel)
+            for watch in (systemd.keep_alive(self._computes), trimming.keep_trimmed()):
+                stack.callback(asyncio.create_task(watch).cancel)
             yield
             self.drain()
             await self._report()
@@ -222,6 +222,7 @@ def serve(config: Config) -> int:
     """
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then says in the log where every thread was
+    trimming.few_arenas()
     descriptors.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:

@@ -171,9 +171,14 @@ def settled(daemon: RunningDaemon, before: Held | None = None) -> Held:
     pid = daemon.process.pid
     with contextlib.suppress(AssertionError):
         if before:
-            eventually_sync(lambda: held(pid).descriptors <= before.descriptors, SETTLED_SECONDS_MAX)
+            eventually_sync(lambda: _given_back(held(pid), before), SETTLED_SECONDS_MAX)
     threading.Event().wait(1)
     return held(pid)
+
+
+def _given_back(now: Held, before: Held) -> bool:
+    grown_mb = (now.resident_bytes - before.resident_bytes) / 2**20
+    return now.descriptors <= before.descriptors and grown_mb <= GROWTH_MB_MAX
 
 
 def _tell(*lines: str) -> None:

@@ -2,7 +2,7 @@
 
 The engine owns all its state and lives on one event loop. A supervising task starts the child, loads the base, attaches
 the bundles and watches: *alive* is the process, *ready* is loaded and every bundle attached, *progressing* is any
-message within `heartbeat_seconds_max`; a child that is silent for longer is killed and started again.
+message within `heartbeat_seconds_max`, or an attach that computes; a child that is silent for longer is killed.
 
 When a child dies, streams that had begun end with StreamBroken; every other job in flight is tried once more, alone; a
 job that was alone and kills the child again ends with EngineCrashed and is quarantined. Jobs still waiting simply wait
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -24,7 +25,7 @@ from edge_agent.engine.jobs import Answer, Computed, Jobs, Limits, ToChild
 from edge_agent.engine.outcome import resolve, succeeded
 from edge_agent.engine.placing import CPU, FALLBACK, PARTIAL, Placing
 from edge_agent.engine.process import ChildProcess
-from edge_agent.engine.pulse import Pulse
+from edge_agent.engine.pulse import Effort, Pulse
 from edge_agent.engine.quarantine import Quarantine, death, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
 from edge_agent.engine.state import BUSY, State
@@ -62,11 +63,9 @@ class Engine:
         self.name = name
         self.load = load
         self.state = State.STARTING
-        self.problem = ""
-        self.device = ""
+        self.problem, self.device = "", ""
         self.details: dict[str, str] = {}
-        self.restarts = 0
-        self.loads, self.load_failures = 0, 0
+        self.restarts, self.loads, self.load_failures = 0, 0, 0
         self.cache: protocol.CacheUse | None = None  # as the child said when it was asked last
         self.before_start: Callable[[], None] = lambda: None
         """Called before each start of a child, which may be long after the first: brings `load` up to date."""
@@ -82,6 +81,7 @@ class Engine:
         self._loaded: asyncio.Future[None] = asyncio.Future()
         self._heard_at = 0.0
         self._pulse = Pulse(PATIENCE_HEARTBEATS * config.heartbeat_seconds_max + PATIENCE_SECONDS_MIN)
+        self._effort = Effort(config.heartbeat_seconds_max)
         self._probe: asyncio.Task[None] | None = None
         self._wedged = False
         self._supervisor: asyncio.Task[None] | None = None
@@ -161,6 +161,7 @@ class Engine:
             bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
             self._jobs.tallies.setdefault(attach.digest, Tally())
             if self.state is State.READY:
+                bundle.sent_at = now()
                 self._send(attach)
         await asyncio.shield(bundle.attached)
 
@@ -364,38 +365,37 @@ class Engine:
     async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
         """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
         limit = self._config.load_seconds_max
-        either: list[asyncio.Future[None] | asyncio.Future[int]] = [future, self._exit]
-        await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if future.done():
-            return future.result()
-        if self._exit.done():
-            raise ModelLoadFailed(f"the model's process died during {what}: {death(self._exit.result())}")
-        raise ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
+        until = now() + limit
+        while not future.done():
+            if self._exit.done():
+                raise ModelLoadFailed(f"the model's process died during {what}: {death(self._exit.result())}")
+            if now() > until:
+                raise ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
+            await self._look([future, self._exit], loading=True)
+        future.result()
 
     async def _watch(self) -> bool:
         """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
-        limit = self._config.heartbeat_seconds_max
         while not self._exit.done():
-            await asyncio.wait([self._exit], timeout=limit / 4)
-            silence = now() - self._heard_at
-            if self._goes_back():
+            await self._look([self._exit], loading=self._attaching(self._heard_at))
+            if self._placing.returns(now()) and not (self._attaching() or self.pending):  # nobody waits: try the device
                 return self._exit.done()
-            if silence > (self._config.load_seconds_max if self._attaching(self._heard_at) else limit):
-                log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
-                self._kill()
-                await asyncio.wait([self._exit])
-            elif silence > limit / 2:
-                self._send(protocol.Ping())
         return True
 
-    def _goes_back(self) -> bool:
-        """Tell whether a device is to be tried again, and nobody has to wait for it."""
-        return self._placing.returns(now()) and not (self._attaching() or self.pending)
-
-    def _kill(self) -> None:
-        self._wedged = True
-        if self._child is not None:
+    async def _look(self, awaited: list[asyncio.Future[Any]], *, loading: bool) -> None:
+        """Wait for one of these, not for long; kill a child that is silent for too long. One that loads may compute."""
+        limit = self._config.heartbeat_seconds_max
+        done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
+        if done or self._child is None:
+            return
+        silence, computes = now() - self._heard_at, self._effort.goes_on(self._child.processor_seconds, now())
+        if silence > limit + (self._config.load_seconds_max if loading and computes else 0.0):
+            log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
+            self._wedged = True
             self._child.kill()
+            await asyncio.wait([self._exit])
+        elif silence > limit / 2:
+            self._send(protocol.Ping())
 
     def _on_exit(self, code: int) -> None:
         if not self._exit.done():

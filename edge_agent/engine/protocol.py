@@ -4,7 +4,7 @@ Parent to child: `Load` once, then `Attach`, `Detach`, `Run`, `Cancel`, `Ping`, 
 Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Progress` when an `Attach` begins, then `Attached` or
 `Failed(job_id=<digest>)`; for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`; `Pong`; and
 `Progress` after steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and
-none of these is wedged. Only an attach that has begun may be silent for longer.
+none of these is wedged. Only an attach that has begun may be silent for longer, as long as it computes.
 
 A frame is a 4-byte little-endian length and that many bytes of one msgpack map with its type in `t`.
 """

@@ -1,4 +1,4 @@
-"""Whether one engine computes: what the daemon's watchdog goes by. Pure: time is an argument, in seconds.
+"""Whether one engine computes: what watchdogs go by. Pure: time is an argument, in seconds.
 
 A sign is a piece of work that the child has done, for whomever. Where none was seen for a while one is owed; an engine
 that owes one for longer than its patience is stuck.
@@ -29,3 +29,18 @@ class Pulse:
     def stuck(self, now: float) -> bool:
         """Tell whether it is owed for too long."""
         return self._owed_since is not None and now - self._owed_since > self._patience
+
+
+class Effort:
+    """Whether a child that says nothing computes all the same, as one does that reads weights."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        """Begin without having looked."""
+        self._patience = patience_seconds
+        self._spent, self._spent_at = -1.0, 0.0
+
+    def goes_on(self, spent_seconds: float, now: float) -> bool:
+        """Tell whether it has spent time of a processor lately, by what it has spent in all when it is looked at."""
+        if spent_seconds != self._spent:
+            self._spent, self._spent_at = spent_seconds, now
+        return now - self._spent_at <= self._patience

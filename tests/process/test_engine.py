@@ -29,7 +29,7 @@ from edge_agent.errors import (
     QueueFull,
     StreamBroken,
 )
-from edge_agent.formats.manifest import Limits, Manifest, Task, encode
+from edge_agent.formats.manifest import Limits, Manifest, Prompt, Task, encode
 from tests.eventually import eventually, eventually_sync
 
 CONFIG = EngineConfig(
@@ -259,6 +259,21 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
         async with asyncio.timeout(CONFIG.load_seconds_max / 2):
             with pytest.raises(EngineCrashed):
                 await pool.attach("generate", GENERATE, encode(GENERATE), {})
+            await eventually(lambda: pool.ready("classify") and child(pool) != before)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bool) -> None:
+    """What loads computes: an attach that has begun and spends no time of a processor is not waited for."""
+    task = Task(name="stall", kind="generate", prompt=Prompt(template="!stall {input}"))
+    stalling = Manifest(task=task, version="1.0.0", runtime="echo")
+    async with pool_of() as pool:
+        if loaded:
+            await eventually(lambda: State.READY is pool.statuses()[0].state)
+        before = child(pool)
+        async with asyncio.timeout(CONFIG.load_seconds_max / 2):
+            with pytest.raises(EngineCrashed if loaded else ModelLoadFailed):
+                await pool.attach("stall", stalling, encode(stalling), {})
             await eventually(lambda: pool.ready("classify") and child(pool) != before)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_agent.engine.pulse import Pulse
+from edge_agent.engine.pulse import Effort, Pulse
 
 
 def test_a_sign_is_owed_after_a_pause():
@@ -37,3 +37,15 @@ def test_without_the_question_nothing_is_owed():
     pulse = Pulse(30)
     pulse.sign(100.0)
     assert not pulse.stuck(1e9)
+
+
+def test_what_computes_goes_on_however_long_it_takes():
+    """Each look that finds more time spent begins the patience anew."""
+    effort = Effort(30)
+    assert all(effort.goes_on(spent_seconds=now / 10, now=now) for now in (100.0, 200.0, 300.0))
+
+
+def test_what_spends_nothing_has_its_patience_from_the_first_look():
+    """The same time spent at each look: after that long it does not go on."""
+    effort = Effort(30)
+    assert [True, True, False] == [effort.goes_on(spent_seconds=4.2, now=now) for now in (100.0, 130.0, 130.1)]

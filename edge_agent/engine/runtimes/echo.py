@@ -8,7 +8,7 @@ text that starts with one of these words behaves as it says:
     !leak N   N megabytes are never given back  !lose     this job is never answered
 
 So does every text of a bundle whose prompt template begins with one of them. There the first two lines may be followed
-by `after N`: it begins when the process has had N jobs of the bundle.
+by `after N`: it begins when the process has had N jobs of the bundle. A bundle of `!stall` is never attached.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class EchoRuntime:
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Note the bundle."""
+        if "!stall" in _orders(manifest, 0):
+            signal.pause()
         self._bundles[digest] = manifest
 
     def detach(self, digest: str) -> list[Event]:

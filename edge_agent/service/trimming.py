@@ -1,0 +1,48 @@
+"""Giving back to the kernel what malloc keeps for later.
+
+After a flood of calls glibc keeps most of what it had handed out: between two pieces that are still in use nothing is
+returned by itself (malloc_trim(3)). Measured: 580 MB after 100,000 headers on eight connections, 185 MB after a trim of
+60 ms. Python's own small objects do not come from malloc and stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+EVERY_SECONDS = 5.0
+KEPT_BYTES_MAX = 32 << 20
+"""Grown by less it is left alone: a trim stops whoever needs memory meanwhile, for 5 to 150 ms."""
+ARENAS_MAX = 2
+"""Of malloc's, by default eight for each processor: the more there are, the more is kept between pieces in use."""
+_M_ARENA_MAX = -8  # malloc.h
+
+Trim = Callable[[int], int]
+
+
+def few_arenas() -> None:
+    """Have malloc make few arenas (mallopt(3)); to be called before there are threads."""
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
+
+
+async def keep_trimmed(every_seconds: float = EVERY_SECONDS) -> None:
+    """Trim whenever the process has grown; runs until it is cancelled, and at once ends where malloc cannot."""
+    trim: Trim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:  # musl has none, and keeps little
+        return
+    floor = resident_bytes()
+    while True:
+        await asyncio.sleep(every_seconds)
+        if resident_bytes() - floor > KEPT_BYTES_MAX:
+            await asyncio.to_thread(trim, 0)
+            floor = resident_bytes()
+        floor = min(floor, resident_bytes())
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has in use (proc_pid_statm(5))."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
