@@ -72,6 +72,11 @@ _REVIEWED = """
     SELECT confidence, truth IS NOT DISTINCT FROM output FROM examples
     WHERE verdict IS NOT NULL AND NOT conflict ORDER BY confidence NULLS LAST, site, prediction_id
 """
+# What people could not agree on says nothing, whatever the large model thinks of it.
+_AUDIT = """
+    SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = output)
+    FROM examples WHERE opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
+"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,22 @@ class Promise:
     """With a confidence."""
     reviews_needed: int | None
     """In all; None when no number of them would help: the model has to become better first."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Sure answers that were drawn at random, and how many of them were right, as far as anybody said."""
+
+    answers: int
+    by_people: int
+    """Of them, those that people judged; of the others only the large model said something."""
+    right: Interval
+    """Estimated share of right ones."""
+
+    @property
+    def by_opinion(self) -> int:
+        """Those that only the large model judged."""
+        return self.answers - self.by_people
 
 
 @dataclass(frozen=True)
@@ -125,6 +146,7 @@ class Assessment:
     right: Interval
     """Share of the reviewed answers that were right, which is no fair sample."""
     promise: Promise
+    audit: Audit
 
     @property
     def short(self) -> list[str]:
@@ -146,8 +168,10 @@ class Assessment:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
+        audit = {**asdict(self.audit), "right": self.audit.right.plain(), "by_opinion": self.audit.by_opinion}
+        found = {**asdict(self), "right": self.right.plain(), "audit": audit}
         verdict = {"short": self.short, "ready": self.ready, "suffices": self.suffices}
-        return {"schema": "edge-agent/assessment/v1", **asdict(self), "right": self.right.plain(), **verdict}
+        return {"schema": "edge-agent/assessment/v1", **found, **verdict}
 
 
 def assess(collected: Path, task: str, risk: Risk) -> Assessment:
@@ -173,7 +197,12 @@ def assess(collected: Path, task: str, risk: Risk) -> Assessment:
             pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
             right=share(sum(right for _, right in judged), len(judged)),
             promise=_promise(judged, risk),
+            audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
         )
+
+
+def _audit(answers: int, by_people: int, right: int) -> Audit:
+    return Audit(answers, by_people, share(right, answers))
 
 
 def _usable(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Counter[str]:

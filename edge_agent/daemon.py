@@ -24,6 +24,7 @@ from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.examples.collection import Collection
 from edge_agent.examples.house import Surroundings
+from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import TaskStatus
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
@@ -34,6 +35,7 @@ from edge_agent.service.admission import Admission
 from edge_agent.service.escalating import Around, Escalation
 from edge_agent.service.feedback import FeedbackServicer, Reviewing
 from edge_agent.service.inference import Rooms
+from edge_agent.service.later import Later, Unhurried
 from edge_agent.service.server import Edge
 from edge_agent.service.upstream import Link
 from edge_agent.store.limits import StoreLimits
@@ -73,7 +75,7 @@ class Daemon:
         self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
         self._collection = Collection(config, self._surroundings())
-        escalation = Escalation(Around(self._link, modes.of, self._collection.redaction))
+        escalation, self._later = self._escalating(modes)
         admin = AdminServicer(self._operated(modes, escalation))
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
         feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
@@ -97,6 +99,18 @@ class Daemon:
             disk_free_bytes=lambda: shutil.disk_usage(self._config.state_dir).free,
             access_warnings=lambda: self._edge.warnings(),
         )
+
+    def _escalating(self, modes: tasks.TaskModes) -> tuple[Escalation, Later]:
+        """Return what asks the large model while somebody waits, and what asks when nobody does."""
+        kept, settings = self._collection, self._config.escalation
+        escalation = Escalation(Around(self._link, modes.of, kept.redaction, kept.defers, settings.audit_share))
+
+        def manifest(task: str) -> Manifest | None:
+            bundle = self._activation.serving.get(task)
+            return bundle.manifest if bundle else None
+
+        seconds = float(settings.seconds_max)
+        return escalation, Later(Unhurried(self._link, kept, settings.tasks, manifest, escalation.mode, seconds))
 
     def _handles(self) -> Engines:
         engines = self._engines
@@ -144,10 +158,8 @@ class Daemon:
                 stack.push_async_callback(asyncio.to_thread, listener.stop)
             reporting = asyncio.create_task(self._report_changes())
             stack.callback(reporting.cancel)
-            watching = asyncio.create_task(self._link.run())
-            stack.callback(watching.cancel)
-            demoting = asyncio.create_task(self._alarms.run(self._update_changed))
-            stack.callback(demoting.cancel)
+            for running in (self._link.run(), self._later.run(), self._alarms.run(self._update_changed)):
+                stack.callback(asyncio.create_task(running).cancel)
             updating = asyncio.create_task(self._updater.run())
             stack.push_async_callback(self._stop_updates, updating)
             for watch in (systemd.keep_alive(self._computes), trimming.keep_trimmed()):

@@ -48,12 +48,18 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for mode, doubt, wish in itertools.product(MODES, DOUBTS, WISHES):
         for name, obstacles in kinds.items():
-            (route,) = {decided(mode, wish, doubt, each).route for each in obstacles}
+            (route,) = {_route(mode, wish, doubt, each) for each in obstacles}
             found.setdefault((mode, doubt, name, route), []).append(wish)
     return [
-        (mode, doubt, "any" if len(wishes) == len(WISHES) else ", ".join(wishes), name, route.upper())
+        (mode, doubt, "any" if len(wishes) == len(WISHES) else ", ".join(wishes), name, route)
         for (mode, doubt, name, route), wishes in found.items()
     ]
+
+
+def _route(mode: Mode, wish: Wish, doubt: str, obstacle: Reason | None) -> str:
+    """Return the route, and the other one of an input that is kept."""
+    plain, kept = (decided(mode, wish, doubt, obstacle, kept=each).route.upper() for each in (False, True))
+    return plain if plain == kept else f"{plain}; {kept} where it is kept"
 
 
 def table() -> str:

@@ -47,6 +47,9 @@ class EscalatingSite:
             "socket": "",
             "retry_seconds_first": 0.05,
             "retry_seconds_max": 0.2,
+            # Nothing is asked behind a test's back, unless it is what the test is about.
+            "later_questions_max": 0,
+            "audit_share": 0,
             **settings,
         }
         self._sections = {"site": {"id": "shop-1"}, "uplink": {"notes_dir": str(self.notes)}, **(sections or {})}

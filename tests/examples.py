@@ -59,6 +59,21 @@ def feedback(number: int = 1, **changes: Any) -> example.Feedback:
     return example.Feedback.model_validate({**plain, **changes})
 
 
+def opinion(number: int = 1, **changes: Any) -> example.Opinion:
+    """Return what the large model said later of that prediction."""
+    plain = {
+        "record_id": f"opinion:p-{number}",
+        "site": "site-1",
+        "at": timestamp(NOW + number),
+        "prediction_id": f"p-{number}",
+        "task": "pos-intent",
+        "model": "oracle-1",
+        "why": "deferred",
+        "value": "stock",
+    }
+    return example.Opinion.model_validate({**plain, **changes})
+
+
 def tombstone(number: int = 1) -> example.Tombstone:
     """Return the wish to forget that prediction."""
     plain = {

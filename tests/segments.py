@@ -24,7 +24,7 @@ from edge_agent.formats import example, receipts, segment, status
 from edge_agent.formats.document import public_key_hex, sign, timestamp
 from tests.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
-Record = example.Prediction | example.Feedback | example.Tombstone
+Record = example.AnyRecord
 KEYS = Keys((IDENTITY,), CENTRE_KEY)
 
 

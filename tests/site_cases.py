@@ -56,7 +56,9 @@ def judgement(number: int, **changes: Any) -> Judgement:
     return Judgement(**{**plain, "value": "price", "request_id": f"r-{number}", **changes})
 
 
-def config_of(state_dir: Path, *, site: dict[str, Any] | None = None, **examples: Any) -> Config:
+def config_of(
+    state_dir: Path, *, site: dict[str, Any] | None = None, escalation: dict[str, Any] | None = None, **examples: Any
+) -> Config:
     """Return the configuration of a site that may send everything to the centre."""
     identity = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
     collect = dict.fromkeys(TASKS, "upstream")
@@ -65,6 +67,7 @@ def config_of(state_dir: Path, *, site: dict[str, Any] | None = None, **examples
             "state_dir": state_dir,
             "examples": {"collect": collect, "disk_reserve_bytes": 0, **examples},
             "site": {**identity, **(site or {})},
+            "escalation": escalation or {},
         }
     )
 

@@ -25,7 +25,7 @@ WORK = """
 import sys
 from pathlib import Path
 from edge_agent.errors import EdgeAgentError
-from tests.site_cases import ASite, answered, judgement
+from tests.site_cases import ASite, answered, judgement, manifest
 
 def told(house_failed=False):
     site = ASite(Path(sys.argv[1]), site={"recipients": [sys.argv[2]]})
@@ -35,9 +35,17 @@ def told(house_failed=False):
         print(f"acknowledged {n}", flush=True)
     site.house.seal_all()
     site.house.read_receipts()
-    site.keep(answered(20))
+    site.keep(answered(20), answered(21, later="deferred"), answered(22, later="audit"))
     site.judge(judgement(12))
     print("acknowledged 12", flush=True)
+    for said in ("price", "refund"):
+        asked = site.house.next_question(("pos-intent",))
+        if not asked:
+            continue
+        print(f"asked {asked.prediction_id}", flush=True)
+        with site.house.spool.transaction():
+            site.house.opine(asked, said, "oracle-1", manifest())
+        print(f"opined {asked.prediction_id}", flush=True)
     site.house.seal_all()
     site.clock.running += 100_000
     site.house.keep()
@@ -101,4 +109,10 @@ def visible(folder: Path) -> dict[str, str]:
 
 def acknowledged(output: str) -> set[str]:
     """Return the records that the work said are on the disk; a line that was cut does not count."""
-    return {f"feedback:f-{number}" for number in re.findall(r"^acknowledged (\d+)$", output, re.MULTILINE)}
+    said = {f"feedback:f-{number}" for number in re.findall(r"^acknowledged (\d+)$", output, re.MULTILINE)}
+    return said | {f"opinion:{name}" for name in re.findall(r"^opined (\S+)$", output, re.MULTILINE)}
+
+
+def asked(output: str) -> set[str]:
+    """Return the predictions about which the work asked the large model."""
+    return set(re.findall(r"^asked (\S+)$", output, re.MULTILINE))

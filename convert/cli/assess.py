@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convert import pipeline
+from convert.report.made import plural
 
 _PAIRS_SHOWN_MAX = 10
 
@@ -45,6 +46,8 @@ def command(
     _print_labels(console, found)
     _print_reviewers(console, found)
     console.print(_promised(found))
+    if found.audit.answers:
+        console.print(_audited(found))
     console.print(_verdict(found, assess.READY_ROWS_MIN))
 
 
@@ -82,3 +85,11 @@ def _promised(found: Any) -> str:
     if promise.reviews_needed is None:
         return f"{seen}{wanted} is out of reach by more reviews of this model"
     return f"{seen}{wanted} takes about {max(promise.reviews_needed - promise.reviews, 1)} more reviews"
+
+
+def _audited(found: Any) -> str:
+    audit, right = found.audit, found.audit.right
+    who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which may be wrong, too"
+    seen = f"of {plural(audit.answers, 'sure answer')} drawn at random {right.low:.1%} to {right.high:.1%} are right"
+    over = "; that is above the wanted risk" if 1 - right.high > found.promise.target else ""
+    return f"{seen}, an estimate: {who}{over}"

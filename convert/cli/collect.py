@@ -134,6 +134,7 @@ def _print(report: Any) -> None:
         console.print(
             f"{task.task}: {plural(task.examples, 'example')}, {task.reviewed} reviewed ({task.corrected} corrected,"
             f" {plural(task.conflicts, 'conflict')}), {plural(task.duplicates, 'duplicate')},"
+            f" {plural(task.opinions, 'opinion')} of the large model,"
             f" {plural(task.waiting, 'review')} whose prediction has not come"
         )
     _list(console, "first key", [f"{site} signs with {key}" for site, key in report.pinned.items()])

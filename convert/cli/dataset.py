@@ -16,7 +16,7 @@ from convert.report.made import plural
 from edge_agent.errors import InvalidRequest
 
 Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
-Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure"})
+Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure", "opinions": "opinions"})
 SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
 _WHY = {
     "not_wanted": "without the review that this format needs",
@@ -45,7 +45,10 @@ class Command:
     form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows each.")]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder to make.")]
     answers: Annotated[
-        Answers, typer.Option(help="Who says what is right: people, or also the model where it was sure.")
+        Answers,
+        typer.Option(
+            help="Who says what is right: people, or also the model where it was sure, or also the large model."
+        ),
     ] = Answers.reviewed
     split: Annotated[SplitBy, typer.Option(help="What a split is: a stretch of time, or a set of sites.")] = (
         SplitBy.time

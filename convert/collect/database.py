@@ -36,7 +36,7 @@ def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.Duck
     with duckdb.connect(config=config) as connection:
         files = [str(path) for path in raw.files(folder)]
         if files:
-            given = connection.read_parquet(files, filename=True, file_row_number=True)
+            given = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
             given.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id").create_view("records")
         else:
             empty = connection.from_arrow(SCHEMA.empty_table())

@@ -119,7 +119,7 @@ def _batch(lines: list[bytes], first: int, body: SegmentManifest) -> pa.RecordBa
     return rows.table(records, body.epoch, body.sequence, first)
 
 
-def _record(line: bytes, number: int, body: SegmentManifest) -> rows.Record:
+def _record(line: bytes, number: int, body: SegmentManifest) -> example.AnyRecord:
     try:
         record = example.parse(line)
     except RecordInvalid as error:

@@ -1,10 +1,11 @@
-"""Predictions with what people said of them, as hive-partitioned Parquet: examples/task=…/month=…/examples.parquet.
+"""Predictions with what was said of them, as hive-partitioned Parquet: examples/task=…/month=…/examples.parquet.
 
 A file is replaced whole, and a prediction is in the file of its own month whatever comes later, so a reader in the
 middle of a run sees each prediction once. What a column means is in docs/collect.md.
 
 Of one reviewer the last word on a prediction counts; where reviewers differ there is no `truth`, only a `conflict`.
-Where somebody reviewed it at the centre, that settles it.
+Where somebody reviewed it at the centre, that settles it. What the large model said later is an `opinion`, with columns
+of its own, and never a `truth`.
 A duplicate is a prediction whose text is the same as, or nearly the same as, that of another one with the same answer.
 It is marked, not dropped: a correction stays visible wherever it was made.
 """
@@ -87,6 +88,15 @@ _LAST_WORDS = """
     SELECT j.* EXCLUDE (claim), CASE WHEN NOT conflict THEN claim END AS truth, l.reviews
     FROM judged j JOIN listed l USING (site, prediction_id)
 """
+_OPINIONS = """
+    CREATE OR REPLACE TEMP TABLE opinions AS
+    SELECT site, prediction_id, value AS opinion, why AS opinion_why, model AS opinion_model, recorded_at AS opinion_at
+    FROM records
+    WHERE type = 'opinion' AND task = $task
+    QUALIFY row_number() OVER (
+        PARTITION BY site, prediction_id ORDER BY epoch, sequence, line, row_id
+    ) = 1
+"""
 # The one that stands for its duplicates is a reviewed one if there is any, then the oldest.
 _MARKED = """
     CREATE OR REPLACE TEMP TABLE marked AS
@@ -114,14 +124,16 @@ _MARKED = """
 _EXAMPLES = """
     SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.bundle_version, r.bundle_digest,
            r.input, r.output, r.scores, r.confidence, r.threshold, r.sure, r.label_mass, r.route, r.route_reason,
+           coalesce(r.model, '') AS model,
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
-           coalesce(s.reviews, []) AS reviews,
+           coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
            r.kept_because, r.kept_share, r.redaction_version, r.redaction_rules, r.redaction_counts,
            r.epoch, r.sequence, r.line
     FROM marked m
     JOIN records r USING (row_id)
     LEFT JOIN said s ON s.site = r.site AND s.prediction_id = r.prediction_id
+    LEFT JOIN opinions o ON o.site = r.site AND o.prediction_id = r.prediction_id
     WHERE m.month = $month
     ORDER BY answered_at, r.site, r.prediction_id
 """
@@ -131,7 +143,7 @@ _ORPHANS = """
 _COUNTS = """
     SELECT count(*) AS examples, count(verdict) AS reviewed, count(truth) AS with_truth,
            count(*) FILTER (verdict = 'corrected') AS corrected, count(*) FILTER (conflict) AS conflicts,
-           count(duplicate_of) AS duplicates
+           count(duplicate_of) AS duplicates, count(opinion) AS opinions
     FROM read_parquet($files, hive_partitioning = false)
 """
 
@@ -149,6 +161,8 @@ class Task:
     duplicates: int = 0
     waiting: int = 0
     """Feedback whose prediction has not come."""
+    opinions: int = 0
+    """Predictions of which the large model said later what it would have answered."""
 
 
 def join(connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: Callable[[str], None]) -> Task:
@@ -158,7 +172,7 @@ def join(connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: 
         OSError: a file cannot be written; the ones before it are new, the others as they were.
     """
     progress(f"{task}: join")
-    for step in (_KEPT, _FEEDBACK, _LAST_WORDS):
+    for step in (_KEPT, _FEEDBACK, _LAST_WORDS, _OPINIONS):
         connection.execute(step, _used(step, {"task": task, "centre": REVIEWED_AT_THE_CENTRE}))
     progress(f"{task}: find duplicates")
     alike.group(connection)
@@ -175,7 +189,8 @@ def join(connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: 
     if written:
         counted: Any = connection.sql(_COUNTS, params={"files": [*map(str, written)]}).to_arrow_table()
         counts = counted.to_pylist()[0]
-    connection.execute("DROP TABLE kept; DROP TABLE feedback; DROP TABLE said; DROP TABLE groups; DROP TABLE marked")
+    for table in ("kept", "feedback", "said", "opinions", "groups", "marked"):
+        connection.execute(f"DROP TABLE {table}")
     return Task(task=task, waiting=waiting, **counts)
 
 

@@ -1,4 +1,4 @@
-"""Records as columns: one table for predictions, feedback and tombstones, each leaving empty what it lacks. Pure.
+"""Records as columns: one table for records of every type, each leaving empty what it lacks. Pure.
 
 Times are UTC without a zone, since that is what every reader of Parquet understands the same way.
 """
@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from convert.collect import sketch
 from convert.texts import normalised
-from edge_agent.formats.example import Feedback, Prediction, Tombstone
+from edge_agent.formats.example import AnyRecord, Feedback, Opinion, Prediction
 
-Record = Prediction | Feedback | Tombstone
 REVIEWED_AT_THE_CENTRE = "centre"
 """Stands where the epoch does, for feedback that was given at the centre."""
 
@@ -53,17 +52,20 @@ SCHEMA = pa.schema(
         pa.field("review_reason", pa.string()),
         pa.field("text_key", pa.uint64()),
         pa.field("sketch", pa.list_(pa.uint64(), sketch.BANDS)),
+        # Since opinions; files of before lack them.
+        pa.field("model", pa.string()),
+        pa.field("why", pa.string()),
     ]
 )
 
 
-def table(records: Sequence[Record], epoch: str, sequence: int, first_line: int) -> pa.RecordBatch:
+def table(records: Sequence[AnyRecord], epoch: str, sequence: int, first_line: int) -> pa.RecordBatch:
     """Turn successive records of a segment into columns; `first_line` is the number of the first, from 1."""
     rows = [_row(record, epoch, sequence, line) for line, record in enumerate(records, first_line)]
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
-def _row(record: Record, epoch: str, sequence: int, line: int) -> dict[str, Any]:
+def _row(record: AnyRecord, epoch: str, sequence: int, line: int) -> dict[str, Any]:
     more = _prediction(record) if isinstance(record, Prediction) else {}
     if isinstance(record, Feedback):
         more = {
@@ -73,6 +75,8 @@ def _row(record: Record, epoch: str, sequence: int, line: int) -> dict[str, Any]
             "value": record.value,
             "review_reason": record.reason,
         }
+    elif isinstance(record, Opinion):
+        more = {"task": record.task, "model": record.model, "why": record.why, "value": record.value}
     return {
         "type": record.type,
         "site": record.site,
@@ -102,6 +106,7 @@ def _prediction(record: Prediction) -> dict[str, Any]:
         "label_mass": record.label_mass,
         "route": record.route,
         "route_reason": record.reason,
+        "model": record.model,
         "kept_because": record.kept.because,
         "kept_share": record.kept.share,
         "redaction_version": record.redaction.version,

@@ -21,14 +21,16 @@ from convert import splits
 from convert.collect import joined
 from edge_agent.errors import FileMissing, InvalidRequest
 
-Answers = Literal["reviewed", "sure"]
+Answers = Literal["reviewed", "sure", "opinions"]
 By = Literal["time", "site"]
 SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
 # What each purpose takes: a condition, and the answer that makes two rows the same.
 _TRUE = ("truth IS NOT NULL", "truth")
+_LARGE = "coalesce(opinion, CASE WHEN model <> '' THEN output END)"
 _WANTED = {
     "reviewed": _TRUE,
+    "opinions": (f"truth IS NOT NULL OR (verdict IS NULL AND {_LARGE} IS NOT NULL)", f"coalesce(truth, {_LARGE})"),
     "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure)", "coalesce(truth, output)"),
     "corrected": ("truth IS NOT NULL AND truth <> output", "truth"),
     "judged": ("verdict IS NOT NULL AND NOT conflict", "coalesce(truth, '') || chr(0) || output"),
@@ -77,7 +79,7 @@ class Choice:
     collected: Path
     task: str
     purpose: str
-    """reviewed, sure, corrected (truth and a wrong answer) or judged (whatever was said)."""
+    """reviewed, sure, opinions, corrected (truth and a wrong answer) or judged (whatever was said)."""
     by: By = "time"
     shares: Mapping[str, float] | None = None
     """Split: share of the rows, the oldest first; None = SHARES."""
@@ -98,7 +100,7 @@ class Left:
 
     examples: int
     not_wanted: int
-    """No truth, or a verdict of another kind than asked for."""
+    """No truth (or opinion), or a verdict of another kind than asked for."""
     contradicted: int
     """People gave the same text different answers, or a person overruled the model."""
     duplicates: int
@@ -109,14 +111,28 @@ class Left:
 
 
 def open_examples(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
-    """Make the view `examples` of one task. Raises FileMissing when nothing was collected of it."""
+    """Make the view `examples` of one task.
+
+    Raises:
+        FileMissing: nothing was collected of it.
+        InvalidRequest: what was, was by an edge-convert that knew less.
+    """
     folder = collected / joined.FOLDER / f"task={task}"
     files = sorted(folder.glob(f"month=*/{joined.FILE_NAME}"))
     if not files:
         known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
         remedy = f"There is: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
         raise FileMissing(f"{collected} holds no examples of task {task}", remedy=remedy)
-    connection.read_parquet([*map(str, files)]).create_view("examples")
+    found = connection.read_parquet([*map(str, files)])
+    if "opinion" not in found.columns:
+        said = f"the examples in {collected} were joined by an older edge-convert"
+        raise InvalidRequest(said, remedy="Run 'edge-convert collect' again: it joins them anew from what it has.")
+    found.create_view("examples")
+
+
+def right_answer(purpose: str) -> str:
+    """Return the expression for the right answer of a row of that purpose; NULL = the output, or nobody knows it."""
+    return _WANTED[purpose][1] if purpose == "opinions" else "truth"
 
 
 def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:

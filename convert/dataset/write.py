@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 10_000
 _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
-    SELECT c.place, e.site, e.prediction_id, e.input, e.output, e.truth, e.verdict
+    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY c.place, e.answered_at, e.site, e.prediction_id
 """
@@ -64,7 +64,8 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
         if not left.chosen:
             said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
             raise InvalidRequest(said, remedy="'edge-convert assess' says what there is, and what is missing.")
-        rows, labels = _write_rows(connection, form, [folder / f"{name}.jsonl" for name in names])
+        query = _ROWS.format(right=select.right_answer(choice.purpose))
+        rows, labels = _write_rows(connection.execute(query), form, [folder / f"{name}.jsonl" for name in names])
         written = Written(
             choice.task,
             form,
@@ -102,14 +103,14 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
 
 
 def _write_rows(
-    connection: duckdb.DuckDBPyConnection,
+    found: duckdb.DuckDBPyConnection,
     form: Format,
     paths: list[Path],
 ) -> tuple[list[int], list[Counter[str]]]:
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
     with ExitStack() as opened:
         files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
-        for place, *fields in _fetched(connection.execute(_ROWS)):
+        for place, *fields in _fetched(found):
             example = Example(*fields)
             for row in formats.rows_of(example, form):
                 files[place].write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edge_agent.cli.output import print_trimmed
+from edge_agent.cli.styles import duration
 from edge_agent.client import LargeModel
 
 _MICROS = 1_000_000
@@ -25,8 +26,28 @@ def show(console: Console, large: LargeModel) -> None:
     print_trimmed(console, said)
     if not large.tasks:
         print_trimmed(console, "  no task may ask it: set 'tasks' under 'escalation' in agent.yaml")
+    if line := _later(large):
+        print_trimmed(console, f"  {line}")
     if large.problem:
         print_trimmed(console, Text.assemble(("large model: ", "red"), large.problem))
+
+
+def _later(large: LargeModel) -> str:
+    """Say what becomes of the questions that nobody waits for; empty = there were none."""
+    lost = sum(large.given_up.values())
+    parts = (_waiting(large), f"answered {large.opinions}" if large.opinions else "", _given_up(large) if lost else "")
+    said = "; ".join(filter(None, parts))
+    return f"questions for later: {said}" if said else ""
+
+
+def _waiting(large: LargeModel) -> str:
+    words = {"deferred": "put off", "audit": "to audit"}
+    waiting = [f"{large.waiting[why]} {said}" for why, said in words.items() if large.waiting.get(why)]
+    return f"waiting {' and '.join(waiting)}, the oldest for {duration(large.waiting_seconds)}" if waiting else ""
+
+
+def _given_up(large: LargeModel) -> str:
+    return "given up " + ", ".join(f"{large.given_up[why]} {why}" for why in sorted(large.given_up))
 
 
 def _amount(micros: int, cap: int) -> str:

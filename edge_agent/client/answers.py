@@ -408,6 +408,14 @@ class LargeModel:
     month_micros_max: int
     tasks: tuple[str, ...]
     """Whose inputs may go there."""
+    waiting: dict[str, int]
+    """Questions for later, by why: deferred or audit."""
+    waiting_seconds: float
+    """Age of the oldest of them."""
+    opinions: int
+    """Questions of that kind that it has answered."""
+    given_up: dict[str, int]
+    """Those that were given up, by why: failed, lost, expired or crowded."""
 
 
 @dataclass(frozen=True)

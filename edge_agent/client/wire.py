@@ -313,6 +313,10 @@ def large_model(message: admin_pb2.EscalationStatus) -> LargeModel:
         day_micros_max=message.day_micros_max,
         month_micros_max=message.month_micros_max,
         tasks=tuple(message.tasks),
+        waiting=dict(message.waiting),
+        waiting_seconds=message.waiting_seconds,
+        opinions=message.opinions,
+        given_up=dict(message.given_up),
     )
 
 

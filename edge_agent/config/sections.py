@@ -382,6 +382,24 @@ class EscalationConfig(Section):
         default=2, description="Longest pause after a failure, in seconds; doubles with each."
     )
     retry_seconds_max: Seconds = Field(default=300, description="Longest pause after many failures, in seconds.")
+    audit_share: float = Field(
+        default=0.01, ge=0, le=1, description="Share of the sure answers that is also asked, later; mode hybrid only."
+    )
+    later_questions_max: int = Field(
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="Questions put off until they can be asked, and as many audits; then the oldest go. 0 = none.",
+    )
+    later_bytes_max: int = Field(
+        default=16 * 2**20, ge=2**16, description="The same in bytes, for each; also what waits of the answers."
+    )
+    later_seconds_max: float = Field(
+        default=7 * 86_400, gt=0, le=366 * 86_400, description="Oldest question that is asked, in running seconds."
+    )
+    later_cost_share: float = Field(
+        default=0.8, ge=0, le=1, description="Share of each cap that leaves the rest to callers: beyond, none is asked."
+    )
 
 
 class UpdateConfig(Section):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, StoreDamaged
 from edge_agent.examples.house import House, Surroundings, redactor_of
+from edge_agent.examples.questions import Question
 from edge_agent.examples.records import Answered, Judgement
 from edge_agent.examples.redact.redactor import Redaction
 from edge_agent.examples.spool import Found, ReviewFilter
@@ -56,6 +57,10 @@ class CollectionStatus:
     """Age of the oldest answer that waits to be sealed, in seconds of running; 0 = none waits."""
     outbox_seconds: float = 0.0
     """Age of the oldest segment that waits for its receipt, by a clock that may be wrong; 0 = none waits."""
+    questions: dict[str, int] = field(default_factory=dict)
+    """Questions for the large model that wait, by why."""
+    question_seconds: float = 0.0
+    """Age of the oldest of them, in seconds of running; 0 = none waits."""
     field: tuple[Headline, ...] = ()
     """How bundles do in the field, in short."""
 
@@ -85,6 +90,9 @@ class Collection:
         site = config.site
         self._enabled = self._enabled or bool(config.update.root_file and site.id and site.recipients)
         self._writer = Writer(lambda: House(config, redactor, around), limits)
+        # One place is always left to callers, so one alone is none for what nobody waits for.
+        escalation = config.escalation
+        self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
 
     def start(self) -> None:
         """Open the spool and begin to write; a site that collects nothing, and never did, gets none."""
@@ -99,6 +107,31 @@ class Collection:
     def consent(self, task: str) -> Consent:
         """Return what the site allows for a task."""
         return self._config.examples.collect.get(task, "off")
+
+    def defers(self, task: str) -> bool:
+        """Tell whether an input of a task can be kept, so that the large model is asked about it later."""
+        return self._later and self._writer.problem is None and self.consent(task) != "off"
+
+    @property
+    def questions_waiting(self) -> int:
+        """Questions for the large model that wait, about."""
+        return self._writer.questions_waiting
+
+    async def next_question(self, tasks: tuple[str, ...]) -> Question | None:
+        """Take a question of one of these tasks, marked on the disk as asked; None = none waits. Raises SiteError."""
+        return await self._do(lambda house: house.next_question(tasks), alone=True)
+
+    async def opine(self, asked: Question, said: str, model: str, manifest: Manifest) -> None:
+        """Keep what the large model said to a question; durable when this returns. Raises SiteError."""
+        await self._do(lambda house: house.opine(asked, said, model, manifest))
+
+    async def unanswered(self, asked: Question, *, again: bool) -> None:
+        """Give a question up, or let it wait `again` where it is certain that nobody worked on it. Raises SiteError."""
+
+        def work(house: House) -> None:
+            (house.questions.put_back if again else house.questions.give_up)(asked)
+
+        await self._do(work)
 
     def redaction(self) -> Redaction:
         """Begin with the texts of one input that leaves now: the same rules as for what is kept."""
@@ -183,7 +216,7 @@ def reviewed(found: Found, place: tuple[float, int] = NOBODY) -> Reviewed:
 
 
 def _status(house: House, config: Config) -> CollectionStatus:
-    outbox = house.outbox
+    outbox, waits = house.outbox, house.questions.waits()
     return CollectionStatus(
         counters=dict(house.spool.counters),
         retained=house.spool.retained(),
@@ -196,6 +229,8 @@ def _status(house: House, config: Config) -> CollectionStatus:
         unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
         outbox_seconds=outbox.oldest_seconds(house.now()) if outbox else 0.0,
         field=house.book.headlines(),
+        questions=waits.counts,
+        question_seconds=waits.oldest_seconds,
     )
 
 

@@ -16,6 +16,7 @@ from edge_agent.config import Config
 from edge_agent.durable.disk import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.examples.outbox import Outbox, Places
+from edge_agent.examples.questions import Question, Questions
 from edge_agent.examples.records import Judgement, Recorder
 from edge_agent.examples.redact.names import name_detector
 from edge_agent.examples.redact.redactor import Redactor
@@ -76,6 +77,7 @@ class House:
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         self.spool = Spool(config.state_dir / "spool.db", around.monotonic)
         self.book = Book(self.spool.db)
+        self.questions = Questions(self.spool, config.escalation)
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}
         self._done: dict[str, float] = {}
@@ -104,6 +106,7 @@ class House:
         """Keep predictions, and give up what does not fit; inside the spool's transaction."""
         new = self.spool.add(kept)
         self.book.count(each.observed for each in new if each.observed)
+        self.questions.put(new)
         self.commits += 1
         if not self.spool.sacrifice(self._bytes_max(), ROWS_AT_ONCE):
             self.spool.counters["over_limit"] += 1
@@ -121,6 +124,30 @@ class House:
         """Forget a prediction, as `Spool.erase`; inside the spool's transaction."""
         self.book.forget(prediction_id)
         return self.spool.erase(prediction_id, self.recorder.tombstone(prediction_id, self.now()))
+
+    def next_question(self, tasks: tuple[str, ...]) -> Question | None:
+        """Return the question of one of these tasks whose turn it is, marked as asked on the disk; None = none waits.
+
+        Looks before it writes: who has nothing to ask looks often.
+        """
+        found = self.questions.next(tasks)
+        if found:
+            with self.spool.transaction():
+                self.questions.mark(found)
+        return found
+
+    def opine(self, asked: Question, said: str, model: str, manifest: Manifest) -> bool:
+        """Keep what the large model said to a question, and count it; inside the spool's transaction.
+
+        Returns whether it is kept: not when the input was to be forgotten in the meantime.
+        """
+        at = self.now()
+        record = self.recorder.opinion(asked, said, model, manifest, at)
+        if not self.questions.answer(asked, record):
+            return False
+        self._counted = -1
+        self.book.opinion(json.loads(asked.record), json.loads(record)["value"], asked.why, at)
+        return True
 
     def keep(self) -> None:
         """Do what is due: windows, receipts, sealing, status."""
@@ -213,6 +240,9 @@ class House:
         while self.spool.can_expire(self._config.examples.window_seconds):
             with self.spool.transaction():
                 self.spool.expire(self._config.examples.window_seconds, ROWS_AT_ONCE)
+        if self.questions.can_expire():
+            with self.spool.transaction():
+                self.questions.expire()
 
     def _seal_if_due(self) -> None:
         assert self.outbox is not None

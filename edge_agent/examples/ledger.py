@@ -35,6 +35,8 @@ _DONE = """
 """
 _SEGMENT = "SELECT sequence, state, size, sha256, manifest_sha256 FROM segments"
 _TABLES = ("predictions", "feedback", "tombstones")
+_SEALED = ("predictions", "feedback", "opinions", "tombstones")
+"""Tables whose records are sealed; opinions follow what becomes of a segment by themselves (opinion_tables.py)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Ledger:
         total: int = 0
         for query in (
             "SELECT size FROM feedback WHERE segment IS NULL AND consent = 2",
+            "SELECT size FROM opinions WHERE segment IS NULL AND consent = 2",
             "SELECT length(record) FROM tombstones WHERE segment IS NULL",
             "SELECT size FROM predictions WHERE segment IS NULL AND consent = 2 ORDER BY row",
         ):
@@ -90,11 +93,12 @@ class Ledger:
         """Take the next number for what waits, the oldest first, up to that many bytes; 0 = nothing waits."""
         sequence = self.next_sequence()
         room = self._take("tombstones", "length(record)", "segment IS NULL", sequence, bytes_max)
-        # Feedback goes before everything else, so that it leaves as soon as it can.
-        room = self._take("feedback", "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
+        # What people said goes before everything else, so that it leaves as soon as it can.
+        for table in ("feedback", "opinions"):
+            room = self._take(table, "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
         self._take_predictions(sequence, room)
         chosen = any(
-            self._db.rows(f"SELECT 1 FROM {table} WHERE segment = ? LIMIT 1", (sequence,)) for table in _TABLES
+            self._db.rows(f"SELECT 1 FROM {table} WHERE segment = ? LIMIT 1", (sequence,)) for table in _SEALED
         )
         if not chosen:
             return 0
@@ -120,7 +124,7 @@ class Ledger:
                 CLASS_NAMES[class_].encode(),
                 share.encode(),
             )
-        for table in ("feedback", "tombstones"):
+        for table in _SEALED[1:]:
             for (record,) in self._db.execute(
                 f"SELECT record FROM {table} WHERE segment = ? ORDER BY row",
                 (sequence,),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.config import ExamplesConfig
+from edge_agent.examples.questions import Question
 from edge_agent.examples.redact.redactor import Redaction, Redactor
 from edge_agent.examples.spool import ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE, UPSTREAM, Judged, Kept
 from edge_agent.field.book import UNUSUAL
@@ -47,6 +48,8 @@ class Answered:
     """The large model that answered; empty = none did."""
     ours: str | None = None
     """What the local model said, where `output` is the large model's and there are no scores; None = nothing."""
+    later: str = ""
+    """Why the large model is asked later: deferred or audit; empty = it is not."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Recorder:
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observed(answered, seconds)
-        return Kept(answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen)
+        return Kept(answered.prediction_id, task.name, rank, _class(answered), consent, raw, seen, answered.later)
 
     def feedback(self, said: Judgement, prediction: Mapping[str, Any], manifest: Manifest | None, at: float) -> Judged:
         """Write feedback on a stored prediction; `manifest` is of the task's bundle, if it is there.
@@ -134,6 +137,28 @@ class Recorder:
         }
         content = _write([said.prediction_id, said.reviewer, said.verdict, said.value, said.reason])
         return Judged(said.feedback_id, said.prediction_id, said.request_id, _write(record).encode(), content.encode())
+
+    def opinion(self, asked: Question, said: str, model: str, manifest: Manifest, at: float) -> bytes:
+        """Write what the large model said of a stored prediction, redacted as feedback is."""
+        prediction = json.loads(asked.record)
+        redaction = self._redactor.start(f"{prediction['input']}\n{prediction['output']}")
+        if prediction["kind"] == "extract":
+            said = self._record(redaction, _like(said, prediction["output"]), manifest)
+        elif prediction["kind"] == "generate":
+            said = redaction.text(said)
+        record = {
+            "schema": SCHEMA,
+            "type": "opinion",
+            "record_id": f"opinion:{asked.prediction_id}",
+            "site": self._site,
+            "at": timestamp(at),
+            "prediction_id": asked.prediction_id,
+            "task": asked.task,
+            "model": model[:200],
+            "why": asked.why,
+            "value": said,
+        }
+        return _write(record).encode()
 
     def tombstone(self, prediction_id: str, at: float) -> bytes:
         """Write the wish to forget a prediction."""
@@ -207,7 +232,13 @@ def _redacted(redaction: Redaction, value: Any) -> Any:
     return value
 
 
+def _like(said: str, output: str) -> str:
+    """Write a record with its fields in the order of another one, so that equal ones are the same text."""
+    record, first = json.loads(said), json.loads(output or "{}")
+    return _write({name: record[name] for name in (*first, *record) if name in record})
+
+
 def _class(answered: Answered) -> int:
-    if answered.route in ("upstream", "deferred"):
+    if answered.later or answered.route in ("upstream", "deferred"):
         return ESCALATED
     return UNSURE if answered.confidence is not None and not answered.sure else ROUTINE

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
+from edge_agent.examples import opinion_tables
 from edge_agent.field.observed import Observed
 
 SCHEMA_VERSION = 1
@@ -71,7 +72,7 @@ _SACRIFICE = (
     ("spare = 1", "window_cut"),
     *((f"spare = 0 AND class = {class_}", f"sacrificed_{CLASS_NAMES[class_]}") for class_ in (0, 1, 2)),
 )
-_ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the record, about
+ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the record, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class Kept:
     record: bytes
     observed: Observed | None = None
     """What is counted of it."""
+    later: str = ""
+    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class Spool:
         self._clock = float(self._meta("clock", 0.0))
         self.used_bytes = int(self._meta("used_bytes", 0))
         with self.transaction():
+            for statement in opinion_tables.STATEMENTS:
+                self.db.execute(statement)
             self.epoch = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
 
     @property
@@ -161,7 +166,7 @@ class Spool:
         """Keep predictions; one whose id is there already stays as it is. Return those that are new."""
         now, new = self.clock, []
         for each in kept:
-            size = len(each.record) + _ROW_OVERHEAD_BYTES
+            size = len(each.record) + ROW_OVERHEAD_BYTES
             spare = each.consent == LOCAL
             row = (each.prediction_id, each.task, each.rank, each.class_, each.consent, spare, now, size, each.record)
             if self.db.execute(_INSERT, row).rowcount:
@@ -199,7 +204,7 @@ class Spool:
             said = f"no answer {judged.prediction_id!r} is kept here"
             raise PredictionUnknown(said, prediction_id=judged.prediction_id)
         ((row, consent, segment),) = rows
-        size = len(judged.record) + _ROW_OVERHEAD_BYTES
+        size = len(judged.record) + ROW_OVERHEAD_BYTES
         self.db.execute(
             "INSERT INTO feedback (feedback_id, prediction_id, consent, size, record) VALUES (?, ?, ?, ?, ?)",
             (judged.feedback_id, judged.prediction_id, consent, size, judged.record),
@@ -233,7 +238,8 @@ class Spool:
         """
         kept = self.db.rows("SELECT segment, consent FROM predictions WHERE prediction_id = ?", (prediction_id,))
         said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
-        left = any(row[0] for row in (*kept, *said)) or (not kept and self.has_sealed())
+        thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        left = any(row[0] for row in (*kept, *said, *thought)) or (not kept and self.has_sealed())
         self._delete_feedback([prediction_id])
         self._delete("prediction_id = ?", (prediction_id,), 1)
         if left:

@@ -85,10 +85,7 @@ class Writer:
         size = len(answered.text)
         if size > self._limits.characters_max:
             self._dropped["dropped_too_long"] += 1
-        elif (
-            self._put - self._taken >= self._limits.examples_max
-            or self._put_bytes + size - self._taken_bytes > self._limits.bytes_max
-        ):
+        elif self._full(size, room=2 if answered.later == "audit" else 1):
             self._dropped["dropped_queue_full"] += 1
         else:
             self._put += 1
@@ -96,6 +93,11 @@ class Writer:
             self._queue.append((answered, time.time()))
             if not self._awake.is_set():
                 self._awake.set()
+
+    def _full(self, size: int, room: int) -> bool:
+        """Tell whether so many more characters do not fit. A sample has twice the room, lest load thin it out."""
+        count, waiting = self._put - self._taken, self._put_bytes + size - self._taken_bytes
+        return count >= room * self._limits.examples_max or waiting > room * self._limits.bytes_max
 
     def submit(self, work: Callable[[House], Any], *, alone: bool = False) -> Future[Any]:
         """Do something with the spool as soon as possible; the result is there when it is on the disk."""
@@ -109,6 +111,12 @@ class Writer:
     def waiting(self) -> int:
         """Answers in the queue."""
         return self._put - self._taken
+
+    @property
+    def questions_waiting(self) -> int:
+        """Questions for the large model in the spool, about."""
+        house = self._house
+        return house.questions.waiting if house else 0
 
     def _run(self) -> None:
         while not self._stopping:

@@ -1,8 +1,9 @@
 """Records of examples: what a site writes into segments and the centre reads out of them.
 
-One JSON object a line, of one of three types. A *prediction* is one redacted input with the answer it got. *Feedback*
-is what a person said of a prediction; it may come in a later segment than its prediction, or in the same one. A
-*tombstone* asks the centre to forget a prediction and its feedback, wherever they are.
+One JSON object a line, of one of four types. A *prediction* is one redacted input with the answer it got. *Feedback*
+is what a person said of a prediction; it may come in a later segment than its prediction, or in the same one. An
+*opinion* is what the large model said of an input after its answer was given, likewise. A *tombstone* asks the centre
+to forget a prediction and what was said of it, wherever they are.
 
 `record_id` is the key to drop duplicates by: the same record may come twice (a segment made anew after damage), never
 with different content.
@@ -29,6 +30,11 @@ Class = Literal["routine", "unsure", "escalated", "reviewed"]
 reviewed = people said something of it; never given up.
 """
 Verdict = Literal["accept", "corrected", "reject"]
+Why = Literal["deferred", "audit"]
+"""Why the large model is asked after the answer was given.
+
+deferred = it would have answered, and could not be asked in time; audit = drawn at random among the sure answers.
+"""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,100}$")]
 
@@ -110,23 +116,38 @@ class Feedback(_Record):
     """reject: why, redacted like an input."""
 
 
+class Opinion(_Record):
+    """What the large model said of an input whose answer was given without it. No person has seen it."""
+
+    type: Literal["opinion"] = "opinion"
+    prediction_id: Identifier
+    """There is at most one opinion of a prediction."""
+    task: TaskName
+    model: str = Field(min_length=1, max_length=200)
+    """As its server names it."""
+    why: Why
+    value: str
+    """What it would have answered, as in `output`: a label of the task, a JSON object or a text; redacted."""
+
+
 class Tombstone(_Record):
-    """Forget a prediction and its feedback."""
+    """Forget a prediction, its feedback and the opinion of it."""
 
     type: Literal["tombstone"] = "tombstone"
     prediction_id: Identifier
 
 
-Record = Annotated[Prediction | Feedback | Tombstone, Field(discriminator="type")]
-_RECORDS: TypeAdapter[Prediction | Feedback | Tombstone] = TypeAdapter(Record)
+AnyRecord = Prediction | Feedback | Opinion | Tombstone
+Record = Annotated[AnyRecord, Field(discriminator="type")]
+_RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record)
 
 
-def encode(record: Prediction | Feedback | Tombstone) -> bytes:
+def encode(record: AnyRecord) -> bytes:
     """Write a record as one line of UTF-8 JSON with its newline."""
     return record.model_dump_json(by_alias=True).encode() + b"\n"
 
 
-def parse(line: bytes) -> Prediction | Feedback | Tombstone:
+def parse(line: bytes) -> AnyRecord:
     """Read one line.
 
     Raises:

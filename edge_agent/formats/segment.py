@@ -114,7 +114,7 @@ def unseal(sealed: bytes, identities: Sequence[pyrage.x25519.Identity]) -> bytes
     return plain
 
 
-def records_of(lines: bytes) -> list[example.Prediction | example.Feedback | example.Tombstone]:
+def records_of(lines: bytes) -> list[example.AnyRecord]:
     """Read all records of an unsealed segment.
 
     Raises:

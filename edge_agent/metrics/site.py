@@ -24,6 +24,7 @@ from edge_agent.metrics import processes
 from edge_agent.metrics.catalogue import CATALOGUE
 from edge_agent.metrics.counting import Counts, TaskCounts
 from edge_agent.metrics.text import Sample, page
+from edge_agent.service import messages
 from edge_agent.service.admission import Admission
 from edge_agent.service.uplink import listen
 from edge_agent.service.upstream import Link
@@ -103,7 +104,7 @@ class SiteMetrics:
             overview=watched.overview(),
             examples=examples,
             denied=dict(watched.denied()),
-            large_model=watched.link.message(),
+            large_model=messages.large_model_message(watched.link.message(), examples),
             calls=watched.admission.calls,
             serving=watched.serving(),
             store_bytes=watched.activation.inventory.store_bytes,
@@ -263,3 +264,10 @@ def _large_model(said: EscalationStatus) -> Iterator[Sample]:
         yield Sample("large_model_usual_seconds", said.usual_ms / 1000)
     yield Sample("large_model_spent", said.day_micros / 1e6, ("day",))
     yield Sample("large_model_spent", said.month_micros / 1e6, ("month",))
+    for why, number in sorted(said.waiting.items()):
+        yield Sample("large_model_questions", number, (why,))
+    for why, number in sorted(said.given_up.items()):
+        yield Sample("large_model_questions_given_up_total", number, (why,))
+    if said.waiting:
+        yield Sample("large_model_oldest_question_seconds", said.waiting_seconds)
+        yield Sample("large_model_opinions_total", said.opinions)

@@ -161,6 +161,16 @@ def ungraded(asked: Asked) -> Decision:
     return _upstream(asked, Reason.CALLER_ASKED) or _without(asked, "local")
 
 
+def audited(decision: Decision, asked: Asked, share: float, drawn: float) -> bool:
+    """Tell whether a given answer is checked by the large model later; `drawn` at random, from 0 to below 1.
+
+    Of what stands in the way only that counts which no later moment mends: a sample that left out what was answered
+    while the way was cut, or busy, would not be one of all sure answers.
+    """
+    sure = asked.mode == "hybrid" and decision.reason is Reason.SURE
+    return sure and asked.kept and asked.blocked not in NEVER and drawn < share
+
+
 def failed(asked: Asked, why: Reason = Reason.UPSTREAM_FAILED) -> Asked:
     """Return the same after the large model gave no usable answer."""
     return replace(asked, blocked=why)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import re2
@@ -35,12 +35,14 @@ class Question:
     schema_text: str
     """JSON schema of the answer; empty = free text."""
     output_tokens_max: int
+    waited_for: bool = True
+    """Somebody waits for the answer; False = it gives way to everyone who does."""
 
     def repaired(self, said: str, problem: str) -> Question:
         """Return the question after an answer that cannot be used."""
         wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
         more = (("assistant", said[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
-        return Question(self.task, self.turns + more, self.schema_text, self.output_tokens_max)
+        return replace(self, turns=self.turns + more)
 
 
 def question(manifest: Manifest, text: str) -> Question:

@@ -91,7 +91,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),
             updates=messages.updates_message(rooms.activation, rooms.updater.overview),
-            escalation=rooms.link.message(),
+            escalation=messages.large_model_message(rooms.link.message(), examples),
             counts=messages.counts_messages(rooms.counts),
             alarms=[field.alarm_message(each, demoted=by) for task in serving for each, by in rooms.alarms(task)],
         )

@@ -48,6 +48,8 @@ class Finished(NamedTuple):
     decision: Decision = UNGRADED
     said: Said | None = None
     """What the large model answered, where the decision is for it."""
+    audited: bool = False
+    """It is drawn to be checked by the large model later."""
 
     def explain(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ from edge_agent.routing.policy import Asked, Decision, Reason, Wish
 from edge_agent.routing.question import Question
 from edge_agent.service import answers
 from edge_agent.service.answers import Finished, Said
+from edge_agent.service.asking import Asking
 from edge_agent.service.upstream import Finish, Link
 from edge_agent.store.state import InstalledBundle
 
 log = structlog.get_logger("edge_agent.service")
 
-TRIES_MAX = 2
 PLACEHOLDER_CHARACTERS_MAX = 64
 MARGIN_SECONDS = 0.1
 """Kept back of the caller's time, for the local answer to be written and read."""
@@ -45,6 +46,12 @@ class Around:
     mode: Callable[[str], Mode]
     """Of a task, as the plan, the operator or agent.yaml says."""
     redact: Callable[[], Redaction]
+    defers: Callable[[str], bool] = lambda _: False
+    """Whether an input of a task can be kept until the large model can be asked."""
+    audit_share: float = 0.0
+    """Of the sure answers, how many the large model is asked about all the same, later."""
+    drawn: Callable[[], float] = random.random
+    """Gives a number from 0 to below 1: not for secrets."""
 
 
 class Input(NamedTuple):
@@ -69,8 +76,9 @@ class Escalation:
     def asked(self, manifest: Manifest, wish: Wish, deadline: float) -> Asked:
         """Say how things stand for a task and a caller with that deadline, on the event loop's clock."""
         seconds_left = deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
-        blocked = policy.blocked(self._around.link.standing(manifest.task.name), seconds_left)
-        return Asked(self.mode(manifest), wish, blocked)
+        task = manifest.task.name
+        blocked = policy.blocked(self._around.link.standing(task), seconds_left)
+        return Asked(self.mode(manifest), wish, blocked, self._around.defers(task))
 
     async def answer(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
         """Answer an input of a task whose local answers have a confidence.
@@ -85,7 +93,9 @@ class Escalation:
         finished = await local()
         decision = answers.judge(finished, asked)
         if decision.route != "upstream":
-            return finished._replace(decision=decision)
+            # Drawn when the answer is given, so that load and connection have no say in what is checked.
+            audited = policy.audited(decision, asked, self._around.audit_share, self._around.drawn())
+            return finished._replace(decision=decision, audited=audited)
         said = await self._said(item)
         if isinstance(said, Reason):
             return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
@@ -138,33 +148,19 @@ class Escalation:
 
     async def _said(self, item: Input) -> Said | Reason:
         """Ask the large model, and once more when its answer cannot be used; return why there is none."""
-        began, redaction, task = time.monotonic(), self._around.redact(), item.bundle.manifest.task
-        wanted = self._question(item, redaction)
+        began, redaction, manifest = time.monotonic(), self._around.redact(), item.bundle.manifest
+        asking = Asking(self._around.link, manifest.task, self._question(item, redaction))
         try:
-            for _ in range(TRIES_MAX):
-                written, finish = await self._whole(wanted, _seconds(item))
-                reply = question.read(task, written)
-                if not reply.problem:
-                    value = _restored(reply.value, item.bundle.manifest, redaction)
-                    return Said(value, finish.model, 1000 * (time.monotonic() - began))
-                wanted = wanted.repaired(written, reply.problem)
+            value, finish = await asking.said(lambda: _seconds(item))
         except UpstreamBusy:
             return Reason.UPSTREAM_BUSY
         except EdgeAgentError as error:
-            log.info("escalation_failed", task=task.name, reason=error.reason, message=error.message)
-        return Reason.UPSTREAM_FAILED
+            log.info("escalation_failed", task=manifest.task.name, reason=error.reason, message=error.message)
+            return Reason.UPSTREAM_FAILED
+        return Said(_restored(value, manifest, redaction), finish.model, 1000 * (time.monotonic() - began))
 
     def _question(self, item: Input, redaction: Redaction) -> Question:
         return question.question(item.bundle.manifest, redaction.text(item.text))
-
-    async def _whole(self, wanted: Question, seconds: float) -> tuple[str, Finish]:
-        parts: list[str] = []
-        async with contextlib.aclosing(self._around.link.ask(wanted, seconds)) as events:
-            async for event in events:
-                if isinstance(event, Finish):
-                    return "".join(parts), event
-                parts.append(event)
-        raise UpstreamFailed("the large model gave no whole answer")
 
 
 def _seconds(item: Input) -> float:

@@ -35,6 +35,7 @@ def generated(finished: Finished, text: str) -> Answered:
         route=route,
         reasons=reasons,
         model=finished.said.model if finished.said else "",
+        later=_later(finished),
     )
 
 
@@ -65,7 +66,12 @@ def _graded(
         _reasons(finished, unusual),
         finished.said.model if finished.said else "",
         answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
+        _later(finished),
     )
+
+
+def _later(finished: Finished) -> str:
+    return "audit" if finished.audited else "deferred" if finished.decision.later else ""
 
 
 def _reasons(finished: Finished, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:

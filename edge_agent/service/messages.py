@@ -158,6 +158,10 @@ def _durations(histogram: Histogram) -> admin_pb2.Durations:
     return admin_pb2.Durations(bounds_seconds=histogram.bounds, counts=histogram.counts, total_seconds=histogram.total)
 
 
+GIVEN_UP = ("failed", "lost", "expired", "crowded")
+"""Why a question for the large model was given up, as counters of the spool have it behind `questions_`."""
+
+
 def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
     """Describe what is kept of inputs and answers."""
     return admin_pb2.ExamplesStatus(
@@ -169,6 +173,20 @@ def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> ad
         epoch=status.epoch,
         collect={task: consent for task, consent in collect.items() if consent != "off"},
     )
+
+
+def large_model_message(
+    said: admin_pb2.EscalationStatus | None, examples: CollectionStatus | None
+) -> admin_pb2.EscalationStatus | None:
+    """Add what waits for the large model, and what became of it, to what is known of it."""
+    if said is None or examples is None:
+        return said
+    said.waiting.update(examples.questions)
+    said.waiting_seconds = examples.question_seconds
+    said.opinions = examples.counters.get("opinions", 0)
+    given_up = {why: examples.counters.get(f"questions_{why}", 0) for why in GIVEN_UP}
+    said.given_up.update({why: number for why, number in given_up.items() if number})
+    return said
 
 
 def updates_message(activation: Activation, overview: Overview) -> admin_pb2.UpdatesStatus:

@@ -72,6 +72,11 @@ class Link:
         """Whether the site has a large model."""
         return self._configured
 
+    @property
+    def spare(self) -> bool:
+        """Whether there is room for a question that nobody waits for."""
+        return self._said.spare
+
     def standing(self, task: str) -> Upstream:
         """Say whether the large model can be asked about a task."""
         said = self._said
@@ -122,6 +127,7 @@ class Link:
             turns=[pb.Turn(role=role, text=text) for role, text in question.turns],
             answer_schema=question.schema_text,
             output_tokens_max=question.output_tokens_max,
+            background=not question.waited_for,
         )
         try:
             async with asyncio.timeout(seconds):

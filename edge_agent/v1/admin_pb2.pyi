@@ -165,7 +165,21 @@ class GetStatusResponse(_message.Message):
     def __init__(self, agent_version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., resident_bytes: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., store_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., examples: _Optional[_Union[ExamplesStatus, _Mapping]] = ..., updates: _Optional[_Union[UpdatesStatus, _Mapping]] = ..., uplink: _Optional[_Union[UplinkStatus, _Mapping]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., alarms: _Optional[_Iterable[_Union[_field_pb2.FieldAlarm, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[TaskCounts, _Mapping]]] = ...) -> None: ...
 
 class EscalationStatus(_message.Message):
-    __slots__ = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks")
+    __slots__ = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks", "waiting", "waiting_seconds", "opinions", "given_up")
+    class WaitingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class GivenUpEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ONLINE_FIELD_NUMBER: _ClassVar[int]
     AFFORDABLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +191,10 @@ class EscalationStatus(_message.Message):
     DAY_MICROS_MAX_FIELD_NUMBER: _ClassVar[int]
     MONTH_MICROS_MAX_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OPINIONS_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
     online: bool
     affordable: bool
     model: str
@@ -188,7 +206,11 @@ class EscalationStatus(_message.Message):
     day_micros_max: int
     month_micros_max: int
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, online: _Optional[bool] = ..., affordable: _Optional[bool] = ..., model: _Optional[str] = ..., problem_reason: _Optional[str] = ..., problem: _Optional[str] = ..., usual_ms: _Optional[float] = ..., day_micros: _Optional[int] = ..., month_micros: _Optional[int] = ..., day_micros_max: _Optional[int] = ..., month_micros_max: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    waiting: _containers.ScalarMap[str, int]
+    waiting_seconds: float
+    opinions: int
+    given_up: _containers.ScalarMap[str, int]
+    def __init__(self, online: _Optional[bool] = ..., affordable: _Optional[bool] = ..., model: _Optional[str] = ..., problem_reason: _Optional[str] = ..., problem: _Optional[str] = ..., usual_ms: _Optional[float] = ..., day_micros: _Optional[int] = ..., month_micros: _Optional[int] = ..., day_micros_max: _Optional[int] = ..., month_micros_max: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ..., waiting: _Optional[_Mapping[str, int]] = ..., waiting_seconds: _Optional[float] = ..., opinions: _Optional[int] = ..., given_up: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Durations(_message.Message):
     __slots__ = ("bounds_seconds", "counts", "total_seconds")

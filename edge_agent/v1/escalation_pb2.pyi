@@ -11,7 +11,7 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("online", "affordable", "free", "usual_ms", "model", "problem_reason", "problem", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks")
+    __slots__ = ("online", "affordable", "free", "usual_ms", "model", "problem_reason", "problem", "day_micros", "month_micros", "day_micros_max", "month_micros_max", "tasks", "spare")
     ONLINE_FIELD_NUMBER: _ClassVar[int]
     AFFORDABLE_FIELD_NUMBER: _ClassVar[int]
     FREE_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class WatchResponse(_message.Message):
     DAY_MICROS_MAX_FIELD_NUMBER: _ClassVar[int]
     MONTH_MICROS_MAX_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    SPARE_FIELD_NUMBER: _ClassVar[int]
     online: bool
     affordable: bool
     free: bool
@@ -36,7 +37,8 @@ class WatchResponse(_message.Message):
     day_micros_max: int
     month_micros_max: int
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, online: _Optional[bool] = ..., affordable: _Optional[bool] = ..., free: _Optional[bool] = ..., usual_ms: _Optional[float] = ..., model: _Optional[str] = ..., problem_reason: _Optional[str] = ..., problem: _Optional[str] = ..., day_micros: _Optional[int] = ..., month_micros: _Optional[int] = ..., day_micros_max: _Optional[int] = ..., month_micros_max: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    spare: bool
+    def __init__(self, online: _Optional[bool] = ..., affordable: _Optional[bool] = ..., free: _Optional[bool] = ..., usual_ms: _Optional[float] = ..., model: _Optional[str] = ..., problem_reason: _Optional[str] = ..., problem: _Optional[str] = ..., day_micros: _Optional[int] = ..., month_micros: _Optional[int] = ..., day_micros_max: _Optional[int] = ..., month_micros_max: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ..., spare: _Optional[bool] = ...) -> None: ...
 
 class Turn(_message.Message):
     __slots__ = ("role", "text")
@@ -47,16 +49,18 @@ class Turn(_message.Message):
     def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("task", "turns", "answer_schema", "output_tokens_max")
+    __slots__ = ("task", "turns", "answer_schema", "output_tokens_max", "background")
     TASK_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    BACKGROUND_FIELD_NUMBER: _ClassVar[int]
     task: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     answer_schema: str
     output_tokens_max: int
-    def __init__(self, task: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., answer_schema: _Optional[str] = ..., output_tokens_max: _Optional[int] = ...) -> None: ...
+    background: bool
+    def __init__(self, task: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., answer_schema: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., background: _Optional[bool] = ...) -> None: ...
 
 class AskResponse(_message.Message):
     __slots__ = ("text", "finish", "failure")

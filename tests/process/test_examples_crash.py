@@ -1,7 +1,8 @@
 """Spool and sealing killed, or failed by the disk, at every system call that matters: nothing acknowledged is lost.
 
-A process keeps answers, takes feedback, seals twice, takes receipts over and writes its status, and says of each piece
-of feedback when it was acknowledged. Afterwards another one opens what is left, goes on, and a centre reads everything.
+A process keeps answers, takes feedback, asks the large model about what was put off, seals twice, takes receipts over
+and writes its status, and says of each piece of feedback, and of each opinion, when it was on the disk. Afterwards
+another one opens what is left, goes on, and a centre reads everything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 
 from edge_agent.formats import example, segment
 from tests.site_cases import ASite, answered, judgement, read_outbox
-from tests.spool_field import Field, acknowledged, visible
+from tests.spool_field import Field, acknowledged, asked, visible
 from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, sample
 
 
@@ -34,13 +35,16 @@ def check(field: Field, folder: Path, output: str) -> None:
     site.house.outbox.check(thoroughly=True)
     site.keep(answered(99))
     site.judge(judgement(99))
+    # Whatever was asked is not asked again.
+    while question := site.house.next_question(("pos-intent",)):
+        assert question.prediction_id not in asked(output)
     site.house.seal_all()
     after = visible(folder)
     kept = before.keys() & after.keys()
     assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
     records = collected(field, site, {name.partition("-")[0] for name in after} | {field.epoch})
     assert acknowledged(output) | {"feedback:f-99"} <= records.keys()
-    judged = {record.prediction_id for record in records.values() if record.type == "feedback"}
+    judged = {record.prediction_id for record in records.values() if record.type in ("feedback", "opinion")}
     assert judged <= {record.prediction_id for record in records.values() if record.type == "prediction"}
     site.house.close()
 

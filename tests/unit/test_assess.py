@@ -14,7 +14,7 @@ from convert.assess import assess
 from convert.calibrate.threshold import Risk
 from convert.cli import app
 from edge_agent.errors import FileMissing
-from tests.examples import feedback, prediction
+from tests.examples import feedback, opinion, prediction
 from tests.segments import Centre, Record, SealingSite
 
 RISK = Risk(0.05, 0.1)
@@ -104,6 +104,50 @@ def test_free_answers_have_no_labels(tmp_path: Path):
     made = prediction(1, kind="generate", scores=[], confidence=None, threshold=None, output="a long answer")
     found = assess(collected(tmp_path, [made, feedback(1, value="another one")]), "pos-intent", RISK)
     assert ({}, 1, 0, False) == (found.labels, found.usable, found.promise.reviews, found.suffices)
+
+
+def audited(number: int, value: str = "refund", *said: Record) -> list[Record]:
+    """Return a sure answer that was drawn, and what the large model said of it."""
+    made = prediction(number, input=text(number), sure=True, confidence=0.95)
+    return [made, opinion(number, why="audit", value=value), *said]
+
+
+def test_random_checks_give_an_estimate(tmp_path: Path):
+    """A person's word counts where there is one, in either direction; the large model's stands in elsewhere."""
+    accept = feedback(5, verdict="accept", value="")
+    torn = [feedback(6), feedback(6, record_id="f:b", feedback_id="b", reviewer="ben", value="stock")]
+    records = [
+        *(record for number in (1, 2, 3) for record in audited(number)),
+        *audited(4, "refund", feedback(4)),
+        *audited(5, "price", accept),
+        *audited(6, "refund", *torn),
+        *audited(7, "price"),
+        prediction(8, input=text(8), sure=True),
+        *[prediction(9, input=text(9)), opinion(9)],
+    ]
+    folder = collected(tmp_path, records)
+    audit = assess(folder, "pos-intent", RISK).audit
+    assert (6, 2, 4) == (audit.answers, audit.by_people, audit.by_opinion)
+    assert math.isclose(4 / 6, audit.right.value)
+    result = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"])
+    assert "of 6 sure answers drawn at random" in result.output
+    assert "an estimate: 2 judged by people, 4 only by the large model" in result.output
+    plain = json.loads(CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent", "--json"]).output)
+    assert (6, 4) == (plain["audit"]["answers"], plain["audit"]["by_opinion"])
+
+
+def test_a_bad_audit_is_said(tmp_path: Path):
+    """When even the best that the sample allows is above the wanted risk."""
+    records = [record for number in range(1, 21) for record in audited(number, "price")]
+    result = CliRunner().invoke(app, ["assess", str(collected(tmp_path, records)), "--task", "pos-intent"])
+    assert "above the wanted risk" in result.output
+
+
+def test_an_opinion_proves_nothing(tmp_path: Path):
+    """Neither the promise nor the marks count what only the large model said."""
+    records = [record for number in range(1, 101) for record in audited(number)]
+    found = assess(collected(tmp_path, records), "pos-intent", RISK)
+    assert (0, 0, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
 
 
 def test_it_suffices(tmp_path: Path):

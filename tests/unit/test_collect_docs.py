@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.examples import feedback, prediction
+from tests.examples import feedback, opinion, prediction
 from tests.segments import Centre, SealingSite
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "collect.md"
@@ -19,6 +19,7 @@ ROWS = {
     "What is confused": 1,
     "Where the model": 1,
     "What reviewers": 2,
+    "What the large": 1,
     "Sites whose": 1,
     "A training file": 1,
     "Reviews whose": 1,
@@ -37,6 +38,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
             feedback(2),
             feedback(2, record_id="feedback:f-9", feedback_id="f-9", reviewer="ben", value="stock"),
             prediction(3, input="is there a blue one left"),
+            opinion(3, why="audit"),
             feedback(4),
         ]
     )

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.formats.document import timestamp
-from tests.examples import NOW, feedback, prediction, tombstone
+from tests.examples import NOW, feedback, opinion, prediction, tombstone
 from tests.segments import Centre, Record, SealingSite
 
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
@@ -37,6 +37,41 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
+
+
+# --- what the large model said later ---------------------------------------------------------------------------------
+
+THOUGHT = "SELECT opinion, opinion_why, opinion_model, truth, verdict FROM examples"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_an_opinion_stands_beside_what_people_said(scene: Scene, order: tuple[int, ...]):
+    """Whatever comes first: the truth is a person's, the large model's word has columns of its own."""
+    records = [prediction(1), feedback(1), opinion(1)]
+    rows = scene.after(*([records[place]] for place in order), query=THOUGHT)
+    assert [("stock", "deferred", "oracle-1", "price", "corrected")] == rows
+    assert (1, 1, 1) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "reviewed", "with_truth"))
+
+
+def test_an_opinion_alone_is_no_truth(scene: Scene):
+    """It is counted, comes once however often it came, and does not wait for anybody as a review would."""
+    rows = scene.after([prediction(1), opinion(1)], [opinion(1), opinion(2)], query=THOUGHT)
+    assert [("stock", "deferred", "oracle-1", None, None)] == rows
+    assert (1, 0, 0) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "with_truth", "waiting"))
+
+
+def test_an_opinion_is_forgotten_with_its_prediction(scene: Scene):
+    """A tombstone takes it along, also when it comes later."""
+    kinds = "SELECT DISTINCT type FROM records"
+    assert [("tombstone",)] == scene.after([prediction(1), opinion(1)], [tombstone(1)], [opinion(1)], query=kinds)
+
+
+def test_who_answered_is_known(scene: Scene):
+    """The large model's name stands where it gave the answer itself."""
+    rows = scene.after(
+        [prediction(1, route="upstream", model="big-1"), prediction(2)], query="SELECT model FROM examples"
+    )
+    assert {("big-1",), ("",)} == set(rows)
 
 
 # --- whose word counts ------------------------------------------------------------------------------------------------

@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from convert import durable
-from convert.collect import raw, rows
+from convert.collect import database, raw, rows
 from convert.collect.raw import Entry, Writer
 from convert.texts import normalised
-from tests.examples import EPOCH, feedback, prediction, tombstone
+from tests.examples import EPOCH, feedback, opinion, prediction, tombstone
 
 
 def entry(number: int) -> Entry:
@@ -96,7 +97,7 @@ def test_forgetting_keeps_the_rest(tmp_path: Path):
 
 
 def test_a_record_keeps_all_it_says():
-    """Each field of a prediction and of feedback has its column."""
+    """Each field of a prediction, of feedback and of an opinion has its column."""
     made = prediction(
         1,
         at="2026-11-25T10:00:00.25Z",
@@ -106,7 +107,7 @@ def test_a_record_keeps_all_it_says():
         kept={"because": "escalated", "share": 0.5},
     )
     said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
-    first, second = rows.table([made, said], EPOCH, 7, 41).to_pylist()
+    first, second, third = rows.table([made, said, opinion(1)], EPOCH, 7, 41).to_pylist()
     wanted = {
         "type": "prediction",
         "epoch": EPOCH,
@@ -126,6 +127,24 @@ def test_a_record_keeps_all_it_says():
     assert wanted == {key: first[key] for key in wanted}
     wanted = {"type": "feedback", "line": 42, "verdict": "reject", "review_reason": "nonsense", "input": None}
     assert wanted == {key: second[key] for key in wanted}
+    wanted = {"type": "opinion", "line": 43, "value": "stock", "model": "oracle-1", "why": "deferred", "verdict": None}
+    assert wanted == {key: third[key] for key in wanted}
+
+
+def test_files_of_before_opinions_are_read(tmp_path: Path):
+    """What was collected without the newest columns is joined, and forgotten, like everything else."""
+    old = rows.table([prediction(1), prediction(2)], EPOCH, 1, 1).to_pylist()
+    (tmp_path / "raw").mkdir()
+    columns = [name for name in rows.SCHEMA.names if name not in ("model", "why")]
+    before = pa.Table.from_pylist(old, rows.SCHEMA).select(columns)
+    raw.write(tmp_path / "raw" / "old.parquet", before, [])
+    raw.write(tmp_path / "raw" / "new.parquet", pa.Table.from_batches([rows.table([opinion(1)], EPOCH, 2, 1)]), [])
+    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+        found = connection.execute("SELECT type, model FROM records ORDER BY sequence, line").fetchall()
+        assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
+    assert [("prediction", None), ("prediction", None), ("opinion", "oracle-1")] == found
+    assert 1 == raw.forget(tmp_path / "raw" / "old.parquet", {("site-1", "p-1")})
+    assert rows.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ UNITS = {
     "bundles",
     "sequences",
     "requests",
+    "questions",
     "failures",
     "calls",
     "ids",

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from convert.dataset.write import write
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.document import timestamp
-from tests.examples import NOW, feedback, prediction
+from tests.examples import NOW, feedback, opinion, prediction
 from tests.segments import Centre, Record, SealingSite
 
 TEXTS = [
@@ -118,6 +119,42 @@ def test_only_what_people_said_unless_the_model_may(tmp_path: Path):
     assert [TEXTS[0]] == texts(made(tmp_path, folder))
     assert 3 == report(tmp_path)["left_out"]["not_wanted"]
     assert {TEXTS[0], TEXTS[1]} == set(texts(made(tmp_path, folder, "sure")))
+
+
+def test_the_large_model_may_teach(tmp_path: Path):
+    """With `opinions`: what it answered, and what it said later; but never against a person's word."""
+    folder = collected(
+        tmp_path,
+        [
+            *corrected(1, TEXTS[0]),
+            opinion(1),
+            prediction(2, input=TEXTS[1]),
+            opinion(2),
+            prediction(3, input=TEXTS[2], route="upstream", model="big-1", output="hours"),
+            prediction(4, input=TEXTS[3], sure=True),
+            prediction(5, input=TEXTS[4]),
+            feedback(5, verdict="reject", value=""),
+            opinion(5),
+            prediction(6, input=TEXTS[0] + "!"),
+            opinion(6),
+        ],
+    )
+    rows = made(tmp_path, folder, "opinions")
+    assert {(TEXTS[0], "price"), (TEXTS[1], "stock"), (TEXTS[2], "hours")} == {
+        (row["text"], row["label"]) for split in rows.values() for row in split
+    }
+    assert {TEXTS[0]} == set(texts(made(tmp_path, folder)))
+    assert {TEXTS[0], TEXTS[3]} == set(texts(made(tmp_path, folder, "sure")))
+
+
+def test_examples_of_an_older_collect_are_joined_anew(tmp_path: Path):
+    """Without the columns of opinions nothing is guessed: it says to collect again."""
+    folder = everything(tmp_path)
+    (path,) = folder.glob("examples/*/*/examples.parquet")
+    old = pq.read_table(path)
+    pq.write_table(old.drop_columns([name for name in old.column_names if name.startswith("opinion")]), path)
+    with pytest.raises(InvalidRequest, match="older edge-convert"):
+        made(tmp_path, folder)
 
 
 def test_each_lesson_is_there_once(tmp_path: Path):

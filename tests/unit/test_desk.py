@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -206,6 +207,47 @@ async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(*asking)]
         assert desk.standing().free
         assert desk.standing().usual_ms > 400
+
+
+UNHURRIED = replace(QUESTION, background=True)
+
+
+async def test_who_is_waited_for_goes_first(oracle, tmp_path):
+    """A question that nobody waits for takes no last place: one is always free for a caller."""
+    async with desk_for(oracle, tmp_path, calls_max=2) as desk:
+        assert desk.standing().spare
+        oracle.seconds = 0.5
+        asking = asyncio.create_task(said(desk, UNHURRIED))
+        await eventually(lambda: not desk.standing().spare)
+        assert desk.standing().free
+        with pytest.raises(UpstreamBusy, match="kept for those who wait"):
+            await said(desk, UNHURRIED)
+        assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(desk))]
+        assert desk.standing().spare
+    async with desk_for(oracle, tmp_path, calls_max=1) as desk:
+        assert not desk.standing().spare
+
+
+async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
+    """Beyond their share of a cap questions that nobody waits for are not sent; a caller's are."""
+    async with desk_for(oracle, tmp_path, day_cost_max=0.004, later_cost_share=0.25, **PRICES) as desk:
+        while desk.purse.affords(QUESTION.input_tokens_max, 100, 0.25):
+            await said(desk, UNHURRIED)
+        sent = len(oracle.asked)
+        assert sent > 1
+        with pytest.raises(UpstreamBusy, match="kept for those who wait"):
+            await said(desk, UNHURRIED)
+        assert desk.standing().affordable
+        await said(desk)
+    assert sent + 1 == len(oracle.asked)
+
+
+async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_path):
+    """While the large model is offline, a question that nobody waits for is refused unsent, so that it can wait."""
+    async with desk_for(oracle, tmp_path, key="sk-wrong") as desk:
+        assert not desk.standing().spare
+        with pytest.raises(UpstreamBusy):
+            await said(desk, UNHURRIED)
 
 
 async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):

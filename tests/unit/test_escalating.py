@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -109,3 +110,32 @@ async def test_in_shadow_either_may_fail():
     assert (None, "local") == (alone.said, alone.decision.route)
     with pytest.raises(EngineNotReady):
         await answer(Says(UpstreamFailed("no")), EngineNotReady("loading"), SHADOW)
+
+
+SURE = finished("classify", scores=(0.01, 0.98, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("share", "kept", "done", "expected"),
+    [(1.0, True, SURE, True), (0.5, True, SURE, False), (1.0, False, SURE, False), (1.0, True, UNSURE, False)],
+)
+async def test_a_sure_answer_is_drawn_to_be_checked(share, kept, done, expected):
+    """Where it can be kept; the caller has it at once, and nobody is asked yet."""
+    says = Says('{"label": "stock"}')
+    around = Around(says, lambda _: "hybrid", Redactor().start, lambda _: kept, share, lambda: 0.7)
+    escalation = Escalation(around)
+
+    async def local() -> Finished:
+        return done
+
+    asked = escalation.asked(done.bundle.manifest, "as_mode", asyncio.get_running_loop().time() + 5)
+    given = await escalation.answer(item(done, "hi"), asked, local)
+    assert (expected, kept) == (given.audited, asked.kept)
+    assert bool(says.asked) is (done is UNSURE)
+
+
+async def test_what_could_not_be_asked_is_put_off():
+    """The local answer says so, and that the large model has failed; it is kept to be asked."""
+    given = await answer(Says(UpstreamFailed("no")), UNSURE, replace(HYBRID, kept=True))
+    decision = given.decision
+    assert ("deferred", Reason.UPSTREAM_FAILED, True) == (decision.route, decision.reason, decision.later)

@@ -103,6 +103,21 @@ def test_the_queue_is_bounded_in_number_and_bytes(tmp_path):
         running.stop()
 
 
+def test_a_flood_does_not_thin_out_a_random_sample(tmp_path):
+    """Answers that were drawn to be checked have twice the room; that is bounded, too."""
+    tmp_path.joinpath("site").mkdir()
+    running = Writer(opener(tmp_path / "site"), Limits(10, 10**6, 64, 60.0, 1000))
+    for number in range(20):
+        running.keep(answered(number))
+    for number in range(20, 40):
+        running.keep(answered(number, later="audit"))
+    assert 20 == running.waiting
+    running.start()
+    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    assert (10, 20) == (counters["questions_audit"], counters["dropped_queue_full"])
+    running.stop()
+
+
 def test_an_answer_that_is_too_long_is_not_kept(writer):
     """Counted under its own name."""
     writer.keep(answered(1, text="x" * 1001))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from edge_agent.routing.policy import (
     Reason,
     Seen,
     Upstream,
+    audited,
     blocked,
     decide,
     failed,
@@ -198,3 +200,32 @@ def test_after_a_failure_it_is_decided_anew():
     assert "upstream" == decide(0.1, CALIBRATED, asked).route
     after = decide(0.1, CALIBRATED, failed(asked))
     assert ("abstained", Reason.UPSTREAM_FAILED) == (after.route, after.reason)
+
+
+SURE_ANSWER = Decision("local", Reason.SURE, 0.8)
+DRAWN = Asked("hybrid", "as_mode", None, kept=True)
+
+
+@pytest.mark.parametrize(
+    ("decision", "asked", "drawn", "expected"),
+    [
+        (SURE_ANSWER, DRAWN, 0.0, True),
+        (SURE_ANSWER, DRAWN, 0.0999, True),
+        (SURE_ANSWER, DRAWN, 0.1, False),
+        *((SURE_ANSWER, replace(DRAWN, blocked=each), 0.0, each not in NEVER) for each in BLOCKS),
+        (SURE_ANSWER, replace(DRAWN, kept=False), 0.0, False),
+        (SURE_ANSWER, replace(DRAWN, mode="local"), 0.0, False),
+        (SURE_ANSWER, replace(DRAWN, mode="shadow"), 0.0, False),
+        (replace(SURE_ANSWER, reason=Reason.INPUT_UNUSUAL), DRAWN, 0.0, False),
+        (replace(SURE_ANSWER, reason=Reason.BELOW_THRESHOLD), DRAWN, 0.0, False),
+    ],
+)
+def test_sure_answers_are_drawn_to_be_checked(decision, asked, drawn, expected):
+    """The draw alone decides: neither what passes, such as load, nor the way being cut, keeps an answer out."""
+    assert expected == audited(decision, asked, 0.1, drawn)
+
+
+def test_a_share_of_zero_draws_nothing():
+    """And one of 1 draws all."""
+    assert not audited(SURE_ANSWER, DRAWN, 0.0, 0.0)
+    assert audited(SURE_ANSWER, DRAWN, 1.0, 0.999999)

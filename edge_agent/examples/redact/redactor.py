@@ -60,7 +60,7 @@ class Redaction:
     def _field(self, value: Any, name: str) -> Any:
         if isinstance(value, list):
             return [self._field(each, name) for each in value]
-        if value in (None, "", True, False):
+        if value in (None, "", True, False) or (isinstance(value, str) and value in self.reserved):
             return value
         said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.counts[FIELD_RULE] += 1

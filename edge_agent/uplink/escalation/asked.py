@@ -30,7 +30,8 @@ def question_of(request: pb.AskRequest, answer_tokens_max: int) -> Question:
     except (ValueError, RecursionError):
         raise InvalidRequest("answer_schema is not JSON") from None
     tokens = min(request.output_tokens_max or answer_tokens_max, answer_tokens_max)
-    return Question(tuple((turn.role, turn.text) for turn in request.turns), schema, tokens)
+    turns = tuple((turn.role, turn.text) for turn in request.turns)
+    return Question(turns, schema, tokens, request.background)
 
 
 def failure_of(error: EdgeAgentError) -> pb.AskResponse:

@@ -3,6 +3,8 @@
 A question passes three gates, all known beforehand and told to whoever watches: the large model is online, fewer
 questions than `calls_max` are under way, and both caps leave room for the dearest answer. What cannot be asked is
 refused at once. While the large model is offline, only `run` tries whether it is there again.
+
+A question that nobody waits for leaves one place and a share of the caps to those that somebody does.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ class Standing:
     online: bool
     affordable: bool
     free: bool
+    spare: bool
+    """Also for a question that nobody waits for."""
     usual_ms: float
     problem: EdgeAgentError | None
 
@@ -98,9 +102,10 @@ class Desk:
         seconds = [took for at, took in self._took if at > since]
         patience = isinstance(self._problem, TooBusy)  # it is there, and takes nothing for a while
         return Standing(
-            online=patience or self._link.state == "online",
+            online=patience or self._online,
             affordable=self.purse.affords(*USUAL_TOKENS),
             free=not patience and self._under_way < self._config.calls_max,
+            spare=self._spare(USUAL_TOKENS),
             usual_ms=1000 * statistics.median(seconds) if seconds else 0.0,
             problem=self._problem,
         )
@@ -148,8 +153,19 @@ class Desk:
                 self.purse.settle(reserved, under_way.cost)
             self._tell()
 
+    @property
+    def _online(self) -> bool:
+        return self._link.state == "online"
+
+    def _spare(self, tokens: tuple[int, int]) -> bool:
+        """Tell whether a place and enough of the caps stay when one more of that size is asked."""
+        room = self._online and self._under_way + 1 < self._config.calls_max
+        return room and self.purse.affords(*tokens, self._config.later_cost_share)
+
     def _admit(self, question: Question) -> None:
         standing = self.standing()
+        if question.background and not self._spare((question.input_tokens_max, question.output_tokens_max)):
+            raise UpstreamBusy("what there is room for is kept for those who wait for an answer")
         if not standing.online:
             raise standing.problem or UpstreamUnreachable("the large model was not reached yet")
         if isinstance(standing.problem, TooBusy):
@@ -233,14 +249,14 @@ class Desk:
         except EdgeAgentError as error:
             self._learn(error, self._hard)
         else:
-            self._online()
+            self._reached()
 
     def _succeeded(self, seconds: float) -> None:
         self._took.append((time.monotonic(), seconds))
         self._throttle = self._throttle.succeeded()
-        self._online()
+        self._reached()
 
-    def _online(self) -> None:
+    def _reached(self) -> None:
         if self._link.state != "online":
             log.info("large_model_online", url=self._config.url, model=self._config.model)
         self._link, self._problem = connectivity.succeeded(self._link, time.monotonic()), None

@@ -44,6 +44,8 @@ class Question:
     schema: dict[str, Any] | None
     """JSON schema of the answer; None = free text."""
     output_tokens_max: int
+    background: bool = False
+    """Nobody waits for the answer."""
 
     @property
     def input_tokens_max(self) -> int:

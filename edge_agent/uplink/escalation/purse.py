@@ -47,9 +47,9 @@ class Purse:
         """The day in UTC."""
         return datetime.datetime.fromtimestamp(self._now(), datetime.UTC).strftime("%Y-%m-%d")
 
-    def affords(self, input_tokens: int, output_tokens: int) -> bool:
-        """Tell whether a question of that size stays within the caps, at its dearest."""
-        return self.spent.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps)
+    def affords(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> bool:
+        """Tell whether a question of that size stays within that share of the caps, at its dearest."""
+        return self.spent.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps.part(share))
 
     def reserve(self, input_tokens: int, output_tokens: int) -> Reserved:
         """Set its dearest price aside, on the disk.

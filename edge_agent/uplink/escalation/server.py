@@ -79,6 +79,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
             online=standing.online,
             affordable=standing.affordable,
             free=standing.free,
+            spare=standing.spare,
             usual_ms=standing.usual_ms,
             model=self._config.model,
             problem_reason=problem.reason if problem else "" if standing.affordable else BUDGET,

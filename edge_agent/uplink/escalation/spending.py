@@ -38,6 +38,10 @@ class Caps:
     day_micros: int = 0
     month_micros: int = 0
 
+    def part(self, share: float) -> Caps:
+        """Return that share of them, 0 to 1; what is capped stays so."""
+        return Caps(*(max(1, int(micros * share)) if micros else 0 for micros in (self.day_micros, self.month_micros)))
+
 
 @dataclass(frozen=True)
 class Spending:

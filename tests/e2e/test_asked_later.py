@@ -1,0 +1,122 @@
+"""What could not be asked is asked later, and sure answers are checked: real daemons, kills in between, the centre."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+
+from convert.assess import Risk, assess
+from convert.dataset.select import Choice
+from convert.dataset.write import write
+from edge_agent.formats.document import public_key_hex
+from tests.bundles import echo_bundle
+from tests.e2e.test_escalation import CALIBRATED, SURE, oracle_of
+from tests.escalating_site import TASK, EscalatingSite
+from tests.eventually import eventually_sync
+from tests.examples import CENTRE_KEY, RECIPIENT
+from tests.large_model import LargeModel
+from tests.segments import Centre
+
+SECTIONS = {
+    "site": {"id": "shop-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]},
+    "examples": {"collect": {TASK: "upstream"}, "commit_seconds": 0.01},
+}
+
+
+@contextmanager
+def site_of(folder, **settings):
+    """Run both daemons on a site that asks later; the uplink is not started yet."""
+    with LargeModel(oracle_of) as oracle, EscalatingSite(folder, oracle, SECTIONS, **settings) as site:
+        site.admin.install(echo_bundle(folder / "pos", confidence=CALIBRATED))
+        yield site, oracle
+
+
+def ask(site, *texts):
+    return site.client.classify(TASK, list(texts))
+
+
+def settled(site, waiting=0):
+    """Wait until no more questions than these wait; return how many were answered and given up."""
+    eventually_sync(lambda: sum(site.large_model().waiting.values()) == waiting, seconds=60)
+    return site.large_model().opinions, dict(site.large_model().given_up)
+
+
+def asked_about(oracle):
+    """Count how often each input was sent, the second try of a bad answer apart."""
+    first = [body for body in oracle.asked if not any(turn["role"] == "assistant" for turn in body["messages"])]
+    return Counter(turn["content"] for body in first for turn in body["messages"] if turn["role"] == "user")
+
+
+def collected(site, folder):
+    """Seal, carry the outbox to the centre, and collect."""
+    site.admin.seal_examples()
+    shutil.copytree(site.serve.state_dir / "outbox", folder / "store" / "site=shop-1", dirs_exist_ok=True)
+    centre = Centre(folder)
+    assert centre.collect(folder / "store").clean
+    return centre
+
+
+def test_from_a_night_offline_to_the_training_data(tmp_path):
+    """Unsure answers are given at once and marked; when the large model is back, its opinions reach the dataset."""
+    texts = [f"hmm {word}" for word in ("red", "blue", "green")]
+    with site_of(tmp_path, later_questions_max=10) as (site, oracle):
+        answers = ask(site, *texts, SURE, "mail anna@example.org hmm")
+        expected = [("DEFERRED", "UPSTREAM_OFFLINE")] * 3 + [("LOCAL", "SURE"), ("DEFERRED", "UPSTREAM_OFFLINE")]
+        assert expected == [(each.route, each.route_reason) for each in answers]
+        assert all(each.label for each in answers)
+        eventually_sync(lambda: site.large_model().waiting == {"deferred": 4, "audit": 0})
+        site.start_uplink()
+        assert (4, {}) == settled(site)
+        assert {**dict.fromkeys(texts, 1), "mail [EMAIL_1] hmm": 1} == asked_about(oracle)
+        centre = collected(site, tmp_path)
+    rows = centre.query(
+        "SELECT input, opinion, opinion_why, opinion_model, truth FROM examples WHERE opinion IS NOT NULL"
+    )
+    assert {(text, "hours", "deferred", "oracle-1", None) for text in texts} < set(rows)
+    written = write(Choice(centre.out, TASK, "opinions", shares={"train": 1.0}), "text-label", tmp_path / "data")
+    assert {"train": 4} == written.rows
+    learnt = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
+    assert {(text, "hours") for text in texts} < {(row["text"], row["label"]) for row in learnt}
+
+
+@pytest.mark.parametrize("victim", ["serve", "uplink"])
+def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
+    """Whichever daemon dies while a question is under way: that one is given up, the others are asked, once each."""
+    with site_of(tmp_path, later_questions_max=10) as (site, oracle):
+        ask(site, *(f"hmm {word}" for word in ("one", "two", "three")))
+        eventually_sync(lambda: site.large_model().waiting["deferred"] == 3)
+        oracle.seconds = 5.0
+        site.start_uplink()
+        eventually_sync(lambda: oracle.asked, seconds=60)
+        if victim == "serve":
+            site.serve.kill()
+            oracle.seconds = 0.0
+            site.serve.start(TASK)
+        else:
+            site.uplink.kill()
+            site.uplink.wait()
+            site.await_online(False)
+            oracle.seconds = 0.0
+            site.start_uplink()
+        assert (2, {"lost" if victim == "serve" else "failed": 1}) == settled(site)
+        assert {"hmm one": 1, "hmm two": 1, "hmm three": 1} == asked_about(oracle)
+
+
+def test_sure_answers_are_checked_at_random(tmp_path):
+    """With a share of one each of them is asked about later, at nobody's cost; the centre sees how many were right."""
+    with site_of(tmp_path, later_questions_max=10, audit_share=1.0) as (site, oracle):
+        site.start_uplink()
+        answers = ask(site, SURE, "refund the kettle", "refund it now")
+        assert [("refund", "LOCAL", "SURE", ())] * 3 == [
+            (each.label, each.route, each.route_reason, each.degraded) for each in answers
+        ]
+        eventually_sync(lambda: site.large_model().opinions == 3, seconds=60)
+        assert 3 == len(oracle.asked)
+        centre = collected(site, tmp_path)
+    found = assess(centre.out, TASK, Risk(0.05, 0.1))
+    assert (3, 0, 3) == (found.audit.answers, found.audit.by_people, found.audit.by_opinion)
+    assert (1.0, 0) == (found.audit.right.value, found.reviewed)
