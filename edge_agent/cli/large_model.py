@@ -34,20 +34,19 @@ def show(console: Console, large: LargeModel) -> None:
 
 def _later(large: LargeModel) -> str:
     """Say what becomes of the questions that nobody waits for; empty = there were none."""
-    lost = sum(large.given_up.values())
-    parts = (_waiting(large), f"answered {large.opinions}" if large.opinions else "", _given_up(large) if lost else "")
+    parts = (_waiting(large), f"{large.opinions} answered" if large.opinions else "", _given_up(large))
     said = "; ".join(filter(None, parts))
-    return f"questions for later: {said}" if said else ""
+    return f"asked later: {said}" if said else ""
 
 
 def _waiting(large: LargeModel) -> str:
     words = {"deferred": "put off", "audit": "to audit"}
     waiting = [f"{large.waiting[why]} {said}" for why, said in words.items() if large.waiting.get(why)]
-    return f"waiting {' and '.join(waiting)}, the oldest for {duration(large.waiting_seconds)}" if waiting else ""
+    return f"{' and '.join(waiting)}, the oldest {duration(large.waiting_seconds)} ago" if waiting else ""
 
 
 def _given_up(large: LargeModel) -> str:
-    return "given up " + ", ".join(f"{large.given_up[why]} {why}" for why in sorted(large.given_up))
+    return ", ".join(f"{number} {why}" for why, number in sorted(large.given_up.items()) if number)
 
 
 def _amount(micros: int, cap: int) -> str:

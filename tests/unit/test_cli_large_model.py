@@ -1,0 +1,56 @@
+"""What status says of the large model, and of the questions that nobody waits for."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from edge_agent.cli import large_model
+from edge_agent.client import LargeModel
+
+NOTHING: dict[str, Any] = {
+    "waiting": {"deferred": 0, "audit": 0},
+    "waiting_seconds": 0.0,
+    "opinions": 0,
+    "given_up": {},
+}
+KNOWN: dict[str, Any] = {
+    "online": True,
+    "affordable": True,
+    "model": "large-1",
+    "problem_reason": "",
+    "problem": "",
+    "usual_ms": 640.0,
+    "day_micros": 310_000,
+    "month_micros": 4_100_000,
+    "day_micros_max": 2_000_000,
+    "month_micros_max": 0,
+    "tasks": ("pos-intent",),
+}
+FIRST = "large model large-1: online, usually 640 ms; today 0.31 of 2.00, this month 4.10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"waiting": {}}, []),
+        ({"opinions": 118}, ["  asked later: 118 answered"]),
+        (
+            {"waiting": {"deferred": 41, "audit": 0}, "waiting_seconds": 7400.0},
+            ["  asked later: 41 put off, the oldest 2 h ago"],
+        ),
+        (
+            {"waiting": {"deferred": 4, "audit": 2}, "waiting_seconds": 7.0, "opinions": 9, "given_up": {"lost": 1}},
+            ["  asked later: 4 put off and 2 to audit, the oldest 7 s ago; 9 answered; 1 lost"],
+        ),
+    ],
+)
+def test_what_is_asked_later_has_a_line(changes, said):
+    """How many wait and for how long, how many were answered, and what was given up; none where there was nothing."""
+    written = io.StringIO()
+    large_model.show(Console(file=written, width=120), LargeModel(**{**KNOWN, **NOTHING, **changes}))
+    assert [FIRST, *said] == written.getvalue().splitlines()
