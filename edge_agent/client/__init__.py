@@ -35,7 +35,6 @@ from edge_agent.client.answers import (
     FieldAlarm,
     Finish,
     ImportProgress,
-    LargeModel,
     Prediction,
     SealedExamples,
     Status,
@@ -61,6 +60,7 @@ from edge_agent.client.field import (
     FieldTest,
     Share,
 )
+from edge_agent.client.large_model import LargeModel
 from edge_agent.client.retry import Retry
 from edge_agent.client.review import AsyncReviewClient, ReviewClient
 from edge_agent.client.sync import Client, GenerateStream

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from edge_agent.client import wire
-from edge_agent.client.answers import BundleRef, FieldAlarm, LargeModel, Task
+from edge_agent.client.answers import BundleRef, FieldAlarm, Task
+from edge_agent.client.large_model import LargeModel
 from edge_agent.v1 import admin_pb2, field_pb2
 
 

@@ -24,7 +24,6 @@ from edge_agent.client.answers import (
     Feedback,
     FieldAlarm,
     Finish,
-    LargeModel,
     Prediction,
     Status,
     Task,
@@ -37,6 +36,7 @@ from edge_agent.client.answers import (
     UplinkStatus,
 )
 from edge_agent.client.failure import when
+from edge_agent.client.large_model import LargeModel
 from edge_agent.v1 import admin_pb2, feedback_pb2, field_pb2, inference_pb2, task_pb2
 
 PAGE_SIZE = 1000
