@@ -13,7 +13,6 @@ import pytest
 from edge_agent.metrics.counting import Counts
 from edge_agent.service.open_inference import asking, models, tensors
 from edge_agent.service.open_inference.tensors import Text
-from edge_agent.service.open_inference.wire import pb
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2, task_pb2
 from tests.bundles import digest_of, echo_bundle, manifest_of
@@ -25,8 +24,7 @@ PROVENANCE = task_pb2.Provenance(prediction_id="p-1", route=task_pb2.ROUTE_LOCAL
 def written(folder: Path, kind: str, *results: Any, names: tuple[str, ...] = ()) -> dict[str, tuple[str, Any, bytes]]:
     """Write results; return type, shape and bytes of each output by its name."""
     task = manifest_of(echo_bundle(folder / kind, kind=kind, labels=LABELS if kind == "classify" else None)).task
-    response = pb.ModelInferResponse()
-    tensors.write(response, task, names or tensors.OUTPUTS[kind], results)
+    response = tensors.response(task, names or list(tensors.OUTPUTS[kind]), results)
     raws = zip(response.outputs, response.raw_output_contents, strict=True)
     return {output.name: (output.datatype, list(output.shape), raw) for output, raw in raws}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +17,11 @@ from edge_agent.store.state import InstalledBundle
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 _TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 _INT64_MAX = 2**63 - 1
+VERSIONS_MAX = 256
+"""Whose numbers are remembered; each request asks for one twice."""
 
 
+@functools.lru_cache(VERSIONS_MAX)
 def number_of(version: str) -> int:
     """Return a semantic version as a whole number, which is all that Triton's clients know: 1.2.3 is 1002003."""
     major, minor, patch = map(int, version.partition("-")[0].split("."))

@@ -225,8 +225,8 @@ def _response(request: Any, bundle: InstalledBundle, names: list[str], results: 
     task, version = bundle.manifest.task, bundle.manifest.version
     if provenance := results[0].provenance:
         version = provenance.bundle.version  # a repeated request_id may have the answer of the bundle before
-    response = pb.ModelInferResponse(model_name=task.name, model_version=str(models.number_of(version)), id=request.id)
-    tensors.write(response, task, names, results)
+    response = tensors.response(task, names, results)
+    response.model_name, response.model_version, response.id = task.name, str(models.number_of(version)), request.id
     return response
 
 

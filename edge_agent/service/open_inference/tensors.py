@@ -22,6 +22,7 @@ Results = Sequence[Any]
 """Of one request: Classification, Extraction or Embedding, or one Text."""
 ANY, EACH_LABEL = -1, -2
 FRAMES_MAX = 256
+_ONE = struct.Struct("<f").pack
 _ROUTES = {number: name.upper() for name, number in messages.ROUTES.items()}
 _FINISHES = {number: name for name, number in messages.FINISHES.items()}
 
@@ -46,21 +47,30 @@ class Output(NamedTuple):
 
 def strings(values: Iterable[str]) -> bytes:
     """Write texts."""
-    encoded = [value.encode() for value in values]
-    return b"".join([part for each in encoded for part in (len(each).to_bytes(4, "little"), each)])
+    return b"".join([_framed(value) for value in values])
+
+
+def _framed(value: str) -> bytes:
+    encoded = value.encode()
+    return len(encoded).to_bytes(4, "little") + encoded
 
 
 def floats(values: Sequence[float]) -> bytes:
     """Write numbers."""
-    return struct.pack(f"<{len(values)}f", *values)
+    return _ONE(values[0]) if len(values) == 1 else struct.pack(f"<{len(values)}f", *values)
 
 
 def _text(of: Callable[[Any], str]) -> Output:
-    return Output("BYTES", lambda results, _: strings(map(of, results)))
+    return Output("BYTES", lambda results, _: b"".join([_framed(of(result)) for result in results]))
 
 
 def _number(of: Callable[[Any], float]) -> Output:
     return Output("FP32", lambda results, _: floats([of(result) for result in results]))
+
+
+def _degraded(result: Any) -> str:
+    words = result.provenance.degraded
+    return ",".join(words) if words else ""
 
 
 def _confidence(result: Any) -> float:
@@ -91,7 +101,7 @@ def _vectors(results: Results, _: Sequence[str]) -> bytes:
 
 _PROVENANCE = {
     "route": _text(lambda result: _ROUTES[result.provenance.route]),
-    "degraded": _text(lambda result: ",".join(result.provenance.degraded)),
+    "degraded": _text(_degraded),
     "prediction_id": _text(attrgetter("provenance.prediction_id")),
 }
 _GRADED = {
@@ -138,13 +148,15 @@ def width_of(output: Output, labels: int) -> int:
     return labels if output.width == EACH_LABEL else output.width
 
 
-def write(response: Any, task: Task, names: Sequence[str], results: Results) -> None:
-    """Add outputs to a ModelInferResponse."""
+def response(task: Task, names: Sequence[str], results: Results) -> Any:
+    """Return a ModelInferResponse with outputs alone."""
     known, labels = OUTPUTS[task.kind], task.labels
     raw = [known[name].write(results, labels) for name in names]
     elements = len(results[0].values) if task.kind == "embed" else ANY
-    response.MergeFrom(_frame(task.kind, tuple(names), len(labels), len(results), elements))
-    response.raw_output_contents.extend(raw)
+    made = pb.ModelInferResponse()
+    made.CopyFrom(_frame(task.kind, tuple(names), len(labels), len(results), elements))
+    made.raw_output_contents.extend(raw)
+    return made
 
 
 @functools.lru_cache(FRAMES_MAX)
