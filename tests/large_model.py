@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,7 +48,7 @@ class LargeModel:
         """Every request to its last byte, whatever became of it."""
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer((host, 0), handler)
+        self._server = _Quiet((host, 0), handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
         self.url = f"http://{host}:{self.port}/v1"
@@ -85,6 +86,15 @@ class LargeModel:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of connections that those who ask have cut: that is what many tests are about."""
+
+    def handle_error(self, *_: Any) -> None:
+        """Keep quiet of a lost connection only."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(*_)
 
 
 class _Handler(BaseHTTPRequestHandler):
