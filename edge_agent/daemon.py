@@ -187,6 +187,7 @@ class Daemon:
             admission=self._admission,
             counts=self._counts,
             link=self._link,
+            alarms=self._alarms.of,
             denied=lambda: self._edge.denied,
             overview=lambda: self._updater.overview,
             serving=lambda: self._serving,

@@ -124,7 +124,7 @@ class TaskModes:
             if due and self.of(task) in DEMOTABLE and can_ask(task):
                 found = True
                 self._demotions.demote(task, replace(before, **self._demotion(task, digest, due, alarms)))
-                log.warning("task_demoted", task=task, digest=digest, reason=due, mode="shadow")
+                log.warning("task_demoted", task=task, digest=digest, reason=due)
         self._read()
         return found
 

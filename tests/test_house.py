@@ -35,8 +35,11 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.systemd": set(),
     "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
+    "edge_agent.metrics.field": {"edge_agent.field", "edge_agent.formats", "edge_agent.metrics"},
     # What the rooms know, as numbers: part of the composition root.
-    "edge_agent.metrics.site": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.service", "edge_agent.v1"},
+    "edge_agent.metrics.site": BASE
+    | MIDDLE
+    | {"edge_agent.metrics", "edge_agent.metrics.field", "edge_agent.service", "edge_agent.v1"},
     "edge_agent.engine.protocol": set(),
     "edge_agent.engine.memory": {"edge_agent.errors"},
     "edge_agent.engine.runtimes": {
@@ -193,7 +196,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("uplink.plan", "uplink.faults", "uplink.stored", "enrol.judging")),
     *(f"edge_agent.{name}" for name in ("formats.kit", "formats.plan", "formats.repository", "formats.rollout")),
     *(f"edge_agent.{name}" for name in ("update.machine", "update.probation")),
-    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "files", "findings", "machine")),
+    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
     *(f"edge_agent.field.{name}" for name in ("drift", "evidence", "figures", "observed")),

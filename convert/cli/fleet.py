@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from convert.cli import screen
 from convert.cli.collect import store_options
 from convert.collect.sources import open_source
 from convert.fleet import progress, statuses
-from convert.fleet.progress import Reason, Report, TaskProgress
+from convert.fleet.progress import Reason, Report, SiteAlarm, TaskProgress
 from convert.fleet.standing import Stand
 from convert.sites import FILE_NAME, Sites
 from edge_agent.errors import InvalidRequest
@@ -104,6 +104,7 @@ def _print(console: Console, report: Report, *, proven: bool) -> None:
         console.print(_overview(report.tasks))
     for task in report.tasks:
         _print_task(console, task)
+    _alarms(console, report.alarms)
     _list(console, "does not believe what came last", report.problems)
     _list(console, "runs what was revoked", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
@@ -160,6 +161,15 @@ def _said(name: str, reason: Reason) -> str:
     count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
     text = f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
     return screen.plain(text)
+
+
+def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
+    for each in alarms[:_SHOWN_MAX]:
+        shadow = " In shadow there." if each.demoted else ""
+        said = f"{each.site}, {each.task} {each.version}, {each.alarm} since {each.since[:10]}: {each.message}."
+        console.print(Text.assemble(("alarm: ", "bold red"), screen.plain(f"{said}{shadow} {each.remedy}")))
+    if len(alarms) > _SHOWN_MAX:
+        console.print(f"alarm: {len(alarms) - _SHOWN_MAX:,} more, with --json")
 
 
 def _advice(task: TaskProgress) -> str:

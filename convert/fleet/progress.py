@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from convert.fleet.standing import Stand, Standing, standings
 from convert.fleet.statuses import Heard
 from edge_agent.formats import rollout
+from edge_agent.formats.alarms import REMEDIES, Alarm
 from edge_agent.formats.document import seconds
 from edge_agent.formats.plan import Plan, TaskPlan, Wave
 from edge_agent.formats.status import SiteStatus, UpdateState
@@ -79,6 +80,21 @@ class TaskProgress:
 
 
 @dataclass(frozen=True)
+class SiteAlarm:
+    """Something that stands against a bundle in the field of one site."""
+
+    site: str
+    task: str
+    version: str
+    alarm: Alarm
+    since: str
+    message: str
+    demoted: bool
+    """The task is in shadow there because of it."""
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Report:
     """The fleet against the plan."""
 
@@ -94,6 +110,7 @@ class Report:
     """Sites that do not believe what came last, and why."""
     revoked: dict[str, str]
     """Sites that run what was revoked: which tasks, with their versions."""
+    alarms: tuple[SiteAlarm, ...]
     tasks: tuple[TaskProgress, ...]
     troubles: tuple[str, ...]
 
@@ -132,9 +149,18 @@ def report(plan: Plan, heard: Heard, now: float, *, silent_seconds: float, known
         refused=dict(sorted(heard.refused.items())),
         problems={site: one.update_problem for site, one in sorted(said.items()) if one.update_problem},
         revoked={site: named for site, one in sorted(said.items()) if (named := _revoked(one))},
+        alarms=tuple(_alarms(said)),
         tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
         troubles=tuple(heard.troubles),
     )
+
+
+def _alarms(said: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
+    for site, one in sorted(said.items()):
+        for task in one.tasks:
+            for each in task.alarms:
+                remedy, which = REMEDIES[each.alarm], each.alarm
+                yield SiteAlarm(site, task.task, task.version, which, each.since, each.message, each.demoted, remedy)
 
 
 def _revoked(said: SiteStatus) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from edge_agent.cli.output import out
 from edge_agent.cli.site import TaskArgument, site_of
-from edge_agent.client import Mode
+from edge_agent.client import Mode, Task
 
 AS_PLANNED = "planned"
 _MEANING = {
@@ -16,6 +16,13 @@ _MEANING = {
     "HYBRID": "answered by the model here where it is sure, and by the large one where not",
     "SHADOW": "answered by the large model; the one here runs beside it and is compared",
     "BOOTSTRAP": "answered by the large model; nobody here is asked",
+}
+_BY = {
+    "operator": "so said by hand",
+    "plan": "so the plan says",
+    "configuration": "as agent.yaml has it",
+    "bundle": "its bundle has no model of its own",
+    "alarm": "an alarm did that, as the plan allows: 'edge-agent status' says which, and how to take it back",
 }
 
 
@@ -45,4 +52,9 @@ def run(
             if task not in tasks:
                 raise typer.BadParameter(f"there is no task {task!r}; there are: {', '.join(tasks) or 'none'}")
             found = tasks[task]
-    out().print(f"'{task}' is in mode {found.mode.lower()}: {_MEANING.get(found.mode, '')}.")
+    out().print(f"'{task}' is in mode {found.mode.lower()}: {_MEANING.get(found.mode, '')}{_by(found)}.")
+
+
+def _by(task: Task) -> str:
+    by = _BY.get(task.mode_by)
+    return f"; {by}" if by else ""

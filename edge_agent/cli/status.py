@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,11 +12,12 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from edge_agent.cli import large_model
+from edge_agent.cli.mode import AS_PLANNED
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.cli.styles import LINK_STYLES, STATE_STYLES, UPDATE_STYLES, duration
 from edge_agent.cli.watch import watch
-from edge_agent.client import ExamplesStatus, Status, UpdatesStatus, UplinkStatus
+from edge_agent.client import ExamplesStatus, FieldAlarm, Status, Task, UpdatesStatus, UplinkStatus
 
 # Counters of examples that an operator should see even when all is well again.
 _LOSSES = ("dropped_", "sacrificed_", "segments_lost", "over_limit")
@@ -56,6 +58,7 @@ def show(console: Console, status: Status, now: datetime) -> None:
         _show_tasks(console, status)
     else:
         console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
+    _show_alarms(console, status.alarms, now)
     if status.updates and any(task.candidate for task in status.updates.tasks):
         console.print()
         _show_updates(console, status.updates, now)
@@ -102,10 +105,34 @@ def _show_tasks(console: Console, status: Status) -> None:
             task.bundle.digest[:12],
             "[green]yes[/green]" if task.ready else "[red]no[/red]",
             "yes" if task.signed else "[yellow]no[/yellow]",
-            task.mode.lower(),
+            _mode(task),
             "-" if task.threshold is None else f"{task.threshold:.2f}",
         )
     print_trimmed(console, tasks)
+
+
+def _mode(task: Task) -> Text:
+    """Say the mode; marked where an alarm put the task into it, which says so itself."""
+    said = task.mode.lower()
+    return Text(f"{said}*", style="yellow") if task.mode_by == "alarm" else Text(said)
+
+
+def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) -> None:
+    if alarms:
+        console.print()
+    for alarm in alarms:
+        _show_alarm(console, alarm, now)
+
+
+def _show_alarm(console: Console, alarm: FieldAlarm, now: datetime) -> None:
+    since = duration((now - alarm.since).total_seconds())
+    said = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
+    if alarm.demoted:
+        said.append(
+            f" It put the task into shadow, as the plan allows; 'edge-agent mode {alarm.task} {AS_PLANNED}' takes that"
+            " back."
+        )
+    print_trimmed(console, said.append(f" {alarm.remedy}"))
 
 
 def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edge_agent.client import Engine, Status
+from edge_agent.doctor import field
 from edge_agent.doctor.findings import Case, Check, Finding, first, lasting, otherwise, sized
 from edge_agent.doctor.sockets import log_of, start
 
@@ -79,6 +80,7 @@ def daemon(facts: Answering) -> Iterator[Finding]:
         yield from _engine(engine)
     yield from _tasks(status)
     yield from _provenance(status)
+    yield from field.alarms(status.alarms)
 
 
 _SILENT: tuple[Case[Answering], ...] = (

@@ -82,7 +82,13 @@ class Book:
     def headlines(self) -> tuple[Headline, ...]:
         """Return the figures of all bundles in short."""
         return tuple(
-            Headline(row.task, row.digest, self._evidence(row.series), *self._tables.fair_agreement(row.series))
+            Headline(
+                row.task,
+                row.digest,
+                _promise(row),
+                self._evidence(row.series),
+                *self._tables.fair_agreement(row.series),
+            )
             for row in self._tables.every()
         )
 
@@ -133,9 +139,10 @@ class Book:
 
     def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool], at: float) -> None:
         """Weigh judged answers against the promise, one after the other."""
-        if not wrong or not row.target:
+        said = _promise(row)
+        if not wrong or said is None:
             return
-        said, evidence = Promise(row.target, row.delta), self._evidence(row.series)[who]
+        evidence = self._evidence(row.series)[who]
         for each in wrong:
             evidence = evidence.after(each, said)
         self._tables.save(row.series, {who: asdict(evidence)})
@@ -181,12 +188,16 @@ class Book:
             days=tables.days(row.series),
             agreement=tables.agreement(row.series),
             confidences=tables.confidences(row.series),
-            promise=Promise(row.target, row.delta) if row.target else None,
+            promise=_promise(row),
             evidence=self._evidence(row.series),
             streams={alarm: _stream(states[alarm]) for alarm in observing.FLOORS if alarm in states},
             alarms=tuple(alarms),
             disagreements=tables.disagreements(row.series),
         )
+
+
+def _promise(row: SeriesRow) -> Promise | None:
+    return Promise(row.target, row.delta) if row.target else None
 
 
 def _day(at: float) -> int:

@@ -29,6 +29,11 @@ class Promise:
     delta: float
     """The chance of a false alarm over the whole life of the bundle."""
 
+    @property
+    def limit(self) -> float:
+        """The evidence at which it counts as refuted."""
+        return -math.log(self.delta)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -48,7 +53,7 @@ class Evidence:
 
     def rejects(self, promise: Promise) -> bool:
         """Tell whether the promise is refuted; once it is, it stays so."""
-        return self.peak >= -math.log(promise.delta)
+        return self.peak >= promise.limit
 
 
 def log_capital(judged: int, wrong: int, target: float) -> float:

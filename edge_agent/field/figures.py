@@ -68,6 +68,7 @@ class Headline:
 
     task: str
     digest: str
+    promise: Promise | None
     evidence: Mapping[str, Evidence]
     """By who judged: people, large-model."""
     pairs: int

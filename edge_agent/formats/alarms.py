@@ -14,7 +14,7 @@ with more of them than that. The others: the answers (their labels, their confid
 calibration, their length) are not what they were."""
 
 REMEDIES: dict[Alarm, str] = {
-    "errors": "Put the task into shadow, or back to the bundle before; have it calibrated anew with the corrections.",
+    "errors": "Have the bundle calibrated anew with the corrections; until then shadow or the bundle before is safer.",
     "opinions": "Look at the disagreements in 'edge-agent review': is the small model wrong, or the large one?",
     "labels": "Look at newer answers in 'edge-agent review'; if the business changed, gather examples and train anew.",
     "confidence": "Look at unsure answers in 'edge-agent review', correct them, and have the bundle calibrated anew.",

@@ -180,6 +180,25 @@ LARGE_MODEL = (
     ),
     *_table(("period",), "large_model_spent g Spent this day or month (UTC), in the currency that the prices are in."),
 )
+FIELD = (
+    *_table(("task", "alarm"), "field_alarm g 1 = it stands against the bundle that answers (docs/routing.md)."),
+    *_table(
+        ("task",),
+        """
+        field_demoted g 1 = an alarm put the task into shadow, as the plan allows.
+        field_pairs_total c Inputs that both models answered, in shadow and in the audit, since the bundle is here.
+        field_agreed_total c Those of them to which both said the same.
+        """,
+    ),
+    *_table(
+        ("task", "judge"),
+        """
+        field_judged_total c Sure answers that people, or the large model, have judged since the bundle is here.
+        field_wrong_total c Those of them that were found wrong.
+        field_evidence_ratio g Evidence that more are wrong than the bundle promises: at 1 the promise is refuted.
+        """,
+    ),
+)
 GROUPS = {
     "The daemon": DAEMON,
     "Answers": ANSWERS,
@@ -190,6 +209,7 @@ GROUPS = {
     "The uplink": UPLINK,
     "Updates": UPDATES,
     "The large model": LARGE_MODEL,
+    "The field": FIELD,
 }
 CATALOGUE = {metric.name: metric for group in GROUPS.values() for metric in group}
 

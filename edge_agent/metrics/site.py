@@ -18,9 +18,10 @@ from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.examples.collection import Collection, CollectionStatus
+from edge_agent.field.figures import Standing
 from edge_agent.formats.document import seconds
 from edge_agent.formats.uplink import FILE_NAME
-from edge_agent.metrics import processes
+from edge_agent.metrics import field, processes
 from edge_agent.metrics.catalogue import CATALOGUE
 from edge_agent.metrics.counting import Counts, TaskCounts
 from edge_agent.metrics.text import Sample, page
@@ -50,6 +51,7 @@ class Watched:
     admission: Admission
     counts: Counts
     link: Link
+    alarms: Callable[[str], list[tuple[Standing, bool]]]
     denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
     serving: Callable[[], bool]
@@ -65,6 +67,7 @@ class Seen:
     ready: frozenset[str]
     overview: Overview
     examples: CollectionStatus | None
+    alarms: dict[str, list[tuple[Standing, bool]]]
     denied: dict[str, int]
     large_model: EscalationStatus | None
     calls: int
@@ -103,6 +106,7 @@ class SiteMetrics:
             ready=frozenset(name for name, bundle in tasks.items() if watched.engines.ready(bundle.digest)),
             overview=watched.overview(),
             examples=examples,
+            alarms={name: watched.alarms(name) for name in tasks},
             denied=dict(watched.denied()),
             large_model=messages.large_model_message(watched.link.message(), examples),
             calls=watched.admission.calls,
@@ -131,6 +135,8 @@ class SiteMetrics:
         yield from processes.samples("serve", os.getpid())
         if seen.examples:
             yield from _examples(seen.examples, config)
+            serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
+            yield from field.samples(seen.examples.field, serving, seen.alarms)
         yield from _uplink(config)
         yield from _updates(seen.overview, configured=bool(config.update.root_file))
         for reason, number in seen.denied.items():

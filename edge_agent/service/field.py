@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -107,7 +106,7 @@ def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterato
             target=promise.target,
             delta=promise.delta,
             evidence=found.peak,
-            evidence_max=-math.log(promise.delta),
+            evidence_max=promise.limit,
             refuted=found.rejects(promise),
         )
 

@@ -1,58 +1,134 @@
 """The field, watched for real: both daemons, a scripted oracle, what an operator, Prometheus and the centre see."""
 
-import pytest
+from __future__ import annotations
 
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_agent.cli import app
 from tests.bundles import INTENTS, echo_bundle
 from tests.escalating_site import TASK, EscalatingSite
 from tests.eventually import eventually_sync
+from tests.examples import RECIPIENT
+from tests.fleet_cases import Centre
 from tests.large_model import LargeModel
+from tests.scraped import scrape
 
 CALIBRATED = {
     **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.1},
     **{"n": 100, "bound": 0.04, "coverage": 0.9},
 }
-SURE, UNSURE = "refund please", "hmm"
+UNSURE = "hmm"
+ANSWERED = {label: label for label in INTENTS} | {"refund": "price"}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Fielded:
+    """A site with everything that shows an alarm, and the centre whose plans it believes."""
+
+    def __init__(self, folder: Path, oracle: LargeModel) -> None:
+        self.folder, self.port, self.centre = folder, free_port(), Centre(folder / "centre")
+        (folder / "root.json").write_bytes(self.centre.root_bytes)
+        sections = {
+            "examples": {"collect": {TASK: "local"}, "commit_seconds": 0.01},
+            "metrics": {"address": f"127.0.0.1:{self.port}"},
+            "site": {"id": "shop-1", "recipients": [RECIPIENT]},
+            "update": {"root_file": str(folder / "root.json"), "check_seconds": 0.1},
+        }
+        self.site = EscalatingSite(folder / "site", oracle, sections, modes={})
+        self.digest = self.centre.publish(echo_bundle(folder / "pos", confidence=CALIBRATED))
+        self.sticks = 0
+
+    def plan(self, **said) -> None:
+        """Publish a plan and bring it on a stick."""
+        self.centre.plan(self.centre.offering(self.digest, **said))
+        self.sticks += 1
+        self.site.admin.import_update(self.centre.copy(self.folder / f"stick-{self.sticks}"))
+
+    def series(self):
+        (found,) = self.site.admin.field_report(TASK).series
+        return found
+
+    def mode(self) -> tuple[str, str]:
+        (task,) = self.site.admin.status().tasks
+        return task.mode, task.mode_by
+
+    def run(self, *arguments: str) -> str:
+        result = CliRunner().invoke(app, [*self.site.serve.command()[3:], *arguments])
+        return " ".join(result.output.split())
+
+    def heartbeat(self) -> list[dict]:
+        """Return the alarms that the centre reads of the task."""
+        path = self.site.serve.state_dir / "outbox" / "status.json"
+        return json.loads(path.read_bytes())["body"]["tasks"][0]["alarms"] if path.exists() else []
 
 
 @pytest.fixture(scope="module")
-def oracle():
-    """It knows the words; of a refund it says "price"."""
-    said = {label: label for label in INTENTS} | {"refund": "price"}
-    with LargeModel(lambda text: next((said[label] for label in INTENTS if label in text), "hours")) as server:
-        yield server
+def fielded(tmp_path_factory):
+    """The oracle knows the words; of a refund it says "price"."""
+    folder = tmp_path_factory.mktemp("field")
+    with LargeModel(lambda text: next((ANSWERED[label] for label in INTENTS if label in text), "hours")) as oracle:
+        made = Fielded(folder, oracle)
+        with made.site as site:
+            made.plan(mode="shadow")
+            eventually_sync(lambda: made.mode() == ("SHADOW", "plan"))
+            site.start_uplink()
+            yield made
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, oracle):
-    folder = tmp_path_factory.mktemp("site")
-    collect = {"collect": {TASK: "local"}, "commit_seconds": 0.01}
-    with EscalatingSite(folder, oracle, {"examples": collect}) as running:
-        running.admin.install(echo_bundle(folder / "pos", confidence=CALIBRATED))
-        running.start_uplink()
-        yield running
-
-
-def series(site):
-    (found,) = site.admin.field_report(TASK).series
-    return found
-
-
-def test_shadow_mode_gives_agreement(site):
+def test_shadow_mode_gives_agreement(fielded):
     """What both models said is compared by label, with an interval; where they differ the answer can be looked up."""
-    site.admin.set_mode(TASK, "shadow")
     sent = [label for label in INTENTS if label != "other"][:4]
-    site.client.classify(TASK, [f"{label} please" for label in sent])
-    eventually_sync(lambda: 4 == series(site).totals["answers"])
-    found = series(site)
-    agreed = {each.label: (each.agreed.hits, each.agreed.rows) for each in found.agreement if each.source == "shadow"}
-    assert (3, 4) == agreed[""]
-    assert (0, 1) == agreed["refund"]
-    whole = next(each.agreed for each in found.agreement if not each.label)
+    fielded.site.client.classify(TASK, [f"{label} please" for label in sent])
+    eventually_sync(lambda: fielded.series().totals.get("answers") == 4)
+    found = fielded.series()
+    agreed = {each.label: each.agreed for each in found.agreement if each.source == "shadow"}
+    assert ((3, 4), (0, 1)) == tuple((agreed[label].hits, agreed[label].rows) for label in ("", "refund"))
     assert (0.75, pytest.approx(0.1941, abs=1e-4), pytest.approx(0.9937, abs=1e-4)) == (
-        whole.value, whole.low, whole.high)  # fmt: skip
+        agreed[""].value, agreed[""].low, agreed[""].high)  # fmt: skip
     assert [("refund", "price")] == [(each.ours, each.theirs) for each in found.disagreements]
     assert {"people": 0, "large-model": 4} == {test.judge: test.wrong.rows for test in found.tests}
-    assert [4] == [day.agreement.rows for day in found.days]
-    report = site.admin.field_report(TASK)
-    assert (("SHADOW", "operator"), {TASK: "local"}) == (
-        (report.tasks[0].mode, report.tasks[0].mode_by), report.collect)  # fmt: skip
+    assert ([4], 0.9) == ([day.agreement.rows for day in found.days], found.threshold)
+    report = fielded.site.admin.field_report(TASK)
+    assert (["oracle-1"], {TASK: "local"}) == ([report.large_model.model], report.collect)
+
+
+def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielded):
+    """Status, metrics, doctor and the heartbeat name it and what to do; without the plan's permission that is all."""
+    fielded.plan(mode="local")
+    for _ in range(8):
+        fielded.site.client.classify(TASK, [UNSURE] * 64)
+    eventually_sync(lambda: [alarm.alarm for alarm in fielded.site.admin.status().alarms] == ["confidence"])
+    shown = fielded.run("status")
+    assert "alarm: pos-intent, confidence for" in shown
+    assert "in calibration they were 90.0 %" in shown
+    eventually_sync(lambda: [alarm["alarm"] for alarm in fielded.heartbeat()] == ["confidence"])
+    stands = ("edge_agent_field_alarm", frozenset({"task": TASK, "alarm": "confidence"}.items()))
+    eventually_sync(lambda: scrape(fielded.port).get(stands) == 1, seconds=20)
+    assert "field-drift" in fielded.run("doctor")
+    assert ("LOCAL", "plan") == fielded.mode()
+
+
+def test_with_the_plan_s_permission_the_task_goes_to_shadow(fielded):
+    """It is seen who did it, everywhere; the operator takes it back, and the alarm does not do it again."""
+    fielded.plan(mode="local", demote_on=("confidence",))
+    eventually_sync(lambda: fielded.mode() == ("SHADOW", "alarm"))
+    assert "'edge-agent mode pos-intent planned' takes that back" in fielded.run("status")
+    assert "an alarm did that, as the plan allows" in fielded.run("mode", TASK)
+    eventually_sync(lambda: [alarm["demoted"] for alarm in fielded.heartbeat()] == [True])
+    assert "task_demoted" in fielded.site.serve.log.read_text()
+    fielded.run("mode", TASK, "planned")
+    assert ("LOCAL", "plan") == fielded.mode()
+    fielded.site.serve.stop()
+    fielded.site.serve.start(TASK)
+    eventually_sync(lambda: len(fielded.site.admin.status().alarms) == 1)
+    assert ("LOCAL", "plan") == fielded.mode()
