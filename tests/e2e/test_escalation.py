@@ -53,7 +53,7 @@ def well(site, oracle):
     oracle.asked.clear()
     site.admin.set_mode(TASK, None)
     site.await_online(True)
-    site.await_problem("")
+    eventually_sync(lambda: site.large_model().problem_reason != "UPSTREAM_BUSY")  # until the pause is over
     yield
     oracle.way, oracle.seconds = "well", 0.0
 
