@@ -67,7 +67,7 @@ class Daemon:
             drain_seconds=config.service.drain_seconds,
             swap=config.engine.swap,
         )
-        self._link = Link(config)
+        self._link = Link(config, paid=lambda task, micros: self._collection.paid(task, micros))
         modes = tasks.TaskModes(config, store, self._digest)
         self._alarms = FieldAlarms(self._activation, modes, self._can_ask)
         around = tasks.around(self._engines, self._activation, self._update_changed, self._alarms.plan)

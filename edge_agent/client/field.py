@@ -109,6 +109,27 @@ class FieldDisagreement:
 
 
 @dataclass(frozen=True)
+class FieldLabel:
+    """One label of a task, over all days."""
+
+    label: str
+    answers: int
+    examples: int
+    """Inputs of which the large model, or a person, said it."""
+
+
+@dataclass(frozen=True)
+class FieldMoney:
+    """What questions to the large model about a task have cost on one day (UTC)."""
+
+    task: str
+    day: str
+    questions: int
+    cost_micros: int
+    """Millionths of the currency that the prices are in."""
+
+
+@dataclass(frozen=True)
 class FieldSeries:
     """All that is known of one bundle at this site."""
 
@@ -127,6 +148,7 @@ class FieldSeries:
     disagreements: tuple[FieldDisagreement, ...]
     """The newest first."""
     threshold: float | None
+    labels: tuple[FieldLabel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,8 @@ class FieldReport:
     large_model: LargeModel | None
     collect: dict[str, str]
     """local or upstream, by task."""
+    money: tuple[FieldMoney, ...] = ()
+    """By task and day."""
 
 
 def report(message: admin_pb2.GetFieldReportResponse) -> FieldReport:
@@ -147,6 +171,7 @@ def report(message: admin_pb2.GetFieldReportResponse) -> FieldReport:
         tasks=tuple(map(wire.task, message.tasks)),
         large_model=wire.large_model(message.escalation) if message.HasField("escalation") else None,
         collect=dict(message.collect),
+        money=tuple(FieldMoney(each.task, each.day, each.questions, each.cost_micros) for each in message.money),
     )
 
 
@@ -167,6 +192,7 @@ def _series(message: field_pb2.FieldSeries) -> FieldSeries:
         ),
         disagreements=tuple(map(_disagreement, message.disagreements)),
         threshold=message.threshold if message.HasField("threshold") else None,
+        labels=tuple(FieldLabel(each.label, each.answers, each.examples) for each in message.labels),
     )
 
 

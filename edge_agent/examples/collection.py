@@ -19,7 +19,7 @@ from edge_agent.examples.records import Answered, Judgement
 from edge_agent.examples.redact.redactor import Redaction
 from edge_agent.examples.spool import Found, ReviewFilter
 from edge_agent.examples.writer import Limits, Writer
-from edge_agent.field.figures import Headline, Series
+from edge_agent.field.figures import Headline, Series, Spent
 from edge_agent.formats.example import Consent, stored
 from edge_agent.formats.manifest import Manifest
 
@@ -141,6 +141,11 @@ class Collection:
         """Keep an answer of a task that is collected. Never waits, and never fails."""
         self._writer.keep(answered)
 
+    def paid(self, task: str, micros: int) -> None:
+        """Count a question about a task, and its price. Never waits, and never fails."""
+        if self._enabled:
+            self._writer.bills.add(task, micros)
+
     async def find(self, prediction_id: str) -> Reviewed:
         """Return a kept prediction. Raises PredictionUnknown, StoreDamaged."""
         return reviewed(await self._do(lambda house: house.spool.find(prediction_id)))
@@ -190,11 +195,11 @@ class Collection:
         except EdgeAgentError as error:
             return _broken(error)
 
-    async def field(self, task: str = "") -> tuple[Series, ...]:
-        """Return how the bundles of a task, or of all, do in the field; nothing where nothing is collected."""
+    async def field(self, task: str = "") -> tuple[tuple[Series, ...], tuple[Spent, ...]]:
+        """Return how the bundles of a task, or of all, do in the field, and what was spent; nothing without a spool."""
         if not self._enabled:
-            return ()
-        return await self._do(lambda house: house.book.report(task), alone=True)
+            return (), ()
+        return await self._do(lambda house: (house.book.report(task), house.book.money(task)), alone=True)
 
     async def _do(self, work: Callable[[House], Result], *, alone: bool = False) -> Result:
         if not self._enabled:

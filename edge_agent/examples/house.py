@@ -23,7 +23,7 @@ from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.examples.redact.site_rules import site_rules
 from edge_agent.examples.site_key import site_key
 from edge_agent.examples.spool import Kept, Spool
-from edge_agent.field.book import Book
+from edge_agent.field.book import Book, Paid
 from edge_agent.field.figures import Standing
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import SiteUpdates, TaskStatus
@@ -119,6 +119,11 @@ class House:
         self._counted = -1
         if number:
             self.book.judged(prediction, json.loads(judged.record), at, first=number == 1)
+
+    def paid(self, paid: list[Paid]) -> None:
+        """Count what questions to the large model have cost."""
+        with self.spool.transaction():
+            self.book.paid(paid)
 
     def erase(self, prediction_id: str) -> tuple[bool, bool]:
         """Forget a prediction, as `Spool.erase`; inside the spool's transaction."""

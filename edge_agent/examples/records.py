@@ -202,6 +202,7 @@ def observed(answered: Answered, seconds: float) -> Observed:
         answered.sure,
         any(word in answered.reasons for word in UNUSUAL),
         pair,
+        answered.output if answered.manifest.task.kind == "classify" else "",
     )
 
 

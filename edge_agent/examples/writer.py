@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from edge_agent.errors import DiskFull, EdgeAgentError, SiteError
+from edge_agent.examples.bills import Bills
 from edge_agent.examples.house import House
 from edge_agent.examples.records import Answered
 from edge_agent.examples.spool import Kept
@@ -65,6 +66,7 @@ class Writer:
         self._failed: Counter[str] = Counter()  # by the writer's
         self._counted: Counter[str] = Counter()
         self._house: House | None = None
+        self.bills = Bills()
         self.problem: EdgeAgentError | None = None
         """Why nothing can be kept now."""
         self._thread = threading.Thread(target=self._run, name="examples", daemon=True)
@@ -137,6 +139,7 @@ class Writer:
             self._write(house, group)
         if house:
             self._count(house)
+            self._guarded(lambda: self.bills.settle(house.paid))
             self._guarded(house.keep)
 
     def _opened(self) -> House | None:

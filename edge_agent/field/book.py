@@ -10,13 +10,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_agent.durable.database import Database
 from edge_agent.field import observed as observing
 from edge_agent.field.drift import Found, Sample, Stream
 from edge_agent.field.evidence import Evidence, Promise
-from edge_agent.field.figures import Agreed, AtConfidence, Disagreement, Headline, Series, Standing
+from edge_agent.field.figures import Agreed, AtConfidence, AtLabel, Disagreement, Headline, Series, Spent, Standing
 from edge_agent.field.observed import FAIR, Observed, Pair, Source
 from edge_agent.field.tables import SeriesRow, Tables
 from edge_agent.formats.alarms import Alarm
@@ -25,6 +25,15 @@ DAY_SECONDS = 86_400
 PEOPLE, LARGE_MODEL = "people", "large-model"
 ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
 UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
+
+
+class Paid(NamedTuple):
+    """A question to the large model that was paid for."""
+
+    task: str
+    at: float
+    """Seconds since 1970."""
+    micros: int
 
 
 class Book:
@@ -52,6 +61,9 @@ class Book:
         if wrong is not None:
             names += ["checked", *(["wrong"] if wrong else [])]
             self._weigh(row, PEOPLE, [wrong], at)
+        if first and prediction["route"] != "upstream":
+            names.append("examples")
+            self._learnt(row, prediction, _truth(prediction, feedback))
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
 
     def opinion(self, prediction: Mapping[str, Any], theirs: str, source: Source, at: float) -> None:
@@ -61,6 +73,8 @@ class Book:
         if row is None or ours is None:
             return
         labels = prediction["kind"] == "classify"
+        self._tables.add_days(row.series, Counter({(_day(at), "examples"): 1}))
+        self._learnt(row, prediction, theirs)
         pair = Pair(
             source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
         )
@@ -70,6 +84,17 @@ class Book:
             self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
             if confidence is not None:
                 self._tables.add_confidences(row.series, [AtConfidence(_hundredths(confidence), 0, 1, pair.agreed)])
+
+    def paid(self, paid: Iterable[Paid]) -> None:
+        """Count what questions to the large model have cost."""
+        days: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for each in paid:
+            days[each.task, _day(each.at)].append(each.micros)
+        self._tables.add_money(Spent(*key, len(micros), sum(micros)) for key, micros in days.items())
+
+    def money(self, task: str = "") -> tuple[Spent, ...]:
+        """Return what was spent on a task, or on all, day by day."""
+        return self._tables.money(task)
 
     def forget(self, prediction_id: str) -> None:
         """Forget an input that is erased."""
@@ -114,6 +139,7 @@ class Book:
         newest = tables.newest_day(row.series)
         tables.add_days(row.series, Counter((_day(each.at), name) for each in group for name in each.names()))
         tables.add_confidences(row.series, _confidences(group))
+        tables.add_labels(row.series, _labels(group))
         pairs = [(each.prediction_id, each.confidence, each.pair) for each in group if each.pair]
         self._pair(row, pairs, at)
         fair = [not each.pair.agreed for each in group if each.accepted and each.pair and each.pair.source in FAIR]
@@ -136,6 +162,10 @@ class Book:
         ]
         if found:
             self._tables.disagree(row.series, found)
+
+    def _learnt(self, row: SeriesRow, prediction: Mapping[str, Any], truth: str) -> None:
+        if prediction["kind"] == "classify" and truth:
+            self._tables.add_labels(row.series, [AtLabel(truth, 0, 1)])
 
     def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool], at: float) -> None:
         """Weigh judged answers against the promise, one after the other."""
@@ -193,6 +223,7 @@ class Book:
             streams={alarm: _stream(states[alarm]) for alarm in observing.FLOORS if alarm in states},
             alarms=tuple(alarms),
             disagreements=tables.disagreements(row.series),
+            labels=tables.labels(row.series),
         )
 
 
@@ -226,6 +257,18 @@ def _confidences(group: Sequence[Observed]) -> list[AtConfidence]:
                 numbers[1] += 1
                 numbers[2] += each.pair.agreed
     return [AtConfidence(hundredths, *numbers) for hundredths, numbers in counted.items()]
+
+
+def _labels(group: Sequence[Observed]) -> list[AtLabel]:
+    answers = Counter(each.label for each in group if each.label)
+    examples = Counter(each.label for each in group if each.route == "upstream")
+    return [AtLabel(label, number, examples[label]) for label, number in answers.items()]
+
+
+def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
+    """Return what a person said is right; empty = that was not said."""
+    said = {"accept": prediction["output"], "corrected": feedback["value"]}
+    return str(said.get(feedback["verdict"], ""))
 
 
 def _stream(plain: Mapping[str, Any]) -> Stream:

@@ -63,6 +63,29 @@ class AtConfidence:
 
 
 @dataclass(frozen=True)
+class AtLabel:
+    """One label of a task."""
+
+    label: str
+    answers: int
+    """Answers that gave it."""
+    examples: int
+    """Inputs of which the large model or a person said it."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What questions to the large model about a task have cost on a day."""
+
+    task: str
+    day: int
+    """Days since 1970, UTC."""
+    questions: int
+    micros: int
+    """Millionths of the currency that the prices are in."""
+
+
+@dataclass(frozen=True)
 class Headline:
     """A bundle's figures in short, for metrics."""
 
@@ -94,3 +117,4 @@ class Series:
     streams: Mapping[Alarm, Stream]
     alarms: tuple[Standing, ...]
     disagreements: tuple[Disagreement, ...] = field(default=())
+    labels: tuple[AtLabel, ...] = ()

@@ -64,6 +64,8 @@ class Observed:
     unusual: bool
     """Unlike the inputs of calibration."""
     pair: Pair | None = None
+    label: str = ""
+    """That was given; empty = none was."""
 
     @property
     def accepted(self) -> bool:
@@ -75,6 +77,8 @@ class Observed:
         yield "answers"
         yield f"route:{self.route}"
         yield f"reason:{self.reason}"
+        if self.route == "upstream":
+            yield "examples"
         if self.confidence is not None:
             yield "graded"
         if self.accepted:

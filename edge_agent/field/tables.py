@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.durable.database import Database
-from edge_agent.field.figures import Agreed, AtConfidence, Disagreement, Standing
+from edge_agent.field.figures import Agreed, AtConfidence, AtLabel, Disagreement, Spent, Standing
 from edge_agent.formats.alarms import Alarm
 
 SERIES_OF_TASK_MAX = 5
@@ -34,6 +34,10 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS field_confidence (series INTEGER NOT NULL, hundredths INTEGER NOT NULL,"
     " answers INTEGER NOT NULL, pairs INTEGER NOT NULL, agreed INTEGER NOT NULL, PRIMARY KEY (series, hundredths))"
     " STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_labels (series INTEGER NOT NULL, label TEXT NOT NULL, answers INTEGER NOT NULL,"
+    " examples INTEGER NOT NULL, PRIMARY KEY (series, label)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_money (task TEXT NOT NULL, day INTEGER NOT NULL, questions INTEGER NOT NULL,"
+    " micros INTEGER NOT NULL, PRIMARY KEY (task, day)) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS field_tests (series INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,"
     " PRIMARY KEY (series, name)) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS field_alarms (series INTEGER NOT NULL, alarm TEXT NOT NULL, since REAL NOT NULL,"
@@ -44,8 +48,8 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS field_disagreements_of ON field_disagreements (series, row)",
 )
 _OF_SERIES = (
-    "field_days", "field_agreement", "field_confidence", "field_tests", "field_alarms", "field_disagreements",
-    "field_series",
+    "field_days", "field_agreement", "field_confidence", "field_labels", "field_tests", "field_alarms",
+    "field_disagreements", "field_series",
 )  # fmt: skip
 
 
@@ -174,6 +178,38 @@ class Tables:
         """Return them, the lowest first."""
         query = "SELECT hundredths, answers, pairs, agreed FROM field_confidence WHERE series = ? ORDER BY 1"
         return tuple(AtConfidence(*row) for row in self._db.rows(query, (series,)))
+
+    def add_labels(self, series: int, rows: Iterable[AtLabel]) -> None:
+        """Add to the answers and examples by label."""
+        self._db.executemany(
+            "INSERT INTO field_labels VALUES (?, ?, ?, ?) ON CONFLICT (series, label) DO UPDATE SET"
+            " answers = answers + excluded.answers, examples = examples + excluded.examples",
+            [(series, row.label, row.answers, row.examples) for row in rows],
+        )
+
+    def labels(self, series: int) -> tuple[AtLabel, ...]:
+        """Return them, by name."""
+        query = "SELECT label, answers, examples FROM field_labels WHERE series = ? ORDER BY 1"
+        return tuple(AtLabel(*row) for row in self._db.rows(query, (series,)))
+
+    def add_money(self, rows: Iterable[Spent]) -> None:
+        """Add to what was spent, and forget the days of a task beyond the newest DAYS_MAX."""
+        for row in rows:
+            self._db.execute(
+                "INSERT INTO field_money VALUES (?, ?, ?, ?) ON CONFLICT (task, day) DO UPDATE SET"
+                " questions = questions + excluded.questions, micros = micros + excluded.micros",
+                (row.task, row.day, row.questions, row.micros),
+            )
+            self._db.execute(
+                "DELETE FROM field_money WHERE task = ? AND day <= coalesce((SELECT day FROM field_money WHERE task = ?"
+                " ORDER BY day DESC LIMIT 1 OFFSET ?), -1)",
+                (row.task, row.task, DAYS_MAX),
+            )
+
+    def money(self, task: str) -> tuple[Spent, ...]:
+        """Return what was spent on a task, or on all, by task and day."""
+        query = "SELECT task, day, questions, micros FROM field_money WHERE ? IN ('', task) ORDER BY 1, 2"
+        return tuple(Spent(*row) for row in self._db.rows(query, (task,)))
 
     def disagree(self, series: int, found: Iterable[Disagreement]) -> None:
         """Remember inputs of which the models said different things, the newest ones."""

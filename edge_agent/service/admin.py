@@ -191,7 +191,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.GetFieldReportResponse:
         """Show how the bundles of a task, or of all, do in the field."""
         rooms = self._rooms
-        found = await rooms.collection.field(request.task)
+        found, spent = await rooms.collection.field(request.task)
         # The intervals of many shares take a moment, which no call has to wait for.
         series = await asyncio.to_thread(self._described, found, dict(rooms.activation.serving))
         consents = rooms.config.examples.collect.items()
@@ -201,6 +201,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
             escalation=rooms.link.message(),
             collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
+            money=map(field.money_message, spent),
         )
 
     def _described(self, found: Iterable[Series], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:

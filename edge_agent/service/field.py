@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from edge_agent import intervals
 from edge_agent.field.drift import REFERENCE_ROWS, Stream
 from edge_agent.field.evidence import Evidence, Promise
-from edge_agent.field.figures import Agreed, AtConfidence, Disagreement, Series, Standing
+from edge_agent.field.figures import Agreed, AtConfidence, Disagreement, Series, Spent, Standing
 from edge_agent.field.observed import FAIR
 from edge_agent.formats.alarms import REMEDIES
 from edge_agent.formats.manifest import Threshold
@@ -37,6 +37,11 @@ def alarm_message(alarm: Standing, *, demoted: bool) -> pb.FieldAlarm:
     return message
 
 
+def money_message(spent: Spent) -> pb.FieldMoney:
+    """Describe what was spent on a task on a day."""
+    return pb.FieldMoney(task=spent.task, day=_date(spent.day), questions=spent.questions, cost_micros=spent.micros)
+
+
 def series_message(
     series: Series, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[Standing], bool]
 ) -> pb.FieldSeries:
@@ -52,6 +57,9 @@ def series_message(
         alarms=[alarm_message(alarm, demoted=active and demoted(alarm)) for alarm in series.alarms],
         confidences=_confidences(series.confidences),
         disagreements=map(_disagreement, series.disagreements),
+        labels=[
+            pb.FieldLabel(label=each.label, answers=each.answers, examples=each.examples) for each in series.labels
+        ],
     )
     message.first_time.FromMilliseconds(int(series.first * 1000))
     message.last_time.FromMilliseconds(int(series.last * 1000))
@@ -73,8 +81,11 @@ def _days(series: Series) -> Iterator[pb.FieldDay]:
             pairs[row.day] += row.pairs
             agreed[row.day] += row.agreed
     for day in sorted(series.days.keys() | pairs.keys()):
-        written = (_EPOCH + datetime.timedelta(days=day)).isoformat()
-        yield pb.FieldDay(day=written, counts=series.days.get(day, {}), agreement=share(agreed[day], pairs[day]))
+        yield pb.FieldDay(day=_date(day), counts=series.days.get(day, {}), agreement=share(agreed[day], pairs[day]))
+
+
+def _date(day: int) -> str:
+    return (_EPOCH + datetime.timedelta(days=day)).isoformat()
 
 
 def _totals(days: Iterable[Mapping[str, int]]) -> Counter[str]:

@@ -53,12 +53,20 @@ class Finish:
 class Link:
     """See the module. One event loop owns it."""
 
-    def __init__(self, config: Config, changed: Callable[[], None] = lambda: None) -> None:
-        """Note where the uplink listens; `run` watches it. `changed` is told of every change of the standing."""
+    def __init__(
+        self,
+        config: Config,
+        changed: Callable[[], None] = lambda: None,
+        paid: Callable[[str, int], None] = lambda _task, _micros: None,
+    ) -> None:
+        """Note where the uplink listens; `run` watches it.
+
+        `changed` is told of every change of the standing, `paid` of the task and the price of every answered question.
+        """
         self._tasks = frozenset(config.escalation.tasks)
         self._configured = bool(config.escalation.url)
         self._address = f"unix:{config.escalation_socket}"
-        self._changed = changed
+        self._changed, self._paid = changed, paid
         self._said = pb.WatchResponse()
         self._stub: escalation_pb2_grpc.EscalationServiceStub | None = None
 
@@ -134,6 +142,8 @@ class Link:
                 call = self._stub.Ask(request, timeout=seconds)
                 with _cancelling(call):
                     async for response in call:
+                        if response.HasField("finish"):
+                            self._paid(question.task, response.finish.cost_micros)
                         yield _event(response)
                         if response.HasField("finish"):
                             return

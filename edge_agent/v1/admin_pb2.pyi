@@ -532,7 +532,7 @@ class GetFieldReportRequest(_message.Message):
     def __init__(self, task: _Optional[str] = ...) -> None: ...
 
 class GetFieldReportResponse(_message.Message):
-    __slots__ = ("series", "tasks", "escalation", "collect")
+    __slots__ = ("series", "tasks", "escalation", "collect", "money")
     class CollectEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -544,11 +544,13 @@ class GetFieldReportResponse(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     ESCALATION_FIELD_NUMBER: _ClassVar[int]
     COLLECT_FIELD_NUMBER: _ClassVar[int]
+    MONEY_FIELD_NUMBER: _ClassVar[int]
     series: _containers.RepeatedCompositeFieldContainer[_field_pb2.FieldSeries]
     tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
     escalation: EscalationStatus
     collect: _containers.ScalarMap[str, str]
-    def __init__(self, series: _Optional[_Iterable[_Union[_field_pb2.FieldSeries, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., collect: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    money: _containers.RepeatedCompositeFieldContainer[_field_pb2.FieldMoney]
+    def __init__(self, series: _Optional[_Iterable[_Union[_field_pb2.FieldSeries, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., escalation: _Optional[_Union[EscalationStatus, _Mapping]] = ..., collect: _Optional[_Mapping[str, str]] = ..., money: _Optional[_Iterable[_Union[_field_pb2.FieldMoney, _Mapping]]] = ...) -> None: ...
 
 class SetModeResponse(_message.Message):
     __slots__ = ("task",)

@@ -143,8 +143,30 @@ class FieldDisagreement(_message.Message):
     confidence: float
     def __init__(self, prediction_id: _Optional[str] = ..., answer_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ..., ours: _Optional[str] = ..., theirs: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
 
+class FieldLabel(_message.Message):
+    __slots__ = ("label", "answers", "examples")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    answers: int
+    examples: int
+    def __init__(self, label: _Optional[str] = ..., answers: _Optional[int] = ..., examples: _Optional[int] = ...) -> None: ...
+
+class FieldMoney(_message.Message):
+    __slots__ = ("task", "day", "questions", "cost_micros")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    COST_MICROS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    day: str
+    questions: int
+    cost_micros: int
+    def __init__(self, task: _Optional[str] = ..., day: _Optional[str] = ..., questions: _Optional[int] = ..., cost_micros: _Optional[int] = ...) -> None: ...
+
 class FieldSeries(_message.Message):
-    __slots__ = ("bundle", "active", "first_time", "last_time", "days", "totals", "agreement", "tests", "streams", "alarms", "confidences", "disagreements", "threshold")
+    __slots__ = ("bundle", "active", "first_time", "last_time", "days", "totals", "agreement", "tests", "streams", "alarms", "confidences", "disagreements", "threshold", "labels")
     class TotalsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +187,7 @@ class FieldSeries(_message.Message):
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     DISAGREEMENTS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     bundle: _task_pb2.BundleRef
     active: bool
     first_time: _timestamp_pb2.Timestamp
@@ -178,4 +201,5 @@ class FieldSeries(_message.Message):
     confidences: _containers.RepeatedCompositeFieldContainer[FieldConfidence]
     disagreements: _containers.RepeatedCompositeFieldContainer[FieldDisagreement]
     threshold: float
-    def __init__(self, bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., active: _Optional[bool] = ..., first_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., days: _Optional[_Iterable[_Union[FieldDay, _Mapping]]] = ..., totals: _Optional[_Mapping[str, int]] = ..., agreement: _Optional[_Iterable[_Union[FieldAgreement, _Mapping]]] = ..., tests: _Optional[_Iterable[_Union[FieldTest, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[FieldStream, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[FieldAlarm, _Mapping]]] = ..., confidences: _Optional[_Iterable[_Union[FieldConfidence, _Mapping]]] = ..., disagreements: _Optional[_Iterable[_Union[FieldDisagreement, _Mapping]]] = ..., threshold: _Optional[float] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[FieldLabel]
+    def __init__(self, bundle: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., active: _Optional[bool] = ..., first_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., days: _Optional[_Iterable[_Union[FieldDay, _Mapping]]] = ..., totals: _Optional[_Mapping[str, int]] = ..., agreement: _Optional[_Iterable[_Union[FieldAgreement, _Mapping]]] = ..., tests: _Optional[_Iterable[_Union[FieldTest, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[FieldStream, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[FieldAlarm, _Mapping]]] = ..., confidences: _Optional[_Iterable[_Union[FieldConfidence, _Mapping]]] = ..., disagreements: _Optional[_Iterable[_Union[FieldDisagreement, _Mapping]]] = ..., threshold: _Optional[float] = ..., labels: _Optional[_Iterable[_Union[FieldLabel, _Mapping]]] = ...) -> None: ...
