@@ -215,6 +215,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
             warnings=["Without a verified signature: pos-intent."],
         )
         self.status.start_time.FromJsonString("2026-01-02T03:04:05Z")
+        self.field = admin_pb2.GetFieldReportResponse(tasks=[task_message("pos-intent")])
 
     def bundle(self, active: bool = True, digest: str = DIGEST) -> admin_pb2.Bundle:
         """Write an installed bundle."""
@@ -239,6 +240,9 @@ class FakeAdmin(admin_pb2_grpc.AdminServiceServicer):
         return admin_pb2.ListBundlesResponse(
             bundles=[self.bundle(digest=digest)], next_page_token="" if request.page_token else "next"
         )
+
+    def GetFieldReport(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.GetFieldReportResponse:
+        return self.field
 
     def InstallBundle(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.InstallBundleResponse:
         self.requests.append(request)

@@ -92,12 +92,14 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.examples"}
     | {"edge_agent.engine.confinement"},
+    # Looks at a site through the client, and only reckons.
+    "edge_agent.report": {"edge_agent.client", "edge_agent.intervals"},
     "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.support"},
+    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.report", "edge_agent.support"},
     "convert": {
         "edge_agent.errors",
         "edge_agent.formats",
@@ -200,6 +202,8 @@ PURE = (
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
     *(f"edge_agent.field.{name}" for name in ("drift", "evidence", "figures", "observed")),
+    *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
+    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "words")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from edge_agent.cli import (
     mode,
     models,
     remove,
+    report,
     review,
     rollback,
     serve,
@@ -43,7 +44,7 @@ from edge_agent.cli import (
     uplink,
 )
 from edge_agent.cli.exits import exit_code, exit_code_of
-from edge_agent.cli.output import report
+from edge_agent.cli.output import report as show_error
 from edge_agent.cli.site import Site
 from edge_agent.client import CallFailed
 from edge_agent.config import Overrides
@@ -81,10 +82,10 @@ class _Root(TyperGroup):
                 raise _UsageError(f"{name} stands before the command: edge-agent {name} …", ctx=error.ctx) from None
             raise
         except EdgeAgentError as error:
-            report(error)
+            show_error(error)
             raise typer.Exit(exit_code_of(type(error))) from error
         except CallFailed as error:
-            report(error)
+            show_error(error)
             raise typer.Exit(exit_code(error.reason)) from error
         except KeyboardInterrupt:
             # What the command opened is closed by now. Python's own clean-up would wait for ever on a gRPC call that
@@ -137,6 +138,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "site": identity.run,
     "status": status.run,
     "doctor": doctor.run,
+    "report": report.run,
     "support-bundle": support_bundle.run,
     "models": models.run,
     "install": install.run,

@@ -22,6 +22,7 @@ COMMANDS = [
     "serve",
     "status",
     "doctor",
+    "report",
     "models",
     "install",
     "activate",

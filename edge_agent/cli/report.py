@@ -1,0 +1,187 @@
+"""`edge-agent report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from edge_agent.cli.output import err, out, print_json, print_trimmed, table
+from edge_agent.cli.rates import quantile
+from edge_agent.cli.site import AsJson, Site, site_of
+from edge_agent.client import AdminClient, Durations, Status
+from edge_agent.durable.disk import write_durably
+from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
+from edge_agent.report.document import document
+from edge_agent.report.framework import Wish
+from edge_agent.report.gathered import Told, Wanted, gathered
+from edge_agent.report.judgement import Judgement, judge, total
+from edge_agent.report.page import VERDICTS, About, headline, other_alarms, page, summary
+from edge_agent.report.words import MICROS, amount, count, percent
+
+_LOCAL_SHARE_MIN = 0.5
+"""The usual time of all answers is that of those from here only while most are."""
+_NONE = Durations((), (), 0.0)
+_STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
+
+Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Only these tasks.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts, one file.")]
+Risk = Annotated[
+    float | None,
+    typer.Option("--risk", metavar="SHARE", min=0.001, max=0.5, help="Wanted risk; left out: as the bundle promises."),
+]
+ModelCost = Annotated[
+    str,
+    typer.Option(
+        "--model-cost", metavar="AMOUNT", help="What making a model costs, as in '1500 EUR': shows when it has paid."
+    ),
+]
+
+
+def run(
+    ctx: typer.Context,
+    tasks: Tasks = None,
+    html: Html = None,
+    as_json: AsJson = False,
+    risk: Risk = None,
+    model_cost: ModelCost = "",
+) -> None:
+    """Say how far each task is, what it costs and saves, and which mode it should be in next.
+
+    Counts what was kept: a task that 'collect' under 'examples' in agent.yaml does not name has no figures.
+
+    Example: [bold]edge-agent report pos-intent --html report.html[/bold]
+    """
+    site, wanted, wish = site_of(ctx), Wanted(tuple(tasks or ()), risk), _wish(model_cost)
+    with site.admin() as admin:
+        judged, about = _judged(admin, site, wanted, wish)
+    if html:
+        _write(html, page(judged, about))
+        console = err() if as_json else out()
+        console.print(f"{html.absolute()}: open it in a browser.", soft_wrap=True)
+    if as_json:
+        print_json(document(judged, about), indent=2)
+    elif not html:
+        show(out(), judged, at_length=bool(tasks))
+
+
+def _wish(model_cost: str) -> Wish:
+    """Read an amount, with or without the name of a currency."""
+    written, _, currency = model_cost.strip().partition(" ")
+    if not written:
+        return Wish()
+    try:
+        micros = round(float(written.replace(",", "")) * MICROS)
+    except (ValueError, OverflowError):
+        micros = -1
+    if micros < 0:
+        raise typer.BadParameter(f"{model_cost!r} is no amount; as in '1500 EUR'", param_hint="--model-cost")
+    return Wish(currency.strip(), micros)
+
+
+class FiguresUnusable(EdgeAgentError):
+    """What the daemon counts makes no sense."""
+
+    reason = "FIGURES_UNUSABLE"
+    remedy_default = "This is a bug: send 'edge-agent support-bundle' to whoever looks after this software."
+
+
+def _judged(admin: AdminClient, site: Site, wanted: Wanted, wish: Wish) -> tuple[list[Judgement], About]:
+    status, field = admin.status(), admin.field_report()
+    unknown = [task for task in wanted.tasks if task not in {each.name for each in field.tasks}]
+    if unknown:
+        known = ", ".join(each.name for each in field.tasks) or "none"
+        raise UnknownTask(f"there is no task '{unknown[0]}'; there are: {known}")
+    told = Told(field, tuple(admin.bundles()), local_ms(status))
+    try:
+        judged = [judge(figures, wish) for figures in gathered(told, wanted)]
+    except ValueError as error:
+        raise FiguresUnusable(str(error)) from None
+    model = field.large_model.model if field.large_model else ""
+    name = "" if site.remote_path else site.config().site.id
+    return judged, About(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
+
+
+def local_ms(status: Status) -> dict[str, float]:
+    """Return the usual time of an answer from here, by task, where most answers are."""
+    found = {}
+    for counts in status.counts:
+        usual, every = quantile(0.5, _NONE, counts.total), sum(counts.answers.values())
+        if usual is not None and counts.answers.get("local", 0) > _LOCAL_SHARE_MIN * every:
+            found[counts.task] = 1000 * usual
+    return found
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        write_durably(path, content.encode(), 0o644)
+    except SiteError as error:
+        raise StickFailed(error.message, remedy="Name another file with --html.") from None
+
+
+def show(console: Console, judged: Sequence[Judgement], *, at_length: bool) -> None:
+    """Print it for people: a line for each task, then what to do; `at_length` with what it rests on."""
+    if not judged:
+        console.print("No tasks yet: 'edge-agent install PATH' installs a bundle.")
+        return
+    print_trimmed(console, Text(summary(total(judged), len(judged), judged[0].currency)))
+    console.print()
+    _show_table(console, judged)
+    for each in judged:
+        console.print()
+        _show_advice(console, each)
+        if at_length:
+            _show_framework(console, each)
+    console.print()
+    print_trimmed(
+        console, Text("With --html FILE: a page with charts. docs/report.md says how all is reckoned.", "dim")
+    )
+
+
+def _show_table(console: Console, judged: Sequence[Judgement]) -> None:
+    numbers = ("examples", "same as large", "could take", "here", "spent", "saved")
+    made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
+    for each in judged:
+        figures, money, takes = each.figures, each.money, each.takes
+        made.add_row(
+            Text(figures.task),
+            figures.mode,
+            Text(each.advice.mode, style="" if each.advice.mode == figures.mode else "bold green"),
+            count(figures.examples),
+            _between(each.agreement.low, each.agreement.high) if each.agreement.rows else "-",
+            _between(takes.share.low, takes.share.high) if takes.above is not None else "-",
+            percent(money.answered_here / money.calls) if money.calls else "-",
+            amount(money.spent_micros, each.currency),
+            amount(money.saved_micros, each.currency),
+        )
+    print_trimmed(console, made)
+
+
+def _between(low: float, high: float) -> str:
+    return f"{percent(low).removesuffix(' %')}-{percent(high)}"
+
+
+def _show_advice(console: Console, judged: Judgement) -> None:
+    said = Text.assemble((judged.figures.task, "bold"), ": ", (headline(judged), "bold"))
+    print_trimmed(console, said)
+    lines = [Text(judged.advice.because), Text(judged.advice.then)]
+    lines += [
+        Text.assemble(("alarm: ", "yellow"), f"{alarm.message}. {alarm.remedy}") for alarm in other_alarms(judged)
+    ]
+    for line in lines:
+        print_trimmed(console, Padding(line, (0, 0, 0, 2)))
+
+
+def _show_framework(console: Console, judged: Judgement) -> None:
+    made = table("  question", "verdict", "measured", "what it means", wrap=("measured", "what it means"))
+    for answer in judged.framework:
+        verdict = Text(VERDICTS[answer.verdict], style=_STYLES[answer.verdict])
+        made.add_row(Text(f"  {answer.about}"), verdict, Text(answer.number), Text(answer.because))
+    console.print()
+    print_trimmed(console, made)

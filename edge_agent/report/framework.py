@@ -1,0 +1,200 @@
+"""Should this task have a small model? Four questions, each answered by what was measured. Pure.
+
+Is it narrow (specificity), is there enough to learn from (data), does the volume pay (economics), and does anything
+but money ask for a model here (constraints).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_agent.report import readiness
+from edge_agent.report.figures import Figures
+from edge_agent.report.money import YEAR_MONTHS, Money
+from edge_agent.report.readiness import LabelState
+from edge_agent.report.shares import share
+from edge_agent.report.words import amount, count, counted, in_days, milliseconds, percent
+
+Verdict = Literal["yes", "partly", "no", "unknown"]
+LABELS_NARROW_MAX = 50
+PAIRS_MIN = 30
+"""Fewer comparisons say nothing of how well a task can be learnt."""
+CALLS_MIN = 100
+"""Answers that a volume is told from."""
+PAID_BACK_MONTHS, PAID_BACK_MONTHS_MAX = 12, 36
+"""Whoever makes a model hopes to have its cost back by then."""
+BLOCKED_SHARE_MIN = 0.005
+SLOWER_MIN = 2.0
+_REACHED: tuple[Verdict, ...] = ("no", "partly", "yes")
+"""By the number of steps that the examples have reached, before the last."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What only the reader knows."""
+
+    currency: str = ""
+    """What amounts are called; empty = nothing is said of it."""
+    model_cost_micros: int | None = None
+    """What making a model costs, in millionths; None = that is not said."""
+
+
+NOTHING_SAID = Wish()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, its answer and the number that this rests on."""
+
+    about: Literal["specificity", "data", "economics", "constraints"]
+    question: str
+    verdict: Verdict
+    number: str
+    because: str
+
+
+def framework(figures: Figures, money: Money, wish: Wish) -> tuple[Answer, ...]:
+    """Answer all four."""
+    return (
+        _specificity(figures),
+        _data(figures),
+        _economics(money, wish),
+        _constraints(figures),
+    )
+
+
+def _specificity(figures: Figures) -> Answer:
+    return Answer("specificity", "Is the task narrow?", *_narrow(figures))
+
+
+def _narrow(figures: Figures) -> tuple[Verdict, str, str]:
+    if figures.kind in ("generate", "embed"):
+        return "no", f"kind {figures.kind}", "It has no single right answer, so nothing can be proved of a small model."
+    agreed = readiness.agreement(figures.alike)
+    known = readiness.labels(figures)
+    if figures.kind == "extract":
+        fields = f"{percent(agreed.value)} of whole records are the same" if agreed.rows else "a fixed record"
+        return "yes", fields, "Its answer is a record of fixed fields, which is either right or not."
+    if not figures.calls:
+        return "unknown", counted(len(known), "label"), "Nothing was asked yet."
+    if len(known) > LABELS_NARROW_MAX:
+        said = f"Many labels take many examples; up to {LABELS_NARROW_MAX} are easy. Can some be joined?"
+        return "partly", counted(len(known), "label"), said
+    return _learnable(figures, known)
+
+
+def _learnable(figures: Figures, known: tuple[LabelState, ...]) -> tuple[Verdict, str, str]:
+    answers = sum(label.answers for label in known)
+    usual = max((label.answers for label in known), default=0) / answers if answers else 0.0
+    number = f"{counted(len(known), 'label')}, as varied as {even(known):.1f} equally frequent ones" if answers else ""
+    number = number or counted(len(known), "label")
+    agreed = readiness.agreement(figures.alike)
+    if agreed.rows < PAIRS_MIN:
+        said = "A closed set of answers; whether a small model learns it shows when both are compared."
+        return "yes", number, said
+    against = f"always saying the most frequent one would be the same on {percent(usual)}"
+    if agreed.low > usual:
+        return "yes", number, f"The model here says the same as the large one on {percent(agreed.value)}; {against}."
+    return "no", number, f"The model here says the same on {percent(agreed.value)} only; {against}."
+
+
+def even(known: tuple[LabelState, ...]) -> float:
+    """Return the number of equally frequent labels that would be as varied: the exponential of the entropy."""
+    answers = sum(label.answers for label in known)
+    parts = [label.answers / answers for label in known if label.answers]
+    return math.exp(-sum(part * math.log(part) for part in parts)) if parts else 0.0
+
+
+def _data(figures: Figures) -> Answer:
+    number = (
+        f"{counted(figures.examples, 'example')}, {count(sum(day.reviewed for day in figures.days))} reviewed by people"
+    )
+    return Answer("data", "Is there enough to learn from?", *_enough(figures, number))
+
+
+def _enough(figures: Figures, number: str) -> tuple[Verdict, str, str]:
+    every = readiness.steps(figures)
+    reached = [step for step in every if not step.missing]
+    rare = [label for label in readiness.labels(figures) if label.short]
+    if len(reached) > 1 and rare:
+        least = min(rare, key=lambda label: label.examples)
+        said = f"{counted(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
+        return "partly", number, f"{said}: '{least.name}' has {count(least.examples)}."
+    bought = f"Enough to {reached[-1].buys}. " if reached else ""
+    if len(reached) == len(every):
+        return "yes", number, bought.strip()
+    following = every[len(reached)]
+    said = f"{bought}{count(following.missing)} more to {following.buys}: {in_days(following.days)}."
+    return _REACHED[len(reached)], number, said
+
+
+def _economics(money: Money, wish: Wish) -> Answer:
+    return Answer("economics", "Does the volume pay?", *_pays(money, wish))
+
+
+def _pays(money: Money, wish: Wish) -> tuple[Verdict, str, str]:
+    currency = wish.currency
+    number = f"{count(money.calls_a_day)} calls a day"
+    if money.calls < CALLS_MIN:
+        return "unknown", number, f"Not enough data yet: {counted(CALLS_MIN - money.calls, 'more call')} to tell."
+    if money.price_micros is None or money.month_all_large_micros is None:
+        return "unknown", number, _no_price(money)
+    month = amount(money.month_all_large_micros, currency)
+    number = f"{number} at {amount(money.price_micros, currency)} each: {month} a month"
+    gain = money.year_gain_micros or 0
+    if not gain:
+        tenth = amount(YEAR_MONTHS * money.month_all_large_micros / 10, currency)
+        return (
+            "unknown",
+            number,
+            f"Nothing is proved yet; each tenth that a model here takes would save {tenth} a year.",
+        )
+    part = gain / (YEAR_MONTHS * money.month_all_large_micros)
+    said = f"At what is proved a model here saves {percent(part)}, {amount(gain, currency)} a year."
+    if wish.model_cost_micros is None:
+        return "partly", number, f"{said} Whether that pays for making it shows with '--model-cost'."
+    months = YEAR_MONTHS * wish.model_cost_micros / gain
+    return _paid_back(months), number, f"{said} It has paid for making it after {_months(months)}."
+
+
+def _paid_back(months: float) -> Verdict:
+    return "yes" if months <= PAID_BACK_MONTHS else "partly" if months <= PAID_BACK_MONTHS_MAX else "no"
+
+
+def _months(months: float) -> str:
+    return "less than a month" if months < 1 else f"{count(math.ceil(months))} months" if months < 600 else "a lifetime"
+
+
+def _no_price(money: Money) -> str:
+    if money.spent_micros or not money.priced:
+        return f"Not enough data yet: {count(money.priced)} questions to the large model were paid for."
+    return "The questions cost nothing: set the prices under 'escalation' in agent.yaml."
+
+
+def _constraints(figures: Figures) -> Answer:
+    return Answer("constraints", "Does anything but money ask for a model here?", *_asks(figures))
+
+
+def _asks(figures: Figures) -> tuple[Verdict, str, str]:
+    if not figures.may_leave:
+        return (
+            "yes",
+            "inputs may not leave",
+            "The site does not let inputs of this task go, so only a model here can answer.",
+        )
+    if not figures.calls:
+        return "unknown", "no answer yet", "Nothing was asked yet."
+    blocked = share(sum(day.blocked for day in figures.recent), figures.calls)
+    slower = figures.large_ms / figures.local_ms if figures.local_ms else 0.0
+    there = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""
+    here = f"; {milliseconds(figures.local_ms)} here" if figures.local_ms else ""
+    number = f"{percent(blocked.value)} of {counted(figures.calls, 'answer')} could not be asked{there}{here}"
+    if blocked.low >= BLOCKED_SHARE_MIN:
+        return "yes", number, "The large model is not always there: a model here answers all the same."
+    if slower >= SLOWER_MIN:
+        return "yes", number, f"An answer from the large model takes {slower:.0f} times as long as one from here."
+    if not figures.large_ms:
+        return "unknown", number, "The large model was not asked yet."
+    return "no", number, "The large model was there when it was wanted, and time does not speak against it."

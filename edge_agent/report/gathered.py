@@ -1,0 +1,155 @@
+"""From what the daemon says to the figures of each task."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from edge_agent.client import Bundle, Task
+from edge_agent.client.field import FieldReport, FieldSeries, Share
+from edge_agent.report import figures
+from edge_agent.report.figures import Alarm, Compared, Confident, Day, Figures, Label
+
+FAIR = ("shadow", "audit")
+"""Comparisons that were not made because of doubt."""
+BLOCKED = ("UPSTREAM_OFFLINE", "UPSTREAM_BUDGET_SPENT", "UPSTREAM_BUSY", "DEADLINE_TOO_SHORT", "UPSTREAM_FAILED")
+DAYS_MAX = 400
+_ROUTE = "route:"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the daemon says."""
+
+    counted: FieldReport
+    bundles: tuple[Bundle, ...] = ()
+    local_ms: Mapping[str, float] = field(default_factory=dict)
+    """Usual time of an answer from here, by task, where that is known."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the reader wants to know."""
+
+    tasks: tuple[str, ...] = ()
+    """Empty = all."""
+    target: float | None = None
+    """Risk; None = what the bundle promises."""
+    window: int = figures.WINDOW_DAYS
+
+
+def gathered(told: Told, wanted: Wanted) -> list[Figures]:
+    """Return the figures of every wanted task. Raises ValueError: a figure is none."""
+    return [
+        _figures(task, told, wanted) for task in told.counted.tasks if not wanted.tasks or task.name in wanted.tasks
+    ]
+
+
+def _figures(task: Task, told: Told, wanted: Wanted) -> Figures:
+    every = [series for series in told.counted.series if series.bundle.task == task.name]
+    large = told.counted.large_model
+    known = Figures(
+        task=task.name,
+        kind=cast(figures.Kind, task.kind.lower()),
+        mode=cast(figures.Mode, task.mode.lower()),
+        has_model=_has_model(task, told.bundles),
+        days=tuple(_days(task.name, every, told.counted)),
+        labels=tuple(_labels(task, every)),
+        threshold=task.threshold,
+        target=wanted.target or figures.TARGET,
+        may_leave=large is not None and task.name in large.tasks,
+        large_ms=large.usual_ms if large else 0.0,
+        local_ms=told.local_ms.get(task.name, 0.0),
+        window=wanted.window,
+    )
+    active = next((series for series in every if series.active), None)
+    return _with_bundle(known, active, wanted) if active else known
+
+
+def _has_model(task: Task, bundles: Iterable[Bundle]) -> bool:
+    return not any(each.active and each.runtime == "upstream" and each.ref.task == task.name for each in bundles)
+
+
+def _with_bundle(known: Figures, active: FieldSeries, wanted: Wanted) -> Figures:
+    """Add what is known of the bundle that answers."""
+    judged = {test.judge: Compared(test.wrong.rows, test.wrong.rows - test.wrong.hits) for test in active.tests}
+    shadow = next(
+        (_compared(each.agreed) for each in active.agreement if (each.source, each.label) == ("shadow", "")), Compared()
+    )
+    promised = next((test.target for test in active.tests), figures.TARGET)
+    return replace(
+        known,
+        confident=tuple(_confident(active)),
+        shadow=shadow,
+        judged=judged.get("large-model", Compared()),
+        checked=judged.get("people", Compared()),
+        alarms=tuple(Alarm(each.alarm, each.message, each.remedy) for each in active.alarms if each.ended is None),
+        target=wanted.target or promised,
+    )
+
+
+def _compared(agreed: Share) -> Compared:
+    return Compared(agreed.rows, agreed.hits)
+
+
+def _confident(active: FieldSeries) -> Iterator[Confident]:
+    """Take apart what is told from each confidence on; the lowest first."""
+    beyond = [(each.answers.hits, each.agreed.rows, each.agreed.hits) for each in active.confidences]
+    for at in range(len(beyond) - 1, -1, -1):
+        before = beyond[at - 1] if at else (0, 0, 0)
+        answers, rows, same = (here - there for here, there in zip(beyond[at], before, strict=True))
+        yield Confident(active.confidences[at].confidence, answers, Compared(rows, same))
+
+
+def _days(task: str, every: Sequence[FieldSeries], told: FieldReport) -> Iterator[Day]:
+    """Yield every day from the first one on, those without answers included."""
+    counts: dict[str, Counter[str]] = {}
+    compared: dict[str, Compared] = {}
+    for series in every:
+        for day in series.days:
+            counts.setdefault(day.day, Counter()).update(day.counts)
+            if series.active:
+                compared[day.day] = _compared(day.agreement)
+    paid = {each.day: each for each in told.money if each.task == task}
+    for date in _dates(counts.keys() | paid.keys()):
+        found, cost = _day(date, counts.get(date, Counter()), compared.get(date, Compared())), paid.get(date)
+        yield replace(found, priced=cost.questions, cost_micros=cost.cost_micros) if cost else found
+
+
+def _day(date: str, counts: Counter[str], compared: Compared) -> Day:
+    return Day(
+        date=date,
+        answers={name.removeprefix(_ROUTE): number for name, number in counts.items() if name.startswith(_ROUTE)},
+        sure=counts["sure"],
+        unsure=counts["graded"] - counts["sure"],
+        blocked=sum(counts[f"reason:{reason}"] for reason in BLOCKED),
+        compared=compared,
+        examples=counts["examples"],
+        reviewed=counts["reviewed"],
+    )
+
+
+def _dates(known: Collection[str]) -> list[str]:
+    """Return all days between the first and the last; at most so many as a daemon remembers, whatever its clock did."""
+    if not known:
+        return []
+    last = datetime.date.fromisoformat(max(known))
+    first = max(datetime.date.fromisoformat(min(known)), last - datetime.timedelta(days=DAYS_MAX - 1))
+    return [(first + datetime.timedelta(days=at)).isoformat() for at in range((last - first).days + 1)]
+
+
+def _labels(task: Task, every: Iterable[FieldSeries]) -> Iterator[Label]:
+    """Yield the labels that the task has now."""
+    answers, examples, rows, same = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for series in every:
+        answers.update({each.label: each.answers for each in series.labels})
+        examples.update({each.label: each.examples for each in series.labels})
+        for each in series.agreement if series.active else ():
+            if each.source in FAIR:
+                rows[each.label] += each.agreed.rows
+                same[each.label] += each.agreed.hits
+    for name in task.labels if task.kind == "CLASSIFY" else ():
+        yield Label(name, answers[name], examples[name], Compared(rows[name], same[name]))

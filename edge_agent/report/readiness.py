@@ -1,0 +1,226 @@
+"""How ready the model here is: examples against the steps, agreement with the large one, what it could take. Pure.
+
+The large model is the measure, not the truth: where the two differ, either may be right. What people said is beside it.
+The share that the model here could take is found as `convert/calibrate/threshold.py` finds a threshold: from the
+strictest down, by exact binomial tests, until the first that fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edge_agent.intervals import upper_bound
+from edge_agent.report.figures import Compared, Confident, Figures, Label, total
+from edge_agent.report.shares import Share, at_most, rows_min, rows_needed, share
+
+STEPS: dict[int, str] = {
+    100: "measure a model, within ten percentage points",
+    500: "fine-tune a first model on a handful of labels",
+    1000: "fine-tune and calibrate, with something left to test on",
+}
+LABEL_EXAMPLES_MIN = 20
+"""Fewer say nothing of a label."""
+_GUESS_ROWS_MIN, _LEVEL_ROWS_MIN = 20, 5
+"""Fewer comparisons, in all and above a threshold, are no ground for a guess."""
+_PACE_DAYS = 14
+_NEAR = 1e-9
+
+
+@dataclass(frozen=True)
+class Step:
+    """One mark on the way, and what reaching it buys."""
+
+    examples: int
+    buys: str
+    missing: int
+    """Examples until then; 0 = reached."""
+    days: int | None
+    """At the pace of the last days; None = nothing comes in."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One threshold: what the model here would take above it, and how often the large one says otherwise."""
+
+    above: float
+    taken: Share
+    """Of all its answers."""
+    rows: int
+    """Those of them that were compared."""
+    differ: int
+    bound: float
+    """Proved bound on the risk, which is exceeded with probability `delta` at most."""
+    holds: bool
+    """The bound is at most the wanted risk, and that of every stricter threshold with enough rows is."""
+
+    @property
+    def risk(self) -> float:
+        """How often the large model says otherwise, as it was seen."""
+        return self.differ / self.rows
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What the model here could take at the wanted risk."""
+
+    share: Share
+    """Of all inputs."""
+    above: float | None
+    """The confidence from which on; None = nothing is proved."""
+    risk: float | None
+    """How often the large model says otherwise, of what it would take."""
+    more: int | None
+    """Inputs still to be compared before something is proved; None = more of the same would not help."""
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class LabelState:
+    """One label."""
+
+    name: str
+    answers: int
+    examples: int
+    agreement: Share
+    short: bool
+    """Too few examples to judge it."""
+
+
+def steps(figures: Figures) -> tuple[Step, ...]:
+    """Return the marks, with what is missing to each."""
+    pace = examples_a_day(figures)
+    found = []
+    for mark, buys in STEPS.items():
+        missing = max(0, mark - figures.examples)
+        found.append(Step(mark, buys, missing, days_for(missing, pace)))
+    return tuple(found)
+
+
+def examples_a_day(figures: Figures) -> float:
+    """Return how many examples a day brings, over the last days that are known."""
+    last = figures.days[-_PACE_DAYS:]
+    return sum(day.examples for day in last) / len(last) if last else 0.0
+
+
+def days_for(missing: int, pace: float) -> int | None:
+    """Return how many days that takes; None = nothing comes in."""
+    if not missing:
+        return 0
+    return -int(-missing // pace) if pace > 0 else None
+
+
+def agreement(compared: Compared) -> Share:
+    """Return how often both models say the same."""
+    return share(compared.same, compared.rows)
+
+
+def by_day(figures: Figures, days_max: int) -> list[tuple[str, Share]]:
+    """Return the agreement of stretches of days, the first day of each; at most so many that a chart can hold."""
+    seen = [day for day in figures.days if day.compared.rows]
+    stretch = max(1, -(-len(seen) // days_max))
+    parts = [seen[at : at + stretch] for at in range(0, len(seen), stretch)]
+    return [(part[0].date, agreement(total(day.compared for day in part))) for part in parts]
+
+
+def labels(figures: Figures) -> tuple[LabelState, ...]:
+    """Return every label, the one that is given most often first."""
+    most = sorted(figures.labels, key=lambda label: (-label.answers, label.name))
+    return tuple(map(_label, most))
+
+
+def _label(label: Label) -> LabelState:
+    short = label.examples < LABEL_EXAMPLES_MIN
+    return LabelState(label.name, label.answers, label.examples, agreement(label.compared), short)
+
+
+def takes(figures: Figures) -> Takes:
+    """Return what the model here could take at the wanted risk."""
+    levels = tuple(_levels(figures))
+    held = [level for level in levels if level.holds]
+    if not held:
+        return Takes(share(0, figures.graded), None, None, _more(levels, figures), levels)
+    last = held[-1]
+    return Takes(last.taken, last.above, last.risk, 0, levels)
+
+
+def at_threshold(figures: Figures) -> Level | None:
+    """Return what the bundle's own threshold would let it take; None = it has none, or nothing was compared."""
+    if figures.threshold is None:
+        return None
+    accepted = [each for each in figures.confident if each.above >= figures.threshold - _NEAR]
+    found = total(each.compared for each in accepted)
+    beyond = Confident(figures.threshold, sum(each.answers for each in accepted), found)
+    return _level(beyond, figures, open_=True) if found.rows else None
+
+
+def more_at(level: Level, figures: Figures) -> int | None:
+    """Return how many more inputs, compared, would prove a threshold; None = no number of them."""
+    # At the share of differences seen, with half a one added.
+    accepted = rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, figures.delta)
+    return None if accepted is None else inputs_for(max(1, accepted - level.rows), level)
+
+
+def inputs_for(rows: int, level: Level) -> int:
+    """Return how many inputs it takes for so many more answers above a threshold."""
+    return math.ceil(rows / (level.taken.value or 1.0))
+
+
+def _levels(figures: Figures) -> Iterator[Level]:
+    """Walk from the strictest; the first that has enough rows and fails ends what holds."""
+    open_, least = True, rows_min(figures.target, figures.delta)
+    for beyond in _cumulated(figures):
+        level = _level(beyond, figures, open_=open_)
+        open_ = open_ and (level.holds or level.rows < least)
+        yield level
+
+
+def _cumulated(figures: Figures) -> Iterator[Confident]:
+    """Yield answers and comparisons from each confidence on, as far as these are a fair sample of those.
+
+    In shadow all answers are compared, by the audit a part of the sure ones: above the bundle's threshold and below
+    it there may be different parts. Going below, the sure ones are thinned out to the part that holds there.
+    """
+    split = figures.threshold or 0.0
+    strictest = sorted(figures.confident, key=lambda each: -each.above)
+    high = [each for each in strictest if each.above >= split - _NEAR]
+    answers, found = 0, Compared()
+    for each in high:
+        answers, found = answers + each.answers, found + each.compared
+        if found.rows:
+            yield Confident(each.above, answers, found)
+    low = strictest[len(high) :]
+    found = _thinned(high, low)
+    for each in low if found.rows or not high else ():
+        answers, found = answers + each.answers, found + each.compared
+        if found.rows:
+            yield Confident(each.above, answers, found)
+
+
+def _thinned(high: Sequence[Confident], low: Sequence[Confident]) -> Compared:
+    """Return the comparisons above as if no larger part of the answers had been compared there than below."""
+    above, below = _part(high), _part(low)
+    found, keep = total(each.compared for each in high), min(1.0, below / above) if above else 0.0
+    rows, differ = math.floor(found.rows * keep), math.ceil((found.rows - found.same) * keep)
+    return Compared(rows, max(0, rows - differ))
+
+
+def _part(answers: Sequence[Confident]) -> float:
+    number = sum(each.answers for each in answers)
+    return total(each.compared for each in answers).rows / number if number else 0.0
+
+
+def _level(beyond: Confident, figures: Figures, *, open_: bool) -> Level:
+    rows, differ = beyond.compared.rows, beyond.compared.rows - beyond.compared.same
+    bound = upper_bound(differ, rows, figures.delta)
+    holds = open_ and at_most(differ, rows, figures.target) <= figures.delta
+    return Level(beyond.above, share(beyond.answers, figures.graded), rows, differ, bound, holds)
+
+
+def _more(levels: tuple[Level, ...], figures: Figures) -> int | None:
+    rows = figures.compared.rows
+    if rows < _GUESS_ROWS_MIN:
+        return rows_min(figures.target, figures.delta) - rows  # too few to guess by: at the very best
+    guesses = [more_at(level, figures) for level in levels if level.rows >= _LEVEL_ROWS_MIN]
+    return min((each for each in guesses if each is not None), default=None)
