@@ -71,7 +71,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.routing": BASE,
     # Arithmetic for site and factory alike.
     "edge_agent.intervals": set(),
-    "edge_agent.field": BASE | {"edge_agent.durable"},
+    "edge_agent.field": BASE | {"edge_agent.durable", "edge_agent.intervals"},
     "edge_agent.store": BASE | {"edge_agent.durable"},
     # What is kept is counted in the same transaction.
     "edge_agent.examples": BASE | {"edge_agent.durable", "edge_agent.field"},

@@ -118,6 +118,8 @@ class Figures:
     """The small one, as it was measured at the centre."""
     counted: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the site itself had counted after a mode: see `told`."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What 'edge-agent report' says at the end: see `advised`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What each stage took."""
 
@@ -132,6 +134,13 @@ def told(series: FieldSeries) -> dict[str, Any]:
     whole = next(each.agreed for each in series.agreement if each.source == "shadow" and not each.label)
     alarms = [alarm.message for alarm in series.alarms]
     return {"agreed": whole.hits, "compared": whole.rows, "answers": series.totals["answers"], "alarms": alarms}
+
+
+def advised(document: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a report on one task what the flywheel shows."""
+    (task,) = document["tasks"]
+    money = {name: task["money"][name] for name in ("answered_here", "spent_micros", "saved_micros")}
+    return {**{name: task["advice"][name] for name in ("mode", "why", "because", "then")}, **money}
 
 
 def parse(plain: dict[str, Any]) -> Figures:

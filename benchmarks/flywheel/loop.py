@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.flywheel import goods, oracle
 from benchmarks.flywheel.centre import Centre
 from benchmarks.flywheel.commands import Commands, StepFailed
-from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, block, sum_up, told
+from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, advised, block, sum_up, told
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
 from benchmarks.flywheel.screen import Screen
@@ -62,6 +62,7 @@ class Loop:
             self._train()
             self._shadow()
             self._hybrid()
+            self._report()
         self.figures.seconds = self.screen.seconds
         self._keep()
         return self.figures
@@ -127,6 +128,13 @@ class Loop:
             self._site.until("1.0.0", "hybrid")
             self._call("hybrid", self.size.hybrid_calls)
             self._count("hybrid", self.size.shadow_calls + self.size.hybrid_calls)
+
+    def _report(self) -> None:
+        with self.screen.stage("report", "what it cost and saved, and what to do next"):
+            page = self.folder / "report.html"
+            found = self.figures.report = advised(self._site.report(page))
+            self.screen.line(f"next mode: {found['mode']}. {found['because']} {found['then']}")
+            self.screen.line(f"the page: {page}")
 
     # --- within ---
 

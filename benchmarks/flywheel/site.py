@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.goods import TASK, Row
@@ -159,6 +159,11 @@ class Site:
         """Return what the site itself has counted of its bundle, once the last so many answers are in it."""
         _settled("the answers to be counted", lambda: self._series().totals["answers"] >= answers)
         return self._series()
+
+    def report(self, page: Path) -> dict[str, Any]:
+        """Return what `edge-agent report` says of the task; leave its page, too."""
+        found: dict[str, Any] = json.loads(self._command("report", TASK, "--html", page, "--json"))
+        return found
 
     def cost_micros(self) -> int:
         """Return what the large model has cost this month, in millionths of the currency."""

@@ -54,6 +54,7 @@ class FieldTest:
     """people or large-model."""
     wrong: Share
     target: float
+    """At most such a share may be judged wrong; for the large model with what it errs itself, where that is known."""
     delta: float
     evidence: float
     """Natural logarithm; at `evidence_max` the promise counts as refuted."""

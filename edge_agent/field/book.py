@@ -20,9 +20,12 @@ from edge_agent.field.figures import Agreed, AtConfidence, AtLabel, Disagreement
 from edge_agent.field.observed import FAIR, Observed, Pair, Source
 from edge_agent.field.tables import SeriesRow, Tables
 from edge_agent.formats.alarms import Alarm
+from edge_agent.intervals import upper_bound
 
 DAY_SECONDS = 86_400
 PEOPLE, LARGE_MODEL = "people", "large-model"
+ERRS_MIN, ERRS_DELTA = 100, 0.05
+"""From so many judged answers on it is known how often the large model errs: more often with such a chance at most."""
 ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
 UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
 
@@ -56,7 +59,7 @@ class Book:
         row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
         if row is None:
             return
-        names = [f"said:{feedback['verdict']}", *(["reviewed"] if first else [])]
+        names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback) if first else [])]
         wrong = observing.verdict(prediction, feedback) if first and _accepted(prediction) else None
         if wrong is not None:
             names += ["checked", *(["wrong"] if wrong else [])]
@@ -173,11 +176,18 @@ class Book:
         if not wrong or said is None:
             return
         evidence = self._evidence(row.series)[who]
+        if who == LARGE_MODEL and not evidence.judged:
+            evidence = Evidence(allowed=self._large_errs(row.task))
         for each in wrong:
             evidence = evidence.after(each, said)
         self._tables.save(row.series, {who: asdict(evidence)})
         if evidence.rejects(said):
             self._tables.raise_alarm(row.series, ALARM_OF[who], at, _refuted(who, evidence, said))
+
+    def _large_errs(self, task: str) -> float:
+        """Return the share of the large model's answers that are wrong at most, by what people said of them."""
+        checked = self._tables.total(task, "large_checked")
+        return upper_bound(self._tables.total(task, "large_wrong"), checked, ERRS_DELTA) if checked >= ERRS_MIN else 0.0
 
     def _evidence(self, series: int) -> dict[str, Evidence]:
         states = self._tables.states(series)
@@ -265,6 +275,15 @@ def _labels(group: Sequence[Observed]) -> list[AtLabel]:
     return [AtLabel(label, number, examples[label]) for label, number in answers.items()]
 
 
+def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
+    """Return what is counted of the first word on an answer; of the large model's also whether that was right."""
+    if prediction["route"] != "upstream":
+        return ["reviewed"]
+    said, given = feedback["verdict"], prediction["output"]
+    right = said == "accept" or (said == "corrected" and observing.same(prediction["kind"], given, feedback["value"]))
+    return ["reviewed", "large_checked", *([] if right else ["large_wrong"])]
+
+
 def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
     """Return what a person said is right; empty = that was not said."""
     said = {"accept": prediction["output"], "corrected": feedback["value"]}
@@ -278,9 +297,10 @@ def _stream(plain: Mapping[str, Any]) -> Stream:
 
 def _refuted(who: str, evidence: Evidence, said: Promise) -> str:
     judges = "people found" if who == PEOPLE else "the large model contradicts"
+    errs = f", and the large model itself errs in {100 * evidence.allowed:.1f} %" if evidence.allowed else ""
     return (
         f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''};"
-        f" the bundle promises {100 * said.target:g} % at most"
+        f" the bundle promises {100 * said.target:g} % at most{errs}"
     )
 
 

@@ -18,6 +18,8 @@ import math
 from dataclasses import dataclass
 
 RATES = 20
+HELD_TO_MAX = 0.5
+"""Beyond that a judge says nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,20 @@ class Evidence:
     wrong: int = 0
     peak: float = 0.0
     """The highest logarithm of the capital so far; it begins at 0."""
+    allowed: float = 0.0
+    """The share that the judge itself gets wrong at most, as far as that was known before the first answer: where two
+    contradict each other one of them is wrong, so that the share of contradictions is the sum of both at most."""
+
+    def held_to(self, promise: Promise) -> float:
+        """Return the share of answers that may be judged wrong while the promise holds."""
+        return min(promise.target + self.allowed, max(promise.target, HELD_TO_MAX))
 
     def after(self, wrong: bool, promise: Promise) -> Evidence:
         """Return it with one more answer."""
         judged, errors = self.judged + 1, self.wrong + wrong
         # Capital grows with errors only: looking at others would change nothing.
-        peak = max(self.peak, log_capital(judged, errors, promise.target)) if wrong else self.peak
-        return Evidence(judged, errors, peak)
+        peak = max(self.peak, log_capital(judged, errors, self.held_to(promise))) if wrong else self.peak
+        return Evidence(judged, errors, peak, self.allowed)
 
     def rejects(self, promise: Promise) -> bool:
         """Tell whether the promise is refuted; once it is, it stays so."""

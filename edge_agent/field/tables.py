@@ -131,6 +131,13 @@ class Tables:
             found.setdefault(day, {})[name] = count
         return found
 
+    def total(self, task: str, name: str) -> int:
+        """Return a count over all days and bundles of a task that are known."""
+        of_task = "SELECT series FROM field_series WHERE task = ?"
+        query = f"SELECT coalesce(sum(count), 0) FROM field_days WHERE series IN ({of_task}) AND name = ?"  # noqa: S608
+        ((found,),) = self._db.rows(query, (task, name))
+        return int(found)
+
     def newest_day(self, series: int) -> int:
         """Return the last day of which anything is counted; -1 = none."""
         ((day,),) = self._db.rows("SELECT coalesce(max(day), -1) FROM field_days WHERE series = ?", (series,))

@@ -114,7 +114,7 @@ def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterato
         yield pb.FieldTest(
             judge=judge,
             wrong=share(found.wrong, found.judged),
-            target=promise.target,
+            target=found.held_to(promise),
             delta=promise.delta,
             evidence=found.peak,
             evidence_max=promise.limit,

@@ -57,6 +57,10 @@ def test_the_whole_way(tmp_path: Path):
     assert counted["answers"] == shadow["calls"] + hybrid["calls"]
     # What is answered here costs nothing.
     assert hybrid["cost"] / hybrid["calls"] < 0.8 * bootstrap["cost"] / bootstrap["calls"]
+    # The report reckons with the same answers.
+    assert (figures["report"]["mode"], figures["report"]["why"]) == ("hybrid", "STILL_ASKS")
+    assert figures["report"]["answered_here"] == hybrid["local"]
+    assert "</html>" in (work / "report.html").read_text()
     assert json.loads((work / "flywheel.json").read_text()) == figures
     assert chart.stat().st_size > 10_000
     assert [] == running(work)

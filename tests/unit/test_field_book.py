@@ -151,6 +151,40 @@ def test_many_corrections_refute_the_promise(site):
     assert alarm.said.endswith("the bundle promises 5 % at most")
 
 
+def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
+    """Let people judge that many answers of the large model, before there was a small one."""
+    for number in range(right + wrong):
+        site.keep(answered(number, manifest=manifest(), ours=None, confidence=None, route="upstream", scores=()))
+        site.house.book.judged(
+            {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
+            {"verdict": "accept" if number < right else "corrected", "value": "price"},
+            site.clock.wall,
+            first=True,
+        )
+
+
+@pytest.mark.parametrize(("right", "wrong", "alarms"), [(94, 6, []), (89, 6, ["opinions"]), (0, 0, ["opinions"])])
+def test_the_large_models_own_errors_are_allowed_for(site, right: int, wrong: int, alarms: list[str]):
+    """It contradicts 9 % of the sure answers: with 6 of 100 known errors of its own that refutes nothing of 5 %."""
+    reviewed_bootstrap(site, right, wrong)
+    theirs = ["price" if number % 11 == 10 else "refund" for number in range(440)]
+    site.keep(*(shadowed(1000 + number, said, digest="d" * 64) for number, said in enumerate(theirs)))
+    series = next(each for each in site.house.book.report("pos-intent") if each.digest == "d" * 64)
+    assert (440, 40) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].wrong)
+    assert alarms == [name for name in standing(site) if name == "opinions"]
+    allowed = series.evidence[LARGE_MODEL].allowed
+    assert (0.0 if alarms else pytest.approx(0.1152, abs=0.001)) == allowed
+
+
+def test_what_the_large_model_errs_is_settled_before_the_first_comparison(site):
+    """A test whose hypothesis moves with the data proves nothing: what people say afterwards allows no more."""
+    site.keep(shadowed(1000, "refund", digest="d" * 64))
+    reviewed_bootstrap(site, 50, 60)
+    site.keep(shadowed(1001, "refund", digest="d" * 64))
+    series = next(each for each in site.house.book.report("pos-intent") if each.digest == "d" * 64)
+    assert (2, 0.0) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].allowed)
+
+
 def test_an_opinion_is_evidence_only_when_it_was_asked_by_chance(site):
     """An opinion of the audit is weighed; one that was put off because of doubt is only compared."""
     site.keep(sure(1), sure(2))
