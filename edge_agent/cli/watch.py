@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from datetime import UTC, datetime
 
@@ -22,18 +21,23 @@ LOOK_SECONDS_MAX = 2.0
 
 def watch(site: Site, console: Console) -> None:
     """Show a frame a second: over one another on a terminal, one below the other elsewhere."""
-    ended = threading.Event()
-    # Not KeyboardInterrupt: it would tear a call, and the terminal is to be left as it was found.
-    before = signal.signal(signal.SIGINT, lambda *_: ended.set())
+    # Ctrl-C is held back and looked for between frames: it would tear a call, and the terminal is to be left as it was
+    # found. Not a handler that sets an event: it would wait for ever for the lock of the wait that it interrupts.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with site.admin() as admin:
             watched = _Watched(admin)
             if console.is_terminal:
-                _live(watched, console, ended)
+                _live(watched, console)
             else:
-                _printed(watched, console, ended)
+                _printed(watched, console)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ended() -> bool:
+    """Wait until the next look; tell whether Ctrl-C was pressed."""
+    return signal.sigtimedwait({signal.SIGINT}, INTERVAL_SECONDS) is not None
 
 
 class _Watched:
@@ -54,17 +58,17 @@ class _Watched:
         return Look(self._status, self._window.rates(), self._window.seconds, problem)
 
 
-def _live(watched: _Watched, console: Console, ended: threading.Event) -> None:
+def _live(watched: _Watched, console: Console) -> None:
     first = frame(watched.look(), datetime.now(UTC))
     with Live(first, console=console, screen=True, auto_refresh=False, vertical_overflow="ellipsis") as live:
-        while not ended.wait(INTERVAL_SECONDS):
+        while not _ended():
             live.update(frame(watched.look(), datetime.now(UTC)), refresh=True)
 
 
-def _printed(watched: _Watched, console: Console, ended: threading.Event) -> None:
+def _printed(watched: _Watched, console: Console) -> None:
     while True:
         print_trimmed(console, frame(watched.look(), datetime.now(UTC)))
         console.file.write("\n")
         console.file.flush()
-        if ended.wait(INTERVAL_SECONDS):
+        if _ended():
             return
