@@ -89,15 +89,17 @@ def oracle(client: Client) -> Oracle:
 
 
 def patient(noted: Noted, what: str, call: Callable[[], object], again: tuple[str, ...] = ()) -> object | None:
-    """Call until it is answered, again also after these reasons; None = it was not, which is noted."""
+    """Call until it is answered, again also after failures that read so; None = it was not, which is noted."""
     give_up = time.monotonic() + GIVE_UP_SECONDS
     while True:
         started = time.monotonic()
         try:
             return call()
         except CallFailed as failed:
-            if not {failed.code, failed.reason} & {*RETRYABLE, *again} or time.monotonic() > give_up:
-                noted.failed.append(f"{what}: {failed.code} {failed.reason}: {failed.message}")
+            said = f"{failed.code} {failed.reason}: {failed.message}"
+            passes = failed.code in RETRYABLE or any(words in said for words in again)
+            if not passes or time.monotonic() > give_up:
+                noted.failed.append(f"{what}: {said}")
                 return None
             noted.retried()
             threading.Event().wait(failed.retry_after_seconds or PAUSE_SECONDS)

@@ -42,9 +42,9 @@ SAMPLE_SECONDS, WARM_UP_SHARE = 2.0, 0.2
 ASK_SECONDS, OTHER_SECONDS, OPERATE_SECONDS, KILL_SECONDS = 0.05, 0.5, 2.0, 7.0
 RECOVERY_SECONDS_MAX, END_SECONDS_MAX = 20.0, 90.0
 MEMORY_MB_AN_HOUR_MAX, DESCRIPTORS_AN_HOUR_MAX = 16.0, 12.0
-KILLED = ("ENGINE_CRASHED", "MODEL_LOAD_FAILED")
-"""What a change comes to whose engine is killed in the middle of it, or of its load. Nothing was changed: it is made
-again; a model that never loads is still noted, when patience ends."""
+KILLED = ("ENGINE_CRASHED: ", "process died during ")
+"""How the failure reads of a change whose engine is killed in the middle of it, or of its load: nothing changed, and
+it is made again. A load that takes too long, or that is refused, is no such thing."""
 LABELS = ("refund", "price")
 LIMITS = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 500}}
 SETTINGS = {

@@ -167,10 +167,13 @@ def test_a_stalling_answer_does_not_cost_the_deadline(site, oracle):
 def test_a_refusal_closes_the_way(site, oracle, way, reason, asked):
     """A server that refuses gets no more than one repeat; the caller has the local answer, and status says why."""
     oracle.way, oracle.retry_after = way, "0"
-    assert "LOCAL" == ask(site, UNSURE).route
+    answer = ask(site, UNSURE)
+    assert "LOCAL" == answer.route
     if way == "401":  # stays so; whether a busy one is back shows at the next look
         site.await_online(False)
         assert reason == site.large_model().problem_reason
+    else:
+        assert reason == answer.route_reason
     assert asked == len(oracle.asked)
 
 

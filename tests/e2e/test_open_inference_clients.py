@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tests.tls_site import TlsSite
 
 SECONDS_MAX = 100.0
 REQUESTS = 20
+CONCURRENCY = 2
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -148,13 +150,26 @@ def analysed(site: Site, model: str, text: str, *words: str) -> list[Any]:
     data.write_text(json.dumps({"data": [{"text": {"content": [text], "shape": [1]}}]}))
     out.unlink(missing_ok=True)
     program = environments.interpreter("triton").with_name("perf_analyzer")
-    given = ["-m", model, "-i", "grpc", "--request-count", REQUESTS, "--input-data", data, "--concurrency-range", 2]
+    given = [
+        "-m",
+        model,
+        "-i",
+        "grpc",
+        "--request-count",
+        REQUESTS,
+        "--input-data",
+        data,
+        "--concurrency-range",
+        CONCURRENCY,
+    ]
     command = [program, *given, "--profile-export-file", out, *words]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert out.exists(), done.stdout + done.stderr  # its exit code is 0 whatever happens
     [experiment] = json.loads(out.read_text())["experiments"]
     # The client's own count. The server's, read at the end of the window, may lack the last of them or have one more.
     assert f"    Request count: {REQUESTS}\n" in done.stdout
+    served = [int(count) for count in re.findall(r"Successful request count: (\d+)", done.stdout)]
+    assert all(abs(count - REQUESTS) <= CONCURRENCY for count in served), done.stdout
     return list(experiment["requests"])
 
 
