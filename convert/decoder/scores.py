@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from convert.decoder.tokens import TaskTokens, Tokens
-from edge_agent.engine.runtimes.llama.labels import LabelTree, Tally
+from edge_agent.engine.runtimes.llama.label_tree import LabelTree
+from edge_agent.engine.runtimes.llama.labels import Tally
 
 BATCH_ROWS = 16
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.engine.runtimes.llama.labels import LabelTree
+from edge_agent.engine.runtimes.llama.label_tree import LabelTree
 from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
 from edge_agent.formats.manifest import Task
 

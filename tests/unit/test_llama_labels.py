@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.labels import LABEL_TOKENS_MAX, LabelTree, Tally, log_probs, scores_of
-from edge_agent.errors import ModelLoadFailed
+from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
+from edge_agent.engine.runtimes.llama.labels import Tally, log_probs, scores_of
 
 VOCABULARY = 12
 
@@ -25,14 +25,25 @@ def naive(path: tuple[int, ...]) -> float:
     return sum(float(log_probs(row_for(path[:i]), [token])[0]) for i, token in enumerate(path))
 
 
-def tallied(paths: list[tuple[int, ...]]) -> np.ndarray:
-    """Return the joint log-probabilities by branches."""
+def tallied(paths: list[tuple[int, ...]], rows_max: int) -> list[float]:
+    """Return the joint log-probabilities by a tree that is computed in steps."""
     tree = LabelTree([str(path) for path in paths], paths)
     tally = Tally(tree)
     tally.add_prompt(row_for(()))
-    for branch in tree.branches:
-        tally.add_branch(branch, [row_for(branch[: i + 1]) for i in range(len(branch))])
-    return tally.joint
+    for chunk in tree.chunks(rows_max, rows_max):
+        behind = chunk_histories(chunk)
+        tally.add_chunk(chunk, [row_for(history) for history in behind[chunk.known :]])
+    return tally.joint.tolist()
+
+
+def chunk_histories(chunk: TreeChunk) -> list[tuple[int, ...]]:
+    """Return the tokens that each row of a chunk has behind it, its own included."""
+    sequences: list[tuple[int, ...]] = [()] * chunk.branches
+    rows = []
+    for token, first, last in zip(chunk.tokens, chunk.first, chunk.last, strict=True):
+        sequences[first:last] = [(*sequences[first], token)] * (last - first)
+        rows.append(sequences[first])
+    return rows
 
 
 def test_log_probs_are_a_softmax() -> None:
@@ -41,29 +52,40 @@ def test_log_probs_are_a_softmax() -> None:
     assert math.isclose(1.0, float(np.exp(log_probs(logits, range(VOCABULARY))).sum()), rel_tol=1e-5)
 
 
-@given(st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=5).map(tuple), min_size=2, unique=True))
-def test_joint_log_probabilities_equal_naive_ones(paths: list[tuple[int, ...]]) -> None:
-    """Any set of labels gets the sums that one walk per label gives, prefixes of other labels included."""
-    assert [pytest.approx(naive(path), abs=1e-9) for path in paths] == tallied(paths).tolist()
+def test_log_probs_agree_with_double_precision() -> None:
+    """Over a vocabulary as large as a model's the softmax is within 1e-6 of one that is computed in float64."""
+    logits = np.random.default_rng(3).normal(0, 4, 152_000).astype(np.float32)
+    exact = logits[:50].astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
+    assert pytest.approx(exact, abs=1e-6) == log_probs(logits, range(50))
 
 
-def test_labels_that_differ_in_the_last_token_share_a_branch() -> None:
-    """Nine labels "a b c", "a b d" ... cost one branch of two tokens; labels of one token cost none."""
-    tree = LabelTree([str(i) for i in range(10)], [(1, 2, i) for i in range(9)] + [(5,)])
-    assert ((1, 2),) == tree.branches
+def test_log_probs_leave_the_logits_alone() -> None:
+    """What is overwritten is the scratch row; the logits, which are the model's own memory, stay as they are."""
+    logits = row_for(())
+    log_probs(logits, [0], np.empty_like(logits))
+    assert row_for(()).tolist() == logits.tolist()
 
 
-def test_labels_of_the_same_tokens_are_refused() -> None:
-    """Two labels that the model cannot tell apart are named in the error."""
-    with pytest.raises(ModelLoadFailed, match="labels 'a' and 'b' are the same tokens"):
-        LabelTree(["a", "b"], [(1, 2), (1, 2)])
+PATHS = st.lists(
+    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=5).map(tuple), min_size=2, max_size=40, unique=True
+)
 
 
-@pytest.mark.parametrize("length", [0, LABEL_TOKENS_MAX + 1])
-def test_labels_without_tokens_or_with_too_many_are_refused(length: int) -> None:
-    """The error has the count and the limit."""
-    with pytest.raises(ModelLoadFailed, match=f"'long' has {length} tokens; 1 to {LABEL_TOKENS_MAX}"):
-        LabelTree(["a", "long"], [(1,), tuple(range(length))])
+@given(PATHS, st.integers(4, 63))
+def test_joint_log_probabilities_equal_naive_ones(paths: list[tuple[int, ...]], rows_max: int) -> None:
+    """Any set of labels, in steps of any size, gets to the last bit the sums that one walk per label gives."""
+    assert [naive(path) for path in paths] == tallied(paths, rows_max)
+
+
+@given(PATHS)
+def test_branches_can_be_computed_on_their_own(paths: list[tuple[int, ...]]) -> None:
+    """One sequence per branch, in any order, gives the same sums as shared rows do."""
+    tree = LabelTree([str(path) for path in paths], paths)
+    tally = Tally(tree)
+    tally.add_prompt(row_for(()))
+    for branch in sorted(tree.branches, key=len):
+        tally.add_branch(branch, [row_for(branch[: i + 1]) for i in range(len(branch))])
+    assert tallied(paths, 63) == tally.joint.tolist()
 
 
 def test_label_mass_is_the_probability_before_renormalising() -> None:

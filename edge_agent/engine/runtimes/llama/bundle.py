@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_agent.engine.runtimes.jobs import checked_length
 from edge_agent.engine.runtimes.llama.grammar import Grammar
-from edge_agent.engine.runtimes.llama.labels import LabelTree
+from edge_agent.engine.runtimes.llama.label_tree import LabelTree
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed

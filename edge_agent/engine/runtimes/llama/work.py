@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from edge_agent.engine.protocol import Chunk, Done, Event, Run
 from edge_agent.engine.runtimes.llama.bundle import Bundle
 from edge_agent.engine.runtimes.llama.context import Context, Rows, Sampler
-from edge_agent.engine.runtimes.llama.labels import LabelTree, Tally, Tokens, scores_of
+from edge_agent.engine.runtimes.llama.label_tree import LabelTree, Tokens
+from edge_agent.engine.runtimes.llama.labels import Tally, scores_of
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.scheduler import Lane
 from edge_agent.engine.runtimes.llama.text import TextStream
