@@ -38,7 +38,7 @@ EVERY_CALL = ("CERTIFICATE_EXPIRED", "ROLE_MISSING", "REQUEST_INVALID", "DEADLIN
 """What any call may end with; docs/api.md says so once."""
 WORK_CALL = ("CLIENT_RATE_EXCEEDED",)
 """Likewise of calls that a client's rate counts."""
-SOCKETS = {"infer": "inference.sock, admin.sock", "feedback": "review.sock, admin.sock", "admin": "admin.sock"}
+SOCKETS = {"infer": "inference.sock, admin.sock", "feedback": "review.sock", "admin": "admin.sock"}
 _F = FieldDescriptorProto
 _TYPES = {number: name.removeprefix("TYPE_").lower() for name, number in _F.Type.items()}
 _MESSAGES, _ENUMS, _SERVICES = 4, 5, 6  # fields of FileDescriptorProto, as in the paths of its comments

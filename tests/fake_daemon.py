@@ -28,6 +28,14 @@ from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb
 
 DIGEST = "ab" * 32
 WAIT_SECONDS_MAX = 20.0
+RECORD_SCHEMA = '{"type": "object", "properties": {"price": {"type": "string"}}}'
+WAITING = ("stuck", "stuck-later", "endless")
+KINDS = {
+    **dict.fromkeys(("assistant", "endless", "breaks"), task_pb2.TASK_KIND_GENERATE),
+    "pos-fields": task_pb2.TASK_KIND_EXTRACT,
+    "product-search": task_pb2.TASK_KIND_EMBED,
+}
+"""As GetTask says; every other task classifies."""
 REMEDIES = {"QUEUE_FULL": QueueFull.remedy_default, "REQUEST_INVALID": ""}
 
 
@@ -90,7 +98,7 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         if request.task == "crowded":
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
         # gRPC takes no callback for a call that is over already.
-        if request.task in ("stuck", "stuck-later", "endless") and not context.add_callback(self.stream_ended.set):
+        if request.task in WAITING and not context.add_callback(self.stream_ended.set):
             self.stream_ended.set()
         if request.task == "stuck" or (request.task == "stuck-later" and "three" in getattr(request, "texts", [])):
             self.stream_ended.wait(WAIT_SECONDS_MAX)
@@ -156,8 +164,14 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.ListTasksResponse(tasks=self.tasks[start:end], next_page_token=more)
 
     def GetTask(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.GetTaskResponse:
-        self._begin(request, context)
-        return inference_pb2.GetTaskResponse(task=task_message(request.task))
+        if request.task not in WAITING:
+            self._begin(request, context)
+        task = task_message(request.task)
+        task.kind = KINDS.get(request.task, task.kind)
+        if task.kind == task_pb2.TASK_KIND_GENERATE:
+            task.limits.output_tokens_max = 64
+        schema = RECORD_SCHEMA if task.kind == task_pb2.TASK_KIND_EXTRACT else ""
+        return inference_pb2.GetTaskResponse(task=task, record_schema=schema)
 
 
 def _bad() -> task_pb2.InputError:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from hypothesis import strategies as st
 
 from edge_agent.client import Classification
 from edge_agent.engine.pool import resident_bytes
@@ -41,6 +42,8 @@ TASKS = {
     "ModelStreamInfer": open_inference_hints(KINDS),
 }
 """By call, what it is made for; and what it may take away."""
+MESSAGES_MAX = 4
+"""In one call that takes several: what comes after a message that fails is to be answered like any other."""
 LAST = "edge_agent.v1.AdminService.Drain"
 """It does what it says, whatever is sent along: nothing can be asked afterwards."""
 
@@ -77,16 +80,20 @@ class Found:
     """What came of the cases so far."""
 
     cases: int = 0
+    messages: int = 0
+    """In all of them."""
     ended: Counter[str] = field(default_factory=Counter)
     """By the name of the format or call, and how they ended."""
     defects: list[str] = field(default_factory=list)
 
-    def add(self, name: str, how: str, defect: str, case: bytes) -> None:
-        """Count one case."""
+    def add(self, name: str, how: str, defect: str, *case: bytes) -> None:
+        """Count one case, which may be of several messages."""
         self.cases += 1
+        self.messages += len(case)
         self.ended[f"{name} {how}"] += 1
         if defect:
-            self.defects.append(f"{name}: {defect}; case {case[:200].hex()} ({len(case)} bytes)")
+            shown = ", ".join(f"{each[:200].hex()} ({len(each)} bytes)" for each in case)
+            self.defects.append(f"{name}: {defect}; case {shown}")
 
 
 @contextlib.contextmanager
@@ -134,14 +141,16 @@ def methods() -> list[MethodDescriptor]:
 
 
 def fuzz(at: Fuzzed, method: MethodDescriptor, cases: int, begin: int, found: Found) -> None:
-    """Call a method with so many hostile requests."""
+    """Make a call so many times, with a hostile message, or with up to four where it takes several."""
     channel, hints = at.channel(method), {**at.hints, **TASKS.get(method.name, {})}
 
-    def one(raw: bytes) -> None:
-        ended: Ended = call(channel, method, raw)
-        found.add(method.name, f"{ended.code} {ended.reason}".strip(), ended.defect(method), raw)
+    def one(messages: list[bytes]) -> None:
+        ended: Ended = call(channel, method, *messages)
+        found.add(method.name, f"{ended.code} {ended.reason}".strip(), ended.defect(method), *messages)
 
-    each_of(hostile(method.input_type, hints), cases, begin, one)
+    message = hostile(method.input_type, hints)
+    most = MESSAGES_MAX if method.client_streaming else 1
+    each_of(st.lists(message, min_size=1, max_size=most), cases, begin, one)
 
 
 def _more(kind: str) -> dict[str, object]:

@@ -41,12 +41,13 @@ class Ended:
         return "" if named else f"{self.code} without a reason that is documented: {self.reason!r} {self.said}"
 
 
-def call(channel: grpc.Channel, method: MethodDescriptor, raw: bytes) -> Ended:
-    """Send bytes as the only message of a call, and read what comes."""
-    if method.full_name.startswith("grpc.reflection"):
-        answers = channel.stream_stream(path_of(method))(iter([raw]), timeout=CALL_SECONDS_MAX)
+def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> Ended:
+    """Send bytes as the messages of a call, and read what comes. Several are for a call that takes several."""
+    if method.client_streaming:
+        answers = channel.stream_stream(path_of(method))(iter(messages), timeout=CALL_SECONDS_MAX)
     else:
         # As a stream all calls look the same.
+        [raw] = messages
         answers = channel.unary_stream(path_of(method))(raw, timeout=CALL_SECONDS_MAX)
     try:
         for _ in itertools.islice(answers, 1 if method.name == "Watch" else ANSWERS_MAX):

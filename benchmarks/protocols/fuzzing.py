@@ -36,6 +36,7 @@ def measure(cases: int = CASES) -> list[Bar]:
     answered = sum(number for ended, number in found.ended.items() if ended.split()[1] == "OK")
     return [
         Bar("fuzzing: hostile requests", found.cases, cases, "higher"),
+        Bar("fuzzing: messages in them, several on a stream", found.messages, cases, "higher"),
         Bar("fuzzing: of them answered", answered, cases / 50, "higher"),
         Bar("fuzzing: requests that showed a defect", len(found.defects), 0, "lower"),
         Bar("fuzzing: other callers disturbed", float(bool(well)), 0, "lower"),

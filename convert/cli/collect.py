@@ -46,7 +46,7 @@ class Command:
     keys: Annotated[Path, typer.Option(metavar="FOLDER", help="The centre's keys: see 'edge-convert keys'.")]
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://"),
+        typer.Argument(metavar="SOURCE", help="Folders, or URLs of object stores: s3:// gs:// az://"),
     ] = None
     passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its first line is the passphrase of the keys.")

@@ -21,7 +21,7 @@ Rows = Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: docs/data-for
 
 def evaluate(
     what: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory; or a recipe, without DATA.")],
-    rows: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="JSONL: docs/data-formats.md.")] = None,
+    rows: Annotated[Path | None, typer.Argument(metavar="DATA", help="JSONL: docs/data-formats.md.")] = None,
     format_: Format = None,
     as_json: AsJson = False,
     again: run.Again = False,

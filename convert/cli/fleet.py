@@ -41,7 +41,7 @@ class Command:
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Folders, or URLs of object stores: s3:// gs:// az://")
+        list[str], typer.Argument(metavar="SOURCE", help="Folders, or URLs of object stores: s3:// gs:// az://")
     ]
     plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan, as 'edge-convert plan show --json' prints it.")]
     collected: Annotated[

@@ -29,7 +29,7 @@ class Command(OnRepository):
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="BUNDLE...", help="Directories or tars, as 'edge-convert' made them.")
+        list[Path] | None, typer.Argument(metavar="BUNDLE", help="Directories or tars, as 'edge-convert' made them.")
     ] = None
     new: Annotated[bool, typer.Option("--new", help="Make the repository: once, for the first publish.")] = False
     stage: Stage = None

@@ -29,7 +29,7 @@ class Command(OnRepository):
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
     roles: Annotated[
-        list[Renewed] | None, typer.Argument(metavar="ROLE...", help="Also root, targets or plan, by their keys.")
+        list[Renewed] | None, typer.Argument(metavar="ROLE", help="Also root, targets or plan, by their keys.")
     ] = None
     stage: Stage = None
 

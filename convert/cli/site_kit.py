@@ -29,7 +29,7 @@ class Command:
     """
 
     # The fields are the command's arguments and options: typer reads them like a function's parameters.
-    sites: Annotated[list[str], typer.Argument(metavar="SITE...", help="Ids: a-z, 0-9 and inner hyphens.")]
+    sites: Annotated[list[str], typer.Argument(metavar="SITE", help="Ids: a-z, 0-9 and inner hyphens.")]
     fleet: Annotated[Path, typer.Option(metavar="FILE", help="What every site of the fleet gets.")]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the kits go.")]
     channel: Annotated[str, typer.Option(metavar="NAME", help="Another one than fleet.yaml says.")] = ""

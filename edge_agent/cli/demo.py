@@ -39,7 +39,7 @@ class Show:
 
 
 def run(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE_DIR...", help="Bundle directories to show.")],
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE_DIR", help="Bundle directories to show.")],
     labelled: Annotated[
         Path | None,
         typer.Option(

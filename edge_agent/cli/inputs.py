@@ -24,7 +24,7 @@ JSON_LINES = ".jsonl"
 
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[TEXT]...", help="The inputs; left out: the lines of standard input that are not blank."),
+    typer.Argument(metavar="TEXT", help="The inputs; left out: the lines of standard input that are not blank."),
 ]
 FileOption = Annotated[
     Path | None,

@@ -31,7 +31,7 @@ def run(
     task: TaskArgument,
     mode: Annotated[
         str,
-        typer.Argument(metavar="[MODE]", help=f"One of {', '.join(get_args(Mode))}; {AS_PLANNED} = as the plan says."),
+        typer.Argument(metavar="MODE", help=f"One of {', '.join(get_args(Mode))}; {AS_PLANNED} = as the plan says."),
     ] = "",
 ) -> None:
     """Show or set who answers a task: the model here, the large one, or both.

@@ -235,7 +235,7 @@ class AsyncClient(AsyncConnection):
     async def task(self, name: str, *, timeout_seconds: float = 10) -> Task:
         """Show one installed task."""
         request = inference_pb2.GetTaskRequest(task=name)
-        return wire.task((await self.call(self._stub.GetTask, request, timeout_seconds)).task)
+        return wire.shown_task(await self.call(self._stub.GetTask, request, timeout_seconds))
 
 
 async def _one_batch(

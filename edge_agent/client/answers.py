@@ -148,6 +148,8 @@ class Task:
     """BOOTSTRAP, SHADOW, HYBRID or LOCAL: who answers."""
     mode_by: str = ""
     """operator, plan, configuration, bundle or alarm: who put it into that mode; empty from a daemon that says not."""
+    record_schema: str = ""
+    """Only from `task`: the JSON Schema that its records keep to; empty where it writes none."""
 
 
 @dataclass(frozen=True)

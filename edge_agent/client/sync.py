@@ -205,4 +205,4 @@ class Client(Connection):
     def task(self, name: str, *, timeout_seconds: float = 10) -> Task:
         """Show one installed task."""
         request = inference_pb2.GetTaskRequest(task=name)
-        return wire.task(self.call(self._stub.GetTask, request, timeout_seconds).task)
+        return wire.shown_task(self.call(self._stub.GetTask, request, timeout_seconds))

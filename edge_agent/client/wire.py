@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -211,6 +212,11 @@ def task(message: task_pb2.Task) -> Task:
         mode=word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL",
         mode_by=message.mode_by,
     )
+
+
+def shown_task(message: inference_pb2.GetTaskResponse) -> Task:
+    """Translate, with what only this call says."""
+    return replace(task(message.task), record_schema=message.record_schema)
 
 
 def bundle(message: admin_pb2.Bundle) -> Bundle:

@@ -173,6 +173,12 @@ class AccessConfig(Section):
         le=100_000,
         description="Inference calls in progress of one client; 0 = its share of 'calls_max' under 'service'.",
     )
+    client_streams_max: int = Field(
+        default=256,
+        ge=1,
+        le=1024,
+        description="Open streams of requests (ModelStreamInfer) of one client; one more is refused.",
+    )
     client_calls_per_second_max: float = Field(
         default=0, ge=0, le=100_000, description="Calls of one client per second, on average; 0 = any number."
     )

@@ -38,11 +38,12 @@ class Place:
 class Admission:
     """The count of one daemon. One event loop owns it."""
 
-    def __init__(self, calls_max: int, drain_seconds: float, client_calls_max: int = 0) -> None:
+    def __init__(self, calls_max: int, drain_seconds: float, client_calls_max: int = 0, what: str = "calls") -> None:
         """Take at most `calls_max` calls of one client at a time, and so far as others find places (`shares.py`).
 
-        `client_calls_max` is lower where one client is never to have that many; 0 = it is not.
+        `client_calls_max` is lower where one client is never to have that many; 0 = it is not. `what` are they?
         """
+        self._what = what
         self._calls_max = calls_max
         self._client_calls_max = client_calls_max or calls_max
         self._drain_seconds = drain_seconds
@@ -74,16 +75,16 @@ class Admission:
         if self.draining:
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._drain_seconds)
         held = self._by_client.get(client, 0)
-        if self._client_calls_max <= held < self._calls_max:
-            raise self._over_share(f"{held} calls of {client} are in progress; the limit is {self._client_calls_max}")
-        if shares.fits(held, self._calls, 1, self._calls_max):
+        at_its_most = self._client_calls_max <= held < self._calls_max
+        if not at_its_most and shares.fits(held, self._calls, 1, self._calls_max):
             return
+        whose = f"{held} {self._what} of {client} are in progress"
+        if at_its_most:
+            raise self._over_share(f"{whose}; the limit is {self._client_calls_max}")
         if 0 < held < self._calls:
-            others = self._calls - held
-            said = f"{held} calls of {client} are in progress, and {others} of others: one more is over its share"
-            raise self._over_share(said)
+            raise self._over_share(f"{whose}, and {self._calls - held} of others: one more is over its share")
         raise QueueFull(
-            f"{self._calls} calls are in progress; the limit is {self._calls_max}",
+            f"{self._calls} {self._what} are in progress; the limit is {self._calls_max}",
             retry_seconds=RETRY_SECONDS,
             limit=self._calls_max,
         )

@@ -211,7 +211,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     @guard.call
     async def GetTask(self, request: pb.GetTaskRequest, context: guard.Context) -> pb.GetTaskResponse:
         """Show one installed task."""
-        return pb.GetTaskResponse(task=self._describe(request.task))
+        described = self._describe(request.task)
+        return pb.GetTaskResponse(
+            task=described, record_schema=messages.record_schema(self._activation.bundle_of(request.task))
+        )
 
     def _describe(self, task: str) -> task_pb2.Task:
         bundle = self._activation.bundle_of(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from edge_agent.engine.placing import FALLBACK, PARTIAL
@@ -96,6 +97,12 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool) -> task_pb
     if isinstance(manifest.confidence, Threshold):
         message.threshold = manifest.confidence.threshold
     return message
+
+
+def record_schema(bundle: InstalledBundle) -> str:
+    """Write the schema of a task's records; empty where it writes none."""
+    schema = bundle.manifest.task.record_schema
+    return "" if schema is None else json.dumps(schema, ensure_ascii=False)
 
 
 def bundle_message(bundle: InstalledBundle, *, active: bool, previous: bool) -> admin_pb2.Bundle:

@@ -42,7 +42,7 @@ from edge_agent.service.open_inference.dialogues import Dialogues
 from edge_agent.service.open_inference.servicer import OpenInferenceServicer
 from edge_agent.service.rates import Rates
 from edge_agent.service.watch import HealthServicer
-from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
+from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
@@ -57,13 +57,15 @@ _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
 HEALTH_OVERALL = ""
 WATCHES_MAX = 32  # each lasts as long as its caller likes
-LISTED = [
+LISTED = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     wire.SERVICE.full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
-]
+)
+"""What reflection lists of admin.sock."""
+FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 
 class Edge:
@@ -80,7 +82,7 @@ class Edge:
         self._known: set[str] = set()
         self._audit = Audit(config.state_dir, config.access.audit_bytes_max)
         self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
-        service, self._dialogues = config.service, Dialogues()
+        service, self._dialogues = config.service, Dialogues(config.access.client_streams_max)
         devices, operator = (
             _Inference(rooms, service, priority, self._dialogues)
             for priority in (service.devices_priority, service.operator_priority)
@@ -91,7 +93,7 @@ class Edge:
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
         self._operator, gate = self._listener(callers.on_socket("admin.sock", roles.OPERATOR))
         operator.add_to(gate)
-        _add_operation(gate, admin)
+        _add_operation(gate, admin, LISTED)
         self.tls = TlsFiles(config.access) if config.access.certificate_file else None
         """None where TCP is off or plain."""
         identify = callers.Certified(config.access.roles) if self.tls else callers.in_the_open
@@ -99,7 +101,7 @@ class Edge:
         devices.add_to(gate)
         if self.tls:
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
-            _add_operation(gate, admin)
+            _add_operation(gate, admin, (FEEDBACK, *LISTED))
 
     def _listener(self, identify: Identify, options: Options = ()) -> tuple[grpc.aio.Server, Gate]:
         """Return a server with the health service, and the gate through which to add more."""
@@ -181,12 +183,12 @@ class _Inference:
         gate.add_registered_method_handlers(wire.SERVICE.full_name, wire.handlers(self._open))
 
 
-def _add_operation(gate: Gate, admin: AdminServicer) -> None:
+def _add_operation(gate: Gate, admin: AdminServicer, listed: tuple[str, ...]) -> None:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, gate)
     shown = wire.pool_with(
-        inference_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR
+        *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
     )
-    reflecting = reflection_aio.ReflectionServicer(LISTED, pool=shown)
+    reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, gate)
 
 

@@ -220,7 +220,9 @@ class GetTaskRequest(_message.Message):
     def __init__(self, task: _Optional[str] = ...) -> None: ...
 
 class GetTaskResponse(_message.Message):
-    __slots__ = ("task",)
+    __slots__ = ("task", "record_schema")
     TASK_FIELD_NUMBER: _ClassVar[int]
+    RECORD_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     task: _task_pb2.Task
-    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+    record_schema: str
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., record_schema: _Optional[str] = ...) -> None: ...

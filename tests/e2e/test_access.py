@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient, Tls
 from edge_agent.service.roles import METHODS
@@ -71,6 +72,15 @@ def test_roles_together(daemon: RunningDaemon, site: TlsSite) -> None:
         assert ["intent"] == [task.name for task in admin.status().tasks]
     with ReviewClient(site.address, tls) as reviewer:
         assert "PREDICTION_UNKNOWN" == refusal(lambda: reviewer.accept("p", reviewer="x")).reason
+
+
+def test_reflection_lists_what_is_served_there(daemon: RunningDaemon, site: TlsSite) -> None:
+    """The network has every service, that of the reviewers too, and its messages are described."""
+    credentials = site.client("explorer", "admin").channel_credentials()
+    with grpc.secure_channel(site.address, credentials) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {"edge_agent.v1.FeedbackService", "edge_agent.v1.AdminService"} <= set(database.get_services())
+        assert "edge_agent/v1/feedback.proto" == database.FindFileContainingSymbol("edge_agent.v1.FeedbackService").name
 
 
 def test_a_certificate_without_a_role_opens_nothing(daemon: RunningDaemon, site: TlsSite) -> None:

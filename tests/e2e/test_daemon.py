@@ -244,6 +244,7 @@ def test_reflection_is_for_the_operator(daemon: RunningDaemon) -> None:
     with grpc.insecure_channel(daemon.admin_target) as channel:
         services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
     assert {"edge_agent.v1.AdminService", "edge_agent.v1.InferenceService", "grpc.health.v1.Health"} <= services
+    assert "edge_agent.v1.FeedbackService" not in services, "it is served on review.sock"
     with grpc.insecure_channel(daemon.inference) as channel, pytest.raises(grpc.RpcError):
         list(ProtoReflectionDescriptorDatabase(channel).get_services())
 

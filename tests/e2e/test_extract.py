@@ -43,6 +43,7 @@ def test_every_input_gets_a_record_that_fits(daemon: RunningDaemon) -> None:
         assert 0 < answer.confidence <= min(confidence for _, confidence in answer.fields) <= 1
         assert ((), True) == (answer.entities, answer.below_threshold)
     assert 3 == json.loads(good[0].json)["count"]
+    assert RECORD_SCHEMA == json.loads(task.record_schema)
 
 
 def test_a_record_is_the_same_beside_a_stream(daemon: RunningDaemon) -> None:

@@ -23,6 +23,7 @@ from tests.open_inference import Calls, final, floats, infer, opened, strings
 LABELS = ("refund", "price")
 TEXTS = ("a refund, please", "what is the price", "twelve lamps")
 DRAIN_SECONDS = 20.0
+STREAMS_MAX = 4
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     limits = {"limits": {"inputs_max": 4, "input_tokens_max": 50}}
     intent = echo_bundle(folder / "intent", "intent", labels=LABELS, version="1.2.0", task=limits)
     settings = {"examples": {"collect": {"intent": "local"}, "disk_reserve_bytes": 0}, "site": {"id": "shop-1"}}
-    with RunningDaemon(folder / "site", **settings) as running:
+    with RunningDaemon(folder / "site", access={"client_streams_max": STREAMS_MAX}, **settings) as running:
         running.install(intent, *kinds)
         yield running
 
@@ -111,6 +112,27 @@ def test_a_stream_may_ask_for_statuses(calls: Calls) -> None:
         list(answers)
     how = ended(failed.value)
     assert ("INVALID_ARGUMENT", "REQUEST_INVALID") == (how.code, how.reason)
+
+
+def test_a_caller_cannot_hold_streams_without_end(calls: Calls) -> None:
+    """Those that wait count, too: one more is refused like any call that is too much, and one that ends makes room."""
+    hold = threading.Event()
+
+    def held() -> Iterator[Any]:
+        yield infer("intent", "a refund")
+        hold.wait()
+
+    streams = [calls("ModelStreamInfer", held()) for _ in range(STREAMS_MAX)]
+    assert [["refund"]] * STREAMS_MAX == [strings(next(each).infer_response, "label") for each in streams]
+    with pytest.raises(grpc.RpcError) as failed:
+        next(calls("ModelStreamInfer", iter([infer("intent", "a refund")])))
+    how = ended(failed.value)
+    assert ("RESOURCE_EXHAUSTED", "CLIENT_SHARE_FULL") == (how.code, how.reason)
+    assert "4 streams of requests of inference.sock are in progress; the limit is 4" == how.said
+    assert ["price"] == strings(calls("ModelInfer", infer("intent", "price")), "label")
+    hold.set()
+    assert [[]] * STREAMS_MAX == [list(each) for each in streams]
+    assert 1 == len(list(calls("ModelStreamInfer", iter([infer("intent", "a refund")]))))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The commands of edge-agent against a fake daemon on real Unix sockets."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
+from convert.cli import app as factory
 from edge_agent import __version__
 from edge_agent.cli import app
 from edge_agent.cli.output import report
@@ -62,6 +65,20 @@ def test_the_help_of_each_command_gives_an_example(command):
     """`--help` teaches: every command shows a line to copy."""
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
     assert (0, True) == (result.exit_code, "Example:" in result.stdout)
+
+
+@pytest.mark.parametrize("program", [app, factory], ids=["edge-agent", "edge-convert"])
+def test_a_usage_line_marks_an_argument_once(program):
+    """What may be left out is in one pair of brackets, and what may come again has three dots."""
+    for command in every_command(typer.main.get_command(program)):
+        usage = command.get_usage(command.make_context("x", [], resilient_parsing=True))
+        assert not re.search(r"\[\[|\]\]|\.{4}|\.{3}[\]}]", usage), usage
+
+
+def every_command(command):
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from every_command(inner)
 
 
 def test_the_help_lists_the_commands_and_exit_codes():

@@ -27,7 +27,7 @@ from edge_agent.client import (
 )
 from edge_agent.client.failure import DEADLINE_EXPIRED, MESSAGE_TOO_LARGE, QUEUE_FULL, UNREACHABLE, when
 from edge_agent.v1 import task_pb2
-from tests.fake_daemon import DIGEST, WAIT_SECONDS_MAX, FakeDaemon
+from tests.fake_daemon import DIGEST, RECORD_SCHEMA, WAIT_SECONDS_MAX, FakeDaemon
 
 TEXTS = ["give me my money", "bad"]
 CLASSIFICATION = Classification(
@@ -106,6 +106,7 @@ def test_task_shows_labels_limits_and_threshold(client):
     """A task without a threshold has None, not 0."""
     task = client.task("pos-intent")
     assert ("CLASSIFY", ("refund", "price"), 2, None) == (task.kind, task.labels, task.inputs_max, task.threshold)
+    assert ("", RECORD_SCHEMA) == (task.record_schema, client.task("pos-fields").record_schema)
 
 
 def test_an_enumeration_value_of_a_newer_daemon_is_kept_as_digits():

@@ -18,6 +18,7 @@ UNITS = {
     "priority",
     "bytes",
     "connections",
+    "streams",
     "seconds",
     "threads",
     "bundles",

@@ -1,4 +1,7 @@
-"""Open streams of requests: each lasts as long as its caller likes, but not for ever, and not over a stop."""
+"""Open streams of requests: each lasts as long as its caller likes, but not for ever, and not over a stop.
+
+What waits on one takes no place among the calls in progress, so streams have places of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,27 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from edge_agent.errors import DeadlineExpired, Draining
+from edge_agent.service.admission import Admission, Place
 
 SILENT_SECONDS_MAX = 600.0
+STREAMS_MAX = 1024
+"""Of all callers; an open one costs some tens of kilobytes. Each has its share, as of calls."""
 RETRY_SECONDS = 1.0
 
 
 class Dialogues:
     """Those of one daemon. One event loop owns them."""
 
-    def __init__(self, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
-        """End a stream whose caller says nothing for that long."""
+    def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
+        """Let a caller hold so many open; end one whose caller says nothing for that long."""
+        self._open = Admission(STREAMS_MAX, RETRY_SECONDS, client_streams_max, "streams of requests")
         self._silent_seconds_max = silent_seconds_max
         self._waiting: set[asyncio.Timeout] = set()
         self._closed = False
+
+    def place(self, client: str) -> Place:
+        """Count a stream until the end of the `with` block. Raises QueueFull, ShareExceeded."""
+        return self._open.call(client)
 
     async def each(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Yield the requests of a stream.

@@ -20,7 +20,7 @@ from edge_agent.errors import (
     from_wire,
 )
 from edge_agent.metrics.counting import UNKNOWN
-from edge_agent.service import guard, measured
+from edge_agent.service import callers, guard, measured
 from edge_agent.service.inference import InferenceServicer, Rooms
 from edge_agent.service.open_inference import asking, models, tensors
 from edge_agent.service.open_inference.dialogues import Dialogues
@@ -122,13 +122,14 @@ class OpenInferenceServicer:
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: guard.Context) -> None:
         """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        async for request in self._dialogues.each(requests):
-            try:
-                await self._answer(request, context)
-            except EdgeAgentError as error:
-                if statuses_wanted:
-                    raise
-                await self._write(_failure(request, error), context)
+        with self._dialogues.place(callers.current.get().name):
+            async for request in self._dialogues.each(requests):
+                try:
+                    await self._answer(request, context)
+                except EdgeAgentError as error:
+                    if statuses_wanted:
+                        raise
+                    await self._write(_failure(request, error), context)
 
     async def _answer(self, request: Any, context: guard.Context) -> None:
         bundle = self._bundle(request.model_name, request.model_version)
