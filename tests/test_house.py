@@ -81,7 +81,11 @@ ROOMS: dict[str, set[str]] = {
     # The other daemon's root.
     "edge_agent.uplink.daemon": BASE
     | {"edge_agent.uplink", "edge_agent.uplink.escalation", "edge_agent.logs", "edge_agent.systemd"},
-    "edge_agent.service": BASE | MIDDLE | {"edge_agent.metrics", "edge_agent.v1", "edge_agent.intervals"},
+    # Who may do what, for the console too.
+    "edge_agent.service.roles": BASE,
+    "edge_agent.service": BASE
+    | MIDDLE
+    | {f"edge_agent.{name}" for name in ("metrics", "v1", "intervals", "service.roles")},
     "edge_agent.tasks": BASE | MIDDLE,
     "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
     "edge_agent.daemon": BASE
@@ -94,12 +98,14 @@ ROOMS: dict[str, set[str]] = {
     | {"edge_agent.engine.confinement"},
     # Looks at a site through the client, and only reckons.
     "edge_agent.report": {"edge_agent.client", "edge_agent.intervals"},
+    # A process of its own, and a client like any other.
+    "edge_agent.web": BASE | {f"edge_agent.{name}" for name in ("client", "report", "service.roles", "systemd")},
     "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.report", "edge_agent.support"},
+    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.report", "edge_agent.support", "edge_agent.web"},
     "convert": {
         "edge_agent.errors",
         "edge_agent.formats",
@@ -112,14 +118,7 @@ ROOMS: dict[str, set[str]] = {
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     "convert.encoder": {"convert", "edge_agent.engine.runtimes"},
     # Scores come from the code that will serve.
-    "convert.evaluate": {
-        "convert",
-        "edge_agent.errors",
-        "edge_agent.formats",
-        "edge_agent.config",
-        "edge_agent.engine",
-        "edge_agent.engine.protocol",
-    },
+    "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
     "installer": set(),
     # Runs on the target under its Python, before anything else is there.
@@ -144,7 +143,9 @@ SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
     "llguidance": (f"{RUNTIMES}.llama",),
-    "jinja2": (f"{RUNTIMES}.llama",),
+    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.pages"),
+    "starlette": ("edge_agent.web",),
+    "uvicorn": ("edge_agent.web",),
     "onnxruntime": (RUNTIMES, "convert.probe", "convert.quantize"),
     "tokenizers": (RUNTIMES, "convert"),
     "numpy": (RUNTIMES, "convert"),
@@ -203,7 +204,11 @@ PURE = (
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
     *(f"edge_agent.field.{name}" for name in ("drift", "evidence", "figures", "observed")),
     *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
-    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "words")),
+    *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
+    *(
+        f"edge_agent.report.{name}"
+        for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "timing", "words")
+    ),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
@@ -234,6 +239,7 @@ ENTRIES = {
 }
 LATE_IMPORTS: dict[str, str] = {
     "edge_agent.uplink.daemon": "a site without a large model does not load the library that asks it",
+    "edge_agent.cli.web": "an extra: no other command needs what it loads",
     "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
 }
 BROAD_EXCEPTS = {

@@ -42,6 +42,7 @@ from edge_agent.cli import (
     stick,
     support_bundle,
     uplink,
+    web,
 )
 from edge_agent.cli.exits import exit_code, exit_code_of
 from edge_agent.cli.output import report as show_error
@@ -134,6 +135,7 @@ def root(
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "serve": serve.run,
     "uplink": uplink.run,
+    "web": web.run,
     "enrol": enrol.Command,
     "site": identity.run,
     "status": status.run,

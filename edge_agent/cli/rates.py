@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import accumulate
 
 from edge_agent.client import Durations, Status, TaskCounts
+from edge_agent.report.timing import quantile
 
 WINDOW_SECONDS = 10.0
 """Rates are over the last so many seconds: of one second they would jump."""
@@ -75,22 +75,3 @@ def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> Ra
         total_p50=quantile(0.5, first.total, after.total),
         total_p95=quantile(0.95, first.total, after.total),
     )
-
-
-def quantile(share: float, before: Durations, after: Durations) -> float | None:
-    """Return a quantile of what was counted in between, in seconds, as Prometheus estimates it; None = nothing was.
-
-    Inside a bucket it is taken to be spread evenly; above the last bound, the bound is all that is known.
-    """
-    earlier = before.counts or (0,) * len(after.counts)
-    counted = [later - early for later, early in zip(after.counts, earlier, strict=True)]
-    reached = list(accumulate(counted))
-    if not reached or not reached[-1]:
-        return None
-    rank = share * reached[-1]
-    place = next(number for number, total in enumerate(reached) if total >= rank and counted[number])
-    bounds = (0.0, *after.bounds_seconds)
-    if place >= len(after.bounds_seconds):
-        return bounds[-1]
-    inside = (rank - (reached[place] - counted[place])) / counted[place]
-    return bounds[place] + (bounds[place + 1] - bounds[place]) * inside

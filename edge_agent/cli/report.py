@@ -13,9 +13,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from edge_agent.cli.output import err, out, print_json, print_trimmed, table
-from edge_agent.cli.rates import quantile
 from edge_agent.cli.site import AsJson, Site, site_of
-from edge_agent.client import AdminClient, Durations, Status
+from edge_agent.client import AdminClient
 from edge_agent.durable.disk import write_durably
 from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
 from edge_agent.report.document import document
@@ -23,11 +22,9 @@ from edge_agent.report.framework import Wish
 from edge_agent.report.gathered import Told, Wanted, gathered
 from edge_agent.report.judgement import Judgement, judge, total
 from edge_agent.report.page import VERDICTS, About, headline, other_alarms, page, summary
+from edge_agent.report.timing import local_ms
 from edge_agent.report.words import MICROS, amount, count, percent
 
-_LOCAL_SHARE_MIN = 0.5
-"""The usual time of all answers is that of those from here only while most are."""
-_NONE = Durations((), (), 0.0)
 _STYLES = {"yes": "green", "partly": "yellow", "no": "red", "unknown": "dim"}
 
 Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Only these tasks.")]
@@ -106,16 +103,6 @@ def _judged(admin: AdminClient, site: Site, wanted: Wanted, wish: Wish) -> tuple
     model = field.large_model.model if field.large_model else ""
     name = "" if site.remote_path else site.config().site.id
     return judged, About(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
-
-
-def local_ms(status: Status) -> dict[str, float]:
-    """Return the usual time of an answer from here, by task, where most answers are."""
-    found = {}
-    for counts in status.counts:
-        usual, every = quantile(0.5, _NONE, counts.total), sum(counts.answers.values())
-        if usual is not None and counts.answers.get("local", 0) > _LOCAL_SHARE_MIN * every:
-            found[counts.task] = 1000 * usual
-    return found
 
 
 def _write(path: Path, content: str) -> None:

@@ -11,12 +11,17 @@ from typing import Annotated, TypeVar
 import typer
 
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
-from edge_agent.config import Config, Files, Overrides, load, read_files
+from edge_agent.config import Config, Files, Overrides, Role, load, read_files
 from edge_agent.config.remote import Remote
 from edge_agent.config.remote import load as load_remote
 from edge_agent.formats.certificates import certificates, check_pair
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
+_SOCKETS: dict[Role, Callable[[Config], Path]] = {
+    "infer": lambda config: config.inference_socket,
+    "feedback": lambda config: config.review_socket,
+    "admin": lambda config: config.admin_socket,
+}
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,25 @@ class Site:
         kind = functools.partial(Client, retry=retry)
         if target:
             return _checked(kind, "--target", target)
-        return self._open(kind, lambda config: config.inference_socket)
+        return self._open(kind, "infer")
 
     def admin(self) -> AdminClient:
         """Return a client of the admin socket, or of the daemon over the network."""
-        return self._open(AdminClient, lambda config: config.admin_socket)
+        return self._open(AdminClient, "admin")
 
     def reviewer(self) -> ReviewClient:
         """Return a client of the review socket, or of the daemon over the network."""
-        return self._open(ReviewClient, lambda config: config.review_socket)
+        return self._open(ReviewClient, "feedback")
 
-    def _open(self, kind: Callable[[str, Tls | None], _C], socket: Callable[[Config], Path]) -> _C:
+    def way(self, role: Role) -> tuple[str, Tls | None]:
+        """Return where the daemon is for a role, and what is shown there. Raises ConfigInvalid, CertificateUnusable."""
         remote = load_remote(self.remote_path)
         if remote is None:
-            return kind(f"unix:{socket(self.config()).absolute()}", None)
-        return _checked(kind, "--remote", remote.address, _tls(remote) if remote.has_tls else None)
+            return f"unix:{_SOCKETS[role](self.config()).absolute()}", None
+        return remote.address, _tls(remote) if remote.has_tls else None
+
+    def _open(self, kind: Callable[[str, Tls | None], _C], role: Role) -> _C:
+        return _checked(kind, "--remote", *self.way(role))
 
 
 def _tls(remote: Remote) -> Tls:

@@ -19,6 +19,7 @@ docs/client.md has all of it. Every call has a deadline. A call that gets no ans
 
 from edge_agent.client.admin import AdminClient
 from edge_agent.client.aio import AsyncClient, AsyncGenerateStream
+from edge_agent.client.aio_admin import AsyncAdminClient
 from edge_agent.client.answers import (
     Answer,
     Bundle,
@@ -70,6 +71,7 @@ from edge_agent.client.wire import GenerateOptions, Mode, OnLowConfidence
 __all__ = [
     "AdminClient",
     "Answer",
+    "AsyncAdminClient",
     "AsyncClient",
     "AsyncGenerateStream",
     "AsyncReviewClient",

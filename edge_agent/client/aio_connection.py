@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.client.calling import Calling
 from edge_agent.client.failure import CallFailed
@@ -34,6 +35,7 @@ class AsyncConnection(Calling):
             if tls
             else grpc.aio.insecure_channel(target, options=self.options())
         )
+        self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     async def __aenter__(self) -> Self:
         """Open."""
@@ -76,3 +78,13 @@ class AsyncConnection(Calling):
         if pause is None:
             raise failed from error
         await asyncio.sleep(pause)
+
+    async def serving(self, service: str = "", *, timeout_seconds: float = 5) -> bool:
+        """Tell what the daemon's health check says of itself or of one service.
+
+        Raises:
+            CallFailed: no daemon answers, or it knows no such service.
+        """
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = await self.call(self._health.Check, request, timeout_seconds)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -135,6 +135,14 @@ class AsyncReviewClient(AsyncConnection):
             if not request.page_token:
                 return
 
+    async def page(
+        self, task: str = "", *, page_token: str = "", page_size: int = 100, timeout_seconds: float = 10
+    ) -> tuple[list[Prediction], str]:
+        """Return one page of the review queue, and the token of the next; empty = the last."""
+        request = pb.ListReviewQueueRequest(task=task, page_token=page_token, page_size=page_size)
+        answer = await self.call(self._stub.ListReviewQueue, request, timeout_seconds)
+        return list(map(wire.prediction, answer.predictions)), str(answer.next_page_token)
+
     async def accept(
         self, prediction_id: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
     ) -> None:

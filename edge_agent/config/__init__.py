@@ -20,7 +20,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from edge_agent.config import addresses, files
+from edge_agent.config import addresses, files, web
 from edge_agent.config.files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
     AccessConfig,
@@ -37,6 +37,7 @@ from edge_agent.config.sections import (
     UpdateConfig,
     UplinkConfig,
 )
+from edge_agent.config.web import WebConfig
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "StoreConfig",
     "UpdateConfig",
     "UplinkConfig",
+    "WebConfig",
     "checked",
     "load",
     "read_files",
@@ -87,6 +89,7 @@ class Config(Section):
     uplink: UplinkConfig = UplinkConfig()
     update: UpdateConfig = UpdateConfig()
     escalation: EscalationConfig = EscalationConfig()
+    web: WebConfig = WebConfig()
 
     @property
     def inference_socket(self) -> Path:
@@ -197,6 +200,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     _check_consent(config, str(found.source_of("examples", "collect")))
     _check_secrets(config.uplink, str(found.source_of("uplink", "url")))
     _check_escalation(config.escalation, found)
+    web.check(config.web, str(found.source_of("web", "address")))
     sockets = (config.inference_socket, config.review_socket, config.admin_socket)
     longest = max(len(os.fsencode(sock)) for sock in sockets)
     if longest > SOCKET_PATH_BYTES_MAX:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_agent.doctor import (
     certificates,
+    console,
     escalation,
     examples,
     field,
@@ -23,6 +24,7 @@ from edge_agent.doctor import (
 )
 from edge_agent.doctor.findings import Check, Finding, Unseen
 from edge_agent.doctor.probes import certificates as look_certificates
+from edge_agent.doctor.probes import console as look_console
 from edge_agent.doctor.probes import escalation as look_escalation
 from edge_agent.doctor.probes import examples as look_examples
 from edge_agent.doctor.probes import machine as look_machine
@@ -119,6 +121,7 @@ LOOKS = (
         look_escalation.large_model,
         escalation.large_model,
     ),
+    Look((console.CONSOLE,), look_console.console, console.console),
 )
 CHECKS: dict[str, Check] = {check.name: check for look in LOOKS for check in look.checks}
 

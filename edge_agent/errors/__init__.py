@@ -24,7 +24,8 @@
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort, DeviceUnusable, StickFailed, CertificateUnusable, SystemdFailed
+        ├── MemoryShort, DeviceUnusable, StickFailed, CertificateUnusable, SystemdFailed,
+        ├── WebTokenUnusable
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 
 Each class has one stable `reason`, which devices may test for, and each instance has a sentence that stands alone, a
@@ -114,6 +115,7 @@ from edge_agent.errors.site import (
     UnknownBundle,
     UpstreamMissing,
     UpstreamRefused,
+    WebTokenUnusable,
 )
 
 __all__ = [
@@ -191,6 +193,7 @@ __all__ = [
     "UpstreamMissing",
     "UpstreamRefused",
     "UpstreamUnreachable",
+    "WebTokenUnusable",
     "WrongTaskKind",
     "from_wire",
 ]

@@ -83,6 +83,16 @@ class CertificateUnusable(SiteError):
     remedy_default = "Check the files under 'access' in agent.yaml; 'edge-agent certs show FILE' says what one holds."
 
 
+class WebTokenUnusable(SiteError):
+    """The file with the console's token cannot be made, read or trusted."""
+
+    reason = "WEB_TOKEN_UNUSABLE"
+    remedy_default = (
+        "Remove the file, and 'edge-agent web' makes a new one (browsers then have to be let in anew); "
+        "or name another in 'token_file' under 'web' in agent.yaml."
+    )
+
+
 class SystemdFailed(SiteError):
     """systemd does not do what this command asks of it."""
 

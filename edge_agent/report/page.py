@@ -123,7 +123,7 @@ def _task(judged: Judgement, name: str) -> str:
         "<h3>Should this task have a small model?</h3>",
         _questions(judged.framework),
         "<h3>In pictures</h3>",
-        f'<div class="charts">{"".join(_figure(chart) for chart in charts.charts(judged, name))}</div>',
+        f'<div class="charts">{"".join(figure(chart) for chart in charts.charts(judged, name))}</div>',
         "</section>",
     ]
     return _lines(parts)
@@ -223,7 +223,8 @@ def _questions(answers: Iterable[Answer]) -> str:
     return f'<table class="questions"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def _figure(chart: Chart) -> str:
+def figure(chart: Chart) -> str:
+    """Write a chart: what it says, the picture, and the table behind it."""
     said = chart.said
     legend = "".join(f"<li>{_swatch(kind)}{escape(each)}</li>" for kind, each in said.legend)
     listed = f'<ul class="legend" aria-hidden="true">{legend}</ul>' if legend else ""

@@ -55,7 +55,16 @@ def _resolve(version: str, engine: Path, project: Path, wanted: Path, log: Path)
     tested = wanted.with_name("tested.txt")
     frozen = run(python("-m", "pip", "freeze", "--exclude-editable"), log)
     tested.write_text("\n".join(_PINNED.findall(frozen)), encoding="utf-8")
-    options = ["--generate-hashes", "--no-header", "--no-annotate", "--only-binary", ":all:", "--quiet"]
+    options = [
+        "--extra",
+        "web",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--only-binary",
+        ":all:",
+        "--quiet",
+    ]
     options += ["--python-version", version, "--python-platform", f"x86_64-manylinux_{GLIBC_MAX[0]}_{GLIBC_MAX[1]}"]
     places = ["--find-links", engine.parent, "--no-emit-package", "llama-cpp-python", "--constraint", tested]
     command = ["-m", "uv", "pip", "compile", project / "pyproject.toml", *options, *places, "--output-file", wanted]

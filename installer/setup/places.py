@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+_STATE = ("edge-agent", "edge-agent-web", "edge-uplink", "edge-exchange")
+
 
 @dataclass(frozen=True)
 class Places:
@@ -55,7 +57,7 @@ class Places:
     @property
     def kept(self) -> tuple[Path, ...]:
         """What only purge removes: configuration, state, exchange folders, credentials, drop-ins of the units."""
-        state = [self.root / "var/lib" / name for name in ("edge-agent", "edge-uplink", "edge-exchange")]
+        state = [self.root / "var/lib" / name for name in _STATE]
         stores = [self.root / "etc" / name for name in ("credstore.encrypted", "credstore")]
         secrets = [path for store in stores for path in sorted(store.glob("edge-agent-uplink*"))]
         drop_ins = sorted(self.units.glob("edge-*.service.d"))

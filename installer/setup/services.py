@@ -12,7 +12,8 @@ from installer.setup.places import Places
 
 SERVE = "edge-agent.service"
 UPLINK = "edge-uplink.service"
-USERS = ("edge-agent", "edge-uplink")
+WEB = "edge-agent-web.service"
+USERS = ("edge-agent", "edge-uplink", "edge-web")
 PREPARING = {"sysusers": (), "tmpfiles": ("--create",)}
 GROUPS = ("edge-devices", "edge-reviewers", "edge-exchange")
 
@@ -57,7 +58,7 @@ class Services:
         if first:
             _must(["systemctl", "enable", SERVE])
         _must(["systemctl", "restart" if self.state(SERVE)[1] == "enabled" else "try-restart", SERVE])
-        _quietly(["systemctl", "try-restart", UPLINK])
+        _quietly(["systemctl", "try-restart", UPLINK, WEB])
 
     def stop(self, units: list[str]) -> None:
         """Stop and disable units."""

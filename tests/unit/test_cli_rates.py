@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.cli.rates import WINDOW_SECONDS, Window, quantile, rates_of
+from edge_agent.cli.rates import WINDOW_SECONDS, Window, rates_of
 from edge_agent.client import Durations, Status, TaskCounts
 from edge_agent.metrics.counting import SECONDS, Histogram
+from edge_agent.report.timing import quantile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOTHING = Durations(SECONDS, (0,) * 17, 0.0)

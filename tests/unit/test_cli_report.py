@@ -8,10 +8,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
-from edge_agent.cli.report import local_ms, show
+from edge_agent.cli.report import show
 from edge_agent.client import Durations, Status, TaskCounts
 from edge_agent.report.framework import Wish
 from edge_agent.report.judgement import judge
+from edge_agent.report.timing import local_ms
 from edge_agent.v1 import admin_pb2, field_pb2, task_pb2
 from tests.fake_daemon import DIGEST, FakeDaemon
 from tests.report_figures import STATES

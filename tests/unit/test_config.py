@@ -89,7 +89,7 @@ def test_the_configuration_is_frozen():
             "xyzzy: 1",
             "xyzzy",
             "Known keys there: state_dir, run_dir, log, store, engine, service, access, metrics, examples, site,"
-            " uplink, update, escalation.",
+            " uplink, update, escalation, web.",
         ),
     ],
 )
@@ -332,6 +332,7 @@ def test_every_key_is_described():
         "uplink",
         "update",
         "escalation",
+        "web",
     } == fields.keys() - plain.keys()
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 

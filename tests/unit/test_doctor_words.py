@@ -9,6 +9,7 @@ import pytest
 from edge_agent.client import BundleRef, TaskUpdate
 from edge_agent.doctor import (
     certificates,
+    console,
     escalation,
     examples,
     field,
@@ -39,6 +40,7 @@ from tests.doctor_cases import DAEMON, DAY, UPLINK, file
 
 MODULES: tuple[ModuleType, ...] = (
     certificates,
+    console,
     escalation,
     examples,
     field,

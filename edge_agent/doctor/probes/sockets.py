@@ -56,16 +56,16 @@ def ports(case: Case) -> PortFacts:
 def _port(case: Case, key: str, address: str) -> Port:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    taken, local = _taken(host, int(port))
-    pid = _holder(int(port)) if taken else 0
+    busy, local = taken(host, int(port))
+    pid = _holder(int(port)) if busy else 0
     name = text(Path(f"/proc/{pid}/comm")).strip() if pid else ""
     daemon = case.answering.pid
-    ours = pid == daemon if pid and daemon else (False if taken and not daemon else None)
+    ours = pid == daemon if pid and daemon else (False if busy and not daemon else None)
     # What a refused agent.yaml says of ports is not known, and a daemon that hangs may have any of them open.
     return Port(
         key,
         address,
-        taken,
+        busy,
         f"{name}, pid {pid}" if pid else "",
         ours,
         case.status is not None and not case.place.problem,
@@ -73,7 +73,7 @@ def _port(case: Case, key: str, address: str) -> Port:
     )
 
 
-def _taken(host: str, port: int) -> tuple[bool, bool]:
+def taken(host: str, port: int) -> tuple[bool, bool]:
     """Return whether the port is taken, and whether the address is one of this machine; nothing is sent to anybody."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -1,0 +1,101 @@
+"""`edge-agent web`: open the ways to the daemon, listen, serve until SIGTERM or Ctrl-C, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from edge_agent.config import Role, WebConfig
+from edge_agent.systemd import keep_alive, notify
+from edge_agent.web import token
+from edge_agent.web.app import application
+from edge_agent.web.daemon import Daemon, Way
+from edge_agent.web.gate import Rules
+from edge_agent.web.listener import Renewed, listen, protocol, shown
+from edge_agent.web.origin import hosts
+from edge_agent.web.seal import Seal
+
+STOP_SECONDS_MAX = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a console is started with."""
+
+    config: WebConfig
+    ways: Mapping[Role, Way]
+    """To the daemon, by the role that is used there."""
+    certified: Mapping[str, tuple[Role, ...]]
+    """Roles by names in visitors' certificates, beside those that the certificates say."""
+    token_path: Path
+
+
+def serve(settings: Settings, told: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; `told` gets the address for browsers once it listens.
+
+    Raises:
+        WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot begin.
+    """
+    config = settings.config
+    tls = Renewed(config) if config.has_tls else None
+    secret = token.read_or_make(settings.token_path)
+    rules = Rules(
+        hosts=hosts(config.address, (*config.names, *(tls.names if tls else ()))),
+        seal=Seal(secret),
+        certified=settings.certified if tls else None,
+        body_bytes_max=config.body_bytes_max,
+        request_seconds_max=config.request_seconds_max,
+    )
+    with contextlib.closing(listen(config.address)) as sock:
+        told(_address(config, secret))
+        asyncio.run(_serve(settings, rules, tls, sock))
+
+
+async def _serve(settings: Settings, rules: Rules, tls: Renewed | None, sock: socket.socket) -> None:
+    async with Daemon(settings.ways) as daemon:
+        app = application(daemon, rules, settings.config.session_seconds_max)
+        server = uvicorn.Server(_server(settings.config, app, tls))
+        notify("READY=1")
+        alive = asyncio.create_task(keep_alive(lambda _: True))
+        await server.serve(sockets=[sock])
+        alive.cancel()
+        notify("STOPPING=1")
+
+
+def printed_link(config: WebConfig, token_path: Path) -> str:
+    """Return the link that lets a browser in. Raises WebTokenUnusable."""
+    return _address(config, token.read_or_make(token_path))
+
+
+def _address(config: WebConfig, secret: str) -> str:
+    """Return the address for a browser; with certificates no token is needed."""
+    address = shown(config.address, secure=config.has_tls)
+    return f"{address}/" if config.has_tls else f"{address}/login?token={secret}"
+
+
+def _server(config: WebConfig, app: ASGIApp, tls: Renewed | None) -> uvicorn.Config:
+    settings = uvicorn.Config(
+        app,
+        http=protocol(config.silent_seconds_max),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=config.connections_max,
+        timeout_keep_alive=int(max(1, config.silent_seconds_max)),
+        timeout_graceful_shutdown=STOP_SECONDS_MAX,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    settings.load()
+    settings.ssl = tls.context if tls else None
+    return settings

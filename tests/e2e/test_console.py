@@ -1,0 +1,203 @@
+"""`edge-agent web` beside a real daemon: signing in, looking, judging, a daemon that goes and comes, and TLS."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent import certs
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.tls_site import TlsSite
+from tests.web_console import RunningConsole, queue_of, said_of
+
+LABELS = ("refund", "price", "hours")
+EXAMPLES = {"collect": {"pos": "local", "visit": "local"}, "commit_seconds": 0.02}
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory) -> Iterator[RunningConsole]:
+    folder: Path = tmp_path_factory.mktemp("web")
+    with RunningDaemon(folder, examples=EXAMPLES) as daemon:
+        daemon.install(
+            echo_bundle(folder / "pos", "pos", labels=LABELS),
+            echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
+        )
+        with RunningConsole(daemon) as running:
+            running.sign_in()
+            running.remember("edge_agent_reviewer=anna%20%C3%84")
+            yield running
+
+
+def ask(console: RunningConsole, *texts: str, task: str = "pos") -> list[str]:
+    """Have the daemon answer, and wait until the answers are kept."""
+    with console.daemon.client() as client:
+        call = client.extract if task == "visit" else client.classify
+        found = [answer.prediction_id for answer in call(task, list(texts))]
+    eventually_sync(lambda: set(found) <= set(queue_of(console)))
+    return found
+
+
+def test_the_token_lets_a_browser_in(console):
+    """The printed link becomes a session in a cookie, out of reach of scripts and other sites, off the address."""
+    got = console.get(console.link.removeprefix(console.url))
+    assert (303, "/") == (got.status, got.headers["location"])
+    [cookie] = got.cookies
+    assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
+    assert console.token_file.read_text().strip() not in f"{got.headers}"
+    wrong = console.get("/login?token=guessed")
+    assert (401, True) == (wrong.status, "That is not the token" in wrong.text)
+    assert "token" not in console.log.read_text()
+
+
+def test_the_overview_shows_the_site(console):
+    """Health, tasks, engines and what is kept stand on the first page, and nothing of it is from elsewhere."""
+    ask(console, "what is open")
+    got = console.get("/")
+    assert 200 == got.status
+    for said in ("All is well", "2 tasks, all ready.", ">pos</a>", "unsigned", "Examples kept", "echo"):
+        assert said in got.text
+    assert [] == re.findall(r'(?:src|href|action)="(?!/|#)[^"]*"|<script>|<style| style=| on\w+=', got.text)
+    mark = re.search(r'/live\?seen=(\w+)"', got.text)
+    assert mark
+    assert console.get(f"/live?seen={mark[1]}x").status == 200
+
+
+def test_charts_are_drawn_of_what_was_counted(console):
+    """The first page draws who answered and how sure it was, and a task's page all that a report draws."""
+    ask(console, *(f"chart {number}" for number in range(5)))
+    eventually_sync(lambda: "<svg" in console.get("/charts").text, 30)  # charts are reckoned anew after a while
+    glance, whole = console.get("/charts").text, console.get("/tasks/pos").text
+    assert ("Who answered" in glance, "Who answered" in whole, "Examples" in whole) == (True, True, True)
+    missing = console.get("/tasks/none")
+    assert (404, True) == (missing.status, "There is no task &#39;none&#39;" in missing.text)
+
+
+def test_a_judgement_is_kept_by_the_daemon(console):
+    """Right, a label, wrong with and without a reason: each is on the daemon's disk under the reviewer's name."""
+    right, label, wrong, why = ask(console, *(f"judge {number}" for number in range(4)))
+    fields = [
+        {"prediction_id": right, "say": "accept"},
+        {"prediction_id": label, "label": "hours", "answer": "none of them"},
+        {"prediction_id": wrong, "say": "reject"},
+        {"prediction_id": why, "say": "reject", "reason": "off topic"},
+    ]
+    assert [200] * 4 == [console.post("/review/judge", each).status for each in fields]
+    expected = [("accept", ""), ("corrected", "hours"), ("reject", "no reason given"), ("reject", "off topic")]
+    said = [said_of(console, each) for each in (right, label, wrong, why)]
+    assert [[("anna Ä", *word)] for word in expected] == said
+
+
+def test_an_answer_is_judged_again(console):
+    """The last judged answer comes back with what was said of it, and takes a second word."""
+    [one] = ask(console, "judge again")
+    console.post("/review/judge", {"prediction_id": one, "label": "price", "answer": "x"})
+    back = console.get(f"/review/again?id={one}")
+    assert "Said before: anna Ä: corrected price" in back.text
+    console.post("/review/judge", {"prediction_id": one, "say": "accept"})
+    assert [("anna Ä", "corrected", "price"), ("anna Ä", "accept", "")] == said_of(console, one)
+
+
+def test_a_record_is_edited(console):
+    """A record that was changed in the field is the correction; one that was not is right."""
+    one, two = ask(console, "I am Anna Smith", "I am Ben Jones", task="visit")
+    page = console.get("/review?task=visit").text
+    assert ("the right JSON object" in page, "judge 0" in page) == (True, False)
+    right = '{"NAME": "Ben"}'
+    console.post("/review/judge", {"prediction_id": one, "text": "{}", "answer": "{}"})
+    assert 200 == console.post("/review/judge", {"prediction_id": two, "text": right, "answer": "{}"}).status
+    assert [("anna Ä", "accept", "")] == said_of(console, one)
+    assert [("anna Ä", "corrected", '{"NAME":"Ben"}')] == said_of(console, two)
+
+
+def test_what_the_daemon_refuses_is_said(console):
+    """A label that the task lacks, an unknown answer, an empty form: a sentence comes back, nothing is kept."""
+    [one] = ask(console, "refused")
+    bad = console.post("/review/judge", {"prediction_id": one, "label": "nonsense", "answer": "x"})
+    assert (422, True) == (bad.status, "'nonsense' is no label of pos" in bad.text), bad
+    assert 422 == console.post("/review/judge", {"prediction_id": "no-such", "say": "accept"}).status
+    assert 422 == console.post("/review/judge", {"prediction_id": one}).status
+    assert 403 == console.post("/review/judge", {"prediction_id": one, "say": "accept"}, x_page_key="0").status
+    assert [] == said_of(console, one)
+
+
+def test_the_page_comes_over_a_daemon_that_is_gone(console):
+    """A killed daemon is said with its remedy, and with what was known before; started again, the page is as it was."""
+    ask(console, "before")
+    assert "All is well" in console.get("/").text
+    console.daemon.kill()
+    eventually_sync(lambda: "The daemon does not answer" in console.get("/live").text)
+    gone = console.get("/").text
+    assert ("is tried again every few seconds" in gone, "from before" in gone, ">pos</a>" in gone) == (True, True, True)
+    assert "It is tried again every few seconds" in console.get("/review").text
+    assert 503 == console.get("/review/more").status
+    assert 200 == console.get("/charts").status
+    console.daemon.start("pos")
+    eventually_sync(lambda: "All is well" in console.get("/live").text, 20)
+    eventually_sync(lambda: "before" in console.get("/review").text, 20)
+
+
+def test_a_silent_connection_is_given_up(tmp_path, console):
+    """Who opens a connection and says nothing, or half a request, is hung up on."""
+    with RunningConsole(console.daemon, silent_seconds_max=0.2, token_file=str(tmp_path / "t")) as short:
+        for begun in (b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nHost: " + short.address.encode() + b"\r\n\r\nGET"):
+            with socket.create_connection(("127.0.0.1", short.port), timeout=20) as idle:
+                idle.sendall(begun)
+                while idle.recv(4096):
+                    pass
+
+
+def test_the_link_is_printed_again(console):
+    """`edge-agent web --link` prints what lets a browser in, and a second console on the address says who is there."""
+    printed = subprocess.run([*console.command(), "--link"], capture_output=True, text=True, check=True).stdout
+    assert console.link == printed.strip()
+    second = subprocess.run(console.command(), capture_output=True, text=True, check=False)
+    assert (3, True) == (second.returncode, f"cannot listen on {console.address}" in second.stderr), second.stderr
+
+
+def test_visitors_come_with_certificates(tmp_path, console):
+    """On TLS a visitor's certificate says what is shown; without one nothing is; a renewed one is taken up at once."""
+    site = TlsSite(tmp_path / "tls")
+    files = {"certificate_file": str(site.certificate), "key_file": str(site.key), "client_ca_file": str(site.ca)}
+    with RunningConsole(console.daemon, token_file=str(tmp_path / "t"), **files) as secure:
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+            secure.get("/")
+        secure.context = context(site, "boss", "admin")
+        assert "All is well" in secure.get("/").text
+        assert "your certificate has not the role feedback" in secure.get("/").text
+        assert 403 == secure.get("/review").status
+        secure.context = context(site, "anna", "feedback")
+        assert (403, 200) == (secure.get("/charts").status, (mine := secure.get("/review")).status)
+        assert "as <b>anna</b>" in mine.text
+        [one] = ask(console, "by certificate")
+        assert 200 == secure.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
+        assert [("anna", "accept", "")] == said_of(console, one)
+        before = served(secure)
+        certs.write(site.server(), site.certificate, site.key, replace=True)
+        assert before != served(secure)
+
+
+def context(site: TlsSite, name: str, *roles: str) -> ssl.SSLContext:
+    """Return what a browser with a certificate connects with."""
+    tls = site.client(name, *roles)
+    made = ssl.create_default_context(cafile=str(site.ca))
+    made.load_cert_chain(tls.certificate, tls.key)
+    return made
+
+
+def served(secure: RunningConsole) -> bytes | None:
+    """Return the console's certificate as a visitor gets it."""
+    assert secure.context
+    with (
+        socket.create_connection(("127.0.0.1", secure.port), timeout=20) as plain,
+        secure.context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+    ):
+        return wrapped.getpeercert(binary_form=True)

@@ -1,0 +1,251 @@
+"""The console in a real browser, without a window: keys alone, what is seen without the daemon, and how it looks.
+
+Pictures for people: `CONSOLE_PICTURES=/some/folder pytest --slow tests/e2e/test_console_browser.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import INTENTS, echo_bundle
+from tests.chromium import CONTROL, PROGRAM, Chromium, Tab
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.web_console import RunningConsole, queue_of, said_of
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
+EXAMPLES = {"collect": {"pos-intent": "local", "visit": "local", "talk": "local"}, "commit_seconds": 0.02}
+INPUTS = (
+    "My kettle broke after a week, I want my money back.",
+    "How much is the blue lamp in the window?",
+    "Do you still have size nine boots?",
+    "When do you close on Sundays?",
+    "Can I swap this shirt for a larger one?",
+    "How many points are on my club card?",
+    "Where are the toilets?",
+    "Can I pay half by card and half in cash?",
+)
+SHOWN = "[...document.querySelectorAll('#queue > .item')].find((each) => getComputedStyle(each).display !== 'none')"
+SHOWN_ID = f"({SHOWN})?.id.slice(2)"
+FREE = "!document.querySelector('#queue > .sent') && !document.querySelector('.htmx-request')"
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory) -> Iterator[RunningConsole]:
+    folder: Path = tmp_path_factory.mktemp("web")
+    with RunningDaemon(folder, examples=EXAMPLES) as daemon:
+        daemon.install(
+            echo_bundle(folder / "pos", confidence={"temperature": 1.5}),
+            echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
+            echo_bundle(folder / "talk", "talk", "generate"),
+        )
+        with RunningConsole(daemon) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture
+def tab(console, browser) -> Iterator[Tab]:
+    """A page that has signed in; whatever a test does, no script fails and nothing comes from elsewhere."""
+    opened = browser.tab()
+    opened.look(width=1280, height=900)
+    opened.go(console.link)
+    yield opened
+    assert [] == opened.complaints()
+    assert [] == [url for url in opened.addresses() if not url.startswith((console.url, "data:"))]
+
+
+def asked(console: RunningConsole, task: str = "pos-intent", texts: tuple[str, ...] = INPUTS) -> list[str]:
+    """Have the daemon answer, and wait until the answers are kept; return them in the order of the queue."""
+    with console.daemon.client() as client:
+        if task == "talk":
+            streams = [client.generate(task, text) for text in texts]
+            found = {list(stream) and stream.finish.prediction_id for stream in streams}
+        else:
+            call = client.extract if task == "visit" else client.classify
+            found = {answer.prediction_id for answer in call(task, list(texts))}
+    eventually_sync(lambda: found <= set(queue_of(console, task)))
+    return [each for each in queue_of(console, task) if each in found]
+
+
+def desk(tab: Tab, console: RunningConsole, task: str) -> None:
+    """Open the review queue of a task as a reviewer whose name is known, with keys alone."""
+    tab.go(f"{console.url}/review?task={task}")
+    if tab.value("!!document.querySelector('#reviewer')"):
+        tab.until("document.activeElement.id === 'reviewer'")
+        tab.type("anna")
+        tab.press("Enter")
+        tab.until("!!document.querySelector('#desk')")
+    tab.until(f"!!({SHOWN})")
+
+
+def pressed(tab: Tab, key: str) -> str:
+    """Press a key at the answer that is shown, wait until another one is; return which it was."""
+    shown = tab.value(SHOWN_ID)
+    tab.press(key)
+    tab.until(f"{SHOWN_ID} !== '{shown}' && {FREE}")
+    return str(shown)
+
+
+def test_answers_are_judged_with_keys_alone(console, tab):
+    """Without a mouse: Enter, a label's key, !, - and Backspace reach the daemon as what they mean."""
+    order = asked(console)
+    desk(tab, console, "pos-intent")
+    accepted, corrected = pressed(tab, "Enter"), pressed(tab, "2")
+    skipped = pressed(tab, "-")
+    rejected = str(tab.value(SHOWN_ID))
+    tab.press("!")
+    tab.until("document.activeElement.name === 'reason'")
+    tab.type("off topic")
+    pressed(tab, "Enter")
+    assert order[:4] == [accepted, corrected, skipped, rejected]
+    output = tab.value(f"({SHOWN}).querySelector('.answer b').textContent")
+    same = pressed(tab, "123456789"[INTENTS.index(output)])
+    tab.press("Backspace")
+    tab.until(f"{SHOWN_ID} === '{same}'")
+    other = next(label for label in INTENTS if label != output)
+    pressed(tab, "123456789"[INTENTS.index(other)])
+    tab.until("document.querySelector('#count').textContent.startsWith('5 judged')")
+    said = [said_of(console, each) for each in (accepted, corrected, skipped, rejected, same)]
+    assert [
+        [("anna", "accept", "")],
+        [("anna", "corrected", INTENTS[1])],
+        [],
+        [("anna", "reject", "off topic")],
+        [("anna", "accept", ""), ("anna", "corrected", other)],
+    ] == said
+
+
+@pytest.mark.slow
+def test_twenty_corrections_take_far_less_than_a_minute(console, tab):
+    """Forty corrections by keys, each after the next answer was seen, take less than half of two minutes."""
+    asked(console, texts=tuple(f"{text} ({number})" for number in range(6) for text in INPUTS))
+    desk(tab, console, "pos-intent")
+    begun = time.monotonic()
+    for number in range(40):
+        pressed(tab, "123456"[number % 6])
+    seconds = time.monotonic() - begun
+    tab.until("document.querySelector('#count').textContent.startsWith('40 judged')")
+    assert seconds < 60, seconds
+
+
+@pytest.mark.slow
+def test_a_key_that_is_held_judges_once(console, tab):
+    """A key that repeats because it is held down judges one answer."""
+    asked(console, texts=("held one", "held two", "held three"))
+    desk(tab, console, "pos-intent")
+    before = set(queue_of(console, "pos-intent"))
+    what = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+    for repeated in (False, True, True, True):
+        tab.ask("Input.dispatchKeyEvent", type="keyDown", autoRepeat=repeated, **what)
+    tab.until(f"document.querySelector('#count').textContent.startsWith('1 judged') && {FREE}")
+    assert 1 == len(before - set(queue_of(console, "pos-intent")))
+
+
+@pytest.mark.slow
+def test_records_and_texts_are_corrected_with_keys_alone(console, tab):
+    """e leads into the field, Ctrl+Enter keeps what stands there, Escape leaves the field without a word."""
+    [record] = asked(console, "visit", ("I am Anna Smith",))
+    desk(tab, console, "visit")
+    tab.press("e")
+    tab.until("document.activeElement.tagName === 'TEXTAREA'")
+    tab.value("document.activeElement.select()")
+    tab.type('{"NAME": "Anna"}')
+    tab.press("Escape")
+    tab.until("document.activeElement.classList.contains('item')")
+    assert [] == said_of(console, record)
+    tab.press("e")
+    tab.press("Enter", CONTROL)
+    tab.until("document.querySelector('#count').textContent.startsWith('1 judged')")
+    assert [("anna", "corrected", '{"NAME": "Anna"}')] == said_of(console, record)
+    [text] = asked(console, "talk", ("Hello there",))
+    desk(tab, console, "talk")
+    tab.press("e")
+    tab.type("Better: ")
+    tab.press("Enter", CONTROL)
+    tab.until("document.querySelector('#count').textContent.startsWith('1 judged')")
+    [(who, verdict, value)] = said_of(console, text)
+    assert ("anna", "corrected", True) == (who, verdict, value.startswith("Better: "))
+
+
+@pytest.mark.slow
+def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
+    """Answers come in before they are needed, each once, to the last; then the desk says that there are no more."""
+    asked(console, "visit", tuple(f"I am number {number}" for number in range(60)))
+    waiting = queue_of(console, "visit")
+    desk(tab, console, "visit")
+    seen = [pressed(tab, "-") for _ in waiting[:-1]]
+    seen.append(str(tab.value(SHOWN_ID)))
+    tab.press("-")
+    tab.until("getComputedStyle(document.querySelector('#end')).display === 'block'")
+    assert waiting == seen
+    assert waiting == queue_of(console, "visit")
+
+
+@pytest.mark.slow
+def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
+    """What is judged while the daemon is started anew is kept once it is back, or stays on the desk with the reason."""
+    asked(console, texts=("gone one", "gone two", "gone three"))
+    desk(tab, console, "pos-intent")
+    console.daemon.kill()
+    shown = tab.value(SHOWN_ID)
+    tab.press("Enter")
+    console.daemon.start("pos-intent")
+    tab.until(f"document.querySelector('#count').textContent.startsWith('1 judged') && {FREE}")
+    assert [("anna", "accept", "")] == said_of(console, shown)
+
+
+@pytest.mark.slow
+def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
+    """A page whose console is ended says so, and goes on by itself when it is started again."""
+    tab.until("document.querySelector('#live h1').textContent === 'All is well'")
+    console.stop()
+    tab.until("!document.querySelector('#lost').hidden")
+    console.start()
+    tab.until("document.querySelector('#lost').hidden")
+
+
+@pytest.mark.slow
+def test_how_it_looks(console, tab, tmp_path):
+    """Nothing is cut off and all that is pressed has a name: wide and on a tablet, light and dark, without a daemon."""
+    folder = Path(os.environ.get("CONSOLE_PICTURES", tmp_path))
+    asked(console, texts=tuple(f"{text}{' ' * number}" for number in range(12) for text in INPUTS))
+    asked(console, "visit", ("I am Anna Smith and come at ten",))
+    for size, (width, height) in {"wide": (1280, 900), "tablet": (820, 1180)}.items():
+        for dark in (False, True):
+            tab.look(width=width, height=height, dark=dark)
+            scheme = "dark" if dark else "light"
+            for name, path in {"overview": "/", "task": "/tasks/pos-intent"}.items():
+                tab.go(f"{console.url}{path}")
+                tab.until("!!document.querySelector('figure svg')")
+                shot(tab, folder / f"{name}-{size}-{scheme}.png")
+            for name, task in {"review": "pos-intent", "review-record": "visit"}.items():
+                desk(tab, console, task)
+                shot(tab, folder / f"{name}-{size}-{scheme}.png")
+    tab.go(console.url)
+    console.daemon.kill()
+    tab.until("document.querySelector('#live h1').textContent === 'The daemon does not answer'")
+    shot(tab, folder / "offline.png")
+    tab.go(f"{console.url}/review")
+    shot(tab, folder / "offline-review.png")
+    console.daemon.start("pos-intent")
+    tab.until("!!document.querySelector('#queue')")
+
+
+def shot(tab: Tab, path: Path) -> None:
+    """Take a picture; nothing lies beside the window, everything that is pressed has a name."""
+    assert 0 >= tab.value("document.documentElement.scrollWidth - document.documentElement.clientWidth"), path.name
+    nameless = "[...document.querySelectorAll('button, a, input:not([type=hidden]), textarea:not([hidden])')]"
+    script = f"{nameless}.filter((each) => !(each.labels?.length || each.ariaLabel || each.textContent.trim())).length"
+    assert 0 == tab.value(script)
+    tab.picture(path)
