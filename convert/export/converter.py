@@ -97,7 +97,7 @@ def setup(cache: Path | None = None, archive: Path | None = None, progress: Prog
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".setup-") as name:
         folder = Path(name)
         progress("loading the source archive of llama-cpp-python", 0, _STEPS)
-        source = archive or _download(folder)
+        source = archive or download(folder)
         _check(source)
         progress("unpacking llama.cpp's converter", 1, _STEPS)
         tree = _unpack(source, folder / "source")
@@ -117,8 +117,11 @@ def _site(cache: Path) -> Path:
     return cache / f"llama-cpp-python-{VERSION}"
 
 
-def _download(folder: Path) -> Path:
-    """Load the archive. pip runs its build script for the metadata, which takes a minute."""
+def download(folder: Path) -> Path:
+    """Load the source archive into a folder, held to its hash.
+
+    pip runs its build script for the metadata, which takes a minute. Raises RequirementUnmet.
+    """
     wanted = folder / "requirements.txt"
     wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
     only_source = ("--no-binary", "llama-cpp-python")

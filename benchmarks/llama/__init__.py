@@ -1,0 +1,1 @@
+"""Our llama engine beside llama-server: what scripts/bench llm runs."""

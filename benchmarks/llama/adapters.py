@@ -1,0 +1,78 @@
+"""Several adapters on one base, asked for by turns, beside one of them asked for as much."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from gguf import GGUFReader
+
+from benchmarks.bars import Bar
+from benchmarks.llama import goals, tasks
+from benchmarks.llama.comparing import Figure, Pair, compared
+from benchmarks.llama.sides import Ours
+from benchmarks.llama.streams import rate
+from benchmarks.llama.tasks import Task
+from benchmarks.llama.turns import calls_per_second, take_turns
+from edge_agent.client.aio import AsyncClient
+from tests import gguf_adapter, pos_intents
+from tests.daemon import RunningDaemon
+
+ROUNDS, CALLS, TOKENS = 8, 48, 50
+ENGINE = {"device": "cpu", "cpu_threads": len(os.sched_getaffinity(0)), "sequences_max": goals.CLIENTS}
+
+
+def measure(weights: Path, folder: Path) -> list[Bar]:
+    """Install the same two tasks with each adapter; clients take the adapters by turns, or all take the first one."""
+    if not fits(weights):
+        why = {"why": "the adapters of this benchmark fit SmolLM2-135M only"}
+        return [Figure("adapters", 0, None, "higher", why, weights.stem)]
+    folder.mkdir(parents=True)
+    files = [gguf_adapter.write_adapter(folder / f"{seed}.gguf", seed) for seed in range(goals.ADAPTERS)]
+    scoring = [replace(tasks.CLASSIFY_SHORT, name=f"tuned-{n}", adapter=each) for n, each in enumerate(files)]
+    writing = [replace(tasks.WRITE, name=f"writer-{n}", adapter=each) for n, each in enumerate(files)]
+    with RunningDaemon(folder / "site", engine=ENGINE) as daemon:
+        daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in (*scoring, *writing)))
+        return asyncio.run(_measured(daemon, scoring, writing, weights.stem))
+
+
+def fits(weights: Path) -> bool:
+    """Tell whether tests/gguf_adapter.py writes adapters for this model."""
+    shapes = {tensor.name: tuple(map(int, tensor.shape)) for tensor in GGUFReader(weights).tensors}
+    wanted = (gguf_adapter.WIDTH, gguf_adapter.WIDTH)
+    layers = {name: shape for name, shape in shapes.items() if name.endswith(".attn_q.weight")}
+    return len(layers) == gguf_adapter.LAYERS and set(layers.values()) == {wanted}
+
+
+async def _measured(daemon: RunningDaemon, scoring: list[Task], writing: list[Task], model: str) -> list[Bar]:
+    texts = [text for text, _ in pos_intents.train() + pos_intents.held_out()]
+    async with AsyncClient(daemon.inference) as client:
+        with daemon.admin() as admin:
+            ours = Ours(client, admin)
+            classified = [partial(_classified, ours, each, texts) for each in (scoring, scoring[:1])]
+            written = [partial(_written, ours, each, texts) for each in (writing, writing[:1])]
+            for system in (*classified, *written):
+                await system(0)
+            pairs = {
+                goals.ADAPTERS_CLASSIFY: await take_turns(ROUNDS, classified),
+                goals.ADAPTERS_GENERATE: await take_turns(ROUNDS, written),
+            }
+    return [compared(goal, [Pair(*each) for each in found], model) for goal, found in pairs.items()]
+
+
+async def _classified(ours: Ours, of: Sequence[Task], texts: Sequence[str], number: int) -> float:
+    calls = [partial(ours.classify, of[client % len(of)]) for client in range(goals.CLIENTS)]
+    return await calls_per_second(calls, _some(texts, number, CALLS))
+
+
+async def _written(ours: Ours, of: Sequence[Task], texts: Sequence[str], number: int) -> float:
+    each = enumerate(_some(texts, number, goals.CLIENTS))
+    return rate(await asyncio.gather(*(ours.write(of[n % len(of)], text, TOKENS) for n, text in each)))
+
+
+def _some(texts: Sequence[str], number: int, count: int) -> list[str]:
+    return [texts[(number * count + place) % len(texts)] for place in range(count)]

@@ -1,0 +1,103 @@
+"""What is reported beside the comparison: where the physical limits are, and whether it was fair."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from gguf import GGUFReader
+
+from benchmarks.bars import Bar
+from benchmarks.llama import goals, tasks
+from benchmarks.llama.bandwidth import bytes_per_second
+from benchmarks.llama.comparing import Figure, Pair, compared
+from benchmarks.llama.parts import Match
+from benchmarks.llama.running import LlamaServer, Settings
+from convert.export.converter import VERSION
+
+ROUNDS = 5
+PROMPT_TOKENS = 512
+IDLE_SECONDS = 1.0
+
+
+def machine() -> Figure:
+    """Say what it is measured on."""
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    about = {
+        "processor": _processor(),
+        "cores": str(cores),
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "llama.cpp": f"that of llama-cpp-python {VERSION}",
+    }
+    return Figure("processor cores", cores, None, "higher", about)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    widest = next((name for name in ("amx_int8", "avx512_vnni", "avx512f", "avx2") if name in " ".join(lines)), "")
+    return f"{models[0] if models else platform.machine()} ({widest})"
+
+
+def weights_read(weights: Path) -> int:
+    """Return the bytes of the tensors that every token reads: not of embeddings that are looked up and no more."""
+    tensors = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(weights).tensors}
+    looked_up = tensors.get("token_embd.weight", 0) if "output.weight" in tensors else 0
+    return sum(tensors.values()) - looked_up
+
+
+async def idle(match: Match, server: LlamaServer) -> list[Bar]:
+    """Whether llama-server takes time of the processor while ours is measured."""
+    await match.theirs.write(tasks.WRITE, tasks.story(match.texts), goals.TOKENS)
+    await match.theirs.rest()
+    before = server.processor_seconds
+    await asyncio.sleep(IDLE_SECONDS)
+    taken = (server.processor_seconds - before) / IDLE_SECONDS
+    return [Figure("llama-server at rest, cores busy", taken, None, "lower", {}, match.model)]
+
+
+async def bandwidth(match: Match, settings: Settings) -> list[Bar]:
+    """One stream's tokens a second, beside how often the weights can be read in a second."""
+    read = weights_read(settings.weights)
+    pairs, speeds = [], []
+    for _ in range(ROUNDS):
+        speeds.append(bytes_per_second(read, settings.threads))
+        written = await match.ours.write(tasks.WRITE, tasks.story(match.texts), goals.TOKENS)
+        pairs.append(Pair((written.tokens - 1) / (written.times[-1] - written.times[0]), speeds[-1] / read))
+    about = {"bytes of weights that a token reads": str(read), "threads": str(settings.threads)}
+    speed = Figure("memory read, GB/s", max(speeds) / 1e9, None, "higher", about, match.model)
+    return [speed, compared(goals.BANDWIDTH, pairs, match.model)]
+
+
+async def prefill(match: Match, settings: Settings, program: Path) -> list[Bar]:
+    """A whole call with a prompt that nobody knows, beside the decode alone that llama-bench measures."""
+    pairs = []
+    for _ in range(ROUNDS):
+        text = match.texts.short(PROMPT_TOKENS)
+        written = await match.ours.write(tasks.WRITE, text, 1)
+        pairs.append(Pair(PROMPT_TOKENS / written.first, _llama_bench(settings, program)))
+    return [compared(goals.PREFILL, pairs, match.model)]
+
+
+def _llama_bench(settings: Settings, program: Path) -> float:
+    flash_attention = "1" if settings.flash_attention == "on" else "0"
+    command = [
+        *(str(program), "-m", str(settings.weights), "-t", str(settings.threads), "-fa", flash_attention),
+        *("-p", str(PROMPT_TOKENS), "-n", "0", "-r", "2", "-o", "json"),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - that we have built
+    (row,) = json.loads(done.stdout)
+    return float(row["avg_ts"])
+
+
+def told(settings: Settings, details: dict[str, str]) -> Iterator[Bar]:
+    """Say how both sides are set up."""
+    about = {"llama-server": " ".join(settings.arguments()[2:]), **details}
+    yield Figure("threads of each side", settings.threads, None, "higher", about, settings.weights.stem)

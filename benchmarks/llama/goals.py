@@ -1,0 +1,56 @@
+"""What is compared, and the limits that it is held to."""
+
+from __future__ import annotations
+
+from benchmarks.llama.comparing import Goal
+
+STREAMS = (1, 4, 8, 16)
+TOKENS = 100
+CLIENTS = 8
+LONG_TOKENS = 3000
+PREFIX_TOKENS, TEXT_TOKENS = 234, 30
+LABELS = ("refund", "exchange", "price", "stock", "hours", "loyalty", "payment")
+ADAPTERS = 4
+
+GENERATE = {
+    streams: Goal(
+        f"generate {TOKENS} tokens, {streams} stream{'s' * (streams > 1)}",
+        better="higher",
+        unit="tokens/s",
+        limit=0.95,
+        stretch=1.05,
+        by_interval=True,
+    )
+    for streams in STREAMS
+}
+FIRST_TOKEN = Goal("first token behind a shared prefix, p50", better="lower", unit="ms", limit=0.95)
+CLASSIFY = Goal(f"classify, {len(LABELS)} labels, 1 client, p50", better="lower", unit="ms", limit=0.85)
+CLASSIFY_BARE = Goal(
+    f"classify, {len(LABELS)} labels, 1 client, p50: vs bare decode",
+    better="lower",
+    unit="ms",
+    limit=1.1,
+    than="bare decode",
+)
+CLASSIFY_MANY = Goal(
+    f"classify, {CLIENTS} clients, throughput", better="higher", unit="texts/s", limit=1.4, stretch=1.8
+)
+EXTRACT = Goal("extract 4 fields, p50", better="lower", unit="ms", limit=0.6)
+STALL = Goal(f"longest stall while {LONG_TOKENS} tokens arrive", better="lower", unit="ms", limit=0.25)
+LONG_PROMPT = Goal(f"first token of those {LONG_TOKENS} tokens", better="lower", unit="ms", limit=1.3)
+SHORT_PROMPT = Goal("classify with a short prompt, p50: vs few-shot", better="lower", unit="ms", than="few-shot prompt")
+PREFILL = Goal("prompt of 512 tokens: vs llama-bench", better="higher", unit="tokens/s", than="llama-bench")
+BANDWIDTH = Goal("1 stream: vs what memory allows", better="higher", unit="tokens/s", than="bandwidth / bytes read")
+ADAPTERS_CLASSIFY = Goal(
+    f"classify, {CLIENTS} clients, {ADAPTERS} adapters mixed: vs one adapter",
+    better="higher",
+    unit="texts/s",
+    limit=0.7,
+    than="one adapter",
+)
+ADAPTERS_GENERATE = Goal(
+    f"{CLIENTS} streams, {ADAPTERS} adapters mixed: vs one adapter",
+    better="higher",
+    unit="tokens/s",
+    than="one adapter",
+)

@@ -1,0 +1,129 @@
+"""Writes what scripts/bench llm --json has printed into docs/performance.md: the tables, and the chart beside it.
+
+python -m benchmarks.llama.page FILE
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.llama.picture import draw
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE, CHART = DOCS / "performance.md", DOCS / "performance.svg"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+TOLD = ("threads", "context_cells", "kv_type", "flash_attention", "cpu_variant")
+
+Row = dict[str, Any]
+
+
+def main(measured: Path) -> None:
+    """Write both."""
+    rows = parse(measured.read_text(encoding="utf-8"))
+    PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), section(rows)), encoding="utf-8")
+    draw(CHART, ratios(rows))
+
+
+def parse(lines: str) -> list[Row]:
+    """Read the output of the benchmark, of one run or of several in a row: of a bar the last one counts."""
+    found = {(row.get("model", ""), row["bar"]): row for row in map(json.loads, lines.splitlines())}
+    return list(found.values())
+
+
+def ratios(rows: Sequence[Row]) -> list[Row]:
+    """Return the comparisons."""
+    return [row for row in rows if "low" in row]
+
+
+def inserted(page: str, text: str) -> str:
+    """Return a page with another text between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + text + END + after
+
+
+def section(rows: Sequence[Row]) -> str:
+    """Return what was measured as Markdown."""
+    models = list(dict.fromkeys(row["model"] for row in ratios(rows)))
+    bars = list(dict.fromkeys(row["bar"] for row in ratios(rows)))
+    at = {(row["model"], row["bar"]): row for row in ratios(rows)}
+    held = [[bar, _limit(at, models, bar), *(_ratio(at.get((m, bar))) for m in models)] for bar in bars]
+    sides = [[bar, _sides(at, models, bar), *(_both(at.get((m, bar))) for m in models)] for bar in bars]
+    names = [f"`{model}`" for model in models]
+    return "\n".join(
+        [
+            f"![ours / llama-server for each kind of work, with intervals and limits]({CHART.name})",
+            "",
+            *_machine(rows),
+            "",
+            "Ours / theirs: the median of the pairs and its 95 % confidence interval.",
+            "",
+            *_table(["", "must be", *names], held),
+            "",
+            "The same as it was measured: ours : theirs, medians.",
+            "",
+            *_table(["", "unit", *names], sides),
+            "",
+            *_figures(rows),
+            "",
+        ]
+    )
+
+
+def _machine(rows: Sequence[Row]) -> list[str]:
+    about: dict[str, str] = next((row["about"] for row in rows if row["bar"] == "processor cores"), {})
+    words = [f"Machine: {about.get('processor', '?')}, {about.get('cores', '?')} cores, {about.get('memory', '?')}"]
+    words += [f"{about.get('system', '?')}; llama.cpp: {about.get('llama.cpp', '?')}."]
+    lines = [", ".join(words)]
+    for row in rows:
+        if row["bar"] == "threads of each side":
+            engine = ", ".join(f"{name} {row['about'][name]}" for name in TOLD if name in row["about"])
+            lines += ["", f"`{row['model']}`: the engine has {engine}; llama-server `{row['about']['llama-server']}`."]
+    return lines
+
+
+def _limit(at: dict[tuple[str, str], Row], models: Sequence[str], bar: str) -> str:
+    row = next(at[model, bar] for model in models if (model, bar) in at)
+    if row["limit"] is None:
+        return "reported"
+    sign = "≤" if row["better"] == "lower" else "≥"
+    stretch = f" ({row['stretch']:g})" if row["stretch"] else ""
+    return f"{'CI ' * row['by_interval']}{sign} {row['limit']:g}{stretch}"
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None:
+        return ""
+    value = f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    return value if row["ok"] else f"**{value}**"
+
+
+def _sides(at: dict[tuple[str, str], Row], models: Sequence[str], bar: str) -> str:
+    row = next(at[model, bar] for model in models if (model, bar) in at)
+    than = "" if row["than"] == "llama-server" else f"; theirs is the {row['than']}"
+    return f"{row['unit']}{than}"
+
+
+def _both(row: Row | None) -> str:
+    return "" if row is None else f"{_rounded(row['ours'])} : {_rounded(row['theirs'])}"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    told = [row for row in rows if "low" not in row and row["bar"] not in ("processor cores", "threads of each side")]
+    return [f"- `{row['model']}`: {row['bar']}: {row['value']:.3g}" for row in told]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,181 @@
+"""The parts of the comparison: each asks the same of both sides, by turns, and judges the pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.bars import Bar, median
+from benchmarks.llama import goals, tasks
+from benchmarks.llama.bare import BareScorer
+from benchmarks.llama.comparing import Comparison, Figure, Goal, Pair, compared
+from benchmarks.llama.sides import Side, Watch
+from benchmarks.llama.streams import rate, stall
+from benchmarks.llama.tasks import Task
+from benchmarks.llama.texts import Texts
+from benchmarks.llama.turns import calls_per_second, p50_ms, take_turns
+
+STREAM_ROUNDS, ROUNDS, STALL_ROUNDS = 12, 12, 5
+BLOCK, RECORD_BLOCK = 8, 5
+MANY_CALLS = 48
+WARM_CALLS = 4
+PIECES_BEFORE = 10
+SHORTER = 0.9
+"""Of the tokens asked for: a stream that writes fewer has met an end of its own."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Both sides with one model loaded, and what to ask them."""
+
+    model: str
+    ours: Side
+    theirs: Side
+    bare: BareScorer
+    texts: Texts
+    prefix_tokens: int
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Ours first, as everywhere."""
+        return self.ours, self.theirs
+
+    def judge(self, goal: Goal, found: Sequence[Sequence[float]]) -> Comparison:
+        """Hold what two systems measured against a goal."""
+        return compared(goal, [Pair(*round_) for round_ in found], self.model)
+
+    def blocks(self, rounds: int, size: int) -> list[list[str]]:
+        """Return texts that are TEXT_TOKENS long behind the prefix, what stands behind the input included."""
+        wanted = self.prefix_tokens + goals.TEXT_TOKENS
+        return [[self.texts.short(wanted, tasks.CLASSIFY.prompt) for _ in range(size)] for _ in range(rounds)]
+
+
+Part = Callable[[Match], Awaitable[list[Bar]]]
+
+
+async def generate(match: Match) -> list[Bar]:
+    """Streams that begin together, from the request to the last token of the last one."""
+    bars: list[Bar] = []
+    shares: list[float] = []
+
+    async def together(side: Side, prompts: list[list[str]], number: int) -> float:
+        asked = (side.write(tasks.WRITE, text, goals.TOKENS) for text in prompts[number])
+        written = await asyncio.gather(*asked)
+        shares.extend(each.tokens / goals.TOKENS for each in written)
+        return rate(written)
+
+    for streams, goal in goals.GENERATE.items():
+        prompts = [[tasks.story(match.texts) for _ in range(streams)] for _ in range(STREAM_ROUNDS)]
+        warm = [[tasks.story(match.texts)]]
+        for side in match.sides:
+            await together(side, warm, 0)
+        bars.append(
+            match.judge(goal, await take_turns(STREAM_ROUNDS, [partial(together, s, prompts) for s in match.sides]))
+        )
+    short = sum(share < SHORTER for share in shares) / len(shares)
+    about = {"why": "ours stops where the model ends its text; llama-server is told not to"}
+    return [*bars, Figure("streams that ended by themselves, share", short, None, "lower", about, match.model)]
+
+
+async def first_token(match: Match) -> list[Bar]:
+    """The first piece of a stream: the prompt's prefix is known, the text is not."""
+
+    async def block(side: Side, blocks: list[list[str]], number: int) -> float:
+        return median([1000 * (await side.write(tasks.CONTINUE, text, 1)).first for text in blocks[number]])
+
+    blocks = match.blocks(ROUNDS, BLOCK)
+    for side in match.sides:
+        await block(side, match.blocks(1, WARM_CALLS), 0)
+    return [
+        match.judge(goals.FIRST_TOKEN, await take_turns(ROUNDS, [partial(block, side, blocks) for side in match.sides]))
+    ]
+
+
+async def classify(match: Match) -> list[Bar]:
+    """One client, beside the bare decode, too; then with a prompt that has no examples in it."""
+    blocks = match.blocks(ROUNDS, BLOCK)
+    asks = [partial(_classify_block, side, tasks.CLASSIFY) for side in match.sides]
+    for ask in asks:
+        await ask(match.blocks(1, WARM_CALLS), 0)
+
+    async def bare(number: int) -> float:
+        return match.bare.p50_ms([tasks.input_of(tasks.CLASSIFY, text) for text in blocks[number]])
+
+    systems: list[Callable[[int], Awaitable[float]]] = [*(partial(ask, blocks) for ask in asks), bare]
+    found = await take_turns(ROUNDS, systems)
+    return [
+        match.judge(goals.CLASSIFY, [(ours, theirs) for ours, theirs, _ in found]),
+        match.judge(goals.CLASSIFY_BARE, [(ours, decode) for ours, _, decode in found]),
+    ]
+
+
+async def short_prompt(match: Match) -> list[Bar]:
+    """Ours against ours: what a model gains that was fine-tuned and needs no examples in its prompt."""
+    fresh = [match.blocks(ROUNDS, BLOCK) for _ in range(2)]
+    of = (tasks.CLASSIFY_SHORT, tasks.CLASSIFY)
+    systems = [partial(_classify_block, match.ours, task, blocks) for task, blocks in zip(of, fresh, strict=True)]
+    return [match.judge(goals.SHORT_PROMPT, await take_turns(ROUNDS, systems))]
+
+
+async def classify_many(match: Match) -> list[Bar]:
+    """Clients that each ask about one text after the other."""
+    blocks = match.blocks(ROUNDS, MANY_CALLS)
+
+    async def clients(side: Side, number: int) -> float:
+        return await calls_per_second([partial(side.classify, tasks.CLASSIFY)] * goals.CLIENTS, blocks[number])
+
+    return [
+        match.judge(goals.CLASSIFY_MANY, await take_turns(ROUNDS, [partial(clients, side) for side in match.sides]))
+    ]
+
+
+async def extract(match: Match) -> list[Bar]:
+    """The fifty texts, a few at a time."""
+    every = tasks.records()["texts"]
+    blocks = [every[start : start + RECORD_BLOCK] for start in range(0, len(every), RECORD_BLOCK)]
+
+    async def block(side: Side, number: int) -> float:
+        return await p50_ms(partial(side.extract, tasks.EXTRACT), blocks[number])
+
+    for side in match.sides:
+        await side.extract(tasks.EXTRACT, match.texts.opening())
+    found = await take_turns(len(blocks), [partial(block, side) for side in match.sides])
+    return [match.judge(goals.EXTRACT, found)]
+
+
+async def stalls(match: Match) -> list[Bar]:
+    """A stream runs; a long prompt arrives: how long the one stands still, and how long the other waits."""
+    rounds = range(STALL_ROUNDS)
+    prompts = [(tasks.story(match.texts), match.texts.long(goals.LONG_TOKENS)) for _ in rounds]
+
+    async def disturbed(side: Side, number: int) -> tuple[float, float]:
+        return await _disturbed(side, *prompts[number])
+
+    found = await take_turns(STALL_ROUNDS, [partial(disturbed, side) for side in match.sides])
+    return [
+        match.judge(goals.STALL, [(ours[0], theirs[0]) for ours, theirs in found]),
+        match.judge(goals.LONG_PROMPT, [(ours[1], theirs[1]) for ours, theirs in found]),
+    ]
+
+
+async def _disturbed(side: Side, story: str, long: str) -> tuple[float, float]:
+    """Return the stream's longest stall and the long prompt's first token, in milliseconds."""
+    watch = Watch()
+    stream = asyncio.create_task(side.write(tasks.WRITE, story, tasks.OUTPUT_TOKENS_MAX, watch))
+    try:
+        await watch.until(lambda times: len(times) >= PIECES_BEFORE)
+        arrived = time.perf_counter()
+        written = await side.write(tasks.WRITE, long, 1)
+        await watch.until(lambda times: times[-1] >= written.first_at)
+    finally:
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+        await side.rest()
+    return 1000 * stall(watch.times, arrived, written.first_at), 1000 * written.first
+
+
+async def _classify_block(side: Side, task: Task, blocks: list[list[str]], number: int) -> float:
+    return await p50_ms(partial(side.classify, task), blocks[number])

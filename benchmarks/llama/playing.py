@@ -1,0 +1,108 @@
+"""One model on both sides: starts the daemon and llama-server, both with the model loaded, and runs parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bars import Bar
+from benchmarks.llama import adapters, figures, goals, parts, tasks
+from benchmarks.llama.bare import BareScorer
+from benchmarks.llama.building import Programs
+from benchmarks.llama.http import Pool
+from benchmarks.llama.parts import Match, Part
+from benchmarks.llama.running import LlamaServer, Settings
+from benchmarks.llama.sides import Ours, Theirs
+from benchmarks.llama.texts import Texts
+from edge_agent.client.aio import AsyncClient
+from tests import pos_intents
+from tests.daemon import RunningDaemon
+
+COMPARED: dict[str, Part] = {
+    "generate": parts.generate,
+    "first-token": parts.first_token,
+    "classify": parts.classify,
+    "classify-many": parts.classify_many,
+    "extract": parts.extract,
+    "stall": parts.stalls,
+    "short-prompt": parts.short_prompt,
+}
+REPORTED: dict[str, Callable[[Match, Table], Awaitable[list[Bar]]]] = {
+    "idle": lambda match, table: figures.idle(match, table.server),
+    "bandwidth": lambda match, table: figures.bandwidth(match, table.settings),
+    "prefill": lambda match, table: figures.prefill(match, table.settings, table.programs.bench),
+}
+ADAPTERS = "adapters"
+ENGINE = {"device": "cpu", "cpu_threads": len(os.sched_getaffinity(0)), "sequences_max": max(goals.STREAMS)}
+PARTS = (*COMPARED, *REPORTED, ADAPTERS)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where both sides are, with one model."""
+
+    daemon: RunningDaemon
+    details: dict[str, str]
+    """What the engine says of itself."""
+    server: LlamaServer
+    bare: BareScorer
+    settings: Settings
+    programs: Programs
+    texts: Texts
+
+
+def play(weights: Path, programs: Programs, wanted: Sequence[str]) -> Iterator[Bar]:
+    """Run the wanted parts with a model; each part's bars as soon as they are known."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        beside = [part for part in PARTS if part in wanted and part != ADAPTERS]
+        if beside:
+            with _laid(weights, programs, folder) as table:
+                yield from figures.told(table.settings, table.details)
+                for part in beside:
+                    yield from asyncio.run(_played(table, part))
+        if ADAPTERS in wanted:
+            yield from adapters.measure(weights, folder / ADAPTERS)
+
+
+@contextmanager
+def _laid(weights: Path, programs: Programs, folder: Path) -> Iterator[Table]:
+    """Start both sides, ours first: llama-server is set up as the engine says that it is."""
+    with ExitStack() as stack:
+        daemon = stack.enter_context(RunningDaemon(folder / "site", engine=ENGINE))
+        daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in tasks.COMPARED))
+        with daemon.admin() as admin:
+            (engine,) = admin.status().engines
+        settings = Settings(
+            weights,
+            threads=int(engine.details["threads"]),
+            cells=int(engine.details["context_cells"]),
+            streams=max(goals.STREAMS),
+            flash_attention=engine.details.get("flash_attention", "on"),
+        )
+        server = stack.enter_context(LlamaServer(programs.server, settings, folder / "llama-server.log"))
+        bare = stack.enter_context(BareScorer(settings))
+        texts = Texts([text for text, _ in pos_intents.train() + pos_intents.held_out()], server.count)
+        yield Table(daemon, engine.details, server, bare, settings, programs, texts)
+
+
+async def _played(table: Table, part: str) -> list[Bar]:
+    count = table.server.count
+    prefix = tasks.CLASSIFY.template.partition(" {input}")[0]
+    label_tokens = max(count(f" {label}") for label in goals.LABELS)
+    async with AsyncClient(table.daemon.inference) as client, Pool(table.server.port) as pool:
+        with table.daemon.admin() as admin:
+            match = Match(
+                model=table.settings.weights.stem,
+                ours=Ours(client, admin),
+                theirs=Theirs(pool, label_tokens),
+                bare=table.bare,
+                texts=table.texts,
+                prefix_tokens=count(prefix),
+            )
+            return await (COMPARED[part](match) if part in COMPARED else REPORTED[part](match, table))

@@ -1,0 +1,46 @@
+"""The llama engine beside llama-server: streams, first tokens, labels, records, stalls; minutes for each model.
+
+    python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]...
+
+Both have the same model loaded, with the same threads, context and attention; one of them computes at a time, by turns.
+Without --model it is SmolLM2-135M, at each quantization or those named. The first time, llama-server is built, which
+takes minutes. docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what
+--json has printed into it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.bars import Bar, main
+from benchmarks.llama import building, figures, playing, weights
+
+
+def measure() -> Iterator[Bar]:
+    """Play each model; what is asked for on the command line."""
+    asked = _arguments().parse_args()
+    parts = asked.part or playing.PARTS
+    programs = building.programs()
+    yield figures.machine()
+    files = asked.model or [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]
+    for file in files:
+        yield from playing.play(file, programs, parts)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench llm", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
+    parser.add_argument("--part", action="append", choices=playing.PARTS, help="only this; may be given several times")
+    parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="a GGUF file of your own")
+    types = weights.QUANTIZATIONS
+    parser.add_argument("--quantization", action="append", choices=types, help="of SmolLM2-135M; otherwise all three")
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are ended as by Ctrl-C
+    sys.exit(main(measure))

@@ -1,0 +1,71 @@
+"""What scripts/bench llm has measured, as docs/performance.md shows it."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.llama import goals, page
+from benchmarks.llama.comparing import Figure, Goal, Pair, compared
+from benchmarks.llama.picture import draw
+
+MACHINE = Figure("processor cores", 2, None, "higher", {"processor": "A processor", "cores": "2", "memory": "24 GiB"})
+TOLD = Figure("threads of each side", 2, None, "higher", {"llama-server": "-t 2", "kv_type": "f16"}, "Q4_0")
+
+
+def line(goal: Goal, ours: float, theirs: float, model: str = "Q4_0") -> str:
+    return json.dumps(asdict(compared(goal, [Pair(ours, theirs)] * 3, model)))
+
+
+LINES = "\n".join(
+    [
+        *(json.dumps(asdict(figure)) for figure in (MACHINE, TOLD)),
+        line(goals.GENERATE[8], 500, 600),
+        line(goals.EXTRACT, 90, 200),
+        line(goals.SHORT_PROMPT, 20, 30),
+        line(goals.EXTRACT, 130, 200, "Q8_0"),
+    ]
+)
+
+
+def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> None:
+    """With limit and interval; what misses its limit is bold, what was not measured is empty."""
+    text = page.section(page.parse(LINES))
+    assert "|  | must be | `Q4_0` | `Q8_0` |" in text
+    assert "| extract 4 fields, p50 | ≤ 0.6 | 0.45 (0.45 to 0.45) | **0.65 (0.65 to 0.65)** |" in text
+    assert "| generate 100 tokens, 8 streams | CI ≥ 0.95 (1.05) | **0.83 (0.83 to 0.83)** |  |" in text
+    assert "| extract 4 fields, p50 | ms | 90 : 200 | 130 : 200 |" in text
+    assert "ms; theirs is the few-shot prompt | 20 : 30 |" in text
+
+
+def test_the_page_says_what_it_was_measured_on() -> None:
+    """The machine, and how both sides were set up."""
+    text = page.section(page.parse(LINES))
+    assert "\nMachine: A processor, 2 cores, 24 GiB, " in text
+    assert "`Q4_0`: the engine has kv_type f16; llama-server `-t 2`." in text
+
+
+def test_of_a_bar_that_was_measured_twice_the_last_one_counts() -> None:
+    """A part that was run again is written behind the rest."""
+    rows = page.ratios(page.parse(f"{LINES}\n{line(goals.EXTRACT, 80, 200)}"))
+    assert [0.4, 0.65] == [row["value"] for row in rows if row["bar"] == goals.EXTRACT.bar]
+
+
+def test_only_what_stands_between_the_marks_is_written() -> None:
+    """And writing it again changes nothing."""
+    before = f"# Title\n{page.BEGIN}old\n{page.END}the rest\n"
+    after = page.inserted(before, "new\n")
+    assert f"# Title\n{page.BEGIN}new\n{page.END}the rest\n" == after == page.inserted(after, "new\n")
+
+
+def test_the_chart_shows_what_is_compared_with_llama_server(tmp_path: Path) -> None:
+    """Each bar and each model by its name, nothing that is compared with ourselves; the same file each time."""
+    rows = page.ratios(page.parse(LINES))
+    draw(tmp_path / "one.svg", rows)
+    draw(tmp_path / "two.svg", rows)
+    shown = " ".join(ET.parse(tmp_path / "one.svg").getroot().itertext())
+    assert all(words in shown for words in (goals.EXTRACT.bar, goals.GENERATE[8].bar, "Q4_0", "Q8_0", "0.65"))
+    assert goals.SHORT_PROMPT.bar not in shown
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
