@@ -112,7 +112,7 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
 
     def Classify(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ClassifyResponse:
         self._begin(request, context)
-        return inference_pb2.ClassifyResponse(results=[_classify(request.task, text) for text in request.texts])
+        return inference_pb2.ClassifyResponse(results=[_classify(request, text) for text in request.texts])
 
     def Extract(self, request: Any, context: grpc.ServicerContext) -> inference_pb2.ExtractResponse:
         self._begin(request, context)
@@ -179,14 +179,15 @@ def _bad() -> task_pb2.InputError:
     return task_pb2.InputError(reason="INPUT_TOO_LONG", message="9 tokens; the limit is 4", metadata=metadata)
 
 
-def _classify(task: str, text: str) -> inference_pb2.ClassifyResult:
+def _classify(request: Any, text: str) -> inference_pb2.ClassifyResult:
     if text == "bad":
         return inference_pb2.ClassifyResult(error=_bad())
     scores = [inference_pb2.LabelScore(label="refund", score=0.75), inference_pb2.LabelScore(label="price", score=0.25)]
+    scores = scores[: request.top_k or None]
     confidence = task_pb2.Confidence(value=0.75, threshold=0.8, below_threshold=True)
     return inference_pb2.ClassifyResult(
         classification=inference_pb2.Classification(
-            label="refund", confidence=confidence, scores=scores, label_mass=0.5, provenance=provenance(task)
+            label="refund", confidence=confidence, scores=scores, label_mass=0.5, provenance=provenance(request.task)
         )
     )
 

@@ -20,6 +20,16 @@ LowConfidence = Annotated[
     ),
 ]
 
+TopK = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=1000,
+        help="Show the N best labels with their scores; 0 = the best one, and with --json the scores of all.",
+    ),
+]
+
 
 @dataclass(kw_only=True)
 class Command(Asking):
@@ -32,17 +42,26 @@ class Command(Asking):
 
     Example: [bold]edge-agent classify pos-intent --json < messages.txt > answers.jsonl[/bold]
 
+    Example: [bold]edge-agent classify pos-intent --top-k 5 'I want my money back'[/bold]
+
     Example: [bold]edge-agent classify pos-intent --json --file messages.jsonl > answers.jsonl[/bold]
     """
 
     on_low_confidence: LowConfidence = "as_mode"
+    top_k: TopK = 0
 
     def __post_init__(self) -> None:
         """Run the command."""
-        self.show(self._call, FORM)
+        self.show(self._call, RANKED if self.top_k else FORM)
 
     def _call(self, client: Client, task: str, batch: list[str]) -> list[Classification | Failure]:
-        return client.classify(task, batch, on_low_confidence=self.on_low_confidence, timeout_seconds=TIMEOUT_SECONDS)
+        return client.classify(
+            task,
+            batch,
+            on_low_confidence=self.on_low_confidence,
+            top_k=self.top_k,
+            timeout_seconds=TIMEOUT_SECONDS,
+        )
 
 
 def _cells(result: Classification) -> tuple[Text, str]:
@@ -50,4 +69,9 @@ def _cells(result: Classification) -> tuple[Text, str]:
     return label, f"{result.confidence:.2f}"
 
 
+def _ranked_cells(result: Classification) -> tuple[Text | str, ...]:
+    return *_cells(result), Text("\n".join(f"{score:.2f}  {label}" for label, score in result.scores))
+
+
 FORM = Form("classification", ("label", "confidence"), _cells, note, right=("confidence",))
+RANKED = Form("classification", (*FORM.columns, "scores"), _ranked_cells, note, right=FORM.right)

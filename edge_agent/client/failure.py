@@ -159,7 +159,10 @@ def _too_large(found: re.Match[str]) -> CallFailed:
     size, limit = found.groups()
     numbers = {"size": size, "limit": limit} if size else {}
     said = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
-    remedy = "Send fewer or shorter texts at once, or raise 'message_bytes_max' under 'service' in agent.yaml."
+    remedy = (
+        "Send fewer or shorter texts at once, ask for fewer scores ('top_k'), or raise 'message_bytes_max' under"
+        " 'service' in agent.yaml."
+    )
     return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, said, remedy=remedy, metadata=numbers)
 
 

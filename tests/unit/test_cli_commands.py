@@ -197,6 +197,14 @@ def test_classify_prints_a_table(run, daemon):
     assert ["give me my money", "refund", "0.75", "24", "below the threshold 0.80, cpu shared"] == row
 
 
+def test_classify_shows_the_best_labels_with_their_scores(run, daemon):
+    """--top-k N: a line for each of the N best, under each other; in JSON the N best alone."""
+    lines = run("classify", "pos-intent", "--top-k", "2", "give me my money").stdout.splitlines()
+    assert ["0.75  refund" in lines[1], "0.25  price"] == [True, lines[2].strip()]
+    found = json.loads(run("classify", "pos-intent", "--json", "--top-k", "1", "x").stdout)
+    assert [["refund", 0.75]] == found["classification"]["scores"]
+
+
 def test_classify_reads_lines_in_batches_that_the_task_allows(run, daemon):
     """Five lines for a task that takes two at once make three calls; blank lines are skipped."""
     result = run("classify", "pos-intent", "--json", stdin="a\n\nb\nc\nd\ne\n")
