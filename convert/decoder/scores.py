@@ -7,7 +7,7 @@ tokens before), over the whole vocabulary, not divided by the number of tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from edge_agent.engine.runtimes.llama.label_tree import LabelTree
 from edge_agent.engine.runtimes.llama.labels import Tally
 
 BATCH_ROWS = 16
+"""Prompts, or branches behind one prompt, each with a copy of the cache."""
 
 LogProbabilities = npt.NDArray[np.float64]
 Done = Callable[[int], None]
@@ -72,9 +73,9 @@ def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabi
 
 
 def _add_branches(model: Any, tree: LabelTree, tally: Tally, cache: Any, length: int) -> None:
-    """Compute the branches behind one prompt, those of one length as one batch."""
-    for size in sorted({len(branch) for branch in tree.branches}):
-        branches = [branch for branch in tree.branches if len(branch) == size]
+    """Compute the branches behind one prompt, in batches of one length."""
+    for branches in _batches(tree.branches):
+        size = len(branches[0])
         own = copy.deepcopy(cache)
         own.batch_repeat_interleave(len(branches))
         ids = torch.tensor(branches, device=model.device)
@@ -83,3 +84,9 @@ def _add_branches(model: Any, tree: LabelTree, tally: Tally, cache: Any, length:
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True)
         for branch, rows in zip(branches, out.logits.float().cpu().numpy(), strict=True):
             tally.add_branch(branch, rows)
+
+
+def _batches(branches: Sequence[Tokens]) -> Iterator[list[Tokens]]:
+    for size in sorted({len(branch) for branch in branches}):
+        alike = [branch for branch in branches if len(branch) == size]
+        yield from (alike[start : start + BATCH_ROWS] for start in range(0, len(alike), BATCH_ROWS))

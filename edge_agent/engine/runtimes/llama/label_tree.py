@@ -14,6 +14,7 @@ chunk that an earlier one has computed are computed once more, for their place i
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from edge_agent.errors import ModelLoadFailed
 
 LABEL_TOKENS_MAX = 32
+CHUNKS_KEPT = 256
+"""Of a tree; the same few are wanted again and again."""
 ROOT = 0
 
 Tokens = tuple[int, ...]
@@ -94,6 +97,7 @@ class LabelTree:
         """Of each node, the branches through it: first, and the one behind the last."""
         self._paths: list[Tokens] = []
         """Of each branch, its nodes."""
+        self._made: dict[tuple[int, int], TreeChunk] = {}
         self._add(root, -1, ())
         self._shared = [0, *map(_common, self._paths, self._paths[1:])]
         """Of each branch, how many nodes it has in common with the one before."""
@@ -129,18 +133,24 @@ class LabelTree:
 
     def chunk(self, branch: int, rows_max: int, branches_max: int) -> TreeChunk:
         """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`."""
-        known = self._shared[branch]
-        end = branch
-        room = rows_max - known + self._fresh_before[branch]
-        while end < min(len(self._paths), branch + branches_max) and self._fresh_before[end + 1] <= room:
-            end += 1
+        room = rows_max - self._shared[branch] + self._fresh_before[branch]
+        end = min(bisect_right(self._fresh_before, room) - 1, branch + branches_max)
         assert end > branch, f"branch {branch} has {self.least(branch)} rows, which do not fit into {rows_max}"
+        found = self._made.get((branch, end))
+        if found is None:
+            if len(self._made) == CHUNKS_KEPT:
+                self._made.clear()
+            found = self._made[branch, end] = self._make(branch, end)
+        return found
+
+    def _make(self, branch: int, end: int) -> TreeChunk:
         rows = list(self._paths[branch])
         depths = list(range(len(rows)))
         for at in range(branch + 1, end):
             rows += self._paths[at][self._shared[at] :]
             depths += range(self._shared[at], len(self._paths[at]))
         spans = [self._span[row] for row in rows]
+        known = self._shared[branch]
         return TreeChunk(
             branches=end - branch,
             next=end,

@@ -20,13 +20,13 @@ Logits = NDArray[np.float32]
 LogProbs = NDArray[np.float64]
 
 
-def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp], scratch: Logits | None = None) -> LogProbs:
-    """Return the log-softmax over the vocabulary at the given tokens. `scratch`, as large as the logits, is written to.
+def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogProbs:
+    """Return the log-softmax over the vocabulary at the given tokens.
 
-    Summed pairwise in single precision: 1e-7 from the sum in double precision, which takes 40 % longer.
+    Summed pairwise in single precision: 1e-7 from the sum in double precision, which takes a third longer.
     """
     peak = logits.max()
-    shares = np.subtract(logits, peak, out=scratch)
+    shares = logits - peak
     total = np.exp(shares, out=shares).sum()
     chosen: LogProbs = logits[np.asarray(tokens, np.intp)].astype(np.float64)
     return chosen - (float(peak) + float(np.log(float(total))))
@@ -42,12 +42,10 @@ class Tally:
         """Start with nothing known."""
         self._tree = tree
         self._reached: LogProbs = np.zeros(len(tree.edges))
-        self._scratch: Logits | None = None
         self.joint: LogProbs = np.full(tree.size, -np.inf)
 
     def add_prompt(self, logits: Logits) -> None:
         """Take the logits behind the prompt: they settle the first token of every label."""
-        self._scratch = np.empty_like(logits)
         self._settle(ROOT, logits)
 
     def add_chunk(self, chunk: TreeChunk, rows: Iterable[Logits]) -> None:
@@ -62,7 +60,7 @@ class Tally:
 
     def _settle(self, node: int, logits: Logits) -> None:
         edges = self._tree.edges[node]
-        joint = self._reached[node] + log_probs(logits, edges.tokens, self._scratch)
+        joint = self._reached[node] + log_probs(logits, edges.tokens)
         inner = len(edges.nodes)
         self._reached[edges.nodes] = joint[:inner]
         self.joint[edges.labels] = joint[inner:]
