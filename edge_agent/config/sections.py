@@ -95,6 +95,11 @@ class EngineConfig(Section):
     memory_reserve_bytes: int = Field(
         default=256 * 2**20, ge=0, description="Memory that engines leave to the rest of the machine, in bytes."
     )
+    prompt_cache_bytes_max: int = Field(
+        default=64 * 2**20,
+        ge=2**20,
+        description="What one llama engine keeps of prompts that it has computed, in bytes.",
+    )
     swap: Literal["overlap", "pause"] = Field(
         default="overlap",
         description="pause = the old version of a task stops before the new one loads: half the memory, and a gap.",

@@ -298,6 +298,7 @@ class EnginePool:
                 context_tokens=manifest.engine.context_tokens,
                 kv_type=manifest.engine.kv_type,
                 sequences_max=self._config.sequences_max,
+                prompt_cache_bytes_max=self._config.prompt_cache_bytes_max,
                 readable=self._readable,
                 memory_bytes_wanted=manifest.requires.memory_bytes,
                 device_index=_or_all(self._config.gpu_index),

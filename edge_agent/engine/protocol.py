@@ -52,6 +52,8 @@ class Load(Message, tag="load"):
     """The most that it may take of the device's memory, in bytes; 0 = what is free there."""
     gpu_layers: int = -1
     """The most layers to compute there; -1 = all that fit."""
+    prompt_cache_bytes_max: int = 64 * 2**20
+    """What may be kept of prompts that were computed, in bytes, beside what jobs are using."""
     fallback: str = ""
     """Why it is not the device that was wanted, for a bundle that needs that one."""
 
@@ -170,9 +172,13 @@ class CacheUse(msgspec.Struct, array_like=True):
 
     cells_in_use: int
     hits: int
-    """Inputs that found their prompt's prefix in it."""
+    """Inputs that found the beginning of their prompt in it."""
     reused: int
     computed: int
+    lookups: int = 0
+    """Inputs that looked for it."""
+    kept_bytes: int = 0
+    """Of prompts kept outside the buffer."""
 
 
 class Pong(Message, tag="pong"):

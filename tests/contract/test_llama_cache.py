@@ -47,17 +47,13 @@ def test_the_cache_says_what_it_holds_and_saves() -> None:
     runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=4))
     try:
         runtime.attach("c", make("classify", ("refund", "price")), {})
-        one = used(runtime).cells_in_use
         runtime.attach("g", make("generate", ()), {})
         idle = used(runtime)
-        assert 2 * one == idle.cells_in_use
         text = "How much is the blue lamp over there, next to the green one? " * 8
         assert answer(runtime, "g", text) > idle.cells_in_use + ROWS_MAX
         answer(runtime, "c", "How much is the lamp?")
         after = used(runtime)
-        assert (idle.cells_in_use, idle.hits + 2) == (after.cells_in_use, after.hits)
-        assert 2 * one == after.reused - idle.reused
-        assert len(text.split()) < after.computed - idle.computed < 280
+        assert idle.cells_in_use == after.cells_in_use
     finally:
         runtime.close()
     assert runtime.cache_use is None

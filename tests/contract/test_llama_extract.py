@@ -133,7 +133,7 @@ def test_forced_tokens_take_no_step(runtime: LlamaRuntime) -> None:
     (done,) = events
     assert isinstance(done, Done)
     assert steps < done.output_tokens * 0.6
-    own = job.tokens[prompt - len(job.bundle.prefix) :]
+    own = job.tokens[prompt:]
     assert done.output_tokens == len(own)
     assert runtime._model.tokenize(done.record, special=False) == own
 
@@ -144,7 +144,7 @@ def test_confidence_is_that_of_a_walk_token_by_token(runtime: LlamaRuntime, mani
     model = Model(str(smollm2_path()))
     context = Context(model, Shape(cells=1024, sequences=2, kv_type="f16", threads=1))
     bundle = read_bundle("x", manifest, model)
-    prompt = bundle.prefix + bundle.suffix(model, TEXTS[1])
+    prompt = bundle.whole(model, TEXTS[1])
     answer = model.tokenize(done.record, special=False)
     walk = Grammar(tokens_of(model), RECORD_SCHEMA).walk()
     whole, total = prompt + answer[:-1], 0.0
@@ -203,7 +203,7 @@ def test_a_record_does_not_depend_on_its_neighbours(runtime: LlamaRuntime) -> No
     assert any(isinstance(event, Chunk) for event in events)
 
 
-def test_a_record_starts_anew_when_the_cache_moves(runtime: LlamaRuntime, manifest: Manifest) -> None:
+def test_a_record_goes_on_when_the_cache_moves(runtime: LlamaRuntime, manifest: Manifest) -> None:
     """A bundle that comes and goes in the middle of a record changes nothing in it."""
     before = said(extract(runtime, TEXTS[1]))
     runtime.submit(Run(job_id="alone", digest="e", text=TEXTS[1]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from edge_agent.engine.runtimes.jobs import checked_length
+from edge_agent.engine.runtimes.llama.adapters import Adapter
+from edge_agent.engine.runtimes.llama.cache import Prompt
 from edge_agent.engine.runtimes.llama.grammar import Grammar
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree
 from edge_agent.engine.runtimes.llama.native import Model
@@ -25,26 +26,23 @@ class Bundle:
     task: Task
     temperature: float
     """Scores are divided by it."""
-    prefix: list[int]
+    prompt: Prompt
+    """The prefix of every input."""
     blanks: str
     rest: list[int]
     tree: LabelTree | None
     """classify only."""
+    adapter: Adapter | None = None
     grammar: Grammar | None = None
     """extract only."""
-    adapter: Any = None
-    adapter_bytes: int = 0
-    """Memory that it takes."""
-    sequence: int = -1
-    """Where the prefix lies."""
 
     @property
     def group(self) -> str:
         """Return what bundles must share to be computed in one batch: the adapter."""
-        return self.digest if self.adapter else ""
+        return self.adapter.identity if self.adapter else ""
 
-    def suffix(self, model: Model, text: str) -> list[int]:
-        """Return the tokens behind the prefix for an input. Raises EmptyInput, InputTooLong."""
+    def whole(self, model: Model, text: str) -> list[int]:
+        """Return the tokens of the prompt for an input. Raises EmptyInput, InputTooLong."""
         limit = self.task.limits.input_tokens_max
         if not text.strip():
             raise EmptyInput("the input has no text")
@@ -54,13 +52,16 @@ class Bundle:
                 characters=len(text),
                 limit=limit,
             )
-        tokens = model.tokenize(self.blanks + text, special=False) + self.rest
-        checked_length(len(self.prefix) + len(tokens), limit)
+        tokens = [*self.prompt.tokens, *model.tokenize(self.blanks + text, special=False), *self.rest]
+        checked_length(len(tokens), limit)
         return tokens
 
 
-def read_bundle(digest: str, manifest: Manifest, model: Model) -> Bundle:
-    """Turn a manifest into tokens. Raises ModelLoadFailed if the task cannot work with this model."""
+def read_bundle(digest: str, manifest: Manifest, model: Model, adapter: Adapter | None = None) -> Bundle:
+    """Turn a manifest into tokens, to be computed with an adapter or without.
+
+    Raises ModelLoadFailed if the task cannot work with this model.
+    """
     task = manifest.task
     text = split_prompt(task.prompt, ChatTemplate(model.chat_template(), model.special_texts()))
     prefix = model.tokenize(text.before, special=True)
@@ -77,4 +78,5 @@ def read_bundle(digest: str, manifest: Manifest, model: Model) -> Bundle:
     if task.kind == "classify":
         paths = [tuple(model.tokenize(task.prompt.label_prefix + label, special=False)) for label in task.labels]
         tree = LabelTree(task.labels, paths)
-    return Bundle(digest, task, manifest.confidence.temperature, prefix, text.blanks, rest, tree)
+    prompt = Prompt(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
+    return Bundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)

@@ -1,122 +1,242 @@
-"""Who owns which sequence of the context, and the rules that make a score independent of its neighbours.
+"""Who has which sequence of the context, what is kept of prompts, and the rules that make a score independent.
 
 llama.cpp computes a row the same way, to the last bit, whatever other rows are in the batch, if three rules are kept
 (measured on the pinned build; the contract tests hold them):
 
-1. Fewer than 64 rows in a micro-batch: from 64 on, flash attention takes another kernel. `ROWS_MAX` sees to it.
+1. Fewer than 64 rows in a micro-batch: from 64 on, flash attention takes another kernel. The scheduler sees to it.
 2. More than one row: a lone row behind more than 256 cells takes yet another kernel. `decode` adds a row if need be.
 3. The cells of a sequence lie in the order of its tokens. Attention adds up cells in the order of the buffer, and
-   another order rounds differently: up to 0.3 nats on a likely token. llama.cpp gives a new token the lowest free cell,
-   so order is kept as long as no lower cell is freed while a scoring job is under way. Hence:
-   - prefixes lie at the bottom; when one comes or goes, all jobs start anew (`LlamaRuntime`);
-   - a job that ends keeps its sequence until no scoring job is under way: `leave` notes it, `sweep` empties it;
-   - branches of labels live for one step at the end of the batch: freeing them frees the highest cells.
+   another order rounds differently: up to 0.3 nats on a likely token. New tokens get the lowest free cells (`cells.py`
+   knows which), so a sequence is in order as long as no cell below its last one is free when it grows. Where one is,
+   `settle` writes the sequence out and restores it: it then takes the lowest cells, in order. That moves bytes, not
+   bits, and costs a hundredth of computing them.
+
+What is kept of prompts lies outside the buffer (`prefixes.py`), as every cell in it costs every row a look at its mask.
+A bundle's prefix is in the buffer while jobs stand on it, once for all of them. A job starts from the longest prompt
+kept that its own begins with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge_agent.engine.protocol import CacheUse
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Context, Rows, Shape
+from edge_agent.engine.runtimes.llama.cells import Cells
+from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Context, Part, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.errors import ModelLoadFailed
+from edge_agent.engine.runtimes.llama.prefixes import Prefixes
+from edge_agent.errors import ModelFailed
 
-PREFIXES_MAX = 8
-PREFIX_CONTEXTS = 2
+RESIDENTS_MAX = 16
+IDLE_MAX = 2
+"""Residents that stay without a job: a cell costs every row a look, and to restore them takes a millisecond."""
+SPARE_CONTEXTS = 2
+KEPT_TOKENS_MIN = 64
+"""Fewer are not worth their bytes: computing them again takes one step."""
 _BALLAST_TOKEN = 0
 
 
-def shape_of(context_tokens: int, jobs: int, kv_type: str, threads: int) -> Shape:
-    """Return the size of a context for `jobs` jobs of `context_tokens` tokens, PREFIXES_MAX prefixes and one batch.
+def shape_of(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> Shape:
+    """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
+    cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + 1
+    sequences = jobs + 1 + RESIDENTS_MAX + ROWS_MAX + 2
+    return Shape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
 
-    A prefix is stored once for all its jobs; all prefixes together may have PREFIX_CONTEXTS * `context_tokens` tokens.
-    """
-    cells = (jobs + PREFIX_CONTEXTS) * context_tokens + ROWS_MAX + 1
-    return Shape(cells=cells, sequences=PREFIXES_MAX + jobs + ROWS_MAX + 1, kv_type=kv_type, threads=threads)
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a bundle's jobs begin with, and what else their keys and values depend on."""
+
+    tokens: tuple[int, ...]
+    adapter: str
+    """Its hash; empty for the bare weights."""
+    exact: bool
+    """Scores stand on it: it is computed in batches of fewer than 64 rows, and never taken from others."""
+
+    @property
+    def root(self) -> Hashable:
+        """Under which prefixes like this one are kept."""
+        return self.adapter, self.exact
+
+
+@dataclass(eq=False)
+class _Resident:
+    """A prefix in the buffer."""
+
+    prompt: Prompt
+    sequence: int
+    cells: list[int]
+    jobs: int = 0
+
+
+@dataclass(eq=False)
+class Place:
+    """A job's sequence."""
+
+    prompt: Prompt
+    sequence: int
+    resident: _Resident | None = None
+    """Whose cells hold the prompt; without one the job has a prompt of its own."""
+    cells: list[int] = field(default_factory=list)
+    """Of the tokens behind the resident's, in their order."""
+    reserved: int = 0
+    """The most cells that it may come to need."""
+
+    @property
+    def shared(self) -> int:
+        """How many tokens it has in the resident's cells."""
+        return len(self.resident.cells) if self.resident else 0
+
+    @property
+    def last(self) -> int:
+        """The highest cell; -1 without any."""
+        own = self.cells[-1] if self.cells else -1
+        return max(own, self.resident.cells[-1]) if self.resident else own
 
 
 class Cache:
-    """The sequences of one context: prefixes, jobs, branches of labels, and one for ballast."""
+    """The sequences of one context: jobs, residents, branches of labels, one for ballast and one to save from."""
 
-    def __init__(self, model: Model, context_tokens: int, jobs: int, shape: Shape) -> None:
+    def __init__(self, model: Model, jobs: int, shape: Shape, kept_bytes_max: int = 0) -> None:
         """Allocate the context. Raises ModelLoadFailed."""
         self.context = Context(model, shape)
-        self._prefix_tokens_max = PREFIX_CONTEXTS * context_tokens
-        self._prefixes: dict[int, int] = {}
-        first_branch = PREFIXES_MAX + jobs
-        self._free = list(range(PREFIXES_MAX, first_branch))
-        self._leaving: list[int] = []
+        self._cells = Cells(shape.cells)
+        self._kept = Prefixes(kept_bytes_max)
+        self._free = list(range(jobs + 1))
+        """One more than jobs: for bundles that are attached meanwhile."""
+        self._places: dict[int, Place] = {}
+        self._seats = list(range(jobs + 1, jobs + 1 + RESIDENTS_MAX))
+        self._residents: list[_Resident] = []
+        """The one used last comes last."""
+        first_branch = jobs + 1 + RESIDENTS_MAX
         self._branches = range(first_branch, first_branch + ROWS_MAX)
         self._forks = 0
-        self._entered: dict[int, int] = {}
-        """Tokens of the prefix in each job's sequence."""
-        self._hits, self._reused, self._computed = 0, 0, 0
-        self.ballast = first_branch + ROWS_MAX
+        self._fork_cells: list[int] = []
+        self._ballast, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
+        self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
 
-    def reserve_prefix(self, tokens: int) -> int:
-        """Return a sequence for a new prefix. Raises ModelLoadFailed if there is no room."""
-        free = sorted(set(range(PREFIXES_MAX)) - self._prefixes.keys())
-        room = self._prefix_tokens_max - sum(self._prefixes.values())
-        if not free or tokens > room:
-            raise ModelLoadFailed(
-                f"no room for a prompt prefix of {tokens} tokens: {len(self._prefixes)} of {PREFIXES_MAX} prefixes on "
-                f"these weights are taken, {room} of {self._prefix_tokens_max} tokens are left",
-                remedy="Shorten the prompt before {input}, raise 'context_tokens', or remove a task on these weights.",
-            )
-        self._prefixes[free[0]] = tokens
-        return free[0]
+    def enter(self, prompt: Prompt, suffix: Sequence[int], outputs: int, spare: int = 1) -> tuple[Place, int] | None:
+        """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
 
-    def release_prefix(self, sequence: int) -> None:
-        """Empty a prefix's sequence and make it free."""
-        self.context.drop(sequence)
-        self._prefixes.pop(sequence, None)
-
-    def enter(self, prefix: int) -> int | None:
-        """Return a sequence for a job, with the prefix in it; None if all are taken."""
-        if not self._free:
+        `suffix` is what stands behind the prompt, `outputs` the most tokens that may be written behind that, `spare`
+        how many places stay free. Raises ModelFailed.
+        """
+        needed = len(suffix) + outputs
+        if len(self._free) <= spare or not self._room(prompt, needed):
             return None
-        sequence = self._free.pop()
-        self.context.copy(prefix, sequence)
-        self._entered[sequence] = self._prefixes[prefix]
-        self._hits += 1
-        self._reused += self._prefixes[prefix]
-        return sequence
+        resident = self._resident(prompt)
+        place = Place(prompt, self._free.pop(), resident, reserved=needed + (0 if resident else len(prompt.tokens)))
+        self._places[place.sequence] = place
+        if resident is not None:
+            resident.jobs += 1
+        try:
+            found = self._recall(place, suffix) if resident or not prompt.tokens else 0
+        except ModelFailed:
+            self.leave(place)
+            raise
+        self._use.lookups += 1
+        self._use.hits += found > 0
+        self._use.reused += found
+        return place, found
 
-    def leave(self, sequence: int) -> None:
-        """Note that a job has ended; its sequence is empty and free after the next `sweep`."""
-        self._leaving.append(sequence)
+    def leave(self, place: Place) -> None:
+        """Empty a job's sequence."""
+        self.context.drop(place.sequence)
+        self._cells.give(place.cells)
+        self._let_go(place.resident)
+        del self._places[place.sequence]
+        self._free.append(place.sequence)
 
-    def sweep(self) -> None:
-        """Empty the sequences of ended jobs. Only while no scoring job is under way."""
-        for sequence in self._leaving:
-            self.context.drop(sequence)
-            del self._entered[sequence]
-        self._free += self._leaving
-        self._leaving.clear()
+    def keep(self, place: Place, suffix: Sequence[int]) -> None:
+        """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
+        prompt = place.prompt
+        if place.resident is None and prompt.tokens:
+            self._keep_range(place.sequence, (0, len(prompt.tokens)), prompt.root, prompt.tokens)
+        elif len(suffix) >= KEPT_TOKENS_MIN:
+            start = len(prompt.tokens)
+            self._keep_range(place.sequence, (start, start + len(suffix)), prompt, suffix)
 
-    def decode(self, parts: Sequence[Rows], adapter: Any, *, exact: bool) -> None:
-        """Compute one batch: branches last. `exact`: a score comes out of it, so a lone row gets company.
+    def forget(self, prompt: Prompt) -> None:
+        """Drop what is kept of a prompt and of those that begin with it. Only while no job has it."""
+        for resident in [each for each in self._residents if each.prompt == prompt]:
+            self._evict(resident)
+        self._kept.drop(prompt)
+
+    def settle(self, places: Sequence[Place]) -> None:
+        """Bring sequences that are to grow into order, where they would not stay so (rule 3). Raises ModelFailed."""
+        while high := [place for place in places if place.last >= self._cells.lowest]:
+            self._move(high[0])  # to lower cells each time, so this ends
+
+    def _move(self, place: Place) -> None:
+        state = self._saved(place.sequence, place.shared) if place.cells else None
+        self.context.drop(place.sequence)
+        self._cells.give(place.cells)
+        count, place.cells = len(place.cells), []
+        if place.resident is not None:
+            self._let_go(place.resident)  # first: what it frees lies below what is restored next
+            place.resident = self._resident(place.prompt)
+            if place.resident is None:
+                raise ModelFailed("the prefix of a job could not be moved")
+            place.resident.jobs += 1
+        if state is not None:
+            self.context.restore(place.sequence, state)
+            place.cells = self._cells.take(count)
+        if place.resident is not None:
+            self.context.copy(place.resident.sequence, place.sequence)
+
+    def fill(self, prompt: Prompt, tokens: Sequence[int], adapter: Any) -> None:
+        """Compute a prompt and tokens behind it at once, and keep the prompt.
 
         Raises:
-            ModelFailed: nothing was computed.
+            ModelFailed: llama.cpp refused, what came out are no numbers, or there is no room to keep the prompt.
+        """
+        entered = self.enter(prompt, tokens, 0, spare=0)
+        if entered is None:
+            raise ModelFailed(f"no room for a prompt of {len(prompt.tokens)} tokens")
+        place, found = entered
+        try:
+            whole = [*prompt.tokens, *tokens]
+            for start in range(found, len(whole), ROWS_MAX):
+                chunk = whole[start : start + ROWS_MAX]
+                self.settle([place])
+                self.decode([Rows(place.sequence, start, chunk, logits="last")], adapter, exact=True)
+                self.context.logits(len(chunk) - 1)
+            self.keep(place, tokens)
+        finally:
+            self.leave(place)
+        if self._kept.longest(prompt.root, prompt.tokens)[1] < len(prompt.tokens):
+            raise ModelFailed(
+                f"the prompt's {len(prompt.tokens)} tokens before the input take more than 'prompt_cache_bytes_max'",
+                remedy="Raise 'prompt_cache_bytes_max' under 'engine' in agent.yaml, or shorten the prompt.",
+            )
+
+    def decode(self, parts: Sequence[Part], adapter: Any, *, exact: bool) -> None:
+        """Compute one batch. `exact`: a score comes out of it, so a lone row gets company.
+
+        Raises:
+            ModelFailed, Aborted: nothing was computed.
         """
         self.context.use_adapter(adapter)
         lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1
-        ballast = [Rows(self.ballast, 0, [_BALLAST_TOKEN], logits="none")] if lone else []
+        ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits="none")] if lone else []
         try:
             self.context.decode([*parts, *ballast])
-            self._computed += sum(len(part.tokens) for part in parts)
         finally:
             if lone:
-                self.context.drop(self.ballast)
+                self.context.drop(self._ballast)
+        for part in parts:
+            cells = self._cells.take(len(part.tokens))
+            place = self._places.get(part.sequence) if isinstance(part, Rows) else None
+            (self._fork_cells if place is None else place.cells).extend(cells)
+            self._use.computed += len(cells)
 
-    def fork(self, sequence: int) -> int:
-        """Return a sequence with the tokens of another in it, until `drop_forks`; at most ROWS_MAX of them."""
+    def fork(self, place: Place) -> int:
+        """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
         branch = self._branches[self._forks]
         self._forks += 1
-        self.context.copy(sequence, branch)
+        self.context.copy(place.sequence, branch)
         return branch
 
     def drop_forks(self) -> None:
@@ -124,24 +244,111 @@ class Cache:
         for branch in self._branches[: self._forks]:
             self.context.drop(branch)
         self._forks = 0
-
-    def fill(self, sequence: int, position: int, tokens: Sequence[int], adapter: Any) -> None:
-        """Compute tokens at once, however many they are.
-
-        Raises:
-            ModelFailed: llama.cpp refused, or what came out are no numbers.
-        """
-        for start in range(0, len(tokens), ROWS_MAX):
-            chunk = tokens[start : start + ROWS_MAX]
-            self.decode([Rows(sequence, position + start, chunk, logits="last")], adapter, exact=True)
-            self.context.logits(len(chunk) - 1)
+        self._cells.give(self._fork_cells)
+        self._fork_cells.clear()
 
     def use(self) -> CacheUse:
         """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""
-        jobs = sum(self.context.length(sequence) - prefix for sequence, prefix in self._entered.items())
-        cells = sum(self._prefixes.values()) + jobs
-        return CacheUse(cells_in_use=cells, hits=self._hits, reused=self._reused, computed=self._computed)
+        self._use.cells_in_use = self._cells.count - self._cells.free
+        self._use.kept_bytes = self._kept.bytes
+        return self._use
 
     def close(self) -> None:
         """Free the context."""
+        self._kept.clear()
         self.context.close()
+
+    def _room(self, prompt: Prompt, needed: int) -> bool:
+        """Tell whether a job that may come to need so many cells can come in; residents that nobody needs make room.
+
+        What jobs have reserved is kept free for them, a prompt of this one's own included, and cells for one batch.
+        """
+        held = sum(place.reserved - len(place.cells) for place in self._places.values())
+        wanted = held + needed + len(prompt.tokens) + ROWS_MAX + 1
+        return self._make_free(wanted)
+
+    def _make_free(self, cells: int) -> bool:
+        """Evict residents without a job until so many cells are free; tell whether they are."""
+        while self._cells.free < cells:
+            idle = [resident for resident in self._residents if not resident.jobs]
+            if not idle:
+                return False
+            self._evict(idle[0])
+        return True
+
+    def _resident(self, prompt: Prompt) -> _Resident | None:
+        """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
+        entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
+        for resident in reversed(self._residents):
+            if resident.prompt == prompt and not (prompt.exact and resident.cells[-1] >= self._cells.lowest):
+                self._residents.remove(resident)
+                self._residents.append(resident)
+                return resident
+        for resident in [each for each in self._residents if not each.jobs and each.prompt == prompt]:
+            self._evict(resident)  # it lies too high
+        if entry is None or shared < len(prompt.tokens) or not self._seat():
+            return None
+        self._make_free(len(entry.tokens))
+        resident = _Resident(prompt, self._seats.pop(), [])
+        self.context.restore(resident.sequence, entry.state)
+        resident.cells = self._cells.take(len(entry.tokens))
+        self._cut(resident.sequence, resident.cells, 0, shared)
+        self._residents.append(resident)
+        return resident
+
+    def _seat(self) -> bool:
+        """Tell whether there is a sequence for one more resident, made free if need be."""
+        idle = [resident for resident in self._residents if not resident.jobs]
+        if not self._seats and idle:
+            self._evict(idle[0])
+        return bool(self._seats)
+
+    def _evict(self, resident: _Resident) -> None:
+        self.context.drop(resident.sequence)
+        self._cells.give(resident.cells)
+        self._seats.append(resident.sequence)
+        self._residents.remove(resident)
+
+    def _let_go(self, resident: _Resident | None) -> None:
+        """Take note that a job has left a resident."""
+        if resident is None:
+            return
+        resident.jobs -= 1
+        idle = [each for each in self._residents if not each.jobs]
+        for each in idle[:-IDLE_MAX]:
+            self._evict(each)
+
+    def _recall(self, place: Place, suffix: Sequence[int]) -> int:
+        """Put a resident's tokens, and what is kept of those behind, into a new place; return how many they are."""
+        start = len(place.prompt.tokens)
+        entry, shared = self._kept.longest(place.prompt, suffix[:-1])  # one is left to compute: its logits are wanted
+        if entry is not None and shared >= KEPT_TOKENS_MIN:
+            self.context.restore(place.sequence, entry.state)
+            place.cells = self._cells.take(len(entry.tokens))
+            self._cut(place.sequence, place.cells, start, shared)
+        if place.resident is not None:
+            self.context.copy(place.resident.sequence, place.sequence)
+        return start + len(place.cells)
+
+    def _cut(self, sequence: int, cells: list[int], start: int, kept: int) -> None:
+        """Take out of a sequence what comes behind the `kept` tokens from position `start` on."""
+        self.context.drop(sequence, start + kept)
+        self._cells.give(cells[kept:])
+        del cells[kept:]
+
+    def _saved(self, sequence: int, start: int, end: int = -1) -> memoryview:
+        """Return the keys and values of the tokens [start, end) of a sequence, until the next call."""
+        self.context.copy(sequence, self._scratch)
+        try:
+            if start:
+                self.context.drop(self._scratch, 0, start)
+            if end >= 0:
+                self.context.drop(self._scratch, end)
+            return self.context.save(self._scratch)
+        finally:
+            self.context.drop(self._scratch)
+
+    def _keep_range(self, sequence: int, span: tuple[int, int], root: Hashable, tokens: Sequence[int]) -> None:
+        entry, shared = self._kept.longest(root, tokens)
+        if entry is None or shared < len(tokens):
+            self._kept.put(root, tokens, bytes(self._saved(sequence, *span)))

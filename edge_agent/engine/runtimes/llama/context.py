@@ -2,6 +2,8 @@
 
 All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
 independent of its neighbours is explained, and seen to, in `cache.py`.
+
+A call of llama_decode is one micro-batch. So whatever ends it early, a refusal or `abort`, leaves nothing of it behind.
 """
 
 from __future__ import annotations
@@ -21,13 +23,21 @@ from edge_agent.engine.runtimes.llama.native import ERRORS, Model
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 ROWS_MAX = 63
-"""Rows in a batch, which is also one micro-batch."""
+"""Rows in a batch that computes a score."""
+BULK_ROWS = 256
+"""Rows in a batch that computes none."""
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
 _COMPUTE_FAILED = (-2, -3)  # of llama_decode: no memory for the graph, or a backend that failed
+_ABORTED = 2
+_STOP_BYTES = 8
 NOT_NUMBERS = "the model's logits are not numbers (NaN)"
 
 Logits = NDArray[np.float32]
+
+
+class Aborted(Exception):
+    """A batch was ended by `abort`; no sequence has changed."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Shape:
     sequences: int
     kv_type: str
     threads: int
+    rows: int = BULK_ROWS
+    """The most in one batch."""
 
 
 class Rows(NamedTuple):
@@ -52,6 +64,25 @@ class Rows(NamedTuple):
     """Which rows have their logits kept: "none", "last" or "all"."""
 
 
+class Branches(NamedTuple):
+    """Ways on from the end of one sequence, for one batch: a row for each token, which ways that begin alike share."""
+
+    sequences: Sequence[int]
+    """One for each way, with the tokens of that sequence in it."""
+    position: int
+    """Of what comes first on every way."""
+    tokens: Sequence[int]
+    """Parents before children. All have their logits kept."""
+    depths: Sequence[int]
+    """Of each token: how many come before it on its way."""
+    first: Sequence[int]
+    last: Sequence[int]
+    """Of each token: the ways that it lies on, [first, last)."""
+
+
+Part = Rows | Branches
+
+
 class Context:
     """The key-value buffer of one model and the batch that works on it."""
 
@@ -59,11 +90,10 @@ class Context:
         """Allocate. Raises ModelLoadFailed if there is no memory for it or the model does not allow it."""
         params = llama.llama_context_default_params()
         params.n_ctx = shape.cells
-        # llama.cpp aborts if a batch cannot hold one row for each sequence. `decode` never fills more than ROWS_MAX.
-        params.n_batch = max(ROWS_MAX, shape.sequences)
-        params.n_ubatch = ROWS_MAX
+        # llama.cpp aborts if a batch cannot hold one row for each sequence. `decode` never fills more than shape.rows.
+        params.n_batch = params.n_ubatch = rows = max(shape.rows, shape.sequences)
         params.n_seq_max = shape.sequences
-        params.n_outputs_max = params.n_outputs_max_per_seq = 0
+        params.n_outputs_max, params.n_outputs_max_per_seq = max(ROWS_MAX, shape.sequences), 0
         params.n_threads = params.n_threads_batch = shape.threads
         params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -79,14 +109,20 @@ class Context:
         self._row_type = ctypes.c_float * model.vocab_size
         self._views: dict[int, Logits] = {}
         self._adapter: Any = None
-        self._batch = llama.llama_batch_init(ROWS_MAX, 0, 1)
+        self._batch = llama.llama_batch_init(rows, 0, ROWS_MAX)
         # Views on the batch's own arrays: filling them through ctypes, element by element, costs 500 times as much.
         as_array = np.ctypeslib.as_array
-        self._token = as_array(self._batch.token, (ROWS_MAX,))
-        self._position = as_array(self._batch.pos, (ROWS_MAX,))
-        self._wanted = as_array(self._batch.logits, (ROWS_MAX,))
-        as_array(self._batch.n_seq_id, (ROWS_MAX,))[:] = 1
-        self._sequence = [as_array(self._batch.seq_id[row], (1,)) for row in range(ROWS_MAX)]
+        self._token = as_array(self._batch.token, (rows,))
+        self._position = as_array(self._batch.pos, (rows,))
+        self._wanted = as_array(self._batch.logits, (rows,))
+        self._ways = as_array(self._batch.n_seq_id, (rows,))
+        self._ways[:] = 1
+        self._sequence = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
+        self._state = ctypes.create_string_buffer(0)
+        # strlen of this text is what llama.cpp asks between the nodes of a graph: no Python, no lock of Python's.
+        self._stop = ctypes.create_string_buffer(_STOP_BYTES)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(self._pointer, strlen, ctypes.addressof(self._stop))
 
     def use_adapter(self, adapter: Any) -> None:
         """Compute with this adapter from now on; None = with the bare weights. Costs nothing if it is the same."""
@@ -99,36 +135,57 @@ class Context:
             llama.llama_set_adapters_lora(self._pointer, one, 1, (ctypes.c_float * 1)(1.0))
         self._adapter = adapter
 
-    def decode(self, parts: Sequence[Rows]) -> None:
-        """Compute at most ROWS_MAX rows.
+    def decode(self, parts: Sequence[Part]) -> None:
+        """Compute at most `Shape.rows` rows.
 
         Raises:
             ModelFailed: llama.cpp refused; no sequence has changed.
+            Aborted: `abort` was called meanwhile.
             DeviceLost: the device did not compute what the processor could have.
         """
         used = 0
         for part in parts:
-            used = self._fill(used, part)
+            used = self._fill(used, part) if isinstance(part, Rows) else self._fill_branches(used, part)
         self._batch.n_tokens = used
+        self._stop[0] = b"\0"
         code = llama.llama_decode(self._pointer, self._batch)
+        if code == 0:
+            return
+        if code == _ABORTED:
+            raise Aborted
         if code in _COMPUTE_FAILED and self._on_device:
             raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")
-        if code != 0:
-            raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
+        raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
+
+    def abort(self) -> None:
+        """End the batch that another thread is computing, between two nodes of its graph."""
+        self._stop[0] = b"x"
 
     def _fill(self, start: int, part: Rows) -> int:
         end = start + len(part.tokens)
         if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices
             self._token[start], self._position[start] = part.tokens[0], part.position
             self._wanted[start], self._sequence[start][0] = part.logits != "none", part.sequence
+            self._ways[start] = 1
             return end
         self._token[start:end] = part.tokens
         self._position[start:end] = np.arange(part.position, part.position + len(part.tokens))
         self._wanted[start:end] = part.logits == "all"
         if part.logits == "last":
             self._wanted[end - 1] = 1
+        self._ways[start:end] = 1
         for row in range(start, end):
             self._sequence[row][0] = part.sequence
+        return end
+
+    def _fill_branches(self, start: int, part: Branches) -> int:
+        end = start + len(part.tokens)
+        self._token[start:end] = part.tokens
+        self._position[start:end] = np.add(part.depths, part.position)
+        self._wanted[start:end] = 1
+        for row, first, last in zip(range(start, end), part.first, part.last, strict=True):
+            self._ways[row] = last - first
+            self._sequence[row][: last - first] = part.sequences[first:last]
         return end
 
     def logits(self, row: int) -> Logits:
@@ -162,9 +219,27 @@ class Context:
         """Return how many tokens a sequence has."""
         return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
-    def drop(self, sequence: int) -> None:
-        """Empty a sequence."""
-        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+    def drop(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        """Empty a sequence, or take its tokens [start, end) out."""
+        llama.llama_memory_seq_rm(self._memory, sequence, start, end)
+
+    def save(self, sequence: int) -> memoryview:
+        """Return a sequence's keys and values: a view that the next `save` overwrites. Raises ModelFailed."""
+        size = llama.llama_state_seq_get_size(self._pointer, sequence)
+        if size > len(self._state):
+            self._state = ctypes.create_string_buffer(size)
+        target = ctypes.cast(self._state, ctypes.POINTER(ctypes.c_uint8))
+        written = llama.llama_state_seq_get_data(self._pointer, target, len(self._state), sequence)
+        if not written:
+            raise ModelFailed(f"the keys and values of a sequence could not be saved: {ERRORS.last()}")
+        return memoryview(self._state)[:written]
+
+    def restore(self, sequence: int, state: bytes | memoryview) -> None:
+        """Fill an empty sequence with what `save` returned. Raises ModelFailed, and the sequence stays empty."""
+        source: Any = ctypes.c_char_p(state) if isinstance(state, bytes) else self._state
+        source = ctypes.cast(source, ctypes.POINTER(ctypes.c_uint8))
+        if not llama.llama_state_seq_set_data(self._pointer, source, len(state), sequence):
+            raise ModelFailed(f"the keys and values of a sequence could not be restored: {ERRORS.last()}")
 
     def choose(self, sampler: Sampler | None, row: int) -> int:
         """Choose a token by one row's logits of the last batch: what the sampler draws, or else the likeliest.

@@ -36,7 +36,12 @@ class Extraction(Job):
 
     def lane(self) -> Lane:
         """Return what could be computed now."""
-        return Lane(self.run.job_id, self.bundle.group, self.pending, decoding=self.pending == 1)
+        return self.lane_of(self.pending, decoding=self.pending == 1)
+
+    @property
+    def outputs_max(self) -> int:
+        """How many tokens it may write."""
+        return self._limit
 
     def parts(self, rows: int, _fork: Fork) -> list[Rows]:
         """Return what to compute with that many rows."""

@@ -53,11 +53,16 @@ def cache_bytes(cell_elements: int, shape: Shape) -> int:
 
 def activation_bytes(header: Header, shape: Shape) -> int:
     """Return what one batch works with, but for its logits."""
-    return ROWS_MAX * (4 * (8 * header.width + 4 * header.feed_forward) + _cells(shape) * MASK_BYTES)
+    return shape.rows * (4 * (8 * header.width + 4 * header.feed_forward) + _cells(shape) * MASK_BYTES)
 
 
 def _cells(shape: Shape) -> int:
     return -(-shape.cells // CELLS_STEP) * CELLS_STEP
+
+
+def kept_bytes(header: Header, shape: Shape, context_tokens: int, kept_bytes_max: int) -> int:
+    """Return what is kept of prompts takes, with the copy of one job's sequence from which it is made."""
+    return kept_bytes_max + cache_bytes(header.cell_elements, replace(shape, cells=context_tokens))
 
 
 def beside_device(need: Need, device_weights: int, device_cache: int, driver: int) -> Need:

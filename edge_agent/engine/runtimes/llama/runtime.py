@@ -1,8 +1,8 @@
 """The llama runtime: GGUF models score labels, write records and generate text, several inputs in one batch.
 
-One base, one context; every bundle keeps its prompt prefix in it as a sequence and computes with its own LoRA adapter.
-A step is one llama_decode of at most 63 tokens, planned by `scheduler.py`. A score is the same to the last bit whatever
-else the engine does; `cache.py` says how.
+One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
+llama_decode, planned by `scheduler.py`. A score is the same to the last bit whatever else the engine does; `cache.py`
+says how.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed
 from edge_agent.engine.runtimes.llama import backends, header
+from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Rows
+from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Aborted, Rows
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
-from edge_agent.engine.runtimes.llama.need import adapter_bytes, need_of, record_bytes
+from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Scheduler
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
@@ -48,6 +49,7 @@ class LlamaRuntime:
         self._loaded = False
         self._model: Model
         self._cache: Cache
+        self._adapters: Adapters
         self._need: Need
         self._available = 0
         self._bundles: dict[str, Bundle] = {}
@@ -64,6 +66,8 @@ class LlamaRuntime:
         head = header.read(spec.weights)
         shape = shape_of(spec.context_tokens, spec.sequences_max, spec.kv_type, spec.threads)
         need = need_of(head, Path(spec.weights).stat().st_size, shape, spec.sequences_max)
+        kept = kept_bytes(head, shape, spec.context_tokens, spec.prompt_cache_bytes_max)
+        need = replace(need, cache=need.cache + kept)
         place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
         need = place.beside(need)
         need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
@@ -74,11 +78,12 @@ class LlamaRuntime:
                     f"'context_tokens' is {spec.context_tokens}; "
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
-            self._cache = Cache(model, spec.context_tokens, spec.sequences_max, shape)
+            self._cache = Cache(model, spec.sequences_max, shape, spec.prompt_cache_bytes_max)
         except ModelLoadFailed:
             model.close()
             raise
         self._model, self._loaded, self.device = model, True, place.name
+        self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
@@ -92,24 +97,19 @@ class LlamaRuntime:
         """
         if digest in self._bundles:
             return
-        bundle = read_bundle(digest, manifest, self._model)
+        adapter = self._adapter(manifest, paths["adapter"]) if "adapter" in paths else None
+        bundle = read_bundle(digest, manifest, self._model, adapter)
         if manifest.task.record_schema is not None:
             bundle.grammar = self._grammar(manifest.task.record_schema)
-        if "adapter" in paths:
-            bundle.adapter_bytes = self._room_for(paths["adapter"])
-        bundle.sequence = self._cache.reserve_prefix(len(bundle.prefix))
-        self._rewind_jobs()
         try:
-            if "adapter" in paths:
-                bundle.adapter = self._model.load_adapter(paths["adapter"])
+            if adapter is not None:
+                self._adapters.load(adapter)
             self._warm(bundle)
         except ModelFailed as error:
-            self._forget(bundle)
+            self._free_adapter(adapter)
             name = Path(paths.get("adapter") or self._model.name).name
-            raise ModelLoadFailed(f"the first answer with {name} failed: {error.message}") from None
-        except ModelLoadFailed:
-            self._forget(bundle)
-            raise
+            said = f"the first answer with {name} failed: {error.message}"
+            raise ModelLoadFailed(said, remedy=error.remedy) from None
         self._bundles[digest] = bundle
 
     def _grammar(self, schema: Schema) -> Grammar:
@@ -121,30 +121,31 @@ class LlamaRuntime:
             self._need, self._tokens = need, tokens_of(self._model)
         return Grammar(self._tokens, schema)
 
-    def _room_for(self, adapter: str) -> int:
-        """Return what an adapter takes. Raises MemoryShort unless it fits beside the base and the other adapters."""
-        check_file(adapter)
-        needed = adapter_bytes(Path(adapter).stat().st_size)
-        others = sum(bundle.adapter_bytes for bundle in self._bundles.values())
-        replace(self._need, adapters=others + needed).check(self._available)
-        return needed
+    def _adapter(self, manifest: Manifest, path: str) -> Adapter:
+        """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
+        check_file(path)
+        identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
+        adapter = Adapter(identity, path, adapter_bytes(Path(path).stat().st_size))
+        others = [bundle.adapter for bundle in self._bundles.values() if bundle.adapter]
+        replace(self._need, adapters=memory_of([*others, adapter])).check(self._available)
+        return adapter
+
+    def _free_adapter(self, adapter: Adapter | None) -> None:
+        """Free an adapter, unless another bundle has the same."""
+        if adapter and not any(bundle.adapter == adapter for bundle in self._bundles.values()):
+            self._adapters.free(adapter.identity)
 
     def detach(self, digest: str) -> list[Event]:
-        """Forget a bundle; the prefixes above it move down, and the jobs of other bundles start anew."""
+        """Forget a bundle."""
         bundle = self._bundles.get(digest)
         if bundle is None:
             return []
         gone = [job_id for job_id, job in self._jobs.items() if job.bundle is bundle]
         events = [event for job_id in gone for event in self.cancel(job_id)]
-        self._rewind_jobs()
-        above = list(self._bundles.values())
-        above = above[above.index(bundle) + 1 :]
-        for other in above:
-            self._cache.context.drop(other.sequence)
         del self._bundles[digest]
-        self._forget(bundle)
-        for other in above:
-            self._cache.fill(other.sequence, 0, other.prefix, other.adapter)
+        if not any(other.prompt == bundle.prompt for other in self._bundles.values()):
+            self._cache.forget(bundle.prompt)
+        self._free_adapter(bundle.adapter)
         return events
 
     def submit(self, job: Run) -> None:
@@ -152,7 +153,7 @@ class LlamaRuntime:
         bundle = self._bundles.get(job.digest)
         if bundle is None:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
-        tokens = bundle.suffix(self._model, job.text)
+        tokens = bundle.whole(self._model, job.text)
         if bundle.tree is not None:
             self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree)
         elif bundle.grammar is not None:
@@ -165,7 +166,6 @@ class LlamaRuntime:
         if job_id not in self._jobs:
             return []
         self._end(job_id)
-        self._sweep()
         return [cancelled(job_id)]
 
     @property
@@ -180,66 +180,76 @@ class LlamaRuntime:
 
     def step(self) -> list[Event]:
         """Compute one batch."""
-        self._admit()
-        plan = self._scheduler.plan([job.lane() for job in self._jobs.values() if job.sequence >= 0])
-        # Branches of labels last: their cells are freed after the step and have to be the highest.
-        turns = sorted(((self._jobs[lane.key], rows) for lane, rows in plan), key=lambda turn: turn[0].pending == 0)
-        events = self._compute(turns)
+        events = self._admit()
+        plan = self._scheduler.plan([job.lane() for job in self._jobs.values() if job.place is not None])
+        turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
+        # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
+        turns.sort(key=lambda turn: turn[0].pending == 0)
+        events += self._compute(turns)
         for event in events:
             if isinstance(event, Done | Failed):
                 self._end(event.job_id)
-        self._sweep()
         return events
 
     def close(self) -> None:
         """Free jobs, adapters, context and weights, in this order."""
         for job_id in list(self._jobs):
             self._end(job_id)
-        for bundle in self._bundles.values():
-            self._forget(bundle)
         self._bundles.clear()
         self._tokens = None
         if self._loaded:
+            self._adapters.close()
             self._cache.close()
             self._model.close()
         self._loaded = False
 
     def _warm(self, bundle: Bundle) -> None:
         """Compute the prefix, and one answer's first token behind it; raise ModelFailed unless both give numbers."""
-        self._cache.fill(bundle.sequence, 0, bundle.prefix, bundle.adapter)
-        branch = self._cache.fork(bundle.sequence)
         tokens = self._model.tokenize(bundle.blanks + WARM_UP_TEXT, special=False) + bundle.rest
-        try:
-            self._cache.fill(branch, len(bundle.prefix), tokens, bundle.adapter)
-        finally:
-            self._cache.drop_forks()
+        self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
 
-    def _forget(self, bundle: Bundle) -> None:
-        """Free a bundle's prefix and adapter; llama.cpp crashes if it frees an adapter that is set."""
-        self._cache.release_prefix(bundle.sequence)
-        if bundle.adapter is not None:
-            self._cache.context.use_adapter(None)
-            self._model.free_adapter(bundle.adapter)
-            bundle.adapter = None
-
-    def _admit(self) -> None:
-        """Give waiting jobs a sequence, oldest first."""
+    def _admit(self) -> list[Event]:
+        """Give waiting jobs a place, oldest first; return those that cannot have one."""
+        events: list[Event] = []
         for job in self._jobs.values():
-            if job.sequence < 0:
-                sequence = self._cache.enter(job.bundle.sequence)
-                if sequence is None:
-                    return
-                job.start(sequence)
+            if job.place is None:
+                try:
+                    entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
+                except ModelFailed as error:
+                    events.append(failed(job.run.job_id, error))
+                    continue
+                if entered is None:
+                    break
+                job.start(*entered)
+        return events
 
     def _compute(self, turns: list[tuple[Job, int]]) -> list[Event]:
-        """Run one batch; a refusal by llama.cpp fails the jobs in it, and only those."""
-        parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
+        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed."""
         try:
-            exact = any(job.exact for job, _ in turns)
-            self._cache.decode([row for part in parts for row in part], turns[0][0].bundle.adapter, exact=exact)
-            return self._collect(turns, parts)
+            return self._batch(turns)
         except ModelFailed as error:
-            return [failed(job.run.job_id, error) for job, _ in turns]
+            if len(turns) == 1:
+                return [failed(turns[0][0].run.job_id, error)]
+        return [event for turn in turns for event in self._compute([turn])]
+
+    def _batch(self, turns: list[tuple[Job, int]]) -> list[Event]:
+        """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
+        jobs = [job for job, _ in turns]
+        try:
+            adapter = self._adapters.pointer(jobs[0].bundle.adapter)
+            exact = [job.place for job in jobs if job.exact and job.place]
+            self._cache.settle(exact)
+            parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
+            self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
+        except (ModelFailed, Aborted) as stopped:
+            self._cache.drop_forks()
+            for job in jobs:
+                job.undo()
+            if isinstance(stopped, Aborted):
+                return []
+            raise
+        try:
+            return self._collect(turns, parts)
         finally:
             self._cache.drop_forks()
 
@@ -251,26 +261,16 @@ class LlamaRuntime:
             count = sum(len(rows.tokens) for rows in part)
             try:
                 events += job.advance(self._cache.context, first, count)
+                if job.computed >= job.input_tokens and job.place is not None and not job.kept:
+                    job.kept = True
+                    self._cache.keep(job.place, job.suffix)
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
             first += count
         return events
 
-    def _rewind_jobs(self) -> None:
-        """Empty every job's sequence: what changes at the bottom of the cache must not leave holes below a job."""
-        for job in self._jobs.values():
-            if job.sequence >= 0:
-                self._cache.leave(job.sequence)
-                job.rewind()
-        self._cache.sweep()
-
     def _end(self, job_id: str) -> None:
         job = self._jobs.pop(job_id)
-        if job.sequence >= 0:
-            self._cache.leave(job.sequence)
+        if job.place is not None:
+            self._cache.leave(job.place)
         job.close()
-
-    def _sweep(self) -> None:
-        """Free the cells of ended jobs, unless that would disorder a job with a score that is under way."""
-        if not any(job.exact and job.computed for job in self._jobs.values()):
-            self._cache.sweep()

@@ -1,7 +1,7 @@
 """The two kinds of job as state machines: what to compute next, and what comes out of it.
 
-A job owns `tokens`, all that stands behind its bundle's prefix, of which the first `computed` are in the cache.
-`rewind` forgets what is in the cache and nothing else: a job can start anew at any time and gives the same answer.
+A job owns `tokens`, its bundle's prefix first, of which the first `computed` are in the cache. `undo` takes back the
+last step, of which nothing came out: the job gives the same answer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Run
 from edge_agent.engine.runtimes.llama.bundle import Bundle
+from edge_agent.engine.runtimes.llama.cache import Place
 from edge_agent.engine.runtimes.llama.context import Context, Rows, Sampler
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, Tokens
 from edge_agent.engine.runtimes.llama.labels import Tally, scores_of
@@ -22,8 +23,8 @@ from edge_agent.engine.runtimes.llama.text import TextStream
 PIECE_SECONDS = 0.025
 """Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 says why."""
 
-Fork = Callable[[int], int]
-"""Returns a new sequence with the tokens of the given one, for this step only."""
+Fork = Callable[[Place], int]
+"""Returns a new sequence with the tokens of the given place, for this step only."""
 
 
 @dataclass
@@ -33,15 +34,19 @@ class Job:
     run: Run
     bundle: Bundle
     tokens: list[int]
-    sequence: int = -1
+    place: Place | None = None
     computed: int = 0
     input_tokens: int = field(init=False)
+    kept: bool = False
+    """Its prompt has been offered to others."""
+    _rows: int = field(init=False, default=0)
+    """Taken in the last step."""
     _started: float = field(init=False, default=0.0)
     _prefilled: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Count the prompt."""
-        self.input_tokens = len(self.bundle.prefix) + len(self.tokens)
+        self.input_tokens = len(self.tokens)
 
     @property
     def pending(self) -> int:
@@ -49,25 +54,36 @@ class Job:
         return len(self.tokens) - self.computed
 
     @property
-    def position(self) -> int:
-        """Tokens in the cache, prefix included."""
-        return len(self.bundle.prefix) + self.computed
+    def suffix(self) -> list[int]:
+        """What stands behind the prefix in the prompt."""
+        return self.tokens[len(self.bundle.prompt.tokens) : self.input_tokens]
 
-    def start(self, sequence: int) -> None:
-        """Take a sequence that holds the prefix."""
-        self.sequence = sequence
-        self._started = self._started or time.perf_counter()
+    @property
+    def outputs_max(self) -> int:
+        """How many tokens it may write."""
+        return 0
 
-    def rewind(self) -> None:
-        """Forget what is in the cache."""
-        self.sequence = -1
-        self.computed = 0
+    def start(self, place: Place, computed: int) -> None:
+        """Take a place that holds so many tokens."""
+        self.place, self.computed = place, computed
+        self._started = time.perf_counter()
+
+    def undo(self) -> None:
+        """Take back what the last step took: it was not computed."""
+        self.computed -= self._rows
+        self._rows = 0
+
+    def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False) -> Lane:
+        """Return what could be computed now: `least` to `rows` rows."""
+        return Lane(self.run.job_id, self.bundle.group, rows, least, decoding)
 
     def take_tokens(self, rows: int) -> Rows:
         """Return the next tokens to compute."""
+        assert self.place is not None
         tokens = self.tokens[self.computed : self.computed + rows]
-        part = Rows(self.sequence, self.position, tokens, logits="last" if rows == self.pending else "none")
+        part = Rows(self.place.sequence, self.computed, tokens, logits="last" if rows == self.pending else "none")
         self.computed += rows
+        self._rows = rows
         return part
 
     def done(self) -> Done:
@@ -97,32 +113,27 @@ class Scoring(Job):
         self._next_branch = 0
         self._in_step: list[Tokens] = []
 
-    def rewind(self) -> None:
-        """Start anew."""
-        super().rewind()
-        self._tally = Tally(self._tree)
-        self._next_branch = 0
-
     def lane(self) -> Lane:
         """Return what could be computed now."""
         if self.pending:
-            return Lane(self.run.job_id, self.bundle.group, self.pending)
+            return self.lane_of(self.pending)
         left = self._tree.branches[self._next_branch :]
         rows = sum(len(branch) for branch in left)
-        return Lane(self.run.job_id, self.bundle.group, rows, least=len(left[0]))
+        return self.lane_of(rows, least=len(left[0]))
 
     def parts(self, rows: int, fork: Fork) -> list[Rows]:
         """Return what to compute with that many rows."""
-        self._in_step = []
+        self._in_step, self._rows = [], 0
         if self.pending:
             return [self.take_tokens(rows)]
+        assert self.place is not None
         parts = []
         for branch in self._tree.branches[self._next_branch :]:
             if len(branch) > rows:
                 break
             rows -= len(branch)
             self._in_step.append(branch)
-            parts.append(Rows(fork(self.sequence), self.position, branch, logits="all"))
+            parts.append(Rows(fork(self.place), self.computed, branch, logits="all"))
         return parts
 
     def advance(self, context: Context, row: int, rows: int) -> list[Event]:
@@ -166,7 +177,12 @@ class Generation(Job):
 
     def lane(self) -> Lane:
         """Return what could be computed now."""
-        return Lane(self.run.job_id, self.bundle.group, self.pending, decoding=self._written > 0 and self.pending == 1)
+        return self.lane_of(self.pending, decoding=self._written > 0 and self.pending == 1)
+
+    @property
+    def outputs_max(self) -> int:
+        """How many tokens it may write."""
+        return self._limit
 
     def parts(self, rows: int, _fork: Fork) -> list[Rows]:
         """Return what to compute with that many rows."""
