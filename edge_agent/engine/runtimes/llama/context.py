@@ -72,12 +72,14 @@ class Branches(NamedTuple):
     position: int
     """Of what comes first on every way."""
     tokens: Sequence[int]
-    """Parents before children. All have their logits kept."""
+    """Parents before children."""
     depths: Sequence[int]
     """Of each token: how many come before it on its way."""
     first: Sequence[int]
     last: Sequence[int]
     """Of each token: the ways that it lies on, [first, last)."""
+    known: int
+    """So many of the first have no logits kept; all others have."""
 
 
 Part = Rows | Branches
@@ -183,6 +185,7 @@ class Context:
         self._token[start:end] = part.tokens
         self._position[start:end] = np.add(part.depths, part.position)
         self._wanted[start:end] = 1
+        self._wanted[start : start + part.known] = 0
         for row, first, last in zip(range(start, end), part.first, part.last, strict=True):
             self._ways[row] = last - first
             self._sequence[row][: last - first] = part.sequences[first:last]

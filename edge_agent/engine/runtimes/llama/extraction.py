@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edge_agent.engine.protocol import Event, Run
 from edge_agent.engine.runtimes.llama.bundle import Bundle
-from edge_agent.engine.runtimes.llama.context import Context, Rows
+from edge_agent.engine.runtimes.llama.context import Context, Part
 from edge_agent.engine.runtimes.llama.grammar import Grammar
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.record import Transcript, choose
@@ -43,7 +43,7 @@ class Extraction(Job):
         """How many tokens it may write."""
         return self._limit
 
-    def parts(self, rows: int, _fork: Fork) -> list[Rows]:
+    def parts(self, rows: int, _fork: Fork) -> list[Part]:
         """Return what to compute with that many rows."""
         return [self.take_tokens(rows)]
 

@@ -99,8 +99,8 @@ class LabelTree:
         """Of each branch, its nodes."""
         self._made: dict[tuple[int, int], TreeChunk] = {}
         self._add(root, -1, ())
-        self._shared = [0, *map(_common, self._paths, self._paths[1:])]
-        """Of each branch, how many nodes it has in common with the one before."""
+        self._shared = [0, *map(_common, self._paths, self._paths[1:]), 0]
+        """Of each branch, how many nodes it has in common with the one before; and 0 behind the last."""
         fresh = [len(path) - shared for path, shared in zip(self._paths, self._shared, strict=False)]
         self._fresh_before = [0, *accumulate(fresh)]
         self.branches: tuple[Tokens, ...] = tuple(tuple(self._token[node] for node in path) for path in self._paths)
@@ -124,7 +124,7 @@ class LabelTree:
         return number
 
     def rows(self, branch: int) -> int:
-        """Return the rows that the tree needs from a branch on, in one step."""
+        """Return the rows that the tree needs from a branch on, in one step; none behind the last branch."""
         return self._fresh_before[-1] - self._fresh_before[branch] + self._shared[branch]
 
     def least(self, branch: int) -> int:

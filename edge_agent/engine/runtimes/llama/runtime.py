@@ -18,7 +18,7 @@ from edge_agent.engine.runtimes.llama import backends, header
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Aborted, Rows
+from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Aborted, Part
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
@@ -253,7 +253,7 @@ class LlamaRuntime:
         finally:
             self._cache.drop_forks()
 
-    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[Rows]]) -> list[Event]:
+    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[Part]]) -> list[Event]:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""
         events: list[Event] = []
         first = 0

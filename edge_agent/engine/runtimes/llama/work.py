@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from edge_agent.engine.protocol import Chunk, Done, Event, Run
 from edge_agent.engine.runtimes.llama.bundle import Bundle
 from edge_agent.engine.runtimes.llama.cache import Place
-from edge_agent.engine.runtimes.llama.context import Context, Rows, Sampler
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree, Tokens
+from edge_agent.engine.runtimes.llama.context import Branches, Context, Part, Rows, Sampler
+from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
 from edge_agent.engine.runtimes.llama.labels import Tally, scores_of
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.scheduler import Lane
@@ -101,7 +101,7 @@ class Job:
 
 
 class Scoring(Job):
-    """Classify: the prompt first, then the branches of the labels, as many whole ones in a step as fit."""
+    """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
     exact = True
 
@@ -111,43 +111,35 @@ class Scoring(Job):
         self._tree = tree
         self._tally = Tally(tree)
         self._next_branch = 0
-        self._in_step: list[Tokens] = []
+        self._chunk: TreeChunk | None = None
 
     def lane(self) -> Lane:
         """Return what could be computed now."""
         if self.pending:
             return self.lane_of(self.pending)
-        left = self._tree.branches[self._next_branch :]
-        rows = sum(len(branch) for branch in left)
-        return self.lane_of(rows, least=len(left[0]))
+        return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
-    def parts(self, rows: int, fork: Fork) -> list[Rows]:
+    def parts(self, rows: int, fork: Fork) -> list[Part]:
         """Return what to compute with that many rows."""
-        self._in_step, self._rows = [], 0
+        self._chunk, self._rows = None, 0
         if self.pending:
             return [self.take_tokens(rows)]
         assert self.place is not None
-        parts = []
-        for branch in self._tree.branches[self._next_branch :]:
-            if len(branch) > rows:
-                break
-            rows -= len(branch)
-            self._in_step.append(branch)
-            parts.append(Rows(fork(self.place), self.computed, branch, logits="all"))
-        return parts
+        chunk = self._chunk = self._tree.chunk(self._next_branch, rows, rows)
+        ways = [fork(self.place) for _ in range(chunk.branches)]
+        return [Branches(ways, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
 
     def advance(self, context: Context, row: int, rows: int) -> list[Event]:
         """Take the logits of the job's rows, `row` being the first. Raises ModelFailed."""
         if self.pending:
             return []
-        if not self._in_step:
+        if self._chunk is None:
             self._tally.add_prompt(context.logits(row + rows - 1))
             self.mark_prefilled()
-        for branch in self._in_step:
-            self._tally.add_branch(branch, [context.logits(row + i) for i in range(len(branch))])
-            row += len(branch)
-        self._next_branch += len(self._in_step)
-        return [self._done()] if self._next_branch == len(self._tree.branches) else []
+        else:
+            self._tally.add_chunk(self._chunk, map(context.logits, range(row + self._chunk.known, row + rows)))
+            self._next_branch = self._chunk.next
+        return [] if self._tree.rows(self._next_branch) else [self._done()]
 
     def _done(self) -> Done:
         done = self.done()
@@ -184,7 +176,7 @@ class Generation(Job):
         """How many tokens it may write."""
         return self._limit
 
-    def parts(self, rows: int, _fork: Fork) -> list[Rows]:
+    def parts(self, rows: int, _fork: Fork) -> list[Part]:
         """Return what to compute with that many rows."""
         return [self.take_tokens(rows)]
 
