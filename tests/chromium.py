@@ -16,6 +16,7 @@ import os
 import queue
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from tests.eventually import eventually_sync
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWER_SECONDS_MAX = 30.0
 LOAD_SECONDS_MAX = 30.0
+UNTIL_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 10.0
 # A machine's own container has no user namespaces to give; nothing but pages of ours is opened.
 _OPTIONS = [
@@ -52,6 +54,13 @@ _NAMED = {
     "Tab": ("Tab", 9, ""),
 }
 CONTROL = 2
+# The browser reads its descriptor 3 and writes 4.
+_BECOME = """
+import os, sys
+there, here = (os.dup2(int(given), to) for given, to in zip(sys.argv[1:3], (100, 101)))
+os.dup2(there, 3), os.dup2(here, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Chromium:
@@ -71,8 +80,7 @@ class Chromium:
         there, mine = os.pipe()
         answers, here = os.pipe()
         arguments = [PROGRAM, *_OPTIONS, f"--user-data-dir={self._folder}", *self._options, "about:blank"]
-        # The browser reads its descriptor 3 and writes 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{there} 4>&{here}', "sh", *arguments]
+        command = [sys.executable, "-c", _BECOME, str(there), str(here), *arguments]
         environment = {**os.environ, "HOME": str(self._folder)}
         self._process = subprocess.Popen(
             command, pass_fds=(there, here), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
@@ -80,7 +88,8 @@ class Chromium:
         os.close(there)
         os.close(here)
         self._to, self._from = os.fdopen(mine, "wb", buffering=0), os.fdopen(answers, "rb")
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(
@@ -94,6 +103,8 @@ class Chromium:
             self._process.kill()
             self._process.wait()
         self._to.close()
+        self._listener.join()
+        self._from.close()
 
     def tab(self) -> Tab:
         """Open a tab."""
@@ -104,12 +115,13 @@ class Chromium:
     def ask(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
         """Have the browser do something; return what it says."""
         number = next(self._numbers)
-        self._answers[number] = queue.Queue()
+        self._answers[number] = waiting = queue.Queue()
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if session:
             message["sessionId"] = session
         self._to.write(json.dumps(message).encode() + b"\0")
-        answer = self._answers.pop(number).get(timeout=ANSWER_SECONDS_MAX)
+        answer = waiting.get(timeout=ANSWER_SECONDS_MAX)
+        del self._answers[number]
         assert "error" not in answer, f"{method}: {answer['error']}"
         found: dict[str, Any] = answer["result"]
         return found
@@ -152,9 +164,9 @@ class Tab:
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
-    def until(self, script: str) -> None:
+    def until(self, script: str, seconds: float = UNTIL_SECONDS_MAX) -> None:
         """Wait until an expression holds."""
-        eventually_sync(lambda: bool(self.value(script)))
+        eventually_sync(lambda: bool(self.value(script)), seconds)
 
     def press(self, key: str, modifiers: int = 0) -> None:
         """Press and release a key: a letter, or Enter, Escape, Backspace, Tab."""

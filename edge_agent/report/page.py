@@ -116,7 +116,7 @@ def _task(judged: Judgement, name: str) -> str:
         _way(judged),
         _advice(judged),
         *(
-            f'<div class="advice wait"><p>{escape(alarm.message)}</p><p>{_command(alarm.remedy)}</p></div>'
+            f'<div class="advice wait"><p>{escape(alarm.message)}</p><p>{command(alarm.remedy)}</p></div>'
             for alarm in other_alarms(judged)
         ),
         _tiles(judged),
@@ -147,12 +147,12 @@ def _advice(judged: Judgement) -> str:
     tone = _TONES.get(advice.why, "wait" if advice.more else "")
     return (
         f'<div class="advice {tone}"><p>{escape(headline(judged))}</p>'
-        f"<p>{escape(advice.because)}</p><p>{_command(advice.then)}</p></div>"
+        f"<p>{escape(advice.because)}</p><p>{command(advice.then)}</p></div>"
     )
 
 
-def _command(said: str) -> str:
-    """Write what stands between quotes as something to type."""
+def command(said: str) -> str:
+    """Write a sentence as HTML: what stands between quotes as something to type."""
     parts = escape(said, quote=False).split("'")
     if len(parts) % 2 == 0:
         return escape(said)
@@ -216,7 +216,7 @@ def _questions(answers: Iterable[Answer]) -> str:
     rows = (
         f'<tr><th scope="row">{escape(each.question)}</th>'
         f'<td><span class="verdict {each.verdict}">{VERDICTS[each.verdict]}</span></td>'
-        f"<td>{escape(each.number)}</td><td>{_command(each.because)}</td></tr>"
+        f"<td>{escape(each.number)}</td><td>{command(each.because)}</td></tr>"
         for each in answers
     )
     heads = "".join(f'<th scope="col">{each}</th>' for each in ("question", "verdict", "measured", "what it means"))

@@ -87,7 +87,8 @@ class Daemon:
 
     def __init__(self, ways: Mapping[Role, Way]) -> None:
         """Name how it is reached; a role that is not named is not used. Raises ValueError, OSError as clients do."""
-        retry = Retry()
+        # A judgement waits for a daemon that is being started anew as long as its page does.
+        retry = Retry(tries_max=16, budget_max=32)
         self.devices = AsyncClient(ways["infer"].target, ways["infer"].tls) if "infer" in ways else None
         self.reviews = (
             AsyncReviewClient(ways["feedback"].target, ways["feedback"].tls, retry=retry)

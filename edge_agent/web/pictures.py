@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge_agent.report import charts, svg
 from edge_agent.report.chart import QUARTERS, Chart, Said, chart
-from edge_agent.report.figures import Confident, Figures
+from edge_agent.report.figures import Compared, Confident, Figures
 from edge_agent.report.gathered import Told, Wanted, gathered
 from edge_agent.report.judgement import judge
 from edge_agent.report.page import figure, headline, tiles
@@ -18,6 +18,8 @@ from edge_agent.web.daemon import Field
 
 AT_A_GLANCE = frozenset({"Who answered", "Agreement with the large model"})
 """Charts of the first page, beside the one of confidence."""
+BANDS = 20
+"""Of confidence, each a twentieth wide."""
 
 
 @dataclass(frozen=True)
@@ -60,45 +62,71 @@ def _drawn(figures: Figures, mark: str, *, whole: bool) -> Drawn:
 
 def confidences(figures: Figures, name: str) -> Chart | None:
     """Draw how many answers came with how much confidence; `name` is unique on the page."""
-    levels = figures.confident
-    every = sum(level.answers for level in levels)
+    bands = banded(figures.confident, figures.threshold)
+    every = sum(band.answers for band in bands)
     if not every:
         return None
-    most = max(level.answers for level in levels)
-    sheet = Sheet(y_max=svg.round_up(max(4, most)))
+    sheet = Sheet(y_max=svg.round_up(max(4, *(band.answers for band in bands))))
     marks = svg.axis(sheet, [(part * sheet.y_max, f"{part * sheet.y_max:g}") for part in QUARTERS])
-    marks += _bars(sheet, levels, figures.threshold)
+    for band in bands:
+        marks += _bars(sheet, band)
     marks += svg.below(sheet, [(part, f"{part:g}") for part in QUARTERS])
     if figures.threshold is not None:
         marks.append(svg.line((sheet.x(figures.threshold),) * 2, (sheet.top, sheet.y(0)), "mark"))
     said = Said(
         "How sure the answers were",
-        _sentence(levels, every, figures.threshold),
+        _sentence(bands, every, figures.threshold),
         (("a", "sure enough"), ("b", "below the threshold")) if figures.threshold is not None else (),
         ("confidence from", "answers", "of all", "the large model said the same"),
-        tuple(_row(level, every) for level in levels),
+        tuple(_row(band, every) for band in bands if band.answers),
     )
     return chart(name, said, sheet, marks)
 
 
-def _bars(sheet: Sheet, levels: Sequence[Confident], threshold: float | None) -> Iterator[str]:
-    """Draw each level as wide as it is; above and below the threshold have colours of their own."""
-    ends = [*(level.above for level in levels[1:]), 1.0]
-    for level, end in zip(levels, ends, strict=True):
-        wide = max(sheet.x(end) - sheet.x(level.above), 2.0)
-        kind = "b" if threshold is not None and level.above < threshold else "a"
-        top = sheet.y(level.answers)
-        said = f"from {level.above:.2f} on: {counted(level.answers, 'answer')}"
-        yield svg.bar((sheet.x(level.above) + 0.5, top), (wide - 1, sheet.y(0) - top), kind, said)
+@dataclass(frozen=True)
+class Band:
+    """Answers with about the same confidence."""
+
+    low: float
+    sure: int
+    unsure: int
+    """Below the threshold."""
+    compared: Compared
+
+    @property
+    def answers(self) -> int:
+        """All of them."""
+        return self.sure + self.unsure
 
 
-def _sentence(levels: Sequence[Confident], every: int, threshold: float | None) -> str:
+def banded(levels: Sequence[Confident], threshold: float | None) -> list[Band]:
+    """Put answers, which are counted by hundredths, into bands of five."""
+    found = [Band(number / BANDS, 0, 0, Compared()) for number in range(BANDS)]
+    for level in levels:
+        at = min(BANDS - 1, int(level.above * BANDS + 1e-9))
+        band, unsure = found[at], threshold is not None and level.above < threshold
+        sure, doubted = band.sure + level.answers * (not unsure), band.unsure + level.answers * unsure
+        found[at] = Band(band.low, sure, doubted, band.compared + level.compared)
+    return found
+
+
+def _bars(sheet: Sheet, band: Band) -> Iterator[str]:
+    """Draw a band: what is sure enough on what is not."""
+    left, wide = sheet.x(band.low) + 1, sheet.x(1 / BANDS) - sheet.x(0) - 2
+    for kind, beneath, number in (("b", 0, band.unsure), ("a", band.unsure, band.sure)):
+        if number:
+            upper, lower = sheet.y(beneath + number), sheet.y(beneath)
+            said = f"{band.low:.2f} to {band.low + 1 / BANDS:.2f}: {counted(number, 'answer')}"
+            yield svg.bar((left, upper), (wide, lower - upper), kind, said)
+
+
+def _sentence(bands: Sequence[Band], every: int, threshold: float | None) -> str:
     if threshold is None:
         return f"Of {counted(every, 'answer')}; the bundle is not calibrated, so none counts as sure."
-    sure = sum(level.answers for level in levels if level.above >= threshold)
+    sure = sum(band.sure for band in bands)
     return f"{percent(sure / every)} of {counted(every, 'answer')} were at the threshold of {threshold:.2f} or above."
 
 
-def _row(level: Confident, every: int) -> tuple[str, str, str, str]:
-    same = percent(level.compared.same / level.compared.rows) if level.compared.rows else "-"
-    return f"{level.above:.2f}", count(level.answers), percent(level.answers / every), same
+def _row(band: Band, every: int) -> tuple[str, str, str, str]:
+    same = percent(band.compared.same / band.compared.rows) if band.compared.rows else "-"
+    return f"{band.low:.2f}", count(band.answers), percent(band.answers / every), same

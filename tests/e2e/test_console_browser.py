@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import INTENTS, echo_bundle
+from tests.bundles import echo_bundle
 from tests.chromium import CONTROL, PROGRAM, Chromium, Tab
 from tests.daemon import RunningDaemon
 from tests.eventually import eventually_sync
@@ -20,6 +20,10 @@ from tests.web_console import RunningConsole, queue_of, said_of
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
 EXAMPLES = {"collect": {"pos-intent": "local", "visit": "local", "talk": "local"}, "commit_seconds": 0.02}
+CALIBRATED = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.16, "target_risk": 0.05, "delta": 0.1},
+    **{"n": 500, "bound": 0.04, "coverage": 0.6},
+}
 INPUTS = (
     "My kettle broke after a week, I want my money back.",
     "How much is the blue lamp in the window?",
@@ -40,7 +44,7 @@ def console(tmp_path_factory) -> Iterator[RunningConsole]:
     folder: Path = tmp_path_factory.mktemp("web")
     with RunningDaemon(folder, examples=EXAMPLES) as daemon:
         daemon.install(
-            echo_bundle(folder / "pos", confidence={"temperature": 1.5}),
+            echo_bundle(folder / "pos", confidence=CALIBRATED),
             echo_bundle(folder / "visit", "visit", "extract", labels=("NAME",)),
             echo_bundle(folder / "talk", "talk", "generate"),
         )
@@ -86,7 +90,7 @@ def desk(tab: Tab, console: RunningConsole, task: str) -> None:
         tab.type("anna")
         tab.press("Enter")
         tab.until("!!document.querySelector('#desk')")
-    tab.until(f"!!({SHOWN})")
+    tab.until(f"{SHOWN} === document.activeElement")
 
 
 def pressed(tab: Tab, key: str) -> str:
@@ -97,11 +101,19 @@ def pressed(tab: Tab, key: str) -> str:
     return str(shown)
 
 
+def another_label(tab: Tab) -> tuple[str, str]:
+    """Return a label that is not the answer, and its key."""
+    button = f"({SHOWN}).querySelector('.labels button:not(.answered)')"
+    return tab.value(f"{button}.value"), tab.value(f"{button}.dataset.key")
+
+
 def test_answers_are_judged_with_keys_alone(console, tab):
     """Without a mouse: Enter, a label's key, !, - and Backspace reach the daemon as what they mean."""
     order = asked(console)
     desk(tab, console, "pos-intent")
-    accepted, corrected = pressed(tab, "Enter"), pressed(tab, "2")
+    accepted = pressed(tab, "Enter")
+    right, key = another_label(tab)
+    corrected = pressed(tab, key)
     skipped = pressed(tab, "-")
     rejected = str(tab.value(SHOWN_ID))
     tab.press("!")
@@ -109,17 +121,16 @@ def test_answers_are_judged_with_keys_alone(console, tab):
     tab.type("off topic")
     pressed(tab, "Enter")
     assert order[:4] == [accepted, corrected, skipped, rejected]
-    output = tab.value(f"({SHOWN}).querySelector('.answer b').textContent")
-    same = pressed(tab, "123456789"[INTENTS.index(output)])
+    same = pressed(tab, tab.value(f"({SHOWN}).querySelector('.answered').dataset.key"))
     tab.press("Backspace")
     tab.until(f"{SHOWN_ID} === '{same}'")
-    other = next(label for label in INTENTS if label != output)
-    pressed(tab, "123456789"[INTENTS.index(other)])
+    other, key = another_label(tab)
+    pressed(tab, key)
     tab.until("document.querySelector('#count').textContent.startsWith('5 judged')")
     said = [said_of(console, each) for each in (accepted, corrected, skipped, rejected, same)]
     assert [
         [("anna", "accept", "")],
-        [("anna", "corrected", INTENTS[1])],
+        [("anna", "corrected", right)],
         [],
         [("anna", "reject", "off topic")],
         [("anna", "accept", ""), ("anna", "corrected", other)],
@@ -167,7 +178,7 @@ def test_records_and_texts_are_corrected_with_keys_alone(console, tab):
     tab.press("e")
     tab.press("Enter", CONTROL)
     tab.until("document.querySelector('#count').textContent.startsWith('1 judged')")
-    assert [("anna", "corrected", '{"NAME": "Anna"}')] == said_of(console, record)
+    assert [("anna", "corrected", '{"NAME":"Anna"}')] == said_of(console, record)
     [text] = asked(console, "talk", ("Hello there",))
     desk(tab, console, "talk")
     tab.press("e")
@@ -201,7 +212,10 @@ def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
     shown = tab.value(SHOWN_ID)
     tab.press("Enter")
     console.daemon.start("pos-intent")
-    tab.until(f"document.querySelector('#count').textContent.startsWith('1 judged') && {FREE}")
+    tab.until(FREE, 30)
+    if tab.value(SHOWN_ID) == shown:  # this machine took longer than the page waits
+        assert "No daemon answers" in tab.value(f"({SHOWN}).querySelector('.error').textContent")
+        pressed(tab, "Enter")
     assert [("anna", "accept", "")] == said_of(console, shown)
 
 
@@ -219,7 +233,8 @@ def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
 def test_how_it_looks(console, tab, tmp_path):
     """Nothing is cut off and all that is pressed has a name: wide and on a tablet, light and dark, without a daemon."""
     folder = Path(os.environ.get("CONSOLE_PICTURES", tmp_path))
-    asked(console, texts=tuple(f"{text}{' ' * number}" for number in range(12) for text in INPUTS))
+    for number in range(12):
+        asked(console, texts=tuple(f"{text}{' ' * number}" for text in INPUTS))
     asked(console, "visit", ("I am Anna Smith and come at ten",))
     for size, (width, height) in {"wide": (1280, 900), "tablet": (820, 1180)}.items():
         for dark in (False, True):

@@ -8,7 +8,7 @@ import pytest
 from edge_agent.client import BundleRef, FieldReport, Status, Task
 from edge_agent.report.figures import Compared, Confident, Day, Figures
 from edge_agent.web.daemon import Field
-from edge_agent.web.pictures import confidences, drawn
+from edge_agent.web.pictures import banded, confidences, drawn
 
 LEVELS = (
     Confident(0.0, 5, Compared(4, 1)),
@@ -27,9 +27,9 @@ def test_answers_are_drawn_by_their_confidence():
     assert "80 % of 100 answers were at the threshold of 0.90 or above." == chart.said.sentence
     bars = re.findall(r'<rect [^>]*class="(\w)"><title>([^<]+)</title>', chart.picture)
     assert [
-        ("b", "from 0.00 on: 5 answers"),
-        ("b", "from 0.50 on: 15 answers"),
-        ("a", "from 0.90 on: 80 answers"),
+        ("b", "0.00 to 0.05: 5 answers"),
+        ("b", "0.50 to 0.55: 15 answers"),
+        ("a", "0.90 to 0.95: 80 answers"),
     ] == bars
     wanted = (("0.00", "5", "5 %", "25 %"), ("0.50", "15", "15 %", "-"), ("0.90", "80", "80 %", "100 %"))
     assert wanted == chart.said.rows
@@ -41,6 +41,15 @@ def test_a_bundle_without_a_threshold_has_no_sure_answers():
     assert chart is not None
     assert "not calibrated" in chart.said.sentence
     assert 'class="mark"' not in chart.picture
+
+
+def test_a_band_may_be_cut_by_the_threshold():
+    """Answers on both sides of the threshold in one band are told apart; full certainty is in the last band."""
+    levels = tuple(Confident(above, 10, Compared(2, 1)) for above in (0.85, 0.86, 0.87, 0.89, 1.0))
+    bands = {round(band.low, 2): band for band in banded(levels, 0.87)}
+    assert (20, 20, Compared(8, 4)) == (bands[0.85].sure, bands[0.85].unsure, bands[0.85].compared)
+    assert (10, 0) == (bands[0.95].sure, bands[0.95].unsure)
+    assert 50 == sum(band.answers for band in bands.values())
 
 
 @pytest.mark.parametrize("levels", [(), (Confident(0.5, 0, Compared()),)])

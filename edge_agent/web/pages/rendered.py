@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
+from edge_agent.report.page import command
 from edge_agent.report.words import count, counted, percent
 from edge_agent.web import words
 from edge_agent.web.daemon import Daemon
@@ -26,7 +27,13 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters.update(
-    count=count, counted=counted, percent=percent, sized=words.sized, lasting=words.lasting, word=words.word
+    command=command,
+    count=count,
+    counted=counted,
+    percent=percent,
+    sized=words.sized,
+    lasting=words.lasting,
+    word=words.word,
 )
 _TEMPLATES.globals.update(version=__version__)
 
