@@ -1,98 +1,221 @@
-"""edge_agent/engine/runtimes/llama/scheduler.py"""
+"""edge_agent/engine/runtimes/llama/scheduler.py: its rules. That nobody starves is in test_llama_waiting.py."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from itertools import pairwise
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from edge_agent.engine.runtimes.llama.scheduler import Lane, Scheduler
+from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Fit, pairs_of
+from edge_agent.engine.runtimes.llama.scheduler import (
+    ALONE_SECONDS,
+    QUANTUM_SECONDS,
+    ROWS_MIN,
+    STEP_SECONDS,
+    WRITING_ROWS_MAX,
+    Lane,
+    Plan,
+    Scheduler,
+)
 
-BUDGET = 16
+FAST = Fit(0.001, 1e-5, 0.0)
+SERVER = Fit(0.004, 0.0016, 9e-7)
+BOARD = Fit(0.09, 0.02, 4e-6)
 
 
-def rows_of(plan: list[tuple[Lane, int]]) -> dict[str, int]:
+def rows_of(plan: Plan) -> dict[str, int]:
     """Return the rows of each lane in a plan."""
     return {lane.key: rows for lane, rows in plan}
 
 
+def taught(machine: Fit, bulk_rows: int = 256) -> Scheduler:
+    """Return a scheduler that knows what steps cost on a machine."""
+    scheduler = Scheduler(bulk_rows)
+    for rows in (1, 16, 63, 64, 200) * 12:
+        scheduler.costs.learn(rows, pairs_of(rows, 500), machine.cost(rows, pairs_of(rows, 500)))
+    return scheduler
+
+
+def prompt(key: str, rows: int = 3000, *, exact: bool = False, depth: int = 0) -> Lane:
+    """Return a lane with something to read."""
+    return Lane(key, "", rows, exact=exact, depth=depth)
+
+
+def stream(key: str, *, exact: bool = False) -> Lane:
+    """Return a lane that writes."""
+    return Lane(key, "", 1, decoding=True, exact=exact, depth=300)
+
+
 def test_nothing_to_do_is_an_empty_plan() -> None:
     """Without lanes there are no rows."""
-    assert Scheduler(BUDGET).plan([]) == []
+    assert Scheduler().plan([], 1.0) == []
 
 
-def test_decoding_comes_before_prefill() -> None:
-    """A stream gets its row beside a long prompt, which gets the rest of the budget."""
-    lanes = [Lane("prompt", "", rows=100), Lane("stream", "", rows=1, decoding=True)]
-    assert {"stream": 1, "prompt": BUDGET - 1} == rows_of(Scheduler(BUDGET).plan(lanes))
+def test_a_step_before_any_measurement_is_small() -> None:
+    """On a machine that nobody knows the first prompt moves by a few rows only."""
+    assert {"a": ROWS_MIN} == rows_of(Scheduler().plan([prompt("a")], 1.0))
+
+
+def test_streams_come_before_prompts() -> None:
+    """Every stream gets its row beside a long prompt, which gets the rows that fit into the time of a step."""
+    scheduler = taught(SERVER)
+    plan = scheduler.plan([prompt("prompt", depth=2000), *map(stream, "abc")], 1.0)
+    rows = rows_of(plan)
+    assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
+    pairs = sum(pairs_of(count, lane.depth) for lane, count in plan)
+    assert scheduler.cost(sum(rows.values()), pairs) == pytest.approx(STEP_SECONDS, rel=0.1)
+
+
+def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
+    """Behind more tokens fewer rows fit into the same time."""
+    sizes = [
+        rows_of(taught(SERVER, bulk_rows=0).plan([stream("a"), prompt("p", depth=depth)], 1.0))["p"]
+        for depth in (0, 2000, 4000, 20_000)
+    ]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert ROWS_MIN == sizes[-1], "but never so small that it does not get anywhere"
+
+
+def test_a_lone_prompt_has_more_time() -> None:
+    """Where nobody else waits, a step may be longer, and is still bounded for the sake of who comes next."""
+    scheduler = taught(BOARD)
+    shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
+    ((lane, alone),) = scheduler.plan([prompt("p")], 2.0)
+    assert shared < alone
+    assert scheduler.cost(alone, pairs_of(alone, lane.depth)) <= ALONE_SECONDS * 1.01
 
 
 def test_short_prompts_share_a_step() -> None:
     """Prompts that fit together are computed together."""
-    lanes = [Lane(str(i), "", rows=5) for i in range(3)]
-    assert {"0": 5, "1": 5, "2": 5} == rows_of(Scheduler(BUDGET).plan(lanes))
+    lanes = [prompt(str(i), 20, exact=True) for i in range(3)]
+    assert {"0": 20, "1": 20, "2": 20} == rows_of(taught(FAST).plan(lanes, 1.0))
+
+
+def test_no_prompt_is_cut_into_crumbs() -> None:
+    """A prompt for which only a few rows are left waits for the next step, and is first in it."""
+    scheduler, lanes = taught(FAST), [prompt(key, 30, exact=True) for key in "abc"]
+    assert {"a": 30, "b": 30} == rows_of(scheduler.plan(lanes, 1.0))
+    assert "c" == scheduler.plan(lanes, 2.0)[0][0].key
 
 
 def test_long_prompts_take_turns() -> None:
-    """Two prompts longer than the budget alternate."""
-    scheduler, lanes = Scheduler(BUDGET), [Lane("a", "", rows=99), Lane("b", "", rows=99)]
-    assert ["a", "b", "a", "b"] == [scheduler.plan(lanes)[0][0].key for _ in range(4)]
+    """Two prompts longer than a step alternate."""
+    scheduler, lanes = taught(FAST), [prompt("a"), prompt("b")]
+    assert ["a", "b", "a", "b"] == [scheduler.plan(lanes, at)[0][0].key for at in range(1, 5)]
 
 
-def test_new_prompts_do_not_overtake_an_old_one_for_ever() -> None:
-    """A long prompt moves in every second step although a new prompt arrives each time."""
-    scheduler = Scheduler(BUDGET)
-    turns = [scheduler.plan([Lane("old", "", rows=99), Lane(f"new{i}", "", rows=99)])[0][0].key for i in range(6)]
-    assert turns.count("old") >= 3
-
-
-def test_groups_take_turns() -> None:
-    """Lanes of two adapters are never in one step, and both groups move."""
-    scheduler, lanes = Scheduler(BUDGET), [Lane("a", "x", rows=1), Lane("b", "y", rows=1), Lane("c", "x", rows=1)]
-    assert [{"a", "c"}, {"b"}, {"a", "c"}, {"b"}] == [set(rows_of(scheduler.plan(lanes))) for _ in range(4)]
+def test_more_streams_than_rows_take_turns() -> None:
+    """Of 70 streams 63 get a row, and the others are among those of the next step."""
+    scheduler, lanes = taught(FAST), [stream(str(i)) for i in range(70)]
+    first, second = (set(rows_of(scheduler.plan(lanes, at))) for at in (1.0, 2.0))
+    assert EXACT_ROWS_MAX == len(first) == len(second)
+    assert {lane.key for lane in lanes} == first | second
 
 
 def test_many_streams_leave_half_a_step_to_prompts() -> None:
-    """More streams than rows take turns, and prompts keep half of the budget."""
-    lanes = [Lane(f"s{i}", "", rows=1, decoding=True) for i in range(40)]
-    plan = rows_of(Scheduler(BUDGET).plan([*lanes, Lane("prompt", "", rows=99)]))
-    assert BUDGET // 2 == plan["prompt"]
-    assert BUDGET == sum(plan.values())
+    """Beside a prompt at most half of the rows are written."""
+    rows = rows_of(taught(FAST).plan([*(stream(str(i), exact=True) for i in range(60)), prompt("p")], 1.0))
+    assert WRITING_ROWS_MAX == len([key for key in rows if key != "p"])
 
 
-_lanes = st.lists(
-    st.builds(
-        Lane,
-        key=st.just(""),
-        group=st.sampled_from(["", "x", "y"]),
-        rows=st.integers(1, 60),
-        least=st.integers(1, BUDGET // 2),
-        decoding=st.booleans(),
-    ).map(
-        lambda lane: replace(lane, rows=1, least=1) if lane.decoding else replace(lane, rows=max(lane.rows, lane.least))
-    ),
-    min_size=1,
-    max_size=40,
+def test_a_branch_of_labels_is_computed_whole() -> None:
+    """A lane that needs 31 rows at once gets them beside as many streams as there may be."""
+    branch = Lane("labels", "", 40, least=31)
+    rows = rows_of(taught(FAST).plan([*(stream(str(i)) for i in range(60)), branch], 1.0))
+    assert 31 == rows["labels"]
+
+
+def test_prompts_whose_result_may_vary_are_read_in_bulk() -> None:
+    """Without an exact lane a step has up to 256 rows."""
+    assert 256 == sum(rows_of(taught(FAST).plan([stream("a"), prompt("p")], 1.0)).values())
+
+
+def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
+    """With `bulk_rows` of 63 every step is one that exact lanes could be in."""
+    assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
+
+
+def test_exact_and_long_prompts_alternate() -> None:
+    """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
+    scheduler, lanes = taught(FAST), [prompt("exact", exact=True), prompt("long")]
+    plans = [rows_of(scheduler.plan(lanes, at)) for at in range(1, 5)]
+    assert [{"exact": 63}, {"long": 256}] * 2 == plans
+
+
+def test_a_short_prompt_rides_in_an_exact_step() -> None:
+    """Reading it in a step of its own would cost more than the rows."""
+    assert {"exact": 20, "short": 40} == rows_of(
+        taught(FAST).plan([prompt("exact", 20, exact=True), prompt("short", 40)], 1.0)
+    )
+
+
+def test_exact_streams_miss_no_two_steps() -> None:
+    """Between two bulk steps, of whichever prompts, exact lanes that write get a row; the others get one in each."""
+    scheduler, lanes = taught(FAST), [stream("record", exact=True), stream("text"), *map(prompt, "abc")]
+    plans = [rows_of(scheduler.plan(lanes, at)) for at in range(1, 13)]
+    assert all("text" in plan for plan in plans)
+    assert all("record" in plan or "record" in following for plan, following in pairwise(plans))
+    assert 6 == len([plan for plan in plans if sum(plan.values()) >= BULK_ROWS_MIN])
+
+
+def test_on_a_slow_machine_long_prompts_ride_in_exact_steps() -> None:
+    """Where no bulk step fits into the time, prompts do not wait for one."""
+    rows = rows_of(taught(BOARD).plan([prompt("exact", 10, exact=True), prompt("long"), stream("a")], 1.0))
+    assert {"exact": 10, "a": 1} == rows
+    scheduler = taught(BOARD)
+    served = [rows_of(scheduler.plan([prompt("exact", 40, exact=True), prompt("long")], at)) for at in range(1, 5)]
+    assert {"exact", "long"} == {key for plan in served for key in plan}
+    assert all(sum(plan.values()) <= EXACT_ROWS_MAX for plan in served)
+
+
+@pytest.mark.parametrize(("came_at", "first"), [(9.8, "operator"), (10.2, "device")])
+def test_priority_is_worth_a_second_of_waiting(came_at: float, first: str) -> None:
+    """A prompt of higher priority overtakes one that came within the second before it, and no others."""
+    scheduler = taught(FAST)
+    device = prompt("device", exact=True)._replace(priority=1, came_at=9.0)
+    operator = prompt("operator", exact=True)._replace(came_at=came_at)
+    scheduler.plan([prompt("other", exact=True)._replace(came_at=9.0), device], 9.0)
+    assert first == scheduler.plan([device, operator], came_at)[0][0].key
+
+
+def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
+    """Lanes of two adapters are never in one step; the adapter changes after a tenth of a second, not in each step."""
+    scheduler = taught(SERVER)
+    lanes = [stream(key)._replace(group=group) for key, group in (("a", "x"), ("b", "y"), ("c", "x"))]
+    plans = [set(rows_of(scheduler.plan(lanes, 1 + step * 0.01))) for step in range(40)]
+    assert {frozenset("ac"), frozenset("b")} == set(map(frozenset, plans))
+    assert 3 == sum(plan != following for plan, following in pairwise(plans))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.002, QUANTUM_SECONDS[0]), (0.015, 0.3), (0.2, QUANTUM_SECONDS[1])]
 )
+def test_dear_changes_are_made_less_often(seconds: float, expected: float) -> None:
+    """A group stays so long that changing takes a twentieth of the time, within bounds."""
+    scheduler, now, stays = taught(SERVER), 1.0, []
+    lanes = [stream(key)._replace(group=key) for key in "xy"]
+    current, since = "", now
+    for _ in range(2000):
+        plan = scheduler.plan(lanes, now)
+        took = SERVER.cost(1, 300.5)
+        if plan[0][0].key != current:
+            stays.append(now - since)
+            current, since, took = plan[0][0].key, now, took + seconds
+        scheduler.measured(plan, took)
+        now += took
+    assert stays[-1] == pytest.approx(expected, rel=0.2, abs=0.02)
 
 
-@given(_lanes, st.lists(_lanes, max_size=4))
-def test_every_lane_moves_within_a_bounded_number_of_steps(first: list[Lane], later: list[list[Lane]]) -> None:
-    """Whoever arrives meanwhile: no step is over budget or of two groups, and nobody waits more than groups x lanes."""
-    scheduler = Scheduler(BUDGET)
-    waiting = {f"0-{i}": replace(lane, key=f"0-{i}") for i, lane in enumerate(first)}
-    waited = dict.fromkeys(waiting, 0)
-    arrivals = list(later)
-    most = len(waiting)
-    for step in range(60):
-        if arrivals and step % 3 == 2:
-            waiting |= {f"{step}-{i}": replace(lane, key=f"{step}-{i}") for i, lane in enumerate(arrivals.pop())}
-            most = max(most, len(waiting))
-        plan = scheduler.plan(list(waiting.values()))
-        assert sum(rows for _, rows in plan) <= BUDGET
-        assert len({lane.group for lane, _ in plan}) <= 1
-        assert all(lane.least <= rows <= lane.rows for lane, rows in plan)
-        moved = rows_of(plan)
-        waited = {key: 0 if key in moved else waited.get(key, 0) + 1 for key in waiting}
-        assert max(waited.values(), default=0) <= 3 * most
+def test_a_group_that_has_nothing_to_do_gives_way() -> None:
+    """When the jobs of an adapter end, the next one computes in the next step."""
+    scheduler = taught(SERVER)
+    scheduler.plan([stream("a")._replace(group="x")], 1.0)
+    assert {"b": 1} == rows_of(scheduler.plan([stream("b")._replace(group="y")], 1.001))
+
+
+def test_what_cannot_be_in_time_is_known() -> None:
+    """A prompt that takes twice as long alone as its caller waits is hopeless; one without a deadline never is."""
+    scheduler = taught(SERVER)
+    assert scheduler.hopeless(prompt("p", 3000)._replace(deadline=10.5), 10.0)
+    assert not scheduler.hopeless(prompt("p", 300)._replace(deadline=10.5), 10.0)
+    assert not scheduler.hopeless(prompt("p", 3_000_000), 10.0)

@@ -7,6 +7,7 @@ says how.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -181,11 +182,13 @@ class LlamaRuntime:
     def step(self) -> list[Event]:
         """Compute one batch."""
         events = self._admit()
-        plan = self._scheduler.plan([job.lane() for job in self._jobs.values() if job.place is not None])
+        started = time.perf_counter()
+        plan = self._scheduler.plan([job.lane() for job in self._jobs.values() if job.place is not None], started)
         turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
         events += self._compute(turns)
+        self._scheduler.measured(plan, time.perf_counter() - started)
         for event in events:
             if isinstance(event, Done | Failed):
                 self._end(event.job_id)

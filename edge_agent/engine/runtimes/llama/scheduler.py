@@ -1,19 +1,50 @@
-"""Who computes how many tokens in the next step. Pure: no clock, no model.
+"""Who computes how many tokens in the next step. Pure: no clock, no model; what a step took is told (`rates.py`).
 
-A step has a budget of rows and one adapter group, because adapters belong to the whole batch. Within the group, lanes
-that write text come first, one row each, so that streams stay smooth; the others share the rest. Everywhere the one
-that has waited longest goes first, groups as well as lanes, so nobody starves: a lane moves within (groups x lanes)
-steps.
+A step computes lanes of one adapter group, because adapters belong to the whole batch, and
+
+- lanes that write come first, one row each, so that streams stay smooth;
+- the others share what time is left, who has waited longest first: STEP_SECONDS while anybody writes or several wait,
+  ALONE_SECONDS for a lone prompt;
+- a step with a row of a lane that is `exact` in it has at most EXACT_ROWS_MAX rows, so that the result does not depend
+  on who else is there. Without one it may have `bulk_rows`, which computes long prompts twice as fast. Who has waited
+  longest decides which; lanes that write and are exact miss no two steps in a row.
+
+A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
+
+Nobody starves. A lane waits since its last step ended, or since it came; a step of priority counts as PRIORITY_SECONDS
+less. Each quantum begins with the lane that has waited longest, whatever group it is of. Hence, whoever else comes: a
+lane of priority p among at most n lanes moves within
+
+    (p + 1) * PRIORITY_SECONDS, and from then on (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
+
+because from then on nobody who comes or moves stands before it any more. The extra second is what others may have
+waited for a place in the cache before they came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Costs, Fit, pairs_of
+
+STEP_SECONDS = 0.15
+ALONE_SECONDS = 0.5
+PRIORITY_SECONDS = 1.0
+BULK_ROWS = 256
+WRITING_ROWS_MAX = 32
+"""Lanes that write, in a step that computes prompts too."""
+ROWS_MIN = 16
+"""A prompt that moves at all moves so far, whatever it costs."""
+QUANTUM_STEPS = 64
+QUANTUM_SECONDS = (0.1, 0.5)
+CHANGES_SHARE = 0.05
+_TICK = 1e-6  # steps are at least so far apart, in seconds
+
+Plan = list[tuple["Lane", int]]
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(NamedTuple):
     """What one job wants to compute."""
 
     key: str
@@ -21,60 +52,172 @@ class Lane:
     rows: int
     """Tokens that could be computed now; at least 1."""
     least: int = 1
-    """Fewer rows than these are no use; at most half of the budget."""
+    """Fewer rows than these are no use; at most EXACT_ROWS_MAX - WRITING_ROWS_MAX."""
     decoding: bool = False
-
-
-class _Queue:
-    """Remembers for each key when it last had its turn; a new key counts as served just before its first step."""
-
-    def __init__(self) -> None:
-        self._turns: dict[Hashable, float] = {}
-
-    def arrive(self, keys: Iterable[Hashable], now: int) -> None:
-        self._turns = {key: self._turns.get(key, now - 0.5) for key in keys}
-
-    def serve(self, key: Hashable, now: int) -> None:
-        self._turns[key] = now
-
-    def turn(self, key: Hashable) -> float:
-        return self._turns[key]
+    """It writes: one row now, and a reader waits for what comes of it."""
+    exact: bool = True
+    """Its result must not depend on its neighbours."""
+    depth: int = 0
+    """Tokens that it has in the cache."""
+    priority: int = 0
+    """0 is first."""
+    came_at: float = 0.0
+    """On the clock of `plan`; 0 = since the last step."""
+    deadline: float = 0.0
+    """Likewise; 0 = none."""
 
 
 class Scheduler:
     """Plans one step after the other."""
 
-    def __init__(self, budget: int) -> None:
-        """Take the most rows that a step may have."""
-        self._budget = budget
-        self._step = 0
-        self._lanes = _Queue()
-        self._groups = _Queue()
+    def __init__(self, bulk_rows: int = BULK_ROWS) -> None:
+        """Take the most rows of a step without exact lanes; at most EXACT_ROWS_MAX = there are no bulk steps."""
+        self.costs = Costs()
+        self._bulk_rows = bulk_rows
+        self._now = 0.0
+        self._since: dict[str, float] = {}
+        """Since when each lane waits, later by what its priority costs: who has the least is first."""
+        self._moved: dict[str, int] = {}
+        """The lanes of the last step."""
+        self._was_bulk = False
+        self._group: str | None = None
+        self._group_until = 0.0
+        self._group_steps = 0
+        self._changed = False
+        self._change_seconds = 0.0
 
-    def plan(self, lanes: Sequence[Lane]) -> list[tuple[Lane, int]]:
-        """Return lanes of one group and their rows: `least` to `rows` each, `budget` at most together."""
+    def plan(self, lanes: Sequence[Lane], now: float) -> Plan:
+        """Return lanes of one group and their rows, `least` to `rows` each; nothing only if there are no lanes."""
         if not lanes:
             return []
-        self._step += 1
-        self._lanes.arrive((lane.key for lane in lanes), self._step)
-        self._groups.arrive((lane.group for lane in lanes), self._step)
-        group = min((lane.group for lane in lanes), key=self._groups.turn)
-        self._groups.serve(group, self._step)
-        chosen = sorted((lane for lane in lanes if lane.group == group), key=lambda lane: self._lanes.turn(lane.key))
-        plan = self._share(chosen)
-        for lane, _ in plan:
-            self._lanes.serve(lane.key, self._step)
+        self._arrive(lanes, max(now, self._now + _TICK))
+        plan = self._share(self._of_one_group(lanes), lone=len(lanes) == 1)
+        self._moved = {lane.key: rows for lane, rows in plan}
+        self._was_bulk = sum(self._moved.values()) >= BULK_ROWS_MIN
         return plan
 
-    def _share(self, lanes: list[Lane]) -> list[tuple[Lane, int]]:
-        decoding = [lane for lane in lanes if lane.decoding]
-        others = [lane for lane in lanes if not lane.decoding]
-        room = self._budget - self._budget // 2 if others else self._budget
-        plan = [(lane, 1) for lane in decoding[:room]]
-        left = self._budget - len(plan)
-        for lane in others:
-            if lane.least <= left:
-                rows = min(lane.rows, left)
-                plan.append((lane, rows))
-                left -= rows
-        return plan
+    def measured(self, plan: Plan, seconds: float) -> None:
+        """Learn from what the planned step took; of a step without rows there is nothing to learn."""
+        if not plan:
+            return
+        total, pairs = 0, 0.0
+        for lane, rows in plan:
+            total += rows
+            pairs += rows * (lane.depth + rows / 2)  # pairs_of, in each step for each stream
+        if self._changed and self.costs.known:  # says what a change of adapters costs, and nothing of rows
+            extra = max(seconds - self.costs.cost(total, pairs), 0.0)
+            self._change_seconds += (extra - self._change_seconds) / 4
+        else:
+            self.costs.learn(total, pairs, seconds)
+
+    def cost(self, rows: int, pairs: float) -> float:
+        """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
+        return self.costs.cost(rows, pairs)
+
+    def hopeless(self, lane: Lane, now: float) -> bool:
+        """Tell whether a lane is too late even if it had the machine for itself from now on."""
+        chunk = EXACT_ROWS_MAX if lane.exact else max(self._bulk_rows, EXACT_ROWS_MAX)
+        return lane.deadline > 0 and not self.costs.in_time(lane.rows, lane.depth, chunk, lane.deadline - now)
+
+    def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
+        """Note who waits since when; those of the last step since now."""
+        before, since = self._since, {}
+        for lane in lanes:
+            key = lane.key
+            if key in self._moved:
+                since[key] = now + lane.priority * PRIORITY_SECONDS
+            elif key in before:
+                since[key] = before[key]
+            else:
+                came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
+                since[key] = came + lane.priority * PRIORITY_SECONDS
+        self._since, self._now = since, now
+
+    def _turn(self, lane: Lane) -> float:
+        return self._since[lane.key]
+
+    def _of_one_group(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
+        """Return the lanes whose adapter computes now."""
+        here = [lane for lane in lanes if lane.group == self._group]
+        self._changed = False
+        self._group_steps += 1
+        if len(here) == len(lanes):
+            return here
+        if not here or self._now >= self._group_until or self._group_steps > QUANTUM_STEPS:
+            group = min(lanes, key=self._turn).group
+            least, most = QUANTUM_SECONDS
+            self._group_until = self._now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
+            self._group_steps = 1
+            if group != self._group:
+                self._group, self._changed, self._was_bulk = group, True, False
+                here = [lane for lane in lanes if lane.group == group]
+        return here
+
+    def _share(self, lanes: Sequence[Lane], *, lone: bool) -> Plan:
+        """Return the step of one group. `lone`: there is one lane in all."""
+        writing = [lane for lane in lanes if lane.decoding]
+        if len(writing) == len(lanes):
+            return [(lane, 1) for lane in self._oldest(writing, EXACT_ROWS_MAX)]
+        prompts = sorted((lane for lane in lanes if not lane.decoding), key=self._turn)
+        if not self.costs.known:
+            return self._small(writing, prompts, 0.0)
+        return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
+
+    def _read(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
+        """Return a step with as much of the prompts, oldest first, as fits into the time."""
+        long = [lane for lane in prompts if self._is_long(lane, seconds)]
+        if self._bulk_is_due([*writing, *prompts], long):
+            plan = self._bulk(writing, prompts, seconds)
+            if sum(rows for _, rows in plan) >= BULK_ROWS_MIN:
+                return plan
+        elif long:  # they wait for a step in which they cost half
+            prompts = [lane for lane in prompts if lane not in long]
+        return self._small(writing, prompts, seconds)
+
+    def _small(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
+        return _filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
+
+    def _bulk(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
+        riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
+        return _filled(riders, _inexact(prompts), self.costs.bulk, self._bulk_rows, seconds)
+
+    def _is_long(self, lane: Lane, seconds: float) -> bool:
+        """Tell whether a bulk step is worth while for this prompt alone."""
+        if lane.exact or lane.rows < BULK_ROWS_MIN or self._bulk_rows < BULK_ROWS_MIN:
+            return False
+        bulk = self.costs.bulk
+        return bulk.affordable(seconds - bulk.base, lane.depth) >= BULK_ROWS_MIN
+
+    def _bulk_is_due(self, lanes: Sequence[Lane], long: Sequence[Lane]) -> bool:
+        """Tell whether the next step may be too large for exact lanes."""
+        exact = [lane for lane in lanes if lane.exact]
+        if not exact:
+            return self._bulk_rows >= BULK_ROWS_MIN
+        if not long or (self._was_bulk and any(lane.decoding for lane in exact)):
+            return False
+        return self._turn(long[0]) < min(map(self._turn, exact))
+
+    def _oldest(self, lanes: Sequence[Lane], most: int) -> Sequence[Lane]:
+        return lanes if len(lanes) <= most else sorted(lanes, key=self._turn)[:most]
+
+
+def _inexact(lanes: Sequence[Lane]) -> Sequence[Lane]:
+    return [lane for lane in lanes if not lane.exact]
+
+
+def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: int, seconds: float) -> Plan:
+    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left."""
+    plan = [(lane, 1) for lane in writing]
+    left = most - len(plan)
+    seconds -= fit.cost(len(plan), sum(lane.depth for lane in writing))
+    for lane in prompts:
+        least = max(lane.least, min(lane.rows, ROWS_MIN))
+        rows = min(lane.rows, left, fit.affordable(seconds, lane.depth))
+        if len(plan) == len(writing):
+            rows = max(rows, min(least, left))
+        elif rows < least:
+            continue
+        plan.append((lane, rows))
+        left -= rows
+        seconds -= fit.per_row * rows + fit.per_pair * pairs_of(rows, lane.depth)
+    return plan

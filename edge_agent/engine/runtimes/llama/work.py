@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Run
 from edge_agent.engine.runtimes.llama.bundle import Bundle
@@ -30,6 +31,9 @@ Fork = Callable[[Place], int]
 @dataclass
 class Job:
     """One input under way."""
+
+    exact: ClassVar[bool] = True
+    """What comes out must not depend on who else is computed."""
 
     run: Run
     bundle: Bundle
@@ -75,7 +79,7 @@ class Job:
 
     def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False) -> Lane:
         """Return what could be computed now: `least` to `rows` rows."""
-        return Lane(self.run.job_id, self.bundle.group, rows, least, decoding)
+        return Lane(self.run.job_id, self.bundle.group, rows, least, decoding, self.exact, self.computed)
 
     def take_tokens(self, rows: int) -> Rows:
         """Return the next tokens to compute."""
@@ -102,8 +106,6 @@ class Job:
 
 class Scoring(Job):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
-
-    exact = True
 
     def __init__(self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree) -> None:
         """Start with nothing computed."""

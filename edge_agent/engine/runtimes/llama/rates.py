@@ -1,0 +1,120 @@
+"""What a step costs, learnt from the steps that were. Pure: seconds are told.
+
+    seconds = base + per_row * rows + per_pair * pairs
+
+A pair is a token to compute and a token that it looks at: attention costs grow with what is in the cache already. Steps
+below BULK_ROWS_MIN rows take another attention kernel than those above, so each kind is learnt for itself.
+
+Learning is the normalised least-mean-squares rule (Widrow & Hoff 1960): each measured step moves the three numbers as
+little as explains RATE of what it was off. It needs no history, cannot become singular when all steps look alike, and
+keeps what long phases of nothing but writing do not tell. A step that took more than twice what was expected, or less
+than half, counts as just that: a machine that slept through a step says nothing about the next.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+BULK_ROWS_MIN = 64
+"""Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
+EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
+RATE = 0.25
+SURPRISE_MAX = 2.0
+FIRST_STEPS = 4
+"""Steps of a kind that say how fast the machine is, before it is asked what is fast on it."""
+TRUSTED_STEPS = 20
+OPTIMISM = 0.5
+"""What is predicted to take longer than its caller waits is tried all the same, unless half of it would be too long."""
+_ROW_UNIT, _PAIR_UNIT = 32, 32_768  # so that one unit of either costs about the same
+_SECONDS_MIN = 1e-9
+
+
+class Fit:
+    """The cost of one kind of step."""
+
+    __slots__ = ("base", "per_pair", "per_row", "steps")
+
+    def __init__(self, base: float, per_row: float, per_pair: float) -> None:
+        """Start with a guess, in seconds; the first steps keep its proportions and learn its scale."""
+        self.base, self.per_row, self.per_pair = base, per_row, per_pair
+        self.steps = 0
+
+    def cost(self, rows: int, pairs: float) -> float:
+        """Return the seconds that such a step takes."""
+        return self.base + self.per_row * rows + self.per_pair * pairs
+
+    def affordable(self, seconds: float, depth: int) -> int:
+        """Return how many rows of one lane, behind `depth` tokens, these seconds add to a step."""
+        if seconds <= 0:
+            return 0
+        row = self.per_row + self.per_pair * depth
+        return int(2 * seconds / (row + sqrt(row * row + 2 * self.per_pair * seconds)))
+
+    def scale(self, ratio: float) -> None:
+        """Make everything dearer by a factor."""
+        self.base *= ratio
+        self.per_row *= ratio
+        self.per_pair *= ratio
+
+    def cap(self, other: Fit) -> None:
+        """Make a row no dearer than it is there: what is held to be dear is not tried, and would never be corrected."""
+        self.per_row = min(self.per_row, other.per_row)
+        self.per_pair = min(self.per_pair, other.per_pair)
+
+    def learn(self, rows: int, pairs: float, seconds: float) -> float:
+        """Take a measured step; return the factor by which the whole scale moved."""
+        expected = self.cost(rows, pairs)
+        self.steps += 1
+        if self.steps <= FIRST_STEPS:
+            ratio: float = (max(seconds, _SECONDS_MIN) / expected) ** (1 / self.steps)
+            self.scale(ratio)
+            return ratio
+        seconds = min(max(seconds, expected / SURPRISE_MAX), expected * SURPRISE_MAX)
+        x, y = rows / _ROW_UNIT, pairs / _PAIR_UNIT
+        off = RATE * (seconds - expected) / (1 + x * x + y * y)
+        self.base = max(self.base + off, _SECONDS_MIN)
+        self.per_row = max(self.per_row + off * x / _ROW_UNIT, _SECONDS_MIN)
+        self.per_pair = max(self.per_pair + off * y / _PAIR_UNIT, 0.0)
+        return 1.0
+
+
+def pairs_of(rows: int, depth: int) -> float:
+    """Return how many pairs that many new tokens behind `depth` others are."""
+    return rows * (depth + rows / 2)
+
+
+class Costs:
+    """The cost of steps of either kind."""
+
+    def __init__(self) -> None:
+        """Start with a model of 135 million weights on two cores of a server; whatever it is instead shows at once."""
+        self.small = Fit(0.003, 0.0016, 9e-7)
+        self.bulk = Fit(0.010, 0.0011, 4e-7)
+
+    @property
+    def known(self) -> bool:
+        """True once a step has been measured."""
+        return bool(self.small.steps or self.bulk.steps)
+
+    def cost(self, rows: int, pairs: float) -> float:
+        """Return the seconds that such a step takes."""
+        return (self.small if rows < BULK_ROWS_MIN else self.bulk).cost(rows, pairs)
+
+    def learn(self, rows: int, pairs: float, seconds: float) -> None:
+        """Take a measured step."""
+        fit, other = (self.small, self.bulk) if rows < BULK_ROWS_MIN else (self.bulk, self.small)
+        ratio = fit.learn(rows, pairs, seconds)
+        if not other.steps:
+            other.scale(ratio)
+        if fit is self.small:
+            other.cap(fit)
+
+    def alone(self, rows: int, depth: int, chunk: int) -> float:
+        """Return the seconds that so many tokens of one job take in steps of `chunk` rows with nobody beside it."""
+        fit = self.small if chunk < BULK_ROWS_MIN or rows < BULK_ROWS_MIN else self.bulk
+        return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * pairs_of(rows, depth)
+
+    def in_time(self, rows: int, depth: int, chunk: int, seconds: float) -> bool:
+        """Tell whether so many tokens may be computed within these seconds: only a sure No is a No."""
+        trusted = self.small.steps + self.bulk.steps >= TRUSTED_STEPS
+        return seconds > (OPTIMISM * self.alone(rows, depth, chunk) if trusted else 0.0)

@@ -1,0 +1,127 @@
+"""edge_agent/engine/runtimes/llama/rates.py"""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine.runtimes.llama.rates import (
+    BULK_ROWS_MIN,
+    EXACT_ROWS_MAX,
+    FIRST_STEPS,
+    TRUSTED_STEPS,
+    Costs,
+    Fit,
+    pairs_of,
+)
+
+# Seconds of a step, of a row and of a pair: a server's core, a small board, a card.
+MACHINES = {"server": (0.004, 0.0016, 9e-7), "board": (0.09, 0.02, 4e-6), "card": (0.002, 2e-5, 1e-9)}
+
+
+def served(machine: str, steps: int, noise: random.Random) -> Costs:
+    """Return what is learnt from streams and prompts on a machine whose steps vary by a tenth."""
+    costs, truth = Costs(), Fit(*MACHINES[machine])
+    for step in range(steps):
+        rows = 1 + noise.randrange(8) if step % 3 else 16 + noise.randrange(48)
+        pairs = pairs_of(rows, noise.randrange(2000))
+        costs.learn(rows, pairs, truth.cost(rows, pairs) * noise.uniform(0.9, 1.1))
+    return costs
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_cost_of_steps_is_learnt_on_any_machine(machine: str) -> None:
+    """After 150 steps the cost of a prompt's step is known to a quarter, on machines that differ a thousandfold."""
+    costs, truth = served(machine, 150, random.Random(7)), Fit(*MACHINES[machine])
+    for rows, depth in ((16, 100), (40, 500), (63, 1500)):
+        pairs = pairs_of(rows, depth)
+        assert costs.cost(rows, pairs) == pytest.approx(truth.cost(rows, pairs), rel=0.25)
+
+
+def test_the_first_step_tells_how_fast_the_machine_is() -> None:
+    """One measured step sets the scale of all that is guessed, of bulk steps as well."""
+    costs = Costs()
+    guessed, bulk = costs.cost(16, 128), costs.cost(200, 0)
+    costs.learn(16, 128, 10 * guessed)
+    assert costs.cost(16, 128) == pytest.approx(10 * guessed)
+    assert costs.cost(200, 0) == pytest.approx(10 * bulk)
+
+
+def test_a_step_during_which_the_machine_slept_changes_little() -> None:
+    """An hour in one step makes the next prediction at most a quarter dearer, and ten more steps mend it."""
+    costs = served("server", 100, random.Random(1))
+    before = costs.cost(60, 20_000)
+    costs.learn(60, 20_000, 3600.0)
+    assert before <= costs.cost(60, 20_000) <= 1.26 * before
+    for _ in range(10):
+        costs.learn(60, 20_000, before)
+    assert costs.cost(60, 20_000) == pytest.approx(before, rel=0.05)
+
+
+def test_a_machine_that_became_ten_times_slower_is_followed() -> None:
+    """A throttled processor is known after twenty steps."""
+    costs = served("server", 100, random.Random(2))
+    slow = 10 * costs.cost(60, 20_000)
+    for _ in range(20):
+        costs.learn(60, 20_000, slow)
+    assert costs.cost(60, 20_000) == pytest.approx(slow, rel=0.2)
+
+
+def test_what_bulk_steps_are_held_to_cost_is_mended_by_small_ones() -> None:
+    """A row of a bulk step that was measured at a bad moment costs no more than a row of a small step soon."""
+    costs = served("server", 100, random.Random(3))
+    for _ in range(8):
+        costs.learn(200, 20_000, 60.0)
+    costs.learn(40, 800, 0.07)
+    assert costs.bulk.per_row <= costs.small.per_row
+
+
+@given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 100_000), st.floats(0, 1e6)), max_size=40))
+def test_costs_are_never_negative_and_grow_with_rows(steps: list[tuple[int, int, float]]) -> None:
+    """Whatever is measured, a step costs more than nothing, and more rows never cost less."""
+    costs = Costs()
+    for rows, depth, seconds in steps:
+        costs.learn(rows, pairs_of(rows, depth), seconds)
+    for few, many in pairwise((1, 8, EXACT_ROWS_MAX)):
+        assert 0 < costs.cost(few, pairs_of(few, 100)) <= costs.cost(many, pairs_of(many, 100))
+    assert 0 < costs.cost(BULK_ROWS_MIN, 0) <= costs.cost(256, 0)
+
+
+@given(st.sampled_from(sorted(MACHINES)), st.floats(1e-4, 2.0), st.integers(0, 100_000))
+def test_affordable_rows_fit_and_one_more_does_not(machine: str, seconds: float, depth: int) -> None:
+    """As many rows as these seconds allow are given, to the row."""
+    fit = Fit(*MACHINES[machine])
+
+    def added(rows: int) -> float:
+        return fit.cost(rows, pairs_of(rows, depth)) - fit.base
+
+    rows = fit.affordable(seconds, depth)
+    assert added(rows) <= seconds * 1.000001
+    assert seconds <= added(rows + 1) * 1.000001
+
+
+def test_no_time_affords_no_rows() -> None:
+    """Time that is used up buys nothing."""
+    assert [0, 0] == [Costs().small.affordable(seconds, 10) for seconds in (0.0, -1.0)]
+
+
+def test_a_job_is_given_up_only_for_sure() -> None:
+    """A caller who waits for less than half of what is predicted is told at once, and only by measured figures."""
+    costs, truth = Costs(), Fit(*MACHINES["server"])
+    needed = truth.cost(63, pairs_of(63, 0)) * 1000 / 63
+    assert costs.in_time(1000, 0, EXACT_ROWS_MAX, 0.01)
+    for _ in range(TRUSTED_STEPS + FIRST_STEPS):
+        costs.learn(63, pairs_of(63, 0), truth.cost(63, pairs_of(63, 0)))
+    predicted = costs.alone(1000, 0, EXACT_ROWS_MAX)
+    assert predicted > needed, "tokens that stand deeper cost more"
+    assert costs.in_time(1000, 0, EXACT_ROWS_MAX, 0.51 * predicted)
+    assert not costs.in_time(1000, 0, EXACT_ROWS_MAX, 0.49 * predicted)
+
+
+def test_time_that_is_over_is_over() -> None:
+    """Nothing can be computed in no time, measured or not."""
+    assert not Costs().in_time(1, 0, EXACT_ROWS_MAX, 0.0)
