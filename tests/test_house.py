@@ -205,10 +205,9 @@ PURE = (
     *(f"edge_agent.field.{name}" for name in ("drift", "evidence", "figures", "observed")),
     *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
-    *(
-        f"edge_agent.report.{name}"
-        for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "timing", "words")
-    ),
+    *(f"edge_agent.web.gateway.{name}" for name in ("answers", "asking", "reading", "refusals", "schemas")),
+    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness")),
+    *(f"edge_agent.report.{name}" for name in ("svg", "timing", "words")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------

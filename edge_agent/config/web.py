@@ -56,7 +56,9 @@ class WebConfig(Section):
     )
     body_bytes_max: int = Field(default=4 * 2**20, ge=1024, le=2**30, description="Largest request, in bytes.")
     request_seconds_max: Seconds = Field(
-        default=30, description="Longest time until an answer begins, in seconds, the request's own way included."
+        default=30,
+        description="Longest time until an answer begins, in seconds, the request's own way included; under /v1 that"
+        " way alone.",
     )
     silent_seconds_max: Seconds = Field(
         default=20, description="Longest wait for a request on an open connection, in seconds; then it is closed."

@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from edge_agent.client import CallFailed
+from edge_agent.web import gateway
 from edge_agent.web.daemon import Daemon
 from edge_agent.web.gate import Gate, Rules
 from edge_agent.web.pages import charts, entry, overview, review
@@ -23,13 +24,14 @@ STATIC = Path(__file__).parent / "static"
 
 def application(daemon: Daemon, rules: Rules, session_seconds_max: float) -> ASGIApp:
     """Put it together; create it inside the running event loop, as the daemon's clients."""
-    app = Starlette(routes=routes(), exception_handlers={CallFailed: failed, HTTPException: missing})
+    calls = gateway.routes(daemon.devices) if daemon.devices else ()
+    app = Starlette(routes=[*routes(), *calls], exception_handlers={CallFailed: failed, HTTPException: missing})
     app.state.daemon, app.state.rules, app.state.session_seconds_max = daemon, rules, session_seconds_max
     return Gate(app, rules)
 
 
 def routes() -> list[BaseRoute]:
-    """Return every route; the gateway's only where this console may infer."""
+    """Return the routes for people; the gateway's are only where this console may infer."""
     return [
         Route("/healthz", health),
         Mount("/static", StaticFiles(directory=STATIC)),

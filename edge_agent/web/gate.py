@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.config import Role
 from edge_agent.formats.certificates import Certificate
 from edge_agent.web import visitors
+from edge_agent.web.gateway import refusals
 from edge_agent.web.origin import SAFE_METHODS, is_ours
 from edge_agent.web.seal import Seal
 from edge_agent.web.visitors import Visitor
@@ -82,6 +82,8 @@ class Gate:
             body = _Body(receive, self._rules.body_bytes_max)
             async with asyncio.timeout(self._rules.request_seconds_max) as clock:
                 answer.begun = lambda: clock.reschedule(None)
+                if scope["path"].startswith(API):  # a call that is here has its caller's deadline: gateway/calls.py
+                    body.ended = answer.begun
                 await self._app(scope, body, answer)
         except Refused as refused:
             await answer.instead(self._refusal(scope, refused), scope, receive)
@@ -126,8 +128,9 @@ class Gate:
     def _refusal(self, scope: Scope, refused: Refused) -> Response:
         """Say no in the words of who asks: a program gets JSON, a browser without a session the way in."""
         if scope["path"].startswith(API):
-            error: dict[str, Any] = {"message": refused.message, "type": refused.reason.lower(), "code": refused.reason}
-            return JSONResponse({"error": error}, refused.status, _SHOW if refused.status == 401 else None)
+            said = refusals.Refused(refused.message, reason=refused.reason)
+            said.status = refused.status
+            return JSONResponse(said.plain(), said.status, said.headers() | (_SHOW if said.status == 401 else {}))
         if refused.status == 401 and self._rules.certified is None:
             if Headers(scope=scope).get("hx-request"):
                 return PlainTextResponse("", 401, {"hx-redirect": "/login"})
@@ -153,9 +156,12 @@ class _Body:
         self._receive = receive
         self._bytes_max = bytes_max
         self._bytes = 0
+        self.ended: Callable[[], object] = lambda: None
 
     async def __call__(self) -> Message:
         message = await self._receive()
+        if not message.get("more_body"):
+            self.ended()
         self._bytes += len(message.get("body", b""))
         if self._bytes > self._bytes_max:
             raise _too_large(self._bytes_max)

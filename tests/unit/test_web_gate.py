@@ -1,6 +1,7 @@
 """The console's gate: who is let in, what is refused, and what every answer carries."""
 
 import asyncio
+import contextlib
 import re
 from typing import Any
 
@@ -33,6 +34,7 @@ class Behind:
         self.visitors: list[Visitor | None] = []
         self.stuck = False
         self.begins = False
+        self.takes_seconds = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.visitors.append(scope.get("visitor"))
@@ -43,6 +45,8 @@ class Behind:
             await asyncio.Event().wait()
         while (await receive())["more_body"]:
             pass
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), self.takes_seconds)
         if not self.begins:
             await send(start)
         await send({"type": "http.response.body", "body": b"inside"})
@@ -97,7 +101,7 @@ async def test_a_program_gets_its_refusal_in_json():
     """Under /v1 a refusal is the JSON that clients of OpenAI's API read, and names the way of showing a token."""
     answered = await tried("/v1/models")
     assert (401, "Bearer") == (answered.status, answered.headers["www-authenticate"])
-    assert '"code":"TOKEN_MISSING"' in answered.text
+    assert '"type":"authentication_error","param":null,"code":"TOKEN_MISSING"' in answered.text
 
 
 @pytest.mark.parametrize("host", ["evil.example:8390", "127.0.0.1:80", "127.0.0.1", "", "localhost:8390.evil.example"])
@@ -210,6 +214,14 @@ async def test_a_request_has_a_time():
     behind = Behind()
     behind.stuck = True
     assert 504 == (await ask(gate(behind, seconds=0.02), "/", "GET", BEARER)).status
+
+
+async def test_a_call_of_a_program_that_has_come_has_a_deadline_of_its_own():
+    """Under /v1 the bound is on the request's way: how long a model may write is its caller's to say."""
+    behind = Behind()
+    behind.takes_seconds = 0.1
+    assert 200 == (await ask(gate(behind, seconds=0.05), "/v1/x", "POST", BEARER, b"asked")).status
+    assert 504 == (await ask(gate(behind, seconds=0.05), "/", "GET", BEARER)).status
 
 
 async def test_an_answer_that_has_begun_may_take_its_time():
