@@ -1,6 +1,6 @@
 """The llama engine beside llama-server: streams, first tokens, labels, records, stalls; minutes for each model.
 
-    python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]...
+    python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]... [--rounds N]
 
 Both have the same model loaded, with the same threads, context and attention; one of them computes at a time, by turns.
 Without --model it is SmolLM2-135M, at each quantization or those named. The first time, llama-server is built, which
@@ -17,18 +17,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from benchmarks.llama import building, figures, playing, weights
+from benchmarks.llama import building, figures, parts, playing, weights
 
 
 def measure() -> Iterator[Bar]:
     """Play each model; what is asked for on the command line."""
     asked = _arguments().parse_args()
-    parts = asked.part or playing.PARTS
+    wanted = playing.Wanted(asked.part or playing.PARTS, asked.rounds)
     programs = building.programs()
     yield figures.machine()
     files = asked.model or [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]
     for file in files:
-        yield from playing.play(file, programs, parts)
+        yield from playing.play(file, programs, wanted)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -36,6 +36,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
     parser.add_argument("--part", action="append", choices=playing.PARTS, help="only this; may be given several times")
     parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="a GGUF file of your own")
+    parser.add_argument("--rounds", type=int, default=parts.ROUNDS, help="pairs of each bar; fewer are less sure")
     types = weights.QUANTIZATIONS
     parser.add_argument("--quantization", action="append", choices=types, help="of SmolLM2-135M; otherwise all three")
     return parser

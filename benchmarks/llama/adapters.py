@@ -13,7 +13,7 @@ from gguf import GGUFReader
 
 from benchmarks.bars import Bar
 from benchmarks.llama import goals, tasks
-from benchmarks.llama.comparing import Figure, Pair, compared
+from benchmarks.llama.comparing import Figure, Goal, Pair, compared
 from benchmarks.llama.sides import Ours
 from benchmarks.llama.streams import rate
 from benchmarks.llama.tasks import Task
@@ -26,7 +26,7 @@ ROUNDS, CALLS, TOKENS = 8, 48, 50
 ENGINE = {"device": "cpu", "cpu_threads": len(os.sched_getaffinity(0)), "sequences_max": goals.CLIENTS}
 
 
-def measure(weights: Path, folder: Path) -> list[Bar]:
+def measure(weights: Path, folder: Path, rounds_max: int) -> list[Bar]:
     """Install the same two tasks with each adapter; clients take the adapters by turns, or all take the first one."""
     if not fits(weights):
         why = {"why": "the adapters of this benchmark fit SmolLM2-135M only"}
@@ -37,7 +37,8 @@ def measure(weights: Path, folder: Path) -> list[Bar]:
     writing = [replace(tasks.WRITE, name=f"writer-{n}", adapter=each) for n, each in enumerate(files)]
     with RunningDaemon(folder / "site", engine=ENGINE) as daemon:
         daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in (*scoring, *writing)))
-        return asyncio.run(_measured(daemon, scoring, writing, weights.stem))
+        found = asyncio.run(_measured(daemon, scoring, writing, min(ROUNDS, rounds_max)))
+    return [compared(goal, [Pair(*each) for each in rounds], weights.stem) for goal, rounds in found.items()]
 
 
 def fits(weights: Path) -> bool:
@@ -48,31 +49,34 @@ def fits(weights: Path) -> bool:
     return len(layers) == gguf_adapter.LAYERS and set(layers.values()) == {wanted}
 
 
-async def _measured(daemon: RunningDaemon, scoring: list[Task], writing: list[Task], model: str) -> list[Bar]:
-    texts = [text for text, _ in pos_intents.train() + pos_intents.held_out()]
+async def _measured(
+    daemon: RunningDaemon, scoring: list[Task], writing: list[Task], rounds: int
+) -> dict[Goal, list[list[float]]]:
     async with AsyncClient(daemon.inference) as client:
         with daemon.admin() as admin:
             ours = Ours(client, admin)
-            classified = [partial(_classified, ours, each, texts) for each in (scoring, scoring[:1])]
-            written = [partial(_written, ours, each, texts) for each in (writing, writing[:1])]
+            classified = [partial(_classified, ours, scoring), partial(_classified, ours, scoring[:1])]
+            written = [partial(_written, ours, writing), partial(_written, ours, writing[:1])]
             for system in (*classified, *written):
-                await system(0)
-            pairs = {
-                goals.ADAPTERS_CLASSIFY: await take_turns(ROUNDS, classified),
-                goals.ADAPTERS_GENERATE: await take_turns(ROUNDS, written),
+                await system(rounds)  # warm
+            return {
+                goals.ADAPTERS_CLASSIFY: await take_turns(rounds, classified),
+                goals.ADAPTERS_GENERATE: await take_turns(rounds, written),
             }
-    return [compared(goal, [Pair(*each) for each in found], model) for goal, found in pairs.items()]
 
 
-async def _classified(ours: Ours, of: Sequence[Task], texts: Sequence[str], number: int) -> float:
+async def _classified(ours: Ours, of: Sequence[Task], number: int) -> float:
     calls = [partial(ours.classify, of[client % len(of)]) for client in range(goals.CLIENTS)]
-    return await calls_per_second(calls, _some(texts, number, CALLS))
+    return await calls_per_second(calls, _texts(len(of), number, CALLS))
 
 
-async def _written(ours: Ours, of: Sequence[Task], texts: Sequence[str], number: int) -> float:
-    each = enumerate(_some(texts, number, goals.CLIENTS))
+async def _written(ours: Ours, of: Sequence[Task], number: int) -> float:
+    each = enumerate(_texts(len(of), number, goals.CLIENTS))
     return rate(await asyncio.gather(*(ours.write(of[n % len(of)], text, TOKENS) for n, text in each)))
 
 
-def _some(texts: Sequence[str], number: int, count: int) -> list[str]:
-    return [texts[(number * count + place) % len(texts)] for place in range(count)]
+def _texts(adapters: int, number: int, count: int) -> list[str]:
+    """Return texts that nobody was asked about before."""
+    sentences = [text for text, _ in pos_intents.train() + pos_intents.held_out()]
+    places = range(number * count, number * count + count)
+    return [f"{place} for {adapters}: {sentences[place % len(sentences)]}" for place in places]

@@ -1,7 +1,8 @@
-"""llama-server and llama-bench, of the very commit that the agent runs, built once into .cache/llama-server/VERSION.
+"""llama-server and llama-bench, of the very commit that the agent runs, built once into .cache/llama-server.
 
-Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as that
-package's wheel is: optimized, for this machine's processor, with OpenMP, and with what CMAKE_ARGS says.
+Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as
+scripts/setup builds that package's wheel: optimized, for this machine's processor but for AVX512-FP16 (decision 0022),
+with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,9 @@ FLAGS = (
     *("-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF"),
     *("-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"),
 )
+BUILD = 1
+"""As scripts/setup numbers the wheel: another one is built with other flags."""
+WITHOUT = "-mno-avx512fp16"
 _SHOWN_EVERY = 10  # percent
 _PROGRESS = re.compile(r"^\[\s*(?:(\d+)%|(\d+)/(\d+))\]")
 _INSIDE = f"llama_cpp_python-{converter.VERSION}/vendor/llama.cpp/"
@@ -43,7 +48,7 @@ class Programs:
 
 def programs(cache: Path = CACHE) -> Programs:
     """Return the programs; the first time, that takes minutes."""
-    folder = cache / converter.VERSION
+    folder = cache / f"{converter.VERSION}-{BUILD}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as name:
@@ -68,7 +73,7 @@ def _build(folder: Path) -> Path:
     build = folder / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))
-    _run(["cmake", "-S", str(source), "-B", str(build), *generator, *FLAGS, *extra])
+    _run(["cmake", "-S", str(source), "-B", str(build), *generator, *FLAGS, *extra], _compiler_flags())
     _run(["cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", *PROGRAMS])
     made = folder / "made"
     made.mkdir()
@@ -77,17 +82,31 @@ def _build(folder: Path) -> Path:
     return made
 
 
+def _compiler_flags() -> dict[str, str]:
+    """Return the environment of cmake with the flag in it, where the compiler knows that."""
+    known = [os.environ.get("CC", "cc"), WITHOUT, "-E", "-x", "c", os.devnull]
+    if subprocess.run(known, check=False, capture_output=True).returncode != 0:  # noqa: S603 - the compiler
+        return {}
+    return {name: f"{os.environ.get(name, '')} {WITHOUT}".strip() for name in ("CFLAGS", "CXXFLAGS")}
+
+
 def _unpacked(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, [each for each in tar if each.name.startswith(_INSIDE)], filter="data")
     return folder / _INSIDE
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> None:
     """Run a step; what it says is shown when it fails, and otherwise how far it is."""
-    pipe = subprocess.PIPE
     lines, shown = [], 0
-    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603 - cmake
+    started = subprocess.Popen(  # noqa: S603 - cmake
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    with started as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)

@@ -18,7 +18,7 @@ from benchmarks.llama.tasks import Task
 from benchmarks.llama.texts import Texts
 from benchmarks.llama.turns import calls_per_second, p50_ms, take_turns
 
-STREAM_ROUNDS, ROUNDS, STALL_ROUNDS = 12, 12, 5
+ROUNDS, STALL_ROUNDS = 12, 5
 BLOCK, RECORD_BLOCK = 8, 5
 MANY_CALLS = 48
 WARM_CALLS = 4
@@ -37,6 +37,8 @@ class Match:
     bare: BareScorer
     texts: Texts
     prefix_tokens: int
+    rounds_max: int = ROUNDS
+    """Fewer than ROUNDS for a look that need not be sure."""
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -46,6 +48,10 @@ class Match:
     def judge(self, goal: Goal, found: Sequence[Sequence[float]]) -> Comparison:
         """Hold what two systems measured against a goal."""
         return compared(goal, [Pair(*round_) for round_ in found], self.model)
+
+    def rounds(self, wanted: int = ROUNDS) -> int:
+        """Return how many pairs to measure."""
+        return min(wanted, self.rounds_max)
 
     def blocks(self, rounds: int, size: int) -> list[list[str]]:
         """Return texts that are TEXT_TOKENS long behind the prefix, what stands behind the input included."""
@@ -68,12 +74,12 @@ async def generate(match: Match) -> list[Bar]:
         return rate(written)
 
     for streams, goal in goals.GENERATE.items():
-        prompts = [[tasks.story(match.texts) for _ in range(streams)] for _ in range(STREAM_ROUNDS)]
+        prompts = [[tasks.story(match.texts) for _ in range(streams)] for _ in range(match.rounds())]
         warm = [[tasks.story(match.texts)]]
         for side in match.sides:
             await together(side, warm, 0)
         bars.append(
-            match.judge(goal, await take_turns(STREAM_ROUNDS, [partial(together, s, prompts) for s in match.sides]))
+            match.judge(goal, await take_turns(match.rounds(), [partial(together, s, prompts) for s in match.sides]))
         )
     short = sum(share < SHORTER for share in shares) / len(shares)
     about = {"why": "ours stops where the model ends its text; llama-server is told not to"}
@@ -86,17 +92,19 @@ async def first_token(match: Match) -> list[Bar]:
     async def block(side: Side, blocks: list[list[str]], number: int) -> float:
         return median([1000 * (await side.write(tasks.CONTINUE, text, 1)).first for text in blocks[number]])
 
-    blocks = match.blocks(ROUNDS, BLOCK)
+    blocks = match.blocks(match.rounds(), BLOCK)
     for side in match.sides:
         await block(side, match.blocks(1, WARM_CALLS), 0)
     return [
-        match.judge(goals.FIRST_TOKEN, await take_turns(ROUNDS, [partial(block, side, blocks) for side in match.sides]))
+        match.judge(
+            goals.FIRST_TOKEN, await take_turns(match.rounds(), [partial(block, side, blocks) for side in match.sides])
+        )
     ]
 
 
 async def classify(match: Match) -> list[Bar]:
     """One client, beside the bare decode, too; then with a prompt that has no examples in it."""
-    blocks = match.blocks(ROUNDS, BLOCK)
+    blocks = match.blocks(match.rounds(), BLOCK)
     asks = [partial(_classify_block, side, tasks.CLASSIFY) for side in match.sides]
     for ask in asks:
         await ask(match.blocks(1, WARM_CALLS), 0)
@@ -105,7 +113,7 @@ async def classify(match: Match) -> list[Bar]:
         return match.bare.p50_ms([tasks.input_of(tasks.CLASSIFY, text) for text in blocks[number]])
 
     systems: list[Callable[[int], Awaitable[float]]] = [*(partial(ask, blocks) for ask in asks), bare]
-    found = await take_turns(ROUNDS, systems)
+    found = await take_turns(match.rounds(), systems)
     return [
         match.judge(goals.CLASSIFY, [(ours, theirs) for ours, theirs, _ in found]),
         match.judge(goals.CLASSIFY_BARE, [(ours, decode) for ours, _, decode in found]),
@@ -114,21 +122,23 @@ async def classify(match: Match) -> list[Bar]:
 
 async def short_prompt(match: Match) -> list[Bar]:
     """Ours against ours: what a model gains that was fine-tuned and needs no examples in its prompt."""
-    fresh = [match.blocks(ROUNDS, BLOCK) for _ in range(2)]
+    fresh = [match.blocks(match.rounds(), BLOCK) for _ in range(2)]
     of = (tasks.CLASSIFY_SHORT, tasks.CLASSIFY)
     systems = [partial(_classify_block, match.ours, task, blocks) for task, blocks in zip(of, fresh, strict=True)]
-    return [match.judge(goals.SHORT_PROMPT, await take_turns(ROUNDS, systems))]
+    return [match.judge(goals.SHORT_PROMPT, await take_turns(match.rounds(), systems))]
 
 
 async def classify_many(match: Match) -> list[Bar]:
     """Clients that each ask about one text after the other."""
-    blocks = match.blocks(ROUNDS, MANY_CALLS)
+    blocks = match.blocks(match.rounds(), MANY_CALLS)
 
     async def clients(side: Side, number: int) -> float:
         return await calls_per_second([partial(side.classify, tasks.CLASSIFY)] * goals.CLIENTS, blocks[number])
 
     return [
-        match.judge(goals.CLASSIFY_MANY, await take_turns(ROUNDS, [partial(clients, side) for side in match.sides]))
+        match.judge(
+            goals.CLASSIFY_MANY, await take_turns(match.rounds(), [partial(clients, side) for side in match.sides])
+        )
     ]
 
 
@@ -142,19 +152,19 @@ async def extract(match: Match) -> list[Bar]:
 
     for side in match.sides:
         await side.extract(tasks.EXTRACT, match.texts.opening())
-    found = await take_turns(len(blocks), [partial(block, side) for side in match.sides])
+    found = await take_turns(match.rounds(len(blocks)), [partial(block, side) for side in match.sides])
     return [match.judge(goals.EXTRACT, found)]
 
 
 async def stalls(match: Match) -> list[Bar]:
     """A stream runs; a long prompt arrives: how long the one stands still, and how long the other waits."""
-    rounds = range(STALL_ROUNDS)
-    prompts = [(tasks.story(match.texts), match.texts.long(goals.LONG_TOKENS)) for _ in rounds]
+    rounds = match.rounds(STALL_ROUNDS)
+    prompts = [(tasks.story(match.texts), match.texts.long(goals.LONG_TOKENS)) for _ in range(rounds)]
 
     async def disturbed(side: Side, number: int) -> tuple[float, float]:
         return await _disturbed(side, *prompts[number])
 
-    found = await take_turns(STALL_ROUNDS, [partial(disturbed, side) for side in match.sides])
+    found = await take_turns(rounds, [partial(disturbed, side) for side in match.sides])
     return [
         match.judge(goals.STALL, [(ours[0], theirs[0]) for ours, theirs in found]),
         match.judge(goals.LONG_PROMPT, [(ours[1], theirs[1]) for ours, theirs in found]),

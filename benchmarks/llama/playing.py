@@ -54,24 +54,33 @@ class Table:
     settings: Settings
     programs: Programs
     texts: Texts
+    rounds_max: int
 
 
-def play(weights: Path, programs: Programs, wanted: Sequence[str]) -> Iterator[Bar]:
+@dataclass(frozen=True)
+class Wanted:
+    """What to measure."""
+
+    parts: Sequence[str]
+    rounds_max: int
+
+
+def play(weights: Path, programs: Programs, wanted: Wanted) -> Iterator[Bar]:
     """Run the wanted parts with a model; each part's bars as soon as they are known."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        beside = [part for part in PARTS if part in wanted and part != ADAPTERS]
+        beside = [part for part in PARTS if part in wanted.parts and part != ADAPTERS]
         if beside:
-            with _laid(weights, programs, folder) as table:
+            with _laid(weights, programs, folder, wanted.rounds_max) as table:
                 yield from figures.told(table.settings, table.details)
                 for part in beside:
                     yield from asyncio.run(_played(table, part))
-        if ADAPTERS in wanted:
-            yield from adapters.measure(weights, folder / ADAPTERS)
+        if ADAPTERS in wanted.parts:
+            yield from adapters.measure(weights, folder / ADAPTERS, wanted.rounds_max)
 
 
 @contextmanager
-def _laid(weights: Path, programs: Programs, folder: Path) -> Iterator[Table]:
+def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int) -> Iterator[Table]:
     """Start both sides, ours first: llama-server is set up as the engine says that it is."""
     with ExitStack() as stack:
         daemon = stack.enter_context(RunningDaemon(folder / "site", engine=ENGINE))
@@ -88,7 +97,7 @@ def _laid(weights: Path, programs: Programs, folder: Path) -> Iterator[Table]:
         server = stack.enter_context(LlamaServer(programs.server, settings, folder / "llama-server.log"))
         bare = stack.enter_context(BareScorer(settings))
         texts = Texts([text for text, _ in pos_intents.train() + pos_intents.held_out()], server.count)
-        yield Table(daemon, engine.details, server, bare, settings, programs, texts)
+        yield Table(daemon, engine.details, server, bare, settings, programs, texts, rounds_max)
 
 
 async def _played(table: Table, part: str) -> list[Bar]:
@@ -104,5 +113,6 @@ async def _played(table: Table, part: str) -> list[Bar]:
                 bare=table.bare,
                 texts=table.texts,
                 prefix_tokens=count(prefix),
+                rounds_max=table.rounds_max,
             )
             return await (COMPARED[part](match) if part in COMPARED else REPORTED[part](match, table))
