@@ -60,7 +60,7 @@ def section(rows: Sequence[Row]) -> str:
             "",
             *_machine(rows),
             "",
-            "Ours / theirs: the median of the pairs and its 95 % confidence interval.",
+            "Ours / theirs: the median of the pairs and its 95 % confidence interval. **Bold**: misses its limit.",
             "",
             *_table(["", "must be", *names], held),
             "",

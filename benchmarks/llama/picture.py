@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 _INK, _GREY, _LIMIT = "#222222", "#8a8a8a", "#c53030"
 _COLOURS = ("#2b6cb0", "#2f855a", "#dd6b20", "#6b46c1", "#b83280")
-_TICKS = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+_TICKS = (0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5)
 _TITLES = {
     "higher": "Throughput: ours / llama-server, to the right is better",
     "lower": "Waiting: ours / llama-server, to the left is better",
@@ -57,9 +57,8 @@ def _panel(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
         colour = _COLOURS[models.index(row["model"]) % len(_COLOURS)]
         axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.55)
         axes.plot(row["value"], y, "o", color=colour, markersize=5.5)
-        axes.annotate(
-            f"{row['value']:.2f}", (row["high"], y), (6, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        at = axes.get_yaxis_transform()  # beside the panel, where nothing is drawn
+        axes.text(1.01, y, f"{row['value']:.2f}", color=colour, fontsize=8, va="center", transform=at)
     _limits(axes, {row["bar"]: row["limit"] for row in rows}, bars)
     axes.axvline(1, color=_GREY, linewidth=1)
     axes.set_yticks([-place for place in range(len(bars))], bars, fontsize=9)
@@ -90,8 +89,8 @@ def _legend(models: Sequence[str]) -> list[Line2D]:
 
 
 def _span(rows: Sequence[Row]) -> tuple[float, float]:
-    """Return the bounds of the axis: all that is drawn, with some room for the numbers."""
+    """Return the bounds of the axis: all that is drawn, with some room around it."""
     drawn = [row[end] for row in rows for end in ("low", "high", "limit") if row[end]] + [1.0]
     low, high = math.log(min(drawn)), math.log(max(drawn))
     margin = 0.08 * max(high - low, 0.3)
-    return math.exp(low - margin), math.exp(high + 1.6 * margin)
+    return math.exp(low - margin), math.exp(high + margin)
