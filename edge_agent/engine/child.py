@@ -15,7 +15,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Child:
         self._mail = select.poll()
         self._mail.register(sock, select.POLLIN)
         self._splitter = protocol.FrameSplitter()
+        self._inbox: deque[protocol.ToChild] = deque()
         self._runtime: runtimes.Runtime | None = None
         self._spec = protocol.Load(runtime="")
         self._progress_at = 0.0
@@ -66,12 +68,25 @@ class Child:
 
     def _receive(self) -> None:
         """Handle what is in the mailbox; wait for it only when there is nothing to compute."""
-        if self._busy() and not self._mail.poll(0):
-            return
+        if not self._inbox and (not self._busy() or self._mail.poll(0)):
+            self._read()
+        while self._inbox:
+            self._handle(self._inbox.popleft())
+
+    def _read(self) -> None:
+        """Put what has come into the inbox."""
         data = self._socket.recv(RECEIVE_BYTES)
-        self._stopped = not data
-        for body in self._splitter.feed(data):
-            self._handle(protocol.decode_to_child(body))
+        self._stopped = self._stopped or not data
+        self._inbox.extend(map(protocol.decode_to_child, self._splitter.feed(data)))
+
+    def hear(self, jobs: Collection[str]) -> bool:
+        """Read while a step computes, on another thread; tell whether one of its jobs is not wanted any more."""
+        if self._stopped:
+            return True
+        known = len(self._inbox)
+        self._read()
+        fresh = [self._inbox[place] for place in range(known, len(self._inbox))]
+        return self._stopped or any(isinstance(each, protocol.Cancel) and each.job_id in jobs for each in fresh)
 
     def _step(self) -> None:
         assert self._runtime is not None
@@ -102,7 +117,7 @@ class Child:
     def _load(self, message: protocol.Load) -> protocol.Ready:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
         runtime = runtimes.create(message.runtime)
-        runtime.mailbox = self._socket.fileno()
+        runtime.mailbox, runtime.hear = self._socket.fileno(), self.hear
         confined = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
         if message.device != "cpu" and confined.landlock != "on":
             said = "what opens a device for writing needs Landlock to keep it from other files"

@@ -14,7 +14,7 @@ Contract (tests/contract/test_runtimes.py holds every runtime to it):
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, cast
 
 from edge_agent.engine.protocol import CacheUse, Event, Load, Run
@@ -27,7 +27,10 @@ class Runtime(Protocol):
     device: str
     mailbox: int
     """Descriptor that is readable when the caller has something to say, -1 for none: a step that only waits, because
-    others compute for it, ends then. A step that computes itself takes no notice of it."""
+    others compute for it, ends then."""
+    hear: Callable[[Collection[str]], bool]
+    """Reads the mailbox while a step computes, from another thread; true when one of these jobs was cancelled, or the
+    caller is gone. What was read is acted on after the step."""
 
     def load(self, spec: Load) -> dict[str, str]:
         """Load the base; return details for status. Raises ModelLoadFailed."""

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Found, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed
+from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 
@@ -44,6 +44,7 @@ class EchoRuntime:
     """Splits on white space: a word is a token."""
 
     mailbox = -1
+    hear = staticmethod(hear_nothing)
 
     def __init__(self) -> None:
         """Start with nothing loaded."""

@@ -23,7 +23,7 @@ import tokenizers
 
 from edge_agent.engine.protocol import Done, Event, Load, Run
 from edge_agent.engine.runtimes import onnx_outputs
-from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed
+from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing
 from edge_agent.engine.runtimes.onnx_batch import ROWS_MAX, Row, chosen
 from edge_agent.engine.runtimes.onnx_need import need_of
 from edge_agent.engine.runtimes.onnx_outputs import Floats
@@ -64,6 +64,7 @@ class OnnxRuntime:
     """One session, and the bundles that share it."""
 
     mailbox = -1
+    hear = staticmethod(hear_nothing)
 
     def __init__(self) -> None:
         """Start with nothing loaded."""

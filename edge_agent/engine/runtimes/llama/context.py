@@ -149,18 +149,18 @@ class Context:
         for part in parts:
             used = self._fill(used, part) if isinstance(part, Rows) else self._fill_branches(used, part)
         self._batch.n_tokens = used
-        self._stop[0] = b"\0"
         code = llama.llama_decode(self._pointer, self._batch)
         if code == 0:
             return
         if code == _ABORTED:
+            self._stop[0] = b"\0"
             raise Aborted
         if code in _COMPUTE_FAILED and self._on_device:
             raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")
         raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
 
     def abort(self) -> None:
-        """End the batch that another thread is computing, between two nodes of its graph."""
+        """End the batch that another thread is computing, between two nodes of its graph; without one, the next."""
         self._stop[0] = b"x"
 
     def _fill(self, start: int, part: Rows) -> int:

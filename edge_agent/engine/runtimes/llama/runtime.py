@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, failed
+from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing
 from edge_agent.engine.runtimes.llama import backends, header
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
@@ -22,6 +23,7 @@ from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Aborted, Part
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
+from edge_agent.engine.runtimes.llama.interruption import Interruption
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
@@ -32,6 +34,8 @@ from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.record_schema import Schema
 
 WARM_UP_TEXT = "Hello"
+LONG_ROWS = 17
+"""A step of fewer rows is over before a listener has heard anything."""
 
 Job = Scoring | Generation | Extraction
 
@@ -40,6 +44,7 @@ class LlamaRuntime:
     """One GGUF base and the bundles attached to it."""
 
     mailbox = -1
+    hear = staticmethod(hear_nothing)
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
@@ -51,6 +56,7 @@ class LlamaRuntime:
         self._model: Model
         self._cache: Cache
         self._adapters: Adapters
+        self._interruption: Interruption | None = None
         self._need: Need
         self._available = 0
         self._bundles: dict[str, Bundle] = {}
@@ -84,6 +90,8 @@ class LlamaRuntime:
             model.close()
             raise
         self._model, self._loaded, self.device = model, True, place.name
+        if self.mailbox >= 0:
+            self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
         self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
@@ -200,6 +208,8 @@ class LlamaRuntime:
             self._end(job_id)
         self._bundles.clear()
         self._tokens = None
+        if self._interruption is not None:
+            self._interruption.close()
         if self._loaded:
             self._adapters.close()
             self._cache.close()
@@ -243,7 +253,8 @@ class LlamaRuntime:
             exact = [job.place for job in jobs if job.exact and job.place]
             self._cache.settle(exact)
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
-            self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
+            with self._interruptible(turns):
+                self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
         except (ModelFailed, Aborted) as stopped:
             self._cache.drop_forks()
             for job in jobs:
@@ -255,6 +266,12 @@ class LlamaRuntime:
             return self._collect(turns, parts)
         finally:
             self._cache.drop_forks()
+
+    def _interruptible(self, turns: list[tuple[Job, int]]) -> AbstractContextManager[None]:
+        """Let a step that may take long end when one of its jobs is cancelled."""
+        if self._interruption is None or sum(rows for _, rows in turns) < LONG_ROWS:
+            return nullcontext()
+        return self._interruption.during({job.run.job_id for job, _ in turns})
 
     def _collect(self, turns: list[tuple[Job, int]], parts: list[list[Part]]) -> list[Event]:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""

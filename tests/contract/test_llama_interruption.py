@@ -1,0 +1,118 @@
+"""Steps that end early because somebody in them is not wanted any more, on a real model."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
+from edge_agent.engine.runtimes.llama.context import ROWS_MAX
+from edge_agent.engine.runtimes.llama.interruption import Interruption
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, finish, make
+
+
+class Talker:
+    """The caller's end of a mailbox: what is said stays to be read, so that it is heard until it is taken back."""
+
+    def __init__(self) -> None:
+        self._near, self.far = socket.socketpair()
+        self.dice: random.Random | None = None
+        self.ends_left = 12
+        self.heard: list[Collection[str]] = []
+
+    def say(self) -> None:
+        self._near.send(b"x")
+
+    def take_back(self) -> None:
+        self.far.recv(1)
+
+    def hear(self, jobs: Collection[str]) -> bool:
+        self.heard.append(set(jobs))
+        ends = self.dice is None or (self.ends_left > 0 and self.dice.random() < 0.001)
+        self.ends_left -= ends
+        return ends
+
+    def close(self) -> None:
+        self._near.close()
+        self.far.close()
+
+
+@pytest.fixture
+def talker() -> Iterator[Talker]:
+    talker = Talker()
+    yield talker
+    talker.close()
+
+
+@pytest.fixture
+def runtime(talker: Talker) -> Iterator[LlamaRuntime]:
+    runtime = LlamaRuntime()
+    runtime.mailbox, runtime.hear = talker.far.fileno(), talker.hear
+    runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, sequences_max=4))
+    runtime.attach("c", make(), {})
+    runtime.attach("g", CHAT, {})
+    yield runtime
+    runtime.close()
+
+
+def steps(runtime: LlamaRuntime, count: int) -> list[Event]:
+    return [event for _ in range(count) for event in runtime.step()]
+
+
+def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker: Talker) -> None:
+    """Nothing comes of it and nothing is lost: the other job gives the answer that it gives alone."""
+    for job_id in ("kept", "gone"):
+        runtime.submit(Run(job_id=job_id, digest="c", text=LONG))
+    talker.say()
+    assert [] == steps(runtime, 2)
+    assert {"kept", "gone"} == {job_id for jobs in talker.heard for job_id in jobs}
+    assert all(job.computed <= len(job.bundle.prompt.tokens) + ROWS_MAX for job in runtime._jobs.values())
+    talker.take_back()
+    assert ["CANCELLED"] == [event.reason for event in runtime.cancel("gone") if isinstance(event, Failed)]
+    (done,) = finish(runtime)
+    runtime.submit(Run(job_id="alone", digest="c", text=LONG))
+    (alone,) = finish(runtime)
+    assert isinstance(alone, Done)
+    assert isinstance(done, Done)
+    assert (alone.scores, alone.label_mass) == (done.scores, done.label_mass)
+
+
+def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) -> None:
+    """Steps of prompts, of labels' branches and of streams, ended at random points, are done again to the same bit."""
+    texts = [SHORT, LONG, "Hi", LONG[:230]]
+    talker.dice = random.Random(3)
+    talker.say()
+    for i, text in enumerate(texts * 2):
+        runtime.submit(Run(job_id=str(i), digest="c", text=text))
+    runtime.submit(Run(job_id="g", digest="g", text=LONG, output_tokens_max=5))
+    done = {event.job_id: event for event in finish(runtime) if isinstance(event, Done)}
+    assert talker.ends_left < 12
+    talker.ends_left = 0
+    for i, text in enumerate(texts * 2):
+        runtime.submit(Run(job_id="alone", digest="c", text=text))
+        (alone,) = finish(runtime)
+        assert isinstance(alone, Done)
+        assert alone.scores == done[str(i)].scores
+
+
+def test_short_steps_are_not_listened_to(runtime: LlamaRuntime, talker: Talker) -> None:
+    """A step of few rows is over before anything could be heard."""
+    talker.say()
+    runtime.submit(Run(job_id="c", digest="c", text="Hi"))
+    assert ["c"] == [event.job_id for event in finish(runtime) if isinstance(event, Done)]
+    assert [] == talker.heard
+
+
+def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
+    """Closing ends the thread, whether somebody spoke or not; nothing is ended that no block is around."""
+    ended: list[str] = []
+    listener = Interruption(talker.far.fileno(), talker.hear, lambda: ended.append("step"))
+    with listener.during({"a"}):
+        pass
+    talker.say()
+    listener.close()
+    assert [] == ended
