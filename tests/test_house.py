@@ -198,7 +198,8 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spending", "uplink.connectivity", "uplink.bandwidth")),
     *(f"edge_agent.{name}" for name in ("uplink.plan", "uplink.faults", "uplink.stored", "enrol.judging")),
     *(f"edge_agent.{name}" for name in ("formats.kit", "formats.plan", "formats.repository", "formats.rollout")),
-    *(f"edge_agent.{name}" for name in ("update.machine", "update.probation")),
+    *(f"edge_agent.{name}" for name in ("update.machine", "update.probation", "report.timing")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler")),
     *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
@@ -206,8 +207,7 @@ PURE = (
     *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
     *(f"edge_agent.web.gateway.{name}" for name in ("answers", "asking", "reading", "refusals", "schemas")),
-    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness")),
-    *(f"edge_agent.report.{name}" for name in ("svg", "timing", "words")),
+    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "words")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, St
 PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
 PROBER = "watchdog"  # a client like others, so that it waits for a turn of each and not for their queues
+SECONDS_MIN = 0.001  # of a deadline that has passed: 0 would be none
 TRIES_MAX = 3  # of one job, when its child was killed from outside each time
 
 _probes = itertools.count()
@@ -79,6 +80,7 @@ class Job:
 
     run: protocol.Run
     ticket: Ticket
+    deadline: float
     events: Mailbox = field(default_factory=Mailbox)
     sent_at: float = 0.0
     computed: Computed = BY_CPU
@@ -240,7 +242,8 @@ class Jobs:
     def _take(self, run: protocol.Run, deadline: float, priority: int, client: str) -> Job:
         now = _now()
         self._quarantine.check(run, now)
-        job = Job(run, Ticket(run.job_id, now, priority, client=client))
+        run.priority = priority
+        job = Job(run, Ticket(run.job_id, now, priority, client=client), deadline)
         if self._running or self._waiting or not self._child.ready():
             self._waiting.add(job.ticket)
             self._jobs[run.job_id] = job
@@ -254,6 +257,7 @@ class Jobs:
 
     def _start(self, job: Job, now: float) -> None:
         job.sent_at = now
+        job.run.seconds = max(job.deadline - now, SECONDS_MIN)
         job.computed = self.computed
         job.tries += 1
         self._running[job.run.job_id] = job

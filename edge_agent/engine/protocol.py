@@ -84,6 +84,10 @@ class Run(Message, tag="run"):
     temperature: float = 0.0
     seed: int = 0
     stops: tuple[str, ...] = ()
+    priority: int = 0
+    """0 is first; of what the child has at once."""
+    seconds: float = 0.0
+    """What is left of the time that its caller waits, when it is sent; 0 = no limit."""
 
 
 class Cancel(Message, tag="cancel"):

@@ -9,6 +9,8 @@ import pytest
 from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Fit, pairs_of
 from edge_agent.engine.runtimes.llama.scheduler import (
     ALONE_SECONDS,
+    BULK_ROWS_LEAST,
+    BULK_SECONDS_MAX,
     QUANTUM_SECONDS,
     ROWS_MIN,
     STEP_SECONDS,
@@ -20,6 +22,7 @@ from edge_agent.engine.runtimes.llama.scheduler import (
 
 FAST = Fit(0.001, 1e-5, 0.0)
 SERVER = Fit(0.004, 0.0016, 9e-7)
+SLOW = Fit(0.02, 0.002, 4e-7)
 BOARD = Fit(0.09, 0.02, 4e-6)
 
 
@@ -58,8 +61,8 @@ def test_a_step_before_any_measurement_is_small() -> None:
 
 def test_streams_come_before_prompts() -> None:
     """Every stream gets its row beside a long prompt, which gets the rows that fit into the time of a step."""
-    scheduler = taught(SERVER)
-    plan = scheduler.plan([prompt("prompt", depth=2000), *map(stream, "abc")], 1.0)
+    scheduler = taught(SERVER, EXACT_ROWS_MAX)
+    plan = scheduler.plan([prompt("prompt", depth=4000), *map(stream, "abc")], 1.0)
     rows = rows_of(plan)
     assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
     pairs = sum(pairs_of(count, lane.depth) for lane, count in plan)
@@ -70,7 +73,7 @@ def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
     """Behind more tokens fewer rows fit into the same time."""
     sizes = [
         rows_of(taught(SERVER, bulk_rows=0).plan([stream("a"), prompt("p", depth=depth)], 1.0))["p"]
-        for depth in (0, 2000, 4000, 20_000)
+        for depth in (0, 4000, 8000, 100_000)
     ]
     assert sizes == sorted(set(sizes), reverse=True)
     assert ROWS_MIN == sizes[-1], "but never so small that it does not get anywhere"
@@ -128,6 +131,19 @@ def test_a_branch_of_labels_is_computed_whole() -> None:
 def test_prompts_whose_result_may_vary_are_read_in_bulk() -> None:
     """Without an exact lane a step has up to 256 rows."""
     assert 256 == sum(rows_of(taught(FAST).plan([stream("a"), prompt("p")], 1.0)).values())
+
+
+def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
+    """Where few rows fit into the time of a step there are 128, which cost half of what they would in small steps."""
+    costs, scheduler = taught(SLOW).costs, taught(SLOW)
+    plan = scheduler.plan([stream("a"), prompt("p", depth=2000)], 1.0)
+    assert {"a": 1, "p": BULK_ROWS_LEAST - 1} == rows_of(plan)
+    assert STEP_SECONDS < costs.cost(BULK_ROWS_LEAST, pairs_of(BULK_ROWS_LEAST, 2000)) < BULK_SECONDS_MAX
+
+
+def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
+    """Where 64 rows would take more than BULK_SECONDS_MAX, prompts are read in small steps."""
+    assert ROWS_MIN == rows_of(taught(BOARD).plan([stream("a"), prompt("p", depth=9000)], 1.0))["p"]
 
 
 def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:

@@ -114,7 +114,7 @@ class Costs:
         fit = self.small if chunk < BULK_ROWS_MIN or rows < BULK_ROWS_MIN else self.bulk
         return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * pairs_of(rows, depth)
 
-    def in_time(self, rows: int, depth: int, chunk: int, seconds: float) -> bool:
-        """Tell whether so many tokens may be computed within these seconds: only a sure No is a No."""
+    def in_time(self, alone: float, seconds: float) -> bool:
+        """Tell whether what takes so long may be done within these seconds: only a sure No is a No."""
         trusted = self.small.steps + self.bulk.steps >= TRUSTED_STEPS
-        return seconds > (OPTIMISM * self.alone(rows, depth, chunk) if trusted else 0.0)
+        return seconds > (OPTIMISM * alone if trusted else 0.0)

@@ -18,6 +18,7 @@ from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing
 from edge_agent.engine.runtimes.llama import backends, header
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
+from edge_agent.engine.runtimes.llama.admission import Admission
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Aborted, Part
@@ -27,9 +28,9 @@ from edge_agent.engine.runtimes.llama.interruption import Interruption
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
-from edge_agent.engine.runtimes.llama.scheduler import Scheduler
+from edge_agent.engine.runtimes.llama.scheduler import Lane, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
-from edge_agent.errors import ModelFailed, ModelLoadFailed
+from edge_agent.errors import DeadlineExpired, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.record_schema import Schema
 
@@ -64,6 +65,7 @@ class LlamaRuntime:
         self._sequences = 0
         self._tokens: Tokens | None = None
         self._scheduler = Scheduler(ROWS_MAX)
+        self._admission = Admission()
 
     def load(self, spec: Load) -> dict[str, str]:
         """Load weights and allocate the context, if memory holds them.
@@ -191,7 +193,11 @@ class LlamaRuntime:
         """Compute one batch."""
         events = self._admit()
         started = time.perf_counter()
-        plan = self._scheduler.plan([job.lane() for job in self._jobs.values() if job.place is not None], started)
+        lanes = [job.lane() for job in self._jobs.values() if job.place is not None]
+        for lane in [lane for lane in lanes if not lane.decoding and self._scheduler.hopeless(lane, started)]:
+            lanes.remove(lane)
+            events.append(_too_late(lane, self._scheduler.alone(lane), started))
+        plan = self._scheduler.plan(lanes, started)
         turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
@@ -222,22 +228,30 @@ class LlamaRuntime:
         self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
 
     def _admit(self) -> list[Event]:
-        """Give waiting jobs a place, oldest first; return those that cannot have one."""
+        """Give waiting jobs a place, as `admission.py` says; return those that cannot have one."""
+        waiting = [job for job in self._jobs.values() if job.place is None]
         events: list[Event] = []
-        for job in self._jobs.values():
-            if job.place is None:
-                try:
-                    entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
-                except ModelFailed as error:
-                    events.append(failed(job.run.job_id, error))
-                    continue
-                if entered is None:
-                    break
-                job.start(*entered)
+        if waiting:
+            waiting.sort(key=lambda job: turn_of(job.came_at, job.run.priority))
+            self._admission.admit([job.run.job_id for job in waiting], lambda key: self._enter(key, events))
         return events
+
+    def _enter(self, job_id: str, events: list[Event]) -> bool:
+        """Tell whether a job is no longer waiting: it has a place, or has failed."""
+        job = self._jobs[job_id]
+        try:
+            entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
+        except ModelFailed as error:
+            events.append(failed(job_id, error))
+            return True
+        if entered is not None:
+            job.start(*entered)
+        return entered is not None
 
     def _compute(self, turns: list[tuple[Job, int]]) -> list[Event]:
         """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed."""
+        if not turns:  # nobody found a place who could be in time
+            return []
         try:
             return self._batch(turns)
         except ModelFailed as error:
@@ -294,3 +308,10 @@ class LlamaRuntime:
         if job.place is not None:
             self._cache.leave(job.place)
         job.close()
+
+
+def _too_late(lane: Lane, seconds: float, now: float) -> Event:
+    """End a job that would cost others time, and come to nothing."""
+    left = max(lane.deadline - now, 0.0)
+    said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s"
+    return failed(lane.key, DeadlineExpired(f"{said}; the caller waits for another {left:.1f} s"))

@@ -3,11 +3,11 @@
 A step computes lanes of one adapter group, because adapters belong to the whole batch, and
 
 - lanes that write come first, one row each, so that streams stay smooth;
-- the others share what time is left, who has waited longest first: STEP_SECONDS while anybody writes or several wait,
-  ALONE_SECONDS for a lone prompt;
+- the others share what time is left, who has waited longest first: STEP_SECONDS where several lanes want to move,
+  ALONE_SECONDS for a lone prompt (decision 0023);
 - a step with a row of a lane that is `exact` in it has at most EXACT_ROWS_MAX rows, so that the result does not depend
-  on who else is there. Without one it may have `bulk_rows`, which computes long prompts twice as fast. Who has waited
-  longest decides which; lanes that write and are exact miss no two steps in a row.
+  on who else is there. Without one it may have `bulk_rows`, which computes long prompts twice as fast, and for that it
+  may take BULK_SECONDS_MAX. Who has waited longest decides; lanes that write and are exact miss no two steps in a row.
 
 A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
 
@@ -28,8 +28,11 @@ from typing import NamedTuple
 
 from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Costs, Fit, pairs_of
 
-STEP_SECONDS = 0.15
+STEP_SECONDS = 0.2
 ALONE_SECONDS = 0.5
+BULK_ROWS_LEAST = 128
+BULK_SECONDS_MAX = 0.8
+"""So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
 PRIORITY_SECONDS = 1.0
 BULK_ROWS = 256
 WRITING_ROWS_MAX = 32
@@ -67,13 +70,18 @@ class Lane(NamedTuple):
     """Likewise; 0 = none."""
 
 
+def turn_of(since: float, priority: int) -> float:
+    """Return who goes first: whoever has the smallest. Both are of someone who waits."""
+    return since + priority * PRIORITY_SECONDS
+
+
 class Scheduler:
     """Plans one step after the other."""
 
     def __init__(self, bulk_rows: int = BULK_ROWS) -> None:
         """Take the most rows of a step without exact lanes; at most EXACT_ROWS_MAX = there are no bulk steps."""
         self.costs = Costs()
-        self._bulk_rows = bulk_rows
+        self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._now = 0.0
         self._since: dict[str, float] = {}
         """Since when each lane waits, later by what its priority costs: who has the least is first."""
@@ -93,7 +101,7 @@ class Scheduler:
         self._arrive(lanes, max(now, self._now + _TICK))
         plan = self._share(self._of_one_group(lanes), lone=len(lanes) == 1)
         self._moved = {lane.key: rows for lane, rows in plan}
-        self._was_bulk = sum(self._moved.values()) >= BULK_ROWS_MIN
+        self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
     def measured(self, plan: Plan, seconds: float) -> None:
@@ -114,10 +122,15 @@ class Scheduler:
         """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
         return self.costs.cost(rows, pairs)
 
+    def alone(self, lane: Lane) -> float:
+        """Return the seconds that the rows of a lane would take with nobody beside it."""
+        return self.costs.alone(lane.rows, lane.depth, EXACT_ROWS_MAX if lane.exact else self._bulk_rows)
+
     def hopeless(self, lane: Lane, now: float) -> bool:
         """Tell whether a lane is too late even if it had the machine for itself from now on."""
-        chunk = EXACT_ROWS_MAX if lane.exact else max(self._bulk_rows, EXACT_ROWS_MAX)
-        return lane.deadline > 0 and not self.costs.in_time(lane.rows, lane.depth, chunk, lane.deadline - now)
+        if not lane.deadline:
+            return False
+        return not self.costs.in_time(self.alone(lane), lane.deadline - now)
 
     def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
@@ -125,12 +138,12 @@ class Scheduler:
         for lane in lanes:
             key = lane.key
             if key in self._moved:
-                since[key] = now + lane.priority * PRIORITY_SECONDS
+                since[key] = turn_of(now, lane.priority)
             elif key in before:
                 since[key] = before[key]
             else:
                 came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
-                since[key] = came + lane.priority * PRIORITY_SECONDS
+                since[key] = turn_of(came, lane.priority)
         self._since, self._now = since, now
 
     def _turn(self, lane: Lane) -> float:
@@ -165,10 +178,12 @@ class Scheduler:
 
     def _read(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
-        long = [lane for lane in prompts if self._is_long(lane, seconds)]
+        long = [lane for lane in prompts if self._is_long(lane)]
         if self._bulk_is_due([*writing, *prompts], long):
-            plan = self._bulk(writing, prompts, seconds)
-            if sum(rows for _, rows in plan) >= BULK_ROWS_MIN:
+            plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
+            if _rows_of(plan) < BULK_ROWS_LEAST:
+                plan = self._bulk(writing, prompts, BULK_ROWS_LEAST, BULK_SECONDS_MAX)
+            if _rows_of(plan) >= BULK_ROWS_MIN:
                 return plan
         elif long:  # they wait for a step in which they cost half
             prompts = [lane for lane in prompts if lane not in long]
@@ -177,16 +192,16 @@ class Scheduler:
     def _small(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
         return _filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
 
-    def _bulk(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
+    def _bulk(self, writing: Sequence[Lane], prompts: Sequence[Lane], most: int, seconds: float) -> Plan:
         riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
-        return _filled(riders, _inexact(prompts), self.costs.bulk, self._bulk_rows, seconds)
+        return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
 
-    def _is_long(self, lane: Lane, seconds: float) -> bool:
+    def _is_long(self, lane: Lane) -> bool:
         """Tell whether a bulk step is worth while for this prompt alone."""
         if lane.exact or lane.rows < BULK_ROWS_MIN or self._bulk_rows < BULK_ROWS_MIN:
             return False
         bulk = self.costs.bulk
-        return bulk.affordable(seconds - bulk.base, lane.depth) >= BULK_ROWS_MIN
+        return bulk.affordable(BULK_SECONDS_MAX - bulk.base, lane.depth) >= BULK_ROWS_MIN
 
     def _bulk_is_due(self, lanes: Sequence[Lane], long: Sequence[Lane]) -> bool:
         """Tell whether the next step may be too large for exact lanes."""
@@ -199,6 +214,10 @@ class Scheduler:
 
     def _oldest(self, lanes: Sequence[Lane], most: int) -> Sequence[Lane]:
         return lanes if len(lanes) <= most else sorted(lanes, key=self._turn)[:most]
+
+
+def _rows_of(plan: Plan) -> int:
+    return sum(rows for _, rows in plan)
 
 
 def _inexact(lanes: Sequence[Lane]) -> Sequence[Lane]:

@@ -41,6 +41,9 @@ class Job:
     place: Place | None = None
     computed: int = 0
     input_tokens: int = field(init=False)
+    came_at: float = field(init=False)
+    deadline: float = field(init=False)
+    """0 = none."""
     kept: bool = False
     """Its prompt has been offered to others."""
     _rows: int = field(init=False, default=0)
@@ -49,8 +52,10 @@ class Job:
     _prefilled: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        """Count the prompt."""
+        """Count the prompt, and note when it came."""
         self.input_tokens = len(self.tokens)
+        self.came_at = time.perf_counter()
+        self.deadline = self.came_at + self.run.seconds if self.run.seconds else 0.0
 
     @property
     def pending(self) -> int:
@@ -79,7 +84,9 @@ class Job:
 
     def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False) -> Lane:
         """Return what could be computed now: `least` to `rows` rows."""
-        return Lane(self.run.job_id, self.bundle.group, rows, least, decoding, self.exact, self.computed)
+        run, group = self.run, self.bundle.group
+        asked = (run.priority, self.came_at, self.deadline)
+        return Lane(run.job_id, group, rows, least, decoding, self.exact, self.computed, *asked)
 
     def take_tokens(self, rows: int) -> Rows:
         """Return the next tokens to compute."""
