@@ -79,7 +79,7 @@ class Gate:
         answer = _Answer(send)
         try:
             self._admit(scope, Headers(scope=scope))
-            body = _Body(receive, self._rules.body_bytes_max)
+            body = _Body(receive, self._rules.body_bytes_max, answer)
             async with asyncio.timeout(self._rules.request_seconds_max) as clock:
                 answer.begun = lambda: clock.reschedule(None)
                 if scope["path"].startswith(API):  # a call that is here has its caller's deadline: gateway/calls.py
@@ -152,7 +152,8 @@ def _made_here(visitor: Visitor, headers: Headers, seal: Seal) -> bool:
 class _Body:
     """Hands on what a visitor sends, up to a size."""
 
-    def __init__(self, receive: Receive, bytes_max: int) -> None:
+    def __init__(self, receive: Receive, bytes_max: int, answer: _Answer) -> None:
+        self._answer = answer
         self._receive = receive
         self._bytes_max = bytes_max
         self._bytes = 0
@@ -164,6 +165,7 @@ class _Body:
             self.ended()
         self._bytes += len(message.get("body", b""))
         if self._bytes > self._bytes_max:
+            self._answer.shut = True
             raise _too_large(self._bytes_max)
         return message
 
@@ -174,9 +176,13 @@ class _Answer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._started = False
+        self.shut = False
+        """Nothing that is said inside is sent any more: an application makes an error of its own of a refusal."""
         self.begun: Callable[[], object] = lambda: None
 
     async def __call__(self, message: Message) -> None:
+        if self.shut:
+            return
         if message["type"] == "http.response.start":
             self._started = True
             self.begun()
@@ -187,6 +193,7 @@ class _Answer:
 
     async def instead(self, response: Response, scope: Scope, receive: Receive) -> None:
         """Answer otherwise, if nothing was answered yet."""
+        self.shut = False
         self.begun = lambda: None
         if not self._started:
             await response(scope, receive, self)

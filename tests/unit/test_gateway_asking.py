@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge_agent.client import BundleRef, Task
 from edge_agent.web.gateway import asking
@@ -194,3 +197,24 @@ def test_the_schema_of_a_record_may_say_what_the_task_keeps_to() -> None:
     found = unfit("EXTRACT", RECORD_SCHEMA, response_format=schema_format(other))
     assert ("response_format", True) == (found.param, "'colour', which is not in it" in found.message)
     assert "has no schema" in unfit("EXTRACT", response_format=schema_format(RECORD_SCHEMA)).message
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+WORDS = ("type", "text", "role", "content", "schema", "json_schema", "properties", "anyOf", "enum", "$ref", "$defs")
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=4), inner),
+    max_leaves=12,
+)
+SCHEMAS = VALUES.map(schema_format)
+NAMES = ("stream", "stream_options", "response_format", "edge_agent", "stop", "temperature", "tools", "n", "messages")
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3), st.none() | SCHEMAS)
+def test_whatever_is_asked_is_read_or_refused(more: dict[str, Any], wanted: Any) -> None:
+    """No body of JSON ends in anything else, nor what a task of any kind makes of it."""
+    body = {"model": "till", "messages": HELLO, **more, **({"response_format": wanted} if wanted else {})}
+    for kind in ("CLASSIFY", "EXTRACT", "GENERATE", "EMBED"):
+        with contextlib.suppress(Refused):
+            asking.completion(json.dumps(body).encode()).check(task(kind, RECORD_SCHEMA))

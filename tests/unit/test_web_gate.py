@@ -52,7 +52,7 @@ class Behind:
         await send({"type": "http.response.body", "body": b"inside"})
 
 
-def gate(behind: Behind, certified: Any = None, seconds: float = 5.0) -> Gate:
+def gate(behind: Any, certified: Any = None, seconds: float = 5.0) -> Gate:
     return Gate(behind, Rules(hosts("127.0.0.1:8390", ()), SEAL, certified, 100, seconds, lambda: NOW))
 
 
@@ -205,6 +205,22 @@ async def test_a_request_has_a_size(headers, body, status):
 async def test_a_request_in_parts_has_the_same_size():
     """A body whose length nobody said is refused where it grows over the limit."""
     assert 413 == (await tried("/v1/x", "POST", BEARER, sent_in_parts(b"x" * 60, b"x" * 60))).status
+
+
+async def test_what_an_application_makes_of_a_refusal_is_not_sent():
+    """One that answers 500 to whatever is raised inside it cannot say it of a body that is too large."""
+    behind = Behind()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await behind(scope, receive, send)
+        except Exception:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"Internal Server Error"})
+            raise
+
+    answered = await ask(gate(failing), "/v1/x", "POST", BEARER, sent_in_parts(b"x" * 60, b"x" * 60))
+    assert (413, True) == (answered.status, "MESSAGE_TOO_LARGE" in answered.text)
 
 
 async def test_a_request_has_a_time():

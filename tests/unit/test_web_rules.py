@@ -1,6 +1,9 @@
 """The console's rules: names, sessions, the token's file, roles, verdicts, and the reviewer's desk."""
 
+import asyncio
+import contextlib
 import os
+import socket
 import stat
 from datetime import UTC, datetime, timedelta
 
@@ -312,3 +315,19 @@ def test_sizes_and_words_read_as_people_say_them():
         words.sized(number) for number in (999, 1000, 2.5e6, 3e9, 1e12)
     ]
     assert "rolled back" == words.word("ROLLED_BACK")
+
+
+async def test_an_answer_does_not_wait_to_be_acknowledged():
+    """Connections send at once: with Nagle's delay the second half of each answer came 40 ms late."""
+    accepted = asyncio.get_running_loop().create_future()
+
+    class Accepts(asyncio.Protocol):
+        def connection_made(self, transport):
+            connection = transport.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    with contextlib.closing(listen("127.0.0.1:0")) as listening:
+        server = await asyncio.get_running_loop().create_server(Accepts, sock=listening)
+        with socket.create_connection(listening.getsockname()):
+            assert 0 != await asyncio.wait_for(accepted, 10)
+        server.close()
