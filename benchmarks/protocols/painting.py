@@ -32,7 +32,7 @@ def measure(predictions: int = PREDICTIONS) -> list[Bar]:
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         examples = {"collect": {"pos-intent": "local"}, "spool_bytes_max": 2**30}
-        with RunningDaemon(folder / "site", examples=examples) as daemon:
+        with RunningDaemon(folder / "site", examples=examples, engine={"queue_requests_max": BATCH}) as daemon:
             daemon.install(echo_bundle(folder / "pos", task={"limits": {"inputs_max": 1024}}))
             _fill(daemon, predictions)
             with RunningConsole(daemon) as console, Chromium(folder) as browser:
