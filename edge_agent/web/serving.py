@@ -91,7 +91,7 @@ def _server(config: WebConfig, app: ASGIApp, tls: Renewed | None) -> uvicorn.Con
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=config.connections_max,
+        limit_concurrency=config.connections_max + 1,  # the one that is told so counts, too
         timeout_keep_alive=int(max(1, config.silent_seconds_max)),
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
         h11_max_incomplete_event_size=16 * 1024,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edge_agent import certs
 from tests.bundles import echo_bundle
@@ -187,6 +188,54 @@ def test_visitors_come_with_certificates(tmp_path, console):
         before = served(secure)
         certs.write(site.server(), site.certificate, site.key, replace=True)
         assert before != served(secure)
+
+
+@pytest.mark.slow
+def test_a_console_may_be_elsewhere(tmp_path):
+    """Over the network the console shows what its own certificate may see, and says of the rest why it does not."""
+    site = TlsSite(tmp_path / "tls")
+    folder = remote(site, tmp_path / "console", "infer", "feedback")
+    settings = {**site.settings(), "examples": {"collect": {"pos": "local"}, "commit_seconds": 0.02}}
+    with RunningDaemon(tmp_path / "site", **settings) as daemon:
+        daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=LABELS))
+        with RunningConsole(daemon, remote_file=str(folder)) as console:
+            console.sign_in()
+            got = console.get("/").text
+            assert ("All is well" in got, "GetStatus needs admin" in got, "Engines" in got) == (True, True, False)
+            [one] = ask(console, "from elsewhere")
+            console.remember("edge_agent_reviewer=anna")
+            assert 200 == console.post("/review/judge", {"prediction_id": one, "say": "accept"}).status
+            assert [("anna", "accept", "")] == said_of(console, one)
+
+
+@pytest.mark.slow
+def test_connections_are_bounded(tmp_path, console):
+    """Over the bound a browser is told to try again later, and those that are in go on."""
+    with RunningConsole(console.daemon, connections_max=2, token_file=str(tmp_path / "t")) as narrow:
+        held = [http.client.HTTPConnection("127.0.0.1", narrow.port, timeout=20) for _ in range(2)]
+        assert [200, 200] == [status_of(each) for each in held]
+        assert 503 == narrow.get("/healthz").status
+        assert [200, 200] == [status_of(each) for each in held]
+        held[0].close()
+        eventually_sync(lambda: narrow.get("/healthz").status == 200)
+        held[1].close()
+
+
+def status_of(connection: http.client.HTTPConnection) -> int:
+    """Ask on a connection that stays open."""
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def remote(site: TlsSite, folder: Path, *roles: str) -> Path:
+    """Lay the remote.yaml of a client with these roles."""
+    folder.mkdir()
+    tls = site.client("console", *roles)
+    files = {"address": site.address, "ca": str(tls.ca), "certificate": str(tls.certificate), "key": str(tls.key)}
+    (folder / "remote.yaml").write_text(yaml.safe_dump(files))
+    return folder
 
 
 def context(site: TlsSite, name: str, *roles: str) -> ssl.SSLContext:
