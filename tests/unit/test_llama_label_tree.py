@@ -106,7 +106,7 @@ def test_a_thousand_labels_take_a_few_steps() -> None:
     """A thousand labels of 3 words from 10 are 110 rows, of which a cut into steps of 63 repeats one."""
     tree = tree_of(*((a, b, c) for a in range(10) for b in range(10, 20) for c in range(10)))
     assert [63, 48] == [len(chunk.tokens) for chunk in tree.chunks(63, 63)]
-    assert 110 == tree.rows(0)
+    assert [110, 0] == [tree.rows(0), tree.rows(len(tree.branches))]
 
 
 def test_labels_of_the_same_tokens_are_refused() -> None:
