@@ -60,6 +60,7 @@ class Daemon:
         self._changed = asyncio.Event()
         self._serving = True
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
+        self._engines.tuned = tasks.remembering(store.settings)
         self._activation = Activation(
             store,
             self._handles(),

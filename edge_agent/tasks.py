@@ -17,6 +17,8 @@ import structlog
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.trial import Asked, Loadable, trying
+from edge_agent.engine.tuned import Settings, Tuned
+from edge_agent.errors import EdgeAgentError
 from edge_agent.field.figures import Standing
 from edge_agent.formats.alarms import Alarm, RaisedAlarm
 from edge_agent.formats.document import timestamp
@@ -25,6 +27,7 @@ from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.journal import Progress
+from edge_agent.store.settings import SettingsFile
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update import hardware
@@ -38,6 +41,20 @@ log = structlog.get_logger("edge_agent.tasks")
 MESSAGE_CHARACTERS_MAX = 1000
 ModeBy = Literal["alarm", "operator", "plan", "configuration"]
 DEMOTABLE: tuple[Mode, ...] = ("hybrid", "local")
+
+
+def remembering(file: SettingsFile) -> Tuned:
+    """Return what engines remember of this machine, kept in a file; a disk that takes none of it is only said."""
+    tuned = Tuned(file.read())
+
+    def keep(settings: Settings) -> None:
+        try:
+            file.write(settings)
+        except EdgeAgentError as error:
+            log.warning("settings_not_kept", message=error.message)
+
+    tuned.keep = keep
+    return tuned
 
 
 def around(

@@ -38,8 +38,11 @@ class RunningDaemon:
         self._config = folder / "agent.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         store = {"allow_unsigned": True, **settings.pop("store", {})}
+        engine = {"tune": False, **settings.pop("engine", {})}  # what is measured differs from run to run
         self._config.write_text(
-            yaml.safe_dump({"store": store, "log": {"format": "json"}, "metrics": {"address": ""}, **settings})
+            yaml.safe_dump(
+                {"store": store, "engine": engine, "log": {"format": "json"}, "metrics": {"address": ""}, **settings}
+            )
         )
         self.inference = f"unix:{self.run_dir}/inference.sock"
         self.admin_target = f"unix:{self.run_dir}/admin.sock"

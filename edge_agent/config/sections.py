@@ -100,6 +100,10 @@ class EngineConfig(Section):
         ge=2**20,
         description="What one llama engine keeps of prompts that it has computed, in bytes.",
     )
+    tune: bool = Field(
+        default=True,
+        description="Measure at the first load of a llama model which settings suit the processor: about 2 s.",
+    )
     swap: Literal["overlap", "pause"] = Field(
         default="overlap",
         description="pause = the old version of a task stops before the new one loads: half the memory, and a gap.",

@@ -24,6 +24,7 @@ from edge_agent.engine.protocol import Attach, CacheUse, Chunk, Load, Run
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
 from edge_agent.engine.tally import Tally
+from edge_agent.engine.tuned import Tuned
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 
@@ -86,6 +87,7 @@ class EnginePool:
         self._modelless: set[str] = set()
         """Digests of bundles that only the large model answers."""
         self._threads = config.cpu_threads or cores.available()
+        self.tuned = Tuned()
         self._loading = asyncio.Lock()
 
     async def attach(
@@ -141,8 +143,9 @@ class EnginePool:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
 
-    def _measure_memory(self, load: Load) -> None:
+    def _prepare(self, load: Load) -> None:
         """Note what there is for an engine that is about to start, and whose last child is gone."""
+        load.settings = self.tuned.recall(load)
         pools = (self, self._beside, self._trial)
         used = sum(resident_bytes(pid) for pool in pools if pool for pid in pool.pids)
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
@@ -166,6 +169,7 @@ class EnginePool:
         )
         readable = [Path(each) for each in self._readable]
         self._trial = EnginePool(config, lambda: None, readable, beside=self, offered=self._offered)
+        self._trial.tuned = self.tuned
         try:
             yield self._trial
         finally:
@@ -299,6 +303,7 @@ class EnginePool:
                 kv_type=manifest.engine.kv_type,
                 sequences_max=self._config.sequences_max,
                 prompt_cache_bytes_max=self._config.prompt_cache_bytes_max,
+                tune=self._config.tune,
                 readable=self._readable,
                 memory_bytes_wanted=manifest.requires.memory_bytes,
                 device_index=_or_all(self._config.gpu_index),
@@ -307,10 +312,15 @@ class EnginePool:
             )
             name = f"{manifest.runtime}-{key[:8]}"
             placing = self._placing_for(manifest)
-            engine = Engine(name, load, self._config, self._quarantine, self._on_change, placing)
-            engine.before_start = partial(self._measure_memory, load)
+            engine = Engine(name, load, self._config, self._quarantine, self._changed, placing)
+            engine.before_start = partial(self._prepare, load)
             self._engines[key] = engine
         return self._engines[key]
+
+    def _changed(self) -> None:
+        for engine in self._engines.values():
+            self.tuned.note(engine.load, engine.details)
+        self._on_change()
 
     def _placing_for(self, manifest: Manifest) -> Placing:
         config, offered = self._config, self._offered(manifest.runtime)

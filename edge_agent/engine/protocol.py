@@ -20,6 +20,8 @@ FRAME_BYTES_MAX = 64 * 1024 * 1024
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
+REMEMBERED = ("threads", "flash_attention", "bulk_rows", "tuned_for", "tuning")
+"""Details of Ready that say which settings suit the processor, and for what they were measured."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -54,6 +56,10 @@ class Load(Message, tag="load"):
     """The most layers to compute there; -1 = all that fit."""
     prompt_cache_bytes_max: int = 64 * 2**20
     """What may be kept of prompts that were computed, in bytes, beside what jobs are using."""
+    tune: bool = False
+    """Try which settings suit the processor, unless `settings` say so for it."""
+    settings: dict[str, str] = {}
+    """Of an earlier Ready, those of its details that are named in REMEMBERED."""
     fallback: str = ""
     """Why it is not the device that was wanted, for a bundle that needs that one."""
 

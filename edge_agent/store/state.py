@@ -87,6 +87,7 @@ class State:
             StoreDamaged: not a database, damaged, written by a newer agent, or missing.
             StateDirUnwritable, StateDirInUse, DiskFull: it cannot be opened for writing.
         """
+        self.path = path
         self._db = Database(path, _schema_at(path), may_create=may_create)
         self.journal = Journal(self._db)
         self.trusted = Trusted(self._db)

@@ -49,6 +49,7 @@ from edge_agent.store.demotions import DemotionTable
 from edge_agent.store.journal import Journal, Progress
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.modes import ModeTable
+from edge_agent.store.settings import SettingsFile
 from edge_agent.store.state import BundleName, InstalledBundle, State, UnreadableBundle
 from edge_agent.store.trusted import Trusted
 
@@ -78,6 +79,7 @@ class Store:
         self._limits, self._now = limits, now
         self._closing = closing
         self._ballast = ballast
+        self.settings = SettingsFile(state.path.with_name("settings.json"))
 
     @classmethod
     def open(cls, state_dir: Path, limits: StoreLimits, now: Callable[[], float] = time.time) -> Store:

@@ -51,6 +51,8 @@ class Shape:
     threads: int
     rows: int = BULK_ROWS
     """The most in one batch."""
+    flash: bool = True
+    """Attention by llama.cpp's flash kernels; without them a score depends on its neighbours."""
 
 
 class Rows(NamedTuple):
@@ -98,7 +100,8 @@ class Context:
         params.n_outputs_max, params.n_outputs_max_per_seq = max(ROWS_MAX, shape.sequences), 0
         params.n_threads = params.n_threads_batch = shape.threads
         params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        flash = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if shape.flash else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = flash
         params.kv_unified = True
         # A layer computes where its weights are, however many rows there are: another place rounds differently.
         params.op_offload = False
@@ -136,6 +139,10 @@ class Context:
             one = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
             llama.llama_set_adapters_lora(self._pointer, one, 1, (ctypes.c_float * 1)(1.0))
         self._adapter = adapter
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from now on."""
+        llama.llama_set_n_threads(self._pointer, threads, threads)
 
     def decode(self, parts: Sequence[Part]) -> None:
         """Compute at most `Shape.rows` rows.

@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing
-from edge_agent.engine.runtimes.llama import backends, header
+from edge_agent.engine.runtimes.llama import backends, header, trying
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.admission import Admission
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
@@ -52,7 +52,7 @@ class LlamaRuntime:
         self.device = "cpu"
         ERRORS.install()  # before anything speaks: the daemon's log is JSON
         backends.load()
-        self._cpu_variant = backends.cpu_variant()
+        self._cpu_variant, self._processor = backends.cpu_variant(), trying.processor()
         self._loaded = False
         self._model: Model
         self._cache: Cache
@@ -87,7 +87,8 @@ class LlamaRuntime:
                     f"'context_tokens' is {spec.context_tokens}; "
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
-            self._cache = Cache(model, spec.sequences_max, shape, spec.prompt_cache_bytes_max)
+            tuned = trying.settle(spec, model, shape, f"{self._cpu_variant}, {self._processor}")
+            self._cache = Cache(model, spec.sequences_max, tuned.shape, spec.prompt_cache_bytes_max)
         except ModelLoadFailed:
             model.close()
             raise
@@ -97,9 +98,8 @@ class LlamaRuntime:
         self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
-        about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "threads": str(spec.threads)}
-        about["cpu_variant"] = self._cpu_variant
-        return model.describe() | about | need.details(spec.memory_bytes_max) | place.details
+        about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
+        return model.describe() | about | tuned.details() | need.details(spec.memory_bytes_max) | place.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.

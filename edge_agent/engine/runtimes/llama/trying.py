@@ -1,0 +1,205 @@
+"""Tries settings of llama.cpp on the loaded weights, for a moment, before their buffer is made. `tuning.py` decides."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edge_agent.engine.protocol import Load
+from edge_agent.engine.runtimes.llama import tuning
+from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.tuning import Limits, Trial, Tuned
+from edge_agent.errors import ModelFailed, ModelLoadFailed
+
+TRIES = 2
+"""The shortest time of so many counts: what else runs makes it longer, never shorter."""
+BUSY = "other programs were busy"
+_TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
+"""Tokens of the text, steps behind it, where it is cut, and tokens of another text."""
+_CELLS, _SEQUENCES = 768, 4
+
+
+def processor() -> str:
+    """Return the name of this machine's processor; empty where Linux does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
+    """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
+
+    `named` is the processor and its code.
+
+    Raises:
+        ModelLoadFailed: there is no memory for a small buffer.
+    """
+    key = tuning.key_of(spec, shape, named)
+    if not spec.tune or spec.device != "cpu":
+        return Tuned(shape, key, "off")
+    if kept := tuning.remembered(spec.settings, key, shape):
+        return Tuned(kept, key, "remembered", spec.settings.get("tuning", ""))
+    try:
+        return _Search(model, shape, limits or Limits()).run(key)
+    except ModelFailed as error:  # the first answer says what is wrong with it
+        return Tuned(shape, key, "off", error.message)
+
+
+class _Search:
+    """Tries one setting after the other, each on top of what was kept before."""
+
+    def __init__(self, model: Model, shape: Shape, limits: Limits) -> None:
+        self._model, self._best, self._limits = model, shape, limits
+        self._until = time.monotonic() + limits.seconds
+        self._notes: list[str] = []
+        self._usual: Logits
+        self._seconds = 0.0
+        """Of the usual work with the best settings so far."""
+
+    def run(self, key: str) -> Tuned:
+        with _opened(self._model, self._best) as bench:
+            bench.ask()  # the weights are read from the disk now
+            spent, started = time.process_time(), time.monotonic()
+            self._usual = bench.ask()
+            share = (time.process_time() - spent) / ((time.monotonic() - started) * self._best.threads)
+            if share < self._limits.share:
+                return Tuned(self._best, key, "put off", f"{BUSY}: {share:.0%} of the processor time was left")
+            self._seconds = self._shortest(bench.work)
+            self._threads(bench)
+        self._flash()
+        with _opened(self._model, self._best) as bench:
+            self._rows(bench)
+        return Tuned(self._best, key, "measured", "; ".join(self._notes))
+
+    def _shortest(self, work: Callable[[], None], tries: int = TRIES) -> float:
+        times = []
+        for _ in range(tries):
+            started = time.monotonic()
+            work()
+            times.append(time.monotonic() - started)
+            if time.monotonic() > self._until:
+                break
+        return min(times)
+
+    def _late(self, what: str, seconds: float) -> bool:
+        late = time.monotonic() + seconds > self._until
+        if late:
+            self._notes.append(f"{what}: no time to try")
+        return late
+
+    def _keeps(self, what: str, shape: Shape, bench: _Bench) -> None:
+        """Keep a setting that is faster and as good; note why not."""
+        trial = Trial(self._shortest(bench.work))
+        if not tuning.verdict(self._seconds, trial):  # it is faster: is it right?
+            found = bench.ask()
+            moved, same = float(np.abs(found - self._usual).max()), int(found.argmax()) == int(self._usual.argmax())
+            trial = replace(trial, moved=moved, same_token=same, independent=bench.independent())
+        if why := tuning.verdict(self._seconds, trial):
+            self._notes.append(f"{what}: {why}")
+        else:
+            self._best, self._seconds = shape, trial.seconds
+
+    def _threads(self, bench: _Bench) -> None:
+        for threads in tuning.thread_counts(self._best.threads):
+            what = f"{threads} thread{'s' if threads > 1 else ''}"
+            if self._late(what, TRIES * self._seconds):
+                break
+            bench.context.use_threads(threads)
+            self._keeps(what, replace(self._best, threads=threads), bench)
+
+    def _flash(self) -> None:
+        what = "flash attention off"
+        # With q8_0 llama.cpp keeps values in a way that only flash attention reads.
+        if self._best.kv_type != "f16" or self._late(what, TRIES * self._seconds):
+            return
+        shape = replace(self._best, flash=False)
+        try:
+            with _opened(self._model, shape) as bench:
+                self._keeps(what, shape, bench)
+        except ModelLoadFailed:
+            self._notes.append(f"{what}: not possible")
+
+    def _rows(self, bench: _Bench) -> None:
+        """Choose by the time of a row. What is computed so is no score, and has kernels of its own already."""
+        most = self._best.rows
+        if self._late("fewer rows", self._seconds * most / _TEXT):
+            return
+        usual = self._a_row(bench, most)
+        for rows in (each for each in tuning.ROWS if each < most):
+            seconds = self._a_row(bench, rows)
+            if why := tuning.verdict(usual, Trial(seconds)):
+                self._notes.append(f"{rows} rows: {why}")
+            else:
+                self._best, usual = replace(self._best, rows=rows), seconds
+
+    def _a_row(self, bench: _Bench, rows: int) -> float:
+        return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
+
+
+@contextlib.contextmanager
+def _opened(model: Model, shape: Shape) -> Iterator[_Bench]:
+    """Make a small buffer, less than the one that is made room for, and free it."""
+    small = replace(shape, cells=min(shape.cells, _CELLS), sequences=min(shape.sequences, _SEQUENCES))
+    context = Context(model, small)
+    try:
+        yield _Bench(context, model.vocab_size)
+    finally:
+        context.close()
+
+
+class _Bench:
+    """A small buffer, and the work on it."""
+
+    def __init__(self, context: Context, vocabulary: int) -> None:
+        self.context = context
+        # Any tokens will do: spread over the vocabulary, and the same each time.
+        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(tuning.ROWS))]
+
+    def work(self) -> None:
+        """Compute what an input is: some tokens at once, and some one by one."""
+        self._read(0, _TEXT)
+        for place in range(_TEXT, _TEXT + _STEPS):
+            self._read(place, place + 1)
+        self.context.drop(0)
+
+    def bulk(self, rows: int) -> None:
+        """Compute that many tokens at once."""
+        self._read(0, rows)
+        self.context.drop(0)
+
+    def ask(self) -> Logits:
+        """Return the logits behind the text."""
+        logits = self._read(0, _TEXT)
+        self.context.drop(0)
+        return logits
+
+    def independent(self) -> bool:
+        """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""
+        alone = self.ask()
+        self._read(0, _CUT)
+        pieces = self._read(_CUT, _TEXT)
+        self.context.drop(0)
+        self.context.decode([self._other(1), Rows(0, 0, self._text[:_TEXT], logits="last")])
+        beside = self.context.logits(_ASIDE + _TEXT - 1).copy()
+        self.context.drop(0)
+        self.context.decode([self._other(2)])
+        self.context.drop(1)  # below the cells of sequence 2: the text begins there and goes on above
+        around = self.ask()
+        self.context.drop(2)
+        return all(np.array_equal(alone, each) for each in (pieces, beside, around))
+
+    def _other(self, sequence: int) -> Rows:
+        return Rows(sequence, 0, self._text[_TEXT : _TEXT + _ASIDE], logits="last")
+
+    def _read(self, first: int, end: int) -> Logits:
+        self.context.decode([Rows(0, first, self._text[first:end], logits="last")])
+        return self.context.logits(end - first - 1).copy()

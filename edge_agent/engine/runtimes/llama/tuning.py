@@ -1,0 +1,104 @@
+"""Which settings of llama.cpp suit this processor: what is kept of what was tried, and what is remembered. Pure.
+
+A setting that takes less time is kept only if the same text still has the same meaning (its logits move by no more than
+TOLERANCE, and the likeliest token stays), and if they are the same to the last bit however the text is cut, whatever is
+computed beside it, and wherever its cells lie: thresholds are set once, at the centre (decisions 0003 and 0036).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import llama_cpp
+
+from edge_agent.engine.protocol import Load
+from edge_agent.engine.runtimes.llama.context import Shape
+
+_NOISE = -0.1
+"""A setting that takes the place of another takes less time, by more than a tenth: less is noise."""
+TOLERANCE = 0.5
+"""How far a logit may move. Kernels of different processors differ by half of that."""
+ROWS = (256, 128, 64)
+"""In a batch that computes no score."""
+NEIGHBOURS = "scores would depend on what else is computed"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What trying may cost."""
+
+    seconds: float = 2.5
+    """Nothing more is tried once it would take longer."""
+    share: float = 0.7
+    """Of the processor time of its threads that the child has to get: with less, other programs would be measured."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one setting did."""
+
+    seconds: float
+    """Of the work that all are measured by."""
+    moved: float = 0.0
+    """The most by which a logit moved."""
+    same_token: bool = True
+    independent: bool = True
+    """The same bits in company, in pieces and in other cells."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A shape with the settings that suit, and where they come from."""
+
+    shape: Shape
+    key: str
+    """What they hold for: for anything else they are measured anew."""
+    source: str
+    """measured, remembered, put off or off."""
+    notes: str = ""
+    """What was tried and not kept."""
+
+    def details(self) -> dict[str, str]:
+        """Return what status shows, and what the daemon hands in at the next load."""
+        return {
+            "threads": str(self.shape.threads),
+            "flash_attention": "on" if self.shape.flash else "off",
+            "bulk_rows": str(self.shape.rows),
+            "tuned": self.source,
+            "tuned_for": self.key,
+            "tuning": self.notes,
+        }
+
+
+def verdict(usual: float, trial: Trial) -> str:
+    """Return why a setting is not kept, against the seconds of the best so far; empty = it is."""
+    share = trial.seconds / usual - 1
+    if share > _NOISE:
+        return f"{share:+.0%} time"
+    if not trial.same_token or trial.moved > TOLERANCE:
+        return f"{share:+.0%} time, refused: logits would move by {trial.moved:.2f}"
+    if not trial.independent:
+        return f"{share:+.0%} time, refused: {NEIGHBOURS}"
+    return ""
+
+
+def thread_counts(given: int) -> list[int]:
+    """Return what to try beside all of them: half, a quarter, and so on down to one."""
+    return [given >> shift for shift in range(1, given.bit_length())]
+
+
+def key_of(spec: Load, shape: Shape, processor: str) -> str:
+    """Name what settings hold for, beside the weights."""
+    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
+    return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
+
+
+def remembered(settings: Mapping[str, str], key: str, shape: Shape) -> Shape | None:
+    """Return the shape with settings that were measured before; None = not for this, or not within what is given."""
+    threads, rows = (settings.get(name, "") for name in ("threads", "bulk_rows"))
+    if settings.get("tuned_for") != key or not (threads.isdecimal() and rows.isdecimal()):
+        return None
+    if not (1 <= int(threads) <= shape.threads and 1 <= int(rows) <= shape.rows):
+        return None
+    return replace(shape, threads=int(threads), rows=int(rows), flash=settings.get("flash_attention") != "off")

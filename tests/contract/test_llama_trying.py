@@ -1,0 +1,86 @@
+"""edge_agent/engine/runtimes/llama/trying.py on SmolLM2-135M: what is measured, put off, remembered or left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from edge_agent.engine.protocol import Load
+from edge_agent.engine.runtimes.llama import trying
+from edge_agent.engine.runtimes.llama.context import Shape
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.tuning import Limits, Tuned
+from tests.models import smollm2_path
+
+SHAPE = Shape(cells=2000, sequences=10, kv_type="f16", threads=1, rows=128)
+SPEC = Load(runtime="llama", threads=1, tune=True)
+ALWAYS = Limits(seconds=600, share=0.0)
+"""However slow or busy the machine is."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """Load once."""
+    loaded = Model(str(smollm2_path()))
+    yield loaded
+    loaded.close()
+
+
+def settle(model: Model, limits: Limits, spec: Load = SPEC, shape: Shape = SHAPE) -> Tuned:
+    """Return what comes of trying."""
+    return trying.settle(spec, model, shape, "this one", limits)
+
+
+def test_settings_are_tried_and_the_rest_is_said(model: Model) -> None:
+    """Flash attention off and fewer rows are tried; what is not kept is in the notes. What is kept is remembered."""
+    tuned = settle(model, ALWAYS)
+    assert "measured" == tuned.source
+    assert tuned.shape.flash, "without flash attention scores depend on what else is computed"
+    assert "flash attention off: " in tuned.notes
+    assert (tuned.shape.rows == 64) == ("64 rows" not in tuned.notes)
+    again = settle(model, Limits(seconds=0), Load(runtime="llama", threads=1, tune=True, settings=tuned.details()))
+    assert ("remembered", tuned.shape, tuned.notes) == (again.source, again.shape, again.notes)
+
+
+@pytest.mark.parametrize(("flash", "independent"), [(True, True), (False, False)])
+def test_only_with_flash_attention_scores_are_independent(model: Model, flash: bool, independent: bool) -> None:
+    """Without, the same text in cells that lie around another's has other logits: it is refused however fast it is."""
+    with trying._opened(model, replace(SHAPE, flash=flash)) as bench:
+        assert independent == bench.independent()
+
+
+def test_a_busy_machine_is_not_measured(model: Model) -> None:
+    """The given settings hold, it is said why, and the next load tries again."""
+    tuned = settle(model, Limits(share=100.0))
+    assert ("put off", SHAPE) == (tuned.source, tuned.shape)
+    assert tuned.notes.startswith("other programs were busy: ")
+
+
+def test_without_time_the_usual_settings_stay(model: Model) -> None:
+    """What could not be tried is said."""
+    tuned = settle(model, Limits(seconds=0, share=0.0))
+    assert ("measured", SHAPE) == (tuned.source, tuned.shape)
+    assert "flash attention off: no time to try; fewer rows: no time to try" == tuned.notes
+
+
+@pytest.mark.slow
+def test_fewer_threads_are_tried_too(model: Model) -> None:
+    """One instead of two: it is taken, or it is said by how much it is slower. Its logits are the same."""
+    spec = Load(runtime="llama", threads=2, tune=True)
+    tuned = settle(model, ALWAYS, spec, replace(SHAPE, threads=2))
+    assert (tuned.shape.threads == 2) == ("1 thread: " in tuned.notes)
+    assert "refused: logits" not in tuned.notes
+
+
+def test_nothing_is_tried_unasked_or_on_a_device(model: Model) -> None:
+    """The given settings hold."""
+    for spec in (Load(runtime="llama", threads=1), Load(runtime="llama", threads=1, tune=True, device="vulkan")):
+        tuned = settle(model, ALWAYS, spec)
+        assert ("off", SHAPE, "") == (tuned.source, tuned.shape, tuned.notes)
+
+
+def test_the_processor_has_a_name() -> None:
+    """As Linux tells it on x86; other kinds may have none."""
+    assert isinstance(trying.processor(), str)
