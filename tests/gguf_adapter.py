@@ -1,4 +1,4 @@
-"""Writes random LoRA adapters for SmolLM2-135M as GGUF files (format: ggml-org/ggml, docs/gguf.md)."""
+"""Writes random LoRA adapters as GGUF files (format: ggml-org/ggml, docs/gguf.md)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH = 576
-LAYERS = 30
+SMOLLM2 = 576, 30
+"""Width and layers of SmolLM2-135M."""
+TINY = 32, 3
+"""Of the model of tests/tiny_gguf.py."""
 RANK = 4
 _ALIGNMENT = 32
 _TYPE_STRING, _TYPE_FLOAT32 = 8, 6
 _TENSOR_F32 = 0
 
 
-def write_adapter(path: Path, seed: int, *, spoil: bool = False) -> Path:
+def write_adapter(path: Path, seed: int, *, spoil: bool = False, model: tuple[int, int] = SMOLLM2) -> Path:
     """Write an adapter of rank 4 on every attention query; `spoil` puts one NaN into the first layer."""
+    width, layers = model
     random = np.random.default_rng(seed)
     tensors: dict[str, NDArray[np.float32]] = {}
-    for layer in range(LAYERS):
-        for half, shape in (("lora_a", (RANK, WIDTH)), ("lora_b", (WIDTH, RANK))):
+    for layer in range(layers):
+        for half, shape in (("lora_a", (RANK, width)), ("lora_b", (width, RANK))):
             values = random.normal(0, 0.3, shape).astype(np.float32)
             tensors[f"blk.{layer}.attn_q.weight.{half}"] = values
     if spoil:

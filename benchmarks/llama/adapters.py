@@ -44,9 +44,9 @@ def measure(weights: Path, folder: Path, rounds_max: int) -> list[Bar]:
 def fits(weights: Path) -> bool:
     """Tell whether tests/gguf_adapter.py writes adapters for this model."""
     shapes = {tensor.name: tuple(map(int, tensor.shape)) for tensor in GGUFReader(weights).tensors}
-    wanted = (gguf_adapter.WIDTH, gguf_adapter.WIDTH)
+    width, count = gguf_adapter.SMOLLM2
     layers = {name: shape for name, shape in shapes.items() if name.endswith(".attn_q.weight")}
-    return len(layers) == gguf_adapter.LAYERS and set(layers.values()) == {wanted}
+    return len(layers) == count and set(layers.values()) == {(width, width)}
 
 
 async def _measured(

@@ -101,7 +101,9 @@ ENGINES = (
         engine_memory_limit_bytes g Memory that there was for it when it started.
         engine_context_cells g Tokens that its key-value cache can hold (llama).
         engine_context_cells_in_use g Tokens in its key-value cache (llama).
-        engine_prefix_hits_total c Inputs that found their prompt's prefix in the cache (llama).
+        engine_prefix_lookups_total c Inputs that looked for the beginning of their prompt (llama).
+        engine_prefix_hits_total c Inputs that found the beginning of their prompt in the cache (llama).
+        engine_prefix_kept_bytes g Kept of prompts beside the key-value cache (llama).
         engine_prefix_tokens_reused_total c Tokens that were not computed again because of that (llama).
         engine_tokens_computed_total c Tokens that the model has computed (llama).
         """,

@@ -208,7 +208,9 @@ def _engine(engine: EngineStatus) -> Iterator[Sample]:
     if cache := engine.cache:
         numbers |= {
             "context_cells_in_use": cache.cells_in_use,
+            "prefix_lookups_total": cache.lookups,
             "prefix_hits_total": cache.hits,
+            "prefix_kept_bytes": cache.kept_bytes,
             "prefix_tokens_reused_total": cache.reused,
             "tokens_computed_total": cache.computed,
         }

@@ -170,21 +170,27 @@ class Cache:
             self._move(high[0])  # to lower cells each time, so this ends
 
     def _move(self, place: Place) -> None:
-        state = self._saved(place.sequence, place.shared) if place.cells else None
+        """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
+        shared = place.shared if self._knows(place.prompt) and self._seat() else 0
+        count = place.shared + len(place.cells) - shared
+        place.reserved += place.shared - shared
+        state = self._saved(place.sequence, shared) if count else None
         self.context.drop(place.sequence)
         self._cells.give(place.cells)
-        count, place.cells = len(place.cells), []
+        place.cells = []
+        self._let_go(place.resident)  # first: what it frees lies below what is restored next
+        place.resident = self._resident(place.prompt) if shared else None
         if place.resident is not None:
-            self._let_go(place.resident)  # first: what it frees lies below what is restored next
-            place.resident = self._resident(place.prompt)
-            if place.resident is None:
-                raise ModelFailed("the prefix of a job could not be moved")
             place.resident.jobs += 1
         if state is not None:
             self.context.restore(place.sequence, state)
             place.cells = self._cells.take(count)
         if place.resident is not None:
             self.context.copy(place.resident.sequence, place.sequence)
+
+    def _knows(self, prompt: Prompt) -> bool:
+        """Tell whether all of a prompt is kept."""
+        return self._kept.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
 
     def fill(self, prompt: Prompt, tokens: Sequence[int], adapter: Any) -> None:
         """Compute a prompt and tokens behind it at once, and keep the prompt.
@@ -206,7 +212,7 @@ class Cache:
             self.keep(place, tokens)
         finally:
             self.leave(place)
-        if self._kept.longest(prompt.root, prompt.tokens)[1] < len(prompt.tokens):
+        if not self._knows(prompt):
             raise ModelFailed(
                 f"the prompt's {len(prompt.tokens)} tokens before the input take more than 'prompt_cache_bytes_max'",
                 remedy="Raise 'prompt_cache_bytes_max' under 'engine' in agent.yaml, or shorten the prompt.",

@@ -1,0 +1,167 @@
+"""The prefix cache against none at all: thousands of jobs in any order, on several adapters, with room for little.
+
+What batch shape alone changes of a score of quantized weights is nothing, since every batch with a score in it has
+fewer than 64 rows, and its cells in order: bits are compared. The weights of the tiny model are not quantized:
+the last product rounds otherwise when more than one row asks for logits, by 1e-6 of a logit (measured here too).
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.runtimes.llama.cache import KEPT_TOKENS_MIN
+from edge_agent.engine.runtimes.llama.context import Context, Rows, Shape
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from tests import tiny_gguf
+from tests.contract.test_llama_runtime import LONG, TEMPLATE, finish, make
+from tests.gguf_adapter import TINY, write_adapter
+from tests.models import smollm2_path
+
+WORDS = (LONG + "Where are the toilets, and when do you close on Sundays? Size nine boots, please.").split()
+BUNDLES = 5
+ROUNDED = 1e-6
+
+
+def texts(dice: random.Random, count: int) -> list[str]:
+    """Return texts of which many begin alike: some are short, some are longer than what is worth keeping."""
+    made: list[str] = []
+    for _ in range(count):
+        start = dice.choice(made).split() if made and dice.random() < 0.6 else []
+        words = start[: dice.randrange(len(start) + 1)] + dice.choices(WORDS, k=dice.randrange(1, 60))
+        made.append(" ".join(words)[:600])
+    return made
+
+
+def load(weights: Path, kept: int) -> LlamaRuntime:
+    runtime = LlamaRuntime()
+    runtime.load(
+        Load(runtime="llama", weights=str(weights), context_tokens=320, sequences_max=5, prompt_cache_bytes_max=kept)
+    )
+    return runtime
+
+
+def attach(runtime: LlamaRuntime, adapters: list[Path]) -> list[str]:
+    """Attach a bundle for each adapter, None among them, with prompts that begin alike."""
+    digests = []
+    for place, adapter in enumerate([None, *adapters]):
+        paths = {"adapter": str(adapter)} if adapter else {}
+        manifest = make(
+            prompt={"template": f"{TEMPLATE[: 60 + 9 * place]} {{input}}\nWants:"},
+            limits={"input_tokens_max": 300, "output_tokens_max": 1},
+            labels=("refund", "price", "opening hours", "opening times", "lost and found"),
+        )
+        runtime.attach(str(place), manifest, paths)
+        digests.append(str(place))
+    return digests
+
+
+def compare(weights: Path, adapters: list[Path], jobs: int, kept: int, tolerance: float = 0.0) -> tuple[int, int]:
+    """Run the jobs in a random order beside each other, then each alone without a cache; return hits and lookups."""
+    dice = random.Random(jobs)
+    inputs = texts(dice, max(20, jobs // 10))
+    runtime = load(weights, kept)
+    digests = attach(runtime, adapters)
+    asked = {str(job): (dice.choice(digests), dice.choice(inputs)) for job in range(jobs)}
+    answers: dict[str, Done] = {}
+    waiting = list(asked)
+    while waiting or runtime.busy:
+        for job_id in waiting[: dice.randrange(4)]:
+            digest, text = asked[job_id]
+            runtime.submit(Run(job_id=job_id, digest=digest, text=text))
+            waiting.remove(job_id)
+        events = runtime.step() if runtime.busy else []
+        answers |= {event.job_id: event for event in events if isinstance(event, Done)}
+    use = runtime.cache_use
+    runtime.close()
+    assert use is not None
+    assert use.kept_bytes <= kept
+    assert asked.keys() == answers.keys()
+    fresh = load(weights, kept)
+    attach(fresh, adapters)
+    alone: dict[tuple[str, str], Done] = {}
+    for job_id, question in asked.items():
+        if question not in alone:
+            fresh._cache._kept.clear()  # prompts of bundles too: every token is computed
+            fresh.submit(Run(job_id="alone", digest=question[0], text=question[1]))
+            (done,) = finish(fresh)
+            assert isinstance(done, Done)
+            alone[question] = done
+        expected, answer = alone[question], answers[job_id]
+        assert expected.scores == pytest.approx(answer.scores, rel=0, abs=tolerance)
+        assert expected.label_mass == pytest.approx(answer.label_mass, rel=0, abs=tolerance)
+    fresh.close()
+    return use.hits, use.lookups
+
+
+def tiny(folder: Path) -> tuple[Path, list[Path]]:
+    """Return a model of three layers whose attention looks at something, and adapters for it."""
+    weights = tiny_gguf.write(folder / "tiny.gguf", tiny_gguf.sharp())
+    return weights, [write_adapter(folder / f"{seed}.gguf", seed, model=TINY) for seed in range(BUNDLES - 1)]
+
+
+def test_how_many_rows_ask_for_logits_changes_their_last_bits(tmp_path: Path) -> None:
+    """What the tolerance for weights that are not quantized stands on."""
+    weights, _ = tiny(tmp_path)
+    model = Model(str(weights))
+    context = Context(model, Shape(cells=256, sequences=2, kv_type="f16", threads=1))
+    tokens = model.tokenize(LONG, special=False)
+    worst = 0.0
+    for count in (2, 3, 8, 21, 63):
+        context.decode([Rows(0, 0, tokens[:count], logits="last")])
+        one = context.logits(count - 1).copy()
+        context.drop(0)
+        context.decode([Rows(0, 0, tokens[:count], logits="all")])
+        worst = max(worst, float(abs(context.logits(count - 1) - one).max()))
+        context.drop(0)
+    context.close()
+    model.close()
+    assert 0 < worst < ROUNDED * 4
+
+
+def test_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
+    """Every answer, while beginnings are found, cut, and driven out by others."""
+    hits, lookups = compare(*tiny(tmp_path), jobs=200, kept=60_000, tolerance=ROUNDED)
+    assert 0 < hits < lookups
+
+
+@pytest.mark.slow
+def test_thousands_of_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
+    """The same at length."""
+    hits, lookups = compare(*tiny(tmp_path), jobs=4000, kept=60_000, tolerance=ROUNDED)
+    assert 0 < hits < lookups
+
+
+@pytest.mark.slow
+def test_scores_of_a_real_model_with_the_cache_are_those_without(tmp_path: Path) -> None:
+    """Quantized weights amplify what rounds differently: there is nothing of it."""
+    adapters = [write_adapter(tmp_path / f"{seed}.gguf", seed) for seed in range(2)]
+    hits, lookups = compare(smollm2_path(), adapters, jobs=120, kept=12_000_000)
+    assert 0 < hits < lookups
+
+
+def test_a_prompt_that_was_computed_is_not_computed_again(tmp_path: Path) -> None:
+    """Of the same text again, one token; of one that goes on behind it, what is new; a short one is not kept."""
+    weights, _ = tiny(tmp_path)
+    runtime = load(weights, 2**20)
+    attach(runtime, [])
+    counts = []
+    long = " ".join(WORDS[:40])
+    for text in (long, long, f"{long} and {long[:90]}", "Where?", "Where?"):
+        before = runtime.cache_use
+        assert before is not None
+        already = before.computed
+        runtime.submit(Run(job_id="a", digest="0", text=text))
+        finish(runtime)
+        after = runtime.cache_use
+        assert after is not None
+        counts.append(after.computed - already)
+    runtime.close()
+    first, again, longer, short, short_again = counts
+    assert first > KEPT_TOKENS_MIN > again
+    assert first > longer > again
+    assert short == short_again
