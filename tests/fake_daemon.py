@@ -153,6 +153,10 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
         finish = inference_pb2.GenerateFinish(
             reason=inference_pb2.FINISH_REASON_LENGTH, provenance=provenance(request.task)
         )
+        if request.HasField("logprobs"):
+            other = inference_pb2.TokenLogprob(token=b"Hi", logprob=-2.0)
+            finish.tokens.add(token=b"Hello", logprob=-0.5, alternatives=[other] * request.logprobs)
+            finish.tokens.add(token=b" th\xc3", logprob=0.0)
         if request.escalate:
             finish.provenance.reason = "UPSTREAM_OFFLINE"
         yield inference_pb2.GenerateResponse(finish=finish)

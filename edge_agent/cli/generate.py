@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import exp
 from typing import Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.inputs import as_text
@@ -39,6 +41,8 @@ class Command:
 
     Example: [bold]edge-agent generate assistant 'Write a sign: we close at six today'[/bold]
 
+    With --logprobs 3 a table on standard error shows how likely each token was, and the three likeliest.
+
     Example: [bold]edge-agent generate assistant --escalate 'Write to a customer whose lamp came broken'[/bold]
     """
 
@@ -53,6 +57,10 @@ class Command:
     escalate: Annotated[
         bool, typer.Option("--escalate", help="Let the large model write it, if it can be asked; it may cost money.")
     ] = False
+    logprobs: Annotated[
+        int | None,
+        typer.Option(min=0, max=5, help="Show how likely each token was, and so many of the likeliest in its place."),
+    ] = None
     target: Target = ""
 
     def __post_init__(self) -> None:
@@ -62,6 +70,7 @@ class Command:
             "output_tokens_max": self.output_tokens_max,
             "temperature": self.temperature,
             "escalate": self.escalate,
+            "logprobs": self.logprobs,
         }
         with (
             site_of(self.ctx).client(self.target) as client,
@@ -79,8 +88,29 @@ class Command:
         """Say on standard error what the text alone does not."""
         if finish.reason == "LENGTH":
             err().print(f"[dim]cut at {finish.output_tokens} tokens[/dim]")
+        if self.logprobs is not None:
+            err().print(_likelihoods(finish))
         if self.escalate:
             err().print(Text(_written_by(finish), style="dim"))
+
+
+def _likelihoods(finish: Finish) -> Table | Text:
+    """Return a table of the written tokens, a row each."""
+    if not finish.tokens:
+        return Text("no probabilities: who wrote this knows none", style="dim")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("token")
+    table.add_column("probability", justify="right")
+    table.add_column("the likeliest in its place", style="dim")
+    for token in finish.tokens:
+        others = "  ".join(f"{_shown(piece)} {exp(logprob):.1%}" for piece, logprob in token.alternatives)
+        table.add_row(Text(_shown(token.token)), f"{exp(token.logprob):.1%}", Text(others))
+    return table
+
+
+def _shown(piece: bytes) -> str:
+    """Return a token in quotes, so that its spaces and line ends are seen."""
+    return repr(piece.decode("utf-8", "backslashreplace"))
 
 
 def _written_by(finish: Finish) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from edge_agent.client.large_model import LargeModel
 
@@ -110,12 +111,25 @@ class Embedding(Answer):
     values: tuple[float, ...]
 
 
+class TokenLogprob(NamedTuple):
+    """One token that was written, and what the model thought of it before temperature and seed chose."""
+
+    token: bytes
+    """UTF-8, but one character may be spread over several tokens."""
+    logprob: float
+    """Natural logarithm of its probability."""
+    alternatives: tuple[tuple[bytes, float], ...] = ()
+    """The likeliest in its place, it may be among them, each with its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finish(Answer):
     """The end of a generation."""
 
     reason: str
     """STOP or LENGTH."""
+    tokens: tuple[TokenLogprob, ...] = ()
+    """What was written, a stop string too, if the option `logprobs` was given; from a large model nothing."""
 
 
 @dataclass(frozen=True)

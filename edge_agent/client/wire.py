@@ -31,6 +31,7 @@ from edge_agent.client.answers import (
     TaskCounts,
     TaskUpdate,
     Timings,
+    TokenLogprob,
     UpdatesStatus,
     UplinkDownloads,
     UplinkProblem,
@@ -81,6 +82,8 @@ class GenerateOptions(TypedDict, total=False):
     """None = a random one."""
     stops: Sequence[str]
     """Further stop strings, 4 at most."""
+    logprobs: int | None
+    """Put the tokens into Finish, each with its log-probability and so many of the likeliest, 0 to 5; None = do not."""
     request_id: str
     escalate: bool
     """Let the large model write it, if it can be asked."""
@@ -193,7 +196,11 @@ def embeddings(response: inference_pb2.EmbedResponse) -> list[Embedding | Failur
 def finish(message: inference_pb2.GenerateFinish) -> Finish:
     """Translate the end of a generation."""
     reason = word(inference_pb2.FinishReason, message.reason, "FINISH_REASON_")
-    return Finish(reason=reason, **_shared(message.provenance))
+    tokens = tuple(
+        TokenLogprob(each.token, each.logprob, tuple((other.token, other.logprob) for other in each.alternatives))
+        for each in message.tokens
+    )
+    return Finish(reason=reason, tokens=tokens, **_shared(message.provenance))
 
 
 def task(message: task_pb2.Task) -> Task:

@@ -94,6 +94,8 @@ class Run(Message, tag="run"):
     """0 is first; of what the child has at once."""
     seconds: float = 0.0
     """What is left of the time that its caller waits, when it is sent; 0 = no limit."""
+    logprobs: int | None = None
+    """generate: tell the probability of each token, and of so many of the likeliest; None = do not."""
 
 
 class Cancel(Message, tag="cancel"):
@@ -139,6 +141,16 @@ class Chunk(Message, tag="chunk"):
     text: str
 
 
+class Token(msgspec.Struct, array_like=True):
+    """One token of a text, and what the model thought of it."""
+
+    piece: bytes
+    """Not always whole characters."""
+    logprob: float
+    alternatives: tuple[tuple[bytes, float], ...] = ()
+    """The likeliest in its place."""
+
+
 class Done(Message, tag="done"):
     """The answer to a job. Only the fields of its task kind are set."""
 
@@ -157,6 +169,8 @@ class Done(Message, tag="done"):
     """Of that record, each field that is in it, in its order: probability, 0 to 1."""
     finish: str = ""
     """generate: "stop" or "length"."""
+    tokens: tuple[Token, ...] = ()
+    """generate, where `logprobs` was set and the runtime knows them: what was written."""
     input_tokens: int = 0
     output_tokens: int = 0
     prefill_ms: float = 0.0

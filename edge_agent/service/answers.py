@@ -146,6 +146,9 @@ def finish(message: pb.GenerateFinish, finished: Finished) -> None:
     said, done = finished.said, finished.answer.done
     ended = done.finish or "stop" if said is None else "stop" if said.complete else "length"
     message.reason = messages.FINISHES[ended]
+    for token in done.tokens:
+        alternatives = [pb.TokenLogprob(token=piece, logprob=value) for piece, value in token.alternatives]
+        message.tokens.add(token=token.piece, logprob=token.logprob, alternatives=alternatives)
     finished.explain(message.provenance)
 
 

@@ -45,6 +45,7 @@ from edge_agent.v1 import inference_pb2_grpc, task_pb2
 
 STOPS_MAX = 4
 STOP_CHARS_MAX = 64
+LOGPROBS_MAX = 5
 TEMPERATURE_MAX = 2.0
 
 Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
@@ -359,6 +360,8 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
         raise InvalidRequest(f"temperature is {temperature}; it must be from 0 to {TEMPERATURE_MAX}")
     if len(request.stops) > STOPS_MAX or any(not 0 < len(stop) <= STOP_CHARS_MAX for stop in request.stops):
         raise InvalidRequest(f"stops may hold {STOPS_MAX} strings of 1 to {STOP_CHARS_MAX} characters")
+    if request.logprobs > LOGPROBS_MAX:
+        raise InvalidRequest(f"logprobs is {request.logprobs}; it must be from 0 to {LOGPROBS_MAX}")
     if request.output_tokens_max > task.limits.output_tokens_max:
         raise InvalidRequest(
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
@@ -372,4 +375,5 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
         # Not for secrets: any seed will do, it only has to differ from call to call.
         seed=request.seed if request.HasField("seed") else random.getrandbits(32),
         stops=(*task.prompt.stops, *request.stops),
+        logprobs=request.logprobs if request.HasField("logprobs") else None,
     )

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from edge_agent.v1 import task_pb2 as edge__agent_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65\x64ge_agent/v1/inference.proto\x12\redge_agent.v1\x1a\x18\x65\x64ge_agent/v1/task.proto\"\x8c\x01\n\x0f\x43lassifyRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x39\n\x11on_low_confidence\x18\x04 \x01(\x0e\x32\x1e.edge_agent.v1.OnLowConfidence\x12\r\n\x05top_k\x18\x05 \x01(\r\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\xbc\x01\n\x0e\x43lassification\x12\r\n\x05label\x18\x01 \x01(\t\x12-\n\nconfidence\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.Confidence\x12)\n\x06scores\x18\x03 \x03(\x0b\x32\x19.edge_agent.v1.LabelScore\x12\x12\n\nlabel_mass\x18\x04 \x01(\x01\x12-\n\nprovenance\x18\x05 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\"\x7f\n\x0e\x43lassifyResult\x12\x37\n\x0e\x63lassification\x18\x01 \x01(\x0b\x32\x1d.edge_agent.v1.ClassificationH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.InputErrorH\x00\x42\x08\n\x06result\"B\n\x10\x43lassifyResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.edge_agent.v1.ClassifyResult\"|\n\x0e\x45xtractRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x39\n\x11on_low_confidence\x18\x04 \x01(\x0e\x32\x1e.edge_agent.v1.OnLowConfidence\"P\n\x06\x45ntity\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\r\n\x05score\x18\x05 \x01(\x01\")\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x01\"\xc7\x01\n\nExtraction\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\'\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x15.edge_agent.v1.Entity\x12-\n\nconfidence\x18\x03 \x01(\x0b\x32\x19.edge_agent.v1.Confidence\x12-\n\nprovenance\x18\x04 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\x12$\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x14.edge_agent.v1.Field\"v\n\rExtractResult\x12/\n\nextraction\x18\x01 \x01(\x0b\x32\x19.edge_agent.v1.ExtractionH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.InputErrorH\x00\x42\x08\n\x06result\"@\n\x0f\x45xtractResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.edge_agent.v1.ExtractResult\"\xc3\x01\n\x0fGenerateRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\r\x12\x18\n\x0btemperature\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\r\n\x05stops\x18\x07 \x03(\t\x12\x10\n\x08\x65scalate\x18\x08 \x01(\x08\x42\x0e\n\x0c_temperatureB\x07\n\x05_seed\"l\n\x0eGenerateFinish\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.edge_agent.v1.FinishReason\x12-\n\nprovenance\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\"\\\n\x10GenerateResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12/\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x1d.edge_agent.v1.GenerateFinishH\x00\x42\x07\n\x05\x65vent\"?\n\x0c\x45mbedRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"J\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12-\n\nprovenance\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\"r\n\x0b\x45mbedResult\x12-\n\tembedding\x18\x01 \x01(\x0b\x32\x18.edge_agent.v1.EmbeddingH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.InputErrorH\x00\x42\x08\n\x06result\"<\n\rEmbedResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.edge_agent.v1.EmbedResult\"9\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x11ListTasksResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.edge_agent.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"K\n\x0fGetTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.edge_agent.v1.Task\x12\x15\n\rrecord_schema\x18\x02 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd6\x03\n\x10InferenceService\x12K\n\x08\x43lassify\x12\x1e.edge_agent.v1.ClassifyRequest\x1a\x1f.edge_agent.v1.ClassifyResponse\x12H\n\x07\x45xtract\x12\x1d.edge_agent.v1.ExtractRequest\x1a\x1e.edge_agent.v1.ExtractResponse\x12M\n\x08Generate\x12\x1e.edge_agent.v1.GenerateRequest\x1a\x1f.edge_agent.v1.GenerateResponse0\x01\x12\x42\n\x05\x45mbed\x12\x1b.edge_agent.v1.EmbedRequest\x1a\x1c.edge_agent.v1.EmbedResponse\x12N\n\tListTasks\x12\x1f.edge_agent.v1.ListTasksRequest\x1a .edge_agent.v1.ListTasksResponse\x12H\n\x07GetTask\x12\x1d.edge_agent.v1.GetTaskRequest\x1a\x1e.edge_agent.v1.GetTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65\x64ge_agent/v1/inference.proto\x12\redge_agent.v1\x1a\x18\x65\x64ge_agent/v1/task.proto\"\x8c\x01\n\x0f\x43lassifyRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x39\n\x11on_low_confidence\x18\x04 \x01(\x0e\x32\x1e.edge_agent.v1.OnLowConfidence\x12\r\n\x05top_k\x18\x05 \x01(\r\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\xbc\x01\n\x0e\x43lassification\x12\r\n\x05label\x18\x01 \x01(\t\x12-\n\nconfidence\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.Confidence\x12)\n\x06scores\x18\x03 \x03(\x0b\x32\x19.edge_agent.v1.LabelScore\x12\x12\n\nlabel_mass\x18\x04 \x01(\x01\x12-\n\nprovenance\x18\x05 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\"\x7f\n\x0e\x43lassifyResult\x12\x37\n\x0e\x63lassification\x18\x01 \x01(\x0b\x32\x1d.edge_agent.v1.ClassificationH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.InputErrorH\x00\x42\x08\n\x06result\"B\n\x10\x43lassifyResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.edge_agent.v1.ClassifyResult\"|\n\x0e\x45xtractRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x39\n\x11on_low_confidence\x18\x04 \x01(\x0e\x32\x1e.edge_agent.v1.OnLowConfidence\"P\n\x06\x45ntity\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\r\n\x05score\x18\x05 \x01(\x01\")\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x01\"\xc7\x01\n\nExtraction\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\'\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x15.edge_agent.v1.Entity\x12-\n\nconfidence\x18\x03 \x01(\x0b\x32\x19.edge_agent.v1.Confidence\x12-\n\nprovenance\x18\x04 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\x12$\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x14.edge_agent.v1.Field\"v\n\rExtractResult\x12/\n\nextraction\x18\x01 \x01(\x0b\x32\x19.edge_agent.v1.ExtractionH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.InputErrorH\x00\x42\x08\n\x06result\"@\n\x0f\x45xtractResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.edge_agent.v1.ExtractResult\"\xe7\x01\n\x0fGenerateRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\r\x12\x18\n\x0btemperature\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\r\n\x05stops\x18\x07 \x03(\t\x12\x10\n\x08\x65scalate\x18\x08 \x01(\x08\x12\x15\n\x08logprobs\x18\t \x01(\rH\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x07\n\x05_seedB\x0b\n\t_logprobs\"\x99\x01\n\x0eGenerateFinish\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.edge_agent.v1.FinishReason\x12-\n\nprovenance\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\x12+\n\x06tokens\x18\x03 \x03(\x0b\x32\x1b.edge_agent.v1.TokenLogprob\"a\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x31\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\x1b.edge_agent.v1.TokenLogprob\"\\\n\x10GenerateResponse\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12/\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x1d.edge_agent.v1.GenerateFinishH\x00\x42\x07\n\x05\x65vent\"?\n\x0c\x45mbedRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"J\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12-\n\nprovenance\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.Provenance\"r\n\x0b\x45mbedResult\x12-\n\tembedding\x18\x01 \x01(\x0b\x32\x18.edge_agent.v1.EmbeddingH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.edge_agent.v1.InputErrorH\x00\x42\x08\n\x06result\"<\n\rEmbedResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.edge_agent.v1.EmbedResult\"9\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x11ListTasksResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.edge_agent.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"K\n\x0fGetTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.edge_agent.v1.Task\x12\x15\n\rrecord_schema\x18\x02 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd6\x03\n\x10InferenceService\x12K\n\x08\x43lassify\x12\x1e.edge_agent.v1.ClassifyRequest\x1a\x1f.edge_agent.v1.ClassifyResponse\x12H\n\x07\x45xtract\x12\x1d.edge_agent.v1.ExtractRequest\x1a\x1e.edge_agent.v1.ExtractResponse\x12M\n\x08Generate\x12\x1e.edge_agent.v1.GenerateRequest\x1a\x1f.edge_agent.v1.GenerateResponse0\x01\x12\x42\n\x05\x45mbed\x12\x1b.edge_agent.v1.EmbedRequest\x1a\x1c.edge_agent.v1.EmbedResponse\x12N\n\tListTasks\x12\x1f.edge_agent.v1.ListTasksRequest\x1a .edge_agent.v1.ListTasksResponse\x12H\n\x07GetTask\x12\x1d.edge_agent.v1.GetTaskRequest\x1a\x1e.edge_agent.v1.GetTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edge_agent.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2259
-  _globals['_FINISHREASON']._serialized_end=2354
+  _globals['_FINISHREASON']._serialized_start=2440
+  _globals['_FINISHREASON']._serialized_end=2535
   _globals['_CLASSIFYREQUEST']._serialized_start=75
   _globals['_CLASSIFYREQUEST']._serialized_end=215
   _globals['_LABELSCORE']._serialized_start=217
@@ -57,27 +57,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXTRACTRESPONSE']._serialized_start=1222
   _globals['_EXTRACTRESPONSE']._serialized_end=1286
   _globals['_GENERATEREQUEST']._serialized_start=1289
-  _globals['_GENERATEREQUEST']._serialized_end=1484
-  _globals['_GENERATEFINISH']._serialized_start=1486
-  _globals['_GENERATEFINISH']._serialized_end=1594
-  _globals['_GENERATERESPONSE']._serialized_start=1596
-  _globals['_GENERATERESPONSE']._serialized_end=1688
-  _globals['_EMBEDREQUEST']._serialized_start=1690
-  _globals['_EMBEDREQUEST']._serialized_end=1753
-  _globals['_EMBEDDING']._serialized_start=1755
-  _globals['_EMBEDDING']._serialized_end=1829
-  _globals['_EMBEDRESULT']._serialized_start=1831
-  _globals['_EMBEDRESULT']._serialized_end=1945
-  _globals['_EMBEDRESPONSE']._serialized_start=1947
-  _globals['_EMBEDRESPONSE']._serialized_end=2007
-  _globals['_LISTTASKSREQUEST']._serialized_start=2009
-  _globals['_LISTTASKSREQUEST']._serialized_end=2066
-  _globals['_LISTTASKSRESPONSE']._serialized_start=2068
-  _globals['_LISTTASKSRESPONSE']._serialized_end=2148
-  _globals['_GETTASKREQUEST']._serialized_start=2150
-  _globals['_GETTASKREQUEST']._serialized_end=2180
-  _globals['_GETTASKRESPONSE']._serialized_start=2182
-  _globals['_GETTASKRESPONSE']._serialized_end=2257
-  _globals['_INFERENCESERVICE']._serialized_start=2357
-  _globals['_INFERENCESERVICE']._serialized_end=2827
+  _globals['_GENERATEREQUEST']._serialized_end=1520
+  _globals['_GENERATEFINISH']._serialized_start=1523
+  _globals['_GENERATEFINISH']._serialized_end=1676
+  _globals['_TOKENLOGPROB']._serialized_start=1678
+  _globals['_TOKENLOGPROB']._serialized_end=1775
+  _globals['_GENERATERESPONSE']._serialized_start=1777
+  _globals['_GENERATERESPONSE']._serialized_end=1869
+  _globals['_EMBEDREQUEST']._serialized_start=1871
+  _globals['_EMBEDREQUEST']._serialized_end=1934
+  _globals['_EMBEDDING']._serialized_start=1936
+  _globals['_EMBEDDING']._serialized_end=2010
+  _globals['_EMBEDRESULT']._serialized_start=2012
+  _globals['_EMBEDRESULT']._serialized_end=2126
+  _globals['_EMBEDRESPONSE']._serialized_start=2128
+  _globals['_EMBEDRESPONSE']._serialized_end=2188
+  _globals['_LISTTASKSREQUEST']._serialized_start=2190
+  _globals['_LISTTASKSREQUEST']._serialized_end=2247
+  _globals['_LISTTASKSRESPONSE']._serialized_start=2249
+  _globals['_LISTTASKSRESPONSE']._serialized_end=2329
+  _globals['_GETTASKREQUEST']._serialized_start=2331
+  _globals['_GETTASKREQUEST']._serialized_end=2361
+  _globals['_GETTASKRESPONSE']._serialized_start=2363
+  _globals['_GETTASKRESPONSE']._serialized_end=2438
+  _globals['_INFERENCESERVICE']._serialized_start=2538
+  _globals['_INFERENCESERVICE']._serialized_end=3008
 # @@protoc_insertion_point(module_scope)

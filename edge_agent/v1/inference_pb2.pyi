@@ -130,7 +130,7 @@ class ExtractResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ExtractResult, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("task", "text", "request_id", "output_tokens_max", "temperature", "seed", "stops", "escalate")
+    __slots__ = ("task", "text", "request_id", "output_tokens_max", "temperature", "seed", "stops", "escalate", "logprobs")
     TASK_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +139,7 @@ class GenerateRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     STOPS_FIELD_NUMBER: _ClassVar[int]
     ESCALATE_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     task: str
     text: str
     request_id: str
@@ -147,15 +148,28 @@ class GenerateRequest(_message.Message):
     seed: int
     stops: _containers.RepeatedScalarFieldContainer[str]
     escalate: bool
-    def __init__(self, task: _Optional[str] = ..., text: _Optional[str] = ..., request_id: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., stops: _Optional[_Iterable[str]] = ..., escalate: _Optional[bool] = ...) -> None: ...
+    logprobs: int
+    def __init__(self, task: _Optional[str] = ..., text: _Optional[str] = ..., request_id: _Optional[str] = ..., output_tokens_max: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., stops: _Optional[_Iterable[str]] = ..., escalate: _Optional[bool] = ..., logprobs: _Optional[int] = ...) -> None: ...
 
 class GenerateFinish(_message.Message):
-    __slots__ = ("reason", "provenance")
+    __slots__ = ("reason", "provenance", "tokens")
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     provenance: _task_pb2.Provenance
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., provenance: _Optional[_Union[_task_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    tokens: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., provenance: _Optional[_Union[_task_pb2.Provenance, _Mapping]] = ..., tokens: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
+
+class TokenLogprob(_message.Message):
+    __slots__ = ("token", "logprob", "alternatives")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    logprob: float
+    alternatives: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    def __init__(self, token: _Optional[bytes] = ..., logprob: _Optional[float] = ..., alternatives: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("text", "finish")

@@ -76,10 +76,11 @@ def test_a_bad_input_fails_alone(daemon: RunningDaemon) -> None:
 
 def test_generate_streams_and_ends(daemon: RunningDaemon) -> None:
     """Text comes piece by piece; the end says why and counts the tokens."""
-    with daemon.client() as client, client.generate("talk", "one two three", output_tokens_max=2) as stream:
+    with daemon.client() as client, client.generate("talk", "one two three", output_tokens_max=2, logprobs=1) as stream:
         assert ["one", " two"] == list(stream)
         assert stream.finish is not None
         assert ("LENGTH", 2) == (stream.finish.reason, stream.finish.output_tokens)
+        assert () == stream.finish.tokens, "echo knows no probabilities"
 
 
 def test_extract_gives_the_record_and_its_places(daemon: RunningDaemon) -> None:
@@ -196,6 +197,7 @@ def test_generation_options_are_checked(daemon: RunningDaemon) -> None:
         ({"temperature": 3.0}, "from 0 to 2"),
         ({"stops": ("",)}, "1 to 64 characters"),
         ({"output_tokens_max": 10_000}, "the task's limit is 256"),
+        ({"logprobs": 6}, "from 0 to 5"),
     ):
         with daemon.client() as client, pytest.raises(CallFailed, match=said):
             list(client.generate("talk", "hello", **options))

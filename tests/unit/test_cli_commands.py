@@ -281,6 +281,16 @@ def test_an_error_without_a_remedy_gets_that_of_its_exit_code(capsys):
     assert "what to do: The daemon's log says more" in capsys.readouterr().err
 
 
+def test_generate_shows_how_likely_each_token_was(run, daemon):
+    """With --logprobs, in a table on standard error; pieces are in quotes, half characters as bytes."""
+    result = run("generate", "assistant", "hi", "--logprobs", "1")
+    assert "Hello there\n" == result.stdout
+    lines = [" ".join(line.split()) for line in result.stderr.splitlines()]
+    assert ["'Hello' 60.7% 'Hi' 13.5%", r"' th\\xc3' 100.0%"] == lines[-2:]
+    assert 1 == daemon.inference.requests[-1].logprobs
+    assert 2 == run("generate", "assistant", "hi", "--logprobs", "6").exit_code
+
+
 def test_generate_writes_the_text_alone_to_standard_output(run, daemon):
     """What is piped on is the text; remarks go to standard error."""
     result = run("generate", "assistant", "hi", "--output-tokens-max", "9", "--temperature", "0.5")

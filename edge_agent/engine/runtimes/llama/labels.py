@@ -20,6 +20,14 @@ Logits = NDArray[np.float32]
 LogProbs = NDArray[np.float64]
 
 
+def likeliest(logits: Logits, count: int) -> list[int]:
+    """Return the tokens with the highest logits, the highest first."""
+    if not count:
+        return []
+    most = np.argpartition(logits, -count)[-count:]
+    return [int(token) for token in most[np.argsort(-logits[most], kind="stable")]]
+
+
 def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogProbs:
     """Return the log-softmax over the vocabulary at the given tokens.
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Run
+from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
 from edge_agent.engine.runtimes.llama.bundle import Bundle
 from edge_agent.engine.runtimes.llama.cache import Place
-from edge_agent.engine.runtimes.llama.context import Branches, Context, Part, Rows, Sampler
+from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows, Sampler
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
-from edge_agent.engine.runtimes.llama.labels import Tally, scores_of
+from edge_agent.engine.runtimes.llama.labels import Tally, likeliest, log_probs, scores_of
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.scheduler import Lane
 from edge_agent.engine.runtimes.llama.text import TextStream
@@ -173,6 +173,7 @@ class Generation(Job):
         self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
         self._sampler = Sampler(run.temperature, run.seed) if run.temperature else None
         self._written = 0
+        self._told: list[Token] = []
         self._held = ""
         self._piece_due = 0.0
 
@@ -200,12 +201,23 @@ class Generation(Job):
         written = self._model.written(token)
         if written.ends:
             return self._end("stop")
+        if self.run.logprobs is not None:
+            self._told.append(self._thought(context.logits(row + rows - 1), token, self.run.logprobs))
         self._written += 1
         self.tokens.append(token)
         events = self._chunk(self._text.feed(written.piece))
         if self._text.stopped:
             return events + self._end("stop")
         return events + (self._end("length") if self._written == self._limit else [])
+
+    def _thought(self, logits: Logits, token: int, count: int) -> Token:
+        """Return what the model thought of a token and of the likeliest ones, before temperature and seed chose."""
+        tokens = [token, *likeliest(logits, count)]
+        probabilities = log_probs(logits, tokens).tolist()
+        (piece, logprob), *others = [
+            (self._model.written(each).piece, value) for each, value in zip(tokens, probabilities, strict=True)
+        ]
+        return Token(piece, logprob, tuple(others))
 
     def _chunk(self, text: str) -> list[Event]:
         """Hand out what was written since the last piece, once it is due."""
@@ -219,7 +231,7 @@ class Generation(Job):
 
     def _end(self, finish: str) -> list[Event]:
         done = self.done()
-        done.finish, done.output_tokens = finish, self._written
+        done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._told)
         self._piece_due = 0.0
         return [*self._chunk(self._text.finish()), done]
 
