@@ -21,7 +21,7 @@ from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_
 from edge_agent.engine.runtimes.llama.admission import Admission
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
 from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Aborted, Part
+from edge_agent.engine.runtimes.llama.context import Aborted, Part
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
 from edge_agent.engine.runtimes.llama.interruption import Interruption
@@ -64,8 +64,9 @@ class LlamaRuntime:
         self._jobs: dict[str, Job] = {}
         self._sequences = 0
         self._tokens: Tokens | None = None
-        self._scheduler = Scheduler(ROWS_MAX)
+        self._scheduler = Scheduler()
         self._admission = Admission()
+        self._computed_at = 0.0
 
     def load(self, spec: Load) -> dict[str, str]:
         """Load weights and allocate the context, if memory holds them.
@@ -92,6 +93,7 @@ class LlamaRuntime:
         except ModelLoadFailed:
             model.close()
             raise
+        self._scheduler = Scheduler(shape.rows)
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
@@ -202,7 +204,8 @@ class LlamaRuntime:
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
         events += self._compute(turns)
-        self._scheduler.measured(plan, time.perf_counter() - started)
+        if self._computed_at > started:  # and was not aborted
+            self._scheduler.measured(plan, self._computed_at - started)
         for event in events:
             if isinstance(event, Done | Failed):
                 self._end(event.job_id)
@@ -280,6 +283,7 @@ class LlamaRuntime:
             return self._collect(turns, parts)
         finally:
             self._cache.drop_forks()
+            self._computed_at = time.perf_counter()
 
     def _interruptible(self, turns: list[tuple[Job, int]]) -> AbstractContextManager[None]:
         """Let a step that may take long end when one of its jobs is cancelled."""
