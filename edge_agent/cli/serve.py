@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from edge_agent.cli.site import site_of
-from edge_agent.daemon import serve
 
 
 def run(ctx: typer.Context) -> None:
@@ -13,4 +12,7 @@ def run(ctx: typer.Context) -> None:
 
     Example: [bold]edge-agent --state-dir ./state --run-dir ./run serve[/bold]
     """
+    # Only this process loads the daemon: the other commands start in less time.
+    from edge_agent.daemon import serve  # noqa: PLC0415
+
     raise typer.Exit(serve(site_of(ctx).config()))
