@@ -153,6 +153,7 @@ class Tab:
 
     def go(self, url: str) -> None:
         """Open an address, and wait until it is loaded."""
+        self.ask("Page.bringToFront")
         loaded = self._count("Page.loadEventFired")
         failed = self.ask("Page.navigate", url=url).get("errorText", "")
         assert failed in ("", "net::ERR_HTTP_RESPONSE_CODE_FAILURE"), failed

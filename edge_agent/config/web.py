@@ -25,8 +25,8 @@ class WebConfig(Section):
     names: tuple[str, ...] = Field(
         default=(),
         max_length=20,
-        description="Names by which browsers reach it, e.g. [till-3.shop]; beside 'address' and those in its"
-        " certificate.",
+        description="Names by which browsers reach it, e.g. [till-3.shop, 'localhost:8391'], beside 'address' and those"
+        " in its certificate.",
     )
     roles: tuple[Role, ...] = Field(
         default=("infer", "feedback", "admin"),

@@ -24,7 +24,6 @@ from edge_agent.web.origin import SAFE_METHODS, is_ours
 from edge_agent.web.seal import Seal
 from edge_agent.web.visitors import Visitor
 
-COOKIE = "edge_agent_session"
 PAGE_KEY = "x-page-key"
 API = "/v1/"
 _SHOW = {"www-authenticate": "Bearer"}
@@ -122,7 +121,7 @@ class Gate:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return visitors.by_token() if rules.seal.is_token(token.strip()) else None
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        cookie = cookie_parser(headers.get("cookie", "")).get(rules.seal.cookie_name, "")
         return visitors.by_cookie(cookie) if cookie and rules.seal.holds(cookie, rules.now()) else None
 
     def _refusal(self, scope: Scope, refused: Refused) -> Response:

@@ -16,12 +16,14 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 def hosts(address: str, names: Iterable[str]) -> frozenset[str]:
-    """Return what `Host` may say, for an address that is listened on and the names that lead to it."""
+    """Return what `Host` may say, for an address that is listened on and the names, or name:port, that lead to it."""
     host, port = addresses.split(address)
-    known = [_bracketed(name.lower()) for name in names]
+    elsewhere = frozenset(name.lower() for name in names if name.count(":") == 1)
+    known = [_bracketed(name.lower()) for name in names if name.count(":") != 1]
     known += [*_LOOPBACK] if addresses.is_loopback(host) or host in _ANY else []
     known += [] if host in _ANY else [_bracketed(host.lower())]
-    return frozenset(f"{name}:{port}" for name in known) | (frozenset(known) if port in (80, 443) else frozenset())
+    usual = frozenset(known) if port in (80, 443) else frozenset()
+    return elsewhere | usual | frozenset(f"{name}:{port}" for name in known)
 
 
 def is_ours(origin: str, host: str, *, secure: bool) -> bool:

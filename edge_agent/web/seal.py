@@ -12,6 +12,8 @@ class Seal:
     def __init__(self, secret: str) -> None:
         """Take the secret, the text of the token's file."""
         self._secret = secret.encode()
+        self.cookie_name = f"edge_agent_{self._signed('cookie', '')[:12]}"
+        """Of sessions. Browsers tell no ports of a name apart, and several consoles may be forwarded to one machine."""
 
     def is_token(self, given: str) -> bool:
         """Tell whether somebody knows the secret, in a time that says nothing about it."""

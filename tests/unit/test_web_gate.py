@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edge_agent.formats.certificates import Certificate
-from edge_agent.web.gate import COOKIE, PAGE_KEY, Gate, Rules
+from edge_agent.web.gate import PAGE_KEY, Gate, Rules
 from edge_agent.web.origin import hosts
 from edge_agent.web.seal import Seal
 from edge_agent.web.visitors import Visitor
@@ -17,6 +17,7 @@ from tests.asgi import HOST, Answered, ask, never
 NOW = 1_800_000_000.0
 SEAL = Seal("t" * 43)
 SESSION = SEAL.session(NOW + 60, "nonce")
+COOKIE = SEAL.cookie_name
 COOKIED = {"cookie": f"{COOKIE}={SESSION}"}
 BEARER = {"authorization": f"Bearer {'t' * 43}"}
 KEY = {PAGE_KEY: SEAL.page_key(SESSION)}

@@ -58,6 +58,7 @@ def prediction(**changed: object) -> Prediction:
         ("10.0.0.5:9443", ("Till.Shop",), {"10.0.0.5:9443", "till.shop:9443"}),
         ("0.0.0.0:9443", ("till",), {"till:9443", "localhost:9443", "127.0.0.1:9443", "[::1]:9443"}),
         ("10.0.0.5:9443", ("fd00::1",), {"[fd00::1]:9443", "10.0.0.5:9443"}),
+        ("10.0.0.5:9443", ("localhost:8391",), {"localhost:8391", "10.0.0.5:9443"}),
         ("10.0.0.5:443", (), {"10.0.0.5:443", "10.0.0.5"}),
     ],
 )  # fmt: skip
@@ -82,6 +83,13 @@ def test_keys_of_pages_are_their_visitors():
     assert not seal.is_page_key("berta", seal.page_key("anna"))
     assert not seal.is_page_key("anna", seal.session(1, "anna"))
     assert [True, False, False] == [seal.is_token(given) for given in ("secret", "Secret", "sécret")]
+
+
+def test_consoles_do_not_end_each_others_sessions():
+    """Two consoles behind one name, as ports that ssh forwards, have cookies of different names that say nothing."""
+    one, two = Seal("secret"), Seal("other")
+    assert (one.cookie_name, True) == (Seal("secret").cookie_name, one.cookie_name != two.cookie_name)
+    assert "secret" not in one.cookie_name
 
 
 def test_a_token_is_made_once(tmp_path):

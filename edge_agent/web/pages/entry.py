@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from edge_agent.web.gate import COOKIE
 from edge_agent.web.pages.rendered import page, rules_of
 
 FORM_FIELDS_MAX = 20
@@ -39,19 +38,19 @@ async def come_in(request: Request) -> Response:
 
 def _welcome(request: Request) -> Response:
     seconds = request.app.state.session_seconds_max
-    cookie = rules_of(request).seal.session(time.time() + seconds, secrets.token_urlsafe(12))
+    seal = rules_of(request).seal
+    cookie = seal.session(time.time() + seconds, secrets.token_urlsafe(12))
     # Another 303, so that the token does not stay in the address, the history or what the page hands on.
     answer = RedirectResponse("/", 303)
-    answer.set_cookie(
-        COOKIE, cookie, max_age=int(seconds), httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    secure = request.url.scheme == "https"
+    answer.set_cookie(seal.cookie_name, cookie, max_age=int(seconds), httponly=True, samesite="strict", secure=secure)
     return answer
 
 
-async def leave(_: Request) -> Response:
+async def leave(request: Request) -> Response:
     """End the session in this browser."""
     answer = Response(status_code=204, headers={"hx-redirect": "/login"})
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(rules_of(request).seal.cookie_name, httponly=True, samesite="strict")
     return answer
 
 

@@ -134,4 +134,8 @@ function lost(is) {
 document.addEventListener("htmx:sendError", () => lost(true));
 document.addEventListener("htmx:timeout", () => lost(true));
 
-document.addEventListener("DOMContentLoaded", show);
+document.addEventListener("DOMContentLoaded", () => {
+  // A browser leaves autofocus out where it has drawn nothing yet.
+  one("[autofocus]")?.focus();
+  show();
+});
