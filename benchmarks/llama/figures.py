@@ -23,6 +23,8 @@ from convert.export.converter import VERSION
 ROUNDS = 5
 PROMPT_TOKENS = 512
 IDLE_SECONDS = 1.0
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""How OpenMP's threads wait for each other, where somebody has set it for llama-server: not to be done in earnest."""
 
 
 def machine() -> Figure:
@@ -34,6 +36,7 @@ def machine() -> Figure:
         "cores": str(cores),
         "memory": f"{memory / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
+        "load": f"{os.getloadavg()[0]:.1f}",
         "llama.cpp": f"that of llama-cpp-python {VERSION}",
     }
     return Figure("processor cores", cores, None, "higher", about)
@@ -99,5 +102,6 @@ def _llama_bench(settings: Settings, program: Path) -> float:
 
 def told(settings: Settings, details: dict[str, str]) -> Iterator[Bar]:
     """Say how both sides are set up."""
-    about = {"llama-server": " ".join(settings.arguments()[2:]), **details}
+    waiting = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
+    about = {"llama-server": " ".join([*waiting, *settings.arguments()[2:]]), **details}
     yield Figure("threads of each side", settings.threads, None, "higher", about, settings.weights.stem)

@@ -8,7 +8,7 @@ STREAMS = (1, 4, 8, 16)
 TOKENS = 100
 CLIENTS = 8
 LONG_TOKENS = 3000
-PREFIX_TOKENS, TEXT_TOKENS = 234, 30
+TEXT_TOKENS = 30
 LABELS = ("refund", "exchange", "price", "stock", "hours", "loyalty", "payment")
 ADAPTERS = 4
 

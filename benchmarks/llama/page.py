@@ -18,6 +18,9 @@ PAGE, CHART = DOCS / "performance.md", DOCS / "performance.svg"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 TOLD = ("threads", "context_cells", "kv_type", "flash_attention", "cpu_variant")
 
+LOAD_QUIET = 1.0
+"""Beyond it somebody else computed when the measurement began."""
+
 Row = dict[str, Any]
 
 
@@ -79,6 +82,8 @@ def _machine(rows: Sequence[Row]) -> list[str]:
     words = [f"Machine: {about.get('processor', '?')}, {about.get('cores', '?')} cores, {about.get('memory', '?')}"]
     words += [f"{about.get('system', '?')}; llama.cpp: {about.get('llama.cpp', '?')}."]
     lines = [", ".join(words)]
+    if (load := float(about.get("load", 0))) > LOAD_QUIET:
+        lines += ["", f"**Other work ran meanwhile** (load average {load:g} when it began): the ratios are rough."]
     for row in rows:
         if row["bar"] == "threads of each side":
             engine = ", ".join(f"{name} {row['about'][name]}" for name in TOLD if name in row["about"])

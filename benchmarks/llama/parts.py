@@ -70,7 +70,8 @@ async def generate(match: Match) -> list[Bar]:
     async def together(side: Side, prompts: list[list[str]], number: int) -> float:
         asked = (side.write(tasks.WRITE, text, goals.TOKENS) for text in prompts[number])
         written = await asyncio.gather(*asked)
-        shares.extend(each.tokens / goals.TOKENS for each in written)
+        if side is match.ours:
+            shares.extend(each.tokens / goals.TOKENS for each in written)
         return rate(written)
 
     for streams, goal in goals.GENERATE.items():
@@ -95,11 +96,9 @@ async def first_token(match: Match) -> list[Bar]:
     blocks = match.blocks(match.rounds(), BLOCK)
     for side in match.sides:
         await block(side, match.blocks(1, WARM_CALLS), 0)
-    return [
-        match.judge(
-            goals.FIRST_TOKEN, await take_turns(match.rounds(), [partial(block, side, blocks) for side in match.sides])
-        )
-    ]
+    found = await take_turns(match.rounds(), [partial(block, side, blocks) for side in match.sides])
+    prefix = Figure("tokens of the shared prefix", match.prefix_tokens, None, "higher", {}, match.model)
+    return [prefix, match.judge(goals.FIRST_TOKEN, found)]
 
 
 async def classify(match: Match) -> list[Bar]:

@@ -21,15 +21,19 @@ RECORD_TOKENS_MAX = 128
 
 # 234 tokens of SmolLM2 before the input.
 FEW_SHOT = (
-    "Sort what a customer says at the till of a shop by what the customer wants. "
-    "Answer with one word, and with nothing else.\n\n"
+    "Sort what a customer says at the till by what the customer wants. "
+    "Answer with one word only.\n\n"
     "Customer: My kettle broke after a week, I want my money back.\nWants: refund\n\n"
     "Customer: Can I swap this shirt for a larger one?\nWants: exchange\n\n"
-    "Customer: How much is the blue lamp in the window?\nWants: price\n\n"
+    "Customer: How much is the big blue lamp?\nWants: price\n\n"
     "Customer: Do you still have size nine boots?\nWants: stock\n\n"
     "Customer: When do you close on Sundays?\nWants: hours\n\n"
     "Customer: How many points are on my club card?\nWants: loyalty\n\n"
     "Customer: Can I pay half by card and half in cash?\nWants: payment\n\n"
+    "Customer: The zip of these trousers is broken, please take them back.\nWants: refund\n\n"
+    "Customer: What would six of the wine glasses cost me?\nWants: price\n\n"
+    "Customer: I would rather have the green one, can we swap?\nWants: exchange\n\n"
+    "Customer: Is the shop open on the day after tomorrow?\nWants: hours\n\n"
     "Customer: {input}\nWants:"
 )
 SHORT = "Customer: {input}\nWants:"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import pytest
 
 from benchmarks.llama import goals, page
 from benchmarks.llama.comparing import Figure, Goal, Pair, compared
@@ -45,6 +47,14 @@ def test_the_page_says_what_it_was_measured_on() -> None:
     text = page.section(page.parse(LINES))
     assert "\nMachine: A processor, 2 cores, 24 GiB, " in text
     assert "`Q4_0`: the engine has kv_type f16; llama-server `-t 2`." in text
+
+
+@pytest.mark.parametrize(("load", "told"), [("0.3", False), ("7.5", True)])
+def test_the_page_says_that_other_work_ran(load: str, told: bool) -> None:
+    """Where the machine was not left alone."""
+    busy = replace(MACHINE, about={**MACHINE.about, "load": load})
+    text = page.section(page.parse(f"{LINES}\n{json.dumps(asdict(busy))}"))
+    assert told == (f"load average {load} when it began" in text)
 
 
 def test_of_a_bar_that_was_measured_twice_the_last_one_counts() -> None:
