@@ -94,6 +94,14 @@ def test_short_prompts_share_a_step() -> None:
     assert {"0": 20, "1": 20, "2": 20} == rows_of(taught(FAST).plan(lanes, 1.0))
 
 
+def test_where_a_step_takes_long_anyway_prompts_get_as_much_of_it() -> None:
+    """On a machine whose every step takes a second, rows are not held back for the sake of a tenth more."""
+    busy = Fit(1.0, 0.005, 0.0)
+    rows = rows_of(taught(busy, EXACT_ROWS_MAX).plan([stream("a"), prompt("p")], 1.0))
+    assert 1 == rows["a"]
+    assert 3 * ROWS_MIN <= rows["p"]
+
+
 def test_no_prompt_is_cut_into_crumbs() -> None:
     """A prompt for which only a few rows are left waits for the next step, and is first in it."""
     scheduler, lanes = taught(FAST), [prompt(key, 30, exact=True) for key in "abc"]

@@ -7,8 +7,9 @@ below BULK_ROWS_MIN rows take another attention kernel than those above, so each
 
 Learning is the normalised least-mean-squares rule (Widrow & Hoff 1960): each measured step moves the three numbers as
 little as explains RATE of what it was off. It needs no history, cannot become singular when all steps look alike, and
-keeps what long phases of nothing but writing do not tell. A step that took more than twice what was expected, or less
-than half, counts as just that: a machine that slept through a step says nothing about the next.
+keeps what long phases of nothing but writing do not tell. A step that took more than twice what was expected counts as
+just that: a machine that slept through a step says nothing about the next. One that took less is believed twice as fast
+(RATE_DOWN), since nothing makes a step shorter than it is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ BULK_ROWS_MIN = 64
 """Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
 EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
 RATE = 0.25
+RATE_DOWN = 0.5
 SURPRISE_MAX = 2.0
 FIRST_STEPS = 4
 """Steps of a kind that say how fast the machine is, before it is asked what is fast on it."""
@@ -42,6 +44,12 @@ class Fit:
     def cost(self, rows: int, pairs: float) -> float:
         """Return the seconds that such a step takes."""
         return self.base + self.per_row * rows + self.per_pair * pairs
+
+    def left(self, seconds: float, rows: int, pairs: float) -> float:
+        """Return what is left of the seconds beside these rows: at least as much as they take, since a step that costs
+        its time whoever is in it is not made shorter by leaving out others."""
+        taken = self.cost(rows, pairs)
+        return max(seconds - taken, taken)
 
     def affordable(self, seconds: float, depth: int) -> int:
         """Return how many rows of one lane, behind `depth` tokens, these seconds add to a step."""
@@ -69,9 +77,9 @@ class Fit:
             ratio: float = (max(seconds, _SECONDS_MIN) / expected) ** (1 / self.steps)
             self.scale(ratio)
             return ratio
-        seconds = min(max(seconds, expected / SURPRISE_MAX), expected * SURPRISE_MAX)
+        error = min(seconds, expected * SURPRISE_MAX) - expected
         x, y = rows / _ROW_UNIT, pairs / _PAIR_UNIT
-        off = RATE * (seconds - expected) / (1 + x * x + y * y)
+        off = (RATE if error > 0 else RATE_DOWN) * error / (1 + x * x + y * y)
         self.base = max(self.base + off, _SECONDS_MIN)
         self.per_row = max(self.per_row + off * x / _ROW_UNIT, _SECONDS_MIN)
         self.per_pair = max(self.per_pair + off * y / _PAIR_UNIT, 0.0)

@@ -4,7 +4,7 @@ A step computes lanes of one adapter group, because adapters belong to the whole
 
 - lanes that write come first, one row each, so that streams stay smooth;
 - the others share what time is left, who has waited longest first: STEP_SECONDS where several lanes want to move,
-  ALONE_SECONDS for a lone prompt (decision 0023);
+  ALONE_SECONDS for a lone prompt (decision 0023), and in any case as much as those that write take themselves;
 - a step with a row of a lane that is `exact` in it has at most EXACT_ROWS_MAX rows, so that the result does not depend
   on who else is there. Without one it may have `bulk_rows`, which computes long prompts twice as fast, and for that it
   may take BULK_SECONDS_MAX. Who has waited longest decides; lanes that write and are exact miss no two steps in a row.
@@ -201,7 +201,7 @@ class Scheduler:
         if lane.exact or lane.rows < BULK_ROWS_MIN or self._bulk_rows < BULK_ROWS_MIN:
             return False
         bulk = self.costs.bulk
-        return bulk.affordable(BULK_SECONDS_MAX - bulk.base, lane.depth) >= BULK_ROWS_MIN
+        return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), lane.depth) >= BULK_ROWS_MIN
 
     def _bulk_is_due(self, lanes: Sequence[Lane], long: Sequence[Lane]) -> bool:
         """Tell whether the next step may be too large for exact lanes."""
@@ -228,7 +228,7 @@ def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: in
     """Return a step: one row for each that writes, and for the others, in order, what rows and time are left."""
     plan = [(lane, 1) for lane in writing]
     left = most - len(plan)
-    seconds -= fit.cost(len(plan), sum(lane.depth for lane in writing))
+    seconds = fit.left(seconds, len(plan), sum(lane.depth for lane in writing)) if seconds else 0.0
     for lane in prompts:
         least = max(lane.least, min(lane.rows, ROWS_MIN))
         rows = min(lane.rows, left, fit.affordable(seconds, lane.depth))
