@@ -162,6 +162,7 @@ def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[in
     assert same(whole, native.logits(len(beside) + len(rows) - 1))
 
 
+@pytest.mark.slow  # two threads that wait for each other, in each of 500 nodes: a minute on a busy machine
 def test_a_lone_row_takes_another_kernel_with_two_threads_only(native: Native, tokens: list[int]) -> None:
     """Behind more than 256 cells, alone, with two threads: rule 2 of cache.py. With one thread it is the same bits."""
     native.read(0, tokens[:PREFIX])
