@@ -295,9 +295,8 @@ class Cache:
         if entry is None or shared < len(prompt.tokens) or not self._seat():
             return None
         self._make_free(len(entry.tokens))
-        resident = _Resident(prompt, self._seats.pop(), [])
-        self.context.restore(resident.sequence, entry.state)
-        resident.cells = self._cells.take(len(entry.tokens))
+        self.context.restore(self._seats[-1], entry.state)
+        resident = _Resident(prompt, self._seats.pop(), self._cells.take(len(entry.tokens)))
         self._cut(resident.sequence, resident.cells, 0, shared)
         self._residents.append(resident)
         return resident
@@ -328,7 +327,7 @@ class Cache:
         """Put a resident's tokens, and what is kept of those behind, into a new place; return how many they are."""
         start = len(place.prompt.tokens)
         entry, shared = self._kept.longest(place.prompt, suffix[:-1])  # one is left to compute: its logits are wanted
-        if entry is not None and shared >= KEPT_TOKENS_MIN:
+        if entry is not None and shared >= KEPT_TOKENS_MIN and self._make_free(len(entry.tokens)):
             self.context.restore(place.sequence, entry.state)
             place.cells = self._cells.take(len(entry.tokens))
             self._cut(place.sequence, place.cells, start, shared)

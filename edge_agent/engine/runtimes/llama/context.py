@@ -170,6 +170,10 @@ class Context:
         """End the batch that another thread is computing, between two nodes of its graph; without one, the next."""
         self._stop[0] = b"x"
 
+    def forget_abort(self) -> None:
+        """Let the next batch be computed, where `abort` came when the last one had ended. While nobody calls that."""
+        self._stop[0] = b"\0"
+
     def _fill(self, start: int, part: Rows) -> int:
         end = start + len(part.tokens)
         if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices

@@ -272,7 +272,9 @@ class LlamaRuntime:
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
             with self._interruptible(turns):
                 self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
+            self._cache.context.forget_abort()
         except (ModelFailed, Aborted) as stopped:
+            self._cache.context.forget_abort()
             self._cache.drop_forks()
             for job in jobs:
                 job.undo()

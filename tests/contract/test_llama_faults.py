@@ -1,0 +1,250 @@
+"""Faults in a llama engine of a tiny model: jobs cancelled by dice, adapters without files, prompts without end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engine.pool import resident_bytes
+from edge_agent.engine.protocol import Done, Failed, Run
+from edge_agent.engine.runtimes.llama.adapters import LOADED_MAX
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.errors import InputTooLong
+from tests.llama_turmoil import (
+    JOBS,
+    TEXTS,
+    Turmoil,
+    cells_in_use,
+    computed_together,
+    manifest,
+    said,
+    tiny_adapter,
+    tiny_runtime,
+)
+
+QUICK, ALL = 100, 1000
+ENDED = 20
+ADAPTERS = 60
+SOAKED = 2000
+GROWTH_BYTES_MAX = 8 * 2**20
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[LlamaRuntime]:
+    runtime = tiny_runtime(tmp_path)
+    yield runtime
+    runtime.close()
+
+
+def classify(runtime: LlamaRuntime, text: str, digest: str) -> Done | Failed:
+    """Classify one text alone."""
+    runtime.submit(Run(job_id="alone", digest=digest, text=text))
+    while not (events := runtime.step()):
+        pass
+    (event,) = events
+    assert isinstance(event, Done | Failed)
+    return event
+
+
+def require_as_before(turmoil: Turmoil) -> None:
+    """Every job has ended once, the ones answered as if alone; as many run together as may."""
+    runtime, alone, cells = turmoil.runtime, turmoil.alone(), cells_in_use(turmoil.runtime)
+    assert {1} == set(turmoil.ends.values())
+    assert turmoil.asked.keys() == turmoil.ends.keys()
+    for job_id, done in turmoil.answers.items():
+        assert turmoil.asked[job_id] not in alone or alone[turmoil.asked[job_id]] == said(done)
+    for i in range(JOBS + 2):
+        runtime.submit(Run(job_id=f"last-{i}", digest="generate-0", text=TEXTS[1], output_tokens_max=50))
+    runtime.step()
+    assert JOBS == computed_together(runtime)
+    for i in range(JOBS + 2):
+        runtime.cancel(f"last-{i}")
+    assert alone == turmoil.alone()
+    assert cells == cells_in_use(runtime)
+
+
+@pytest.mark.parametrize("cancels", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, cancels: int) -> None:
+    """Of all kinds, with four adapters, at random moments: each ends once, the others answer as if they were alone."""
+    turmoil = Turmoil(runtime, tmp_path)
+    turmoil.alone()
+    idle = cells_in_use(runtime)
+    while turmoil.reasons["CANCELLED"] < cancels:
+        while len(turmoil.waiting) < 2 * JOBS:
+            turmoil.ask()
+        for _ in range(turmoil.dice.randrange(3)):
+            turmoil.step()
+        if turmoil.waiting:
+            turmoil.cancel()
+    turmoil.finish()
+    assert {"CANCELLED": cancels} == turmoil.reasons
+    require_as_before(turmoil)
+    assert idle == cells_in_use(runtime)
+
+
+class Interrupter:
+    """A mailbox in which something lies always: every so many times that it is heard, it ends the step."""
+
+    def __init__(self, every: int) -> None:
+        self._near, self.far = socket.socketpair()
+        self._near.send(b"x")
+        self._every, self._heard, self.ends = every, 0, 0
+
+    def hear(self, _jobs: Collection[str]) -> bool:
+        self._heard += 1
+        ends = self._heard % self._every == 0
+        self.ends += ends
+        return ends
+
+    def close(self) -> None:
+        self._near.close()
+        self.far.close()
+
+
+def test_steps_that_are_ended_leave_nothing(tmp_path: Path) -> None:
+    """Ended at any moment, also too late, while jobs are cancelled and bundles come: answers are those of peace."""
+    mailbox, runtime = Interrupter(every=3), LlamaRuntime()
+    runtime.mailbox, runtime.hear = mailbox.far.fileno(), mailbox.hear
+    try:
+        tiny_runtime(tmp_path, runtime=runtime)
+        turmoil = Turmoil(runtime, tmp_path)
+        while turmoil.reasons["CANCELLED"] < ENDED:
+            while len(turmoil.waiting) < 2 * JOBS:
+                turmoil.ask()
+            for _ in range(5):
+                turmoil.step()
+            turmoil.cancel()
+            runtime.attach("guest", manifest("classify", f"Guest {len(turmoil.asked)}."), {})
+            runtime.detach("guest")
+        turmoil.finish()
+        assert mailbox.ends > 10
+        assert {"CANCELLED": ENDED} == turmoil.reasons
+        require_as_before(turmoil)
+    finally:
+        runtime.close()
+        mailbox.close()
+
+
+def test_hundreds_of_adapters_take_turns(tmp_path: Path) -> None:
+    """Sixty adapters over one base: each answers as it does alone, few are loaded; one whose file is gone says so."""
+    runtime = tiny_runtime(tmp_path, kept_bytes=2**20)
+    try:
+        for i in range(ADAPTERS):
+            runtime.attach(str(i), manifest("classify"), tiny_adapter(tmp_path, i))
+        alone = [classify(runtime, TEXTS[0], str(i)) for i in range(ADAPTERS)]
+        scores = {str(i): done.scores for i, done in enumerate(alone) if isinstance(done, Done)}
+        assert ADAPTERS == len(set(scores.values()))
+        for digest in scores:
+            runtime.submit(Run(job_id=digest, digest=digest, text=TEXTS[0]))
+        together = {}
+        while runtime.busy:
+            together |= {done.job_id: done.scores for done in runtime.step() if isinstance(done, Done)}
+            assert len(runtime._adapters) <= LOADED_MAX
+        assert scores == together
+        classify(runtime, TEXTS[0], "59")
+        for i in range(LOADED_MAX):
+            classify(runtime, TEXTS[0], str(i))
+        (tmp_path / "adapter-59.gguf").unlink()
+        lost = classify(runtime, TEXTS[0], "59")
+        assert isinstance(lost, Failed)
+        assert "MODEL_FAILED" == lost.reason
+        assert "model file adapter-59.gguf cannot be read: No such file or directory" in lost.message
+        assert "Install the bundle again" in lost.remedy
+        beside = classify(runtime, TEXTS[0], "58")
+        assert isinstance(beside, Done)
+        assert scores["58"] == beside.scores
+    finally:
+        runtime.close()
+
+
+def test_a_job_without_its_adapter_fails_alone(tmp_path: Path) -> None:
+    """Jobs of a bundle whose adapter cannot be loaded any more end in words; others go on."""
+    runtime = tiny_runtime(tmp_path)
+    try:
+        paths = {digest: tiny_adapter(tmp_path, seed) for seed, digest in enumerate(("lost", "kept"))}
+        for digest, each in paths.items():
+            runtime.attach(digest, manifest("classify"), each)
+        for i in range(LOADED_MAX):
+            runtime.attach(str(i), manifest("classify"), tiny_adapter(tmp_path, 100 + i))
+        Path(paths["lost"]["adapter"]).unlink()
+        for i in range(3):
+            for digest in paths:
+                runtime.submit(Run(job_id=f"{digest}-{i}", digest=digest, text=TEXTS[i]))
+        ends = {}
+        while runtime.busy:
+            ends |= {event.job_id: type(event) for event in runtime.step()}
+        assert {f"lost-{i}": Failed for i in range(3)} | {f"kept-{i}": Done for i in range(3)} == ends
+    finally:
+        runtime.close()
+
+
+def test_a_prompt_without_end_is_refused_at_once(runtime: LlamaRuntime) -> None:
+    """A hundred thousand tokens: refused with count and limit, and nothing is kept of them."""
+    runtime.attach("c", manifest("classify"), {})
+    classify(runtime, TEXTS[0], "c")
+    cells, before = cells_in_use(runtime), resident_bytes(os.getpid())
+    for text, said_of_it in (("x" * 16_000, r"has \d{4,} tokens; the limit is 260"), ("word " * 100_000, "characters")):
+        started = time.process_time()
+        for _ in range(20):
+            with pytest.raises(InputTooLong, match=said_of_it) as caught:
+                runtime.submit(Run(job_id="long", digest="c", text=text))
+        assert time.process_time() - started < 2
+        assert 260 == int(caught.value.metadata["limit"])
+    assert not runtime.busy
+    assert cells == cells_in_use(runtime)
+    assert resident_bytes(os.getpid()) - before < GROWTH_BYTES_MAX
+
+
+def test_what_was_asked_before_is_not_computed_again(tmp_path: Path) -> None:
+    """The same prompt twice is one hit and the same score; another prompt stands on the bundle's prefix alone."""
+    runtime = tiny_runtime(tmp_path, kept_bytes=2**20)
+    again, other = "I want my money back. " * 12, "Do you open on Sundays? " * 12
+    try:
+        runtime.attach("c", manifest("classify"), {})
+        use = runtime.cache_use
+        assert use is not None
+        reused, scores = [], []
+        for text in (again, again, other):
+            before = use.reused
+            done = classify(runtime, text, "c")
+            assert isinstance(done, Done)
+            scores.append(done.scores)
+            use = runtime.cache_use
+            assert use is not None
+            reused.append((use.reused - before, done.input_tokens))
+        prefix = reused[0][0]
+        assert 0 < prefix < reused[0][1]
+        assert [prefix, reused[1][1] - 1, prefix] == [tokens for tokens, _ in reused]
+        assert scores[0] == scores[1] != scores[2]
+    finally:
+        runtime.close()
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_thousands_of_jobs(runtime: LlamaRuntime, tmp_path: Path) -> None:
+    """After a warm-up, 2,000 jobs of all kinds, a fifth of them cancelled, leave the process as large as it was."""
+    turmoil = Turmoil(runtime, tmp_path)
+
+    def soak(jobs: int) -> int:
+        until = len(turmoil.asked) + jobs
+        while len(turmoil.asked) < until:
+            while len(turmoil.waiting) < 2 * JOBS:
+                turmoil.ask()
+            turmoil.step()
+            if turmoil.waiting and turmoil.dice.random() < 0.02:
+                turmoil.cancel()
+        turmoil.finish()
+        turmoil.answers.clear()
+        return resident_bytes(os.getpid())
+
+    before = soak(SOAKED // 4)
+    after = soak(SOAKED)
+    assert {1} == set(turmoil.ends.values())
+    assert {"CANCELLED"} == set(turmoil.reasons)
+    assert after - before < GROWTH_BYTES_MAX
+    require_as_before(turmoil)

@@ -1,0 +1,145 @@
+"""A llama engine in trouble, the daemon around it: killed with sixteen streams, crowded, asked by people in a hurry."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.client import AdminClient, AsyncClient, CallFailed, Client
+from edge_agent.client.answers import Engine
+from tests import tiny_gguf
+from tests.bundles import write
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually_sync
+from tests.llama_turmoil import manifest
+from tests.models import smollm2_path
+
+STREAMS = 16
+QUEUE = 32
+CROWD = 150
+ANSWERS_EACH = 2
+HURRIED = 300
+COUNT = "Count: 1, 2, 3, 4, 5,"  # SmolLM2 does not stop
+TEXT = "How much is the blue lamp?"
+
+
+def bundle(folder: Path, kind: str, name: str, weights: Path) -> Path:
+    """Write a bundle of the tasks of tests/llama_turmoil.py on that base."""
+    fields = manifest(kind).model_dump(mode="json", by_alias=True)
+    fields["task"]["name"] = name
+    fields["task"]["prompt"] = {"template": "{input}"}
+    fields["task"]["limits"] = {"input_tokens_max": 200, "output_tokens_max": 300}
+    fields["engine"]["context_tokens"] = 512
+    fields.pop("artifacts")
+    return write(folder, fields, {}, {"weights": ("model.gguf", weights)})
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A daemon with a task that sorts, on the tiny decoder."""
+    engine = {"sequences_max": STREAMS, "queue_requests_max": QUEUE, "restart_seconds_first": 0.05}
+    with RunningDaemon(tmp_path, engine=engine) as running:
+        running.install(bundle(tmp_path / "sort", "classify", "sort", tiny_gguf.write(tmp_path / "tiny.gguf")))
+        yield running
+
+
+def engine_of(admin: AdminClient, task: str) -> Engine:
+    return next(engine for engine in admin.status().engines if task in engine.tasks)
+
+
+def read_on(client: Client, begun: threading.Barrier, ends: list[CallFailed | None]) -> None:
+    """Read a stream to its end; `begun` is passed when its first piece has come."""
+    try:
+        with client.generate("talk", COUNT, timeout_seconds=60) as stream:
+            pieces = iter(stream)
+            next(pieces)
+            begun.wait()
+            for _ in pieces:
+                pass
+        ends.append(None)
+    except CallFailed as failed:
+        ends.append(failed)
+
+
+@pytest.mark.slow
+def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """Each of them ends with an error that says to try again; the next request works as soon as the engine is ready."""
+    daemon.install(bundle(tmp_path / "talk", "generate", "talk", smollm2_path()))
+    begun, ends = threading.Barrier(STREAMS + 1), list[CallFailed | None]()
+    with daemon.admin() as admin, daemon.client() as client:
+        before = engine_of(admin, "talk")
+        readers = [threading.Thread(target=read_on, args=(client, begun, ends)) for _ in range(STREAMS)]
+        for reader in readers:
+            reader.start()
+        begun.wait(60)
+        os.kill(before.pid, signal.SIGKILL)
+        for reader in readers:
+            reader.join()
+        assert [("UNAVAILABLE", "STREAM_BROKEN")] * STREAMS == [(end.code, end.reason) for end in ends if end]
+        assert all(end and (end.retry_after_seconds or 0) > 0 for end in ends)
+        eventually_sync(lambda: engine_of(admin, "talk").state == "READY", 30)
+        assert before.pid != engine_of(admin, "talk").pid
+        started = time.monotonic()
+        with client.generate("talk", COUNT, timeout_seconds=10, output_tokens_max=2) as stream:
+            assert "".join(stream)
+        assert time.monotonic() - started < 2
+        assert 1 == engine_of(admin, "talk").restarts
+        assert 0 == engine_of(admin, "sort").restarts
+
+
+@pytest.mark.slow
+async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemon) -> None:
+    """Of 150 callers at 16 places and a queue of 32, each is answered again and again; who is refused is told when."""
+    refusals: Counter[str] = Counter()
+
+    async def call(client: AsyncClient) -> int:
+        answers = 0
+        while answers < ANSWERS_EACH:
+            try:
+                await client.classify("sort", [TEXT], timeout_seconds=30)
+                answers += 1
+            except CallFailed as failed:
+                refusals[f"{failed.code} {failed.reason}"] += 1
+                assert (failed.retry_after_seconds or 0) > 0
+                await asyncio.wait_for(client.task("sort"), 30)  # a moment in which others come to word
+        return answers
+
+    async with AsyncClient(daemon.inference) as client:
+        async with asyncio.timeout(60):
+            answers = await asyncio.gather(*(call(client) for _ in range(CROWD)))
+        assert [ANSWERS_EACH] * CROWD == answers
+        assert refusals.keys() <= {"RESOURCE_EXHAUSTED QUEUE_FULL", "RESOURCE_EXHAUSTED CLIENT_SHARE_FULL"}
+        assert refusals
+        assert await client.classify("sort", [TEXT], timeout_seconds=2)
+
+
+async def test_a_storm_of_deadlines_leaves_nothing_behind(daemon: RunningDaemon) -> None:
+    """Three hundred callers who wait for 1 to 60 ms are answered, refused or too late; then there is peace."""
+    dice, outcomes = random.Random(1), Counter[str]()
+
+    async def call(client: AsyncClient, seconds: float) -> None:
+        try:
+            await client.classify("sort", [TEXT], timeout_seconds=seconds)
+            outcomes["OK"] += 1
+        except CallFailed as failed:
+            outcomes[failed.code] += 1
+
+    async with AsyncClient(daemon.inference) as client:
+        for _ in range(HURRIED // 50):
+            await asyncio.gather(*(call(client, dice.uniform(0.001, 0.06)) for _ in range(50)))
+        with daemon.admin() as admin:
+            eventually_sync(lambda: engine_of(admin, "sort").pending == 0)
+            assert 0 == engine_of(admin, "sort").restarts
+        assert outcomes.keys() <= {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+        assert outcomes["DEADLINE_EXCEEDED"] > 0
+        assert HURRIED == outcomes.total()
+        assert await client.classify("sort", [TEXT], timeout_seconds=2)
