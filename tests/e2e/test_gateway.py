@@ -260,6 +260,11 @@ def test_a_real_model_writes_labels_and_keeps_to_its_schema(tmp_path: Path) -> N
             model="assistant", messages=user("Say hello."), stream=True, temperature=0, max_tokens=12
         )
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream).strip()
+        likely = client.chat.completions.create(
+            model="assistant", messages=user("Say hello."), logprobs=True, top_logprobs=2, temperature=0, max_tokens=4
+        )
+        [first, *_] = likely.choices[0].logprobs.content
+        assert (2, first.token) == (len(first.top_logprobs), first.top_logprobs[0].token)
         label = client.chat.completions.create(model="pos-intent", messages=user("I want my money back"))
         assert (digest_of(bundles[1]), True) == (label.system_fingerprint, bool(label.choices[0].message.content))
         found = client.chat.completions.parse(

@@ -58,7 +58,14 @@ def test_a_plain_request_is_the_users_text() -> None:
     """Nothing else is needed, and null is as good as left out."""
     asked = read(temperature=None, tools=None)
     assert ("till", "hello", False, {}) == (asked.task, asked.text, asked.stream, asked.options)
-    nothing = {"output_tokens_max": 0, "temperature": None, "seed": None, "stops": (), "escalate": False}
+    nothing = {
+        "output_tokens_max": 0,
+        "temperature": None,
+        "seed": None,
+        "stops": (),
+        "logprobs": None,
+        "escalate": False,
+    }
     assert {"request_id": "r-1", **nothing} == asked.generate_options("r-1")
 
 
@@ -71,11 +78,18 @@ def test_text_parts_of_a_message_are_joined() -> None:
 def test_options_of_a_generation_are_read() -> None:
     """By OpenAI's names; of two limits the lower one counts."""
     asked = read(
-        temperature=0.5, seed=7, stop="END", max_tokens=20, max_completion_tokens=10, edge_agent={"escalate": True}
+        temperature=0.5,
+        seed=7,
+        stop="END",
+        max_tokens=20,
+        max_completion_tokens=10,
+        logprobs=True,
+        top_logprobs=2,
+        edge_agent={"escalate": True},
     )
     asked.check(task("GENERATE"))
-    expected = {"output_tokens_max": 10, "temperature": 0.5, "seed": 7, "stops": ["END"], "escalate": True}
-    assert {"request_id": "", **expected} == asked.generate_options()
+    expected = {"output_tokens_max": 10, "temperature": 0.5, "seed": 7, "stops": ["END"]}
+    assert {"request_id": "", **expected, "logprobs": 2, "escalate": True} == asked.generate_options()
 
 
 def test_what_clients_send_without_wanting_anything_is_let_by() -> None:
@@ -115,7 +129,9 @@ def test_what_clients_send_without_wanting_anything_is_let_by() -> None:
         ({"n": True}, "n", "can only be 1; it is true"),
         ({"tools": [{"type": "function"}]}, "tools", "can only be []; it is a list"),
         ({"top_p": 0.9}, "top_p", "can only be 1; it is 0.9"),
-        ({"logprobs": True}, "logprobs", "can only be false; it is true"),
+        ({"logprobs": 1}, "logprobs", "must be true or false; it is a number"),
+        ({"logprobs": False, "top_logprobs": 1}, "top_logprobs", "is for 'logprobs'"),
+        ({"logprobs": True, "top_logprobs": 6}, "top_logprobs", "must be a whole number from 0 to 5; it is 6"),
         ({"stream": "yes"}, "stream", "must be true or false; it is a string"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "is for a stream"),
         ({"stream": True, "stream_options": {"other": 1}}, "stream_options.other", "is not supported here"),
@@ -162,6 +178,7 @@ def test_a_body_that_is_no_request_is_refused(raw: bytes, said: str) -> None:
     [
         ("EMBED", {}, "model", "is of kind embed, and completes no chat"),
         ("CLASSIFY", {"max_tokens": 5}, "max_tokens", "is nothing that a task of kind classify has"),
+        ("CLASSIFY", {"logprobs": True}, "logprobs", "is nothing that a task of kind classify has"),
         ("CLASSIFY", {"stop": "x"}, "stop", "is nothing that a task of kind classify has"),
         ("CLASSIFY", {"temperature": 1}, "temperature", "always gives the likeliest answer"),
         ("CLASSIFY", {"edge_agent": {"escalate": True}}, "edge_agent.escalate", "is nothing that"),

@@ -12,7 +12,7 @@ from typing import Any
 from edge_agent.client import Answer, Classification, Embedding, Extraction, Finish, Task
 
 EXTRA = "edge_agent"
-_ELSEWHERE = frozenset({"values", "json", "reason"})
+_ELSEWHERE = frozenset({"values", "json", "reason", "tokens"})
 """Of an answer: what stands at OpenAI's own place."""
 _PAIRS: Mapping[str, tuple[str, str]] = {"scores": ("label", "score"), "fields": ("name", "confidence")}
 END = b"data: [DONE]\n\n"
@@ -55,7 +55,7 @@ class Head:
 def completion(head: Head, written: str, answer: Answer) -> Plain:
     """Write a whole completion."""
     message = {"role": "assistant", **content(written, answer)}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)}
+    choice = {"index": 0, "message": message, "logprobs": logprobs(answer), "finish_reason": finish_reason(answer)}
     return {
         **_head(head, "chat.completion", [choice]),
         "system_fingerprint": answer.bundle.digest,
@@ -71,7 +71,7 @@ def piece(head: Head, delta: Plain) -> Plain:
 
 def last(head: Head, answer: Answer, *, include_usage: bool) -> list[Plain]:
     """Write the end of a stream: why it ended, then, if it is wanted, what it used."""
-    choice = {"index": 0, "delta": {}, "finish_reason": finish_reason(answer)}
+    choice = {"index": 0, "delta": {}, "logprobs": logprobs(answer), "finish_reason": finish_reason(answer)}
     end = {
         **_head(head, "chat.completion.chunk", [choice]),
         "system_fingerprint": answer.bundle.digest,
@@ -87,6 +87,22 @@ def content(written: str, answer: Answer) -> Plain:
         return {"content": written, "refusal": None}
     sure = f", confidence {answer.confidence:.2f}" if isinstance(answer, Classification | Extraction) else ""
     return {"content": None, "refusal": f"nobody answers this one: {answer.route_reason}{sure}"}
+
+
+def logprobs(answer: Answer) -> Plain | None:
+    """Write how likely each token was, if that was asked for and is known."""
+    if not isinstance(answer, Finish) or not answer.tokens:
+        return None
+    content = [
+        {**_token(each.token, each.logprob), "top_logprobs": [_token(*other) for other in each.alternatives]}
+        for each in answer.tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: bytes, logprob: float) -> Plain:
+    """Write one; half a character is shown as none, and exact in its bytes."""
+    return {"token": token.decode(errors="replace"), "logprob": logprob, "bytes": list(token)}
 
 
 def finish_reason(answer: Answer) -> str:

@@ -21,6 +21,7 @@ from edge_agent.web.gateway.refusals import Refused
 PARTS_MAX = 64
 STOPS_MAX = 4
 STOP_CHARS_MAX = 64
+TOP_LOGPROBS_MAX = 5
 _UINT32_MAX = 2**32 - 1
 WISHES: tuple[OnLowConfidence, ...] = get_args(OnLowConfidence)
 AS_MODE: OnLowConfidence = "as_mode"
@@ -30,7 +31,7 @@ HARMLESS: Mapping[str, Callable[[Any], Any]] = {
     "n": reading.one_of(1),
     "top_p": reading.one_of(1),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), reading.one_of(0)),
-    **dict.fromkeys(("logprobs", "store"), reading.one_of(False)),
+    "store": reading.one_of(False),
     **dict.fromkeys(("logit_bias", "metadata"), reading.one_of({})),
     **dict.fromkeys(("tools", "functions"), reading.one_of([])),
     "tool_choice": reading.one_of("none", "auto"),
@@ -41,7 +42,6 @@ HARMLESS: Mapping[str, Callable[[Any], Any]] = {
 """Members that clients send without wanting anything by them: each with the values that want nothing."""
 _REMEDIES = {
     "tools": "Leave it out: a task answers one text, and calls nothing.",
-    "logprobs": "Leave it out: 'edge_agent' in the answer has the confidence, of a classify task every label's.",
     "functions": "Leave it out: a task answers one text, and calls nothing.",
     "input": "Write the text as the one user message of 'messages'.",
     "prompt": "Write the text as the one user message of 'messages'.",
@@ -52,6 +52,8 @@ _OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "temperature": reading.number(0, 2),
     "seed": reading.whole(0, _UINT32_MAX),
     "stop": lambda value: stops(value),
+    "logprobs": reading.flag,
+    "top_logprobs": reading.whole(0, TOP_LOGPROBS_MAX),
 }
 _EXTRA_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "on_low_confidence": reading.one_of(*WISHES),
@@ -123,6 +125,7 @@ class Completion:
             "temperature": self.options.get("temperature"),
             "seed": self.options.get("seed"),
             "stops": self.options.get("stop", ()),
+            "logprobs": self.options.get("top_logprobs", 0) if "logprobs" in self.options else None,
             "escalate": self.options.get(f"{EXTRA}.escalate", False),
         }
 
@@ -149,11 +152,20 @@ def completion(raw: bytes) -> Completion:
         stream=stream,
         include_usage=usage,
         format=asked.take("response_format", _format, Format()),
-        options={**asked.given(_OPTIONS), **asked.take(EXTRA, _extra, {})},
+        options={**_with_logprobs(asked.given(_OPTIONS)), **asked.take(EXTRA, _extra, {})},
     )
     asked.given(HARMLESS)
     asked.end(_REMEDIES)
     return found
+
+
+def _with_logprobs(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without a 'logprobs' that wants none."""
+    if options.get("logprobs"):
+        return options
+    if "top_logprobs" in options:
+        raise Refused("'top_logprobs' is for 'logprobs'", param="top_logprobs", remedy="Set 'logprobs' to true.")
+    return {name: value for name, value in options.items() if name != "logprobs"}
 
 
 def _text(messages: Any) -> str:
