@@ -16,7 +16,7 @@ from benchmarks.llama.picture import draw
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, CHART = DOCS / "performance.md", DOCS / "performance.svg"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
-TOLD = ("threads", "context_cells", "kv_type", "flash_attention", "cpu_variant")
+TOLD = ("threads", "context_cells", "kv_type", "flash_attention", "bulk_rows", "tuned", "cpu_variant")
 
 LOAD_QUIET = 1.0
 """Beyond it somebody else computed when the measurement began."""

@@ -17,8 +17,9 @@ def smollm2(quantization: str) -> Path:
     target = CACHE / f"SmolLM2-135M-{quantization}.gguf"
     if not target.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a link to where the package was
         if quantization == SHIPPED:
-            target.hardlink_to(models.smollm2_path())
+            target.symlink_to(models.smollm2_path())
         else:
             gguf.quantize(gguf.Request(models.smollm2_path(), target, quantization, requantize=True))
     return target
