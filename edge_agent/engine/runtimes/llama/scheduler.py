@@ -30,6 +30,8 @@ from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX
 
 STEP_SECONDS = 0.2
 ALONE_SECONDS = 0.5
+LONG_TOKENS = 512
+"""Bulk steps are for prompts of so many tokens: what is written beside shorter ones is the same, whoever is there."""
 BULK_ROWS_LEAST = 128
 BULK_SECONDS_MAX = 0.8
 """So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
@@ -198,7 +200,7 @@ class Scheduler:
 
     def _is_long(self, lane: Lane) -> bool:
         """Tell whether a bulk step is worth while for this prompt alone."""
-        if lane.exact or lane.rows < BULK_ROWS_MIN or self._bulk_rows < BULK_ROWS_MIN:
+        if lane.exact or min(lane.rows, self._bulk_rows) < BULK_ROWS_MIN or lane.rows + lane.depth < LONG_TOKENS:
             return False
         bulk = self.costs.bulk
         return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), lane.depth) >= BULK_ROWS_MIN
@@ -206,9 +208,9 @@ class Scheduler:
     def _bulk_is_due(self, lanes: Sequence[Lane], long: Sequence[Lane]) -> bool:
         """Tell whether the next step may be too large for exact lanes."""
         exact = [lane for lane in lanes if lane.exact]
-        if not exact:
-            return self._bulk_rows >= BULK_ROWS_MIN
-        if not long or (self._was_bulk and any(lane.decoding for lane in exact)):
+        if not long or not exact:
+            return bool(long)
+        if self._was_bulk and any(lane.decoding for lane in exact):
             return False
         return self._turn(long[0]) < min(map(self._turn, exact))
 
