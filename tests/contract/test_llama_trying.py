@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import Done, Event, Load, Run
 from edge_agent.engine.runtimes.llama import trying
 from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning import Limits, Tuned
+from tests import bundles
 from tests.models import smollm2_path
 
 SHAPE = Shape(cells=2000, sequences=10, kv_type="f16", threads=1, rows=128)
@@ -79,6 +83,26 @@ def test_nothing_is_tried_unasked_or_on_a_device(model: Model) -> None:
     for spec in (Load(runtime="llama", threads=1), Load(runtime="llama", threads=1, tune=True, device="vulkan")):
         tuned = settle(model, ALWAYS, spec)
         assert ("off", SHAPE, "") == (tuned.source, tuned.shape, tuned.notes)
+
+
+def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> None:
+    """A runtime that remembers fewer rows plans no step that its buffer could not take."""
+    folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")
+    paths = bundles.paths_of(folder)
+    spec = Load(runtime="llama", weights=paths["weights"], context_tokens=512, sequences_max=1, tune=True)
+    runtime = LlamaRuntime()
+    spec.settings = runtime.load(msgspec.structs.replace(spec, tune=False)) | {"bulk_rows": "96"}
+    runtime.close()
+    runtime = LlamaRuntime()
+    details = runtime.load(spec)
+    assert ("remembered", "96") == (details["tuned"], details["bulk_rows"])
+    runtime.attach("g", bundles.manifest_of(folder), paths)
+    runtime.submit(Run(job_id="one", digest="g", text="A lamp. " * 90, output_tokens_max=1))
+    events: list[Event] = []
+    while runtime.busy:
+        events += runtime.step()
+    assert isinstance(events[-1], Done)
+    runtime.close()
 
 
 def test_the_processor_has_a_name() -> None:

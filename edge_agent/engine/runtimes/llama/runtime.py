@@ -93,7 +93,7 @@ class LlamaRuntime:
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler = Scheduler(shape.rows)
+        self._scheduler = Scheduler(tuned.shape.rows)
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
