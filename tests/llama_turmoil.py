@@ -55,7 +55,9 @@ def manifest(kind: str, before: str = "A customer speaks.") -> Manifest:
     return Manifest.model_validate({**whole, "engine": {"context_tokens": CONTEXT_TOKENS}, "artifacts": [artifact]})
 
 
-def tiny_runtime(folder: Path, kept_bytes: int = KEPT_BYTES, runtime: LlamaRuntime | None = None) -> LlamaRuntime:
+def tiny_runtime(
+    folder: Path, kept_bytes: int = KEPT_BYTES, runtime: LlamaRuntime | None = None, jobs: int = JOBS
+) -> LlamaRuntime:
     """Return a runtime with the tiny decoder and no bundles."""
     runtime = runtime or LlamaRuntime()
     weights = str(tiny_gguf.write(folder / "tiny.gguf", tiny_gguf.sharp()))
@@ -64,7 +66,7 @@ def tiny_runtime(folder: Path, kept_bytes: int = KEPT_BYTES, runtime: LlamaRunti
             runtime="llama",
             weights=weights,
             context_tokens=CONTEXT_TOKENS,
-            sequences_max=JOBS,
+            sequences_max=jobs,
             prompt_cache_bytes_max=kept_bytes,
         )
     )

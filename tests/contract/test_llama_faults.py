@@ -29,6 +29,7 @@ from tests.llama_turmoil import (
 
 QUICK, ALL = 100, 1000
 ENDED = 20
+PROMPTS = 24
 ADAPTERS = 60
 SOAKED = 2000
 GROWTH_BYTES_MAX = 8 * 2**20
@@ -85,6 +86,28 @@ def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, can
     assert {"CANCELLED": cancels} == turmoil.reasons
     require_as_before(turmoil)
     assert idle == cells_in_use(runtime)
+
+
+@pytest.mark.slow
+def test_more_prompts_than_the_buffer_has_sequences_for(tmp_path: Path) -> None:
+    """Twenty-four jobs at once, of as many prompts and more: none fails, and each answers as it does alone."""
+    runtime = tiny_runtime(tmp_path, kept_bytes=2**20, jobs=PROMPTS)
+    try:
+        turmoil = Turmoil(runtime, tmp_path)
+        for i in range(PROMPTS):
+            runtime.attach(f"classify-shop-{i}", manifest("classify", f"Shop {i}."), {})
+            turmoil.digests.append(f"classify-shop-{i}")
+        alone = turmoil.alone()
+        while len(turmoil.asked) < 20 * PROMPTS:
+            while len(turmoil.waiting) < PROMPTS + JOBS:
+                turmoil.ask()
+            turmoil.step()
+        turmoil.finish()
+        assert {} == turmoil.reasons
+        for job_id, done in turmoil.answers.items():
+            assert turmoil.asked[job_id] not in alone or alone[turmoil.asked[job_id]] == said(done)
+    finally:
+        runtime.close()
 
 
 class Interrupter:
