@@ -106,14 +106,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
     | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.report", "edge_agent.support", "edge_agent.web"},
-    "convert": {
-        "edge_agent.errors",
-        "edge_agent.formats",
-        "edge_agent.intervals",
-        "convert.decoder",
-        "convert.encoder",
-        "convert.evaluate",
-    },
+    "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
+    | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     "convert.encoder": {"convert", "edge_agent.engine.runtimes"},
@@ -133,6 +127,9 @@ ROOMS: dict[str, set[str]] = {
     | MIDDLE
     | {f"edge_agent.{name}" for name in ("service", "tasks", "uplink.escalation", "v1")}
     | {"benchmarks", "tests"},
+    # What the loop of an engine costs beside its model, without a child around it.
+    "benchmarks.bare.hot_loop": BASE
+    | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     "tests": set(),
 }
 

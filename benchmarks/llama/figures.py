@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gguf import GGUFReader
 from benchmarks.bars import Bar
 from benchmarks.llama import goals, tasks
 from benchmarks.llama.bandwidth import bytes_per_second
+from benchmarks.llama.bare import ENVIRONMENT
 from benchmarks.llama.comparing import Figure, Pair, compared
 from benchmarks.llama.parts import Match
 from benchmarks.llama.running import LlamaServer, Settings
@@ -25,6 +27,7 @@ PROMPT_TOKENS = 512
 IDLE_SECONDS = 1.0
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """How OpenMP's threads wait for each other, where somebody has set it for llama-server: not to be done in earnest."""
+HOT_LOOP_STREAMS, HOT_LOOP_MICROSECONDS = 8, 100
 
 
 def machine() -> Figure:
@@ -98,6 +101,19 @@ def _llama_bench(settings: Settings, program: Path) -> float:
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - that we have built
     (row,) = json.loads(done.stdout)
     return float(row["avg_ts"])
+
+
+async def hot_loop(match: Match, settings: Settings) -> list[Bar]:
+    """What Python costs in a step of the engine's own loop, in a process of its own."""
+    options = (str(settings.weights), str(settings.threads), str(HOT_LOOP_STREAMS))
+    command = [sys.executable, "-m", "benchmarks.bare.hot_loop", *options]
+    done = subprocess.run(  # noqa: ASYNC221, S603 - our own module, and nothing else shall run
+        command, check=True, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}
+    )
+    python, choosing = json.loads(done.stdout)
+    about = {"with the search for the largest logit": f"{choosing:.0f}"}
+    name = f"Python in a step of {HOT_LOOP_STREAMS} streams, microseconds"
+    return [Figure(name, python, HOT_LOOP_MICROSECONDS, "lower", about, match.model)]
 
 
 def told(settings: Settings, details: dict[str, str]) -> Iterator[Bar]:

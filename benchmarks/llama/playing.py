@@ -35,6 +35,7 @@ COMPARED: dict[str, Part] = {
 REPORTED: dict[str, Callable[[Match, Table], Awaitable[list[Bar]]]] = {
     "idle": lambda match, table: figures.idle(match, table.server),
     "bandwidth": lambda match, table: figures.bandwidth(match, table.settings),
+    "hot-loop": lambda match, table: figures.hot_loop(match, table.settings),
     "prefill": lambda match, table: figures.prefill(match, table.settings, table.programs.bench),
 }
 ADAPTERS = "adapters"
