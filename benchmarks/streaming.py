@@ -25,7 +25,7 @@ ROUNDS, BUSY_ROUNDS = 8, 3
 SYSTEM = "You help the staff of a shop. Answer in one or two short sentences."
 TEXT = "Tell me a long story about a {} that was sold in a small shop by the sea. Do not stop early."
 THINGS = ("kettle", "lamp", "shirt", "clock", "chair", "kite", "radio", "ladder")
-SPINS = {"GOMP_SPINCOUNT": "1000"}  # as the engine's child has it
+SPINS = {"GOMP_SPINCOUNT": "5000"}  # as the engine's child has it
 BUSY = [sys.executable, "-c", "while True: pass"]
 
 

@@ -14,7 +14,7 @@ from benchmarks.llama import tasks
 from benchmarks.llama.running import Settings
 
 # As the engine's child has it.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+ENVIRONMENT = {"GOMP_SPINCOUNT": "5000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class BareScorer:

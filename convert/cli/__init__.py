@@ -109,7 +109,7 @@ def root(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Before torch loads OpenMP: its threads spin while they wait, and beside one busy neighbour that costs four times
     # the training's time. A bounded spin costs a few per cent on a quiet machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 app.command("init")(init.run)

@@ -83,6 +83,8 @@ class Place:
     """Of the tokens behind the resident's, in their order."""
     reserved: int = 0
     """The most cells that it may come to need."""
+    lost: bool = False
+    """It was written out, and could not be written in again."""
 
     @property
     def shared(self) -> int:
@@ -166,6 +168,8 @@ class Cache:
 
     def settle(self, places: Sequence[Place]) -> None:
         """Bring sequences that are to grow into order, where they would not stay so (rule 3). Raises ModelFailed."""
+        if any(place.lost for place in places):
+            raise ModelFailed("the keys and values of a job were lost")
         while high := [place for place in places if place.last >= self._cells.lowest]:
             self._move(high[0])  # to lower cells each time, so this ends
 
@@ -175,6 +179,7 @@ class Cache:
         count = place.shared + len(place.cells) - shared
         place.reserved += place.shared - shared
         state = self._saved(place.sequence, shared) if count else None
+        place.lost = True
         self.context.drop(place.sequence)
         self._cells.give(place.cells)
         place.cells = []
@@ -187,6 +192,7 @@ class Cache:
             place.cells = self._cells.take(count)
         if place.resident is not None:
             self.context.copy(place.resident.sequence, place.sequence)
+        place.lost = False
 
     def _knows(self, prompt: Prompt) -> bool:
         """Tell whether all of a prompt is kept."""
