@@ -69,7 +69,8 @@ def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker
         runtime.submit(Run(job_id=job_id, digest="c", text=LONG))
     talker.say()
     assert [] == steps(runtime, 2)
-    assert {"kept", "gone"} == {job_id for jobs in talker.heard for job_id in jobs}
+    assert talker.heard
+    assert {"kept", "gone"} >= {job_id for jobs in talker.heard for job_id in jobs}
     assert all(job.computed <= len(job.bundle.prompt.tokens) + ROWS_MAX for job in runtime._jobs.values())
     talker.take_back()
     assert ["CANCELLED"] == [event.reason for event in runtime.cancel("gone") if isinstance(event, Failed)]

@@ -135,7 +135,7 @@ document.addEventListener("htmx:sendError", () => lost(true));
 document.addEventListener("htmx:timeout", () => lost(true));
 
 document.addEventListener("DOMContentLoaded", () => {
-  // A browser leaves autofocus out where it has drawn nothing yet.
-  one("[autofocus]")?.focus();
+  // Not the attribute autofocus: a browser leaves that out where it has drawn nothing yet, and complains where a key was quicker.
+  one("[data-focus]")?.focus();
   show();
 });
