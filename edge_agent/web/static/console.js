@@ -136,6 +136,6 @@ document.addEventListener("htmx:timeout", () => lost(true));
 
 document.addEventListener("DOMContentLoaded", () => {
   // Not the attribute autofocus: a browser leaves that out where it has drawn nothing yet, and complains where a key was quicker.
-  one("[data-focus]")?.focus();
+  one("[data-first]")?.focus();
   show();
 });
