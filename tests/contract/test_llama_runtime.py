@@ -221,12 +221,11 @@ def test_prefix_lies_below_the_jobs_that_were_there(runtime: LlamaRuntime) -> No
     assert before.scores == classify(runtime, LONG, "twin").scores
 
 
-@pytest.mark.parametrize("chunks", [3, 5])
-def test_lone_row_of_a_score_gets_company(chunks: int) -> None:
-    """With two threads, a row computed alone behind few or many cells equals the same row beside its neighbours."""
+def test_lone_row_of_a_score_gets_company() -> None:
+    """With two threads, a row computed alone behind many cells equals the same row computed with its neighbours."""
     model = Model(str(WEIGHTS))
     cache = Cache(model, 1, shape_of(600, jobs=1, kv_type="f16", threads=2), 2**26)
-    tokens = model.tokenize(LONG * 6, special=False)[: chunks * ROWS_MAX]
+    tokens = model.tokenize(LONG * 6, special=False)[: 5 * ROWS_MAX]
     cache.fill(Prompt((), "", exact=True), tokens, None)
     together = cache.context.logits(ROWS_MAX - 1).copy()
     cache.fill(Prompt(tuple(tokens[:-1]), "", exact=True), tokens[-1:], None)

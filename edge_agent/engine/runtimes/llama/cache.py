@@ -4,8 +4,7 @@ llama.cpp computes a row the same way, to the last bit, whatever other rows are 
 (measured on the pinned build; the contract tests hold them):
 
 1. Fewer than 64 rows in a micro-batch: from 64 on, flash attention takes another kernel. The scheduler sees to it.
-2. More than one row: behind more than 256 cells the threads divide the cells of a lone row between them, and add up
-   otherwise. `decode` adds a row there.
+2. More than one row: a lone row behind more than 256 cells takes yet another kernel. `decode` adds a row if need be.
 3. The cells of a sequence lie in the order of its tokens. Attention adds up cells in the order of the buffer, and
    another order rounds differently: up to 0.3 nats on a likely token. New tokens get the lowest free cells (`cells.py`
    knows which), so a sequence is in order as long as no cell below its last one is free when it grows. Where one is,
@@ -34,8 +33,6 @@ RESIDENTS_MAX = 16
 IDLE_MAX = 2
 """Residents that stay without a job: a cell costs every row a look, and to restore them takes a millisecond."""
 SPARE_CONTEXTS = 2
-LONE_CELLS_MAX = 256
-"""Behind fewer a lone row is computed as others are; llama.cpp rounds the cells that it looks at up to as many."""
 KEPT_TOKENS_MIN = 64
 """Fewer are not worth their bytes: computing them again takes one step."""
 _BALLAST_TOKEN = 0
@@ -108,7 +105,6 @@ class Cache:
         """Allocate the context. Raises ModelLoadFailed."""
         self.context = Context(model, shape)
         self._cells = Cells(shape.cells)
-        self._threads = shape.threads
         self._kept = Prefixes(kept_bytes_max)
         self._free = list(range(jobs + 1))
         """One more than jobs: for bundles that are attached meanwhile."""
@@ -235,7 +231,7 @@ class Cache:
             ModelFailed, Aborted: nothing was computed.
         """
         self.context.use_adapter(adapter)
-        lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1 and self._divides()
+        lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1
         ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits="none")] if lone else []
         try:
             self.context.decode([*parts, *ballast])
@@ -247,11 +243,6 @@ class Cache:
             place = self._places.get(part.sequence) if isinstance(part, Rows) else None
             (self._fork_cells if place is None else place.cells).extend(cells)
             self._use.computed += len(cells)
-
-    def _divides(self) -> bool:
-        """Tell whether llama.cpp would divide the cells that a lone row looks at between its threads (rule 2)."""
-        used = [place.last for place in self._places.values()] + [each.cells[-1] for each in self._residents]
-        return self._threads > 1 and max(self._cells.lowest, *used) >= LONE_CELLS_MAX
 
     def fork(self, place: Place) -> int:
         """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
