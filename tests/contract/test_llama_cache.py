@@ -41,7 +41,10 @@ def answer(runtime: LlamaRuntime, digest: str, text: str) -> int:
 
 
 def test_the_cache_says_what_it_holds_and_saves() -> None:
-    """Cells in use are the prefixes while nothing runs, more while something does; a job computes no prefix again."""
+    """Cells in use are the prefixes of who ran last while nothing runs, more while something does, none at first.
+
+    No job computes a prefix that was computed at attach.
+    """
     runtime = LlamaRuntime()
     assert runtime.cache_use is None
     runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=4))
@@ -49,11 +52,16 @@ def test_the_cache_says_what_it_holds_and_saves() -> None:
         runtime.attach("c", make("classify", ("refund", "price")), {})
         runtime.attach("g", make("generate", ()), {})
         idle = used(runtime)
+        prefix = len(runtime._bundles["c"].prompt.tokens)
+        assert 0 == idle.cells_in_use < idle.kept_bytes
         text = "How much is the blue lamp over there, next to the green one? " * 8
         assert answer(runtime, "g", text) > idle.cells_in_use + ROWS_MAX
         answer(runtime, "c", "How much is the lamp?")
         after = used(runtime)
-        assert idle.cells_in_use == after.cells_in_use
+        assert 2 * prefix == after.cells_in_use
+        assert (idle.lookups + 2, idle.hits + 2) == (after.lookups, after.hits)
+        assert 2 * prefix == after.reused - idle.reused
+        assert len(text.split()) < after.computed - idle.computed < 280
     finally:
         runtime.close()
     assert runtime.cache_use is None

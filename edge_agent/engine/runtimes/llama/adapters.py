@@ -47,16 +47,17 @@ class Adapters:
         """
         if adapter is None:
             return None
-        if adapter.identity not in self._loaded:
-            try:
-                self.load(adapter)
-            except ModelLoadFailed as error:
-                raise ModelFailed(error.message, remedy=error.remedy, adapter=Path(adapter.path).name) from None
+        try:
+            self.load(adapter)
+        except ModelLoadFailed as error:
+            raise ModelFailed(error.message, remedy=error.remedy, adapter=Path(adapter.path).name) from None
         self._loaded.move_to_end(adapter.identity)
         return self._loaded[adapter.identity]
 
     def load(self, adapter: Adapter) -> None:
-        """Load an adapter; the one not used for longest makes room. Raises ModelLoadFailed."""
+        """Load an adapter that is not loaded; the one not used for longest makes room. Raises ModelLoadFailed."""
+        if adapter.identity in self._loaded:
+            return
         while len(self._loaded) >= LOADED_MAX:
             self.free(next(iter(self._loaded)))
         self._loaded[adapter.identity] = self._model.load_adapter(adapter.path)

@@ -1,7 +1,8 @@
 """Who has which sequence of the context, what is kept of prompts, and the rules that make a score independent.
 
-llama.cpp computes a row the same way, to the last bit, whatever other rows are in the batch, if three rules are kept
-(measured on the pinned build; the contract tests hold them):
+llama.cpp computes a row of quantized weights the same way, to the last bit, whatever other rows are in the batch, if
+three rules are kept (measured on the pinned build; the contract tests hold them). Where the last weights are not
+quantized, how many rows ask for logits moves them by 1e-6; nothing is done about that.
 
 1. Fewer than 64 rows in a micro-batch: from 64 on, flash attention takes another kernel. The scheduler sees to it.
 2. More than one row: a lone row behind more than 256 cells takes yet another kernel. `decode` adds a row if need be.
@@ -21,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from edge_agent.engine.protocol import CacheUse
 from edge_agent.engine.runtimes.llama.cells import Cells
@@ -161,7 +164,7 @@ class Cache:
             self._keep_range(place.sequence, (start, start + len(suffix)), prompt, suffix)
 
     def forget(self, prompt: Prompt) -> None:
-        """Drop what is kept of a prompt and of those that begin with it. Only while no job has it."""
+        """Drop what is kept behind a prompt. Only while no job has it; itself it stays until others drive it out."""
         for resident in [each for each in self._residents if each.prompt == prompt]:
             self._evict(resident)
         self._kept.drop(prompt)
@@ -261,9 +264,8 @@ class Cache:
 
     def use(self) -> CacheUse:
         """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""
-        self._use.cells_in_use = self._cells.count - self._cells.free
-        self._use.kept_bytes = self._kept.bytes
-        return self._use
+        cells = self._cells.count - self._cells.free
+        return replace(self._use, cells_in_use=cells, kept_bytes=self._kept.bytes)
 
     def close(self) -> None:
         """Free the context."""

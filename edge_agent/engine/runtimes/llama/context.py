@@ -160,7 +160,6 @@ class Context:
         if code == 0:
             return
         if code == _ABORTED:
-            self._stop[0] = b"\0"
             raise Aborted
         if code in _COMPUTE_FAILED and self._on_device:
             raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")

@@ -8,8 +8,8 @@ says how.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,9 +272,7 @@ class LlamaRuntime:
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
             with self._interruptible(turns):
                 self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
-            self._cache.context.forget_abort()
         except (ModelFailed, Aborted) as stopped:
-            self._cache.context.forget_abort()
             self._cache.drop_forks()
             for job in jobs:
                 job.undo()
@@ -287,11 +285,17 @@ class LlamaRuntime:
             self._cache.drop_forks()
             self._computed_at = time.perf_counter()
 
-    def _interruptible(self, turns: list[tuple[Job, int]]) -> AbstractContextManager[None]:
+    @contextmanager
+    def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
         """Let a step that may take long end when one of its jobs is cancelled."""
         if self._interruption is None or sum(rows for _, rows in turns) < LONG_ROWS:
-            return nullcontext()
-        return self._interruption.during({job.run.job_id for job, _ in turns})
+            yield
+            return
+        try:
+            with self._interruption.during({job.run.job_id for job, _ in turns}):
+                yield
+        finally:
+            self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
 
     def _collect(self, turns: list[tuple[Job, int]], parts: list[list[Part]]) -> list[Event]:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""
