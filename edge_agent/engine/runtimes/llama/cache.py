@@ -5,7 +5,9 @@ three rules are kept (measured on the pinned build; the contract tests hold them
 quantized, how many rows ask for logits moves them by 1e-6; nothing is done about that.
 
 1. Fewer than 64 rows in a micro-batch: from 64 on, flash attention takes another kernel. The scheduler sees to it.
-2. More than one row: a lone row behind more than 256 cells takes yet another kernel. `decode` adds a row if need be.
+2. More than one row: a lone row behind more than 256 cells takes yet another kernel where several threads compute, and
+   so may one of any depth with some weights (half floats, adapters). `decode` adds a row where need be, which costs a
+   sixth of a step, or as much again, by the processor.
 3. The cells of a sequence lie in the order of its tokens. Attention adds up cells in the order of the buffer, and
    another order rounds differently: up to 0.3 nats on a likely token. New tokens get the lowest free cells (`cells.py`
    knows which), so a sequence is in order as long as no cell below its last one is free when it grows. Where one is,
@@ -23,11 +25,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.engine.protocol import CacheUse
 from edge_agent.engine.runtimes.llama.cells import Cells
-from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Context, Part, Rows, Shape
+from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Context, Logits, Part, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.prefixes import Prefixes
 from edge_agent.errors import ModelFailed
@@ -38,6 +41,9 @@ IDLE_MAX = 2
 SPARE_CONTEXTS = 2
 KEPT_TOKENS_MIN = 64
 """Fewer are not worth their bytes: computing them again takes one step."""
+LONE_CELLS_MAX = 256
+"""Among so many cells a lone row takes the attention kernel of all others."""
+_PROBE_TOKENS = 8
 _BALLAST_TOKEN = 0
 
 
@@ -121,6 +127,9 @@ class Cache:
         self._fork_cells: list[int] = []
         self._ballast, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
+        self._deep = shape.threads == 1 and shape.flash
+        """A lone row takes that kernel however many cells there are."""
+        self._alone = self._same_alone(model.vocab_size)
 
     def enter(self, prompt: Prompt, suffix: Sequence[int], outputs: int, spare: int = 1) -> tuple[Place, int] | None:
         """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
@@ -131,6 +140,8 @@ class Cache:
         needed = len(suffix) + outputs
         if len(self._free) <= spare or not self._room(prompt, needed):
             return None
+        if prompt.exact and outputs:
+            self._clear_view(prompt, len(suffix))
         resident = self._resident(prompt)
         place = Place(prompt, self._free.pop(), resident, reserved=needed + (0 if resident else len(prompt.tokens)))
         self._places[place.sequence] = place
@@ -228,13 +239,13 @@ class Cache:
             )
 
     def decode(self, parts: Sequence[Part], adapter: Any, *, exact: bool) -> None:
-        """Compute one batch. `exact`: a score comes out of it, so a lone row gets company.
+        """Compute one batch. `exact`: a score comes out of it, so a lone row gets company where it needs it.
 
         Raises:
             ModelFailed, Aborted: nothing was computed.
         """
         self.context.use_adapter(adapter)
-        lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1
+        lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1 and not self._bears_alone(adapter)
         ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits="none")] if lone else []
         try:
             self.context.decode([*parts, *ballast])
@@ -271,6 +282,37 @@ class Cache:
         """Free the context."""
         self._kept.clear()
         self.context.close()
+
+    def _bears_alone(self, adapter: Any) -> bool:
+        """Tell whether the next row comes out the same without company (rule 2)."""
+        few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
+        return self._alone and adapter is None and (few or self._deep)
+
+    def _same_alone(self, vocabulary: int) -> bool:
+        """Tell whether a row of these weights has the same logits alone as in company. While there are no jobs."""
+        tokens = [place % vocabulary for place in range(_PROBE_TOKENS)]
+        beside = Rows(self._ballast, 0, [_BALLAST_TOKEN], logits="none")
+        asked = Rows(self._scratch, len(tokens), tokens[-1:], logits="last")
+        found: list[Logits] = []
+        try:
+            self.context.decode([Rows(self._scratch, 0, tokens, logits="none")])
+            for company in ([], [beside]):
+                self.context.decode([asked, *company])
+                found.append(self.context.logits(0).copy())
+                self.context.drop(self._scratch, len(tokens))
+        except ModelFailed:  # the first answer says what is wrong with it
+            return False
+        finally:
+            self.context.drop(self._scratch)
+            self.context.drop(self._ballast)
+        return np.array_equal(found[0], found[1])
+
+    def _clear_view(self, prompt: Prompt, suffix: int) -> None:
+        """Evict what is idle, where a job that writes has few cells to look at without it: it then needs no company."""
+        if self._cells.taken + suffix < LONE_CELLS_MAX or len(prompt.tokens) + suffix >= LONE_CELLS_MAX:
+            return
+        for resident in [each for each in self._residents if not each.jobs and each.prompt != prompt]:
+            self._evict(resident)
 
     def _room(self, prompt: Prompt, needed: int) -> bool:
         """Tell whether a job that may come to need so many cells can come in; residents that nobody needs make room.

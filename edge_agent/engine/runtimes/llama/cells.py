@@ -24,6 +24,11 @@ class Cells:
         return self._free[0] if self._free else self.count
 
     @property
+    def taken(self) -> int:
+        """How many are taken: just the lowest ones, without a hole, where `lowest` is as many."""
+        return self.count - len(self._free)
+
+    @property
     def free(self) -> int:
         """How many are free."""
         return len(self._free)

@@ -10,7 +10,7 @@ import platform
 from dataclasses import replace
 
 from edge_agent.engine.memory import Need
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
+from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.grammar import STATES_MAX
 from edge_agent.engine.runtimes.llama.header import Header
 
@@ -35,7 +35,7 @@ def need_of(header: Header, file_bytes: int, shape: Shape, jobs: int, machine: s
     """Return what loading the file, a context of that shape and `jobs` generations take."""
     repacked = _REPACKED if machine in ("x86_64", "AMD64") else _REPACKED_ELSEWHERE
     # One buffer for what is given out and one for what the graph computes.
-    logits = 2 * max(ROWS_MAX, shape.sequences) * header.vocabulary * LOGIT_BYTES
+    logits = 2 * shape.outputs * header.vocabulary * LOGIT_BYTES
     activations = activation_bytes(header, shape)
     return Need(
         weights=file_bytes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
+from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.header import Header
 from edge_agent.engine.runtimes.llama.need import LOGIT_BYTES, activation_bytes, cache_bytes
 from edge_agent.errors import DeviceUnusable
@@ -96,7 +96,7 @@ def shortfall(offload: Offload, layers_max: int) -> str:
 
 def _compute_bytes(header: Header, shape: Shape, device: str) -> int:
     """Return what a step takes: logits, activations, and the largest matrix as half floats, which some kernels want."""
-    logits = max(ROWS_MAX, shape.sequences) * header.vocabulary * LOGIT_BYTES
+    logits = shape.outputs * header.vocabulary * LOGIT_BYTES
     widest = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
     return logits + activation_bytes(header, shape) + widest + DRIVER_BYTES[device]
 
