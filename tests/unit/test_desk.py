@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import threading
 import time
 from dataclasses import replace
 
@@ -11,6 +13,7 @@ import pytest
 from edge_agent.config import EscalationConfig
 from edge_agent.errors import (
     ConfigInvalid,
+    SiteError,
     StoreDamaged,
     UpstreamBusy,
     UpstreamFailed,
@@ -257,6 +260,70 @@ async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
         with pytest.raises(UpstreamRefused, match="refuses the key"):
             await said(desk)
     assert [] == oracle.asked
+
+
+async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_path):
+    """While a price cannot be set aside, an answer under way comes in, and who watches is told; then it is refused."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        oracle.seconds = 0.3
+        coming = desk.ask(QUESTION, 5.0)
+        first = asyncio.ensure_future(anext(coming))
+        await eventually(lambda: len(oracle.asked) == 1)
+        pipe = tmp_path / ".spending.json.partial"
+        os.mkfifo(pipe)  # whoever opens it to write waits for a reader, as for a disk that does not answer
+        with slow(pipe):
+            stuck = asyncio.create_task(said(desk))
+            hasty = asyncio.create_task(said(desk, seconds=0.2))
+            events = [await first, *[await anext(coming) for _ in range(4)]]
+            assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], Answered))
+            assert not stuck.done()
+            assert desk.standing().online
+        with pytest.raises(SiteError, match=r"spending\.json"):  # a pipe cannot be synced
+            await stuck
+        with pytest.raises(UpstreamBusy, match="disk took longer"):
+            await hasty
+        await coming.aclose()
+    assert 1 == len(oracle.asked)
+    assert {"2026-11-26": TOKENS[0] + 2 * TOKENS[1]} == json.loads((tmp_path / "spending.json").read_text())["days"]
+
+
+@contextlib.contextmanager
+def slow(pipe):
+    """Let whoever writes wait inside the block, or for ten seconds, so that a test that fails ends."""
+    over = threading.Event()
+
+    def read():
+        over.wait(10)
+        pipe.read_bytes()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+
+
+async def test_who_goes_away_while_the_disk_is_slow_is_not_asked_for_and_owes_nothing(oracle, tmp_path):
+    """The price that was set aside for a caller who has gone is given back, and a cap is not eaten by nothing."""
+    async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        gone = [asyncio.create_task(said(desk)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for each in gone:
+            each.cancel()
+        await asyncio.wait(gone)
+        await eventually(lambda: desk.purse.spent.on("2026-11-26") == 0)
+        assert "hello there" == (await said(desk))[0]
+    assert 1 == len(oracle.asked)
+
+
+async def test_many_at_once_do_not_break_a_cap(oracle, tmp_path):
+    """All find room before any has taken it: who comes too late on the disk is refused."""
+    async with desk_for(oracle, tmp_path, calls_max=20, day_cost_max=0.0006, **PRICES) as desk:
+        came = await asyncio.gather(*(said(desk) for _ in range(20)), return_exceptions=True)
+        assert {tuple, UpstreamBusy} == {type(each) for each in came}
+        assert 1e6 * 0.0006 >= desk.purse.spent.on("2026-11-26")
 
 
 def test_a_damaged_purse_is_not_an_empty_one(tmp_path):

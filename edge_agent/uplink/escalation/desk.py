@@ -5,6 +5,10 @@ questions than `calls_max` are under way, and both caps leave room for the deare
 refused at once. While the large model is offline, only `run` tries whether it is there again.
 
 A question that nobody waits for leaves one place and a share of the caps to those that somebody does.
+
+Prices are set aside on the disk by a thread of its own: a slow disk delays the questions that wait for it, and neither
+the answers that are coming in nor what whoever watches is told. Not by the loop's own threads, which look names up: one
+that hangs must not hold up the books.
 """
 
 from __future__ import annotations
@@ -16,17 +20,18 @@ import statistics
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import structlog
 
 from edge_agent.config import EscalationConfig
-from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
+from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import Backoff
 from edge_agent.uplink.escalation import retrying
 from edge_agent.uplink.escalation.large_model import Ended, LargeModel, Lost, Question, TooBusy
-from edge_agent.uplink.escalation.purse import Purse
+from edge_agent.uplink.escalation.purse import NO_ROOM, Purse, Reserved
 from edge_agent.uplink.escalation.retrying import Throttle
 
 log = structlog.get_logger("edge_agent.uplink")
@@ -40,6 +45,7 @@ CUT_OFF_FACTOR = 2.0
 """What was cut off is taken to last so many times as long as it was waited for."""
 OVER_SECONDS = 0.05
 _LATE = "the large model took longer than there was time"
+_SLOW = "the disk took longer than there was time to set the price aside"
 SOFT_FAILURES_MAX = 3
 """Broken answers in a row after which the large model counts as offline; who cannot be reached does at once."""
 
@@ -87,6 +93,7 @@ class Desk:
     def __init__(self, config: EscalationConfig, model: LargeModel, purse: Purse) -> None:
         """Begin; whether anybody is there is not known before `run` has tried."""
         self._config, self._model, self.purse = config, model, purse
+        self._books = ThreadPoolExecutor(1, thread_name_prefix="purse")
         self._hard = Backoff(config.retry_seconds_first, config.retry_seconds_max, failures_max=1)
         self._soft = Backoff(config.retry_seconds_first, config.retry_seconds_max, SOFT_FAILURES_MAX)
         self._link = connectivity.start(time.monotonic())
@@ -139,19 +146,32 @@ class Desk:
             DiskFull, ExchangeDirUnusable: its price could not be set aside, so it was not asked.
         """
         self._admit(question)
-        reserved = self.purse.reserve(question.input_tokens_max, question.output_tokens_max)
-        under_way = _Question(question, time.monotonic(), min(seconds, self._config.seconds_max), reserved.micros)
+        share = self._config.later_cost_share if question.background else 1.0
+        size = question.input_tokens_max, question.output_tokens_max
+        under_way = _Question(question, time.monotonic(), min(seconds, self._config.seconds_max), cost=0)
         self._under_way += 1
         self._tell()
+        reserving = self._books.submit(self.purse.reserve, *size, share)
         try:
+            reserved = await asyncio.shield(asyncio.wrap_future(reserving))
+            if under_way.seconds_left() <= 0:
+                raise UpstreamBusy(_SLOW)
+            self._reach()  # the disk may have taken its time
+            under_way.cost = reserved.micros
             async with contextlib.aclosing(self._answer(under_way)) as events:
                 async for event in events:
                     yield event
         finally:
             self._under_way -= 1
-            with contextlib.suppress(SiteError):  # then what was set aside stays spent
-                self.purse.settle(reserved, under_way.cost)
             self._tell()
+            # Whoever is cancelled here does not wait; the books are kept all the same.
+            await asyncio.shield(asyncio.wrap_future(self._books.submit(self._settle, reserving, under_way.cost)))
+            self._tell()
+
+    def _settle(self, reserving: Future[Reserved], micros: int) -> None:
+        """Put the price in the place of what was set aside, if anything was; in the thread that did."""
+        with contextlib.suppress(EdgeAgentError):  # then what was set aside stays spent
+            self.purse.settle(reserving.result(), micros)
 
     @property
     def _online(self) -> bool:
@@ -166,14 +186,18 @@ class Desk:
         standing = self.standing()
         if question.background and not self._spare((question.input_tokens_max, question.output_tokens_max)):
             raise UpstreamBusy("what there is room for is kept for those who wait for an answer")
-        if not standing.online:
-            raise standing.problem or UpstreamUnreachable("the large model was not reached yet")
-        if isinstance(standing.problem, TooBusy):
-            raise standing.problem
+        self._reach()
         if not standing.free:
             raise UpstreamBusy(f"{self._under_way} questions are under way; the limit is {self._config.calls_max}")
         if not self.purse.affords(question.input_tokens_max, question.output_tokens_max):
-            raise UpstreamBusy("the cap of the day or the month leaves no room for this question")
+            raise UpstreamBusy(NO_ROOM)
+
+    def _reach(self) -> None:
+        """Raise what keeps the large model from being asked at all."""
+        if isinstance(self._problem, TooBusy):
+            raise self._problem
+        if not self._online:
+            raise self._problem or UpstreamUnreachable("the large model was not reached yet")
 
     async def _answer(self, under_way: _Question) -> AsyncGenerator[str | Answered, None]:
         cut_off = True

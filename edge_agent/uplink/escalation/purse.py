@@ -10,12 +10,13 @@ from pathlib import Path
 
 from edge_agent.config import EscalationConfig
 from edge_agent.durable.disk import write_durably
-from edge_agent.errors import StoreDamaged
+from edge_agent.errors import StoreDamaged, UpstreamBusy
 from edge_agent.uplink.escalation import spending
 from edge_agent.uplink.escalation.spending import MICROS, Caps, Prices, Spending
 from edge_agent.uplink.exchange import FILE_MODE, exchange_errors
 
 FILE_NAME = "spending.json"
+NO_ROOM = "the cap of the day or the month leaves no room for this question"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class Reserved:
 
 
 class Purse:
-    """The spending of one uplink. Its notes' lock keeps others out."""
+    """The spending of one uplink. Its notes' lock keeps others out.
+
+    One thread reserves and settles, which may take as long as the disk does; any thread may look.
+    """
 
     def __init__(self, folder: Path, config: EscalationConfig, now: Callable[[], float]) -> None:
         """Read what was spent.
@@ -51,12 +55,15 @@ class Purse:
         """Tell whether a question of that size stays within that share of the caps, at its dearest."""
         return self.spent.allows(self.prices.of(input_tokens, output_tokens), self.today, self.caps.part(share))
 
-    def reserve(self, input_tokens: int, output_tokens: int) -> Reserved:
+    def reserve(self, input_tokens: int, output_tokens: int, share: float = 1.0) -> Reserved:
         """Set its dearest price aside, on the disk.
 
         Raises:
+            UpstreamBusy: that share of the caps leaves no room for it, whatever `affords` said before.
             DiskFull, ExchangeDirUnusable: it could not be written; nothing may be asked.
         """
+        if not self.affords(input_tokens, output_tokens, share):
+            raise UpstreamBusy(NO_ROOM)
         reserved = Reserved(self.prices.of(input_tokens, output_tokens), self.today)
         self._write(self.spent.add(reserved.micros, reserved.day))
         return reserved
