@@ -13,6 +13,8 @@ from tests.bundles import echo_bundle
 from tests.escalating_site import TASK, EscalatingSite
 from tests.eventually import eventually_sync
 from tests.large_model import LargeModel
+from tests.names import REFUSING, SILENT, Names
+from tests.names import why_not as names_why_not
 
 UNSURE = "hmm"
 CALIBRATED = {
@@ -150,6 +152,37 @@ def test_a_name_that_nobody_knows_is_offline_at_once(tmp_path, oracle):
         assert time.monotonic() - began < 10
         assert "large-model.invalid" in site.large_model().problem
     assert [] == oracle.received
+
+
+NAME = "large-model.test"
+GONE = {
+    "refused": lambda names: names.unknown(REFUSING),
+    "silent": lambda names: names.unknown(SILENT),
+    "elsewhere": lambda names: names.known(NAME, "127.0.0.99"),  # where nobody listens
+}
+
+
+@pytest.mark.skipif(bool(names_why_not()), reason=names_why_not())
+@pytest.mark.parametrize("how", GONE)
+def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, oracle, how):
+    """While it counts as online its name is gone, or leads to nobody: all have the local answer in time, few wait."""
+    url = f"http://{NAME}:{oracle.port}/v1"
+    with Names(tmp_path / "etc") as names, site_of(tmp_path, oracle, url=url) as site:
+        install(site)
+        names.known(NAME, "127.0.0.1")
+        site.uplink_inside = names.inside
+        site.start_uplink()
+        assert ("UPSTREAM", "BELOW_THRESHOLD") == came_from(ask(site, "hmm, before"))
+        GONE[how](names)
+        assert site.large_model().online
+        routes = [came_from(ask(site, f"hmm no. {number}!", 1.5)) for number in range(6)]
+        assert ("LOCAL", "UPSTREAM_FAILED") == routes[0]
+        assert 3 >= routes.count(routes[0])
+        assert {"LOCAL"} == {route for route, _ in routes}
+        assert routes[-1][1] in ("UPSTREAM_OFFLINE", "DEADLINE_TOO_SHORT")
+        assert 0 == oracle.times_asked("hmm no.")
+        names.known(NAME, "127.0.0.1")
+        eventually_sync(lambda: came_from(ask(site, "hmm, after")) == ("UPSTREAM", "BELOW_THRESHOLD"), seconds=30)
 
 
 @pytest.mark.parametrize("way", ["stall", "lost"])
