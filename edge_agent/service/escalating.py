@@ -36,6 +36,8 @@ log = structlog.get_logger("edge_agent.service")
 PLACEHOLDER_CHARACTERS_MAX = 64
 MARGIN_SECONDS = 0.1
 """Kept back of the caller's time, for the local answer to be written and read."""
+BEGINS_SHARE = 0.5
+"""Of the caller's time; a text that has not begun by then is written here, and that takes its time, too."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,22 @@ class Escalation:
         """
         began, redaction = time.monotonic(), self._around.redact()
         wanted, held, parts = self._question(item, redaction), "", list[str]()
-        async with contextlib.aclosing(self._around.link.ask(wanted, _seconds(item))) as events:
-            async for event in events:
-                # A placeholder may come in pieces: what may still become one is held back.
-                whole, held = (held, "") if isinstance(event, Finish) else _split(held + event)
-                if whole:
-                    parts.append(redaction.restore(whole))
-                    yield parts[-1]
-                if isinstance(event, Finish):
-                    yield Said("".join(parts), event.model, 1000 * (time.monotonic() - began), event.complete)
+        seconds = _seconds(item)
+        try:
+            async with asyncio.timeout(BEGINS_SHARE * seconds) as begins:
+                async with contextlib.aclosing(self._around.link.ask(wanted, seconds)) as events:
+                    async for event in events:
+                        begins.reschedule(None)
+                        # A placeholder may come in pieces: what may still become one is held back.
+                        whole, held = (held, "") if isinstance(event, Finish) else _split(held + event)
+                        if whole:
+                            parts.append(redaction.restore(whole))
+                            yield parts[-1]
+                        if isinstance(event, Finish):
+                            seconds = time.monotonic() - began
+                            yield Said("".join(parts), event.model, 1000 * seconds, event.complete)
+        except TimeoutError:
+            raise UpstreamFailed("the large model had not begun when half of the caller's time was over") from None
 
     async def _alone(self, item: Input, asked: Asked) -> Finished:
         """Let the large model answer where there is no local one, or nobody."""
