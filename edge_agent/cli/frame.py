@@ -11,10 +11,11 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.cli import large_model
 from edge_agent.cli.output import table
 from edge_agent.cli.rates import Rates
 from edge_agent.cli.styles import LINK_STYLES, STATE_STYLES, UPDATE_STYLES, duration
-from edge_agent.client import Engine, ExamplesStatus, Status, UplinkStatus
+from edge_agent.client import Engine, ExamplesStatus, FieldAlarm, LargeModel, Status, UplinkStatus
 
 BAR_CELLS = 8
 _PARTS = " ▏▎▍▌▋▊▉█"
@@ -59,6 +60,10 @@ def _parts(look: Look, now: datetime) -> Iterator[RenderableType]:
 
 def _notes(status: Status, now: datetime) -> Iterator[tuple[Text, Text]]:
     """Yield what stands below the tables: what it is about, and a sentence."""
+    for alarm in status.alarms:
+        yield Text("alarm", "bold red"), _alarm(alarm, now)
+    if status.large_model:
+        yield Text("large model", "bold"), _large_model(status.large_model)
     if status.examples:
         yield Text("examples", "bold"), _examples(status.examples)
     if status.uplink:
@@ -137,6 +142,16 @@ def _examples(examples: ExamplesStatus) -> Text:
     said.append(f"{examples.outbox_segments} sealed without a receipt, {decimal(examples.outbox_bytes)}")
     lost = sum(number for name, number in examples.counters.items() if name.startswith(("dropped_", "sacrificed_")))
     return said.append(f"; {lost} given up", "yellow") if lost else said
+
+
+def _alarm(alarm: FieldAlarm, now: datetime) -> Text:
+    said = f", {alarm.alarm} for {duration((now - alarm.since).total_seconds())}: {alarm.message}"
+    return Text.assemble((alarm.task, "bold"), said, ("; in shadow because of it", "yellow") if alarm.demoted else "")
+
+
+def _large_model(large: LargeModel) -> Text:
+    said = large_model.state(large)
+    return said.append(f"; {large.problem}", "red") if large.problem else said
 
 
 def _uplink(uplink: UplinkStatus, now: datetime) -> Text:

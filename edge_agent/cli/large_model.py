@@ -14,12 +14,7 @@ _MICROS = 1_000_000
 
 def show(console: Console, large: LargeModel) -> None:
     """Say whether it can be asked, and what it has cost."""
-    state = ("online", "green") if large.online else ("offline", "red")
-    said = Text.assemble("large model", f" {large.model}" if large.model else "", ": ", state)
-    if large.usual_ms:
-        said.append(f", usually {large.usual_ms:.0f} ms")
-    if not large.affordable and large.online:
-        said.append(", spent up", "yellow")
+    said = Text.assemble("large model", f" {large.model}" if large.model else "", ": ", state(large))
     if large.day_micros_max or large.month_micros_max or large.month_micros:
         day = _amount(large.day_micros, large.day_micros_max)
         said.append(f"; today {day}, this month {_amount(large.month_micros, large.month_micros_max)}")
@@ -30,6 +25,16 @@ def show(console: Console, large: LargeModel) -> None:
         print_trimmed(console, f"  {line}")
     if large.problem:
         print_trimmed(console, Text.assemble(("large model: ", "red"), large.problem))
+
+
+def state(large: LargeModel) -> Text:
+    """Say whether it can be asked now, and how long it takes."""
+    said = Text.assemble(("online", "green") if large.online else ("offline", "red"))
+    if large.usual_ms:
+        said.append(f", usually {large.usual_ms:.0f} ms")
+    if not large.affordable and large.online:
+        said.append(", spent up", "yellow")
+    return said
 
 
 def _later(large: LargeModel) -> str:

@@ -37,7 +37,7 @@ PLACEHOLDER_CHARACTERS_MAX = 64
 MARGIN_SECONDS = 0.1
 """Kept back of the caller's time, for the local answer to be written and read."""
 BEGINS_SHARE = 0.5
-"""Of the caller's time; a text that has not begun by then is written here, and that takes its time, too."""
+"""Of the caller's time. A text that has not begun by then is written here, if it can be: that takes its time, too."""
 
 
 @dataclass(frozen=True)
@@ -112,21 +112,16 @@ class Escalation:
         began, redaction = time.monotonic(), self._around.redact()
         wanted, held, parts = self._question(item, redaction), "", list[str]()
         seconds = _seconds(item)
-        try:
-            async with asyncio.timeout(BEGINS_SHARE * seconds) as begins:
-                async with contextlib.aclosing(self._around.link.ask(wanted, seconds)) as events:
-                    async for event in events:
-                        begins.reschedule(None)
-                        # A placeholder may come in pieces: what may still become one is held back.
-                        whole, held = (held, "") if isinstance(event, Finish) else _split(held + event)
-                        if whole:
-                            parts.append(redaction.restore(whole))
-                            yield parts[-1]
-                        if isinstance(event, Finish):
-                            seconds = time.monotonic() - began
-                            yield Said("".join(parts), event.model, 1000 * seconds, event.complete)
-        except TimeoutError:
-            raise UpstreamFailed("the large model had not begun when half of the caller's time was over") from None
+        begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
+        async with contextlib.aclosing(_begun(self._around.link.ask(wanted, seconds), begins)) as events:
+            async for event in events:
+                # A placeholder may come in pieces: what may still become one is held back.
+                whole, held = (held, "") if isinstance(event, Finish) else _split(held + event)
+                if whole:
+                    parts.append(redaction.restore(whole))
+                    yield parts[-1]
+                if isinstance(event, Finish):
+                    yield Said("".join(parts), event.model, 1000 * (time.monotonic() - began), event.complete)
 
     async def _alone(self, item: Input, asked: Asked) -> Finished:
         """Let the large model answer where there is no local one, or nobody."""
@@ -177,6 +172,21 @@ def _seconds(item: Input) -> float:
     if seconds <= 0:
         raise UpstreamFailed("no time is left for the large model")
     return seconds
+
+
+async def _begun(
+    asking: AsyncGenerator[str | Finish, None], seconds: float | None
+) -> AsyncGenerator[str | Finish, None]:
+    """Pass an answer on, unless it takes longer than that to begin; None = it may."""
+    async with contextlib.aclosing(asking) as events:
+        try:
+            async with asyncio.timeout(seconds):
+                first = await anext(events)
+        except TimeoutError:
+            raise UpstreamFailed("the large model had not begun when half of the caller's time was over") from None
+        yield first
+        async for event in events:
+            yield event
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -107,9 +107,9 @@ def test_a_text_that_breaks_off_says_so_in_time(site, oracle):
     """What has been read cannot be taken back: the stream ends with an error of its own, before the deadline."""
     oracle.way = "stall"
     began = time.monotonic()
-    with site.client.generate(TALK, f"write to {SECRET}", escalate=True, timeout_seconds=1.5) as stream:
-        with pytest.raises(CallFailed) as raised:
-            list(stream)
+    stream = site.client.generate(TALK, f"write to {SECRET}", escalate=True, timeout_seconds=1.5)
+    with stream, pytest.raises(CallFailed) as raised:
+        list(stream)
     assert ("STREAM_BROKEN", True) == (raised.value.reason, time.monotonic() - began < 1.5)
 
 

@@ -15,6 +15,8 @@ from edge_agent.client import (
     BundleRef,
     Engine,
     ExamplesStatus,
+    FieldAlarm,
+    LargeModel,
     Status,
     Task,
     TaskUpdate,
@@ -22,6 +24,7 @@ from edge_agent.client import (
     UplinkProblem,
     UplinkStatus,
 )
+from tests.unit.test_cli_large_model import KNOWN, NOTHING
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 REF = BundleRef("pos-intent", "1.2.0", "ab" * 32)
@@ -79,6 +82,18 @@ def test_a_frame_says_what_needs_attention():
         "of the last 10 s",
     ):
         assert said in text
+
+
+def test_a_frame_shows_alarms_and_the_large_model():
+    """What stands against a bundle, since when, and whether the large model can be asked; else not a word of it."""
+    since = NOW - timedelta(hours=2)
+    alarm = FieldAlarm("pos-intent", "ab", "errors", since, None, "people found 6 of 20 wrong", "", demoted=True)
+    large = LargeModel(**{**KNOWN, **NOTHING, "affordable": False, "problem": "the cap is reached"})
+    text = " ".join(drawn(Look(dataclasses.replace(STATUS, alarms=(alarm,), large_model=large), {}, 0.0)).split())
+    assert "alarm pos-intent, errors for 2 h: people found 6 of 20 wrong; in shadow because of it" in text
+    assert "large model online, usually 640 ms, spent up; the cap is reached" in text
+    assert "alarm" not in drawn(Look(STATUS, {}, 0.0))
+    assert "large model" not in drawn(Look(STATUS, {}, 0.0))
 
 
 def test_without_a_second_look_there_are_no_rates():
