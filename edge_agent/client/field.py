@@ -94,6 +94,10 @@ class FieldConfidence:
     answers: Share
     """Of all that have one."""
     agreed: Share
+    reviewed: Share = Share(0, 0, None, 0.0, 1.0)
+    """Of the answers that both models gave, and on which a person has spoken: those found right."""
+    reviewed_agreed: int = 0
+    """On how many of those both had said the same."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,14 @@ def _series(message: field_pb2.FieldSeries) -> FieldSeries:
         streams=tuple(map(_stream, message.streams)),
         alarms=tuple(map(wire.field_alarm, message.alarms)),
         confidences=tuple(
-            FieldConfidence(each.confidence, _share(each.answers), _share(each.agreed)) for each in message.confidences
+            FieldConfidence(
+                each.confidence,
+                _share(each.answers),
+                _share(each.agreed),
+                _share(each.reviewed),
+                each.reviewed_agreed,
+            )
+            for each in message.confidences
         ),
         disagreements=tuple(map(_disagreement, message.disagreements)),
         threshold=message.threshold if message.HasField("threshold") else None,

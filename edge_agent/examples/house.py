@@ -23,7 +23,7 @@ from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.examples.redact.site_rules import site_rules
 from edge_agent.examples.site_key import site_key
 from edge_agent.examples.spool import Kept, Spool
-from edge_agent.field.book import Book, Paid
+from edge_agent.field.book import Book, Paid, Said, Thought
 from edge_agent.field.figures import Standing
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import SiteUpdates, TaskStatus
@@ -118,7 +118,8 @@ class House:
         number = self.spool.judge(judged)
         self._counted = -1
         if number:
-            self.book.judged(prediction, json.loads(judged.record), at, first=number == 1)
+            audited = self.questions.audited(said.prediction_id)
+            self.book.judged(prediction, Said(json.loads(judged.record), number == 1, audited), at)
 
     def paid(self, paid: list[Paid]) -> None:
         """Count what questions to the large model have cost."""
@@ -151,7 +152,9 @@ class House:
         if not self.questions.answer(asked, record):
             return False
         self._counted = -1
-        self.book.opinion(json.loads(asked.record), json.loads(record)["value"], asked.why, at)
+        before = self.spool.first_word(asked.prediction_id)
+        thought = Thought(json.loads(record)["value"], asked.why, json.loads(before) if before else None)
+        self.book.opinion(json.loads(asked.record), thought, at)
         return True
 
     def keep(self) -> None:

@@ -10,6 +10,7 @@ not push the random ones out, whose worth is that load has no say in them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -111,6 +112,12 @@ class Questions:
         self._spool.counters["opinions"] += 1
         self._bound_opinions()
         return True
+
+    def audited(self, prediction_id: str) -> str | None:
+        """Return what the large model said of an input that was drawn by chance; None = nothing that is still here."""
+        found = self._db.rows("SELECT record FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        opinion = json.loads(found[0][0]) if found else {}
+        return str(opinion["value"]) if opinion.get("why") == "audit" else None
 
     def can_expire(self) -> bool:
         """Tell whether `expire` would find something; writes nothing."""

@@ -219,6 +219,11 @@ class Spool:
         ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
         return int(number)
 
+    def first_word(self, prediction_id: str) -> bytes | None:
+        """Return the first feedback on a prediction that is here; None = there is none."""
+        query = "SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row LIMIT 1"
+        return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
+
     def review(self, wanted: ReviewFilter, after: tuple[float, int], count: int) -> list[tuple[float, int, Found]]:
         """Return predictions with their rank and row, least confident first, behind a place in that order."""
         rows = self.db.rows(

@@ -39,6 +39,25 @@ class Paid(NamedTuple):
     micros: int
 
 
+class Said(NamedTuple):
+    """A person's word on a kept prediction."""
+
+    feedback: Mapping[str, Any]
+    first: bool
+    """Nobody has spoken of it before."""
+    audited: str | None = None
+    """What the large model said of it when it was asked by chance; None = nothing yet, or it was not asked."""
+
+
+class Thought(NamedTuple):
+    """What the large model said of a kept prediction after its answer was given."""
+
+    value: str
+    source: Source
+    feedback: Mapping[str, Any] | None = None
+    """The first word of a person, where that was there before."""
+
+
 class Book:
     """See the module. One thread uses it."""
 
@@ -54,8 +73,9 @@ class Book:
         for (task, digest), group in groups.items():
             self._count(self._series(task, digest, group[0]), group)
 
-    def judged(self, prediction: Mapping[str, Any], feedback: Mapping[str, Any], at: float, *, first: bool) -> None:
-        """Count what a person said of a kept prediction; only the `first` word on it is evidence."""
+    def judged(self, prediction: Mapping[str, Any], said: Said, at: float) -> None:
+        """Count what a person said of a kept prediction; only the first word on it is evidence."""
+        feedback, first, audited = said
         row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
         if row is None:
             return
@@ -67,10 +87,13 @@ class Book:
         if first and prediction["route"] != "upstream":
             names.append("examples")
             self._learnt(row, prediction, _truth(prediction, feedback))
+        if first:
+            self._review(row, prediction, feedback, _theirs(prediction) or audited)
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
 
-    def opinion(self, prediction: Mapping[str, Any], theirs: str, source: Source, at: float) -> None:
+    def opinion(self, prediction: Mapping[str, Any], thought: Thought, at: float) -> None:
         """Count what the large model said of a kept prediction after its answer was given."""
+        theirs, source, feedback = thought
         row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
         ours = observing.local_output(prediction)
         if row is None or ours is None:
@@ -87,6 +110,8 @@ class Book:
             self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
             if confidence is not None:
                 self._tables.add_confidences(row.series, [AtConfidence(_hundredths(confidence), 0, 1, pair.agreed)])
+            if feedback:
+                self._review(row, prediction, feedback, theirs)
 
     def paid(self, paid: Iterable[Paid]) -> None:
         """Count what questions to the large model have cost."""
@@ -170,6 +195,17 @@ class Book:
         if prediction["kind"] == "classify" and truth:
             self._tables.add_labels(row.series, [AtLabel(truth, 0, 1)])
 
+    def _review(
+        self, row: SeriesRow, prediction: Mapping[str, Any], feedback: Mapping[str, Any], theirs: str | None
+    ) -> None:
+        """Note a person's first word on an answer that both models gave without doubt: there it is the truth."""
+        ours, confidence = observing.local_output(prediction), prediction["confidence"]
+        wrong = observing.verdict(prediction, feedback)
+        if theirs is None or ours is None or confidence is None or wrong is None:
+            return
+        agreed = observing.same(prediction["kind"], ours, theirs)
+        self._tables.add_reviewed(row.series, _hundredths(confidence), agreed=agreed, right=not wrong)
+
     def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool], at: float) -> None:
         """Weigh judged answers against the promise, one after the other."""
         said = _promise(row)
@@ -247,6 +283,12 @@ def _day(at: float) -> int:
 
 def _hundredths(confidence: float) -> int:
     return max(0, min(100, int(100 * confidence + 1e-9))) if math.isfinite(confidence) else 0
+
+
+def _theirs(prediction: Mapping[str, Any]) -> str | None:
+    """Return what the large model said of a kept prediction that both were asked about in shadow; None = it was not."""
+    shadowed = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
+    return str(prediction["output"]) if shadowed else None
 
 
 def _accepted(prediction: Mapping[str, Any]) -> bool:

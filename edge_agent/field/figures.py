@@ -60,6 +60,12 @@ class AtConfidence:
     pairs: int
     """Of these, how many the large model answered too, from a source that chooses fairly."""
     agreed: int
+    reviewed: int = 0
+    """Of these pairs, on how many a person has spoken since."""
+    reviewed_agreed: int = 0
+    """Of these, how many were agreed."""
+    right: int = 0
+    """Of the reviewed ones, how often the person found the small model right."""
 
 
 @dataclass(frozen=True)

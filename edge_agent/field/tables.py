@@ -34,6 +34,9 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS field_confidence (series INTEGER NOT NULL, hundredths INTEGER NOT NULL,"
     " answers INTEGER NOT NULL, pairs INTEGER NOT NULL, agreed INTEGER NOT NULL, PRIMARY KEY (series, hundredths))"
     " STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS field_reviewed (series INTEGER NOT NULL, hundredths INTEGER NOT NULL,"
+    " pairs INTEGER NOT NULL, agreed INTEGER NOT NULL, found_right INTEGER NOT NULL, PRIMARY KEY (series, hundredths))"
+    " STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS field_labels (series INTEGER NOT NULL, label TEXT NOT NULL, answers INTEGER NOT NULL,"
     " examples INTEGER NOT NULL, PRIMARY KEY (series, label)) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS field_money (task TEXT NOT NULL, day INTEGER NOT NULL, questions INTEGER NOT NULL,"
@@ -48,8 +51,8 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS field_disagreements_of ON field_disagreements (series, row)",
 )
 _OF_SERIES = (
-    "field_days", "field_agreement", "field_confidence", "field_labels", "field_tests", "field_alarms",
-    "field_disagreements", "field_series",
+    "field_days", "field_agreement", "field_confidence", "field_reviewed", "field_labels", "field_tests",
+    "field_alarms", "field_disagreements", "field_series",
 )  # fmt: skip
 
 
@@ -181,9 +184,21 @@ class Tables:
             [(series, row.hundredths, row.answers, row.pairs, row.agreed) for row in rows],
         )
 
+    def add_reviewed(self, series: int, hundredths: int, *, agreed: bool, right: bool) -> None:
+        """Add a person's word on a pair from a source that chooses fairly."""
+        self._db.execute(
+            "INSERT INTO field_reviewed VALUES (?, ?, 1, ?, ?) ON CONFLICT (series, hundredths) DO UPDATE SET"
+            " pairs = pairs + 1, agreed = agreed + excluded.agreed, found_right = found_right + excluded.found_right",
+            (series, hundredths, agreed, right),
+        )
+
     def confidences(self, series: int) -> tuple[AtConfidence, ...]:
         """Return them, the lowest first."""
-        query = "SELECT hundredths, answers, pairs, agreed FROM field_confidence WHERE series = ? ORDER BY 1"
+        query = (
+            "SELECT hundredths, answers, known.pairs, known.agreed, coalesce(said.pairs, 0), coalesce(said.agreed, 0),"
+            " coalesce(found_right, 0) FROM field_confidence AS known LEFT JOIN field_reviewed AS said"
+            " USING (series, hundredths) WHERE series = ? ORDER BY 1"
+        )
         return tuple(AtConfidence(*row) for row in self._db.rows(query, (series,)))
 
     def add_labels(self, series: int, rows: Iterable[AtLabel]) -> None:

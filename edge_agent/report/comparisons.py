@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from edge_agent.report import svg
 from edge_agent.report.chart import QUARTERS, Chart, Said, chart, month_and_day, upright
 from edge_agent.report.judgement import Judgement
-from edge_agent.report.readiness import LabelState, Level
+from edge_agent.report.readiness import LabelState, Level, Takes
 from edge_agent.report.shares import Share
 from edge_agent.report.svg import Sheet
 from edge_agent.report.words import count, counted, interval, percent
@@ -20,7 +20,7 @@ _FEW = 3
 
 
 def takes(judged: Judgement, name: str) -> Chart | None:
-    """Draw how often the large model says otherwise, over the share of inputs that the model here would take."""
+    """Draw how often people or the large model say otherwise, over the share that the model here would take."""
     found, target = judged.takes, judged.figures.target
     if not found.levels:
         return None
@@ -38,11 +38,11 @@ def takes(judged: Judgement, name: str) -> Chart | None:
         "What the model here could take",
         could_take(judged),
         (
-            ("a", "the large model says otherwise"),
+            ("a", found.levels[-1].judges),
             ("band", "up to what is proved"),
             ("target", f"wanted: {percent(target)} at most"),
         ),
-        ("confidence from", "of all", "compared", "says otherwise", "proved bound", "holds"),
+        ("confidence from", "of all", "compared", "by people", "otherwise", "proved bound", "holds"),
         tuple(_level(level) for level in found.levels),
     )
     return chart(name, said, sheet, drawn)
@@ -52,14 +52,28 @@ def could_take(judged: Judgement) -> str:
     """Say what the model here could take at the wanted risk."""
     found, target = judged.takes, judged.figures.target
     wanted = f"at a risk of {percent(target)}"
-    if found.above is not None:
+    if found.above is not None and (level := found.resting_on):
         return (
             f"It could take {interval(found.share)} of the inputs {wanted}: those from a confidence of"
-            f" {found.above:.2f} on. Of these the large model says otherwise on {percent(found.risk)}."
+            f" {found.above:.2f} on. Of these {level.judges} on {percent(found.risk)}. {measured_by(found)}"
         )
     if found.more is None:
         return f"Nothing is proved {wanted}, and more of the same would not help: the model has to become better."
     return f"Nothing is proved {wanted} yet: about {counted(found.more, 'more input')} to compare."
+
+
+def measured_by(takes: Takes) -> str:
+    """Say whose word what it could take rests on; empty = nothing was compared."""
+    level = takes.resting_on
+    if level is None:
+        return ""
+    if not level.reviewed:
+        return "The large model's answers count as right here, and it errs itself: no person has looked at these."
+    rest = level.rows - level.reviewed
+    return (
+        f"What people say counts, of {counted(level.reviewed, 'answer')}; of the other {count(rest)} it is what the"
+        " large model says, which errs itself."
+    )
 
 
 def agreement(judged: Judgement, name: str) -> Chart | None:
@@ -134,7 +148,8 @@ def _dots(places: Iterable[tuple[float, float]], levels: Iterable[Level]) -> Ite
 
 def _level(level: Level) -> tuple[str, ...]:
     part, holds = percent(level.taken.value), "yes" if level.holds else "no"
-    return f"{level.above:.2f}", part, count(level.rows), percent(level.risk), percent(level.bound), holds
+    rows = count(level.rows), count(level.reviewed)
+    return f"{level.above:.2f}", part, *rows, percent(level.risk), percent(level.bound), holds
 
 
 def _shares(share: Share) -> tuple[str, str, str]:

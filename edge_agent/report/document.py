@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from edge_agent.report.comparisons import measured_by
 from edge_agent.report.judgement import Judgement, total
 from edge_agent.report.page import About
+from edge_agent.report.readiness import Takes
 from edge_agent.report.shares import LEVEL, Share
 
 SCHEMA = "edge-agent/report/v1"
@@ -39,7 +41,7 @@ def _task(judged: Judgement) -> dict[str, Any]:
         "agreement": _share(judged.agreement),
         "agreement_by_day": [{"from": date, **_share(share)} for date, share in judged.agreement_by_day],
         "labels": [{**asdict(label), "agreement": _share(label.agreement)} for label in judged.labels],
-        "could_take": {**asdict(judged.takes), "share": _share(judged.takes.share)},
+        "could_take": _could_take(judged.takes),
         "at_threshold": asdict(judged.at_threshold) if judged.at_threshold else None,
         "judged": _share(judged.judged),
         "checked": _share(judged.checked),
@@ -50,6 +52,13 @@ def _task(judged: Judgement) -> dict[str, Any]:
         "local_ms": figures.local_ms or None,
         "may_leave": figures.may_leave,
     }
+
+
+def _could_take(takes: Takes) -> dict[str, Any]:
+    level = takes.resting_on
+    people = level.reviewed if level else 0
+    judges = {"people": people, "large_model": level.rows - people if level else 0, "note": measured_by(takes)}
+    return {**asdict(takes), "share": _share(takes.share), "judged_by": judges}
 
 
 def _share(share: Share) -> dict[str, Any]:

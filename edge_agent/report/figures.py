@@ -80,6 +80,19 @@ class Confident:
     answers: int
     compared: Compared
     """Those of them that the large model answered, too."""
+    people: Compared = Compared()
+    """Those of these that people have judged, and that they found right."""
+    people_agreed: int = 0
+    """On how many of those both models had said the same."""
+
+    @property
+    def right(self) -> Compared:
+        """All that was compared, and what is right of it: as people say, and where nobody has looked the large model.
+
+        Raises:
+            ValueError: the counts contradict each other.
+        """
+        return Compared(self.compared.rows, self.compared.same - self.people_agreed + self.people.same)
 
 
 @dataclass(frozen=True)

@@ -97,11 +97,18 @@ def _compared(agreed: Share) -> Compared:
 
 def _confident(active: FieldSeries) -> Iterator[Confident]:
     """Take apart what is told from each confidence on; the lowest first."""
-    beyond = [(each.answers.hits, each.agreed.rows, each.agreed.hits) for each in active.confidences]
+    beyond = [
+        (each.answers.hits, each.agreed.rows, each.agreed.hits, each.reviewed.rows, each.reviewed.hits,
+         each.reviewed_agreed)
+        for each in active.confidences
+    ]  # fmt: skip
     for at in range(len(beyond) - 1, -1, -1):
-        before = beyond[at - 1] if at else (0, 0, 0)
-        answers, rows, same = (here - there for here, there in zip(beyond[at], before, strict=True))
-        yield Confident(active.confidences[at].confidence, answers, Compared(rows, same))
+        before = beyond[at - 1] if at else (0,) * len(beyond[at])
+        answers, rows, same, judged, right, agreed = (
+            here - there for here, there in zip(beyond[at], before, strict=True)
+        )
+        confidence = active.confidences[at].confidence
+        yield Confident(confidence, answers, Compared(rows, same), Compared(judged, right), agreed)
 
 
 def _days(task: str, every: Sequence[FieldSeries], told: FieldReport) -> Iterator[Day]:

@@ -113,7 +113,7 @@ def _shadow(figures: Figures) -> Advice:
         return Advice("shadow", Why.NEEDS_COMPARISONS, said, f"Wait for about {counted(more, 'more input')}.", more)
     if not figures.alarmed(*BROKEN) and level.holds:
         said = (
-            f"It is sure of {percent(level.taken.value)} of the inputs, and the large model says otherwise on"
+            f"It is sure of {percent(level.taken.value)} of the inputs, and {level.judges} on"
             f" {percent(level.risk)} of these: proved to be {_at_most(figures)}."
         )
         return Advice("hybrid", Why.RISK_HOLDS, said, _hybrid_now(figures, level.taken))
@@ -138,7 +138,8 @@ def _uncalibrated(takes: Takes) -> Advice:
 
 
 def _unproved(figures: Figures, level: Level) -> Advice:
-    seen = f"The large model says otherwise on {percent(level.risk)} of its {counted(level.rows, 'sure answer')}"
+    judges = level.judges[:1].upper() + level.judges[1:]
+    seen = f"{judges} on {percent(level.risk)} of its {counted(level.rows, 'sure answer')}"
     more = readiness.more_at(level, figures)
     if more is not None and not figures.alarmed(*BROKEN):
         said = f"{seen}, which does not prove yet that it is {_at_most(figures)}."

@@ -182,7 +182,8 @@ def _could(judged: Judgement) -> tuple[str, str, str]:
     wanted = f"at a risk of {percent(judged.figures.target)}"
     if takes.above is None:
         return what, "not yet", f"nothing is proved {wanted}"
-    return what, percent(takes.share.value), f"{percent(takes.share.low)} to {percent(takes.share.high)}, {wanted}"
+    by = "by people and the large model" if takes.resting_on and takes.resting_on.reviewed else "by the large model"
+    return what, percent(takes.share.value), f"{percent(takes.share.low)} to {percent(takes.share.high)}, {wanted} {by}"
 
 
 def _same(judged: Judgement) -> tuple[str, str, str]:
@@ -263,8 +264,9 @@ def _reckoned(judged: Sequence[Judgement]) -> str:
         else "No day is known yet.",
         "Saved is the number of answers given here times the usual price of a question to the large model: what was"
         " paid, divided by the questions paid for. What the model here costs (power, making it) is not in it.",
-        "The large model is the measure, not the truth: where the two differ, either may be right. A share stands with"
-        " its exact 95 % interval; the risk is proved by exact binomial tests.",
+        "The large model is the measure, not the truth: where the two differ, either may be right, and where both err"
+        " alike nobody sees it. For what could be answered here the word of people counts in its place, where there is"
+        " one. A share stands with its exact 95 % interval; the risk is proved by exact binomial tests.",
         "Of what is asked next the figures say as much as it is like what was asked so far.",
     ]
     lines = "".join(f"<li>{escape(each)}</li>" for each in said)

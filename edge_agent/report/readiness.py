@@ -1,6 +1,7 @@
 """How ready the model here is: examples against the steps, agreement with the large one, what it could take. Pure.
 
-The large model is the measure, not the truth: where the two differ, either may be right. What people said is beside it.
+The large model is the measure, not the truth: where the two differ, either may be right. What the model here could take
+is measured by what people said, and where nobody has looked by the large model.
 The share that the model here could take is found as `convert/calibrate/threshold.py` finds a threshold: from the
 strictest down, by exact binomial tests, until the first that fails.
 """
@@ -42,13 +43,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Level:
-    """One threshold: what the model here would take above it, and how often the large one says otherwise."""
+    """One threshold: what the model here would take above it, and how often people or the large one say otherwise."""
 
     above: float
     taken: Share
     """Of all its answers."""
     rows: int
     """Those of them that were compared."""
+    reviewed: int
+    """Those of these that people have judged, whose word counts; for the others the large model's does."""
     differ: int
     bound: float
     """Proved bound on the risk, which is exceeded with probability `delta` at most."""
@@ -57,8 +60,13 @@ class Level:
 
     @property
     def risk(self) -> float:
-        """How often the large model says otherwise, as it was seen."""
+        """How often they say otherwise, as it was seen."""
         return self.differ / self.rows
+
+    @property
+    def judges(self) -> str:
+        """Who it is that says otherwise, with the verb."""
+        return "people or the large model say otherwise" if self.reviewed else "the large model says otherwise"
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,17 @@ class Takes:
     above: float | None
     """The confidence from which on; None = nothing is proved."""
     risk: float | None
-    """How often the large model says otherwise, of what it would take."""
+    """How often people or the large model say otherwise, of what it would take."""
     more: int | None
     """Inputs still to be compared before something is proved; None = more of the same would not help."""
     levels: tuple[Level, ...]
+
+    @property
+    def resting_on(self) -> Level | None:
+        """What is told of it rests on this level: the one that it ends at, or all; None = nothing was compared."""
+        return next(
+            (each for each in self.levels if each.above == self.above), self.levels[-1] if self.levels else None
+        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +165,7 @@ def at_threshold(figures: Figures) -> Level | None:
     if figures.threshold is None:
         return None
     accepted = [each for each in figures.confident if each.above >= figures.threshold - _NEAR]
-    found = total(each.compared for each in accepted)
+    found = total(each.right for each in accepted)
     beyond = Confident(figures.threshold, sum(each.answers for each in accepted), found)
     return _level(beyond, figures, open_=True) if found.rows else None
 
@@ -187,13 +202,13 @@ def _cumulated(figures: Figures) -> Iterator[Confident]:
     high = [each for each in strictest if each.above >= split - _NEAR]
     answers, found = 0, Compared()
     for each in high:
-        answers, found = answers + each.answers, found + each.compared
+        answers, found = answers + each.answers, found + each.right
         if found.rows:
             yield Confident(each.above, answers, found)
     low = strictest[len(high) :]
     found = _thinned(high, low)
     for each in low if found.rows or not high else ():
-        answers, found = answers + each.answers, found + each.compared
+        answers, found = answers + each.answers, found + each.right
         if found.rows:
             yield Confident(each.above, answers, found)
 
@@ -201,7 +216,7 @@ def _cumulated(figures: Figures) -> Iterator[Confident]:
 def _thinned(high: Sequence[Confident], low: Sequence[Confident]) -> Compared:
     """Return the comparisons above as if no larger part of the answers had been compared there than below."""
     above, below = _part(high), _part(low)
-    found, keep = total(each.compared for each in high), min(1.0, below / above) if above else 0.0
+    found, keep = total(each.right for each in high), min(1.0, below / above) if above else 0.0
     rows, differ = math.floor(found.rows * keep), math.ceil((found.rows - found.same) * keep)
     return Compared(rows, max(0, rows - differ))
 
@@ -213,9 +228,11 @@ def _part(answers: Sequence[Confident]) -> float:
 
 def _level(beyond: Confident, figures: Figures, *, open_: bool) -> Level:
     rows, differ = beyond.compared.rows, beyond.compared.rows - beyond.compared.same
+    reviewed = sum(each.people.rows for each in figures.confident if each.above >= beyond.above - _NEAR)
     bound = upper_bound(differ, rows, figures.delta)
     holds = open_ and at_most(differ, rows, figures.target) <= figures.delta
-    return Level(beyond.above, share(beyond.answers, figures.graded), rows, differ, bound, holds)
+    taken = share(beyond.answers, figures.graded)
+    return Level(beyond.above, taken, rows, min(rows, reviewed), differ, bound, holds)
 
 
 def _more(levels: tuple[Level, ...], figures: Figures) -> int | None:

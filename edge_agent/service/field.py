@@ -143,11 +143,17 @@ def _stream(what: str, stream: Stream) -> pb.FieldStream:
 def _confidences(rows: Iterable[AtConfidence]) -> Iterator[pb.FieldConfidence]:
     highest_first = sorted(rows, key=lambda row: -row.hundredths)
     every = sum(row.answers for row in highest_first)
-    answers = pairs = agreed = 0
+    answers = pairs = agreed = reviewed = reviewed_agreed = right = 0
     for row in highest_first:
         answers, pairs, agreed = answers + row.answers, pairs + row.pairs, agreed + row.agreed
+        reviewed, right = reviewed + row.reviewed, right + row.right
+        reviewed_agreed += row.reviewed_agreed
         yield pb.FieldConfidence(
-            confidence=row.hundredths / 100, answers=share(answers, every), agreed=share(agreed, pairs)
+            confidence=row.hundredths / 100,
+            answers=share(answers, every),
+            agreed=share(agreed, pairs),
+            reviewed=share(right, reviewed),
+            reviewed_agreed=reviewed_agreed,
         )
 
 

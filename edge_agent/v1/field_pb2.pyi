@@ -118,14 +118,18 @@ class FieldStream(_message.Message):
     def __init__(self, what: _Optional[str] = ..., calibrated: _Optional[bool] = ..., reference_rows: _Optional[int] = ..., reference_rows_missing: _Optional[int] = ..., window_rows: _Optional[int] = ..., windows: _Optional[int] = ..., events: _Optional[_Iterable[_Union[FieldEvent, _Mapping]]] = ...) -> None: ...
 
 class FieldConfidence(_message.Message):
-    __slots__ = ("confidence", "answers", "agreed")
+    __slots__ = ("confidence", "answers", "agreed", "reviewed", "reviewed_agreed")
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
+    REVIEWED_FIELD_NUMBER: _ClassVar[int]
+    REVIEWED_AGREED_FIELD_NUMBER: _ClassVar[int]
     confidence: float
     answers: Share
     agreed: Share
-    def __init__(self, confidence: _Optional[float] = ..., answers: _Optional[_Union[Share, _Mapping]] = ..., agreed: _Optional[_Union[Share, _Mapping]] = ...) -> None: ...
+    reviewed: Share
+    reviewed_agreed: int
+    def __init__(self, confidence: _Optional[float] = ..., answers: _Optional[_Union[Share, _Mapping]] = ..., agreed: _Optional[_Union[Share, _Mapping]] = ..., reviewed: _Optional[_Union[Share, _Mapping]] = ..., reviewed_agreed: _Optional[int] = ...) -> None: ...
 
 class FieldDisagreement(_message.Message):
     __slots__ = ("prediction_id", "answer_time", "source", "ours", "theirs", "confidence")

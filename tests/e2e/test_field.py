@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_agent.cli import app
+from edge_agent.client import ReviewClient
 from tests.bundles import INTENTS, echo_bundle
 from tests.escalating_site import TASK, EscalatingSite
 from tests.eventually import eventually_sync
@@ -100,6 +101,35 @@ def test_shadow_mode_gives_agreement(fielded):
     assert ([4], 0.9) == ([day.agreement.rows for day in found.days], found.threshold)
     report = fielded.site.admin.field_report(TASK)
     assert (["oracle-1"], {TASK: "local"}) == ([report.large_model.model], report.collect)
+
+
+def test_an_expert_s_word_wins_over_the_large_model_s(fielded):
+    """The large model contradicted a right answer: once an expert has said so, the report counts no error."""
+    (found,) = fielded.series().disagreements
+    assert 1 == counted_wrong(fielded)
+    with ReviewClient(f"unix:{fielded.site.serve.run_dir}/review.sock") as expert:
+        expert.correct(found.prediction_id, "refund", reviewer="anna")
+    assert (1, 1, 0) == reviewed(fielded.series().confidences[-1])
+    assert (0, {"people": 1, "large_model": 3}) == (counted_wrong(fielded), judged_by(fielded))
+
+
+def reviewed(found):
+    """Return what people judged, found right, and on how much of it both models agreed."""
+    return found.reviewed.rows, found.reviewed.hits, found.reviewed_agreed
+
+
+def could_take(fielded):
+    """Return what `edge-agent report` says the small model could take."""
+    ran = CliRunner().invoke(app, [*fielded.site.serve.command()[3:], "report", TASK, "--json"])
+    return json.loads(ran.stdout)["tasks"][0]["could_take"]
+
+
+def counted_wrong(fielded):
+    return could_take(fielded)["levels"][-1]["differ"]
+
+
+def judged_by(fielded):
+    return {who: number for who, number in could_take(fielded)["judged_by"].items() if who != "note"}
 
 
 def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielded):

@@ -309,7 +309,7 @@ async def test_who_goes_away_while_the_disk_is_slow_is_not_asked_for_and_owes_no
     """The price that was set aside for a caller who has gone is given back, and a cap is not eaten by nothing."""
     async with desk_for(oracle, tmp_path, **PRICES) as desk:
         gone = [asyncio.create_task(said(desk)) for _ in range(3)]
-        await asyncio.sleep(0)
+        await asyncio.wait(gone, timeout=0)  # until each has asked for its price to be set aside
         for each in gone:
             each.cancel()
         await asyncio.wait(gone)

@@ -3,7 +3,7 @@
 import pytest
 
 from edge_agent.field import tables
-from edge_agent.field.book import LARGE_MODEL, PEOPLE
+from edge_agent.field.book import LARGE_MODEL, PEOPLE, Said, Thought
 from edge_agent.formats.manifest import Manifest
 from tests.site_cases import PREDICTION, ASite, answered, judgement, manifest
 
@@ -157,9 +157,8 @@ def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
         site.keep(answered(number, manifest=manifest(), ours=None, confidence=None, route="upstream", scores=()))
         site.house.book.judged(
             {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
-            {"verdict": "accept" if number < right else "corrected", "value": "price"},
+            Said({"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True),
             site.clock.wall,
-            first=True,
         )
 
 
@@ -189,11 +188,63 @@ def test_an_opinion_is_evidence_only_when_it_was_asked_by_chance(site):
     """An opinion of the audit is weighed; one that was put off because of doubt is only compared."""
     site.keep(sure(1), sure(2))
     with site.house.spool.transaction():
-        site.house.book.opinion(kept(1), "price", "audit", site.clock.wall)
-        site.house.book.opinion(kept(2), "price", "deferred", site.clock.wall)
+        site.house.book.opinion(kept(1), Thought("price", "audit"), site.clock.wall)
+        site.house.book.opinion(kept(2), Thought("price", "deferred"), site.clock.wall)
     series = only(site)
     assert [("audit", 1, 0), ("deferred", 1, 0)] == [(e.source, e.pairs, e.agreed) for e in series.agreement]
     assert 1 == series.evidence[LARGE_MODEL].judged
+
+
+ACCEPT, REJECT = {"verdict": "accept", "value": ""}, {"verdict": "reject", "value": ""}
+CORRECTED = {"verdict": "corrected", "value": "refund"}
+WAYS = {"route": "upstream", "model": "large-1", "reason": "MODE_SHADOW"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said", "expected"),
+    [
+        ("refund", ACCEPT, (1, 1, 1)),  # both are right
+        ("refund", {"verdict": "corrected", "value": "stock"}, (1, 1, 0)),  # both err alike
+        ("price", ACCEPT, (1, 0, 0)),
+        ("price", CORRECTED, (1, 0, 1)),  # the large model erred
+        ("price", REJECT, (0, 0, 0)),  # so that nobody knows what is right
+    ],
+)
+def test_a_person_s_word_stands_beside_what_both_models_said_in_shadow(site, theirs, said, expected):
+    """By the confidence of the small model; the first word alone."""
+    site.keep(shadowed(1, theirs))
+    for number in range(2):
+        judged = judgement(1, feedback_id=f"f-{number}", request_id=f"r-{number}", **said)
+        site.judge(judged, prediction=kept(1, output=theirs, **WAYS))
+    site.reopen()
+    (found,) = only(site).confidences
+    assert (95, 1, theirs == "refund") == (found.hundredths, found.pairs, found.agreed)
+    assert expected == (found.reviewed, found.reviewed_agreed, found.right)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("why", "expected"), [("audit", (1, 0, 1)), ("deferred", (0, 0, 0))])
+def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected):
+    """A person before the large model, or after it: once. What was put off because of doubt is no fair sample."""
+    site.keep(sure(1, later=why))
+    if before:
+        site.judge(judgement(1, **ACCEPT), prediction=kept(1))
+    asked = site.house.next_question(("pos-intent",))
+    with site.house.spool.transaction():
+        assert site.house.opine(asked, "price", "large-1", calibrated())
+    if not before:
+        site.judge(judgement(1, **ACCEPT), prediction=kept(1))
+    (found,) = only(site).confidences
+    assert expected == (found.reviewed, found.reviewed_agreed, found.right)
+
+
+def test_a_person_s_word_on_what_only_one_model_said_is_no_comparison(site):
+    """Neither where nobody else was asked, nor where the large one was because of doubt."""
+    doubt = {"reasons": ("BELOW_THRESHOLD",), "sure": False, "confidence": 0.5}
+    site.keep(sure(1), shadowed(2, "price", **doubt))
+    site.judge(judgement(1, **ACCEPT), prediction=kept(1))
+    site.judge(judgement(2, **CORRECTED), prediction=kept(2, output="price", **{**WAYS, "reason": "BELOW_THRESHOLD"}))
+    assert [0, 0] == [each.reviewed for each in only(site).confidences]
 
 
 def test_unsure_answers_raise_the_alarm_of_confidence(site):

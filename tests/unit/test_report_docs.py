@@ -27,7 +27,7 @@ def names(plain, above=""):
     """Yield the fields of a document that have no list or mapping below them worth naming alone."""
     for name, value in plain.items():
         yield name
-        if name in ("advice", "money", "could_take", "examples", "wanted_risk", "total"):
+        if name in ("advice", "money", "could_take", "judged_by", "examples", "wanted_risk", "total"):
             yield from names(value, name)
 
 

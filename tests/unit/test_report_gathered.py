@@ -121,6 +121,17 @@ def test_confidences_are_taken_apart():
     ) == only(series(confidences=told_of)).confident
 
 
+def test_the_word_of_people_is_taken_apart_too():
+    """Between one confidence and the next: what people judged, found right, and on how much both had agreed."""
+    told_of = (
+        FieldConfidence(0.9, share(10, 40), share(6, 10), share(3, 3), 1),
+        FieldConfidence(0.3, share(40, 40), share(20, 24), share(4, 6), 3),
+    )
+    low, high = only(series(confidences=told_of)).confident
+    assert (Compared(3, 1), 2, Compared(14, 13)) == (low.people, low.people_agreed, low.right)
+    assert (Compared(3, 3), 1, Compared(10, 8)) == (high.people, high.people_agreed, high.right)
+
+
 def test_tests_say_who_found_what():
     """The promise and what people and the large model found of the sure answers come from its tests."""
     tests = (

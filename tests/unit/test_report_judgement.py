@@ -6,7 +6,7 @@ import pytest
 
 from edge_agent.report.figures import Alarm, Compared, Confident, Figures, Label
 from edge_agent.report.framework import LABELS_NARROW_MAX, Wish
-from edge_agent.report.judgement import judge, total
+from edge_agent.report.judgement import Judgement, judge, total
 from edge_agent.report.next_mode import Why
 from edge_agent.report.readiness import STEPS
 from tests.report_figures import BEGUN, BROKEN, HYBRID, LABELS, LITTLE, SHADOW, confident, day, figures, labels
@@ -126,6 +126,38 @@ def test_what_it_could_take_ends_where_the_risk_does():
     takes = judge(figures(confident=confident(*rows))).takes
     assert (0.8, 0.01, 0.5) == (takes.above, takes.risk, takes.share.value)
     assert [True, True, False, False] == [level.holds for level in takes.levels]
+
+
+def reviewed(right: int) -> Figures:
+    """Return a task whose large model contradicts 8 of 100 sure answers, of which people found so many right."""
+    seen = Confident(0.9, 100, Compared(100, 92), Compared(8, right))
+    return figures(threshold=0.9, confident=(Confident(0.2, 100, Compared(100, 40)), seen))
+
+
+@pytest.mark.parametrize(
+    ("right", "differ", "why", "above"),
+    [(8, 0, "RISK_HOLDS", 0.9), (0, 8, "RISK_BROKEN", None), (2, 6, "RISK_BROKEN", None)],
+)
+def test_people_have_the_last_word_on_what_it_could_take(right, differ, why, above):
+    """Where the large model contradicted a right answer, and a person has said so, that is no error any more."""
+    judged = judge(reviewed(right))
+    assert (100, 8, differ) == (judged.takes.levels[0].rows, judged.takes.levels[0].reviewed, differ_at(judged))
+    assert (why, above) == (judged.advice.why, judged.takes.above)
+    assert (132, 200) == (judged.agreement.hits, judged.agreement.rows), "that is what both say, right or not"
+
+
+def differ_at(judged: Judgement) -> int:
+    """Return what counts as wrong at the bundle's threshold."""
+    assert judged.at_threshold is not None
+    return judged.at_threshold.differ
+
+
+def test_people_s_word_may_take_it_away():
+    """An answer on which both erred alike is an error once a person has said so."""
+    both = Confident(0.9, 100, Compared(100, 100), Compared(20, 12), 20)
+    judged = judge(figures(threshold=0.9, confident=(both,)))
+    assert (8, None) == (differ_at(judged), judged.takes.above)
+    assert "People or the large model say otherwise on 8 % of its 100 sure answers" in judged.advice.because
 
 
 def test_an_audit_says_nothing_of_what_it_does_not_look_at():

@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.report import svg
 from edge_agent.report.document import SCHEMA, document
-from edge_agent.report.figures import Compared, Label
+from edge_agent.report.figures import Compared, Confident, Label
 from edge_agent.report.framework import Wish
 from edge_agent.report.judgement import judge
 from edge_agent.report.page import About, headline, page
@@ -132,6 +132,30 @@ def test_the_document_has_every_figure():
     assert [100, 500, 1000] == [step["examples"] for step in ready["examples"]["steps"]]
     assert (None, None) == (begun["agreement"]["value"], begun["money"]["saved_micros"])
     assert ["specificity", "data", "economics", "constraints"] == [each["about"] for each in begun["framework"]]
+
+
+@pytest.mark.parametrize(
+    ("people", "wanted", "judges"),
+    [
+        (Compared(), "The large model's answers count as right here, and it errs itself", (0, 300)),
+        (
+            Compared(12, 12),
+            "What people say counts, of 12 answers; of the other 288 it is what the large model",
+            (12, 288),
+        ),
+    ],
+)
+def test_it_is_said_whose_word_counts(people, wanted, judges):
+    """Beside the number on the page, and in JSON."""
+    seen = Confident(0.9, 300, Compared(300, 300), people, people.rows)
+    judged = judge(figures(confident=(seen,)))
+    by_people, by_large = judges
+    plain = document([judged], ABOUT)["tasks"][0]["could_take"]["judged_by"]
+    assert (by_people, by_large) == (plain["people"], plain["large_model"])
+    assert plain["note"].startswith(wanted)
+    words = " ".join(Outline(page([judged], ABOUT)).words)
+    assert plain["note"] in words
+    assert f"by {'people and ' if by_people else ''}the large model" in words
 
 
 @pytest.mark.parametrize(
