@@ -1,6 +1,7 @@
 """The way from serve to the large model: the uplink's socket, watched, so that nobody waits to find out that it is cut.
 
-`Link.standing` is always at hand. Without an uplink, or when it has died, the large model counts as offline at once.
+`Link.standing` is always at hand. Without an uplink, or when it has died, the large model counts as offline at once;
+when it hangs, as soon as it has been silent for longer than it ever is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from edge_agent.v1 import escalation_pb2 as pb
 log = structlog.get_logger("edge_agent.service")
 
 RECONNECT_SECONDS = 0.5
+SILENT_SECONDS = 6.0
+"""An uplink that says nothing for so long hangs, or is stopped: it says every 2 s how things stand."""
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 _LOST = "the uplink does not answer"
 # An uplink that comes back is found at once, not after gRPC's pause, which grows to two minutes.
@@ -116,8 +119,9 @@ class Link:
         async with grpc.aio.insecure_channel(self._address, options=_CHANNEL) as channel:
             self._stub = escalation_pb2_grpc.EscalationServiceStub(channel)
             while True:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    async for said in self._stub.Watch(pb.WatchRequest()):
+                watching = self._stub.Watch(pb.WatchRequest())
+                with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
+                    while said := await asyncio.wait_for(watching.read(), SILENT_SECONDS):
                         self._hear(said)
                 self._hear(pb.WatchResponse())
                 await asyncio.sleep(RECONNECT_SECONDS)

@@ -52,7 +52,8 @@ class EscalationServiceServicer:
     """
 
     def Watch(self, request, context):
-        """Says whether the large model can be asked, now and whenever that changes: nobody has to wait to find out.
+        """Says whether the large model can be asked, now, whenever that changes, and every 2 s: nobody has to wait to find out,
+        and silence means that the uplink hangs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

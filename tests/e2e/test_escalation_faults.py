@@ -185,6 +185,25 @@ def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, 
         eventually_sync(lambda: came_from(ask(site, "hmm, after")) == ("UPSTREAM", "BELOW_THRESHOLD"), seconds=30)
 
 
+def test_an_uplink_that_hangs_is_offline_soon(tmp_path, oracle):
+    """Stopped, it neither says nor closes anything: its silence is enough. Who asks meanwhile is answered in time."""
+    with site_of(tmp_path, oracle) as site:
+        install(site)
+        site.start_uplink()
+        site.uplink.send_signal(signal.SIGSTOP)
+        try:
+            assert ("LOCAL", "UPSTREAM_FAILED") == came_from(ask(site, seconds=1))
+            eventually_sync(lambda: not site.large_model().online, seconds=20)
+            began = time.monotonic()
+            assert {("LOCAL", "UPSTREAM_OFFLINE")} == {came_from(ask(site)) for _ in range(20)}
+            assert time.monotonic() - began < 5
+            assert "does not answer" in site.large_model().problem
+        finally:
+            site.uplink.send_signal(signal.SIGCONT)
+        site.await_online(True)
+        assert "UPSTREAM" == ask(site, "hmm, after").route
+
+
 @pytest.mark.parametrize("way", ["stall", "lost"])
 def test_a_large_model_that_answers_nobody_is_soon_left_alone(tmp_path, oracle, way):
     """After three callers at most who got nothing, nobody waits any more; each text was sent once."""

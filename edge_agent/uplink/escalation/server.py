@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from edge_agent.v1 import escalation_pb2_grpc
 
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 WATCHES_MAX = 4
+HEARTBEAT_SECONDS = 2.0
+"""Who watches hears something as often as that, so that silence means that nobody is at work here."""
 KEY_BYTES_MAX = 4096
 STOP_SECONDS = 1.0
 _KEY = "Write the key alone into the file, readable for the uplink's user."
@@ -42,19 +45,20 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         self._watches = 0
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> None:
-        """Say how things stand, now and at every change."""
+        """Say how things stand: now, at every change, and again and again."""
         if self._watches >= WATCHES_MAX:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{WATCHES_MAX} watch already")
         self._watches += 1
-        said = None
+        said, due = None, 0.0
         try:
             with self._desk.watching() as changed:
                 while True:
                     changed.clear()
-                    if (now := self._standing()) != said:
-                        said = now
+                    if (now := self._standing()) != said or time.monotonic() >= due:
+                        said, due = now, time.monotonic() + HEARTBEAT_SECONDS
                         await context.write(now)
-                    await changed.wait()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
         finally:
             self._watches -= 1
 
