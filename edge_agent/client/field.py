@@ -24,6 +24,9 @@ class Share:
     high: float
 
 
+NOTHING = Share(0, 0, None, 0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class FieldDay:
     """One day (UTC)."""
@@ -44,6 +47,8 @@ class FieldAgreement:
     label: str
     """Of the small model; empty = all labels, or none."""
     agreed: Share
+    recent: Share = NOTHING
+    """Of the seven newest days alone."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class FieldConfidence:
     answers: Share
     """Of all that have one."""
     agreed: Share
-    reviewed: Share = Share(0, 0, None, 0.0, 1.0)
+    reviewed: Share = NOTHING
     """Of the answers that both models gave, and on which a person has spoken: those found right."""
     reviewed_agreed: int = 0
     """On how many of those both had said the same."""
@@ -188,7 +193,10 @@ def _series(message: field_pb2.FieldSeries) -> FieldSeries:
         last_time=_time(message.last_time),
         days=tuple(FieldDay(each.day, dict(each.counts), _share(each.agreement)) for each in message.days),
         totals=dict(message.totals),
-        agreement=tuple(FieldAgreement(each.source, each.label, _share(each.agreed)) for each in message.agreement),
+        agreement=tuple(
+            FieldAgreement(each.source, each.label, _share(each.agreed), _share(each.recent))
+            for each in message.agreement
+        ),
         tests=tuple(map(_test, message.tests)),
         streams=tuple(map(_stream, message.streams)),
         alarms=tuple(map(wire.field_alarm, message.alarms)),
@@ -239,8 +247,9 @@ def _disagreement(message: field_pb2.FieldDisagreement) -> FieldDisagreement:
 
 
 def _share(message: field_pb2.Share) -> Share:
-    value = message.value if message.rows else None
-    return Share(message.hits, message.rows, value, message.low, message.high)
+    if not message.rows:
+        return NOTHING
+    return Share(message.hits, message.rows, message.value, message.low, message.high)
 
 
 def _time(message: Timestamp) -> datetime:

@@ -127,8 +127,11 @@ def labels(judged: Judgement, name: str) -> Chart | None:
         "Agreement by label",
         sentence,
         (("a", "said the same as the large model"), ("whisker", "95 % interval")),
-        ("label", "examples", "compared", "the same", "95 % interval"),
-        tuple((label.name, count(label.examples), *_shares(label.agreement)) for label in judged.labels),
+        ("label", "examples", "compared", "the same", "95 % interval", "in the last week", "95 % interval"),
+        tuple(
+            (label.name, count(label.examples), *_shares(label.agreement), *_shares(label.recent)[1:])
+            for label in judged.labels
+        ),
     )
     return chart(name, said, sheet, drawn)
 

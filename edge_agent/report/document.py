@@ -40,7 +40,10 @@ def _task(judged: Judgement) -> dict[str, Any]:
         "examples": {"number": figures.examples, "steps": [asdict(step) for step in judged.steps]},
         "agreement": _share(judged.agreement),
         "agreement_by_day": [{"from": date, **_share(share)} for date, share in judged.agreement_by_day],
-        "labels": [{**asdict(label), "agreement": _share(label.agreement)} for label in judged.labels],
+        "labels": [
+            {**asdict(label), "agreement": _share(label.agreement), "recent": _share(label.recent)}
+            for label in judged.labels
+        ],
         "could_take": _could_take(judged.takes),
         "at_threshold": asdict(judged.at_threshold) if judged.at_threshold else None,
         "judged": _share(judged.judged),

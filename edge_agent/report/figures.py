@@ -70,6 +70,8 @@ class Label:
     examples: int = 0
     compared: Compared = field(default_factory=Compared)
     """Where the model here gave it."""
+    recent: Compared = field(default_factory=Compared)
+    """Likewise, of the newest week."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -150,13 +150,15 @@ def _dates(known: Collection[str]) -> list[str]:
 
 def _labels(task: Task, every: Iterable[FieldSeries]) -> Iterator[Label]:
     """Yield the labels that the task has now."""
-    answers, examples, rows, same = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    answers, examples = Counter[str](), Counter[str]()
+    compared: defaultdict[str, Compared] = defaultdict(Compared)
+    recent: defaultdict[str, Compared] = defaultdict(Compared)
     for series in every:
         answers.update({each.label: each.answers for each in series.labels})
         examples.update({each.label: each.examples for each in series.labels})
         for each in series.agreement if series.active else ():
             if each.source in FAIR:
-                rows[each.label] += each.agreed.rows
-                same[each.label] += each.agreed.hits
+                compared[each.label] += _compared(each.agreed)
+                recent[each.label] += _compared(each.recent)
     for name in task.labels if task.kind == "CLASSIFY" else ():
-        yield Label(name, answers[name], examples[name], Compared(rows[name], same[name]))
+        yield Label(name, answers[name], examples[name], compared[name], recent[name])

@@ -99,6 +99,8 @@ class LabelState:
     answers: int
     examples: int
     agreement: Share
+    recent: Share
+    """The same of the newest week."""
     short: bool
     """Too few examples to judge it."""
 
@@ -147,7 +149,8 @@ def labels(figures: Figures) -> tuple[LabelState, ...]:
 
 def _label(label: Label) -> LabelState:
     short = label.examples < LABEL_EXAMPLES_MIN
-    return LabelState(label.name, label.answers, label.examples, agreement(label.compared), short)
+    both, recent = agreement(label.compared), agreement(label.recent)
+    return LabelState(label.name, label.answers, label.examples, both, recent, short)
 
 
 def takes(figures: Figures) -> Takes:

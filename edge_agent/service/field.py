@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge_agent import intervals
 from edge_agent.field.drift import REFERENCE_ROWS, Stream
@@ -18,6 +18,7 @@ from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 ALL_LABELS = ""
+RECENT_DAYS = 7
 _EPOCH = datetime.date(1970, 1, 1)
 
 
@@ -95,16 +96,25 @@ def _totals(days: Iterable[Mapping[str, int]]) -> Counter[str]:
     return total
 
 
-def _agreement(rows: Iterable[Agreed]) -> list[pb.FieldAgreement]:
+def _agreement(rows: Sequence[Agreed]) -> list[pb.FieldAgreement]:
+    since = max((row.day for row in rows), default=0) - RECENT_DAYS
+    found, recent = _by_label(rows), _by_label([row for row in rows if row.day > since])
+    return [
+        pb.FieldAgreement(
+            source=source, label=label, agreed=share(*agreed), recent=share(*recent.get((source, label), (0, 0)))
+        )
+        for (source, label), agreed in sorted(found.items())
+    ]
+
+
+def _by_label(rows: Iterable[Agreed]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Add up what was the same, and of how many, by source and label, and by source alone."""
     pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:
         for label in {row.label, ALL_LABELS}:
             pairs[row.source, label] += row.pairs
             agreed[row.source, label] += row.agreed
-    return [
-        pb.FieldAgreement(source=source, label=label, agreed=share(agreed[source, label], pairs[source, label]))
-        for source, label in sorted(pairs)
-    ]
+    return {each: (agreed[each], pairs[each]) for each in pairs}
 
 
 def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterator[pb.FieldTest]:

@@ -62,14 +62,16 @@ class FieldDay(_message.Message):
     def __init__(self, day: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., agreement: _Optional[_Union[Share, _Mapping]] = ...) -> None: ...
 
 class FieldAgreement(_message.Message):
-    __slots__ = ("source", "label", "agreed")
+    __slots__ = ("source", "label", "agreed", "recent")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
     source: str
     label: str
     agreed: Share
-    def __init__(self, source: _Optional[str] = ..., label: _Optional[str] = ..., agreed: _Optional[_Union[Share, _Mapping]] = ...) -> None: ...
+    recent: Share
+    def __init__(self, source: _Optional[str] = ..., label: _Optional[str] = ..., agreed: _Optional[_Union[Share, _Mapping]] = ..., recent: _Optional[_Union[Share, _Mapping]] = ...) -> None: ...
 
 class FieldTest(_message.Message):
     __slots__ = ("judge", "wrong", "target", "delta", "evidence", "evidence_max", "refuted")

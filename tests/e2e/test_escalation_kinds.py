@@ -126,6 +126,19 @@ def test_without_a_model_here_it_is_a_clear_abstention_in_time(site, oracle, way
     assert ("", "ABSTAINED", reason, (reason,)) == (answer.label, answer.route, answer.route_reason, answer.degraded)
 
 
+@pytest.mark.parametrize(("wish", "route"), [("as_mode", "LOCAL"), ("abstain", "ABSTAINED")])
+@pytest.mark.parametrize("way", ["slow", "429"])
+def test_an_unsure_answer_is_given_or_withheld_in_time(site, oracle, way, wish, route):
+    """A large model that has not answered yet, or names a pause beyond the deadline, is given up before that."""
+    oracle.way, oracle.seconds, oracle.retry_after = ("well", 20.0, "0") if way == "slow" else (way, 0.0, "20")
+    began = time.monotonic()
+    (answer,) = site.client.classify(TASK, ["hmm"], timeout_seconds=1.5, on_low_confidence=wish)
+    assert time.monotonic() - began < 1.5
+    reason = "UPSTREAM_BUSY" if way == "429" else "UPSTREAM_FAILED"
+    assert (route, reason, (reason,)) == (answer.route, answer.route_reason, answer.degraded)
+    assert 1 == len(oracle.asked)
+
+
 @pytest.mark.parametrize(("task", "route"), [(TASK, "LOCAL"), (ALONE, "ABSTAINED")])
 def test_a_crowd_is_told_that_it_is_busy(site, oracle, task, route):
     """Of many inputs at once so many are asked about as may be; the others learn at once that there is no room."""

@@ -129,6 +129,13 @@ def test_the_most_frequent_labels_are_drawn_and_all_are_in_the_table():
     assert ">a-rather-long-l…<" in chart.picture
 
 
+def test_a_label_s_last_week_stands_beside_all_of_it():
+    """Whoever looks sees whether a label has become worse."""
+    worse = Label("refund", 100, 20, Compared(100, 90), Compared(10, 4))
+    (row,) = drawn(figures(labels=(worse,)), "Agreement by label").said.rows
+    assert ("refund", "20", "100", "90 %", "82 % to 95 %", "40 %", "12 % to 74 %") == row
+
+
 def test_what_is_off_the_sheet_stands_at_its_edge():
     """A bound of 100 % on a sheet that ends at 20 % is drawn at the top, not above the picture."""
     sheet = Sheet(y_max=0.2)

@@ -6,7 +6,7 @@ import pytest
 
 from edge_agent.client import field
 from edge_agent.examples.collection import Collection
-from edge_agent.field.figures import AtLabel, Series, Spent
+from edge_agent.field.figures import Agreed, AtConfidence, AtLabel, Series, Spent
 from edge_agent.service.field import money_message, series_message
 from edge_agent.v1 import admin_pb2
 from tests.site_cases import ASite, answered, config_of
@@ -84,3 +84,32 @@ def test_labels_reach_the_client():
     (series,) = field.report(admin_pb2.GetFieldReportResponse(series=[message])).series
     assert (field.FieldLabel("price", 5, 2),) == series.labels
     assert series.active
+
+
+def told(**known):
+    """Return what a client gets of a bundle of which that is known."""
+    plain = {"task": "pos-intent", "digest": "ab" * 32, "version": "1.0.0", "first": 0.0, "last": 0.0, "days": {}}
+    nothing = {"agreement": (), "confidences": (), "promise": None, "evidence": {}, "streams": {}, "alarms": ()}
+    message = series_message(Series(**{**plain, **nothing, **known}), None, active=True, demoted=lambda _: False)
+    (series,) = field.report(admin_pb2.GetFieldReportResponse(series=[message])).series
+    return series
+
+
+def test_the_newest_week_is_told_apart():
+    """By label and in all: seven days back from the last one that has a comparison, of how many the same."""
+    rows = [Agreed(day, "shadow", label, 10, same) for day, label, same in [(1, "a", 9), (2, "a", 8), (8, "b", 4)]]
+    found = {each.label: each for each in told(agreement=rows).agreement}
+    assert [(21, 30), (17, 20), (4, 10)] == [(found[of].agreed.hits, found[of].agreed.rows) for of in ("", "a", "b")]
+    assert [(12, 20), (8, 10), (4, 10)] == [(found[of].recent.hits, found[of].recent.rows) for of in ("", "a", "b")]
+    old = told(agreement=[*rows, Agreed(30, "shadow", "c", 1, 1)]).agreement
+    assert [None, 1.0] == [each.recent.value for each in old if each.label in ("b", "c")]
+
+
+def test_the_word_of_people_is_told_from_each_confidence_on():
+    """The highest first, added up downwards, as the rest is."""
+    rows = (AtConfidence(30, 10, 5, 2, 3, 1, 2), AtConfidence(95, 20, 8, 8, 1, 1, 0))
+    high, low = told(confidences=rows).confidences
+    assert [(0, 1, 1), (2, 4, 2)] == [
+        (each.reviewed.hits, each.reviewed.rows, each.reviewed_agreed) for each in (high, low)
+    ]
+    assert (10, 13) == (low.agreed.hits, low.agreed.rows)

@@ -96,12 +96,16 @@ def test_earlier_bundles_count_for_money_and_examples_only():
     now = series(
         days=(FieldDay("2026-11-24", {"route:upstream": 2, "examples": 2}, share(2, 2)),),
         labels=(FieldLabel("refund", 2, 2),),
-        agreement=(FieldAgreement("shadow", "", share(2, 2)), FieldAgreement("shadow", "refund", share(2, 2))),
+        agreement=(
+            FieldAgreement("shadow", "", share(2, 2)),
+            FieldAgreement("shadow", "refund", share(2, 2), share(1, 1)),
+            FieldAgreement("escalated", "refund", share(0, 9), share(0, 9)),
+        ),
     )
     found = only(now, before)
     (day,), (refund, price) = found.days, found.labels
     assert (7, {"upstream": 7}, Compared(2, 2)) == (found.examples, day.answers, day.compared)
-    assert (7, 7, Compared(2, 2)) == (refund.answers, refund.examples, refund.compared)
+    assert (7, 7, Compared(2, 2), Compared(1, 1)) == (refund.answers, refund.examples, refund.compared, refund.recent)
     assert ("price", 0) == (price.name, price.examples)
     assert ((), Compared(2, 2)) == (found.alarms, found.shadow)
 
