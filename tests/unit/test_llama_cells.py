@@ -42,3 +42,4 @@ def test_cells_are_those_of_a_search_from_the_bottom(moves: list[tuple[bool, int
             cells.give(back)
             free |= set(back)
         assert (min(free, default=COUNT), len(free)) == (cells.lowest, cells.free)
+        assert COUNT - len(free) == cells.taken

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -105,6 +105,15 @@ class Place:
         """The highest cell; -1 without any."""
         own = self.cells[-1] if self.cells else -1
         return max(own, self.resident.cells[-1]) if self.resident else own
+
+
+class Writers(NamedTuple):
+    """Places that get one token each, step after step; no score comes of them."""
+
+    places: Sequence[Place]
+    sequences: Sequence[int]
+    positions: Sequence[int]
+    """Of the first tokens."""
 
 
 class Cache:
@@ -257,6 +266,14 @@ class Cache:
             place = self._places.get(part.sequence) if isinstance(part, Rows) else None
             (self._fork_cells if place is None else place.cells).extend(cells)
             self._use.computed += len(cells)
+
+    def write_on(self, writers: Writers, tokens: Sequence[int], adapter: Any) -> None:
+        """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
+        self.context.use_adapter(adapter)
+        self.context.write_on(writers.sequences, writers.positions, tokens)
+        for place, cell in zip(writers.places, self._cells.take(len(tokens)), strict=True):
+            place.cells.append(cell)
+        self._use.computed += len(tokens)
 
     def fork(self, place: Place) -> int:
         """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""

@@ -11,35 +11,43 @@ from collections.abc import Iterable
 
 
 class Cells:
-    """The free cells of one buffer."""
+    """The free cells of one buffer: all from `_top` on, and holes below it."""
 
     def __init__(self, count: int) -> None:
         """Start with all of them free."""
         self.count = count
-        self._free = list(range(count))  # sorted, and so a heap
+        self._top = 0
+        self._holes: list[int] = []  # a heap, and small: cells that are taken for every token are looked for in it
 
     @property
     def lowest(self) -> int:
         """The cell that the next token gets; the number of cells when there is none."""
-        return self._free[0] if self._free else self.count
+        return self._holes[0] if self._holes else self._top
 
     @property
     def taken(self) -> int:
         """How many are taken: just the lowest ones, without a hole, where `lowest` is as many."""
-        return self.count - len(self._free)
+        return self._top - len(self._holes)
 
     @property
     def free(self) -> int:
         """How many are free."""
-        return len(self._free)
+        return self.count - self.taken
 
     def take(self, tokens: int) -> list[int]:
         """Take the cells that llama.cpp takes for so many tokens; they ascend. There must be as many."""
-        free, pop = self._free, heapq.heappop
-        return [pop(free) for _ in range(tokens)]
+        holes, pop = self._holes, heapq.heappop
+        cells = [pop(holes) for _ in range(min(tokens, len(holes)))]
+        above = tokens - len(cells)
+        cells += range(self._top, self._top + above)
+        self._top += above
+        return cells
 
     def give(self, cells: Iterable[int]) -> None:
         """Take note that cells are empty again."""
-        free, push = self._free, heapq.heappush
+        holes, push = self._holes, heapq.heappush
         for cell in cells:
-            push(free, cell)
+            push(holes, cell)
+        if len(holes) == self._top:
+            holes.clear()
+            self._top = 0

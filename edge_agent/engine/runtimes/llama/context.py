@@ -131,6 +131,8 @@ class Context:
         self._ways = as_array(self._batch.n_seq_id, (rows,))
         self._ways[:] = 1
         self._sequence = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
+        self._writing: Sequence[int] = ()
+        """The sequences of the batch, where it is one token of each."""
         self._state = ctypes.create_string_buffer(0)
         # strlen of this text is what llama.cpp asks between the nodes of a graph: no Python, no lock of Python's.
         self._stop = ctypes.create_string_buffer(_STOP_BYTES)
@@ -160,9 +162,29 @@ class Context:
             Aborted: `abort` was called meanwhile.
             DeviceLost: the device did not compute what the processor could have.
         """
-        used = 0
+        used, self._writing = 0, ()
         for part in parts:
             used = self._fill(used, part) if isinstance(part, Rows) else self._fill_branches(used, part)
+        self._compute(used)
+
+    def write_on(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+        """Compute one token of each sequence, with logits. Raises as `decode` does.
+
+        The same `sequences` again, the very object, means the positions that follow.
+        """
+        used = len(tokens)
+        if sequences is self._writing:
+            self._position[:used] += 1
+        else:
+            self._wanted[:used] = self._ways[:used] = 1
+            self._position[:used] = positions
+            for row, sequence in enumerate(sequences):
+                self._sequence[row][0] = sequence
+            self._writing = sequences
+        self._token[:used] = tokens
+        self._compute(used)
+
+    def _compute(self, used: int) -> None:
         self._batch.n_tokens = used
         code = llama.llama_decode(self._pointer, self._batch)
         if code == 0:

@@ -1,0 +1,149 @@
+"""Streams that write on, step after step, without being planned anew: the same text as alone, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
+from edge_agent.engine.runtimes.llama.runtime import LONG_ROWS, LlamaRuntime
+from edge_agent.formats.manifest import Manifest
+from tests.models import smollm2_path
+
+THINGS = ("kettle", "lamp", "shirt", "clock", "chair")
+TOKENS = 24
+MANIFEST = Manifest.model_validate(
+    {
+        "schema": "edge-agent/bundle/v1",
+        "task": {
+            "name": "writer",
+            "kind": "generate",
+            "prompt": {"template": "A {input} in a shop. A numbered list of things:\n1."},
+            "limits": {"input_tokens_max": 60, "output_tokens_max": 60},
+        },
+        "version": "1.0.0",
+        "runtime": "llama",
+        "engine": {"context_tokens": 120},
+        "artifacts": [{"role": "weights", "path": "model.gguf", "sha256": "0" * 64, "size_bytes": 1}],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[LlamaRuntime]:
+    runtime = LlamaRuntime()
+    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=120, sequences_max=20))
+    runtime.attach("w", MANIFEST, {})
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
+    yield loaded
+    assert not loaded.busy
+    assert not loaded._cache._places
+
+
+class Said:
+    """What came of each job."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.ended: dict[str, Event] = {}
+
+    def take(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Chunk):
+                self.texts[event.job_id] = self.texts.get(event.job_id, "") + event.text
+            else:
+                self.ended[event.job_id] = event
+
+
+def ask(runtime: LlamaRuntime, *things: str) -> None:
+    for thing in things:
+        runtime.submit(Run(job_id=thing, digest="w", text=thing, output_tokens_max=TOKENS))
+
+
+def finish(runtime: LlamaRuntime, said: Said) -> Said:
+    while runtime.busy:
+        said.take(runtime.step())
+    return said
+
+
+def write_on(runtime: LlamaRuntime, said: Said, jobs: int) -> None:
+    """Step until so many streams write on by themselves."""
+    for _ in range(TOKENS):
+        if len(runtime._writers) == jobs:
+            return
+        said.take(runtime.step())
+    raise AssertionError("they do not write on")
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_one_stream_says_what_it_says_when_each_step_is_planned(runtime: LlamaRuntime, thing: str) -> None:
+    """Token for token."""
+    texts = []
+    for planned in (True, False):
+        said = Said()
+        ask(runtime, thing)
+        while runtime.busy:
+            if planned:
+                runtime._writers = []
+            said.take(runtime.step())
+        texts.append(said.texts[thing])
+    assert texts[0] == texts[1]
+
+
+def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
+    """Two write, a third joins, one is cancelled: all the same as when each step is planned."""
+    texts = []
+    for planned in (True, False):
+        said = Said()
+        ask(runtime, "kettle", "lamp")
+        for step in range(2 * TOKENS):
+            if step == 6:
+                assert planned == (not runtime._writers)
+                ask(runtime, "shirt")
+                assert not runtime._writers
+            if step == 12:
+                said.take(runtime.cancel("lamp"))
+                assert not runtime._writers
+            said.take(runtime.step())
+            if planned:
+                runtime._writers = []
+        assert not runtime.busy
+        assert isinstance(said.ended["lamp"], Failed)
+        assert isinstance(said.ended["kettle"], Done)
+        texts.append(said.texts)
+    assert {"kettle", "lamp", "shirt"} == texts[0].keys()
+    assert texts[0] == texts[1]
+
+
+def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime) -> None:
+    """Nothing moved in it, so nothing is lost and nothing is said twice."""
+    texts = []
+    for disturbed in (True, False):
+        said = Said()
+        ask(runtime, *THINGS)
+        write_on(runtime, said, len(THINGS))
+        if disturbed:
+            runtime._cache.context.abort()
+            assert [] == runtime.step()
+            assert not runtime._writers
+            runtime._cache.context.forget_abort()
+        finish(runtime, said)
+        assert [TOKENS] * len(THINGS) == [
+            event.output_tokens for event in said.ended.values() if isinstance(event, Done)
+        ]
+        texts.append(said.texts)
+    assert texts[0] == texts[1]
+
+
+def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
+    """A step that somebody has to be able to end is not one of those."""
+    ask(runtime, *(f"thing {number}" for number in range(LONG_ROWS)))
+    while runtime.busy:
+        runtime.step()
+        assert len(runtime._writers) < LONG_ROWS
