@@ -116,6 +116,7 @@ async def classify(match: Match) -> list[Bar]:
     return [
         match.judge(goals.CLASSIFY, [(ours, theirs) for ours, theirs, _ in found]),
         match.judge(goals.CLASSIFY_BARE, [(ours, decode) for ours, _, decode in found]),
+        match.judge(goals.BARE, [(decode, theirs) for _, theirs, decode in found]),
     ]
 
 
