@@ -51,7 +51,7 @@ def median(values: list[float]) -> float:
 
 
 def main(measure: Callable[[], Iterable[Bar]]) -> int:
-    """Measure, print each bar as it comes, and return the exit code: 1 when a bar is missed. --help only tells of it."""
+    """Measure, print each bar as it comes, and return the exit code: 1 when a bar is missed. --help only tells."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules["__main__"].__doc__)  # noqa: T201 - its output
         return 0
