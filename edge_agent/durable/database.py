@@ -19,9 +19,11 @@ from edge_agent.durable.disk import CHECK_DISK, disk_errors
 from edge_agent.errors import DiskFull, EdgeAgentError, StateDirInUse, StateDirUnwritable, StoreDamaged
 
 _BUSY_SECONDS = 5.0
-# What SQLite says where the damage is in the list of tables: our own statements are right.
+# What SQLite says where the damage is in the list of tables, and Python where it is in a text: our own statements are
+# right, and what they write is text.
 _OTHER_TABLES = re.compile(
     "no such (table|column|index)|already exists|has no column named|malformed database schema|unsupported file format"
+    "|Could not decode to UTF-8"
 )
 
 

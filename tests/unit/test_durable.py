@@ -143,6 +143,17 @@ def test_a_sentence_of_sqlite_that_is_no_text_is_damage(tmp_path: Path):
         Database(tmp_path / "a.db", SCHEMA)
 
 
+def test_a_text_that_is_no_text_is_damage(tmp_path: Path):
+    """What stands in a column of texts was written as UTF-8; other bytes there are the disk's."""
+    Database(tmp_path / "a.db", SCHEMA).close()
+    with sqlite3.connect(tmp_path / "a.db") as other:
+        other.execute("INSERT INTO t (b) VALUES (CAST(x'73ff64' AS TEXT))")
+    other.close()
+    with pytest.raises(StoreDamaged) as caught:
+        Database(tmp_path / "a.db", SCHEMA).rows("SELECT b FROM t")
+    assert "Move it away." == caught.value.remedy
+
+
 def test_another_program_in_the_way_is_named(tmp_path: Path):
     """A database that somebody else holds locked is in use, not damaged."""
     database = Database(tmp_path / "a.db", SCHEMA)
