@@ -123,14 +123,7 @@ class Context:
         self._views: dict[int, Logits] = {}
         self._adapter: Any = None
         self._batch = llama.llama_batch_init(rows, 0, ROWS_MAX)
-        # Views on the batch's own arrays: filling them through ctypes, element by element, costs 500 times as much.
-        as_array = np.ctypeslib.as_array
-        self._token = as_array(self._batch.token, (rows,))
-        self._position = as_array(self._batch.pos, (rows,))
-        self._wanted = as_array(self._batch.logits, (rows,))
-        self._ways = as_array(self._batch.n_seq_id, (rows,))
-        self._ways[:] = 1
-        self._sequence = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
+        self._view_batch(rows)
         self._writing: Sequence[int] = ()
         """The sequences of the batch, where it is one token of each."""
         self._state = ctypes.create_string_buffer(0)
@@ -138,6 +131,18 @@ class Context:
         self._stop = ctypes.create_string_buffer(_STOP_BYTES)
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
         llama.llama_set_abort_callback(self._pointer, strlen, ctypes.addressof(self._stop))
+
+    def _view_batch(self, rows: int) -> None:
+        """Look into the arrays of the batch: filling them through ctypes, one by one, costs 500 times as much."""
+        as_array = np.ctypeslib.as_array
+        self._token = as_array(self._batch.token, (rows,))
+        self._position = as_array(self._batch.pos, (rows,))
+        # For a few items, again and again: the code of numpy is far away by the time a decode has ended.
+        self._one_token, self._one_position = (each.data.cast("B").cast("i") for each in (self._token, self._position))
+        self._wanted = as_array(self._batch.logits, (rows,))
+        self._ways = as_array(self._batch.n_seq_id, (rows,))
+        self._ways[:] = 1
+        self._sequence = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
 
     def use_adapter(self, adapter: Any) -> None:
         """Compute with this adapter from now on; None = with the bare weights. Costs nothing if it is the same."""
@@ -174,14 +179,16 @@ class Context:
         """
         used = len(tokens)
         if sequences is self._writing:
-            self._position[:used] += 1
+            for row, token in enumerate(tokens):
+                self._one_token[row] = token
+                self._one_position[row] += 1
         else:
             self._wanted[:used] = self._ways[:used] = 1
             self._position[:used] = positions
             for row, sequence in enumerate(sequences):
                 self._sequence[row][0] = sequence
             self._writing = sequences
-        self._token[:used] = tokens
+            self._token[:used] = tokens
         self._compute(used)
 
     def _compute(self, used: int) -> None:
