@@ -121,6 +121,26 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
     assert texts[0] == texts[1]
 
 
+def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:
+    """Its prompt is computed between two steps of the others, who write on at their own places."""
+    texts, twins = [], iter(("twin", "other"))
+    for planned in (True, False):
+        said = Said()
+        ask(runtime, "kettle", "lamp")
+        write_on(runtime, said, 2)
+        for _ in range(3):
+            said.take(runtime.step())
+        runtime.attach(twin := next(twins), MANIFEST, {})
+        if planned:
+            runtime._writers = []
+        said.take(runtime.step())
+        assert len(runtime._writers) == 2
+        finish(runtime, said)
+        runtime.detach(twin)
+        texts.append(said.texts)
+    assert texts[0] == texts[1]
+
+
 def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime) -> None:
     """Nothing moved in it, so nothing is lost and nothing is said twice."""
     texts = []

@@ -26,6 +26,7 @@ from tests.models import smollm2_path
 STREAMS = 16
 QUEUE = 32
 CROWD = 150
+ANSWERS_EACH = 2
 CROWDED_SECONDS = 60.0
 HURRIED = 300
 COUNT = "Count: 1, 2, 3, 4, 5,"  # SmolLM2 does not stop
@@ -98,13 +99,13 @@ def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaem
 
 @pytest.mark.slow
 async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemon) -> None:
-    """For a minute, of 150 callers at 16 places and a queue of 32, each is answered; who is refused is told when."""
+    """For a minute, 150 callers at 16 places and a queue of 32 are answered again and again; refusals say when."""
     refusals: Counter[str] = Counter()
     until = time.monotonic() + CROWDED_SECONDS
 
     async def call(client: AsyncClient) -> int:
         answers = 0
-        while time.monotonic() < until or not answers:
+        while time.monotonic() < until or answers < ANSWERS_EACH:
             try:
                 await client.classify("sort", [TEXT], timeout_seconds=30)
                 answers += 1
@@ -117,7 +118,7 @@ async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemo
     async with AsyncClient(daemon.inference) as client:
         async with asyncio.timeout(2 * CROWDED_SECONDS):
             answers = await asyncio.gather(*(call(client) for _ in range(CROWD)))
-        assert min(answers) > 0
+        assert min(answers) >= ANSWERS_EACH
         assert refusals.keys() <= {"RESOURCE_EXHAUSTED QUEUE_FULL", "RESOURCE_EXHAUSTED CLIENT_SHARE_FULL"}
         assert refusals
         assert await client.classify("sort", [TEXT], timeout_seconds=2)

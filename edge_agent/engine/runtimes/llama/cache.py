@@ -112,8 +112,6 @@ class Writers(NamedTuple):
 
     places: Sequence[Place]
     sequences: Sequence[int]
-    positions: Sequence[int]
-    """Of the first tokens."""
 
 
 class Cache:
@@ -267,10 +265,10 @@ class Cache:
             (self._fork_cells if place is None else place.cells).extend(cells)
             self._use.computed += len(cells)
 
-    def write_on(self, writers: Writers, tokens: Sequence[int], adapter: Any) -> None:
+    def write_on(self, writers: Writers, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
         self.context.use_adapter(adapter)
-        self.context.write_on(writers.sequences, writers.positions, tokens)
+        self.context.write_on(writers.sequences, positions, tokens)
         for place, cell in zip(writers.places, self._cells.take(len(tokens)), strict=True):
             place.cells.append(cell)
         self._use.computed += len(tokens)

@@ -175,20 +175,17 @@ class Context:
     def write_on(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
         """Compute one token of each sequence, with logits. Raises as `decode` does.
 
-        The same `sequences` again, the very object, means the positions that follow.
+        The very object that `sequences` was in the step before means the same rows: they are not laid out again.
         """
         used = len(tokens)
-        if sequences is self._writing:
-            for row, token in enumerate(tokens):
-                self._one_token[row] = token
-                self._one_position[row] += 1
-        else:
+        if sequences is not self._writing:
             self._wanted[:used] = self._ways[:used] = 1
-            self._position[:used] = positions
             for row, sequence in enumerate(sequences):
                 self._sequence[row][0] = sequence
             self._writing = sequences
-            self._token[:used] = tokens
+        for row in range(used):
+            self._one_token[row] = tokens[row]
+            self._one_position[row] = positions[row]
         self._compute(used)
 
     def _compute(self, used: int) -> None:

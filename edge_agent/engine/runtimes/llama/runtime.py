@@ -1,8 +1,8 @@
 """The llama runtime: GGUF models score labels, write records and generate text, several inputs in one batch.
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
-llama_decode, planned by `scheduler.py`. A score is the same to the last bit whatever else the engine does; `cache.py`
-says how.
+llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
+same to the last bit whatever else the engine does; `cache.py` says how.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class LlamaRuntime:
         if not alike or len(jobs) >= LONG_ROWS:
             return []
         places = [job.place for job in jobs if job.place]
-        self._written = Writers(places, [place.sequence for place in places], [job.computed for job in jobs])
+        self._written = Writers(places, [place.sequence for place in places])
         return jobs
 
     def _write_on(self, jobs: list[Generation], started: float) -> list[Event] | None:
@@ -230,21 +230,21 @@ class LlamaRuntime:
 
         This is where an engine with streams spends its time: nothing is asked here whose answer has not changed.
         """
+        depths = [job.computed for job in jobs]
         try:
             adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-            self._cache.write_on(self._written, [job.tokens[-1] for job in jobs], adapter)
+            self._cache.write_on(self._written, depths, [job.tokens[-1] for job in jobs], adapter)
         except (ModelFailed, Aborted):
             self._writers = []
             return None
-        context, events, depth = self._cache.context, list[Event](), 0
+        context, events = self._cache.context, list[Event]()
         for row, job in enumerate(jobs):
-            depth += job.computed
             job.computed += 1
             try:
                 events += job.advance(context, row, 1)
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
-        self._scheduler.costs.learn(len(jobs), depth, time.perf_counter() - started)
+        self._scheduler.costs.learn(len(jobs), sum(depths), time.perf_counter() - started)
         return self._ended(events)
 
     def _ended(self, events: list[Event]) -> list[Event]:
