@@ -87,7 +87,7 @@ class Walks:
     def joint(self, text: str, labels: Sequence[str]) -> np.ndarray:
         """Return the labels' joint log-probabilities."""
         prompt = read_bundle("x", make(labels=FEW), self._model).whole(self._model, text)
-        self._context.decode([Rows(0, 0, prompt, logits="last")])
+        self._context.decode([Rows(0, 0, prompt, logits=1)])
         first = self._context.logits(len(prompt) - 1).copy()
         return np.array([self._walk(first, len(prompt), label) for label in labels])
 
@@ -96,7 +96,7 @@ class Walks:
         sums = float(log_probs(first, path[:1])[0])
         if len(path) > 1:
             self._context.copy(0, 1)
-            self._context.decode([Rows(1, position, path[:-1], logits="all")])
+            self._context.decode([Rows(1, position, path[:-1], logits=len(path) - 1)])
             behind = enumerate(path[1:])
             sums += sum(float(log_probs(self._context.logits(row), [token])[0]) for row, token in behind)
             self._context.drop(1)
@@ -107,7 +107,7 @@ class Walks:
 
     def seconds(self, steps: Iterable[list[Part]], position: int) -> float:
         """Compute steps behind tokens at the bottom, each branch in a sequence of its own; return the thread's time."""
-        self._context.decode([Rows(0, 0, range(100, 100 + position), logits="last")])
+        self._context.decode([Rows(0, 0, range(100, 100 + position), logits=1)])
         before = time.thread_time()
         for parts in steps:
             for sequence in range(1, ROWS_MAX + 1):
@@ -175,7 +175,7 @@ def apart(tree: LabelTree, position: int) -> Iterator[list[Part]]:
         if sum(len(part.tokens) for part in parts) + len(branch) > ROWS_MAX:
             yield parts
             parts = []
-        parts.append(Rows(len(parts) + 1, position, branch, logits="all"))
+        parts.append(Rows(len(parts) + 1, position, branch, logits=len(branch)))
     yield parts
 
 

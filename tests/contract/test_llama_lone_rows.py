@@ -42,7 +42,7 @@ class Opened:
         try:
             last = depth if alone else depth - 1
             for start, end in [*((at, min(at + 60, last)) for at in range(0, last, 60)), (last, depth + 1)]:
-                self.cache.decode([Rows(place.sequence, start, tokens[start:end], logits="last")], None, exact=True)
+                self.cache.decode([Rows(place.sequence, start, tokens[start:end], logits=1)], None, exact=True)
             return self.cache.context.logits(depth - last).tobytes()
         finally:
             self.cache.leave(place)

@@ -112,10 +112,10 @@ def test_how_many_rows_ask_for_logits_changes_their_last_bits(tmp_path: Path) ->
     tokens = model.tokenize(LONG, special=False)
     worst = 0.0
     for count in (2, 3, 8, 21, 63):
-        context.decode([Rows(0, 0, tokens[:count], logits="last")])
+        context.decode([Rows(0, 0, tokens[:count], logits=1)])
         one = context.logits(count - 1).copy()
         context.drop(0)
-        context.decode([Rows(0, 0, tokens[:count], logits="all")])
+        context.decode([Rows(0, 0, tokens[:count], logits=count)])
         worst = max(worst, float(abs(context.logits(count - 1) - one).max()))
         context.drop(0)
     context.close()

@@ -115,7 +115,7 @@ def naive_odds(manifest: Manifest, text: str, labels: Sequence[str]) -> list[flo
         whole, sums = prompt + path[:-1], 0.0
         for start in range(0, len(whole), ROWS_MAX):
             part = whole[start : start + ROWS_MAX]
-            context.decode([Rows(0, start, part, logits="all")])
+            context.decode([Rows(0, start, part, logits=len(part))])
             for row in range(len(part)):
                 if start + row >= len(prompt) - 1:
                     sums += float(log_probs(context.logits(row), [path[start + row - len(prompt) + 1]])[0])

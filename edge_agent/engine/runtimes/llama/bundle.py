@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_agent.engine.runtimes.jobs import checked_length
 from edge_agent.engine.runtimes.llama.adapters import Adapter
 from edge_agent.engine.runtimes.llama.cache import Prompt
+from edge_agent.engine.runtimes.llama.drafts import Drafts
 from edge_agent.engine.runtimes.llama.grammar import Grammar
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree
 from edge_agent.engine.runtimes.llama.native import Model
@@ -35,6 +36,7 @@ class Bundle:
     adapter: Adapter | None = None
     grammar: Grammar | None = None
     """extract only."""
+    drafts: Drafts = field(default_factory=Drafts)
 
     @property
     def group(self) -> str:
@@ -79,4 +81,6 @@ def read_bundle(digest: str, manifest: Manifest, model: Model, adapter: Adapter 
         paths = [tuple(model.tokenize(task.prompt.label_prefix + label, special=False)) for label in task.labels]
         tree = LabelTree(task.labels, paths)
     prompt = Prompt(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
-    return Bundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)
+    bundle = Bundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)
+    bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
+    return bundle

@@ -101,6 +101,11 @@ class Place:
         return len(self.resident.cells) if self.resident else 0
 
     @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        return self.shared + len(self.cells)
+
+    @property
     def last(self) -> int:
         """The highest cell; -1 without any."""
         own = self.cells[-1] if self.cells else -1
@@ -234,7 +239,7 @@ class Cache:
             for start in range(found, len(whole), ROWS_MAX):
                 chunk = whole[start : start + ROWS_MAX]
                 self.settle([place])
-                self.decode([Rows(place.sequence, start, chunk, logits="last")], adapter, exact=True)
+                self.decode([Rows(place.sequence, start, chunk, logits=1)], adapter, exact=True)
                 self.context.logits(len(chunk) - 1)
             self.keep(place, tokens)
         finally:
@@ -253,7 +258,7 @@ class Cache:
         """
         self.context.use_adapter(adapter)
         lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1 and not self._bears_alone(adapter)
-        ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits="none")] if lone else []
+        ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)] if lone else []
         try:
             self.context.decode([*parts, *ballast])
         finally:
@@ -272,6 +277,10 @@ class Cache:
         for place, cell in zip(writers.places, self._cells.take(len(tokens)), strict=True):
             place.cells.append(cell)
         self._use.computed += len(tokens)
+
+    def shorten(self, place: Place, tokens: int) -> None:
+        """Leave a job's sequence so many tokens, all of the resident's among them."""
+        self._cut(place.sequence, place.cells, place.shared, tokens - place.shared)
 
     def fork(self, place: Place) -> int:
         """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
@@ -306,11 +315,11 @@ class Cache:
     def _same_alone(self, vocabulary: int) -> bool:
         """Tell whether a row of these weights has the same logits alone as in company. While there are no jobs."""
         tokens = [place % vocabulary for place in range(_PROBE_TOKENS)]
-        beside = Rows(self._ballast, 0, [_BALLAST_TOKEN], logits="none")
-        asked = Rows(self._scratch, len(tokens), tokens[-1:], logits="last")
+        beside = Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)
+        asked = Rows(self._scratch, len(tokens), tokens[-1:], logits=1)
         found: list[Logits] = []
         try:
-            self.context.decode([Rows(self._scratch, 0, tokens, logits="none")])
+            self.context.decode([Rows(self._scratch, 0, tokens, logits=0)])
             for company in ([], [beside]):
                 self.context.decode([asked, *company])
                 found.append(self.context.logits(0).copy())

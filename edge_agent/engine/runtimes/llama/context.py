@@ -70,8 +70,8 @@ class Rows(NamedTuple):
     position: int
     """Of the first token: how many tokens the sequence has."""
     tokens: Sequence[int]
-    logits: str
-    """Which rows have their logits kept: "none", "last" or "all"."""
+    logits: int
+    """So many rows have their logits kept: the last ones."""
 
 
 class Branches(NamedTuple):
@@ -211,14 +211,13 @@ class Context:
         end = start + len(part.tokens)
         if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices
             self._token[start], self._position[start] = part.tokens[0], part.position
-            self._wanted[start], self._sequence[start][0] = part.logits != "none", part.sequence
+            self._wanted[start], self._sequence[start][0] = part.logits, part.sequence
             self._ways[start] = 1
             return end
         self._token[start:end] = part.tokens
         self._position[start:end] = np.arange(part.position, part.position + len(part.tokens))
-        self._wanted[start:end] = part.logits == "all"
-        if part.logits == "last":
-            self._wanted[end - 1] = 1
+        self._wanted[start:end] = 0
+        self._wanted[end - part.logits : end] = 1
         self._ways[start:end] = 1
         for row in range(start, end):
             self._sequence[row][0] = part.sequence

@@ -36,6 +36,7 @@ _LIMITS = llguidance.LLParserLimits(
 # As json.dumps writes it, which is what models have seen most: fewer choices, more forced tokens.
 _STYLE: Any = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
 _DECIMALS = 0.000001
+_WORD = np.arange(32)  # the tokens in a word of a mask: a bit each
 _REMEDY = "Correct 'record_schema' in task.yaml, and make the bundle again with 'edge-convert assemble'."
 
 Tokens = llguidance.LLTokenizer
@@ -98,8 +99,8 @@ class Walk:
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
         """Take a matcher at its start, and the number of tokens. Raises ModelFailed."""
-        self._matcher, self._vocabulary = matcher, vocabulary
-        self._mask = np.zeros(-(-vocabulary // 32), np.int32)
+        self._matcher = matcher
+        self._mask = np.zeros(-(-vocabulary // len(_WORD)), np.int32)
         self._check()
 
     def forced(self) -> list[int]:
@@ -116,10 +117,16 @@ class Walk:
         """Return the tokens that may come next, at least one. Raises ModelFailed."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._check()
-        allowed = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), count=self._vocabulary, bitorder="little"))
-        if not len(allowed):
+        words = np.flatnonzero(self._mask)  # first: mostly few tokens are allowed, in very few of them
+        if not len(words):
             raise ModelFailed("the record's schema allows no way to go on", remedy=_REMEDY)
+        bits = np.unpackbits(self._mask[words].view(np.uint8), bitorder="little").view(np.bool_)
+        allowed: NDArray[np.intp] = np.add.outer(words * len(_WORD), _WORD)[bits.reshape(-1, len(_WORD))]
         return allowed
+
+    def allows(self, tokens: list[int]) -> list[int]:
+        """Return as many of these tokens, from the first on, as may come next, one behind the other."""
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
 
     def take(self, token: int) -> None:
         """Go on with a token that is allowed. Raises ModelFailed."""

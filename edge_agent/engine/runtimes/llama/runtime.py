@@ -201,6 +201,8 @@ class LlamaRuntime:
         if self._writers and (written := self._write_on(self._writers, started)) is not None:
             return written
         events = self._admit()
+        if len(self._jobs) == 1:
+            next(iter(self._jobs.values())).look_ahead()
         lanes = [job.lane() for job in self._jobs.values() if job.place is not None]
         for lane in [lane for lane in lanes if not lane.decoding and self._scheduler.hopeless(lane, started)]:
             lanes.remove(lane)
@@ -308,10 +310,10 @@ class LlamaRuntime:
     def _batch(self, turns: list[tuple[Job, int]]) -> list[Event]:
         """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
         jobs = [job for job, _ in turns]
+        adapter = self._adapters.pointer(jobs[0].bundle.adapter)
+        exact = [job.place for job in jobs if job.exact and job.place]
+        self._cache.settle(exact)
         try:
-            adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-            exact = [job.place for job in jobs if job.exact and job.place]
-            self._cache.settle(exact)
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
             with self._interruptible(turns):
                 self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
@@ -348,6 +350,8 @@ class LlamaRuntime:
             count = sum(len(rows.tokens) for rows in part)
             try:
                 events += job.advance(self._cache.context, first, count)
+                if job.place is not None and job.computed < job.place.tokens:
+                    self._cache.shorten(job.place, job.computed)
                 if job.computed >= job.input_tokens and job.place is not None and not job.kept:
                     job.kept = True
                     self._cache.keep(job.place, job.suffix)

@@ -188,7 +188,7 @@ class _Bench:
         self._read(0, _CUT)
         pieces = self._read(_CUT, _TEXT)
         self.context.drop(0)
-        self.context.decode([self._other(1), Rows(0, 0, self._text[:_TEXT], logits="last")])
+        self.context.decode([self._other(1), Rows(0, 0, self._text[:_TEXT], logits=1)])
         beside = self.context.logits(_ASIDE + _TEXT - 1).copy()
         self.context.drop(0)
         self.context.decode([self._other(2)])
@@ -198,8 +198,8 @@ class _Bench:
         return all(np.array_equal(alone, each) for each in (pieces, beside, around))
 
     def _other(self, sequence: int) -> Rows:
-        return Rows(sequence, 0, self._text[_TEXT : _TEXT + _ASIDE], logits="last")
+        return Rows(sequence, 0, self._text[_TEXT : _TEXT + _ASIDE], logits=1)
 
     def _read(self, first: int, end: int) -> Logits:
-        self.context.decode([Rows(0, first, self._text[first:end], logits="last")])
+        self.context.decode([Rows(0, first, self._text[first:end], logits=1)])
         return self.context.logits(end - first - 1).copy()

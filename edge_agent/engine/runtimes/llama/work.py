@@ -7,7 +7,7 @@ last step, of which nothing came out: the job gives the same answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -72,6 +72,9 @@ class Job:
         """How many tokens it may write."""
         return 0
 
+    def look_ahead(self) -> None:
+        """Take note that nobody else is there: rows beside the next step's would cost no one time."""
+
     def start(self, place: Place, computed: int) -> None:
         """Take a place that holds so many tokens."""
         self.place, self.computed = place, computed
@@ -88,11 +91,14 @@ class Job:
         asked = (run.priority, self.came_at, self.deadline)
         return Lane(run.job_id, group, rows, least, decoding, self.exact, self.computed, *asked)
 
-    def take_tokens(self, rows: int) -> Rows:
-        """Return the next tokens to compute."""
+    def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> Rows:
+        """Return the next tokens to compute, and what may follow them."""
         assert self.place is not None
+        behind = rows - self.pending
         tokens = self.tokens[self.computed : self.computed + rows]
-        part = Rows(self.place.sequence, self.computed, tokens, logits="last" if rows == self.pending else "none")
+        if behind > 0:
+            tokens += draft[:behind]
+        part = Rows(self.place.sequence, self.computed, tokens, logits=max(behind + 1, 0))
         self.computed += rows
         self._rows = rows
         return part
