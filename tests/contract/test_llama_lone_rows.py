@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.cache import LONE_CELLS_MAX, Cache, Prompt, shape_of
+from edge_agent.engine.runtimes.llama.cache import LONE_CELLS_MAX, Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import Rows
 from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.sequences import Prompt
 from tests import tiny_gguf
 from tests.models import smollm2_path
 

@@ -13,11 +13,12 @@ import pytest
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.llama.bundle import read_bundle
-from edge_agent.engine.runtimes.llama.cache import Cache, Prompt, shape_of
+from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Context, Rows, Shape
 from edge_agent.engine.runtimes.llama.labels import log_probs
 from edge_agent.engine.runtimes.llama.native import PIN, Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.sequences import Prompt
 from edge_agent.engine.runtimes.llama.work import PIECE_SECONDS
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest

@@ -167,3 +167,27 @@ def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
     while runtime.busy:
         runtime.step()
         assert len(runtime._writers) < LONG_ROWS
+
+
+def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) -> None:
+    """While nobody leaves holes, each says what it says where every step is planned; nothing is left behind."""
+    things = [f"{colour} {thing}" for colour in ("old", "small") for thing in THINGS]
+    texts, in_a_row = [], 0
+    for planned in (True, False):
+        said = Said()
+        for thing in things:
+            runtime.submit(Run(job_id=thing, digest="w", text=thing, output_tokens_max=40))
+        while runtime.busy:
+            said.take(runtime.step())
+            if planned:
+                runtime._writers = []
+            for place in runtime._cache._places.values():
+                tail = place.cells[20 : place.packed]  # behind the prompt
+                in_a_row += len(tail) > 5 and tail == list(range(tail[0], tail[0] + len(tail)))
+        if planned:
+            assert not in_a_row
+        assert [event.finish for event in said.ended.values() if isinstance(event, Done)] == ["length"] * len(things)
+        texts.append(said.texts)
+    assert texts[0] == texts[1]
+    assert in_a_row > 10 * len(things)
+    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._residents)

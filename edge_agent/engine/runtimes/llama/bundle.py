@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from edge_agent.engine.runtimes.jobs import checked_length
 from edge_agent.engine.runtimes.llama.adapters import Adapter
-from edge_agent.engine.runtimes.llama.cache import Prompt
 from edge_agent.engine.runtimes.llama.drafts import Drafts
 from edge_agent.engine.runtimes.llama.grammar import Grammar
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.sequences import Prompt
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, Task
 

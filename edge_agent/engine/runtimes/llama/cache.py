@@ -22,8 +22,7 @@ kept that its own begins with.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -33,6 +32,7 @@ from edge_agent.engine.runtimes.llama.cells import Cells
 from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Context, Logits, Part, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.prefixes import Prefixes
+from edge_agent.engine.runtimes.llama.sequences import Place, Prompt, Resident, Writers
 from edge_agent.errors import ModelFailed
 
 RESIDENTS_MAX = 16
@@ -43,6 +43,8 @@ KEPT_TOKENS_MIN = 64
 """Fewer are not worth their bytes: computing them again takes one step."""
 LONE_CELLS_MAX = 256
 """Among so many cells a lone row takes the attention kernel of all others."""
+SCATTERED_MAX, GATHERED_MIN = 256, 4
+"""Once streams have written so many tokens, and are so many, what each has written is put side by side."""
 _PROBE_TOKENS = 8
 _BALLAST_TOKEN = 0
 
@@ -52,71 +54,6 @@ def shape_of(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: i
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + 1
     sequences = jobs + 1 + RESIDENTS_MAX + ROWS_MAX + 2
     return Shape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a bundle's jobs begin with, and what else their keys and values depend on."""
-
-    tokens: tuple[int, ...]
-    adapter: str
-    """Its hash; empty for the bare weights."""
-    exact: bool
-    """Scores stand on it: it is computed in batches of fewer than 64 rows, and never taken from others."""
-
-    @property
-    def root(self) -> Hashable:
-        """Under which prefixes like this one are kept."""
-        return self.adapter, self.exact
-
-
-@dataclass(eq=False)
-class _Resident:
-    """A prefix in the buffer."""
-
-    prompt: Prompt
-    sequence: int
-    cells: list[int]
-    jobs: int = 0
-
-
-@dataclass(eq=False)
-class Place:
-    """A job's sequence."""
-
-    prompt: Prompt
-    sequence: int
-    resident: _Resident | None = None
-    """Whose cells hold the prompt; without one the job has a prompt of its own."""
-    cells: list[int] = field(default_factory=list)
-    """Of the tokens behind the resident's, in their order."""
-    reserved: int = 0
-    """The most cells that it may come to need."""
-    lost: bool = False
-    """It was written out, and could not be written in again."""
-
-    @property
-    def shared(self) -> int:
-        """How many tokens it has in the resident's cells."""
-        return len(self.resident.cells) if self.resident else 0
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has."""
-        return self.shared + len(self.cells)
-
-    @property
-    def last(self) -> int:
-        """The highest cell; -1 without any."""
-        own = self.cells[-1] if self.cells else -1
-        return max(own, self.resident.cells[-1]) if self.resident else own
-
-
-class Writers(NamedTuple):
-    """Places that get one token each, step after step; no score comes of them."""
-
-    places: Sequence[Place]
-    sequences: Sequence[int]
 
 
 class Cache:
@@ -131,7 +68,7 @@ class Cache:
         """One more than jobs: for bundles that are attached meanwhile."""
         self._places: dict[int, Place] = {}
         self._seats = list(range(jobs + 1, jobs + 1 + RESIDENTS_MAX))
-        self._residents: list[_Resident] = []
+        self._residents: list[Resident] = []
         """The one used last comes last."""
         first_branch = jobs + 1 + RESIDENTS_MAX
         self._branches = range(first_branch, first_branch + ROWS_MAX)
@@ -139,6 +76,9 @@ class Cache:
         self._fork_cells: list[int] = []
         self._ballast, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
+        self._scattered = 0
+        """Tokens that streams have written since `_gather`."""
+        self._gathers = shape.flash and not model.on_device  # elsewhere what is written out is large, or far away
         self._deep = shape.threads == 1 and shape.flash
         """A lone row takes that kernel however many cells there are."""
         self._alone = self._same_alone(model.vocab_size)
@@ -180,6 +120,7 @@ class Cache:
     def keep(self, place: Place, suffix: Sequence[int]) -> None:
         """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
         prompt = place.prompt
+        place.packed = len(place.cells)
         if place.resident is None and prompt.tokens:
             self._keep_range(place.sequence, (0, len(prompt.tokens)), prompt.root, prompt.tokens)
         elif len(suffix) >= KEPT_TOKENS_MIN:
@@ -272,6 +213,9 @@ class Cache:
 
     def write_on(self, writers: Writers, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
+        if self._scattered >= SCATTERED_MAX and len(tokens) >= GATHERED_MIN and self._gathers:
+            self._gather(writers.places)
+        self._scattered += len(tokens)
         self.context.use_adapter(adapter)
         self.context.write_on(writers.sequences, positions, tokens)
         for place, cell in zip(writers.places, self._cells.take(len(tokens)), strict=True):
@@ -281,6 +225,24 @@ class Cache:
     def shorten(self, place: Place, tokens: int) -> None:
         """Leave a job's sequence so many tokens, all of the resident's among them."""
         self._cut(place.sequence, place.cells, place.shared, tokens - place.shared)
+
+    def _gather(self, places: Sequence[Place]) -> None:
+        """Put side by side what each stream has written since the last time. Raises ModelFailed.
+
+        Streams that write together take turns at cells: of sixteen, each finds its tokens 6 kB apart, and the processor
+        waits for memory, up to a third of a step. Where this fails, those that are not whole fail in their next step.
+        """
+        tails = [bytes(self._saved(place.sequence, place.shared + place.packed)) for place in places]
+        counts = [len(place.cells) - place.packed for place in places]
+        for place in places:
+            self._cut(place.sequence, place.cells, place.shared, place.packed)
+        for place, tail, count in zip(places, tails, counts, strict=True):
+            self.context.restore(self._scratch, tail)
+            self.context.copy(self._scratch, place.sequence)
+            self.context.drop(self._scratch)
+            place.cells += self._cells.take(count)
+            place.packed = len(place.cells)
+        self._scattered = 0
 
     def fork(self, place: Place) -> int:
         """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
@@ -356,7 +318,7 @@ class Cache:
             self._evict(idle[0])
         return True
 
-    def _resident(self, prompt: Prompt) -> _Resident | None:
+    def _resident(self, prompt: Prompt) -> Resident | None:
         """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
         entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
         for resident in reversed(self._residents):
@@ -370,7 +332,7 @@ class Cache:
             return None
         self._make_free(len(entry.tokens))
         self.context.restore(self._seats[-1], entry.state)
-        resident = _Resident(prompt, self._seats.pop(), self._cells.take(len(entry.tokens)))
+        resident = Resident(prompt, self._seats.pop(), self._cells.take(len(entry.tokens)))
         self._cut(resident.sequence, resident.cells, 0, shared)
         self._residents.append(resident)
         return resident
@@ -382,13 +344,13 @@ class Cache:
             self._evict(idle[0])
         return bool(self._seats)
 
-    def _evict(self, resident: _Resident) -> None:
+    def _evict(self, resident: Resident) -> None:
         self.context.drop(resident.sequence)
         self._cells.give(resident.cells)
         self._seats.append(resident.sequence)
         self._residents.remove(resident)
 
-    def _let_go(self, resident: _Resident | None) -> None:
+    def _let_go(self, resident: Resident | None) -> None:
         """Take note that a job has left a resident."""
         if resident is None:
             return

@@ -20,7 +20,7 @@ from edge_agent.engine.runtimes.llama import backends, header, trying
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.admission import Admission
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
-from edge_agent.engine.runtimes.llama.cache import Cache, Writers, shape_of
+from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import Aborted, Part
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
@@ -29,6 +29,7 @@ from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
+from edge_agent.engine.runtimes.llama.sequences import Writers
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import DeadlineExpired, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest

@@ -13,12 +13,12 @@ from typing import ClassVar
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
 from edge_agent.engine.runtimes.llama.bundle import Bundle
-from edge_agent.engine.runtimes.llama.cache import Place
 from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows, Sampler
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
 from edge_agent.engine.runtimes.llama.labels import Tally, likeliest, log_probs, scores_of
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.scheduler import Lane
+from edge_agent.engine.runtimes.llama.sequences import Place
 from edge_agent.engine.runtimes.llama.text import TextStream
 
 PIECE_SECONDS = 0.025
