@@ -15,7 +15,7 @@ from benchmarks.bars import Bar
 from benchmarks.llama import goals, tasks
 from benchmarks.llama.comparing import Figure, Goal, Pair, compared
 from benchmarks.llama.sides import Ours
-from benchmarks.llama.streams import rate
+from benchmarks.llama.streams import Written, rate, short
 from benchmarks.llama.tasks import Task
 from benchmarks.llama.turns import calls_per_second, take_turns
 from edge_agent.client.aio import AsyncClient
@@ -37,8 +37,18 @@ def measure(weights: Path, folder: Path, rounds_max: int) -> list[Bar]:
     writing = [replace(tasks.WRITE, name=f"writer-{n}", adapter=each) for n, each in enumerate(files)]
     with RunningDaemon(folder / "site", engine=ENGINE) as daemon:
         daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in (*scoring, *writing)))
-        found = asyncio.run(_measured(daemon, scoring, writing, min(ROUNDS, rounds_max)))
-    return [compared(goal, [Pair(*each) for each in rounds], weights.stem) for goal, rounds in found.items()]
+        found, streams = asyncio.run(_measured(daemon, scoring, writing, min(ROUNDS, rounds_max)))
+    bars: list[Bar] = [compared(goal, [Pair(*each) for each in rounds], weights.stem) for goal, rounds in found.items()]
+    about = {"why": "fewer of them write at the end then, with several adapters or with one"}
+    share = Figure(
+        "streams with adapters that ended by themselves, share",
+        short(streams, TOKENS),
+        None,
+        "lower",
+        about,
+        weights.stem,
+    )
+    return [*bars, share]
 
 
 def fits(weights: Path) -> bool:
@@ -51,18 +61,21 @@ def fits(weights: Path) -> bool:
 
 async def _measured(
     daemon: RunningDaemon, scoring: list[Task], writing: list[Task], rounds: int
-) -> dict[Goal, list[list[float]]]:
+) -> tuple[dict[Goal, list[list[float]]], list[Written]]:
+    """Return the pairs of each goal, and every stream that was written."""
+    streams: list[Written] = []
     async with AsyncClient(daemon.inference) as client:
         with daemon.admin() as admin:
             ours = Ours(client, admin)
             classified = [partial(_classified, ours, scoring), partial(_classified, ours, scoring[:1])]
-            written = [partial(_written, ours, writing), partial(_written, ours, writing[:1])]
+            written = [partial(_written, ours, writing, streams), partial(_written, ours, writing[:1], streams)]
             for system in (*classified, *written):
                 await system(rounds)  # warm
-            return {
+            found = {
                 goals.ADAPTERS_CLASSIFY: await take_turns(rounds, classified),
                 goals.ADAPTERS_GENERATE: await take_turns(rounds, written),
             }
+            return found, streams
 
 
 async def _classified(ours: Ours, of: Sequence[Task], number: int) -> float:
@@ -70,9 +83,11 @@ async def _classified(ours: Ours, of: Sequence[Task], number: int) -> float:
     return await calls_per_second(calls, _texts(len(of), number, CALLS))
 
 
-async def _written(ours: Ours, of: Sequence[Task], number: int) -> float:
+async def _written(ours: Ours, of: Sequence[Task], streams: list[Written], number: int) -> float:
     each = enumerate(_texts(len(of), number, goals.CLIENTS))
-    return rate(await asyncio.gather(*(ours.write(of[n % len(of)], text, TOKENS) for n, text in each)))
+    written = await asyncio.gather(*(ours.write(of[n % len(of)], text, TOKENS) for n, text in each))
+    streams += written
+    return rate(written)
 
 
 def _texts(adapters: int, number: int, count: int) -> list[str]:

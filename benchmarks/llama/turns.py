@@ -15,10 +15,10 @@ PAUSE_SECONDS = 0.05
 _T = TypeVar("_T")
 
 
-async def take_turns(rounds: int, systems: Sequence[Callable[[int], Awaitable[_T]]]) -> list[list[_T]]:
-    """Return for each round what each system measured; a system gets the number of the round."""
+async def take_turns(rounds: int, systems: Sequence[Callable[[int], Awaitable[_T]]], begin: int = 0) -> list[list[_T]]:
+    """Return for each round what each system measured; a system gets the number of the round, the first is `begin`."""
     found = []
-    for number in range(rounds):
+    for number in range(begin, begin + rounds):
         measured = {}
         for place in order(number, len(systems)):
             await asyncio.sleep(PAUSE_SECONDS)

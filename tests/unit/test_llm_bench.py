@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from functools import partial
 
 import pytest
 
 from benchmarks.bars import Bar
-from benchmarks.llama import building, tasks
+from benchmarks.llama import building, parts, tasks
 from benchmarks.llama.comparing import Goal, Pair, compared, ratio
 from benchmarks.llama.goals import LABELS
-from benchmarks.llama.streams import Written, rate, stall
+from benchmarks.llama.sides import Watch
+from benchmarks.llama.streams import EndedSooner, Written, pace, rate, short, stall
 from benchmarks.llama.texts import Texts
 from benchmarks.llama.turns import calls_per_second, order, p50_ms, take_turns
 from edge_agent.formats import record_schema
@@ -96,7 +98,7 @@ def test_a_stall_is_the_longest_gap_that_touches_the_time_looked_at() -> None:
 @pytest.mark.parametrize(("start", "end"), [(-1.0, 5.0), (5.0, 20.0)])
 def test_a_stream_that_did_not_run_all_the_time_has_no_stall(start: float, end: float) -> None:
     """It says so instead of a number that is too good."""
-    with pytest.raises(ValueError, match="before, through and after"):
+    with pytest.raises(EndedSooner, match="before, through and after"):
         stall([0.0, 5.0, 19.0], start, end)
 
 
@@ -105,6 +107,13 @@ def test_the_rate_of_streams_counts_from_the_first_request_to_the_last_end() -> 
     streams = [Written(10.0, (10.5, 11.0), 12.0, 100), Written(10.2, (11.0, 13.5), 14.0, 60)]
     assert 40.0 == rate(streams)
     assert 0.5 == streams[0].first
+
+
+def test_a_stream_that_wrote_nearly_all_that_it_was_asked_for_has_not_ended_by_itself() -> None:
+    """Nine in ten; and its pace is that from its first piece to its last."""
+    streams = [Written(0.0, (1.0, 3.0), 3.0, tokens) for tokens in (100, 90, 89, 1)]
+    assert 0.5 == short(streams, 100)
+    assert 49.5 == pace(streams[0])
 
 
 def test_an_answer_without_a_piece_came_when_it_ended() -> None:
@@ -155,6 +164,80 @@ async def test_turns_are_taken_one_after_the_other() -> None:
     found = await take_turns(2, [partial(system, name) for name in "ab"])
     assert [["a0", "b0"], ["a1", "b1"]] == found
     assert [("a", 1), ("b", 1), ("b", 1), ("a", 1)] == seen
+    assert [["a1", "b1"]] == await take_turns(1, [partial(system, name) for name in "ab"], begin=1)
+    assert [("b", 1), ("a", 1)] == seen[4:]
+
+
+class Writer:
+    """A side whose long prompts take ten pieces of its stream; which streams end sooner is told, by their number."""
+
+    def __init__(self, *ending: int, pieces: int = 12, broken: bool = False) -> None:
+        self.asked: list[str] = []
+        self._ending, self._pieces, self._broken = ending, pieces, broken
+        self._stream = Watch()
+
+    async def write(self, task: tasks.Task, text: str, tokens: int, watch: Watch | None = None) -> Written:
+        asked = time.perf_counter()
+        if watch is None:  # the long prompt
+            await self._stream.until(lambda times: len(times) >= parts.PIECES_BEFORE + 10)
+            return Written(asked, (time.perf_counter(),), time.perf_counter(), tokens)
+        self._stream = watch
+        self.asked.append(text)
+        pieces = self._pieces if len(self.asked) - 1 in self._ending else tokens
+        for _ in range(pieces):
+            watch.piece()
+            await asyncio.to_thread(int)  # meanwhile others may run
+        if self._broken:
+            raise ConnectionError("the stream broke")
+        return Written(asked, tuple(watch.times), time.perf_counter(), pieces)
+
+    async def extract(self, task: tasks.Task, text: str) -> str:
+        self.asked.append(text)
+        return '{"product": "lam' if len(self.asked) - 1 in self._ending else "{}"
+
+    async def rest(self) -> None:
+        """Nothing computes between two calls."""
+
+
+def match(ours: Writer, theirs: Writer) -> parts.Match:
+    """Two rounds of a model whose tokens are words."""
+    return parts.Match("model", ours, theirs, None, Texts(SENTENCES, words), 0, rounds_max=2)  # type: ignore[arg-type]
+
+
+async def test_a_pair_whose_stream_ended_too_soon_is_measured_again_on_both_sides() -> None:
+    """With texts of its own, the same on both sides; how many were is said."""
+    ours, theirs = Writer(1), Writer()
+    again, stalled, first = await parts.stalls(match(ours, theirs))
+    assert ("pairs of the stall measured in vain", 1, True) == (again.bar, again.value, again.ok)
+    assert [2, 2] == [stalled.pairs, first.pairs]  # type: ignore[attr-defined]
+    assert ours.asked == theirs.asked
+    assert 3 == len(set(ours.asked))
+
+
+async def test_a_model_whose_streams_all_end_too_soon_misses_a_bar_and_no_stall_is_told() -> None:
+    """After three times as many pairs as are wanted."""
+    ours = Writer(*range(100))
+    (again,) = await parts.stalls(match(ours, Writer()))
+    assert (6, 6, False) == (len(ours.asked), again.value, again.ok)
+
+
+async def test_too_few_pairs_are_told_and_miss_a_bar() -> None:
+    """One in six is judged, but two were wanted."""
+    again, stalled, _ = await parts.stalls(match(Writer(0, 1, 2, 3, 5), Writer()))
+    assert (5, False, 1) == (again.value, again.ok, stalled.pairs)  # type: ignore[attr-defined]
+
+
+async def test_a_stream_that_breaks_ends_the_measurement() -> None:
+    """It is no end of a text, and nobody waits for more of it."""
+    with pytest.raises(ConnectionError, match="the stream broke"):
+        await parts.stalls(match(Writer(0, pieces=2, broken=True), Writer()))
+
+
+async def test_records_that_the_model_does_not_end_are_counted_and_miss_a_bar() -> None:
+    """On either side; the first call of each is to warm up, and not looked at."""
+    cut_off = (await parts.extract(match(Writer(0, 3), Writer(0, 4, 5))))[1]
+    assert ("records that the model did not end", 3, False) == (cut_off.bar, cut_off.value, cut_off.ok)
+    assert (await parts.extract(match(Writer(0), Writer())))[1].ok
 
 
 async def test_clients_share_the_texts() -> None:
