@@ -254,6 +254,10 @@ class LlamaRuntime:
                 self._end(event.job_id)
         return events
 
+    def tidy(self) -> None:
+        """Empty the sequences that jobs have left."""
+        self._cache.tidy()
+
     def close(self) -> None:
         """Free jobs, adapters, context and weights, in this order."""
         for job_id in list(self._jobs):
