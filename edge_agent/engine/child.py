@@ -91,6 +91,7 @@ class Child:
     def _step(self) -> None:
         assert self._runtime is not None
         self._send(self._runtime.step())
+        self._runtime.tidy()
         now = time.monotonic()
         if now - self._progress_at >= protocol.PROGRESS_SECONDS:
             self._progress_at = now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_agent.engine.protocol import CacheUse, Load, Run
+from edge_agent.engine.protocol import CacheUse, Done, Load, Run
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
@@ -65,3 +65,27 @@ def test_the_cache_says_what_it_holds_and_saves() -> None:
     finally:
         runtime.close()
     assert runtime.cache_use is None
+
+
+def test_what_a_job_leaves_is_put_away_when_its_answer_is_out() -> None:
+    """A step leaves the sequence of the job that it ends as it is; who comes next has its room, tidied or not."""
+    runtime = LlamaRuntime()
+    runtime.load(Load(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=1))
+    try:
+        runtime.attach("c", make("classify", ("refund", "price")), {})
+        cells, taken, done = runtime._cache._cells, list[tuple[int, int]](), list[Done]()
+        for tidied in (True, False, True):
+            runtime.submit(Run(job_id="j", digest="c", text="How much is the lamp?"))
+            while runtime.busy:
+                done += [event for event in runtime.step() if isinstance(event, Done)]
+            before = cells.taken
+            if tidied:
+                runtime.tidy()
+            taken.append((before, cells.taken))
+        prefix = len(runtime._bundles["c"].prompt.tokens)
+        whole = taken[0][0]
+        assert whole > prefix
+        assert [(whole, prefix), (whole, whole), (whole, prefix)] == taken
+        assert [done[0].scores] * 3 == [event.scores for event in done]
+    finally:
+        runtime.close()

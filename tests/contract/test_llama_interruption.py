@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 from collections.abc import Collection, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,24 @@ def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
     talker.say()
     listener.close()
     assert [] == ended
+
+
+def test_a_listener_sleeps_while_nobody_speaks(talker: Talker) -> None:
+    """A step wakes it neither when it begins nor when it ends: who computes would wait for that."""
+    steps = 100
+    listener = Interruption(talker.far.fileno(), talker.hear, lambda: None)
+    (thread,) = (each for each in threading.enumerate() if each.name == "interruption")
+    assert thread.native_id is not None
+    for _ in range(steps):
+        with listener.during({"a"}):
+            pass
+    woken = _switches(thread.native_id)
+    listener.close()
+    assert [] == talker.heard
+    assert woken < steps / 10
+
+
+def _switches(thread: int) -> int:
+    """Return how often a thread has gone to sleep (proc_pid_status(5))."""
+    status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="ascii")
+    return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])

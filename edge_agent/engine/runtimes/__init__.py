@@ -2,7 +2,7 @@
 
 A runtime lives in the child process, on one thread, and is driven step by step: `submit` and `cancel` only note what is
 to be done, `step` does one bounded piece of it and returns what came out. Nothing else blocks. That keeps the loop of
-the child (mailbox, step, send) the same for every runtime and lets tests run a runtime in their own process.
+the child (mailbox, step, send, tidy) the same for every runtime and lets tests run a runtime in their own process.
 
 Contract (tests/contract/test_runtimes.py holds every runtime to it):
 - `load` once, then everything else. It raises ModelLoadFailed, never returns a half-loaded model.
@@ -49,6 +49,9 @@ class Runtime(Protocol):
 
     def step(self) -> list[Event]:
         """Do one bounded piece of work, or wait for one. Call only while `busy`."""
+
+    def tidy(self) -> None:
+        """Do what the answers of a step need not wait for; called when they are on their way."""
 
     @property
     def busy(self) -> bool:

@@ -87,6 +87,9 @@ class EchoRuntime:
         """Drop a job."""
         return [cancelled(job_id)] if self._jobs.pop(job_id, None) else []
 
+    def tidy(self) -> None:
+        """Do nothing: answers leave nothing behind."""
+
     @property
     def busy(self) -> bool:
         """True while a job is unfinished."""

@@ -119,6 +119,9 @@ class OnnxRuntime:
         job = self._waiting.pop(job_id, None) or self._running.pop(job_id, None)
         return [cancelled(job_id)] if job else []
 
+    def tidy(self) -> None:
+        """Do nothing: answers leave nothing behind."""
+
     @property
     def busy(self) -> bool:
         """True while a job is unfinished or a batch is at work."""

@@ -67,6 +67,8 @@ class Cache:
         self._free = list(range(jobs + 1))
         """One more than jobs: for bundles that are attached meanwhile."""
         self._places: dict[int, Place] = {}
+        self._left: list[Place] = []
+        """Of jobs that have ended: their sequences are not empty yet."""
         self._seats = list(range(jobs + 1, jobs + 1 + RESIDENTS_MAX))
         self._residents: list[Resident] = []
         """The one used last comes last."""
@@ -89,6 +91,7 @@ class Cache:
         `suffix` is what stands behind the prompt, `outputs` the most tokens that may be written behind that, `spare`
         how many places stay free. Raises ModelFailed.
         """
+        self.tidy()
         needed = len(suffix) + outputs
         if len(self._free) <= spare or not self._room(prompt, needed):
             return None
@@ -110,12 +113,18 @@ class Cache:
         return place, found
 
     def leave(self, place: Place) -> None:
-        """Empty a job's sequence."""
-        self.context.drop(place.sequence)
-        self._cells.give(place.cells)
-        self._let_go(place.resident)
+        """Take a place back. `tidy` empties it: llama.cpp looks at every cell for that, and no answer is to wait."""
         del self._places[place.sequence]
-        self._free.append(place.sequence)
+        self._left.append(place)
+
+    def tidy(self) -> None:
+        """Empty the places that jobs have left; whoever takes cells does so first."""
+        while self._left:
+            place = self._left.pop()
+            self.context.drop(place.sequence)
+            self._cells.give(place.cells)
+            self._let_go(place.resident)
+            self._free.append(place.sequence)
 
     def keep(self, place: Place, suffix: Sequence[int]) -> None:
         """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
@@ -129,12 +138,14 @@ class Cache:
 
     def forget(self, prompt: Prompt) -> None:
         """Drop what is kept behind a prompt. Only while no job has it; itself it stays until others drive it out."""
+        self.tidy()
         for resident in [each for each in self._residents if each.prompt == prompt]:
             self._evict(resident)
         self._kept.drop(prompt)
 
     def settle(self, places: Sequence[Place]) -> None:
         """Bring sequences that are to grow into order, where they would not stay so (rule 3). Raises ModelFailed."""
+        self.tidy()
         if any(place.lost for place in places):
             raise ModelFailed("the keys and values of a job were lost")
         while high := [place for place in places if place.last >= self._cells.lowest]:
@@ -185,6 +196,7 @@ class Cache:
             self.keep(place, tokens)
         finally:
             self.leave(place)
+            self.tidy()
         if not self._knows(prompt):
             raise ModelFailed(
                 f"the prompt's {len(prompt.tokens)} tokens before the input take more than 'prompt_cache_bytes_max'",
@@ -213,6 +225,7 @@ class Cache:
 
     def write_on(self, writers: Writers, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
+        self.tidy()
         if self._scattered >= SCATTERED_MAX and len(tokens) >= GATHERED_MIN and self._gathers:
             self._gather(writers.places)
         self._scattered += len(tokens)
@@ -261,6 +274,7 @@ class Cache:
 
     def use(self) -> CacheUse:
         """Return what is in the buffer, a prefix that several jobs share counted once, and what was counted so far."""
+        self.tidy()
         cells = self._cells.count - self._cells.free
         return replace(self._use, cells_in_use=cells, kept_bytes=self._kept.bytes)
 

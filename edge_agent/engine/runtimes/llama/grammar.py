@@ -150,6 +150,7 @@ class Grammar:
     def __init__(self, tokens: Tokens, schema: Schema) -> None:
         """Raises ModelLoadFailed if there is no record that fits the schema, or it takes too much to find one."""
         self._tokens = tokens
+        self._spare: Walk | None = None
         self._text = llguidance.LLMatcher.grammar_from_json_schema(bounded(schema), overrides=_STYLE)
         try:
             walk = self.walk()
@@ -158,12 +159,20 @@ class Grammar:
                 walk.allowed()
         except ModelFailed as error:
             raise ModelLoadFailed(error.message, remedy=_REMEDY) from None
+        self.prepare()
 
     def walk(self) -> Walk:
-        """Start a record. Raises ModelFailed.
+        """Start a record. Raises ModelFailed."""
+        walk, self._spare = self._spare or self._start(), None
+        return walk
 
-        From the text each time, half a millisecond: copies of one matcher would share its count of states, and one long
-        record could then end all that follow.
+    def prepare(self) -> None:
+        """Have a start ready for the next record. Raises ModelFailed."""
+        self._spare = self._spare or self._start()
+
+    def _start(self) -> Walk:
+        """Start from the text each time, a millisecond: copies of one matcher would share its count of states, and one
+        long record could then end all that follow. Raises ModelFailed.
         """
         matcher = llguidance.LLMatcher(self._tokens, self._text, log_level=0, limits=_LIMITS)
         return Walk(matcher, self._tokens.vocab_size)

@@ -3,17 +3,18 @@
 A step blocks the thread that owns the context, which is also the one that reads the mailbox. So while a step computes
 that may take long, a second thread listens for it, and tells llama.cpp to stop at the next node of its graph: a
 millisecond or so later, where the rest of the step may be a second. What the step had of other jobs is computed again.
+
+The thread sleeps in the kernel until mail comes while a step computes, and for no other reason: on two cores each of
+its wake-ups stops one of the threads that compute, and the others wait for that one.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import select
 import threading
-from collections.abc import Callable, Collection, Iterator
-
-LISTEN_MS = 20
-"""The listener looks so often whether the step has ended; it wakes at once when something comes."""
+from collections.abc import Callable, Collection
+from types import TracebackType
 
 Hear = Callable[[Collection[str]], bool]
 """Reads what has come, for the owner of the mailbox to act on later; tells whether one of these jobs was cancelled, or
@@ -25,38 +26,45 @@ class Interruption:
 
     def __init__(self, mailbox: int, hear: Hear, abort: Callable[[], None]) -> None:
         """Take the descriptor to wait for, what reads it, and what ends the step."""
-        self._mail = select.poll()
-        self._mail.register(mailbox, select.POLLIN)
-        self._hear, self._abort = hear, abort
+        self._mailbox, self._hear, self._abort = mailbox, hear, abort
         self._jobs: Collection[str] = ()
         self._lock = threading.Lock()
-        self._wanted = threading.Event()
+        self._closing = os.eventfd(0)
+        self._mail = select.epoll()
+        """Knows the mailbox while a step computes: from another thread that takes effect at once (epoll_wait(2))."""
+        self._mail.register(self._closing, select.EPOLLIN)
         self._closed = False
         self._thread = threading.Thread(target=self._listen, name="interruption", daemon=True)
         self._thread.start()
 
-    @contextlib.contextmanager
-    def during(self, jobs: Collection[str]) -> Iterator[None]:
-        """Listen while the block runs: what comes for one of these jobs calls `abort`."""
+    def during(self, jobs: Collection[str]) -> Interruption:
+        """Listen while the block runs that begins with this: what comes for one of these jobs calls `abort`."""
         self._jobs = jobs
-        self._wanted.set()
-        try:
-            yield
-        finally:
-            with self._lock:  # not while the listener is reading: the mailbox has one reader at a time
-                self._jobs = ()
-                self._wanted.clear()
+        return self
+
+    def __enter__(self) -> None:
+        """Begin to listen."""
+        self._mail.register(self._mailbox, select.EPOLLIN)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening."""
+        with self._lock:  # not while the listener is reading: the mailbox has one reader at a time
+            self._jobs = ()
+            self._mail.unregister(self._mailbox)
 
     def close(self) -> None:
         """End the thread."""
         self._closed = True
-        self._wanted.set()
+        os.eventfd_write(self._closing, 1)
         self._thread.join()
+        self._mail.close()
+        os.close(self._closing)
 
     def _listen(self) -> None:
-        while self._wanted.wait() and not self._closed:
-            if not self._mail.poll(LISTEN_MS):
-                continue
+        while not self._closed:
+            self._mail.poll()
             with self._lock:
                 if self._jobs and self._hear(self._jobs):
                     self._abort()

@@ -24,6 +24,7 @@ _LOG_LEVEL_ERROR = 4  # ggml.h; the numbers in llama_cpp/_logger.py are out of d
 _LOG_LEVEL_CONTINUED = 5
 _PIECE_BYTES = 256
 _TEXT_BYTES = 256
+_TOKENS = 4096
 
 
 class _ErrorLog:
@@ -96,6 +97,7 @@ class Model:
         self.context_tokens_max = int(llama.llama_model_n_ctx_train(self.pointer))
         bos = int(llama.llama_vocab_bos(self.vocab))
         self.bos: int | None = bos if bos >= 0 and llama.llama_vocab_get_add_bos(self.vocab) else None
+        self._tokens = (llama.llama_token * _TOKENS)()
         self._piece = ctypes.create_string_buffer(_PIECE_BYTES)
         self._written: dict[int, Written] = {}
         """Of the tokens that came up; asking llama.cpp in every step costs more than looking here."""
@@ -129,10 +131,10 @@ class Model:
         With `special`, the texts of control tokens become those tokens: for templates, never for a caller's text.
         """
         data = text.encode()
-        room = len(data) + 2
-        tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, special)
-        return list(tokens[:count])
+        if len(data) + 2 > len(self._tokens):  # a type of its own for each length takes as long as to tokenize
+            self._tokens = (llama.llama_token * (2 * len(data) + 2))()
+        count = llama.llama_tokenize(self.vocab, data, len(data), self._tokens, len(self._tokens), False, special)
+        return self._tokens[:count]
 
     def written(self, token: int) -> Written:
         """Return what a token means in an answer."""

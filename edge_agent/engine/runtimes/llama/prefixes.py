@@ -143,6 +143,8 @@ def _split(node: _Node, at: int) -> _Node:
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Return how many first tokens two sequences share."""
+    if one == other:
+        return len(one)
     for at, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return at

@@ -65,6 +65,8 @@ class LlamaRuntime:
         self._jobs: dict[str, Job] = {}
         self._sequences = 0
         self._tokens: Tokens | None = None
+        self._written_under: list[Grammar] = []
+        """By jobs that have ended, since `tidy`."""
         self._scheduler = Scheduler()
         self._admission = Admission()
         self._writers: list[Generation] = []
@@ -257,11 +259,18 @@ class LlamaRuntime:
                 self._end(event.job_id)
         return events
 
+    def tidy(self) -> None:
+        """Empty the sequences that jobs have left, and prepare for records as those that have ended."""
+        self._cache.tidy()
+        while self._written_under:
+            self._written_under.pop().prepare()
+
     def close(self) -> None:
         """Free jobs, adapters, context and weights, in this order."""
         for job_id in list(self._jobs):
             self._end(job_id)
         self._bundles.clear()
+        self._written_under.clear()
         self._tokens = None
         if self._interruption is not None:
             self._interruption.close()
@@ -364,6 +373,8 @@ class LlamaRuntime:
     def _end(self, job_id: str) -> None:
         self._writers = []
         job = self._jobs.pop(job_id)
+        if job.bundle.grammar is not None:
+            self._written_under.append(job.bundle.grammar)
         if job.place is not None:
             self._cache.leave(job.place)
         job.close()
