@@ -195,4 +195,5 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
         assert [event.finish for event in said.ended.values() if isinstance(event, Done)] == ["length"] * len(things)
         texts.append(said.texts)
     assert texts[0] == texts[1]
+    runtime.tidy()
     assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._residents)

@@ -65,7 +65,7 @@ class LlamaRuntime:
         self._jobs: dict[str, Job] = {}
         self._sequences = 0
         self._tokens: Tokens | None = None
-        self._written_under: list[Grammar] = []
+        self._written_under = set[Grammar]()
         """By jobs that have ended, since `tidy`."""
         self._scheduler = Scheduler()
         self._admission = Admission()
@@ -374,7 +374,7 @@ class LlamaRuntime:
         self._writers = []
         job = self._jobs.pop(job_id)
         if job.bundle.grammar is not None:
-            self._written_under.append(job.bundle.grammar)
+            self._written_under.add(job.bundle.grammar)
         if job.place is not None:
             self._cache.leave(job.place)
         job.close()
