@@ -99,7 +99,7 @@ def test_one_stream_says_what_it_says_when_each_step_is_planned(runtime: LlamaRu
 
 def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
     """Two write, a third joins, one is cancelled: all the same as when each step is planned."""
-    texts = []
+    texts, cut = [], []
     for planned in (True, False):
         said = Said()
         ask(runtime, "kettle", "lamp")
@@ -109,6 +109,7 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
                 ask(runtime, "shirt")
                 assert not runtime._writers
             if step == 12:
+                cut.append(runtime._jobs["lamp"].tokens)
                 said.take(runtime.cancel("lamp"))
                 assert not runtime._writers
             said.take(runtime.step())
@@ -117,11 +118,11 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
         assert not runtime.busy
         assert isinstance(said.ended["lamp"], Failed)
         assert isinstance(said.ended["kettle"], Done)
+        del said.texts["lamp"]  # what was not due yet has gone with the job, and that is a matter of milliseconds
         texts.append(said.texts)
-    assert {"kettle", "lamp", "shirt"} == texts[0].keys()
-    cut = sorted((said.pop("lamp") for said in texts), key=len)  # what was not due yet goes with the job
-    assert cut[1].startswith(cut[0])
+    assert {"kettle", "shirt"} == texts[0].keys()
     assert texts[0] == texts[1]
+    assert cut[0] == cut[1]
 
 
 def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:

@@ -64,6 +64,7 @@ class Subject:
             if not self.runtime.busy:
                 return events
             events += self.runtime.step()
+            self.runtime.tidy()
         raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
     def answers(self, texts: dict[str, str], digest: str = "a") -> dict[str, Done]:

@@ -37,6 +37,7 @@ class Bundle:
     grammar: Grammar | None = None
     """extract only."""
     drafts: Drafts = field(default_factory=Drafts)
+    """Likewise."""
 
     @property
     def group(self) -> str:
@@ -82,5 +83,6 @@ def read_bundle(digest: str, manifest: Manifest, model: Model, adapter: Adapter 
         tree = LabelTree(task.labels, paths)
     prompt = Prompt(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
     bundle = Bundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)
-    bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
+    if task.kind == "extract":
+        bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
     return bundle

@@ -131,10 +131,12 @@ class Model:
         With `special`, the texts of control tokens become those tokens: for templates, never for a caller's text.
         """
         data = text.encode()
-        if len(data) + 2 > len(self._tokens):  # a type of its own for each length takes as long as to tokenize
-            self._tokens = (llama.llama_token * (2 * len(data) + 2))()
-        count = llama.llama_tokenize(self.vocab, data, len(data), self._tokens, len(self._tokens), False, special)
-        return self._tokens[:count]
+        # A type of its own for each length takes as long as to tokenize; but no long text is to take its room for ever.
+        tokens, room = self._tokens, len(data) + 2
+        if room > _TOKENS:
+            tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), False, special)
+        return list(tokens[:count])
 
     def written(self, token: int) -> Written:
         """Return what a token means in an answer."""
