@@ -69,6 +69,25 @@ def test_without_time_the_usual_settings_stay(model: Model) -> None:
     assert "flash attention off: no time to try; fewer rows: no time to try" == tuned.notes
 
 
+@pytest.mark.parametrize("tune", [True, False])
+def test_what_bulk_steps_move_is_measured_where_scores_may_be_in_them(model: Model, tune: bool) -> None:
+    """Prose has other log-odds there, by more than rounding and less than what would change a meaning."""
+    spec = Load(runtime="llama", threads=1, tune=tune, fast_scores=True)
+    tuned = settle(model, replace(ALWAYS, seconds=0), spec)
+    assert 0.01 < (tuned.noise or 0.0) < 1.5
+    spec.settings = tuned.details()
+    again = settle(model, replace(ALWAYS, seconds=0), spec)
+    assert ("remembered" if tune else "off") == again.source
+    assert again.noise == pytest.approx(tuned.noise, abs=1e-3)
+    assert "score_noise" not in settle(model, replace(ALWAYS, seconds=0)).details()
+
+
+def test_without_bulk_steps_no_score_is_in_one(model: Model) -> None:
+    """Where batches are small in any case, scores stay exact."""
+    spec = Load(runtime="llama", threads=1, fast_scores=True)
+    assert settle(model, ALWAYS, spec, replace(SHAPE, rows=127)).noise is None
+
+
 @pytest.mark.slow
 def test_fewer_threads_are_tried_too(model: Model) -> None:
     """One instead of two: it is taken, or it is said by how much it is slower. Its logits are the same."""

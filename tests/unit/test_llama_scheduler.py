@@ -159,6 +159,32 @@ def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
     assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
 
 
+def crowd(rows: int, each: int = 30) -> list[Lane]:
+    """Return short prompts that may depend on their neighbours."""
+    return [prompt(f"crowd{start}", min(each, rows - start))._replace(crowding=True) for start in range(0, rows, each)]
+
+
+def test_a_crowd_is_read_in_bulk_steps() -> None:
+    """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
+    for rows, expected in ((BULK_ROWS_LEAST - 1, 60), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
+        assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
+    alike = [lane._replace(crowding=False) for lane in crowd(250)]
+    assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan(alike, 1.0)).values()), "others keep to small steps"
+
+
+@pytest.mark.parametrize(("machine", "bulk_rows"), [(FAST, EXACT_ROWS_MAX), (FAST, BULK_ROWS_MIN), (BOARD, 256)])
+def test_a_crowd_keeps_to_what_the_machine_can(machine: Fit, bulk_rows: int) -> None:
+    """Where bulk steps are no use, or too long, a crowd is read in small ones."""
+    assert EXACT_ROWS_MAX >= sum(rows_of(taught(machine, bulk_rows).plan(crowd(250), 1.0)).values())
+
+
+def test_a_crowd_and_exact_prompts_alternate() -> None:
+    """Who has waited longest decides, and what is exact is in no bulk step."""
+    scheduler, lanes = taught(FAST), [prompt("exact", exact=True), *crowd(150)]
+    plans = [set(rows_of(scheduler.plan(lanes, at))) for at in (1.0, 2.0, 3.0)]
+    assert [{"exact"}, {lane.key for lane in crowd(150)}, {"exact"}] == plans
+
+
 def test_exact_and_long_prompts_alternate() -> None:
     """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
     scheduler, lanes = taught(FAST), [prompt("exact", exact=True), prompt("long")]

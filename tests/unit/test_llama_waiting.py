@@ -23,6 +23,14 @@ LANES_MAX = 10
 FEW_LANES = 4
 STEPS = 400
 
+
+def _consistent(lane: Lane) -> Lane:
+    """Return a lane as jobs make them: who writes has one row, and who crowds reads and is not exact."""
+    if lane.decoding:
+        return lane._replace(rows=1, least=1, crowding=False)
+    return lane._replace(least=min(lane.least, lane.rows), exact=lane.exact and not lane.crowding)
+
+
 _lanes = st.builds(
     Lane,
     key=st.just(""),
@@ -33,7 +41,8 @@ _lanes = st.builds(
     exact=st.booleans(),
     depth=st.integers(0, 4000),
     priority=st.integers(0, 2),
-).map(lambda lane: lane._replace(rows=1, least=1) if lane.decoding else lane._replace(least=min(lane.least, lane.rows)))
+    crowding=st.booleans(),
+).map(_consistent)
 _machines = st.builds(Fit, st.floats(1e-4, 0.1), st.floats(1e-6, 0.02), st.floats(0, 4e-6))
 
 

@@ -2,7 +2,8 @@
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
 llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
-same to the last bit whatever else the engine does; `cache.py` says how.
+same to the last bit whatever else the engine does; `cache.py` says how. Where a site has asked for fast scores, those
+of a crowd are not, and say by how much they may be off (decision 0042).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edge_agent.engine.runtimes.llama.interruption import Interruption
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
+from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
@@ -68,6 +70,8 @@ class LlamaRuntime:
         self._written_under = set[Grammar]()
         """By jobs that have ended, since `tidy`."""
         self._scheduler = Scheduler()
+        self._noise: float | None = None
+        """How far bulk steps move the log-odds of scores, where those may be in them."""
         self._admission = Admission()
         self._writers: list[Generation] = []
         """All jobs, where the last step was one more token of each; what comes or ends makes it empty."""
@@ -99,7 +103,7 @@ class LlamaRuntime:
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler = Scheduler(tuned.shape.rows)
+        self._scheduler, self._noise = Scheduler(tuned.shape.rows), tuned.noise
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
@@ -175,7 +179,7 @@ class LlamaRuntime:
         self._writers = []
         tokens = bundle.whole(self._model, job.text)
         if bundle.tree is not None:
-            self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree)
+            self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree, self._noise)
         elif bundle.grammar is not None:
             self._jobs[job.job_id] = Extraction(job, bundle, tokens, self._model, bundle.grammar)
         else:
@@ -356,15 +360,18 @@ class LlamaRuntime:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""
         events: list[Event] = []
         first = 0
+        bulk = sum(rows for _, rows in turns) > EXACT_ROWS_MAX
         for (job, _), part in zip(turns, parts, strict=True):
             count = sum(len(rows.tokens) for rows in part)
+            job.blurred |= bulk
             try:
                 events += job.advance(self._cache.context, first, count)
                 if job.place is not None and job.computed < job.place.tokens:
                     self._cache.shorten(job.place, job.computed)
                 if job.computed >= job.input_tokens and job.place is not None and not job.kept:
                     job.kept = True
-                    self._cache.keep(job.place, job.suffix)
+                    # What is exact stands on nothing that is not.
+                    self._cache.keep(job.place, () if job.exact and job.blurred else job.suffix)
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
             first += count

@@ -6,8 +6,9 @@ A step computes lanes of one adapter group, because adapters belong to the whole
 - the others share what time is left, who has waited longest first: STEP_SECONDS where several lanes want to move,
   ALONE_SECONDS for a lone prompt (decision 0023), and in any case as much as those that write take themselves;
 - a step with a row of a lane that is `exact` in it has at most EXACT_ROWS_MAX rows, so that the result does not depend
-  on who else is there. Without one it may have `bulk_rows`, which computes long prompts twice as fast, and for that it
-  may take BULK_SECONDS_MAX. Who has waited longest decides; lanes that write and are exact miss no two steps in a row.
+  on who else is there. Without one it may have `bulk_rows`, which computes prompts twice as fast where they are long,
+  or `crowding` and many, and for that it may take BULK_SECONDS_MAX. Who has waited longest decides; lanes that write
+  and are exact miss no two steps in a row.
 
 A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
 
@@ -33,6 +34,7 @@ ALONE_SECONDS = 0.5
 LONG_TOKENS = 512
 """Bulk steps are for prompts of so many tokens: what is written beside shorter ones is the same, whoever is there."""
 BULK_ROWS_LEAST = 128
+"""A bulk step of fewer is not shorter; so many rows of lanes that are crowding are worth one."""
 BULK_SECONDS_MAX = 0.8
 """So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
 PRIORITY_SECONDS = 1.0
@@ -62,6 +64,8 @@ class Lane(NamedTuple):
     """It writes: one row now, and a reader waits for what comes of it."""
     exact: bool = True
     """Its result must not depend on its neighbours."""
+    crowding: bool = False
+    """It may depend on them, and shares bulk steps with its like however short it is."""
     depth: int = 0
     """Tokens that it has in the cache."""
     priority: int = 0
@@ -180,7 +184,7 @@ class Scheduler:
 
     def _read(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
-        long = [lane for lane in prompts if self._is_long(lane)]
+        long = self._worth_bulk(prompts)
         if self._bulk_is_due([*writing, *prompts], long):
             plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
             if _rows_of(plan) < BULK_ROWS_LEAST:
@@ -198,10 +202,19 @@ class Scheduler:
         riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
         return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
 
+    def _worth_bulk(self, prompts: Sequence[Lane]) -> Sequence[Lane]:
+        """Return the prompts for which a bulk step is worth while: long ones, and those that are crowding."""
+        crowd = sum(lane.rows for lane in prompts if lane.crowding)
+        crowded = min(crowd, self._bulk_rows) >= BULK_ROWS_LEAST
+        many = [lane for lane in prompts if (crowded and lane.crowding) or self._is_long(lane)]
+        return [lane for lane in many if self._affords_bulk(lane)]
+
     def _is_long(self, lane: Lane) -> bool:
-        """Tell whether a bulk step is worth while for this prompt alone."""
-        if lane.exact or min(lane.rows, self._bulk_rows) < BULK_ROWS_MIN or lane.rows + lane.depth < LONG_TOKENS:
-            return False
+        enough = min(lane.rows, self._bulk_rows) >= BULK_ROWS_MIN and lane.rows + lane.depth >= LONG_TOKENS
+        return enough and not lane.exact
+
+    def _affords_bulk(self, lane: Lane) -> bool:
+        """Tell whether a bulk step of such rows is not too long."""
         bulk = self.costs.bulk
         return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), lane.depth) >= BULK_ROWS_MIN
 

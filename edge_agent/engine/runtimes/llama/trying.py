@@ -14,6 +14,7 @@ import numpy as np
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
+from edge_agent.engine.runtimes.llama.labels import likeliest
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.tuning import Limits, Trial, Tuned
 from edge_agent.errors import ModelFailed, ModelLoadFailed
@@ -24,6 +25,13 @@ BUSY = "other programs were busy"
 _TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
 """Tokens of the text, steps behind it, where it is cut, and tokens of another text."""
 _CELLS, _SEQUENCES = 768, 4
+_PROSE = """The shop opens at nine. A woman wants to know whether the red jacket comes in a larger size, and what it
+costs to have it sent to her sister. The man behind her has lost his receipt; he bought a kettle three weeks ago and it
+leaks. Can he have his money back, or at least another one? In the afternoon a clinic calls about an invoice that was
+paid twice, and a boy asks for batteries that fit a radio from 1987. Nobody has seen such a radio for years. At six the
+doors are locked, the till is counted, and what was sold is written down for the next morning."""
+_CROWD, _PIECE, _TURNS = 128, 16, 4
+"""Rows of a bulk step, those of a small one, and how many texts are read in steps of both kinds."""
 
 
 def processor() -> str:
@@ -38,20 +46,41 @@ def processor() -> str:
 def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
-    `named` is the processor and its code.
+    `named` is the processor and its code. With `fast_scores` it is measured, too, how far bulk steps move them.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
     """
     key = tuning.key_of(spec, shape, named)
-    if not spec.tune or spec.device != "cpu":
-        return Tuned(shape, key, "off")
-    if kept := tuning.remembered(spec.settings, key, shape):
-        return Tuned(kept, key, "remembered", spec.settings.get("tuning", ""))
+    if spec.tune and spec.device == "cpu" and (kept := tuning.remembered(spec.settings, key, shape)):
+        return Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), tuning.noise_of(spec.settings))
+    limits, tuned = limits or Limits(), Tuned(shape, key, "off")
     try:
-        return _Search(model, shape, limits or Limits()).run(key)
+        if spec.tune and spec.device == "cpu":
+            tuned = _Search(model, shape, limits).run(key)
+        if spec.fast_scores and tuned.shape.rows >= _CROWD:
+            tuned = replace(tuned, noise=_noise(model, tuned.shape, limits.seconds))
     except ModelFailed as error:  # the first answer says what is wrong with it
         return Tuned(shape, key, "off", error.message)
+    return tuned
+
+
+def _noise(model: Model, shape: Shape, seconds: float) -> float:
+    """Return the most by which a bulk step moved the log-odds of the likeliest token against the next, in prose.
+
+    There is always one text; others while there is time.
+    """
+    until, found = time.monotonic() + seconds, list[float]()
+    prose = model.tokenize(_PROSE, special=False)
+    with _opened(model, shape) as bench:
+        for turn in range(_TURNS):
+            begin = turn * len(prose) // _TURNS
+            text = (prose[begin:] + prose * _CROWD)[:_CROWD]
+            small, bulk = bench.behind(text, _PIECE), bench.behind(text, _CROWD)
+            found += [_moved(*logits) for logits in zip(small, bulk, strict=True)]
+            if time.monotonic() > until:
+                break
+    return max(found)
 
 
 class _Search:
@@ -145,6 +174,12 @@ class _Search:
         return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
 
 
+def _moved(before: Logits, after: Logits) -> float:
+    """Return how far the likeliest token has moved against the next."""
+    first, second = likeliest(before, 2)
+    return abs(float((before[first] - before[second]) - (after[first] - after[second])))
+
+
 @contextlib.contextmanager
 def _opened(model: Model, shape: Shape) -> Iterator[_Bench]:
     """Make a small buffer, less than the one that is made room for, and free it."""
@@ -181,6 +216,13 @@ class _Bench:
         logits = self._read(0, _TEXT)
         self.context.drop(0)
         return logits
+
+    def behind(self, text: list[int], rows: int) -> list[Logits]:
+        """Return the logits behind the last tokens of a text that is computed in steps of so many rows."""
+        for start in range(0, len(text), rows):
+            self.context.decode([Rows(0, start, text[start : start + rows], logits=_PIECE)])
+        self.context.drop(0)
+        return [self.context.logits(row).copy() for row in range(rows - _PIECE, rows)]
 
     def independent(self) -> bool:
         """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""

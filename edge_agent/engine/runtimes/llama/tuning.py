@@ -58,6 +58,8 @@ class Tuned:
     """measured, remembered, put off or off."""
     notes: str = ""
     """What was tried and not kept."""
+    noise: float | None = None
+    """How far the log-odds of two tokens move in a bulk step; None = no score is in one."""
 
     def details(self) -> dict[str, str]:
         """Return what status shows, and what the daemon hands in at the next load."""
@@ -65,6 +67,7 @@ class Tuned:
             "threads": str(self.shape.threads),
             "flash_attention": "on" if self.shape.flash else "off",
             "bulk_rows": str(self.shape.rows),
+            **({} if self.noise is None else {"score_noise": f"{self.noise:.3f}"}),
             "tuned": self.source,
             "tuned_for": self.key,
             "tuning": self.notes,
@@ -90,8 +93,13 @@ def thread_counts(given: int) -> list[int]:
 
 def key_of(spec: Load, shape: Shape, processor: str) -> str:
     """Name what settings hold for, beside the weights."""
-    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
+    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows{', fast scores' * spec.fast_scores}"
     return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
+
+
+def noise_of(settings: Mapping[str, str]) -> float | None:
+    """Return what was measured before of how far bulk steps move scores; None = that was not asked."""
+    return float(settings["score_noise"]) if "score_noise" in settings else None
 
 
 def remembered(settings: Mapping[str, str], key: str, shape: Shape) -> Shape | None:

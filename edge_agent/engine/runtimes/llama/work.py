@@ -6,6 +6,7 @@ last step, of which nothing came out: the job gives the same answer.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Job:
     """0 = none."""
     kept: bool = False
     """Its prompt has been offered to others."""
+    blurred: bool = False
+    """Rows of it were in a bulk step, so that what comes out is off by what that moves."""
     _rows: int = field(init=False, default=0)
     """Taken in the last step."""
     _started: float = field(init=False, default=0.0)
@@ -85,11 +88,11 @@ class Job:
         self.computed -= self._rows
         self._rows = 0
 
-    def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False) -> Lane:
+    def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False) -> Lane:
         """Return what could be computed now: `least` to `rows` rows."""
-        run, group = self.run, self.bundle.group
+        run, exact = self.run, self.exact and not crowding
         asked = (run.priority, self.came_at, self.deadline)
-        return Lane(run.job_id, group, rows, least, decoding, self.exact, self.computed, *asked)
+        return Lane(run.job_id, self.bundle.group, rows, least, decoding, exact, crowding, self.computed, *asked)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> Rows:
         """Return the next tokens to compute, and what may follow them."""
@@ -120,18 +123,21 @@ class Job:
 class Scoring(Job):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
-    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree) -> None:
-        """Start with nothing computed."""
+    def __init__(
+        self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree, noise: float | None = None
+    ) -> None:
+        """Start with nothing computed. `noise`: how far bulk steps move log-odds; None = it takes no part in them."""
         super().__init__(run, bundle, tokens)
-        self._tree = tree
+        self._tree, self._noise = tree, noise
         self._tally = Tally(tree)
         self._next_branch = 0
         self._chunk: TreeChunk | None = None
 
     def lane(self) -> Lane:
         """Return what could be computed now."""
-        if self.pending:
-            return self.lane_of(self.pending)
+        if self.pending:  # the bundle's part of it is kept for all others, so that is exact
+            crowding = self._noise is not None and self.computed >= len(self.bundle.prompt.tokens)
+            return self.lane_of(self.pending, crowding=crowding)
         return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
     def parts(self, rows: int, fork: Fork) -> list[Part]:
@@ -159,6 +165,8 @@ class Scoring(Job):
     def _done(self) -> Done:
         done = self.done()
         done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
+        if self.blurred and self._noise:  # what the tokens of a label are off by is as often more as less
+            done.noise = self._noise * math.sqrt(self._tree.depth) / self.bundle.temperature
         return done
 
     def close(self) -> None:
