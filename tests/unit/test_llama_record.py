@@ -107,3 +107,12 @@ def test_a_bounded_schema_bounds_nothing_twice():
     for seed in range(100):
         once = bounded(record_schemas.sensible(random.Random(seed)))
         assert once == bounded(once)
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_choice_among_what_are_no_numbers_says_so(bad: int):
+    """Whichever of the allowed logits it is; what is not allowed does not matter."""
+    logits = np.zeros(4, np.float32)
+    logits[bad] = np.nan
+    assert math.isnan(choose(logits, np.array([0, 1, 2]), 1.0)[1])
+    assert 0.0 == choose(logits, np.array([3]), 1.0)[1]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.text import TextStream
+from edge_agent.engine.runtimes.llama.text import TextStream, whole
 
 
 def fed(stops: list[str], *pieces: bytes) -> tuple[list[str], TextStream]:
@@ -73,3 +73,10 @@ def test_pieces_do_not_matter(stops: list[str], text: str, cuts: list[int]) -> N
     found = {("".join(fed(stops, data)[0])), "".join(fed(stops, *(bytes([byte]) for byte in data))[0])}
     assert "".join(texts) in found
     assert all(stop not in "".join(texts) for stop in stops)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=4), max_size=20), st.sampled_from([[], ["###"]]))
+def test_text_that_is_known_changes_nothing(pieces: list[bytes], stops: list[str]) -> None:
+    """Whatever stood before, and whatever could be held back."""
+    told = TextStream(stops)
+    assert fed(stops, *pieces)[0] == [*(told.feed(piece, whole(piece)) for piece in pieces), told.finish()]

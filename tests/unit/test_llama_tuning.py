@@ -43,9 +43,9 @@ def test_fewer_threads_are_tried_by_halves(given: int, tried: list[int]) -> None
 
 def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
     """As the details of a load say it, through what the daemon keeps of them."""
-    measured = Tuned(replace(SHAPE, threads=2, rows=128, flash=False), KEY, "measured", "64 rows: +2% time")
+    measured = Tuned(replace(SHAPE, threads=2, rows=128, flash=False), KEY, "measured", "64 rows: +2% time", 0.4)
     kept = {name: value for name, value in measured.details().items() if name in REMEMBERED}
-    assert measured.shape == tuning.remembered(kept, KEY, SHAPE)
+    assert (measured.shape, 0.4) == (tuning.remembered(kept, KEY, SHAPE), tuning.noise_of(kept))
     assert set(REMEMBERED) | {"tuned"} == set(measured.details())
 
 

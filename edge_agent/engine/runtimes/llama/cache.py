@@ -80,6 +80,9 @@ class Cache:
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
         """Tokens that streams have written since `_gather`."""
+        self._writing = Writers((), ())
+        self._unnoted = 0
+        """Steps in which each of them has taken a cell that is in no account yet."""
         self._gathers = shape.flash and not model.on_device  # elsewhere what is written out is large, or far away
         self._deep = shape.threads == 1 and shape.flash
         """A lone row takes that kernel however many cells there are."""
@@ -119,6 +122,7 @@ class Cache:
 
     def tidy(self) -> None:
         """Empty the places that jobs have left; whoever takes cells does so first."""
+        self._note()
         while self._left:
             place = self._left.pop()
             self.context.drop(place.sequence)
@@ -209,6 +213,7 @@ class Cache:
         Raises:
             ModelFailed, Aborted: nothing was computed.
         """
+        self._note()
         self.context.use_adapter(adapter)
         lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1 and not self._bears_alone(adapter)
         ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)] if lone else []
@@ -225,15 +230,26 @@ class Cache:
 
     def write_on(self, writers: Writers, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
-        self.tidy()
+        if writers is not self._writing or self._left:
+            self.tidy()
+            self._writing = writers
         if self._scattered >= SCATTERED_MAX and len(tokens) >= GATHERED_MIN and self._gathers:
             self._gather(writers.places)
         self._scattered += len(tokens)
         self.context.use_adapter(adapter)
         self.context.write_on(writers.sequences, positions, tokens)
-        for place, cell in zip(writers.places, self._cells.take(len(tokens)), strict=True):
-            place.cells.append(cell)
-        self._use.computed += len(tokens)
+        self._unnoted += 1
+
+    def _note(self) -> None:
+        """Take into account which cells the last steps of `write_on` have taken: as if it had been done in each."""
+        if not self._unnoted:
+            return
+        places = self._writing.places
+        cells = self._cells.take(self._unnoted * len(places))
+        for row, place in enumerate(places):
+            place.cells += cells[row :: len(places)]
+        self._use.computed += len(cells)
+        self._unnoted = 0
 
     def shorten(self, place: Place, tokens: int) -> None:
         """Leave a job's sequence so many tokens, all of the resident's among them."""
@@ -245,6 +261,7 @@ class Cache:
         Streams that write together take turns at cells: of sixteen, each finds its tokens 6 kB apart, and the processor
         waits for memory, up to a third of a step. Where this fails, those that are not whole fail in their next step.
         """
+        self._note()
         tails = [bytes(self._saved(place.sequence, place.shared + place.packed)) for place in places]
         counts = [len(place.cells) - place.packed for place in places]
         for place in places:

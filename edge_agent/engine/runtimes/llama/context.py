@@ -240,12 +240,13 @@ class Context:
         Raises:
             ModelFailed: the logits are not numbers.
         """
-        values = self._row(row)
+        values = self.unchecked(row)
         if np.isnan(values.max()):
             raise ModelFailed(NOT_NUMBERS)
         return values
 
-    def _row(self, row: int) -> Logits:
+    def unchecked(self, row: int) -> Logits:
+        """Return the same, be they numbers or not. Raises ModelFailed."""
         pointer = llama.llama_get_logits_ith(self._pointer, row)
         if not pointer:
             raise ModelFailed(f"the model gave no logits for row {row}")
@@ -293,7 +294,7 @@ class Context:
         Raises:
             ModelFailed: the logits are not numbers.
         """
-        values = self._row(row)
+        values = self.unchecked(row)
         best = int(values.argmax())  # the first NaN, if there is one
         if math.isnan(values[best]):
             raise ModelFailed(NOT_NUMBERS)

@@ -7,9 +7,11 @@ computed along with them while the record has the engine for itself (`drafts.py`
 
 from __future__ import annotations
 
+import math
+
 from edge_agent.engine.protocol import Event, Run
 from edge_agent.engine.runtimes.llama.bundle import Bundle
-from edge_agent.engine.runtimes.llama.context import Context, Part
+from edge_agent.engine.runtimes.llama.context import NOT_NUMBERS, Context, Part
 from edge_agent.engine.runtimes.llama.drafts import DRAFT_MAX
 from edge_agent.engine.runtimes.llama.grammar import Grammar
 from edge_agent.engine.runtimes.llama.native import Model
@@ -53,7 +55,7 @@ class Extraction(Job):
         """Have what probably follows computed with the next step."""
         if not self._walk.complete:
             most = min(DRAFT_MAX, self._limit - len(self._written))
-            self._draft = self._walk.allows(self.bundle.drafts.after(self.tokens, most))
+            self._draft = self._walk.allows(self.bundle.drafts.after(self.tokens, most, alone=self.pending == 1))
 
     def parts(self, rows: int, _fork: Fork) -> list[Part]:
         """Return what to compute with that many rows."""
@@ -72,7 +74,9 @@ class Extraction(Job):
         self.computed -= len(draft)
         row += rows - 1 - len(draft)
         while not self._walk.complete and not self.pending:
-            token, log_prob = choose(context.logits(row), self._walk.allowed(), self.bundle.temperature)
+            token, log_prob = choose(context.unchecked(row), self._walk.allowed(), self.bundle.temperature)
+            if math.isnan(log_prob):
+                raise ModelFailed(NOT_NUMBERS)
             self._walk.take(token)
             self._write([token], log_prob)
             self._jump()

@@ -36,7 +36,8 @@ _LIMITS = llguidance.LLParserLimits(
 # As json.dumps writes it, which is what models have seen most: fewer choices, more forced tokens.
 _STYLE: Any = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
 _DECIMALS = 0.000001
-_WORD = np.arange(32)  # the tokens in a word of a mask: a bit each
+_WORD_BITS = 32
+"""In a word of a mask: a token each."""
 _REMEDY = "Correct 'record_schema' in task.yaml, and make the bundle again with 'edge-convert assemble'."
 
 Tokens = llguidance.LLTokenizer
@@ -100,7 +101,7 @@ class Walk:
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
         """Take a matcher at its start, and the number of tokens. Raises ModelFailed."""
         self._matcher = matcher
-        self._mask = np.zeros(-(-vocabulary // len(_WORD)), np.int32)
+        self._mask = np.zeros(-(-vocabulary // _WORD_BITS), np.int32)
         self._check()
 
     def forced(self) -> list[int]:
@@ -117,11 +118,10 @@ class Walk:
         """Return the tokens that may come next, at least one. Raises ModelFailed."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._check()
-        words = np.flatnonzero(self._mask)  # first: mostly few tokens are allowed, in very few of them
-        if not len(words):
+        # As booleans numpy finds them ten times as fast as in bytes, be they two or all.
+        allowed = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little").view(np.bool_))
+        if not len(allowed):
             raise ModelFailed("the record's schema allows no way to go on", remedy=_REMEDY)
-        bits = np.unpackbits(self._mask[words].view(np.uint8), bitorder="little").view(np.bool_)
-        allowed: NDArray[np.intp] = np.add.outer(words * len(_WORD), _WORD)[bits.reshape(-1, len(_WORD))]
         return allowed
 
     def allows(self, tokens: list[int]) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import llama_cpp as llama
 
 from edge_agent.engine.runtimes.llama import backends
+from edge_agent.engine.runtimes.llama.text import whole
 from edge_agent.errors import ModelLoadFailed
 
 PIN = "0.3.36"
@@ -60,6 +61,8 @@ class Written(NamedTuple):
     """Nothing for a control token."""
     ends: bool
     """The model ends its answer with it."""
+    text: str
+    """The piece, where it is whole characters; else nothing."""
 
 
 class Model:
@@ -143,7 +146,8 @@ class Model:
         known = self._written.get(token)
         if known is None:
             ends = bool(llama.llama_vocab_is_eog(self.vocab, token))
-            known = self._written[token] = Written(self._read_piece(token), ends)
+            piece = self._read_piece(token)
+            known = self._written[token] = Written(piece, ends, whole(piece))
         return known
 
     def _read_piece(self, token: int) -> bytes:

@@ -18,10 +18,15 @@ ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
 
 
 def choose(logits: NDArray[np.float32], allowed: NDArray[np.intp], temperature: float) -> tuple[int, float]:
-    """Return the likeliest of the allowed tokens, and its log-probability among them at the temperature."""
-    scores = logits[allowed]
-    best = int(scores.argmax())
-    weights = np.exp((scores - scores[best]) / np.float32(temperature))
+    """Return the likeliest of the allowed tokens, and its log-probability among them at the temperature.
+
+    That is not a number where the logits are not.
+    """
+    weights = logits.take(allowed)
+    best = int(weights.argmax())  # the first NaN, if there is one
+    weights -= weights[best]
+    weights /= np.float32(temperature)
+    np.exp(weights, out=weights)
     return int(allowed[best]), -math.log(float(weights.sum(dtype=np.float64)))
 
 

@@ -6,6 +6,14 @@ import codecs
 from collections.abc import Sequence
 
 
+def whole(data: bytes) -> str:
+    """Return the text of bytes that are whole characters; nothing for others."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
 class TextStream:
     """Turns the bytes of one generation into text.
 
@@ -15,16 +23,23 @@ class TextStream:
     def __init__(self, stops: Sequence[str]) -> None:
         """Take the strings that end the text; none of them is empty."""
         self._stops = tuple(dict.fromkeys(stops))
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._half = b""
+        self._plain = not stops
+        """What comes passes at once: nothing is held back."""
         self._held = ""
         self.stopped = False
         """A stop string has come: the text is complete without it."""
 
-    def feed(self, data: bytes) -> str:
-        """Return the text that is certain now; nothing once `stopped`."""
+    def feed(self, data: bytes, text: str = "") -> str:
+        """Return the text that is certain now; nothing once `stopped`. `text`: of the bytes, where it is known."""
+        if text and self._plain:
+            return text
         if self.stopped:
             return ""
-        text = self._decoder.decode(data)
+        data = self._half + data if self._half else data
+        text, used = codecs.utf_8_decode(data, "replace", False)  # what an incremental decoder of codecs calls itself
+        self._half = data[used:]
+        self._plain = not (self._stops or self._half)
         if not self._stops:
             return text
         self._held += text

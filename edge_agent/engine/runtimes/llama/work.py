@@ -206,9 +206,10 @@ class Generation(Job):
 
     def advance(self, context: Context, row: int, rows: int) -> list[Event]:
         """Choose the next token, `row` being the job's first row. Raises ModelFailed."""
-        if self.pending:
+        if self.computed < len(self.tokens):  # `pending`, in each step for each stream
             return []
-        self.mark_prefilled()
+        if not self._prefilled:
+            self.mark_prefilled()
         if self._written == self._limit:
             return self._end("length")
         token = context.choose(self._sampler, row + rows - 1)
@@ -219,10 +220,13 @@ class Generation(Job):
             self._told.append(self._thought(context.logits(row + rows - 1), token, self.run.logprobs))
         self._written += 1
         self.tokens.append(token)
-        events = self._chunk(self._text.feed(written.piece))
+        self._held += self._text.feed(written.piece, written.text)
+        events = self._hand_out() if time.perf_counter() >= self._piece_due else []
         if self._text.stopped:
-            return events + self._end("stop")
-        return events + (self._end("length") if self._written == self._limit else [])
+            events += self._end("stop")
+        elif self._written == self._limit:
+            events += self._end("length")
+        return events
 
     def _thought(self, logits: Logits, token: int, count: int) -> Token:
         """Return what the model thought of a token and of the likeliest ones, before temperature and seed chose."""
@@ -233,21 +237,19 @@ class Generation(Job):
         ]
         return Token(piece, logprob, tuple(others))
 
-    def _chunk(self, text: str) -> list[Event]:
-        """Hand out what was written since the last piece, once it is due."""
-        self._held += text
-        now = time.perf_counter()
-        if not self._held or now < self._piece_due:
+    def _hand_out(self) -> list[Event]:
+        """Hand out what was written since the last piece."""
+        if not self._held:
             return []
-        self._piece_due = now + PIECE_SECONDS
+        self._piece_due = time.perf_counter() + PIECE_SECONDS
         piece, self._held = self._held, ""
         return [Chunk(job_id=self.run.job_id, text=piece)]
 
     def _end(self, finish: str) -> list[Event]:
         done = self.done()
         done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._told)
-        self._piece_due = 0.0
-        return [*self._chunk(self._text.finish()), done]
+        self._held += self._text.finish()
+        return [*self._hand_out(), done]
 
     def close(self) -> None:
         """Free the sampler."""
