@@ -178,6 +178,15 @@ def test_a_crowd_keeps_to_what_the_machine_can(machine: Fit, bulk_rows: int) -> 
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(machine, bulk_rows).plan(crowd(250), 1.0)).values())
 
 
+def test_one_alone_is_no_crowd() -> None:
+    """However long it is: it is read as if it were exact. Two are one."""
+    alone = prompt("p", 2000)._replace(crowding=True)
+    assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan([alone, stream("s")], 1.0)).values())
+    scheduler, lanes = taught(FAST), [alone, prompt("long")]
+    assert [{"p": 63}, {"long": 256}] * 2 == [rows_of(scheduler.plan(lanes, at)) for at in (1.0, 2.0, 3.0, 4.0)]
+    assert EXACT_ROWS_MAX < sum(rows_of(taught(FAST).plan([alone, alone._replace(key="q")], 1.0)).values())
+
+
 def test_a_crowd_and_exact_prompts_alternate() -> None:
     """Who has waited longest decides, and what is exact is in no bulk step."""
     scheduler, lanes = taught(FAST), [prompt("exact", exact=True), *crowd(150)]

@@ -65,7 +65,7 @@ class Lane(NamedTuple):
     exact: bool = True
     """Its result must not depend on its neighbours."""
     crowding: bool = False
-    """It may depend on them, and shares bulk steps with its like however short it is."""
+    """It may be less than exact beside others like it: together they take bulk steps, however short they are."""
     depth: int = 0
     """Tokens that it has in the cache."""
     priority: int = 0
@@ -177,7 +177,7 @@ class Scheduler:
         writing = [lane for lane in lanes if lane.decoding]
         if len(writing) == len(lanes):
             return [(lane, 1) for lane in self._oldest(writing, EXACT_ROWS_MAX)]
-        prompts = sorted((lane for lane in lanes if not lane.decoding), key=self._turn)
+        prompts = self._with_crowd(sorted((lane for lane in lanes if not lane.decoding), key=self._turn))
         if not self.costs.known:
             return self._small(writing, prompts, 0.0)
         return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
@@ -203,15 +203,23 @@ class Scheduler:
         return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
 
     def _worth_bulk(self, prompts: Sequence[Lane]) -> Sequence[Lane]:
-        """Return the prompts for which a bulk step is worth while: long ones, and those that are crowding."""
-        crowd = sum(lane.rows for lane in prompts if lane.crowding)
-        crowded = min(crowd, self._bulk_rows) >= BULK_ROWS_LEAST
-        many = [lane for lane in prompts if (crowded and lane.crowding) or self._is_long(lane)]
-        return [lane for lane in many if self._affords_bulk(lane)]
+        """Return the prompts for which a bulk step is worth while: long ones, and those that are a crowd."""
+        return [
+            lane
+            for lane in prompts
+            if not lane.exact and (lane.crowding or self._is_long(lane)) and self._affords_bulk(lane)
+        ]
+
+    def _with_crowd(self, prompts: Sequence[Lane]) -> Sequence[Lane]:
+        """Return the prompts, of which those that are crowding are inexact where they are a crowd, and else exact."""
+        crowd = [lane.rows for lane in prompts if lane.crowding]
+        if not crowd:
+            return prompts
+        exact = len(crowd) == 1 or min(sum(crowd), self._bulk_rows) < BULK_ROWS_LEAST
+        return [lane._replace(exact=exact) if lane.crowding else lane for lane in prompts]
 
     def _is_long(self, lane: Lane) -> bool:
-        enough = min(lane.rows, self._bulk_rows) >= BULK_ROWS_MIN and lane.rows + lane.depth >= LONG_TOKENS
-        return enough and not lane.exact
+        return min(lane.rows, self._bulk_rows) >= BULK_ROWS_MIN and lane.rows + lane.depth >= LONG_TOKENS
 
     def _affords_bulk(self, lane: Lane) -> bool:
         """Tell whether a bulk step of such rows is not too long."""
