@@ -79,6 +79,8 @@ def test_what_bulk_steps_move_is_measured_where_scores_may_be_in_them(model: Mod
     again = settle(model, replace(ALWAYS, seconds=0), spec)
     assert ("remembered" if tune else "off") == again.source
     assert again.noise == pytest.approx(tuned.noise, abs=1e-3)
+    spec.settings = {**tuned.details(), "score_noise": "-1"}
+    assert settle(model, replace(ALWAYS, seconds=0), spec).noise == pytest.approx(tuned.noise, abs=1e-3)
     assert "score_noise" not in settle(model, replace(ALWAYS, seconds=0)).details()
 
 

@@ -50,7 +50,28 @@ def test_what_goes_either_way_is_hardly_drafted() -> None:
     drafts = Drafts()
     for turn in range(100):
         drafts.learn([1, 2, 3, 10 + turn % 10, 4], 3)
-    assert len(drafts.after([1, 2, 3])) <= 1
+    assert drafts.after([1, 2, 3]) == []
+
+
+def test_a_lone_row_gets_company_when_it_is_mostly_right() -> None:
+    """What was seen once is worth a row beside others, and not twice the time of one; what comes again is."""
+    drafts = Drafts()
+    drafts.learn([1, 2, 3, 4], 3)
+    assert ([4], []) == (drafts.after([1, 2, 3]), drafts.after([1, 2, 3], alone=True))
+    for _ in range(SEEN_OFTEN):
+        drafts.learn([1, 2, 3, 4], 3)
+    assert [4] == drafts.after([1, 2, 3], alone=True)
+
+
+def test_what_takes_a_place_has_to_earn_its_chance() -> None:
+    """A place where something else stands each time is not drafted, whatever stood there last."""
+    drafts = Drafts()
+    for token in range(10, 16):
+        drafts.learn([1, 2, 3, token], 3)
+    assert drafts.after([1, 2, 3]) == []
+    for _ in range(3):
+        drafts.learn([1, 2, 3, 15], 3)
+    assert drafts.after([1, 2, 3]) == [15]
 
 
 def test_memory_is_bounded_and_the_oldest_leaves() -> None:

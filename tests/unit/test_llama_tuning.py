@@ -64,6 +64,12 @@ def test_what_was_measured_for_something_else_is_not(changed: str) -> None:
     assert tuning.remembered(Tuned(SHAPE, KEY, "measured").details(), changed, SHAPE) is None
 
 
+@pytest.mark.parametrize("said", ["", "-0.4", "nan", "inf", "1e9", "some", "0.4.1", "."])
+def test_a_noise_that_is_no_number_is_none(said: str) -> None:
+    """Whatever became of the file: it is measured anew."""
+    assert tuning.noise_of({"score_noise": said}) is None
+
+
 @pytest.mark.parametrize(
     "spoiled",
     [

@@ -52,13 +52,15 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
         ModelLoadFailed: there is no memory for a small buffer.
     """
     key = tuning.key_of(spec, shape, named)
-    if spec.tune and spec.device == "cpu" and (kept := tuning.remembered(spec.settings, key, shape)):
-        return Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), tuning.noise_of(spec.settings))
     limits, tuned = limits or Limits(), Tuned(shape, key, "off")
     try:
         if spec.tune and spec.device == "cpu":
-            tuned = _Search(model, shape, limits).run(key)
-        if spec.fast_scores and tuned.shape.rows >= _CROWD:
+            if kept := tuning.remembered(spec.settings, key, shape):
+                noise = tuning.noise_of(spec.settings) if spec.fast_scores else None
+                tuned = Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), noise)
+            else:
+                tuned = _Search(model, shape, limits).run(key)
+        if spec.fast_scores and tuned.noise is None and tuned.shape.rows >= _CROWD:
             tuned = replace(tuned, noise=_noise(model, tuned.shape, limits.seconds))
     except ModelFailed as error:  # the first answer says what is wrong with it
         return Tuned(shape, key, "off", error.message)
@@ -76,8 +78,10 @@ def _noise(model: Model, shape: Shape, seconds: float) -> float:
         for turn in range(_TURNS):
             begin = turn * len(prose) // _TURNS
             text = (prose[begin:] + prose * _CROWD)[:_CROWD]
-            small, bulk = bench.behind(text, _PIECE), bench.behind(text, _CROWD)
-            found += [_moved(*logits) for logits in zip(small, bulk, strict=True)]
+            pairs = [(logits, likeliest(logits, 2)) for logits in bench.behind(text, _PIECE)]
+            before = [(float(logits[first] - logits[second]), first, second) for logits, (first, second) in pairs]
+            after = zip(bench.behind(text, _CROWD), before, strict=True)
+            found += [abs(float(logits[first] - logits[second]) - margin) for logits, (margin, first, second) in after]
             if time.monotonic() > until:
                 break
     return max(found)
@@ -174,12 +178,6 @@ class _Search:
         return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
 
 
-def _moved(before: Logits, after: Logits) -> float:
-    """Return how far the likeliest token has moved against the next."""
-    first, second = likeliest(before, 2)
-    return abs(float((before[first] - before[second]) - (after[first] - after[second])))
-
-
 @contextlib.contextmanager
 def _opened(model: Model, shape: Shape) -> Iterator[_Bench]:
     """Make a small buffer, less than the one that is made room for, and free it."""
@@ -218,11 +216,11 @@ class _Bench:
         return logits
 
     def behind(self, text: list[int], rows: int) -> list[Logits]:
-        """Return the logits behind the last tokens of a text that is computed in steps of so many rows."""
+        """Return the logits behind a text's last tokens, computed in steps of so many rows: views, as `logits` has."""
         for start in range(0, len(text), rows):
             self.context.decode([Rows(0, start, text[start : start + rows], logits=_PIECE)])
         self.context.drop(0)
-        return [self.context.logits(row).copy() for row in range(rows - _PIECE, rows)]
+        return [self.context.logits(row) for row in range(rows - _PIECE, rows)]
 
     def independent(self) -> bool:
         """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""

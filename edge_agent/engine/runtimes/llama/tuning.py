@@ -98,8 +98,9 @@ def key_of(spec: Load, shape: Shape, processor: str) -> str:
 
 
 def noise_of(settings: Mapping[str, str]) -> float | None:
-    """Return what was measured before of how far bulk steps move scores; None = that was not asked."""
-    return float(settings["score_noise"]) if "score_noise" in settings else None
+    """Return what was measured before of how far bulk steps move scores; None = nothing, or what is no such number."""
+    said = settings.get("score_noise", "")
+    return float(said) if said.replace(".", "", 1).isdecimal() else None
 
 
 def remembered(settings: Mapping[str, str], key: str, shape: Shape) -> Shape | None:
