@@ -1,10 +1,12 @@
 """The llama engine beside llama-server: streams, first tokens, labels, records, stalls; minutes for each model.
 
     python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]... [--rounds N]
+                             [--same-attention]
 
 Both have the same model loaded, with the same threads, context and attention; one of them computes at a time, by turns.
 Without --model it is SmolLM2-135M, at each quantization or those named. The first time, llama-server is built, which
-takes minutes. docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what
+takes minutes. It is what its makers publish; with --same-attention it has the agent's attention built in (decision
+0043), and what is left between both is told, and judged by no limit. docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what
 --json has printed into it.
 """
 
@@ -13,22 +15,28 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from benchmarks.llama import building, figures, parts, playing, weights
+from benchmarks.llama import building, comparing, figures, parts, playing, weights
+from benchmarks.llama.comparing import Comparison
 
 
 def measure() -> Iterator[Bar]:
     """Play each model; what is asked for on the command line."""
     asked = _arguments().parse_args()
-    wanted = playing.Wanted(asked.part or playing.PARTS, asked.rounds)
-    programs = building.programs()
+    wanted = playing.Wanted(asked.part or (tuple(playing.COMPARED) if asked.same_attention else playing.PARTS), asked.rounds)
+    programs = building.programs(attention=asked.same_attention)
     yield figures.machine()
     files = asked.model or [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]
     for file in files:
-        yield from playing.play(file, programs, wanted)
+        bars = playing.play(file, programs, wanted)
+        yield from map(comparing.reported, _comparisons(bars)) if asked.same_attention else bars
+
+
+def _comparisons(bars: Iterable[Bar]) -> Iterator[Comparison]:
+    return (bar for bar in bars if isinstance(bar, Comparison) and bar.than == "llama-server")
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -37,6 +45,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--part", action="append", choices=playing.PARTS, help="only this; may be given several times")
     parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="a GGUF file of your own")
     parser.add_argument("--rounds", type=int, default=parts.ROUNDS, help="pairs of each bar; fewer are less sure")
+    same = "beside a llama-server that has the agent's attention, too"
+    parser.add_argument("--same-attention", action="store_true", help=same)
     types = weights.QUANTIZATIONS
     parser.add_argument("--quantization", action="append", choices=types, help="of SmolLM2-135M; otherwise all three")
     return parser

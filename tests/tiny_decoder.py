@@ -59,15 +59,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def model(layers: int = 3, hidden: int = 32) -> Any:
-    """Return the model; the same weights each time."""
+def model(layers: int = 3, hidden: int = 32, heads: int = 4, shared: int = 2) -> Any:
+    """Return the model; the same weights each time. `shared` heads of queries have one of keys and values."""
     config = LlamaConfig(
         vocab_size=_VOCABULARY,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // shared,
         max_position_embeddings=512,
         initializer_range=0.2,  # larger than usual, or random layers hardly move what passes through them
         tie_word_embeddings=True,

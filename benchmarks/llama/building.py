@@ -2,11 +2,14 @@
 
 Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as
 scripts/setup builds that package's wheel: optimized, for this machine's processor but for AVX512-FP16 (decision 0022),
-with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say.
+with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has attention of our own, too (decision 0043).
+llama-server is what its makers publish; a second one has that attention as well, to tell what an engine is worth from
+what a kernel is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +34,8 @@ FLAGS = (
     *("-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"),
 )
 BUILD = 1
-"""As scripts/setup numbers the wheel: another one is built with other flags."""
+"""Another one is built with other flags."""
+ATTENTION = Path(__file__).resolve().parents[2] / "installer" / "build" / "attention.h"
 WITHOUT = "-mno-avx512fp16"
 _SHOWN_EVERY = 10  # percent
 _PROGRESS = re.compile(r"^\[\s*(?:(\d+)%|(\d+)/(\d+))\]")
@@ -46,13 +50,14 @@ class Programs:
     bench: Path
 
 
-def programs(cache: Path = CACHE) -> Programs:
-    """Return the programs; the first time, that takes minutes."""
-    folder = cache / f"{converter.VERSION}-{BUILD}"
+def programs(*, attention: bool = False, cache: Path = CACHE) -> Programs:
+    """Return the programs, with the agent's attention built in or not; the first time, that takes minutes."""
+    of = f"-{hashlib.sha256(ATTENTION.read_bytes()).hexdigest()[:8]}" if attention else ""
+    folder = cache / f"{converter.VERSION}-{BUILD}{of}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as name:
-            made = _build(Path(name))
+            made = _build(Path(name), [f'-include "{ATTENTION}"'] if attention else [])
             made.replace(folder)
     return Programs(*(folder / program for program in PROGRAMS))
 
@@ -66,14 +71,14 @@ def percent(line: str) -> int | None:
     return int(done) if done else 100 * int(number) // int(of)
 
 
-def _build(folder: Path) -> Path:
+def _build(folder: Path, flags: Sequence[str]) -> Path:
     _say("loading the source of llama-server: the archive of llama-cpp-python, 100 MB")
     source = _unpacked(converter.download(folder), folder)
     _say("building llama-server, once; minutes")
     build = folder / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))
-    _run(["cmake", "-S", str(source), "-B", str(build), *generator, *FLAGS, *extra], _compiler_flags())
+    _run(["cmake", "-S", str(source), "-B", str(build), *generator, *FLAGS, *extra], _compiler_flags(flags))
     _run(["cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1), "--target", *PROGRAMS])
     made = folder / "made"
     made.mkdir()
@@ -82,12 +87,11 @@ def _build(folder: Path) -> Path:
     return made
 
 
-def _compiler_flags() -> dict[str, str]:
-    """Return the environment of cmake with the flag in it, where the compiler knows that."""
+def _compiler_flags(more: Sequence[str]) -> dict[str, str]:
+    """Return the environment of cmake with flags in it, and with the one above where the compiler knows that."""
     known = [os.environ.get("CC", "cc"), WITHOUT, "-E", "-x", "c", os.devnull]
-    if subprocess.run(known, check=False, capture_output=True).returncode != 0:  # noqa: S603 - the compiler
-        return {}
-    return {name: f"{os.environ.get(name, '')} {WITHOUT}".strip() for name in ("CFLAGS", "CXXFLAGS")}
+    usual = [WITHOUT] if subprocess.run(known, check=False, capture_output=True).returncode == 0 else []  # noqa: S603 - the compiler
+    return {name: " ".join([os.environ.get(name, ""), *usual, *more]).strip() for name in ("CFLAGS", "CXXFLAGS")}
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -83,6 +83,12 @@ class Figure(Bar):
 
     about: dict[str, str]
     model: str = ""
+
+
+def reported(comparison: Comparison) -> Comparison:
+    """Return what was measured beside a llama-server with the agent's attention: no limit is for that."""
+    bar = f"{comparison.bar}: the same attention"
+    return replace(comparison, bar=bar, limit=None, stretch=None, by_interval=False, than="llama-server with it")
 
 
 def ratio(pairs: Sequence[Pair]) -> Ratio:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from installer.build import elf
-from installer.build.recipe import GLIBC_HEADER, GLIBC_MAX, Recipe
+from installer.build.recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, Recipe
 from installer.build.running import BuildFailed, need, python, run, step
 
 LIBRARIES = "llama_cpp/lib"
@@ -35,14 +35,14 @@ def wheel(recipe: Recipe, cache: Path, log: Path) -> Path:
 def _build(recipe: Recipe, kept: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".building-") as name:
         folder = Path(name)
-        header = folder / "glibc.h"  # a path without spaces or surprises, in every compiler's command line
-        shutil.copyfile(GLIBC_HEADER, header)
+        for header in HEADERS:  # a path without spaces or surprises, in every compiler's command line
+            shutil.copyfile(header, folder / header.name)
         # --no-cache-dir: pip would hand out an earlier build for this machine, whatever cmake is told.
         build = python("-m", "pip", "wheel", "--no-cache-dir", "--no-deps", "--no-binary", "llama-cpp-python")
         run(
             [*build, "--wheel-dir", str(folder / "built"), f"llama-cpp-python=={recipe.version}"],
             log,
-            recipe.environment(header),
+            recipe.environment(folder),
         )
         trimmed = trim(next((folder / "built").glob("*.whl")), folder, log)
         kept.mkdir(parents=True, exist_ok=True)

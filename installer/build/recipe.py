@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GLIBC_HEADER = Path(__file__).with_name("glibc.h")
+HEADERS = (GLIBC_HEADER, Path(__file__).with_name("attention.h"))
+"""Included before every file of llama.cpp, in this order."""
 GLIBC_MAX = (2, 36)
 """Debian 12; Ubuntu 24.04 has 2.39, Debian 13 has 2.41."""
 PORTABLE = ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DLLAVA_BUILD=OFF")
@@ -38,7 +40,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Name of the folder where the wheel is kept: another recipe, another name."""
-        content = [self.version, *self.cmake_arguments, GLIBC_HEADER.read_text(encoding="utf-8")]
+        content = [self.version, *self.cmake_arguments, *(header.read_text(encoding="utf-8") for header in HEADERS)]
         digest = hashlib.sha256("\0".join(content).encode()).hexdigest()[:12]
         return f"llama-{self.version}-{self.gpu or 'cpu'}-{digest}"
 
@@ -47,7 +49,7 @@ class Recipe:
         """Programs that the build needs, each with the Debian packages that bring it."""
         return (*TOOLS[""], *(TOOLS[self.gpu] if self.gpu else ()))
 
-    def environment(self, header: Path) -> dict[str, str]:
-        """Return what pip's build is told through the environment."""
-        include = f"-include {header}"
+    def environment(self, folder: Path) -> dict[str, str]:
+        """Return what pip's build is told through the environment, where the headers lie in that folder."""
+        include = " ".join(f"-include {folder / header.name}" for header in HEADERS)
         return {"CMAKE_ARGS": " ".join(self.cmake_arguments), "CFLAGS": include, "CXXFLAGS": include}

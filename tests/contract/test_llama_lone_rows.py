@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from convert import gguf
 from edge_agent.engine.runtimes.llama.cache import LONE_CELLS_MAX, Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import Rows
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.sequences import Prompt
-from tests import tiny_gguf
+from tests import tiny_decoder, tiny_gguf
+from tests.attention import by_row
 from tests.models import smollm2_path
 
 TEXT = "How much is the blue lamp over there, next to the green one? "
@@ -23,7 +25,7 @@ class Opened:
     """A cache whose batches are counted."""
 
     def __init__(self, weights: Path, threads: int) -> None:
-        self.model = Model(str(weights))
+        self.path, self.model = weights, Model(str(weights))
         self.cache = Cache(self.model, 2, shape_of(600, jobs=2, kv_type="f16", threads=threads), 2**26)
         self.rows: list[int] = []
         decode = self.cache.context.decode
@@ -49,13 +51,29 @@ class Opened:
             self.cache.leave(place)
 
 
+    def close(self) -> None:
+        """Free both."""
+        self.cache.close()
+        self.model.close()
+
+
 @pytest.fixture(scope="module")
 def opened() -> Iterator[Opened]:
     """SmolLM2 in four bits, with two threads."""
     found = Opened(smollm2_path(), 2)
     yield found
-    found.cache.close()
-    found.model.close()
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """Weights with heads that llama.cpp's own attention computes, in eight bits, with two threads."""
+    folder = tmp_path_factory.mktemp("narrow")
+    whole = tiny_gguf.write(folder / "whole.gguf", tiny_decoder.model(hidden=128))
+    gguf.quantize(gguf.Request(whole, folder / "narrow.gguf", "Q8_0"))
+    found = Opened(folder / "narrow.gguf", 2)
+    yield found
+    found.close()
 
 
 def test_a_lone_row_among_few_cells_is_computed_alone(opened: Opened) -> None:
@@ -65,22 +83,34 @@ def test_a_lone_row_among_few_cells_is_computed_alone(opened: Opened) -> None:
     assert 1 == opened.rows[-1]
 
 
-def test_a_lone_row_among_many_cells_gets_company(opened: Opened) -> None:
-    """With two threads llama.cpp would share its cells out to them, and add up otherwise."""
-    together = opened.row(DEEP, alone=False)
-    assert together == opened.row(DEEP, alone=True)
-    assert 2 == opened.rows[-1]
+def test_a_lone_row_among_many_cells_gets_company(narrow: Opened) -> None:
+    """With two threads llama.cpp's own attention would share its cells out to them, and add up otherwise."""
+    together = narrow.row(DEEP, alone=False)
+    assert together == narrow.row(DEEP, alone=True)
+    assert 2 == narrow.rows[-1]
 
 
-def test_one_thread_needs_no_company(opened: Opened) -> None:
+def test_a_lone_row_among_few_cells_needs_none(narrow: Opened) -> None:
+    """They are not shared out."""
+    assert narrow.row(SHALLOW, alone=False) == narrow.row(SHALLOW, alone=True)
+    assert 1 == narrow.rows[-1]
+
+
+@by_row
+def test_with_attention_by_row_it_needs_none(opened: Opened) -> None:
+    """Nor are they with the agent's."""
+    assert opened.row(DEEP, alone=False) == opened.row(DEEP, alone=True)
+    assert 1 == opened.rows[-1]
+
+
+def test_one_thread_needs_no_company(narrow: Opened) -> None:
     """Whatever the depth, there is nobody to share cells with."""
-    single = Opened(smollm2_path(), 1)
+    single = Opened(narrow.path, 1)
     try:
-        assert opened.row(DEEP, alone=False) == single.row(DEEP, alone=True)
+        assert narrow.row(DEEP, alone=False) == single.row(DEEP, alone=True)
         assert 1 == single.rows[-1]
     finally:
-        single.cache.close()
-        single.model.close()
+        single.close()
 
 
 def test_float_weights_score_alike_alone(tmp_path: Path) -> None:
@@ -89,14 +119,13 @@ def test_float_weights_score_alike_alone(tmp_path: Path) -> None:
     try:
         assert single.row(SHALLOW, alone=False) == single.row(SHALLOW, alone=True)
     finally:
-        single.cache.close()
-        single.model.close()
+        single.close()
 
 
-def test_idle_prompts_leave_room_for_who_writes_alone(opened: Opened) -> None:
+def test_idle_prompts_leave_room_for_who_writes_alone(narrow: Opened) -> None:
     """A long prompt that nobody uses goes when a record is to be written behind a short one; alone it may stay."""
-    cache = opened.cache
-    tokens = opened.model.tokenize(TEXT * 30, special=False)
+    cache = narrow.cache
+    tokens = narrow.model.tokenize(TEXT * 30, special=False)
     long, short = (Prompt(tuple(tokens[:count]), "", exact=True) for count in (LONE_CELLS_MAX, 100))
     for prompt in (short, long, short, long):
         cache.fill(prompt, tokens[:1], None)

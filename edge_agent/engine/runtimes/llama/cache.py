@@ -4,10 +4,11 @@ llama.cpp computes a row of quantized weights the same way, to the last bit, wha
 three rules are kept (measured on the pinned build; the contract tests hold them). Where the last weights are not
 quantized, how many rows ask for logits moves them by 1e-6; nothing is done about that.
 
-1. Fewer than 64 rows in a micro-batch: from 64 on, flash attention takes another kernel. The scheduler sees to it.
-2. More than one row: a lone row behind more than 256 cells takes yet another kernel where several threads compute, and
-   so may one of any depth with some weights (half floats, adapters). `decode` adds a row where need be, which costs a
-   sixth of a step, or as much again, by the processor.
+1. Fewer than 64 rows in a micro-batch: from 64 on, llama.cpp's own flash attention takes another kernel. The scheduler
+   sees to it. With the one that this agent's builds have, nothing depends on that (decision 0043).
+2. More than one row, where a lone one comes out otherwise: llama.cpp's own attention does among more than 256 cells where
+   several threads compute, and rows of any depth may with some weights (half floats, adapters). The cache finds out
+   when it is made; `decode` then adds a row where need be, which costs a sixth of a step, or as much again.
 3. The cells of a sequence lie in the order of its tokens. Attention adds up cells in the order of the buffer, and
    another order rounds differently: up to 0.3 nats on a likely token. New tokens get the lowest free cells (`cells.py`
    knows which), so a sequence is in order as long as no cell below its last one is free when it grows. Where one is,
@@ -84,9 +85,8 @@ class Cache:
         self._unnoted = 0
         """Steps in which each of them has taken a cell that is in no account yet."""
         self._gathers = shape.flash and not model.on_device  # elsewhere what is written out is large, or far away
-        self._deep = shape.threads == 1 and shape.flash
-        """A lone row takes that kernel however many cells there are."""
-        self._alone = self._same_alone(model.vocab_size)
+        self._alone, self._deep = self._same_alone(model.vocab_size)
+        """Whether a lone row comes out the same without company: among few cells, and among many."""
 
     def enter(self, prompt: Prompt, suffix: Sequence[int], outputs: int, spare: int = 1) -> tuple[Place, int] | None:
         """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
@@ -305,28 +305,44 @@ class Cache:
         few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
         return self._alone and adapter is None and (few or self._deep)
 
-    def _same_alone(self, vocabulary: int) -> bool:
-        """Tell whether a row of these weights has the same logits alone as in company. While there are no jobs."""
+    def _same_alone(self, vocabulary: int) -> tuple[bool, bool]:
+        """Tell whether a row of these weights has the same logits alone as in company. While there are no jobs.
+
+        First where there are few cells, then among more than LONE_CELLS_MAX, if so many there can be.
+        """
         tokens = [place % vocabulary for place in range(_PROBE_TOKENS)]
-        beside = Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)
-        asked = Rows(self._scratch, len(tokens), tokens[-1:], logits=1)
-        found: list[Logits] = []
+        copies = self._branches[: LONE_CELLS_MAX // _PROBE_TOKENS]
+        same = False
         try:
             self.context.decode([Rows(self._scratch, 0, tokens, logits=0)])
-            for company in ([], [beside]):
-                self.context.decode([asked, *company])
-                found.append(self.context.logits(0).copy())
-                self.context.drop(self._scratch, len(tokens))
+            same = self._compares(tokens)
+            if not same or self._cells.count <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
+                return same, same
+            state = bytes(self.context.save(self._scratch))
+            for copy in copies:
+                self.context.restore(copy, state)
+            return True, self._compares(tokens)
         except ModelFailed:  # the first answer says what is wrong with it
-            return False
+            return same, False
         finally:
-            self.context.drop(self._scratch)
-            self.context.drop(self._ballast)
+            for sequence in (self._scratch, self._ballast, *copies):
+                self.context.drop(sequence)
+
+    def _compares(self, tokens: list[int]) -> bool:
+        """Tell whether the row behind these tokens comes out the same alone and in company."""
+        asked = Rows(self._scratch, len(tokens), tokens[-1:], logits=1)
+        found: list[Logits] = []
+        for company in ([], [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)]):
+            self.context.decode([asked, *company])
+            found.append(self.context.logits(0).copy())
+            self.context.drop(self._scratch, len(tokens))
+        self.context.drop(self._ballast)
         return np.array_equal(found[0], found[1])
 
     def _clear_view(self, prompt: Prompt, suffix: int) -> None:
         """Evict what is idle, where a job that writes has few cells to look at without it: it then needs no company."""
-        if self._cells.taken + suffix < LONE_CELLS_MAX or len(prompt.tokens) + suffix >= LONE_CELLS_MAX:
+        few, some = self._cells.taken + suffix, len(prompt.tokens) + suffix
+        if self._deep or few < LONE_CELLS_MAX or some >= LONE_CELLS_MAX:
             return
         for resident in [each for each in self._residents if not each.jobs and each.prompt != prompt]:
             self._evict(resident)

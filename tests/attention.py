@@ -1,0 +1,14 @@
+"""Whether this machine's llama.cpp computes attention by row (decision 0043)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_NEEDED = {"avx2", "fma", "f16c"}
+_FLAGS = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\nflags")[2].partition("\n")[0].split()
+
+by_row = pytest.mark.skipif(
+    not set(_FLAGS) >= _NEEDED, reason="on a processor without AVX2 llama.cpp's own attention computes"
+)

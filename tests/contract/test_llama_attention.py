@@ -1,0 +1,100 @@
+"""Attention as this agent builds it into llama.cpp (decision 0043): right, and for each row by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convert import gguf
+from edge_agent.engine.runtimes.llama.context import BULK_ROWS, Context, Logits, Rows, Shape
+from edge_agent.engine.runtimes.llama.native import Model
+from tests import tiny_decoder, tiny_gguf
+from tests.attention import by_row
+from tests.models import smollm2_path
+
+TOKENS = 300
+"""More than a block of cells, more than four of them, and no multiple."""
+ASKED = 40
+
+
+def cut(model: Model, tokens: list[int], steps: int, *, before: int = 0, threads: int = 2) -> list[Logits]:
+    """Return the logits of the last ASKED tokens, computed in steps of so many rows.
+
+    `before` tokens of another text lie before each step's in the buffer, and in its batch.
+    """
+    context = Context(model, Shape(cells=2048, sequences=2, kv_type="f16", threads=threads, rows=2 * BULK_ROWS))
+    found: list[Logits] = []
+    try:
+        for start in range(0, len(tokens), steps):
+            step = tokens[start : start + steps]
+            other = start // steps * before
+            beside = [Rows(1, other, tokens[:before], logits=0)] if before else []
+            asked = max(min(start + len(step) - (len(tokens) - ASKED), len(step)), 0)
+            context.decode([*beside, Rows(0, start, step, logits=asked)])
+            found += [context.logits(before + row).copy() for row in range(len(step) - asked, len(step))]
+    finally:
+        context.close()
+    return found
+
+
+@pytest.fixture(scope="module", params=["Q4_0", "Q4_1", "Q8_0"])
+def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """SmolLM2 at each of the usual quantizations: nine heads, three of which share keys and values."""
+    path = tmp_path_factory.mktemp("weights") / f"{request.param}.gguf"
+    gguf.quantize(gguf.Request(smollm2_path(), path, request.param, requantize=True))
+    model = Model(str(path))
+    yield model
+    model.close()
+
+
+@by_row
+def test_a_row_is_the_same_in_steps_of_any_size(smollm2: Model):
+    """Alone, in few, in as many as had another kernel; on one thread; with another text's cells between its own."""
+    tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * TOKENS)[:TOKENS]
+    usual = np.array(cut(smollm2, tokens, 16))
+    others = {
+        **{f"steps of {rows}": cut(smollm2, tokens, rows) for rows in (1, 2, 33, 63, 64, 128, BULK_ROWS, TOKENS)},
+        "one thread": cut(smollm2, tokens, 63, threads=1),
+        "beside others": cut(smollm2, tokens, 17, before=5),
+        "beside more": cut(smollm2, tokens, 100, before=70),
+    }
+    assert (ASKED,) == usual.shape[:1]
+    assert [] == [name for name, found in others.items() if not np.array_equal(usual, np.array(found))]
+
+
+@pytest.mark.parametrize(
+    ("depth", "heads", "shared"),
+    [(64, 4, 1), (64, 4, 2), (64, 6, 3), (64, 4, 4), (64, 7, 7), (128, 2, 1), (128, 10, 5), (192, 2, 2), (256, 2, 2)],
+)
+@by_row
+def test_it_computes_attention(tmp_path: Path, depth: int, heads: int, shared: int):
+    """Heads of many shapes: what PyTorch computes, within what half floats lose; llama.cpp's own is off by 2 %."""
+    assert off(tmp_path, depth, heads, shared) < 0.005
+
+
+def test_what_it_is_not_made_for_is_left_to_llama_cpp(tmp_path: Path):
+    """Heads of 32 numbers: right, as far as a sum in half precision is."""
+    assert off(tmp_path, 32, 4, 2) < 0.04
+
+
+def off(folder: Path, depth: int, heads: int, shared: int) -> float:
+    """Return how far logits are off, at most, in steps of different size, as a share of how much they differ."""
+    decoder = tiny_decoder.model(layers=2, hidden=depth * heads, heads=heads, shared=shared)
+    with torch.no_grad():
+        for name, weights in decoder.named_parameters():
+            if "q_proj" in name or "k_proj" in name:  # so that scores differ by one or two: all cells count
+                weights.div_(0.2 * math.sqrt(depth * heads))
+    model = Model(str(tiny_gguf.write(folder / "tiny.gguf", decoder)))
+    tokens = [int(token) for token in np.random.default_rng(1).integers(3, 600, TOKENS)]
+    with torch.no_grad():
+        expected = decoder(torch.tensor([tokens])).logits[0, -ASKED:].numpy()
+    try:
+        found = [np.array(cut(model, tokens, steps)) for steps in (1, 20, TOKENS)]
+    finally:
+        model.close()
+    return max(float(np.abs(each - expected).max()) for each in found) / float(expected.std())
