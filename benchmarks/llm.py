@@ -3,11 +3,11 @@
     python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]... [--rounds N]
                              [--same-attention]
 
-Both have the same model loaded, with the same threads, context and attention; one of them computes at a time, by turns.
-Without --model it is SmolLM2-135M, at each quantization or those named. The first time, llama-server is built, which
-takes minutes. It is what its makers publish; with --same-attention it has the agent's attention built in (decision
-0043), and what is left between both is told, and judged by no limit. docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what
---json has printed into it.
+Both have the same model loaded, with the same threads and context, and flash attention on or off alike; one of them
+computes at a time, by turns. Without --model it is SmolLM2-135M, at each quantization or those named. The first time,
+llama-server is built, which takes minutes. It is what its makers publish. With --same-attention it has the agent's
+attention built in (decision 0043); what is left between both is told then, and held to no limit. docs/performance.md
+says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what --json has printed into it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from benchmarks.llama.comparing import Comparison
 def measure() -> Iterator[Bar]:
     """Play each model; what is asked for on the command line."""
     asked = _arguments().parse_args()
-    wanted = playing.Wanted(asked.part or (tuple(playing.COMPARED) if asked.same_attention else playing.PARTS), asked.rounds)
+    wanted = playing.Wanted(
+        asked.part or (tuple(playing.COMPARED) if asked.same_attention else playing.PARTS), asked.rounds
+    )
     programs = building.programs(attention=asked.same_attention)
     yield figures.machine()
     files = asked.model or [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from convert import gguf as quantize
 from tests import tiny_decoder
 
 _NAMES = {
@@ -33,6 +34,13 @@ def sharp() -> Any:
             if "q_proj" in name or "k_proj" in name:
                 tensor.mul_(30)
     return model
+
+
+def narrow(folder: Path) -> Path:
+    """Write a decoder with heads of 32 numbers, in eight bits: of a form that llama.cpp's own attention computes."""
+    whole, path = write(folder / "whole.gguf", tiny_decoder.model(hidden=128)), folder / "narrow.gguf"
+    quantize.quantize(quantize.Request(whole, path, "Q8_0"))
+    return path
 
 
 def write(path: Path, model: Any = None, *, pre: str = "gpt-2", shuffled: bool = True, begin: bool = False) -> Path:

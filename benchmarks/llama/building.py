@@ -2,9 +2,9 @@
 
 Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as
 scripts/setup builds that package's wheel: optimized, for this machine's processor but for AVX512-FP16 (decision 0022),
-with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has attention of our own, too (decision 0043).
-llama-server is what its makers publish; a second one has that attention as well, to tell what an engine is worth from
-what a kernel is.
+with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has attention of our own, too (decision
+0043). llama-server is what its makers publish; a second one has that attention as well, to tell what an engine is worth
+from what a kernel is.
 """
 
 from __future__ import annotations

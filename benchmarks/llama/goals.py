@@ -37,9 +37,6 @@ BARE = Goal("bare decode of those tokens, p50", better="lower", unit="ms")
 CLASSIFY_MANY = Goal(
     f"classify, {CLIENTS} clients, throughput", better="higher", unit="texts/s", limit=1.4, stretch=1.8
 )
-CLASSIFY_FAST = Goal(
-    f"classify, {CLIENTS} clients, throughput, `scores: fast`", better="higher", unit="texts/s", limit=1.4, stretch=1.8
-)
 EXTRACT = Goal("extract 4 fields, p50", better="lower", unit="ms", limit=0.6)
 STALL = Goal(f"longest stall while {LONG_TOKENS} tokens arrive", better="lower", unit="ms", limit=0.25)
 LONG_PROMPT = Goal(f"first token of those {LONG_TOKENS} tokens", better="lower", unit="ms", limit=1.3)

@@ -130,15 +130,18 @@ async def short_prompt(match: Match) -> list[Bar]:
     return [match.judge(goals.SHORT_PROMPT, await take_turns(match.rounds(), systems))]
 
 
-async def classify_many(match: Match, goal: Goal) -> list[Bar]:
+async def classify_many(match: Match) -> list[Bar]:
     """Clients that each ask about one text after the other."""
     blocks = match.blocks(match.rounds(), MANY_CALLS)
 
     async def clients(side: Side, number: int) -> float:
         return await calls_per_second([partial(side.classify, tasks.CLASSIFY)] * goals.CLIENTS, blocks[number])
 
-    found = await take_turns(match.rounds(), [partial(clients, side) for side in match.sides])
-    return [match.judge(goal, found)]
+    return [
+        match.judge(
+            goals.CLASSIFY_MANY, await take_turns(match.rounds(), [partial(clients, side) for side in match.sides])
+        )
+    ]
 
 
 async def extract(match: Match) -> list[Bar]:

@@ -8,9 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bars import Bar
 from benchmarks.llama import adapters, figures, goals, parts, tasks
@@ -29,7 +27,7 @@ COMPARED: dict[str, Part] = {
     "generate": parts.generate,
     "first-token": parts.first_token,
     "classify": parts.classify,
-    "classify-many": partial(parts.classify_many, goal=goals.CLASSIFY_MANY),
+    "classify-many": parts.classify_many,
     "extract": parts.extract,
     "stall": parts.stalls,
     "short-prompt": parts.short_prompt,
@@ -40,11 +38,9 @@ REPORTED: dict[str, Callable[[Match, Table], Awaitable[list[Bar]]]] = {
     "hot-loop": lambda match, table: figures.hot_loop(match, table.settings),
     "prefill": lambda match, table: figures.prefill(match, table.settings, table.programs.bench),
 }
-FAST: dict[str, Part] = {"classify-fast": partial(parts.classify_many, goal=goals.CLASSIFY_FAST)}
-"""With an engine that was told so."""
 ADAPTERS = "adapters"
 ENGINE = {"device": "cpu", "cpu_threads": len(os.sched_getaffinity(0)), "sequences_max": max(goals.STREAMS)}
-PARTS = (*COMPARED, *REPORTED, *FAST, ADAPTERS)
+PARTS = (*COMPARED, *REPORTED, ADAPTERS)
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,10 @@ def play(weights: Path, programs: Programs, wanted: Wanted) -> Iterator[Bar]:
     """Run the wanted parts with a model; each part's bars as soon as they are known."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for scores, known in (("exact", (*COMPARED, *REPORTED)), ("fast", (*FAST,))):
-            if not (beside := [part for part in known if part in wanted.parts]):
-                continue
-            (folder / scores).mkdir()
-            with _laid(weights, programs, folder / scores, wanted.rounds_max, {**ENGINE, "scores": scores}) as table:
-                if scores == "exact":
-                    yield from figures.told(table.settings, table.details)
+        beside = [part for part in PARTS if part in wanted.parts and part != ADAPTERS]
+        if beside:
+            with _laid(weights, programs, folder, wanted.rounds_max) as table:
+                yield from figures.told(table.settings, table.details)
                 for part in beside:
                     yield from asyncio.run(_played(table, part))
         if ADAPTERS in wanted.parts:
@@ -88,24 +81,24 @@ def play(weights: Path, programs: Programs, wanted: Wanted) -> Iterator[Bar]:
 
 
 @contextmanager
-def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int, engine: dict[str, Any]) -> Iterator[Table]:
+def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int) -> Iterator[Table]:
     """Start both sides, ours first: llama-server is set up as the engine says that it is."""
     with ExitStack() as stack:
-        daemon = stack.enter_context(RunningDaemon(folder / "site", engine=engine))
+        daemon = stack.enter_context(RunningDaemon(folder / "site", engine=ENGINE))
         daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in tasks.COMPARED))
         with daemon.admin() as admin:
-            (running,) = admin.status().engines
+            (engine,) = admin.status().engines
         settings = Settings(
             weights,
-            threads=int(running.details["threads"]),
-            cells=int(running.details["context_cells"]),
+            threads=int(engine.details["threads"]),
+            cells=int(engine.details["context_cells"]),
             streams=max(goals.STREAMS),
-            flash_attention=running.details.get("flash_attention", "on"),
+            flash_attention=engine.details.get("flash_attention", "on"),
         )
         server = stack.enter_context(LlamaServer(programs.server, settings, folder / "llama-server.log"))
         bare = stack.enter_context(BareScorer(settings))
         texts = Texts([text for text, _ in pos_intents.train() + pos_intents.held_out()], server.count)
-        yield Table(daemon, running.details, server, bare, settings, programs, texts, rounds_max)
+        yield Table(daemon, engine.details, server, bare, settings, programs, texts, rounds_max)
 
 
 async def _played(table: Table, part: str) -> list[Bar]:
@@ -123,4 +116,4 @@ async def _played(table: Table, part: str) -> list[Bar]:
                 prefix_tokens=count(prefix),
                 rounds_max=table.rounds_max,
             )
-            return await (REPORTED[part](match, table) if part in REPORTED else (COMPARED | FAST)[part](match))
+            return await (COMPARED[part](match) if part in COMPARED else REPORTED[part](match, table))

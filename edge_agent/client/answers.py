@@ -69,7 +69,7 @@ class Classification(Answer):
     confidence: float
     """Calibrated probability that the label is right, 0 to 1."""
     threshold: float | None
-    """What the confidence was held to; None when the bundle has none."""
+    """None when the bundle has none."""
     below_threshold: bool
     """True also when the bundle has no threshold."""
     scores: tuple[tuple[str, float], ...]

@@ -104,10 +104,6 @@ class EngineConfig(Section):
         default=True,
         description="Measure at the first load of a llama model which settings suit the processor: about 2 s.",
     )
-    scores: Literal["exact", "fast"] = Field(
-        default="exact",
-        description="fast = llama engines classify a crowd of inputs faster, and it has to be surer: docs/labels.md.",
-    )
     swap: Literal["overlap", "pause"] = Field(
         default="overlap",
         description="pause = the old version of a task stops before the new one loads: half the memory, and a gap.",

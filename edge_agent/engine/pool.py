@@ -304,7 +304,6 @@ class EnginePool:
                 sequences_max=self._config.sequences_max,
                 prompt_cache_bytes_max=self._config.prompt_cache_bytes_max,
                 tune=self._config.tune,
-                fast_scores=self._config.scores == "fast",
                 readable=self._readable,
                 memory_bytes_wanted=manifest.requires.memory_bytes,
                 device_index=_or_all(self._config.gpu_index),

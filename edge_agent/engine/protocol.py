@@ -20,7 +20,7 @@ FRAME_BYTES_MAX = 64 * 1024 * 1024
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
-REMEMBERED = ("threads", "flash_attention", "bulk_rows", "score_noise", "tuned_for", "tuning")
+REMEMBERED = ("threads", "flash_attention", "bulk_rows", "bulk_scores", "tuned_for", "tuning")
 """Details of Ready that say which settings suit the processor, and for what they were measured."""
 _LENGTH = struct.Struct("<I")
 
@@ -58,8 +58,6 @@ class Load(Message, tag="load"):
     """What may be kept of prompts that were computed, in bytes, beside what jobs are using."""
     tune: bool = False
     """Try which settings suit the processor, unless `settings` say so for it."""
-    fast_scores: bool = False
-    """Compute inputs to classify in large batches where many wait; answers then say by how much they may be off."""
     settings: dict[str, str] = {}
     """Of an earlier Ready, those of its details that are named in REMEMBERED."""
     fallback: str = ""
@@ -160,8 +158,6 @@ class Done(Message, tag="done"):
     scores: tuple[float, ...] = ()
     """classify: temperature-scaled probabilities in the order of the task's labels, adding up to 1."""
     label_mass: float = 1.0
-    noise: float = 0.0
-    """classify: how far the log-odds of a score may be off, because of who else was computed; 0 = not at all."""
     entities: tuple[Found, ...] = ()
     confidence: float = 0.0
     """extract: probability of the whole record, 0 to 1."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import exp
 from typing import Literal
 
 from edge_agent.formats.manifest import Confidence, Threshold
@@ -93,8 +92,6 @@ class Seen:
     input_tokens: int
     """In the rendered prompt."""
     label_mass: float = 1.0
-    noise: float = 0.0
-    """How far the log-odds of its confidence may be off."""
 
 
 @dataclass(frozen=True)
@@ -145,20 +142,12 @@ def first(asked: Asked) -> Decision | None:
 def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen | None = None) -> Decision:
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
     threshold = calibration.threshold if isinstance(calibration, Threshold) else None
-    if threshold is not None and seen is not None:
-        threshold = raised(threshold, seen.noise)
     below = threshold is None or not confidence >= threshold  # a confidence that is not a number is below, too
     usual = calibration.novelty
     unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
     doubt = Reason.BELOW_THRESHOLD if below else Reason.INPUT_UNUSUAL if unusual else None
     chosen = _graded(asked, doubt)
     return replace(chosen, threshold=threshold, below_threshold=below, degraded=(*chosen.degraded, *unusual))
-
-
-def raised(threshold: float, noise: float) -> float:
-    """Return the threshold for a confidence whose log-odds may be off by `noise`: what reaches it is at the threshold
-    in any case."""
-    return threshold / (threshold + (1.0 - threshold) * exp(-noise)) if noise and threshold else threshold
 
 
 def ungraded(asked: Asked) -> Decision:

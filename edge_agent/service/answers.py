@@ -77,7 +77,7 @@ def judge(finished: Finished, asked: Asked) -> Decision:
     """Decide on a local answer that has a confidence."""
     done, confidence = finished.answer.done, finished.bundle.manifest.confidence
     if finished.bundle.manifest.task.kind == "classify":
-        return decide(max(done.scores), confidence, asked, Seen(done.input_tokens, done.label_mass, done.noise))
+        return decide(max(done.scores), confidence, asked, Seen(done.input_tokens, done.label_mass))
     return decide(done.confidence, confidence, asked, Seen(done.input_tokens))
 
 

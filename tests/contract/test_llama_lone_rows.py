@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from convert import gguf
 from edge_agent.engine.runtimes.llama.cache import LONE_CELLS_MAX, Cache, shape_of
 from edge_agent.engine.runtimes.llama.context import Rows
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.sequences import Prompt
-from tests import tiny_decoder, tiny_gguf
+from tests import tiny_gguf
 from tests.attention import by_row
 from tests.models import smollm2_path
 
@@ -50,7 +49,6 @@ class Opened:
         finally:
             self.cache.leave(place)
 
-
     def close(self) -> None:
         """Free both."""
         self.cache.close()
@@ -68,10 +66,7 @@ def opened() -> Iterator[Opened]:
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     """Weights with heads that llama.cpp's own attention computes, in eight bits, with two threads."""
-    folder = tmp_path_factory.mktemp("narrow")
-    whole = tiny_gguf.write(folder / "whole.gguf", tiny_decoder.model(hidden=128))
-    gguf.quantize(gguf.Request(whole, folder / "narrow.gguf", "Q8_0"))
-    found = Opened(folder / "narrow.gguf", 2)
+    found = Opened(tiny_gguf.narrow(tmp_path_factory.mktemp("narrow")), 2)
     yield found
     found.close()
 

@@ -295,8 +295,12 @@ def test_a_restore_replaces_all_that_a_sequence_had(native: Native, tokens: list
     assert (PREFIX, LENGTH - 1) == native.range(1)
 
 
-def test_a_part_in_cells_below_its_prefix_loses_bits(native: Native, tokens: list[int]) -> None:
-    """It means the same, but is added up in another order: who restores has to see to the order of the cells."""
+def test_a_part_in_cells_below_its_prefix_means_the_same(native: Native, tokens: list[int]) -> None:
+    """But it is added up in another order: who restores has to see to the order of the cells.
+
+    llama.cpp's own attention, which sums in half floats, moves logits by it. Attention by row sums in single precision,
+    and activations are rounded to eight bits behind it, which mostly hides the order, and sometimes does not.
+    """
     native.read(0, tokens)
     wanted = ask(native, 0, LENGTH)
     native.copy(0, 1)
@@ -309,9 +313,7 @@ def test_a_part_in_cells_below_its_prefix_loses_bits(native: Native, tokens: lis
     native.restore(2, part)
     native.restore(0, prefix)
     native.copy(0, 2, 0, PREFIX)
-    found = ask(native, 2, LENGTH)
-    assert not same(wanted, found)
-    assert np.abs(wanted - found).max() < 2
+    assert np.abs(wanted - ask(native, 2, LENGTH)).max() < 2
 
 
 def test_a_state_that_was_cut_off_is_refused(native: Native, tokens: list[int]) -> None:

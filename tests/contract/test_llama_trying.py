@@ -10,18 +10,21 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Load, Run
-from edge_agent.engine.runtimes.llama import trying
+from edge_agent.engine.runtimes.llama import trying, tuning
 from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning import Limits, Tuned
-from tests import bundles
+from tests import bundles, tiny_gguf
+from tests.attention import by_row
 from tests.models import smollm2_path
 
 SHAPE = Shape(cells=2000, sequences=10, kv_type="f16", threads=1, rows=128)
 SPEC = Load(runtime="llama", threads=1, tune=True)
 ALWAYS = Limits(seconds=600, share=0.0)
 """However slow or busy the machine is."""
+NO_TIME = replace(ALWAYS, seconds=0)
+"""Nothing is tried; what has to be known is measured."""
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +72,30 @@ def test_without_time_the_usual_settings_stay(model: Model) -> None:
     assert "flash attention off: no time to try; fewer rows: no time to try" == tuned.notes
 
 
-@pytest.mark.parametrize("tune", [True, False])
-def test_what_bulk_steps_move_is_measured_where_scores_may_be_in_them(model: Model, tune: bool) -> None:
-    """Prose has other log-odds there, by more than rounding and less than what would change a meaning."""
-    spec = Load(runtime="llama", threads=1, tune=tune, fast_scores=True)
-    tuned = settle(model, replace(ALWAYS, seconds=0), spec)
-    assert 0.01 < (tuned.noise or 0.0) < 1.5
-    spec.settings = tuned.details()
-    again = settle(model, replace(ALWAYS, seconds=0), spec)
-    assert ("remembered" if tune else "off") == again.source
-    assert again.noise == pytest.approx(tuned.noise, abs=1e-3)
-    spec.settings = {**tuned.details(), "score_noise": "-1"}
-    assert settle(model, replace(ALWAYS, seconds=0), spec).noise == pytest.approx(tuned.noise, abs=1e-3)
-    assert "score_noise" not in settle(model, replace(ALWAYS, seconds=0)).details()
+@by_row
+def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: Model) -> None:
+    """With attention by row; it is remembered, unless the file says what it cannot."""
+    tuned = settle(model, NO_TIME)
+    assert tuning.SAME == tuned.bulk_scores == tuned.details()["bulk_scores"]
+    for said, found in ((tuning.OTHERS, tuning.OTHERS), ("spoiled", tuning.SAME)):
+        spec = Load(runtime="llama", threads=1, tune=True, settings={**tuned.details(), "bulk_scores": said})
+        again = settle(model, NO_TIME, spec)
+        assert ("remembered", found) == (again.source, again.bulk_scores)
+
+
+def test_scores_stay_out_of_bulk_steps_that_move_them(tmp_path: Path) -> None:
+    """Heads of 32 numbers are llama.cpp's own: another kernel from 64 rows on."""
+    narrow = Model(str(tiny_gguf.narrow(tmp_path)))
+    try:
+        assert tuning.OTHERS == settle(narrow, NO_TIME).bulk_scores
+    finally:
+        narrow.close()
 
 
 def test_without_bulk_steps_no_score_is_in_one(model: Model) -> None:
-    """Where batches are small in any case, scores stay exact."""
-    spec = Load(runtime="llama", threads=1, fast_scores=True)
-    assert settle(model, ALWAYS, spec, replace(SHAPE, rows=127)).noise is None
+    """Where batches are small in any case there is nothing to find out."""
+    tuned = settle(model, NO_TIME, shape=replace(SHAPE, rows=127))
+    assert ("", False) == (tuned.bulk_scores, "bulk_scores" in tuned.details())
 
 
 @pytest.mark.slow

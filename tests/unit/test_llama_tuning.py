@@ -9,7 +9,7 @@ import pytest
 from edge_agent.engine.protocol import REMEMBERED, Load
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Shape
-from edge_agent.engine.runtimes.llama.tuning import Trial, Tuned
+from edge_agent.engine.runtimes.llama.tuning import SAME, Trial, Tuned
 
 SHAPE = Shape(cells=1000, sequences=10, kv_type="f16", threads=4, rows=256)
 SPEC = Load(runtime="llama", threads=4)
@@ -43,9 +43,9 @@ def test_fewer_threads_are_tried_by_halves(given: int, tried: list[int]) -> None
 
 def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
     """As the details of a load say it, through what the daemon keeps of them."""
-    measured = Tuned(replace(SHAPE, threads=2, rows=128, flash=False), KEY, "measured", "64 rows: +2% time", 0.4)
+    measured = Tuned(replace(SHAPE, threads=2, rows=128, flash=False), KEY, "measured", "64 rows: +2% time", SAME)
     kept = {name: value for name, value in measured.details().items() if name in REMEMBERED}
-    assert (measured.shape, 0.4) == (tuning.remembered(kept, KEY, SHAPE), tuning.noise_of(kept))
+    assert measured.shape == tuning.remembered(kept, KEY, SHAPE)
     assert set(REMEMBERED) | {"tuned"} == set(measured.details())
 
 
@@ -62,12 +62,6 @@ def test_what_was_measured_for_something_else_is_not(changed: str) -> None:
     """Another processor or its code, other threads, another cache, another size of batches."""
     assert changed != KEY
     assert tuning.remembered(Tuned(SHAPE, KEY, "measured").details(), changed, SHAPE) is None
-
-
-@pytest.mark.parametrize("said", ["", "-0.4", "nan", "inf", "1e9", "some", "0.4.1", "."])
-def test_a_noise_that_is_no_number_is_none(said: str) -> None:
-    """Whatever became of the file: it is measured anew."""
-    assert tuning.noise_of({"score_noise": said}) is None
 
 
 @pytest.mark.parametrize(

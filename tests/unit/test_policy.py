@@ -19,7 +19,6 @@ from edge_agent.routing.policy import (
     blocked,
     decide,
     failed,
-    raised,
     ungraded,
 )
 from tests.decision_table import DOUBTS, MODES, OBSTACLES, PAGE, WISHES, decided, page
@@ -145,24 +144,6 @@ def test_an_unusual_input_is_marked(seen, expected):
     assert (expected, expected) == (here.degraded, asking.degraded)
     assert ("local", "upstream" if expected else "local") == (here.route, asking.route)
     assert not asking.below_threshold
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.8, 0.999, 1.0])
-@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5, 3.0])
-def test_what_may_be_off_has_to_be_surer(threshold, noise):
-    """Log-odds that reach the raised threshold reach the bundle's, even if they are off by as much as they may be."""
-    higher = raised(threshold, noise)
-    if 0.0 < threshold < 1.0:
-        assert math.log(higher / (1 - higher)) == pytest.approx(math.log(threshold / (1 - threshold)) + noise)
-    else:
-        assert threshold == higher
-
-
-def test_the_threshold_that_held_is_told():
-    """An answer is held to the raised threshold, and says which that was."""
-    calm, noisy = (decide(0.82, CALIBRATED, Asked("hybrid", "as_mode", None), Seen(9, noise=n)) for n in (0.0, 0.4))
-    assert ("local", 0.8, False) == (calm.route, calm.threshold, calm.below_threshold)
-    assert ("upstream", raised(0.8, 0.4), True) == (noisy.route, noisy.threshold, noisy.below_threshold)
 
 
 def test_what_nobody_measured_is_not_unusual():

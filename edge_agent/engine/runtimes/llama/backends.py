@@ -10,6 +10,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -26,7 +27,7 @@ PACKAGE = Path(llama_cpp.__file__).parent
 FOLDER = PACKAGE.parent / "bin"
 # The name that libllama itself needs: libggml.so is a second copy of the file, with an empty list of its own.
 REGISTRY = PACKAGE / "lib" / "libggml.so.0"
-_CPU_LIBRARY = re.compile(r"/libggml-cpu(?:-(\w+))?\.so")
+_CPU_LIBRARY = re.compile(r"(?:/\S.*)?/libggml-cpu(?:-(\w+))?\.so\S*")
 _NUMBERED = re.compile(r"^([a-z]+)(\d+)$")
 _INDEX_VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "vulkan": "GGML_VK_VISIBLE_DEVICES"}
 _DEVICE_INTEGRATED = 2  # GGML_BACKEND_DEVICE_TYPE_IGPU of ggml-backend.h
@@ -82,6 +83,12 @@ def open_device(kind: str, index: int) -> Device:
 def cpu_variant() -> str:
     """Return the kind of processor whose code is loaded; "native" where llama.cpp was built for one machine."""
     return variant_in(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
+
+
+def cpu_code() -> str:
+    """Return a digest of the file that this code is in: another build may be fast, or exact, where this one is not."""
+    found = _CPU_LIBRARY.search(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
+    return hashlib.blake2b(Path(found[0]).read_bytes(), digest_size=4).hexdigest() if found else ""
 
 
 def variant_in(maps: str) -> str:

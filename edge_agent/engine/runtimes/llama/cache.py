@@ -6,14 +6,14 @@ quantized, how many rows ask for logits moves them by 1e-6; nothing is done abou
 
 1. Fewer than 64 rows in a micro-batch: from 64 on, llama.cpp's own flash attention takes another kernel. The scheduler
    sees to it. With the one that this agent's builds have, nothing depends on that (decision 0043).
-2. More than one row, where a lone one comes out otherwise: llama.cpp's own attention does among more than 256 cells where
-   several threads compute, and rows of any depth may with some weights (half floats, adapters). The cache finds out
-   when it is made; `decode` then adds a row where need be, which costs a sixth of a step, or as much again.
+2. More than one row, where a lone one comes out otherwise: with llama.cpp's own attention among more than 256 cells,
+   with some weights (half floats, adapters) anywhere. The cache finds out when it is made; `decode` then adds a row
+   where need be, which costs a sixth of a step, or as much again.
 3. The cells of a sequence lie in the order of its tokens. Attention adds up cells in the order of the buffer, and
-   another order rounds differently: up to 0.3 nats on a likely token. New tokens get the lowest free cells (`cells.py`
-   knows which), so a sequence is in order as long as no cell below its last one is free when it grows. Where one is,
-   `settle` writes the sequence out and restores it: it then takes the lowest cells, in order. That moves bytes, not
-   bits, and costs a hundredth of computing them.
+   another order rounds differently: up to 0.3 nats on a likely token, seldom with attention by row. New tokens get the
+   lowest free cells (`cells.py` knows which), so a sequence is in order as long as no cell below its last one is free
+   when it grows. Where one is, `settle` writes the sequence out and restores it: it then takes the lowest cells, in
+   order. That moves bytes, not bits, and costs a hundredth of computing them.
 
 What is kept of prompts lies outside the buffer (`prefixes.py`), as every cell in it costs every row a look at its mask.
 A bundle's prefix is in the buffer while jobs stand on it, once for all of them. A job starts from the longest prompt

@@ -79,8 +79,7 @@ class LabelTree:
 
     def __init__(self, labels: Sequence[str], tokens: Sequence[Tokens]) -> None:
         """Raises ModelLoadFailed if a label cannot be told from another, or has too many tokens."""
-        self.size, self.depth = len(labels), max(map(len, tokens))
-        """How many labels, and tokens of the longest."""
+        self.size = len(labels)
         root = _Node()
         for index, (label, path) in enumerate(zip(labels, tokens, strict=True)):
             if not 1 <= len(path) <= LABEL_TOKENS_MAX:

@@ -2,8 +2,7 @@
 
 One base, one context; bundles on it share the batch, each with its own prompt prefix and LoRA adapter. A step is one
 llama_decode, planned by `scheduler.py`, or one more token of each stream while nobody else is there. A score is the
-same to the last bit whatever else the engine does; `cache.py` says how. Where a site has asked for fast scores, those
-of a crowd are not, and say by how much they may be off (decision 0042).
+same to the last bit whatever else the engine does; `cache.py` says how.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from edge_agent.engine.runtimes.llama.interruption import Interruption
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
-from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
+from edge_agent.engine.runtimes.llama.tuning import SAME
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import DeadlineExpired, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
@@ -59,7 +58,8 @@ class LlamaRuntime:
         self.device = "cpu"
         ERRORS.install()  # before anything speaks: the daemon's log is JSON
         backends.load()
-        self._cpu_variant, self._processor = backends.cpu_variant(), trying.processor()
+        self._cpu_variant = backends.cpu_variant()
+        self._code = f"{self._cpu_variant} {backends.cpu_code()}, {trying.processor()}"
         self._loaded = False
         self._model: Model
         self._cache: Cache
@@ -74,8 +74,8 @@ class LlamaRuntime:
         self._written_under = set[Grammar]()
         """By jobs that have ended, since `tidy`."""
         self._scheduler = Scheduler()
-        self._noise: float | None = None
-        """How far bulk steps move the log-odds of scores, where those may be in them."""
+        self._crowds = False
+        """Inputs to classify may share bulk steps: without an adapter that moves no score."""
         self._admission = Admission()
         self._writers: list[Generation] = []
         """All jobs, where the last step was one more token of each; what comes or ends makes it empty."""
@@ -104,12 +104,12 @@ class LlamaRuntime:
                     f"'context_tokens' is {spec.context_tokens}; "
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
-            tuned = trying.settle(spec, model, shape, f"{self._cpu_variant}, {self._processor}")
+            tuned = trying.settle(spec, model, shape, self._code)
             self._cache = Cache(model, spec.sequences_max, tuned.shape, spec.prompt_cache_bytes_max)
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler, self._noise = Scheduler(tuned.shape.rows), tuned.noise
+        self._scheduler, self._crowds = Scheduler(tuned.shape.rows), tuned.bulk_scores == SAME
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
@@ -185,7 +185,8 @@ class LlamaRuntime:
         self._writers = []
         tokens = bundle.whole(self._model, job.text)
         if bundle.tree is not None:
-            self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree, self._noise)
+            crowds = self._crowds and bundle.adapter is None
+            self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree, crowds=crowds)
         elif bundle.grammar is not None:
             self._jobs[job.job_id] = Extraction(job, bundle, tokens, self._model, bundle.grammar)
         else:
@@ -371,18 +372,15 @@ class LlamaRuntime:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""
         events: list[Event] = []
         first = 0
-        bulk = sum(rows for _, rows in turns) > EXACT_ROWS_MAX
         for (job, _), part in zip(turns, parts, strict=True):
             count = sum(len(rows.tokens) for rows in part)
-            job.blurred |= bulk
             try:
                 events += job.advance(self._cache.context, first, count)
                 if job.place is not None and job.computed < job.place.tokens:
                     self._cache.shorten(job.place, job.computed)
                 if job.computed >= job.input_tokens and job.place is not None and not job.kept:
                     job.kept = True
-                    # What is exact stands on nothing that is not.
-                    self._cache.keep(job.place, () if job.exact and job.blurred else job.suffix)
+                    self._cache.keep(job.place, job.suffix)
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
             first += count

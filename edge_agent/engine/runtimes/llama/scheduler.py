@@ -65,7 +65,7 @@ class Lane(NamedTuple):
     exact: bool = True
     """Its result must not depend on its neighbours."""
     crowding: bool = False
-    """It may be less than exact beside others like it: together they take bulk steps, however short they are."""
+    """Bulk steps do not move its result: beside others like it it takes them, however short they are."""
     depth: int = 0
     """Tokens that it has in the cache."""
     priority: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,9 +15,8 @@ import numpy as np
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
-from edge_agent.engine.runtimes.llama.labels import likeliest
 from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.tuning import Limits, Trial, Tuned
+from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME, Limits, Trial, Tuned
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 TRIES = 2
@@ -30,7 +30,7 @@ costs to have it sent to her sister. The man behind her has lost his receipt; he
 leaks. Can he have his money back, or at least another one? In the afternoon a clinic calls about an invoice that was
 paid twice, and a boy asks for batteries that fit a radio from 1987. Nobody has seen such a radio for years. At six the
 doors are locked, the till is counted, and what was sold is written down for the next morning."""
-_CROWD, _PIECE, _TURNS = 128, 16, 4
+_BULK, _PIECE, _TURNS = 128, 16, 2
 """Rows of a bulk step, those of a small one, and how many texts are read in steps of both kinds."""
 
 
@@ -46,7 +46,7 @@ def processor() -> str:
 def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
-    `named` is the processor and its code. With `fast_scores` it is measured, too, how far bulk steps move them.
+    `named` is the processor and its code. It is measured, too, whether scores come out of bulk steps as of small ones.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
@@ -56,35 +56,35 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
     try:
         if spec.tune and spec.device == "cpu":
             if kept := tuning.remembered(spec.settings, key, shape):
-                noise = tuning.noise_of(spec.settings) if spec.fast_scores else None
-                tuned = Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), noise)
+                notes, scores = (spec.settings.get(name, "") for name in ("tuning", "bulk_scores"))
+                tuned = Tuned(kept, key, "remembered", notes, scores if scores in (SAME, OTHERS) else "")
             else:
                 tuned = _Search(model, shape, limits).run(key)
-        if spec.fast_scores and tuned.noise is None and tuned.shape.rows >= _CROWD:
-            tuned = replace(tuned, noise=_noise(model, tuned.shape, limits.seconds))
+            if not tuned.bulk_scores and tuned.shape.rows >= _BULK:
+                same = _bulk_scores_are_the_same(model, tuned.shape, limits.seconds)
+                tuned = replace(tuned, bulk_scores=SAME if same else OTHERS)
     except ModelFailed as error:  # the first answer says what is wrong with it
         return Tuned(shape, key, "off", error.message)
     return tuned
 
 
-def _noise(model: Model, shape: Shape, seconds: float) -> float:
-    """Return the most by which a bulk step moved the log-odds of the likeliest token against the next, in prose.
+def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> bool:
+    """Tell whether prose has the same logits in bulk steps as in small ones: one text, and others while there is time.
 
-    There is always one text; others while there is time.
+    With attention by row (decision 0043) it has; of llama.cpp's own kernels each rounds in its way.
     """
-    until, found = time.monotonic() + seconds, list[float]()
+    until = time.monotonic() + seconds
     prose = model.tokenize(_PROSE, special=False)
     with _opened(model, shape) as bench:
         for turn in range(_TURNS):
             begin = turn * len(prose) // _TURNS
-            text = (prose[begin:] + prose * _CROWD)[:_CROWD]
-            pairs = [(logits, likeliest(logits, 2)) for logits in bench.behind(text, _PIECE)]
-            before = [(float(logits[first] - logits[second]), first, second) for logits, (first, second) in pairs]
-            after = zip(bench.behind(text, _CROWD), before, strict=True)
-            found += [abs(float(logits[first] - logits[second]) - margin) for logits, (margin, first, second) in after]
+            text = (prose[begin:] + prose * _BULK)[:_BULK]
+            small, bulk = (bench.behind(text, rows) for rows in (_PIECE, _BULK))
+            if small != bulk:
+                return False
             if time.monotonic() > until:
                 break
-    return max(found)
+    return True
 
 
 class _Search:
@@ -215,12 +215,12 @@ class _Bench:
         self.context.drop(0)
         return logits
 
-    def behind(self, text: list[int], rows: int) -> list[Logits]:
-        """Return the logits behind a text's last tokens, computed in steps of so many rows: views, as `logits` has."""
+    def behind(self, text: list[int], rows: int) -> list[bytes]:
+        """Return digests of the logits behind a text's last tokens, computed in steps of so many rows."""
         for start in range(0, len(text), rows):
             self.context.decode([Rows(0, start, text[start : start + rows], logits=_PIECE)])
         self.context.drop(0)
-        return [self.context.logits(row) for row in range(rows - _PIECE, rows)]
+        return [hashlib.blake2b(self.context.logits(row).tobytes()).digest() for row in range(rows - _PIECE, rows)]
 
     def independent(self) -> bool:
         """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""

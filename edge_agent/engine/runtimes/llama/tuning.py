@@ -22,6 +22,7 @@ TOLERANCE = 0.5
 ROWS = (256, 128, 64)
 """In a batch that computes no score."""
 NEIGHBOURS = "scores would depend on what else is computed"
+SAME, OTHERS = "the same", "others"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Tuned:
     """measured, remembered, put off or off."""
     notes: str = ""
     """What was tried and not kept."""
-    noise: float | None = None
-    """How far the log-odds of two tokens move in a bulk step; None = no score is in one."""
+    bulk_scores: str = ""
+    """SAME or OTHERS: what comes out of bulk steps, beside small ones; empty = not measured."""
 
     def details(self) -> dict[str, str]:
         """Return what status shows, and what the daemon hands in at the next load."""
@@ -67,7 +68,7 @@ class Tuned:
             "threads": str(self.shape.threads),
             "flash_attention": "on" if self.shape.flash else "off",
             "bulk_rows": str(self.shape.rows),
-            **({} if self.noise is None else {"score_noise": f"{self.noise:.3f}"}),
+            **({"bulk_scores": self.bulk_scores} if self.bulk_scores else {}),
             "tuned": self.source,
             "tuned_for": self.key,
             "tuning": self.notes,
@@ -93,14 +94,8 @@ def thread_counts(given: int) -> list[int]:
 
 def key_of(spec: Load, shape: Shape, processor: str) -> str:
     """Name what settings hold for, beside the weights."""
-    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows{', fast scores' * spec.fast_scores}"
+    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
     return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
-
-
-def noise_of(settings: Mapping[str, str]) -> float | None:
-    """Return what was measured before of how far bulk steps move scores; None = nothing, or what is no such number."""
-    said = settings.get("score_noise", "")
-    return float(said) if said.replace(".", "", 1).isdecimal() else None
 
 
 def remembered(settings: Mapping[str, str], key: str, shape: Shape) -> Shape | None:

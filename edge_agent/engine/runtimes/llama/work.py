@@ -6,7 +6,6 @@ last step, of which nothing came out: the job gives the same answer.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +46,6 @@ class Job:
     """0 = none."""
     kept: bool = False
     """Its prompt has been offered to others."""
-    blurred: bool = False
-    """Rows of it were in a bulk step, so that what comes out is off by what that moves."""
     _rows: int = field(init=False, default=0)
     """Taken in the last step."""
     _started: float = field(init=False, default=0.0)
@@ -123,21 +120,18 @@ class Job:
 class Scoring(Job):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
-    def __init__(
-        self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree, noise: float | None = None
-    ) -> None:
-        """Start with nothing computed. `noise`: how far bulk steps move log-odds; None = it takes no part in them."""
+    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree, *, crowds: bool = False) -> None:
+        """Start with nothing computed. `crowds`: its input may be read in bulk steps, beside others like it."""
         super().__init__(run, bundle, tokens)
-        self._tree, self._noise = tree, noise
+        self._tree, self._crowds = tree, crowds
         self._tally = Tally(tree)
         self._next_branch = 0
         self._chunk: TreeChunk | None = None
 
     def lane(self) -> Lane:
         """Return what could be computed now."""
-        if self.pending:  # the bundle's part of it is kept for all others, so that is exact
-            crowding = self._noise is not None and self.computed >= len(self.bundle.prompt.tokens)
-            return self.lane_of(self.pending, crowding=crowding)
+        if self.pending:
+            return self.lane_of(self.pending, crowding=self._crowds)
         return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
     def parts(self, rows: int, fork: Fork) -> list[Part]:
@@ -165,8 +159,6 @@ class Scoring(Job):
     def _done(self) -> Done:
         done = self.done()
         done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
-        if self.blurred and self._noise:  # what the tokens of a label are off by is as often more as less
-            done.noise = self._noise * math.sqrt(self._tree.depth) / self.bundle.temperature
         return done
 
     def close(self) -> None:

@@ -1,0 +1,97 @@
+"""Many inputs to classify at once on SmolLM2-135M: they share bulk steps, and nobody's score is moved by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from edge_agent.engine.protocol import Done, Event, Load, Run
+from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME
+from tests.attention import by_row
+from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
+
+TEXTS = [
+    f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"
+    for colour in ("red", "blue", "green", "white", "black", "brown", "yellow", "grey")
+]
+
+
+class Counted:
+    """A runtime whose steps are counted; it has been told how scores come out of bulk steps."""
+
+    def __init__(self, bulk_scores: str) -> None:
+        spec = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=2)
+        spec.sequences_max = len(TEXTS) + 1
+        measured = LlamaRuntime()
+        spec.settings = measured.load(spec) | {"bulk_scores": bulk_scores}
+        measured.close()
+        spec.tune, self.runtime = True, LlamaRuntime()
+        assert "remembered" == self.runtime.load(spec)["tuned"]
+        self.rows: list[int] = []
+        decode = self.runtime._cache.context.decode
+
+        def counted(parts: Any) -> None:
+            self.rows.append(sum(len(part.tokens) for part in parts))
+            decode(parts)
+
+        self.runtime._cache.context.decode = counted  # type: ignore[method-assign] - to look at what it is given
+        self.runtime.attach("c", make(), {})
+        self.runtime.attach("g", CHAT, {})
+        for _ in range(2):  # it learns what steps cost
+            self.together([SHORT, *TEXTS])
+        self.rows.clear()
+
+    def together(self, texts: list[str]) -> list[Done]:
+        """Classify texts at the same time; return their answers in order."""
+        for number, text in enumerate(texts):
+            self.runtime.submit(Run(job_id=str(number), digest="c", text=text))
+        return self.answers(finish(self.runtime), len(texts))
+
+    def answers(self, events: list[Event], count: int) -> list[Done]:
+        """Return what came of the texts."""
+        found = {done.job_id: done for done in events if isinstance(done, Done)}
+        self.runtime.tidy()
+        return [found[str(number)] for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[LlamaRuntime]:
+    """Load one that keeps to small ones."""
+    counted = Counted(OTHERS)
+    counted.together(TEXTS)
+    assert max(counted.rows) <= EXACT_ROWS_MAX
+    yield counted.runtime
+    counted.runtime.close()
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Counted]:
+    """Load one that does not."""
+    counted = Counted(SAME)
+    yield counted
+    counted.runtime.close()
+
+
+@by_row
+def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: LlamaRuntime, crowd: Counted) -> None:
+    """Long texts among them, which are kept; asked again they are found, and are the same."""
+    texts = [f"{LONG[:300]} {TEXTS[0]}", *TEXTS[1:]]
+    expected = [classify(alone, text).scores for text in texts]
+    assert expected == [done.scores for done in crowd.together(texts)]
+    assert max(crowd.rows) > EXACT_ROWS_MAX
+    assert expected == [done.scores for done in crowd.together(texts)]
+
+
+@by_row
+def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Counted) -> None:
+    """Its row in the step moves nobody's score."""
+    crowd.runtime.submit(Run(job_id="story", digest="g", text="Tell me about lamps.", output_tokens_max=30))
+    events = [event for _ in range(4) for event in crowd.runtime.step()]
+    for number, text in enumerate(TEXTS):
+        crowd.runtime.submit(Run(job_id=str(number), digest="c", text=text))
+    found = crowd.answers([*events, *finish(crowd.runtime)], len(TEXTS))
+    assert [classify(alone, text).scores for text in TEXTS] == [done.scores for done in found]
