@@ -39,7 +39,12 @@ REPORTED: dict[str, Callable[[Match, Table], Awaitable[list[Bar]]]] = {
     "prefill": lambda match, table: figures.prefill(match, table.settings, table.programs.bench),
 }
 ADAPTERS = "adapters"
-ENGINE = {"device": "cpu", "cpu_threads": len(os.sched_getaffinity(0)), "sequences_max": max(goals.STREAMS)}
+ENGINE = {
+    "device": "cpu",
+    "cpu_threads": len(os.sched_getaffinity(0)),
+    "sequences_max": max(goals.STREAMS),
+    "tune": True,
+}
 PARTS = (*COMPARED, *REPORTED, ADAPTERS)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.llama import goals, page
-from benchmarks.llama.comparing import Figure, Goal, Pair, compared
+from benchmarks.llama.comparing import Figure, Goal, Pair, compared, reported
 from benchmarks.llama.picture import draw
 
 MACHINE = Figure("processor cores", 2, None, "higher", {"processor": "A processor", "cores": "2", "memory": "24 GiB"})
@@ -40,6 +40,14 @@ def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> Non
     assert "| generate 100 tokens, 8 streams | CI ≥ 0.95 (1.05) | **0.83 (0.83 to 0.83)** |  |" in text
     assert "| extract 4 fields, p50 | ms | 90 : 200 | 130 : 200 |" in text
     assert "ms; theirs is the few-shot prompt | 20 : 30 |" in text
+
+
+def test_what_the_same_attention_leaves_has_a_table_of_its_own() -> None:
+    """No limit is for it, and the first table and the chart keep to llama-server as it is published."""
+    same = json.dumps(asdict(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0"))))
+    rows = page.parse(f"{LINES}\n{same}")
+    assert page.ratios(rows) == page.ratios(page.parse(LINES))
+    assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows)
 
 
 def test_the_page_says_what_it_was_measured_on() -> None:
