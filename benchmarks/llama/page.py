@@ -63,8 +63,6 @@ def section(rows: Sequence[Row]) -> str:
     held = [[bar, _limit(at, models, bar), *(_ratio(at.get((m, bar))) for m in models)] for bar in bars]
     sides = [[bar, _sides(at, models, bar), *(_both(at.get((m, bar))) for m in models)] for bar in bars]
     names = [f"`{model}`" for model in models]
-    with_it = {(row["model"], row["bar"]): row for row in alike(rows)}
-    engine = [[bar, *(_ratio(with_it.get((m, bar))) for m in models)] for bar in dict.fromkeys(b for _, b in with_it)]
     return "\n".join(
         [
             f"![ours / llama-server for each kind of work, with intervals and limits]({CHART.name})",
@@ -77,7 +75,7 @@ def section(rows: Sequence[Row]) -> str:
             "",
             "Beside a llama-server that has the agent's attention, too: what the engine gains, and not the kernel.",
             "",
-            *_table(["", *names], engine),
+            *_table(["", *names], _engine(rows, models)),
             "",
             "The first table as it was measured: ours : theirs, medians.",
             "",
@@ -87,6 +85,12 @@ def section(rows: Sequence[Row]) -> str:
             "",
         ]
     )
+
+
+def _engine(rows: Sequence[Row], models: Sequence[str]) -> list[list[str]]:
+    """Return the ratios with the same attention on both sides."""
+    at = {(row["model"], row["bar"]): row for row in alike(rows)}
+    return [[bar, *(_ratio(at.get((m, bar))) for m in models)] for bar in dict.fromkeys(bar for _, bar in at)]
 
 
 def _machine(rows: Sequence[Row]) -> list[str]:

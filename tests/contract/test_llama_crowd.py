@@ -1,4 +1,4 @@
-"""Many inputs to classify at once on SmolLM2-135M: they share bulk steps, and nobody's score is moved by it."""
+"""Many inputs to classify at once on SmolLM2-135M: they share bulk steps, which are filled up; no score is moved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Load, Run
-from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX
+from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX, ROWS_GROUP, filled_up
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME
 from tests.attention import by_row
@@ -21,13 +21,13 @@ TEXTS = [
 
 
 class Counted:
-    """A runtime whose steps are counted; it has been told how scores come out of bulk steps."""
+    """A runtime whose steps are counted; it has been told what else it would have measured."""
 
-    def __init__(self, bulk_scores: str) -> None:
+    def __init__(self, bulk_scores: str, groups: int) -> None:
         spec = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=2)
         spec.sequences_max = len(TEXTS) + 1
         measured = LlamaRuntime()
-        spec.settings = measured.load(spec) | {"bulk_scores": bulk_scores}
+        spec.settings = measured.load(spec) | {"bulk_scores": bulk_scores, "row_groups": str(groups)}
         measured.close()
         spec.tune, self.runtime = True, LlamaRuntime()
         assert "remembered" == self.runtime.load(spec)["tuned"]
@@ -60,8 +60,8 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[LlamaRuntime]:
-    """Load one that keeps to small ones."""
-    counted = Counted(OTHERS)
+    """Load one that keeps to small steps, and fills none up."""
+    counted = Counted(OTHERS, 0)
     counted.together(TEXTS)
     assert max(counted.rows) <= EXACT_ROWS_MAX
     yield counted.runtime
@@ -70,8 +70,8 @@ def alone() -> Iterator[LlamaRuntime]:
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[Counted]:
-    """Load one that does not."""
-    counted = Counted(SAME)
+    """Load one that does neither."""
+    counted = Counted(SAME, ROWS_GROUP)
     yield counted
     counted.runtime.close()
 
@@ -95,3 +95,20 @@ def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Count
         crowd.runtime.submit(Run(job_id=str(number), digest="c", text=text))
     found = crowd.answers([*events, *finish(crowd.runtime)], len(TEXTS))
     assert [classify(alone, text).scores for text in TEXTS] == [done.scores for done in found]
+
+
+def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:
+    """With rows that belong to nobody, move nothing and are gone when the answer is out."""
+    crowd.rows.clear()
+    before = held(crowd.runtime)
+    texts = [TEXTS[0][:length] for length in range(5, len(TEXTS[0]), 7)]
+    assert [classify(alone, text).scores for text in texts] == [classify(crowd.runtime, text).scores for text in texts]
+    assert crowd.rows == [filled_up(rows, ROWS_GROUP) for rows in crowd.rows]
+    assert before == held(crowd.runtime)
+
+
+def held(runtime: LlamaRuntime) -> int:
+    """Return the cells that are taken."""
+    use = runtime.cache_use
+    assert use is not None
+    return use.cells_in_use

@@ -69,7 +69,9 @@ def test_without_time_the_usual_settings_stay(model: Model) -> None:
     """What could not be tried is said."""
     tuned = settle(model, Limits(seconds=0, share=0.0))
     assert ("measured", SHAPE) == (tuned.source, tuned.shape)
-    assert "flash attention off: no time to try; fewer rows: no time to try" == tuned.notes
+    assert (
+        "flash attention off: no time to try; fewer rows: no time to try; groups of rows: no time to try" == tuned.notes
+    )
 
 
 @by_row

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from edge_agent.engine.runtimes.llama.rates import (
     BULK_ROWS_MIN,
+    COMPANY_MAX,
     EXACT_ROWS_MAX,
+    ROWS_BLOCK,
+    ROWS_GROUP,
     TRUSTED_STEPS,
     Costs,
     Fit,
+    filled_up,
     pairs_of,
 )
 
@@ -130,3 +134,26 @@ def test_a_job_is_given_up_only_for_sure() -> None:
 def test_time_that_is_over_is_over() -> None:
     """Nothing can be computed in no time, measured or not."""
     assert not Costs().in_time(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "filled"),
+    [
+        (0, {1: 1, 3: 3, 15: 15, 30: 30}),
+        (ROWS_BLOCK, {3: 3, 12: 12, 13: 16, 15: 16, 16: 16, 30: 30, 63: 63, 127: 127}),
+        (ROWS_GROUP, {1: 1, 2: 2, 3: 4, 4: 4, 11: 12, 12: 12, 13: 16, 27: 28, 29: 32, 30: 32, 32: 32, 33: 33, 35: 36}),
+        (ROWS_GROUP, {61: 61, 62: 62, 63: 63, 64: 64, 99: 100, 125: 128, 254: 256}),
+    ],
+)
+def test_steps_are_filled_up_where_more_rows_take_less_time(groups: int, filled: dict[int, int]) -> None:
+    """To fours and sixteens, by three rows at most; a step that scores may be in stays one."""
+    assert filled == {rows: filled_up(rows, groups) for rows in filled}
+
+
+@given(st.integers(1, 256), st.sampled_from([0, ROWS_GROUP, ROWS_BLOCK]))
+def test_what_is_filled_up_stays_what_it_is(rows: int, groups: int) -> None:
+    """Never fewer, never more than room is kept for, and full once it is filled."""
+    more = filled_up(rows, groups)
+    assert rows <= more <= rows + COMPANY_MAX
+    assert (rows <= EXACT_ROWS_MAX) == (more <= EXACT_ROWS_MAX)
+    assert more == filled_up(more, groups)

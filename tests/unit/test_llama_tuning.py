@@ -9,6 +9,7 @@ import pytest
 from edge_agent.engine.protocol import REMEMBERED, Load
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Shape
+from edge_agent.engine.runtimes.llama.rates import ROWS_BLOCK, ROWS_GROUP
 from edge_agent.engine.runtimes.llama.tuning import SAME, Trial, Tuned
 
 SHAPE = Shape(cells=1000, sequences=10, kv_type="f16", threads=4, rows=256)
@@ -43,10 +44,26 @@ def test_fewer_threads_are_tried_by_halves(given: int, tried: list[int]) -> None
 
 def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
     """As the details of a load say it, through what the daemon keeps of them."""
-    measured = Tuned(replace(SHAPE, threads=2, rows=128, flash=False), KEY, "measured", "64 rows: +2% time", SAME)
+    measured = Tuned(
+        replace(SHAPE, threads=2, rows=128, flash=False, groups=16), KEY, "measured", "64 rows: +2% time", SAME
+    )
     kept = {name: value for name, value in measured.details().items() if name in REMEMBERED}
     assert measured.shape == tuning.remembered(kept, KEY, SHAPE)
     assert set(REMEMBERED) | {"tuned"} == set(measured.details())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "groups"),
+    [
+        ([(1.5, 1.2), (3.0, 2.7)], ROWS_GROUP),
+        ([(1.5, 1.2), (3.0, 2.9)], ROWS_BLOCK),
+        ([(1.5, 1.45), (3.0, 2.7)], 0),
+        ([(1.5, 1.6), (3.0, 3.2)], 0),
+    ],
+)
+def test_rows_are_in_groups_where_more_of_them_take_less_time(seconds: list[tuple[float, float]], groups: int) -> None:
+    """By a twentieth; the second pair says something only where the first does."""
+    assert groups == tuning.groups_of(seconds)
 
 
 @pytest.mark.parametrize(

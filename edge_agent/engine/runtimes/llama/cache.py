@@ -33,6 +33,7 @@ from edge_agent.engine.runtimes.llama.cells import Cells
 from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Context, Logits, Part, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.prefixes import Prefixes
+from edge_agent.engine.runtimes.llama.rates import COMPANY_MAX, filled_up
 from edge_agent.engine.runtimes.llama.sequences import Place, Prompt, Resident, Writers
 from edge_agent.errors import ModelFailed
 
@@ -52,7 +53,7 @@ _BALLAST_TOKEN = 0
 
 def shape_of(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> Shape:
     """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
-    cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + 1
+    cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + COMPANY_MAX
     sequences = jobs + 1 + RESIDENTS_MAX + ROWS_MAX + 2
     return Shape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
 
@@ -84,6 +85,7 @@ class Cache:
         self._writing = Writers((), ())
         self._unnoted = 0
         """Steps in which each of them has taken a cell that is in no account yet."""
+        self._shape, self._ballasted = shape, False
         self._gathers = shape.flash and not model.on_device  # elsewhere what is written out is large, or far away
         self._alone, self._deep = self._same_alone(model.vocab_size)
         """Whether a lone row comes out the same without company: among few cells, and among many."""
@@ -121,8 +123,11 @@ class Cache:
         self._left.append(place)
 
     def tidy(self) -> None:
-        """Empty the places that jobs have left; whoever takes cells does so first."""
+        """Empty the places that jobs have left, and the ballast; whoever takes cells does so first."""
         self._note()
+        if self._ballasted:
+            self.context.drop(self._ballast)
+            self._ballasted = False
         while self._left:
             place = self._left.pop()
             self.context.drop(place.sequence)
@@ -210,18 +215,24 @@ class Cache:
     def decode(self, parts: Sequence[Part], adapter: Any, *, exact: bool) -> None:
         """Compute one batch. `exact`: a score comes out of it, so a lone row gets company where it needs it.
 
+        Any other gets some where more rows take less time.
+
         Raises:
             ModelFailed, Aborted: nothing was computed.
         """
         self._note()
+        if self._ballasted:
+            self.tidy()
         self.context.use_adapter(adapter)
-        lone = exact and len(parts) == 1 and len(parts[0].tokens) == 1 and not self._bears_alone(adapter)
-        ballast = [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)] if lone else []
-        try:
-            self.context.decode([*parts, *ballast])
-        finally:
-            if lone:
-                self.context.drop(self._ballast)
+        rows = sum(len(part.tokens) for part in parts)
+        company = min(filled_up(rows, self._shape.groups), self._shape.rows) - rows
+        if exact and rows == 1 and not self._bears_alone(adapter):
+            company = 1
+        if company > 0:
+            self._ballasted = True
+            parts = [*parts, Rows(self._ballast, 0, [_BALLAST_TOKEN] * company, logits=0)]
+        self.context.decode(parts)
+        parts = parts[:-1] if company > 0 else parts
         for part in parts:
             cells = self._cells.take(len(part.tokens))
             place = self._places.get(part.sequence) if isinstance(part, Rows) else None
@@ -230,7 +241,7 @@ class Cache:
 
     def write_on(self, writers: Writers, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
-        if writers is not self._writing or self._left:
+        if writers is not self._writing or self._left or self._ballasted:
             self.tidy()
             self._writing = writers
         if self._scattered >= SCATTERED_MAX and len(tokens) >= GATHERED_MIN and self._gathers:
@@ -353,7 +364,7 @@ class Cache:
         What jobs have reserved is kept free for them, a prompt of this one's own included, and cells for one batch.
         """
         held = sum(place.reserved - len(place.cells) for place in self._places.values())
-        wanted = held + needed + len(prompt.tokens) + ROWS_MAX + 1
+        wanted = held + needed + len(prompt.tokens) + ROWS_MAX + COMPANY_MAX
         return self._make_free(wanted)
 
     def _make_free(self, cells: int) -> bool:

@@ -56,6 +56,8 @@ class Shape:
     """The most in one batch."""
     flash: bool = True
     """Attention by llama.cpp's flash kernels; without them a score depends on its neighbours."""
+    groups: int = 0
+    """How rows are multiplied, and so how many take least time: `rates.filled_up`."""
 
     @property
     def outputs(self) -> int:

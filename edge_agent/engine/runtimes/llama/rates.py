@@ -19,6 +19,9 @@ from math import sqrt
 BULK_ROWS_MIN = 64
 """Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
 EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
+ROWS_GROUP, ROWS_BLOCK = 4, 16
+COMPANY_MAX = ROWS_GROUP - 1
+"""Rows by which a step is filled up."""
 RATE = 0.25
 RATE_DOWN = 0.5
 SURPRISE_MAX = 2.0
@@ -84,6 +87,21 @@ class Fit:
         self.per_row = max(self.per_row + off * x / _ROW_UNIT, _SECONDS_MIN)
         self.per_pair = max(self.per_pair + off * y / _PAIR_UNIT, 0.0)
         return 1.0
+
+
+def filled_up(rows: int, groups: int) -> int:
+    """Return how many rows take least time, of so many and more: llama.cpp multiplies in groups, and the rest singly.
+
+    With `groups` of ROWS_GROUP fifteen rows cost more than sixteen, thirty more than 32 and three more than four; with
+    ROWS_BLOCK only the first holds, and with 0 none. A step that scores may be in stays one.
+    """
+    more = rows
+    if groups and rows % ROWS_BLOCK > ROWS_BLOCK - ROWS_GROUP:
+        more = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
+    elif groups == ROWS_GROUP and rows % ROWS_GROUP == ROWS_GROUP - 1:
+        more = rows + 1
+    stays = rows <= EXACT_ROWS_MAX < more or (groups == ROWS_BLOCK and more > ROWS_BLOCK)
+    return rows if stays else more
 
 
 def pairs_of(rows: int, depth: int) -> float:

@@ -16,10 +16,10 @@ from edge_agent.engine.protocol import Load
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME, Limits, Trial, Tuned
+from edge_agent.engine.runtimes.llama.tuning import FILLED, OTHERS, SAME, Limits, Trial, Tuned
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
-TRIES = 2
+TRIES, _GROUP_TRIES = 2, 3
 """The shortest time of so many counts: what else runs makes it longer, never shorter."""
 BUSY = "other programs were busy"
 _TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
@@ -111,6 +111,7 @@ class _Search:
         self._flash()
         with _opened(self._model, self._best) as bench:
             self._rows(bench)
+            self._groups(bench)
         return Tuned(self._best, key, "measured", "; ".join(self._notes))
 
     def _shortest(self, work: Callable[[], None], tries: int = TRIES) -> float:
@@ -173,6 +174,14 @@ class _Search:
                 self._notes.append(f"{rows} rows: {why}")
             else:
                 self._best, usual = replace(self._best, rows=rows), seconds
+
+    def _groups(self, bench: _Bench) -> None:
+        """Find out how many rows are multiplied at once."""
+        if not self._late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
+            took = [
+                [self._shortest(functools.partial(bench.bulk, rows), _GROUP_TRIES) for rows in pair] for pair in FILLED
+            ]
+            self._best = replace(self._best, groups=tuning.groups_of([(few, more) for few, more in took]))
 
     def _a_row(self, bench: _Bench, rows: int) -> float:
         return self._shortest(functools.partial(bench.bulk, rows), 1) / rows

@@ -7,13 +7,14 @@ computed beside it, and wherever its cells lie: thresholds are set once, at the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import llama_cpp
 
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.runtimes.llama.context import Shape
+from edge_agent.engine.runtimes.llama.rates import ROWS_BLOCK, ROWS_GROUP
 
 _NOISE = -0.1
 """A setting that takes the place of another takes less time, by more than a tenth: less is noise."""
@@ -23,6 +24,9 @@ ROWS = (256, 128, 64)
 """In a batch that computes no score."""
 NEIGHBOURS = "scores would depend on what else is computed"
 SAME, OTHERS = "the same", "others"
+FILLED = ((15, 16), (30, 32))
+"""Rows of two steps each: where the second takes less time by a twentieth, rows are multiplied in groups."""
+_LESS = 0.95
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Tuned:
             "threads": str(self.shape.threads),
             "flash_attention": "on" if self.shape.flash else "off",
             "bulk_rows": str(self.shape.rows),
+            "row_groups": str(self.shape.groups),
             **({"bulk_scores": self.bulk_scores} if self.bulk_scores else {}),
             "tuned": self.source,
             "tuned_for": self.key,
@@ -92,6 +97,12 @@ def thread_counts(given: int) -> list[int]:
     return [given >> shift for shift in range(1, given.bit_length())]
 
 
+def groups_of(seconds: Sequence[tuple[float, float]]) -> int:
+    """Return how rows are multiplied, by what the steps of FILLED took, the smaller ones first."""
+    first, second = (more < _LESS * few for few, more in seconds)
+    return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
+
+
 def key_of(spec: Load, shape: Shape, processor: str) -> str:
     """Name what settings hold for, beside the weights."""
     given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
@@ -105,4 +116,6 @@ def remembered(settings: Mapping[str, str], key: str, shape: Shape) -> Shape | N
         return None
     if not (1 <= int(threads) <= shape.threads and 1 <= int(rows) <= shape.rows):
         return None
-    return replace(shape, threads=int(threads), rows=int(rows), flash=settings.get("flash_attention") != "off")
+    flash = settings.get("flash_attention") != "off"
+    groups = next((each for each in (ROWS_GROUP, ROWS_BLOCK) if settings.get("row_groups") == str(each)), 0)
+    return replace(shape, threads=int(threads), rows=int(rows), flash=flash, groups=groups)
