@@ -73,10 +73,7 @@ def section(rows: Sequence[Row]) -> str:
             "",
             *_table(["", "must be", *names], held),
             "",
-            "Beside a llama-server that has the agent's attention, too: what the engine gains, and not the kernel.",
-            "",
-            *_table(["", *names], _engine(rows, models)),
-            "",
+            *_engine(rows, models),
             "The first table as it was measured: ours : theirs, medians.",
             "",
             *_table(["", "unit", *names], sides),
@@ -87,10 +84,14 @@ def section(rows: Sequence[Row]) -> str:
     )
 
 
-def _engine(rows: Sequence[Row], models: Sequence[str]) -> list[list[str]]:
-    """Return the ratios with the same attention on both sides."""
+def _engine(rows: Sequence[Row], models: Sequence[str]) -> list[str]:
+    """Return the table of the ratios with the same attention on both sides; nothing where none was measured."""
     at = {(row["model"], row["bar"]): row for row in alike(rows)}
-    return [[bar, *(_ratio(at.get((m, bar))) for m in models)] for bar in dict.fromkeys(bar for _, bar in at)]
+    if not at:
+        return []
+    found = [[bar, *(_ratio(at.get((m, bar))) for m in models)] for bar in dict.fromkeys(bar for _, bar in at)]
+    said = "Beside a llama-server that has the agent's attention, too: what the engine gains, and not the kernel."
+    return [said, "", *_table(["", *(f"`{model}`" for model in models)], found), ""]
 
 
 def _machine(rows: Sequence[Row]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME
 from tests.attention import by_row
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
+from tests.gguf_adapter import write_adapter
 
 TEXTS = [
     f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"
@@ -45,10 +47,10 @@ class Counted:
             self.together([SHORT, *TEXTS])
         self.rows.clear()
 
-    def together(self, texts: list[str]) -> list[Done]:
+    def together(self, texts: list[str], digest: str = "c") -> list[Done]:
         """Classify texts at the same time; return their answers in order."""
         for number, text in enumerate(texts):
-            self.runtime.submit(Run(job_id=str(number), digest="c", text=text))
+            self.runtime.submit(Run(job_id=str(number), digest=digest, text=text))
         return self.answers(finish(self.runtime), len(texts))
 
     def answers(self, events: list[Event], count: int) -> list[Done]:
@@ -95,6 +97,20 @@ def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Count
         crowd.runtime.submit(Run(job_id=str(number), digest="c", text=text))
     found = crowd.answers([*events, *finish(crowd.runtime)], len(TEXTS))
     assert [classify(alone, text).scores for text in TEXTS] == [done.scores for done in found]
+
+
+@by_row
+def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, crowd: Counted, tmp_path: Path) -> None:
+    """Its matrices are half floats, of which nobody has measured that steps of any size give the same bits."""
+    paths = {"adapter": str(write_adapter(tmp_path / "tuned.gguf", 1))}
+    for runtime in (alone, crowd.runtime):
+        runtime.attach("tuned", make(), paths)
+    crowd.rows.clear()
+    found = crowd.together(TEXTS, "tuned")
+    assert max(crowd.rows) <= EXACT_ROWS_MAX
+    assert [classify(alone, text, "tuned").scores for text in TEXTS] == [done.scores for done in found]
+    for runtime in (alone, crowd.runtime):
+        runtime.detach("tuned")
 
 
 def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:

@@ -314,7 +314,9 @@ def test_a_part_in_cells_below_its_prefix_means_the_same(native: Native, tokens:
     native.restore(2, part)
     native.restore(0, prefix)
     native.copy(0, 2, 0, PREFIX)
-    assert np.abs(wanted - ask(native, 2, LENGTH)).max() < 2
+    found = ask(native, 2, LENGTH)
+    assert BY_ROW or not same(wanted, found)
+    assert np.abs(wanted - found).max() < 2
 
 
 def test_a_state_that_was_cut_off_is_refused(native: Native, tokens: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Load, Run
-from edge_agent.engine.runtimes.llama import trying, tuning
+from edge_agent.engine.runtimes.llama import backends, trying, tuning
 from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
@@ -134,6 +135,12 @@ def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> No
         events += runtime.step()
     assert isinstance(events[-1], Done)
     runtime.close()
+
+
+def test_settings_hold_for_one_build_of_llama_cpp(model: Model) -> None:
+    """By what is in the file of the code that computes: another build may be exact where this one is not."""
+    (code,) = {path.resolve() for path in (backends.PACKAGE / "lib").glob("libggml-cpu.so.0")}
+    assert hashlib.blake2b(code.read_bytes(), digest_size=4).hexdigest() == backends.cpu_code()
 
 
 def test_the_processor_has_a_name() -> None:

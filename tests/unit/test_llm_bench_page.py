@@ -48,6 +48,7 @@ def test_what_the_same_attention_leaves_has_a_table_of_its_own() -> None:
     rows = page.parse(f"{LINES}\n{same}")
     assert page.ratios(rows) == page.ratios(page.parse(LINES))
     assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows)
+    assert "agent's attention" not in page.section(page.parse(LINES)), "nothing of the kind was measured"
 
 
 def test_the_page_says_what_it_was_measured_on() -> None:
