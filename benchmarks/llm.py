@@ -1,13 +1,14 @@
 """The llama engine beside llama-server: streams, first tokens, labels, records, stalls; minutes for each model.
 
     python -m benchmarks.llm [--json] [--quantization Q4_0]... [--model FILE]... [--part NAME]... [--rounds N]
-                             [--same-attention]
+                             [--same-kernels]
 
 Both have the same model loaded, with the same threads and context, and flash attention on or off alike; one of them
 computes at a time, by turns. Without --model it is SmolLM2-135M, at each quantization or those named. The first time,
-llama-server is built, which takes minutes. It is what its makers publish. With --same-attention it has the agent's
-attention built in (decision 0043); what is left between both is told then, and held to no limit. docs/performance.md
-says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what --json has printed into it.
+llama-server is built, which takes minutes. It is what its makers publish. With --same-kernels it has the agent's
+kernels built in (decisions 0043, 0045); what is left between both is told then, and held to no limit.
+docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what --json has
+printed into it.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ def measure() -> Iterator[Bar]:
     """Play each model; what is asked for on the command line."""
     asked = _arguments().parse_args()
     wanted = playing.Wanted(
-        asked.part or (tuple(playing.COMPARED) if asked.same_attention else playing.PARTS), asked.rounds
+        asked.part or (tuple(playing.COMPARED) if asked.same_kernels else playing.PARTS), asked.rounds
     )
-    programs = building.programs(attention=asked.same_attention)
+    programs = building.programs(kernels=asked.same_kernels)
     yield figures.machine()
     files = asked.model or [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]
     for file in files:
         bars = playing.play(file, programs, wanted)
-        yield from map(comparing.reported, _comparisons(bars)) if asked.same_attention else bars
+        yield from map(comparing.reported, _comparisons(bars)) if asked.same_kernels else bars
 
 
 def _comparisons(bars: Iterable[Bar]) -> Iterator[Comparison]:
@@ -47,8 +48,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--part", action="append", choices=playing.PARTS, help="only this; may be given several times")
     parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="a GGUF file of your own")
     parser.add_argument("--rounds", type=int, default=parts.ROUNDS, help="pairs of each bar; fewer are less sure")
-    same = "beside a llama-server that has the agent's attention, too"
-    parser.add_argument("--same-attention", action="store_true", help=same)
+    same = "beside a llama-server that has the agent's kernels, too"
+    parser.add_argument("--same-kernels", action="store_true", help=same)
     types = weights.QUANTIZATIONS
     parser.add_argument("--quantization", action="append", choices=types, help="of SmolLM2-135M; otherwise all three")
     return parser

@@ -2,9 +2,9 @@
 
 Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as
 scripts/setup builds that package's wheel: optimized, for this machine's processor but for AVX512-FP16 (decision 0022),
-with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has attention of our own, too (decision
-0043). llama-server is what its makers publish; a second one has that attention as well, to tell what an engine is worth
-from what a kernel is.
+with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has kernels of our own, too (decisions
+0043, 0045). llama-server is what its makers publish; a second one has those kernels as well, to tell what an engine is
+worth from what a kernel is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ FLAGS = (
 )
 BUILD = 1
 """Another one is built with other flags."""
-ATTENTION = Path(__file__).resolve().parents[2] / "installer" / "build" / "attention.h"
+KERNELS = [Path(__file__).resolve().parents[2] / "installer" / "build" / name for name in ("attention.h", "dot.h")]
+"""What scripts/setup has the compiler include."""
 WITHOUT = "-mno-avx512fp16"
 _SHOWN_EVERY = 10  # percent
 _PROGRESS = re.compile(r"^\[\s*(?:(\d+)%|(\d+)/(\d+))\]")
@@ -50,14 +51,14 @@ class Programs:
     bench: Path
 
 
-def programs(*, attention: bool = False, cache: Path = CACHE) -> Programs:
-    """Return the programs, with the agent's attention built in or not; the first time, that takes minutes."""
-    of = f"-{hashlib.sha256(ATTENTION.read_bytes()).hexdigest()[:8]}" if attention else ""
-    folder = cache / f"{converter.VERSION}-{BUILD}{of}"
+def programs(*, kernels: bool = False, cache: Path = CACHE) -> Programs:
+    """Return the programs, with the agent's kernels built in or not; the first time, that takes minutes."""
+    of = hashlib.sha256(b"".join(header.read_bytes() for header in KERNELS)).hexdigest()[:8]
+    folder = cache / "-".join([converter.VERSION, str(BUILD), *([of] if kernels else [])])
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as name:
-            made = _build(Path(name), [f'-include "{ATTENTION}"'] if attention else [])
+            made = _build(Path(name), [f'-include "{header}"' for header in KERNELS] if kernels else [])
             made.replace(folder)
     return Programs(*(folder / program for program in PROGRAMS))
 

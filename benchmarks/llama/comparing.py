@@ -12,7 +12,7 @@ from benchmarks.bars import Bar
 
 RESAMPLES, SEED = 10_000, 1
 OUTSIDE = (0.025, 0.975)
-ALIKE = ": the same attention"
+ALIKE = ": the same kernels"
 """Ends the name of a comparison with a llama-server that has the agent's."""
 
 
@@ -88,7 +88,7 @@ class Figure(Bar):
 
 
 def reported(comparison: Comparison) -> Comparison:
-    """Return what was measured beside a llama-server with the agent's attention: no limit is for that."""
+    """Return what was measured beside a llama-server with the agent's kernels: no limit is for that."""
     bar = comparison.bar + ALIKE
     return replace(comparison, bar=bar, limit=None, stretch=None, by_interval=False, than="llama-server with it")
 

@@ -44,7 +44,7 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
 
 
 def alike(rows: Sequence[Row]) -> list[Row]:
-    """Return the comparisons with a llama-server that has the same attention."""
+    """Return the comparisons with a llama-server that has the same kernels."""
     return [{**row, "bar": row["bar"].removesuffix(ALIKE)} for row in rows if row["bar"].endswith(ALIKE)]
 
 
@@ -85,12 +85,12 @@ def section(rows: Sequence[Row]) -> str:
 
 
 def _engine(rows: Sequence[Row], models: Sequence[str]) -> list[str]:
-    """Return the table of the ratios with the same attention on both sides; nothing where none was measured."""
+    """Return the table of the ratios with the same kernels on both sides; nothing where none was measured."""
     at = {(row["model"], row["bar"]): row for row in alike(rows)}
     if not at:
         return []
     found = [[bar, *(_ratio(at.get((m, bar))) for m in models)] for bar in dict.fromkeys(bar for _, bar in at)]
-    said = "Beside a llama-server that has the agent's attention, too: what the engine gains, and not the kernel."
+    said = "Beside a llama-server that has the agent's kernels, too: what the engine gains, and not they."
     return [said, "", *_table(["", *(f"`{model}`" for model in models)], found), ""]
 
 

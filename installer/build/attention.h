@@ -210,7 +210,8 @@ static inline void edge_flash_attention(const struct ggml_compute_params * param
     if (params->use_ref || mask == NULL || mask->type != GGML_TYPE_F16 || dst->src[4] != NULL || bias != 0.0f || cap != 0.0f
         || q->type != GGML_TYPE_F32 || k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16
         || depth % 64 != 0 || depth > EDGE_DEPTH || v->ne[0] != depth || k->ne[2] != v->ne[2] || heads % k->ne[2] != 0
-        || q->ne[3] != 1 || k->ne[3] != 1 || v->ne[3] != 1 || mask->ne[2] != 1) {
+        || q->nb[0] != sizeof(float) || k->nb[0] != sizeof(ggml_fp16_t) || v->nb[0] != sizeof(ggml_fp16_t)
+        || mask->nb[0] != sizeof(ggml_fp16_t) || q->ne[3] != 1 || k->ne[3] != 1 || v->ne[3] != 1 || mask->ne[2] != 1) {
         ggml_compute_forward_flash_attn_ext(params, dst);
         return;
     }

@@ -42,13 +42,13 @@ def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> Non
     assert "ms; theirs is the few-shot prompt | 20 : 30 |" in text
 
 
-def test_what_the_same_attention_leaves_has_a_table_of_its_own() -> None:
+def test_what_the_same_kernels_leaves_has_a_table_of_its_own() -> None:
     """No limit is for it, and the first table and the chart keep to llama-server as it is published."""
     same = json.dumps(asdict(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0"))))
     rows = page.parse(f"{LINES}\n{same}")
     assert page.ratios(rows) == page.ratios(page.parse(LINES))
     assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows)
-    assert "agent's attention" not in page.section(page.parse(LINES)), "nothing of the kind was measured"
+    assert "agent's kernels" not in page.section(page.parse(LINES)), "nothing of the kind was measured"
 
 
 def test_the_page_says_what_it_was_measured_on() -> None:

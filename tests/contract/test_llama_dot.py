@@ -1,0 +1,77 @@
+"""The dot product of Q4_1 weights as this agent builds it into llama.cpp (decision 0045): there, and right."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.attention import by_row
+
+Q4_1 = 3
+"""ggml.h's number of the type."""
+WEIGHTS = np.dtype([("scale", "<f2"), ("least", "<f2"), ("packed", "u1", 16)])
+ACTIVATIONS = np.dtype([("scale", "<f2"), ("sum", "<f2"), ("numbers", "i1", 32)])
+DOT = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_int,
+    ctypes.POINTER(ctypes.c_float),
+    ctypes.c_size_t,
+    *(ctypes.c_void_p, ctypes.c_size_t) * 2,
+    ctypes.c_int,
+)
+
+
+class Traits(ctypes.Structure):
+    """Of a type, to the CPU backend (ggml-cpu.h: ggml_type_traits_cpu)."""
+
+    _fields_ = (("quantize", ctypes.c_void_p), ("dot", DOT), ("with_type", ctypes.c_int), ("rows", ctypes.c_int64))
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    """The CPU backend of the installed llama.cpp."""
+    found = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-cpu.so"))
+    found.ggml_cpu_init()
+    found.ggml_get_type_traits_cpu.restype = ctypes.POINTER(Traits)
+    return found
+
+
+def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
+    """Return blocks that end where memory does: reading on ends the process."""
+    region = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(region)) + mmap.PAGESIZE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(region, kind, blocks, mmap.PAGESIZE - blocks * kind.itemsize)
+
+
+@by_row
+def test_it_is_built_in(library: ctypes.CDLL):
+    """llama.cpp's own has another name then; a build without it would pass for slow."""
+    assert library.edge_their_dot_q4_1_q8_1
+
+
+@pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
+def test_it_computes_products_and_minima(library: ctypes.CDLL, blocks: int):
+    """Rows of any number of blocks, and no byte beyond them; the largest numbers that there are, too."""
+    random = np.random.default_rng(blocks)
+    x, y = guarded(blocks, WEIGHTS), guarded(blocks, ACTIVATIONS)
+    x["scale"], x["least"] = random.normal(0, 0.02, (2, blocks))
+    x["packed"] = random.integers(0, 256, (blocks, 16))
+    y["numbers"] = random.integers(-127, 128, (blocks, 32))
+    x["packed"][-1], y["numbers"][-1] = 255, -128
+    y["scale"] = random.normal(0, 0.02, blocks)
+    y["sum"] = y["scale"] * y["numbers"].sum(1)
+    quants = np.concatenate([x["packed"] & 15, x["packed"] >> 4], 1).astype(np.int64)
+    products = x["scale"].astype(float) * y["scale"] * (quants * y["numbers"]).sum(1)
+    minima = x["least"].astype(float) * y["sum"]
+    found = ctypes.c_float()
+    traits = library.ggml_get_type_traits_cpu(Q4_1).contents
+    traits.dot(32 * blocks, ctypes.byref(found), 0, x.ctypes.data, 0, y.ctypes.data, 0, 1)
+    expected, most = float(products.sum() + minima.sum()), float(np.abs([products, minima]).sum())
+    assert found.value == pytest.approx(expected, abs=1e-6 * most)
