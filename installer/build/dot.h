@@ -3,7 +3,8 @@
    Included before every file of llama.cpp, whose source stays as its makers publish it. Formats that llama.cpp packs anew
    are multiplied many rows at once. Q4_1 is not: one number of the result after the other, block by block, and of the
    time half is what each block needs beside its products: four half floats, looked up in a table, and their scale. Here
-   two blocks share one of each step. A number of the result depends on its row and its column alone, as before.
+   two blocks share each of these steps, or four with AVX-512 VNNI. A number of the result depends on its row and its
+   column alone, as before.
 
    Blocks (ggml-common.h): 32 weights w = d * q + m, 0 <= q <= 15, the first 16 in the low halves of bytes, and 32
    activations a = e * p, -127 <= p <= 127, with s = e * sum(p). The sum of their products is d * e * sum(q * p) + m * s.

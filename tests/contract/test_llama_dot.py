@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -25,6 +28,16 @@ DOT = ctypes.CFUNCTYPE(
     *(ctypes.c_void_p, ctypes.c_size_t) * 2,
     ctypes.c_int,
 )
+HEADER = Path(__file__).parents[2] / "installer" / "build" / "dot.h"
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+BLOCKS = """
+#include <stdint.h>
+#define QK8_1 32
+typedef struct { uint16_t d, m; uint8_t qs[16]; } block_q4_1;
+typedef struct { uint16_t d, s; int8_t qs[32]; } block_q8_1;
+"""
+"""What ggml-common.h says of them."""
+TABLE = "void (*dot)(int, float *, size_t, const void *, size_t, const void *, size_t, int) = ggml_vec_dot_q4_1_q8_1;"
 
 
 class Traits(ctypes.Structure):
@@ -33,13 +46,32 @@ class Traits(ctypes.Structure):
     _fields_ = (("quantize", ctypes.c_void_p), ("dot", DOT), ("with_type", ctypes.c_int), ("rows", ctypes.c_int64))
 
 
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
+def installed() -> ctypes.CDLL:
     """The CPU backend of the installed llama.cpp."""
     found = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-cpu.so"))
     found.ggml_cpu_init()
     found.ggml_get_type_traits_cpu.restype = ctypes.POINTER(Traits)
     return found
+
+
+@pytest.fixture(scope="module")
+def named() -> Callable[..., None]:
+    """What llama.cpp calls."""
+    return installed().ggml_get_type_traits_cpu(Q4_1).contents.dot
+
+
+@pytest.fixture(scope="module")
+def for_avx2(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """What it would call on a processor with AVX2 and no more."""
+    compiler = shutil.which("cc") or pytest.skip("no compiler is installed (sudo apt-get install gcc)")
+    folder = tmp_path_factory.mktemp("dot")
+    (folder / "ggml-cpu-impl.h").write_text("#include <immintrin.h>\n")
+    (folder / "quants.h").write_text(BLOCKS)
+    (folder / "table.c").write_text(TABLE)
+    made = folder / "table.so"
+    command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *AVX2, f"-I{folder}", "-include", str(HEADER)]
+    subprocess.run([*command, "-o", str(made), str(folder / "table.c")], check=True)
+    return DOT.in_dll(ctypes.CDLL(str(made)), "dot")
 
 
 def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
@@ -51,27 +83,28 @@ def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
 
 
 @by_row
-def test_it_is_built_in(library: ctypes.CDLL):
-    """llama.cpp's own has another name then; a build without it would pass for slow."""
-    assert library.edge_their_dot_q4_1_q8_1
+def test_it_is_built_in(named: Callable[..., None]):
+    """llama.cpp's own has another name then; a build that still calls that would pass for slow."""
+    theirs = ctypes.cast(installed().edge_their_dot_q4_1_q8_1, ctypes.c_void_p).value
+    assert ctypes.cast(named, ctypes.c_void_p).value not in {None, theirs}
 
 
+@pytest.mark.parametrize("form", ["named", pytest.param("for_avx2", marks=by_row)])
 @pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
-def test_it_computes_products_and_minima(library: ctypes.CDLL, blocks: int):
-    """Rows of any number of blocks, and no byte beyond them; the largest numbers that there are, too."""
+def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: str, blocks: int):
+    """Rows of any number of blocks, and no byte beyond them; the largest products that there are, too."""
     random = np.random.default_rng(blocks)
     x, y = guarded(blocks, WEIGHTS), guarded(blocks, ACTIVATIONS)
     x["scale"], x["least"] = random.normal(0, 0.02, (2, blocks))
     x["packed"] = random.integers(0, 256, (blocks, 16))
     y["numbers"] = random.integers(-127, 128, (blocks, 32))
-    x["packed"][-1], y["numbers"][-1] = 255, -128
+    x["packed"][1::5], y["numbers"][1::5] = 255, -128
     y["scale"] = random.normal(0, 0.02, blocks)
     y["sum"] = y["scale"] * y["numbers"].sum(1)
     quants = np.concatenate([x["packed"] & 15, x["packed"] >> 4], 1).astype(np.int64)
     products = x["scale"].astype(float) * y["scale"] * (quants * y["numbers"]).sum(1)
     minima = x["least"].astype(float) * y["sum"]
     found = ctypes.c_float()
-    traits = library.ggml_get_type_traits_cpu(Q4_1).contents
-    traits.dot(32 * blocks, ctypes.byref(found), 0, x.ctypes.data, 0, y.ctypes.data, 0, 1)
+    request.getfixturevalue(form)(32 * blocks, ctypes.byref(found), 0, x.ctypes.data, 0, y.ctypes.data, 0, 1)
     expected, most = float(products.sum() + minima.sum()), float(np.abs([products, minima]).sum())
     assert found.value == pytest.approx(expected, abs=1e-6 * most)
