@@ -13,6 +13,7 @@ from edge_agent.cli.output import out, plain, print_json, print_trimmed, table
 from edge_agent.client import Answer, Classification, Extraction, Failure
 
 _A = TypeVar("_A", bound=Answer)
+_INPUT_SHOWN_MAX = 500  # characters in a table; --json has all of it
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ def show(found: Iterable[tuple[str, _A | Failure]], form: Form[_A], as_json: boo
                 key = "error" if isinstance(result, Failure) else form.key
                 print_json({"input": text, key: plain(result)})
             else:
-                made.add_row(Text(text), *_row(result, form))
+                made.add_row(Text(_shown(text)), *_row(result, form))
     finally:  # What was answered before a batch failed is shown.
         if made.row_count:
             print_trimmed(out(), made)
     return code
+
+
+def _shown(text: str) -> str:
+    cut = f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
+    return text if len(text) <= _INPUT_SHOWN_MAX else cut
 
 
 def _row(result: _A | Failure, form: Form[_A]) -> list[Text | str]:

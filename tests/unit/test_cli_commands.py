@@ -197,6 +197,13 @@ def test_classify_prints_a_table(run, daemon):
     assert ["give me my money", "refund", "0.75", "24", "below the threshold 0.80, cpu shared"] == row
 
 
+def test_a_long_input_is_named_by_how_it_begins(run, daemon):
+    """In the table, which it would push off the screen; --json has all of it."""
+    shown = run("classify", "pos-intent", "abcd" * 50_000).stdout
+    assert ("(200,000" in shown, len(shown.splitlines()) < 50) == (True, True)
+    assert "abcd" * 50_000 == json.loads(run("classify", "pos-intent", "--json", "abcd" * 50_000).stdout)["input"]
+
+
 def test_classify_shows_the_best_labels_with_their_scores(run, daemon):
     """--top-k N: a line for each of the N best, under each other; in JSON the N best alone."""
     lines = run("classify", "pos-intent", "--top-k", "2", "give me my money").stdout.splitlines()
