@@ -50,8 +50,9 @@ def show(found: Iterable[tuple[str, _A | Failure]], form: Form[_A], as_json: boo
 
 
 def _shown(text: str) -> str:
-    cut = f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
-    return text if len(text) <= _INPUT_SHOWN_MAX else cut
+    if len(text) <= _INPUT_SHOWN_MAX:
+        return text
+    return f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
 
 
 def _row(result: _A | Failure, form: Form[_A]) -> list[Text | str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.llama import building
 from edge_agent.cli import app
 from edge_agent.config import Config
 from installer.build import elf, llama, man, recipe, running, share, wheelhouse
@@ -228,3 +229,14 @@ def test_setup_needs_nothing_but_python():
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
     foreign = {name for name in loaded.split() if name not in sys.stdlib_module_names}
     assert {"__main__", "installer"} >= foreign - {"_virtualenv"}
+
+
+def test_every_build_of_llama_cpp_has_the_same_kernels() -> None:
+    """The installer's, scripts/setup's, the second llama-server of the benchmark, and one by hand (docs/devices.md)."""
+    kernels = [header for header in recipe.HEADERS if header != recipe.GLIBC_HEADER]
+    assert building.KERNELS == kernels
+    root = kernels[0].parents[2]
+    folders = {"scripts/setup": "$PWD/installer/build", "docs/devices.md": "$kernels"}
+    for path, folder in folders.items():
+        found = re.findall(rf"{re.escape(folder)}/([\w-]+\.h)", (root / path).read_text(encoding="utf-8"))
+        assert (path, [header.name for header in kernels]) == (path, found)
