@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, median
 
 from tests.house.source import Source
 
@@ -84,11 +83,6 @@ def oversized(measured: Sequence[Measured], limits: Mapping[str, int]) -> list[s
     ]
 
 
-def average(measured: Sequence[Measured], figure: str) -> float:
-    """Return the mean of a figure over all functions."""
-    return mean(getattr(item, figure) for item in measured)
-
-
 def long_files(sources: Sequence[Source], limit: int) -> list[str]:
     """Find files over the limit."""
     return [
@@ -96,11 +90,6 @@ def long_files(sources: Sequence[Source], limit: int) -> list[str]:
         for source in sources
         if source.lines > limit
     ]
-
-
-def median_lines(sources: Sequence[Source]) -> float:
-    """Return the median length of files that hold more than a docstring."""
-    return median(source.lines for source in sources if len(source.tree.body) > 1)
 
 
 def banned_names(sources: Sequence[Source]) -> list[str]:

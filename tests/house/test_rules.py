@@ -122,15 +122,9 @@ def test_oversized_function_found():
 
 
 def test_long_file_found():
-    """A file over the limit is a violation; the median leaves out files that hold only a docstring."""
-    sources = files(a="x = 1\n" * 5, b="x = 1\n" * 3, c='"""Only this."""')
+    """A file over the limit is a violation."""
+    sources = files(a="x = 1\n" * 5, b="x = 1\n" * 3)
     assert ["a.py:1"] == lines_of(shape.long_files(sources, 4))
-    assert 4 == shape.median_lines(sources)
-
-
-def test_average_over_functions():
-    """The mean is taken over all functions."""
-    assert 1.5 == shape.average(shape.functions(files(a="def f(): ...\ndef g():\n    ...")), "lines")
 
 
 def test_banned_names_found():
