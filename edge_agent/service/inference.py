@@ -82,8 +82,8 @@ class Rooms:
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int) -> None:
-        """Serve callers of one role, whose priority is 0 for the first."""
+    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int, remembered: Deduplicator) -> None:
+        """Serve callers of one role, whose priority is 0 for the first; `remembered` is of all roles."""
         self._activation = rooms.activation
         self._engines = rooms.engines
         self._admission = rooms.admission
@@ -92,10 +92,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._escalation = rooms.escalation
         self._priority = priority
         self._config = config
-        self._windows: dict[str, Deduplicator[Any]] = {
-            kind: Deduplicator(config.request_ids_max, config.request_id_seconds)
-            for kind in ("classify", "extract", "embed")
-        }
+        self._remembered = remembered
 
     @guard.call
     async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
@@ -253,10 +250,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> Awaitable[Response]:
         if not request.request_id:
             return self._answer(request, context, batch)
-        window: Deduplicator[Response] = self._windows[batch.kind]
         content = request.SerializeToString(deterministic=True)
-        client = callers.current.get().name
-        return window.run(request.request_id, content, lambda: self._answer(request, context, batch), client)
+        caller = f"{callers.current.get().name}\n{batch.kind}"
+        compute = functools.partial(self._answer, request, context, batch)
+        return self._remembered.run(caller, request.request_id, content, compute)
 
     def _counting(self, task: str) -> measured.Counting:
         return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)

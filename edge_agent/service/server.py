@@ -34,6 +34,7 @@ from edge_agent.service.admin import AdminServicer
 from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Identify
 from edge_agent.service.credentials import TlsFiles
+from edge_agent.service.dedupe import Deduplicator, WindowLimits
 from edge_agent.service.feedback import FeedbackServicer
 from edge_agent.service.gate import Gate
 from edge_agent.service.inference import InferenceServicer, Rooms
@@ -83,8 +84,10 @@ class Edge:
         self._audit = Audit(config.state_dir, config.access.audit_bytes_max)
         self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
         service, self._dialogues = config.service, Dialogues(config.access.client_streams_max)
+        limits = WindowLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
+        self._remembered = Deduplicator(limits)
         devices, operator = (
-            _Inference(rooms, service, priority, self._dialogues)
+            _Inference(InferenceServicer(rooms, service, priority, self._remembered), rooms, self._dialogues)
             for priority in (service.devices_priority, service.operator_priority)
         )
         self._devices, gate = self._listener(callers.on_socket("inference.sock", roles.INFER))
@@ -164,6 +167,7 @@ class Edge:
         await self._health.enter_graceful_shutdown()
         self._dialogues.close()
         await asyncio.gather(self._devices.stop(grace_seconds), self._network.stop(grace_seconds))
+        await self._remembered.stop()
         await self._reviewers.stop(min(grace_seconds, 1.0))
         await self._operator.stop(min(grace_seconds, 1.0))
         self._audit.close()
@@ -174,9 +178,9 @@ class Edge:
 class _Inference:
     """What answers the callers of one priority: by our own API, and by the Open Inference Protocol."""
 
-    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int, dialogues: Dialogues) -> None:
-        self._own = InferenceServicer(rooms, config, priority)
-        self._open = OpenInferenceServicer(rooms, self._own, dialogues)
+    def __init__(self, own: InferenceServicer, rooms: Rooms, dialogues: Dialogues) -> None:
+        self._own = own
+        self._open = OpenInferenceServicer(rooms, own, dialogues)
 
     def add_to(self, gate: Gate) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._own, gate)
