@@ -197,6 +197,12 @@ class AccessConfig(Section):
     client_calls_per_second_max: float = Field(
         default=0, ge=0, le=100_000, description="Calls of one client per second, on average; 0 = any number."
     )
+    socket_clients_max: int = Field(
+        default=16,
+        ge=0,
+        le=1024,
+        description="Clients of one socket that are told apart by the names that they give; the rest are one client.",
+    )
     client_calls_burst_max: int = Field(
         default=50, ge=1, le=100_000, description="Calls that one client may make at once before that average counts."
     )

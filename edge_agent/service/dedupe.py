@@ -12,20 +12,19 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import structlog
 from google.protobuf.message import Message
 
-from edge_agent.errors import EdgeAgentError, InvalidRequest
-
-log = structlog.get_logger("edge_agent.service")
+from edge_agent.errors import InvalidRequest
+from edge_agent.service.shared import SharedTask
 
 REQUEST_ID_CHARS_MAX = 64
 ENTRY_BYTES = 1024
 """Counted for each entry beside its answer: id, client, digest, and the objects that hold them."""
 
 Response = TypeVar("Response", bound=Message)
+_Call = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,11 @@ class WindowLimits:
     """Of all entries; an answer that alone is larger is not remembered."""
 
 
-@dataclass
-class _Run:
-    """A call that runs, and how many wait for it."""
+class _Run(NamedTuple):
+    """A call that runs."""
 
     content: bytes
-    task: asyncio.Task[Any]
-    callers: int = 0
+    answer: SharedTask[Any]
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,8 @@ class Deduplicator:
     def __init__(self, limits: WindowLimits) -> None:
         """Begin with nothing."""
         self._limits = limits
-        self._runs: dict[str, _Run] = {}
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._runs: dict[_Call, _Run] = {}
+        self._answers: OrderedDict[_Call, _Answer] = OrderedDict()
         self._answers_bytes = 0
 
     @property
@@ -77,67 +74,59 @@ class Deduplicator:
         """What answers and runs are counted as."""
         return self._answers_bytes + ENTRY_BYTES * len(self._runs)
 
-    async def run(
-        self, caller: str, request_id: str, content: bytes, compute: Callable[[], Awaitable[Response]]
-    ) -> Response:
-        """Return the remembered answer to this id, or compute it; a caller is a client and what it calls.
+    async def run(self, call: _Call, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
+        """Return the remembered answer to a call, or compute it; the call is a client, what it calls, and its id.
 
         A run goes on when its callers leave, for the one that tries again.
 
         Raises:
             InvalidRequest: the id is too long, or was used for another request.
         """
+        request_id = call[-1]
         if not request_id or self._limits.entries_max == 0:
             return await compute()
         if len(request_id) > REQUEST_ID_CHARS_MAX:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
-        digest, key = hashlib.sha256(content).digest(), f"{caller}\n{request_id}"
+        digest = hashlib.sha256(content).digest()
         self._forget_old()
-        known = self._answers.get(key) or self._runs.get(key)
+        known = self._answers.get(call) or self._runs.get(call)
         if known is not None and known.content != digest:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
         if isinstance(known, _Answer):
             return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
-        answer: Response = await _shared(known or self._start(key, digest, compute))
+        answer: Response = await (known or self._start(call, digest, compute)).answer.result()
         return answer
 
     async def stop(self) -> None:
         """End the runs, and return when they have ended; to be called when no call can come any more."""
-        tasks = [run.task for run in self._runs.values()]
+        tasks = [run.answer.task for run in self._runs.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, key: str, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _Run:
-        run = _Run(content, asyncio.create_task(_awaited(compute)))
-        self._runs[key] = run
+    def _start(self, call: _Call, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _Run:
+        run = _Run(content, SharedTask(call[1], _awaited(compute), lambda: self._ended(call)))
+        self._runs[call] = run
         self._make_room()
-        # Here and not where it is awaited: it may end after its last caller went away.
-        run.task.add_done_callback(lambda _: self._ended(key, run))
         return run
 
-    def _ended(self, key: str, run: _Run) -> None:
-        del self._runs[key]
-        if run.task.cancelled():
+    def _ended(self, call: _Call) -> None:
+        run = self._runs.pop(call)
+        task = run.answer.task
+        if task.cancelled() or task.exception() is not None:
             return
-        if error := run.task.exception():
-            if not run.callers:
-                _tell(error)
-            return
-        message = run.task.result()
+        message = task.result()
         answer = _Answer(run.content, _now(), type(message), message.SerializeToString())
         if answer.size <= self._limits.bytes_max:
-            self._answers[key] = answer
+            self._answers[call] = answer
             self._answers_bytes += answer.size
             self._make_room()
 
     def _make_room(self) -> None:
         limits, runs = self._limits, len(self._runs)
-        while self._answers and (
-            self.used_bytes > limits.bytes_max or len(self._answers) + runs > limits.entries_max
-        ):
+        while self._answers and (self.used_bytes > limits.bytes_max or len(self._answers) + runs > limits.entries_max):
             self._forget_oldest()
 
     def _forget_old(self) -> None:
@@ -150,31 +139,8 @@ class Deduplicator:
         self._answers_bytes -= answer.size
 
 
-async def _shared(run: _Run) -> Any:
-    """Return the answer of a run; a caller that is cancelled leaves it to the others."""
-    run.callers += 1
-    try:
-        await asyncio.wait([run.task])
-    except asyncio.CancelledError:
-        # Cancelled in the moment in which the run failed: nobody else looks at what it failed with.
-        if run.callers == 1 and run.task.done() and not run.task.cancelled() and (error := run.task.exception()):
-            _tell(error)
-        raise
-    finally:
-        run.callers -= 1
-    return run.task.result()
-
-
 async def _awaited(compute: Callable[[], Awaitable[Message]]) -> Message:
     return await compute()
-
-
-def _tell(error: BaseException) -> None:
-    """Log the failure of a run whose callers have all left."""
-    if isinstance(error, EdgeAgentError):
-        log.info("unattended_call_failed", reason=error.reason, message=error.message)
-    else:
-        log.error("unattended_call_broke", error=type(error).__name__, exc_info=error)
 
 
 def _now() -> float:

@@ -191,7 +191,7 @@ def _contained(item: Input) -> Iterator[None]:
         yield
     except EdgeAgentError:
         raise
-    except Exception as error:  # noqa: BLE001 - nothing on this way may cost the local answer
+    except Exception as error:
         log.exception("escalation_broke", task=item.bundle.manifest.task.name, error=type(error).__name__)
         raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
 

@@ -153,7 +153,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
-        client = callers.current.get().name
+        client = callers.current.get().account
         item = Input(request.text, bundle, deadline)
         written = contextlib.aclosing(self._written(item, run, request.escalate, client))
         pieces: list[str] = []
@@ -251,9 +251,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if not request.request_id:
             return self._answer(request, context, batch)
         content = request.SerializeToString(deterministic=True)
-        caller = f"{callers.current.get().name}\n{batch.kind}"
-        compute = functools.partial(self._answer, request, context, batch)
-        return self._remembered.run(caller, request.request_id, content, compute)
+        call = (callers.current.get().name, batch.kind, request.request_id)
+        return self._remembered.run(call, content, functools.partial(self._answer, request, context, batch))
 
     def _counting(self, task: str) -> measured.Counting:
         return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
@@ -267,7 +266,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
-        client = callers.current.get().name
+        client = callers.current.get().account
         with self._admission.call(client):
             outcomes: list[Finished | EdgeAgentError]
             if len(request.texts) == 1:
@@ -314,7 +313,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _local(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
         run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
-        client = callers.current.get().name
+        client = callers.current.get().account
         answer = await self._engines.answer(run, deadline, self._priority, client)
         return Finished(text, answer, bundle, run.job_id)
 

@@ -46,7 +46,7 @@ class Window:
         self.inner = Deduplicator(limits)
 
     async def run(self, request_id: str, content: bytes, work: Work, caller: str = "till-3") -> int:
-        return (await self.inner.run(caller, request_id, content, work)).value
+        return (await self.inner.run((caller, "classify", request_id), content, work)).value
 
 
 def window(entries_max: int = 4, seconds_max: float = 1000.0, bytes_max: int = 2**20) -> Window:
@@ -181,13 +181,13 @@ async def test_who_leaves_in_the_moment_of_the_failure_hides_nothing(work):
     call = asyncio.create_task(remembered.run("id", b"content", work))
     await work.started.wait()
     (run,) = asyncio.all_tasks() - {asyncio.current_task(), call}
-    run.add_done_callback(lambda _: call.cancel())
+    run.add_done_callback(lambda _, leaving=call: leaving.cancel())
     with structlog.testing.capture_logs() as logged:
         work.may_end.set()
         with pytest.raises(asyncio.CancelledError):
             await call
     assert ["unattended_call_broke"] == [line["event"] for line in logged]
-    del run, call
+    run = call = None
     gc.collect()
     assert [] == unhandled
 
@@ -234,7 +234,7 @@ async def answered(remembered: Window, request_id: str, size: int) -> bool:
         ran.append(request_id)
         return BytesValue(value=bytes(size))
 
-    answer = await remembered.inner.run("till-3", request_id, b"content", compute)
+    answer = await remembered.inner.run(("till-3", "embed", request_id), b"content", compute)
     assert bytes(size) == answer.value
     return bool(ran)
 

@@ -122,7 +122,7 @@ class OpenInferenceServicer:
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: guard.Context) -> None:
         """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        with self._dialogues.place(callers.current.get().name):
+        with self._dialogues.place(callers.current.get().account):
             async for request in self._dialogues.each(requests):
                 try:
                     await self._answer(request, context)
