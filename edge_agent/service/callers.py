@@ -22,14 +22,13 @@ from edge_agent.config import Role
 from edge_agent.errors import CertificateExpired
 from edge_agent.formats.certificates import certificates
 from edge_agent.formats.document import timestamp
+from edge_agent.service.accounts import Accounts
 from edge_agent.service.roles import INFER, roles_of
 
 NAME_KEY = "edge-agent-client"
 NAME_CHARS_MAX = 64
 KNOWN_MAX = 1024
 """Certificates that are remembered, so that a call does not read its own anew."""
-ACCOUNT_SECONDS = 60.0
-"""A name on a socket that has not called for so long may lose its account to another."""
 _NAME = re.compile(r"[\w.:@/-]+", re.ASCII)
 
 
@@ -67,44 +66,11 @@ def on_socket(name: str, roles: frozenset[Role], accounts: Accounts) -> Identify
     def identify(context: Any) -> Caller:
         for key, value in context.invocation_metadata():
             if key == NAME_KEY and len(value) <= NAME_CHARS_MAX and _NAME.fullmatch(value):
-                place = accounts.place(value, time.monotonic())
-                return Caller(f"{name} {value}", roles, named_account=f"{name} #{place}" if place else name)
+                number = accounts.of(value)
+                return Caller(f"{name} {value}", roles, named_account=f"{name} #{number}" if number else name)
         return everyone
 
     return identify
-
-
-class Accounts:
-    """The accounts of one socket, numbered from 1: who names itself has one, as long as there are any.
-
-    A name keeps its account while it calls. Another name takes the account as it is, with what is counted on it, so
-    that a new name is worth nothing.
-    """
-
-    def __init__(self, accounts_max: int) -> None:
-        """Have that many."""
-        self._accounts_max = accounts_max
-        self._held: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def place(self, name: str, now: float) -> int:
-        """Return the number of a name's account; 0 = none is left, and it is counted with those without a name."""
-        held = self._held.get(name)
-        number = held[0] if held else self._free(now)
-        if number:
-            self._held[name] = (number, now)
-            self._held.move_to_end(name)
-        return number
-
-    def _free(self, now: float) -> int:
-        if len(self._held) < self._accounts_max:
-            return len(self._held) + 1
-        if not self._held:
-            return 0
-        name, (number, at) = next(iter(self._held.items()))
-        if now - at < ACCOUNT_SECONDS:
-            return 0
-        del self._held[name]
-        return number
 
 
 def in_the_open(context: Any) -> Caller:

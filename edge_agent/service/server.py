@@ -30,9 +30,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from edge_agent.config import Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.service import callers, roles
+from edge_agent.service.accounts import Accounts
 from edge_agent.service.admin import AdminServicer
 from edge_agent.service.audit import Audit
-from edge_agent.service.callers import Accounts, Identify
+from edge_agent.service.callers import Identify
 from edge_agent.service.changes import Changes
 from edge_agent.service.credentials import TlsFiles
 from edge_agent.service.dedupe import Deduplicator, WindowLimits
