@@ -6,10 +6,11 @@ exception; this answers with INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -84,14 +85,16 @@ class Gate:
     def _gated_dialogue(self, method: str, handler: Any) -> Any:
         async def behaviour(requests: Any, context: Any) -> None:
             await self._enter(method, treatment(method), context)
-            answers = handler.stream_stream(read(requests, context), context)
-            if not inspect.isasyncgen(answers):
-                await answers  # it writes, and so can be ended while its caller does not read
-                return
-            async for response in answers:
-                await context.write(response)
+            async with contextlib.aclosing(read(requests, context)) as asked:
+                answers = handler.stream_stream(asked, context)
+                if not inspect.isasyncgen(answers):
+                    await answers  # it writes, and so can be ended while its caller does not read
+                    return
+                async with contextlib.aclosing(answers):
+                    async for response in answers:
+                        await context.write(response)
 
-        async def read(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        async def read(requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any, None]:
             async for data in requests:
                 yield await _parsed(handler.request_deserializer, data, context)
 

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,7 @@ STOP_CHARS_MAX = 64
 LOGPROBS_MAX = 5
 TEMPERATURE_MAX = 2.0
 
+Result = TypeVar("Result")
 Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
 BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
 Write = Callable[[pb.GenerateResponse], Awaitable[None]]
@@ -180,9 +181,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         decision, begun = policy.ungraded(asked), False
         if decision.route == "upstream":
             try:
-                async for piece in self._escalation.writing(item):
-                    begun = True
-                    yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
+                async with contextlib.aclosing(self._escalation.writing(item)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
             except EdgeAgentError as error:
                 if begun:
                     raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
@@ -274,7 +276,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             else:
                 self._reserve(bundle, len(request.texts), client)
                 computing = (self._one_or_error(text, bundle, deadline, batch.wish) for text in request.texts)
-                outcomes = await asyncio.gather(*computing)
+                outcomes = await _together(computing)
         response = batch.response()
         collected = batch.kept if self._collection.consent(request.task) != "off" else None
         for outcome in outcomes:
@@ -316,6 +318,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         client = callers.current.get().account
         answer = await self._engines.answer(run, deadline, self._priority, client)
         return Finished(text, answer, bundle, run.job_id)
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Return all results; when one fails, or the caller leaves, the others have ended before this does."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @contextlib.asynccontextmanager
