@@ -16,7 +16,7 @@ from edge_agent.service import guard
 from edge_agent.service.admission import Admission, Place
 from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Caller
-from edge_agent.service.shared import SharedTask
+from edge_agent.service.detached_task import DetachedTask
 
 CHANGES_MAX = 64
 """In progress at a time, those included whose caller has left; each client has its share, as of calls."""
@@ -66,13 +66,13 @@ class Changes:
         while self._running:
             await asyncio.wait(self._running)
 
-    def _begin(self, change: Change, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]) -> SharedTask[Any]:
+    def _begin(self, change: Change, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]) -> DetachedTask[Any]:
         place = self._places.call(change.caller.account)
-        running = SharedTask(change.call, self._made(change, act, place), lambda: self._over(running, ended))
+        running = DetachedTask(change.call, self._made(change, act, place), lambda: self._over(running, ended))
         self._running.add(running.task)
         return running
 
-    def _over(self, running: SharedTask[Any], ended: Callable[[], None]) -> None:
+    def _over(self, running: DetachedTask[Any], ended: Callable[[], None]) -> None:
         self._running.discard(running.task)
         ended()
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.service.shared import SharedTask
+from edge_agent.service.detached_task import DetachedTask
 
 REQUEST_ID_CHARS_MAX = 64
 ENTRY_BYTES = 1024
@@ -42,7 +42,7 @@ class _Run(NamedTuple):
     """A call that runs."""
 
     content: bytes
-    answer: SharedTask[Any]
+    answer: DetachedTask[Any]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Deduplicator:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, call: _Call, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _Run:
-        run = _Run(content, SharedTask(call[1], _awaited(compute), lambda: self._ended(call)))
+        run = _Run(content, DetachedTask(call[1], _awaited(compute), lambda: self._ended(call)))
         self._runs[call] = run
         self._make_room()
         return run

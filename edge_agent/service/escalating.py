@@ -140,15 +140,18 @@ class Escalation:
 
     async def _beside(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
         """Let both answer, for comparison; the large one's answer is given."""
-        async with asyncio.TaskGroup() as group:
-            computing = group.create_task(_outcome(local))
-            said = await self._said(item)
+        try:
+            async with asyncio.TaskGroup() as group:
+                computing = group.create_task(_finished(local))
+                said = await self._said(item)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         finished = computing.result()
-        if isinstance(finished, EdgeAgentError) and not isinstance(said, Reason):
+        if isinstance(finished, EdgeAgentError):
+            if isinstance(said, Reason):
+                raise finished
             degraded = (finished.reason,)
             return answers.unasked(*item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=degraded), said)
-        if isinstance(finished, Exception):
-            raise finished
         if isinstance(said, Reason):
             return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
         graded = answers.judge(finished, policy.failed(asked))
@@ -196,11 +199,11 @@ def _contained(item: Input) -> Iterator[None]:
         raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
 
 
-async def _outcome(local: Callable[[], Awaitable[Finished]]) -> Finished | Exception:
-    """Return what came of it: an error of the one who answers must not end the asking of the other."""
+async def _finished(local: Callable[[], Awaitable[Finished]]) -> Finished | EdgeAgentError:
+    """Return what came of it: an error of the local model must not end the asking of the other."""
     try:
         return await local()
-    except Exception as error:  # noqa: BLE001 - raised again where both have ended
+    except EdgeAgentError as error:
         return error
 
 

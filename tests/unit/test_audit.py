@@ -15,6 +15,7 @@ import structlog
 from edge_agent.service.audit import FILE_NAME, OLDER_NAME, WAITING_LINES_MAX, Audit
 from edge_agent.service.callers import Caller
 from edge_agent.v1 import admin_pb2, feedback_pb2
+from tests.eventually import turns
 
 BOSS = Caller("tls boss", frozenset({"admin"}), "ab" * 32)
 TILL = Caller("tls till-3", frozenset({"infer"}), "cd" * 32)
@@ -142,7 +143,7 @@ async def test_a_slow_disk_stops_the_change_and_nothing_else(tmp_path: Path) -> 
     disk, log = SlowDisk(tmp_path), audit(tmp_path)
     log.seen(BOSS, "GetStatus", "OK")
     change = asyncio.create_task(log.changed(BOSS, "Drain", "OK", DRAIN))
-    await asyncio.sleep(0)  # it has begun
+    await turns()  # it has begun
     log.seen(BOSS, "ListBundles", "OK")
     assert not change.done()
     assert ["GetStatus", "Drain", "ListBundles"] == await disk.read(3)
@@ -155,7 +156,7 @@ async def test_a_line_is_written_whoever_waits_for_it(tmp_path: Path) -> None:
     disk, log = SlowDisk(tmp_path), audit(tmp_path)
     log.seen(BOSS, "GetStatus", "OK")
     change = asyncio.create_task(log.changed(BOSS, "Drain", "OK", DRAIN))
-    await asyncio.sleep(0)
+    await turns()
     change.cancel()
     with pytest.raises(asyncio.CancelledError):
         await change
@@ -172,7 +173,7 @@ async def test_the_lines_that_wait_are_bounded(tmp_path: Path) -> None:
     assert ["audit_not_written"] == [entry["event"] for entry in logged]
     assert "2 lines wait for the disk" in log.problem
     change = asyncio.create_task(log.changed(BOSS, "Drain", "OK", DRAIN))
-    await asyncio.sleep(0)
+    await turns()
     assert ["GetStatus", "ListBundles", "Drain"] == await disk.read(3)
     await change
     await log.close()

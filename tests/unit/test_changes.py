@@ -16,7 +16,7 @@ from edge_agent.service.audit import FILE_NAME, Audit
 from edge_agent.service.callers import Caller
 from edge_agent.service.changes import CHANGES_MAX, Change, Changes, Progress
 from edge_agent.v1 import admin_pb2
-from tests.eventually import eventually
+from tests.eventually import eventually, turns
 
 BOSS = Caller("tls boss", frozenset({"admin"}))
 INSTALL = Change(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(path="/bundle"))
@@ -104,12 +104,12 @@ async def test_changes_without_callers_are_bounded(changes: Changes) -> None:
     act = Act()
     for _ in range(CHANGES_MAX):
         call = asyncio.create_task(changes.run(INSTALL, act))
-        await asyncio.sleep(0)
+        await turns()
         await given_up(call)
     with pytest.raises(QueueFull, match="64 changes are in progress"):
         await changes.run(INSTALL, act)
     other = asyncio.create_task(changes.run(INSTALL._replace(caller=Caller("admin.sock", frozenset())), act))
-    await asyncio.sleep(0)
+    await turns()
     with pytest.raises(ShareExceeded, match="64 changes of tls boss are in progress, and 1 of others"):
         await changes.run(INSTALL, act)
     act.may_end.set()
@@ -130,7 +130,7 @@ async def test_a_caller_that_does_not_read_holds_nothing_up(changes: Changes, tm
     async def act(progress: Progress) -> None:
         for message in ("first", "second", "third"):
             await progress.write(message)
-            await asyncio.sleep(0)  # the first is taken, and the reader stops
+            await turns()  # the first is taken, and the reader stops
 
     call = asyncio.create_task(changes.run_told(INSTALL, act, write))
     await eventually((tmp_path / FILE_NAME).exists)

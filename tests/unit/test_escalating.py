@@ -13,6 +13,7 @@ from edge_agent.routing.policy import Asked, Reason, Upstream
 from edge_agent.service.answers import NOT_ASKED, Finished
 from edge_agent.service.escalating import Around, Escalation, Input
 from edge_agent.service.upstream import Finish
+from tests.eventually import turns
 from tests.unit.test_answers import finished
 
 GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
@@ -221,7 +222,7 @@ async def test_who_goes_away_leaves_nothing_running():
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)  # as an engine that is told first
+            await turns()  # as an engine that is told first
             ended.append("local")
         return UNSURE
 

@@ -21,6 +21,7 @@ from edge_agent.service.escalating import Around, Escalation
 from edge_agent.service.inference import InferenceServicer, Rooms
 from edge_agent.service.upstream import Finish
 from edge_agent.v1 import inference_pb2 as pb
+from tests.eventually import turns
 from tests.unit.test_answers import finished
 
 STEPS = 3
@@ -32,10 +33,9 @@ GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, fre
 async def steps() -> None:
     """Take a while, and a moment more to clean up when cancelled."""
     try:
-        for _ in range(STEPS):
-            await asyncio.sleep(0)
+        await turns(STEPS)
     except asyncio.CancelledError:
-        await asyncio.sleep(0)
+        await turns()
         raise
 
 
@@ -167,11 +167,10 @@ def generate(*, escalate: bool) -> Call:
     return call
 
 
-async def cancelled_after(call: Awaitable[Any], turns: int) -> bool:
+async def cancelled_after(call: Awaitable[Any], count: int) -> bool:
     """Cancel a call after so many turns of the event loop; return whether it had ended before."""
     task = asyncio.ensure_future(call)
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    await turns(count)
     if task.done():
         await task
         return True
@@ -194,25 +193,25 @@ async def cancelled_after(call: Awaitable[Any], turns: int) -> bool:
 )
 async def test_a_call_that_is_cancelled_leaves_nothing(kind: str, call: Call, mode: str) -> None:
     """In whichever turn of the event loop: no place is taken, no engine or model works for it, no task is left."""
-    turns = 0
-    while not await cancelled_after(call(site := Site(kind, mode)), turns):
-        assert (0, 0, 0, 0) == site.under_way, f"cancelled after {turns} turns"
-        turns += 1
-    assert turns > STEPS
+    count = 0
+    while not await cancelled_after(call(site := Site(kind, mode)), count):
+        assert (0, 0, 0, 0) == site.under_way, f"cancelled after {count} turns"
+        count += 1
+    assert count > STEPS
     assert (0, 0, 0, 0) == site.under_way
     assert site.engines.open.ever + site.large.open.ever > 0
 
 
 async def test_a_call_with_a_request_id_goes_on_and_gives_everything_back() -> None:
     """Whenever its caller leaves, the retry gets the one answer that was computed; the end of the daemon ends all."""
-    call, turns = classify(2, "r-1"), 0
-    while not await cancelled_after(call(site := Site("classify", "local")), turns):
+    call, count = classify(2, "r-1"), 0
+    while not await cancelled_after(call(site := Site("classify", "local")), count):
         again = await call(site)
         assert 2 == len(again.results)
-        assert 2 == site.engines.open.ever, f"cancelled after {turns} turns"
+        assert 2 == site.engines.open.ever, f"cancelled after {count} turns"
         assert (0, 0, 0, 0) == site.under_way
-        turns += 1
-    assert turns > STEPS
+        count += 1
+    assert count > STEPS
     site = Site("classify", "local")
     assert not await cancelled_after(call(site), 3)
     assert (1, 2) == site.under_way[:2]

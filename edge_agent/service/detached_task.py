@@ -16,7 +16,7 @@ log = structlog.get_logger("edge_agent.service")
 Result = TypeVar("Result")
 
 
-class SharedTask(Generic[Result]):
+class DetachedTask(Generic[Result]):
     """See the module. Whoever makes one owns it until `ended` was called."""
 
     def __init__(self, name: str, work: Coroutine[Any, Any, Result], ended: Callable[[], None]) -> None:
