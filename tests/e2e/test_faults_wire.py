@@ -179,3 +179,17 @@ def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
                 operators = operator.unary_stream(WATCH, None, health_pb2.HealthCheckResponse.FromString)(b"")
                 serving = health_pb2.HealthCheckResponse.SERVING
                 assert [serving, serving] == [next(each).status for each in (named, operators)]
+
+
+def test_a_health_watch_holds_up_no_stop(tmp_path: Path) -> None:
+    """It is told that nothing is served any more and ends with a reason, however long running calls would get."""
+    with RunningDaemon(tmp_path, service={"drain_seconds": 600}) as daemon:
+        with grpc.insecure_channel(daemon.inference) as channel:
+            watch = channel.unary_stream(WATCH, None, health_pb2.HealthCheckResponse.FromString)(b"")
+            assert health_pb2.HealthCheckResponse.SERVING == next(watch).status
+            assert 0 == daemon.stop()
+            assert health_pb2.HealthCheckResponse.NOT_SERVING == next(watch).status
+            with pytest.raises(grpc.RpcError) as ended:
+                next(watch)
+            assert "the daemon is stopping" == ended.value.details()
+        daemon.start()
