@@ -80,8 +80,9 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
         folder = tasks.bundle(tasks.WRITE, weights, Path(path) / "bundle")
         runtime = LlamaRuntime()
         context = tasks.CONTEXT_TOKENS
-        spec = Load(runtime="llama", threads=threads, sequences_max=streams, context_tokens=context)
-        spec.weights = str(weights)
+        spec = Load(
+            runtime="llama", weights=str(weights), threads=threads, sequences_max=streams, context_tokens=context
+        )
         runtime.load(spec)
         runtime.attach(digest_of(folder), manifest_of(folder), {})
         begin = [_run(digest_of(folder), str(stream)) for stream in range(streams)]

@@ -29,8 +29,8 @@ class Message(msgspec.Struct, tag_field="t", kw_only=True):
     """The base of all messages."""
 
 
-class Load(Message, tag="load"):
-    """Load the base that every later bundle stands on."""
+class Load(Message, tag="load", frozen=True):
+    """Load the base that every later bundle stands on. A value: what a child was loaded with does not change."""
 
     runtime: str
     weights: str = ""
