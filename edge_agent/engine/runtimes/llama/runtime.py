@@ -32,7 +32,7 @@ from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, tu
 from edge_agent.engine.runtimes.llama.sequences import Writers
 from edge_agent.engine.runtimes.llama.tuning import SAME
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
-from edge_agent.errors import DeadlineExpired, ModelFailed, ModelLoadFailed
+from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.record_schema import Schema
 
@@ -218,9 +218,10 @@ class LlamaRuntime:
         if len(self._jobs) == 1:
             next(iter(self._jobs.values())).look_ahead()
         lanes = [job.lane() for job in self._jobs.values() if job.place is not None]
-        for lane in [lane for lane in lanes if not lane.decoding and self._scheduler.hopeless(lane, started)]:
-            lanes.remove(lane)
-            events.append(_too_late(lane, self._scheduler.alone(lane), started))
+        for lane in [lane for lane in lanes if lane.deadline and not lane.decoding]:
+            if pause := self._scheduler.refused_for(lane, started):
+                lanes.remove(lane)
+                events.append(_too_late(lane, self._scheduler.alone(lane), started, pause))
         plan = self._scheduler.plan(lanes, started)
         turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
@@ -229,6 +230,8 @@ class LlamaRuntime:
         if self._computed_at > started:  # and was not aborted
             self._scheduler.measured(plan, self._computed_at - started)
             self._writers = self._all_write(plan)
+        else:
+            self._scheduler.cut_off(plan, time.perf_counter() - started)
         return self._ended(events)
 
     def _all_write(self, plan: Plan) -> list[Generation]:
@@ -396,8 +399,12 @@ class LlamaRuntime:
         job.close()
 
 
-def _too_late(lane: Lane, seconds: float, now: float) -> Event:
-    """End a job that would cost others time, and come to nothing."""
-    left = max(lane.deadline - now, 0.0)
-    said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s"
-    return failed(lane.key, DeadlineExpired(f"{said}; the caller waits for another {left:.1f} s"))
+def _too_late(lane: Lane, seconds: float, now: float, pause: float) -> Event:
+    """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
+    left = lane.deadline - now
+    if left <= 0:
+        return failed(lane.key, DeadlineExpired("the deadline passed before the input was read"))
+    said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
+    waits = f"{said}; the caller waits for another {left:.1f} s"
+    told = {"tokens": lane.rows, "seconds_expected": f"{seconds:.3f}", "seconds_left": f"{left:.3f}"}
+    return failed(lane.key, DeadlineUnattainable(waits, retry_seconds=pause, **told))
