@@ -276,6 +276,8 @@ class Engine:
                 self._pulse.sign(self._heard_at)
             case protocol.Pong():  # its loop turns; that is not computing
                 self.cache = message.cache
+                if message.threads:
+                    self.details = {**self.details, "threads_now": str(message.threads)}
 
     def _on_failed(self, message: protocol.Failed) -> None:
         if self._jobs.finish(message):

@@ -20,7 +20,10 @@ FRAME_BYTES_MAX = 64 * 1024 * 1024
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
-REMEMBERED = ("threads", "flash_attention", "bulk_rows", "bulk_scores", "row_groups", "tuned_for", "tuning")
+REMEMBERED = (
+    *("threads", "flash_attention", "bulk_rows", "bulk_scores", "thread_scores", "row_groups"),
+    *("tuned_for", "tuning"),
+)
 """Details of Ready that say which settings suit the processor, and for what they were measured."""
 _LENGTH = struct.Struct("<I")
 
@@ -210,6 +213,8 @@ class Pong(Message, tag="pong"):
 
     cache: CacheUse | None = None
     """None = the runtime has none."""
+    threads: int = 0
+    """With how many it computes now; 0 = with those that it was given, always."""
 
 
 ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop

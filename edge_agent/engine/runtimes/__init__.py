@@ -58,6 +58,10 @@ class Runtime(Protocol):
         """True while a job is unfinished."""
 
     @property
+    def threads(self) -> int:
+        """With how many threads it computes now; 0 = with those that it was given, always."""
+
+    @property
     def cache_use(self) -> CacheUse | None:
         """What the cache of keys and values holds; None without one."""
 

@@ -30,6 +30,7 @@ from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, nee
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
+from edge_agent.engine.runtimes.llama.threads import ThreadTuner, thread_counts
 from edge_agent.engine.runtimes.llama.tuning import SAME
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
@@ -82,6 +83,9 @@ class LlamaRuntime:
         self._written: Writers
         self._alike = 0
         """Steps of theirs so far."""
+        self._tuner: ThreadTuner
+        self._threads = 0
+        """With which the context computes."""
         self._computed_at = 0.0
 
     def load(self, spec: Load) -> dict[str, str]:
@@ -110,6 +114,9 @@ class LlamaRuntime:
             model.close()
             raise
         self._scheduler, self._crowds = Scheduler(tuned.shape.rows), tuned.bulk_scores == SAME
+        counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
+        self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
+        self._threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
@@ -209,6 +216,11 @@ class LlamaRuntime:
         """What the cache holds and has saved; None before the base is loaded."""
         return self._cache.use() if self._loaded else None
 
+    @property
+    def threads(self) -> int:
+        """With how many it computes now; 0 before the base is loaded."""
+        return self._threads
+
     def step(self) -> list[Event]:
         """Compute one batch."""
         started = time.perf_counter()
@@ -228,7 +240,10 @@ class LlamaRuntime:
         turns.sort(key=lambda turn: turn[0].pending == 0)
         events += self._compute(turns)
         if self._computed_at > started:  # and was not aborted
-            self._scheduler.measured(plan, self._computed_at - started)
+            seconds, expected = self._computed_at - started, self._scheduler.expected(plan)
+            if not self._tuner.trying:
+                self._scheduler.measured(plan, seconds)
+            self._tune_threads(expected, seconds)
             self._writers = self._all_write(plan)
         else:
             self._scheduler.cut_off(plan, time.perf_counter() - started)
@@ -265,9 +280,20 @@ class LlamaRuntime:
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
         self._alike += 1
-        if self._alike % LEARN_EACH == 0:  # the others are like it
-            self._scheduler.costs.learn(len(jobs), sum(depths), time.perf_counter() - started)
+        if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
+            costs, rows, pairs = self._scheduler.costs, len(jobs), sum(depths)
+            seconds, expected = time.perf_counter() - started, costs.cost(rows, pairs)
+            if not self._tuner.trying:
+                costs.learn(rows, pairs, seconds)
+            self._tune_threads(expected, seconds)
         return self._ended(events) if events else events
+
+    def _tune_threads(self, expected: float, seconds: float) -> None:
+        """Let the next step have as many threads as suit what steps take."""
+        self._scheduler.costs.scale(self._tuner.took(expected, seconds, time.perf_counter()))
+        if self._threads != self._tuner.threads:
+            self._threads = self._tuner.threads
+            self._cache.context.use_threads(self._threads)
 
     def _ended(self, events: list[Event]) -> list[Event]:
         """Let the jobs go that these events end; return the events."""

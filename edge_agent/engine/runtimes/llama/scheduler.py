@@ -132,6 +132,10 @@ class Scheduler:
         """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
         return self.costs.cost(rows, pairs)
 
+    def expected(self, plan: Plan) -> float:
+        """Return the seconds that the planned step takes."""
+        return self.costs.cost(*_work_of(plan))
+
     def alone(self, lane: Lane) -> float:
         """Return the seconds that the rows of a lane would take with nobody beside it."""
         return self.costs.alone(lane.rows, lane.depth, self._chunk(lane))
