@@ -1,4 +1,4 @@
-"""With how many threads the next step computes: measured on the steps themselves, again and again. Pure: seconds are told.
+"""With how many threads the next step computes, measured on the steps themselves. Pure: seconds are told.
 
 Two threads on two cores are faster than one until another program has one of the cores: from then on each step waits
 for the thread that shares its core, and one thread alone takes a third of the time. So other counts are tried while
@@ -13,8 +13,8 @@ A round begins
 - after FIRST_SECONDS and STEPS_MIN steps, and twice as long each time that nothing changed, up to SECONDS_MAX: with
   fewer threads no step tells that the other core is free again.
 
-A block ends at once when the other count takes far longer, so a round in vain costs a step or two. Bits of scores do not
-depend on the number of threads: where that was not found (`tuning.thread_scores`), there is one count and no rounds.
+A block ends at once when the other count takes far longer, so a round in vain costs a step or two. Bits of scores do
+not depend on the number of threads: where that was not found (`tuning.thread_scores`), there is one count, no rounds.
 """
 
 from __future__ import annotations
