@@ -114,13 +114,7 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
     `reference`.
     """
     native, chosen, look = Native(), Native(), looking()
-    looked_into: tuple[tuple[Any, str, Native], ...] = (
-        (llama_cpp, "llama_decode", native),
-        (llama_cpp, "llama_get_logits_ith", native),
-        (Context, "choose", chosen),
-    )
-    for owner, name, counter in looked_into:
-        setattr(owner, name, counter.counting(getattr(owner, name)))
+    _look_into(native, chosen)
     with tempfile.TemporaryDirectory() as path:
         folder = tasks.bundle(tasks.WRITE, weights, Path(path) / "bundle")
         runtime = LlamaRuntime()
@@ -144,13 +138,31 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
             if number >= WARM_STEPS and not (begin or ended):  # all of them wrote one token, and go on
                 all_of_it.append(spent - native.seconds)
                 without.append(spent - native.seconds - chosen.seconds)
-                started = time.thread_time()
-                reference(beside)
-                fixed.append(time.thread_time() - started)
+                fixed.append(_seconds_of_reference(beside))
             begin = [_run(digest_of(folder), job_id) for job_id in ended]
         runtime.close()
-    without_, all_, fixed_ = (1e6 * statistics.median(each) for each in (without, all_of_it, fixed))
-    return without_, all_, fixed_
+    return _median(without), _median(all_of_it), _median(fixed)
+
+
+def _look_into(native: Native, chosen: Native) -> None:
+    """Count what is called from now on."""
+    looked_into: tuple[tuple[Any, str, Native], ...] = (
+        (llama_cpp, "llama_decode", native),
+        (llama_cpp, "llama_get_logits_ith", native),
+        (Context, "choose", chosen),
+    )
+    for owner, name, counter in looked_into:
+        setattr(owner, name, counter.counting(getattr(owner, name)))
+
+
+def _seconds_of_reference(streams: list[Stream]) -> float:
+    started = time.thread_time()
+    reference(streams)
+    return time.thread_time() - started
+
+
+def _median(seconds: list[float]) -> float:
+    return 1e6 * statistics.median(seconds)
 
 
 def _run(digest: str, job_id: str) -> Run:

@@ -56,7 +56,7 @@ class LlamaRuntime:
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
-        self.device = "cpu"
+        self.device, self.threads = "cpu", 0
         ERRORS.install()  # before anything speaks: the daemon's log is JSON
         backends.load()
         self._cpu_variant = backends.cpu_variant()
@@ -84,8 +84,6 @@ class LlamaRuntime:
         self._alike = 0
         """Steps of theirs so far."""
         self._tuner: ThreadTuner
-        self._threads = 0
-        """With which the context computes."""
         self._computed_at = 0.0
 
     def load(self, spec: Load) -> dict[str, str]:
@@ -116,7 +114,7 @@ class LlamaRuntime:
         self._scheduler, self._crowds = Scheduler(tuned.shape.rows), tuned.bulk_scores == SAME
         counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
-        self._threads = tuned.shape.threads
+        self.threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
@@ -216,11 +214,6 @@ class LlamaRuntime:
         """What the cache holds and has saved; None before the base is loaded."""
         return self._cache.use() if self._loaded else None
 
-    @property
-    def threads(self) -> int:
-        """With how many it computes now; 0 before the base is loaded."""
-        return self._threads
-
     def step(self) -> list[Event]:
         """Compute one batch."""
         started = time.perf_counter()
@@ -230,20 +223,14 @@ class LlamaRuntime:
         if len(self._jobs) == 1:
             next(iter(self._jobs.values())).look_ahead()
         lanes = [job.lane() for job in self._jobs.values() if job.place is not None]
-        for lane in [lane for lane in lanes if lane.deadline and not lane.decoding]:
-            if pause := self._scheduler.refused_for(lane, started):
-                lanes.remove(lane)
-                events.append(_too_late(lane, self._scheduler.alone(lane), started, pause))
+        events += self._refuse(lanes, started)
         plan = self._scheduler.plan(lanes, started)
         turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
         events += self._compute(turns)
         if self._computed_at > started:  # and was not aborted
-            seconds, expected = self._computed_at - started, self._scheduler.expected(plan)
-            if not self._tuner.trying:
-                self._scheduler.measured(plan, seconds)
-            self._tune_threads(expected, seconds)
+            self._learn(plan, self._computed_at - started)
             self._writers = self._all_write(plan)
         else:
             self._scheduler.cut_off(plan, time.perf_counter() - started)
@@ -288,12 +275,28 @@ class LlamaRuntime:
             self._tune_threads(expected, seconds)
         return self._ended(events) if events else events
 
+    def _refuse(self, lanes: list[Lane], now: float) -> list[Event]:
+        """Take out the lanes that are read for nothing, since they cannot be in time; return how they end."""
+        events: list[Event] = []
+        for lane in [lane for lane in lanes if lane.deadline and not lane.decoding]:
+            if pause := self._scheduler.refused_for(lane, now):
+                lanes.remove(lane)
+                events.append(_too_late(lane, self._scheduler.alone(lane), now, pause))
+        return events
+
+    def _learn(self, plan: Plan, seconds: float) -> None:
+        """Take what a planned step took."""
+        expected = self._scheduler.expected(plan)
+        if not self._tuner.trying:
+            self._scheduler.measured(plan, seconds)
+        self._tune_threads(expected, seconds)
+
     def _tune_threads(self, expected: float, seconds: float) -> None:
         """Let the next step have as many threads as suit what steps take."""
         self._scheduler.costs.scale(self._tuner.took(expected, seconds, time.perf_counter()))
-        if self._threads != self._tuner.threads:
-            self._threads = self._tuner.threads
-            self._cache.context.use_threads(self._threads)
+        if self.threads != self._tuner.threads:
+            self.threads = self._tuner.threads
+            self._cache.context.use_threads(self.threads)
 
     def _ended(self, events: list[Event]) -> list[Event]:
         """Let the jobs go that these events end; return the events."""

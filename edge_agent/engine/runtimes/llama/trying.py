@@ -62,14 +62,20 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
                 tuned = Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
             else:
                 tuned = _Search(model, shape, limits).run(key)
-            if not tuned.bulk_scores and tuned.shape.rows >= _BULK:
-                same = _bulk_scores_are_the_same(model, tuned.shape, limits.seconds)
-                tuned = replace(tuned, bulk_scores=SAME if same else OTHERS)
-            if not tuned.thread_scores and shape.threads > 1:
-                same = _thread_scores_are_the_same(model, replace(tuned.shape, threads=shape.threads))
-                tuned = replace(tuned, thread_scores=SAME if same else OTHERS)
+            tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
     except ModelFailed as error:  # the first answer says what is wrong with it
         return Tuned(shape, key, "off", error.message)
+    return tuned
+
+
+def _with_scores(model: Model, tuned: Tuned, threads: int, seconds: float) -> Tuned:
+    """Measure what scores depend on, where it is not remembered: on bulk steps, and on fewer threads than these."""
+    if not tuned.bulk_scores and tuned.shape.rows >= _BULK:
+        same = _bulk_scores_are_the_same(model, tuned.shape, seconds)
+        tuned = replace(tuned, bulk_scores=SAME if same else OTHERS)
+    if not tuned.thread_scores and threads > 1:
+        same = _thread_scores_are_the_same(model, replace(tuned.shape, threads=threads))
+        tuned = replace(tuned, thread_scores=SAME if same else OTHERS)
     return tuned
 
 
