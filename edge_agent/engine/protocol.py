@@ -32,7 +32,7 @@ class Message(msgspec.Struct, tag_field="t", kw_only=True):
     """The base of all messages."""
 
 
-class Load(Message, tag="load", frozen=True):  # type: ignore[misc] - msgspec can, dataclasses could not
+class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a dataclass could not be
     """Load the base that every later bundle stands on. A value: what a child was loaded with does not change."""
 
     runtime: str

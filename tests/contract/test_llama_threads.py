@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import pytest
+from contextlib import contextmanager
+from typing import Any
 
 from edge_agent.engine.protocol import Done, Load, Run
 from edge_agent.engine.runtimes.llama import trying, tuning
@@ -27,42 +27,73 @@ class Restless(ThreadTuner):
         return 1.0
 
 
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[LlamaRuntime]:
-    """Load once, with three threads: "c" classifies, "g" writes."""
-    loaded = LlamaRuntime()
-    spec = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=1024, threads=3)
-    loaded.load(spec)
-    loaded.attach("c", make(), {})
-    loaded.attach("g", CHAT, {})
-    yield loaded
-    loaded.close()
+class Trying(ThreadTuner):
+    """Tries one thread in each step."""
+
+    def took(self, expected: float, seconds: float, now: float) -> float:
+        """Go on."""
+        self.trying, self.threads = True, 1
+        return 1.0
 
 
-def answers(runtime: LlamaRuntime) -> dict[str, Done]:
-    """Ask one text after the other, by each task, with nothing kept of the time before."""
-    found: dict[str, Done] = {}
+@contextmanager
+def loaded(tuner: ThreadTuner | None = None) -> Iterator[LlamaRuntime]:
+    """Load with three threads: "c" classifies, "g" writes."""
+    runtime = LlamaRuntime()
+    runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=1024, threads=3))
+    runtime.attach("c", make(), {})
+    runtime.attach("g", CHAT, {})
+    runtime._tuner = tuner or runtime._tuner
+    yield runtime
+    runtime.close()
+
+
+def answers(runtime: LlamaRuntime) -> dict[str, tuple[object, ...]]:
+    """Ask one text after the other, by each task; return what each answer says."""
+    found: dict[str, tuple[object, ...]] = {}
     for number, text in enumerate(TEXTS):
         for digest in "cg":
-            runtime.submit(Run(job_id=f"{digest}{number}", digest=digest, text=text, output_tokens_max=20, logprobs=1))
+            runtime.submit(Run(job_id=f"{digest}{number}", digest=digest, text=text, output_tokens_max=6, logprobs=1))
             while runtime.busy:
-                found.update({event.job_id: event for event in runtime.step() if isinstance(event, Done)})
+                for event in runtime.step():
+                    if isinstance(event, Done):
+                        found[event.job_id] = (event.scores, event.label_mass, event.tokens)
     return found
 
 
-def told(done: Done) -> tuple[object, ...]:
-    """Return what an answer says."""
-    return done.scores, done.label_mass, done.tokens
-
-
-def test_scores_and_texts_are_the_same_whatever_number_of_threads_computes(runtime: LlamaRuntime) -> None:
+def test_scores_and_texts_are_the_same_whatever_number_of_threads_computes() -> None:
     """Another one in each step, from one to three, against three in all."""
-    before = answers(runtime)
-    runtime._tuner = Restless((1, 2, 3), 3, 0.0)
-    after = answers(runtime)
-    assert {job_id: told(done) for job_id, done in before.items()} == {
-        job_id: told(done) for job_id, done in after.items()
-    }
+    with loaded() as runtime:
+        same = answers(runtime)
+    with loaded(Restless((1, 2, 3), 3, 0.0)) as runtime:
+        assert same == answers(runtime)
+
+
+def test_no_stream_waits_for_a_try() -> None:
+    """Other threads are tried on steps that write or read, and not on one that reads while somebody writes."""
+    with loaded(Trying((1, 3), 3, 0.0)) as runtime:
+        context, steps = runtime._cache.context, set[tuple[str, int]]()
+        decode, write_on = context.decode, context.write_on
+
+        def reads(parts: Any) -> None:
+            sizes = sorted(len(part.tokens) for part in parts)
+            steps.add(("both" if len(sizes) > 1 and sizes[0] == 1 else "reads", runtime.threads))
+            decode(parts)
+
+        def writes(*given: Any) -> None:
+            steps.add(("writes", runtime.threads))
+            write_on(*given)
+
+        context.decode, context.write_on = reads, writes  # type: ignore[method-assign] - to see what computes
+        runtime.submit(Run(job_id="stream", digest="g", text=TEXTS[0], output_tokens_max=40))
+        for step in range(400):
+            if step == 8:
+                runtime.submit(Run(job_id="prompt", digest="g", text=TEXTS[1] * 2, output_tokens_max=1))
+            if runtime.busy:
+                runtime.step()
+        assert not runtime.busy
+    assert {("writes", 1), ("both", 3)} <= steps
+    assert ("both", 1) not in steps
 
 
 def test_it_is_found_out_at_the_first_load_and_remembered() -> None:

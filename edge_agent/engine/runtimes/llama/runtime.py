@@ -228,6 +228,7 @@ class LlamaRuntime:
         turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
+        self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
         events += self._compute(turns)
         if self._computed_at > started:  # and was not aborted
             self._learn(plan, self._computed_at - started)
@@ -289,14 +290,20 @@ class LlamaRuntime:
         expected = self._scheduler.expected(plan)
         if not self._tuner.trying:
             self._scheduler.measured(plan, seconds)
+        elif _keeps_streams_waiting(plan):
+            self._use_threads(self._tuner.threads)
+            return
         self._tune_threads(expected, seconds)
 
     def _tune_threads(self, expected: float, seconds: float) -> None:
         """Let the next step have as many threads as suit what steps take."""
         self._scheduler.costs.scale(self._tuner.took(expected, seconds, time.perf_counter()))
-        if self.threads != self._tuner.threads:
-            self.threads = self._tuner.threads
-            self._cache.context.use_threads(self.threads)
+        self._use_threads(self._tuner.threads)
+
+    def _use_threads(self, threads: int) -> None:
+        if self.threads != threads:
+            self.threads = threads
+            self._cache.context.use_threads(threads)
 
     def _ended(self, events: list[Event]) -> list[Event]:
         """Let the jobs go that these events end; return the events."""
@@ -428,6 +435,11 @@ class LlamaRuntime:
         job.close()
 
 
+def _keeps_streams_waiting(plan: Plan) -> bool:
+    """Tell whether a step reads a prompt while others write: other threads are not tried on it, for it is long."""
+    return len({lane.decoding for lane, _ in plan}) > 1
+
+
 def _too_late(lane: Lane, seconds: float, now: float, pause: float) -> Event:
     """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
     left = lane.deadline - now
@@ -435,5 +447,7 @@ def _too_late(lane: Lane, seconds: float, now: float, pause: float) -> Event:
         return failed(lane.key, DeadlineExpired("the deadline passed before the input was read"))
     said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
     waits = f"{said}; the caller waits for another {left:.1f} s"
-    told = {"tokens": lane.rows, "seconds_expected": f"{seconds:.3f}", "seconds_left": f"{left:.3f}"}
-    return failed(lane.key, DeadlineUnattainable(waits, retry_seconds=pause, **told))
+    error = DeadlineUnattainable(
+        waits, retry_seconds=pause, tokens=lane.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
+    )
+    return failed(lane.key, error)

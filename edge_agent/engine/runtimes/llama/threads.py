@@ -36,7 +36,7 @@ GAIN = 0.85
 CLEARLY_FASTER, CLEARLY_SLOWER = 0.6, 1.2
 """After one block: there is no need of another."""
 FAR_SLOWER = 2.0
-"""Of one step with the other count, against what is expected with the present one."""
+"""One step with the other count takes so many times what is expected with the present one: the round is over."""
 SLOWER, SLOWER_SUM = log(1.2), log(4.0)
 """A step is slow beyond this; so much in all, of a step log(CAP) at most, and a round begins."""
 CAP = 4.0
@@ -69,7 +69,8 @@ class ThreadTuner:
     def __init__(self, counts: Sequence[int], present: int, now: float) -> None:
         """Begin with one of these counts."""
         self._counts = sorted({*counts, present})
-        self._present = present
+        self.present = present
+        """What was chosen last."""
         self.threads = present
         """Of the next step."""
         self.trying = False
@@ -102,13 +103,13 @@ class ThreadTuner:
 
     def _begin(self, *, slower: bool) -> None:
         """Try the next count: a smaller one where steps became slow, else by turns."""
-        at = self._counts.index(self._present)
+        at = self._counts.index(self.present)
         upwards = self._upwards and not slower
         if at == 0 or (upwards and at + 1 < len(self._counts)):
             self._other = self._counts[at + 1]
         else:
             self._other = self._counts[at - 1]
-        self._upwards = self._other < self._present  # next time the other way
+        self._upwards = self._other < self.present  # next time the other way
         self.trying, self._place = True, 0
         self._sides = {side: _Side() for side in BLOCK}
         self.threads = self._other
@@ -127,19 +128,19 @@ class ThreadTuner:
                 return self._change(now)
             if last or ratio >= CLEARLY_SLOWER:
                 return self._end(now)
-        self.threads = self._other if BLOCK[self._place % len(BLOCK)] == "other" else self._present
+        self.threads = self._other if BLOCK[self._place % len(BLOCK)] == "other" else self.present
         return 1.0
 
     def _change(self, now: float) -> float:
         dearer = self._sides["other"].ratio
-        self._upwards = self._other > self._present  # further in that direction
-        self._present = self._other
+        self._upwards = self._other > self.present  # further in that direction
+        self.present = self._other
         self._end(now)
         self._pause = FIRST_SECONDS
         return dearer
 
     def _end(self, now: float) -> float:
-        self.trying, self.threads = False, self._present
+        self.trying, self.threads = False, self.present
         self._slow, self._began, self._steps = 0.0, now, 0
         self._pause = min(2 * self._pause, SECONDS_MAX)
         return 1.0
