@@ -1,4 +1,4 @@
-"""What the daemon adds to the models: latency, throughput, streams, a busy neighbour, a killed child."""
+"""What the daemon adds to the models: latency, throughput, streams, busy neighbours, a killed child."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from benchmarks.bare.encoder import Encoder
 from benchmarks.bars import Bar, main
 from benchmarks.classifying import measure_classifying, texts_of
 from benchmarks.killing import measure_killing
+from benchmarks.neighbours import measure_neighbours
 from benchmarks.streaming import measure_streaming
 from tests.bundles import minilm_bundle, smollm2_bundle
 from tests.daemon import RunningDaemon
@@ -32,6 +33,7 @@ def measure() -> list[Bar]:
         with RunningDaemon(folder / "two", **threads) as daemon:
             daemon.install(decoder)
             bars += asyncio.run(measure_streaming(daemon.inference, decoder / "model.gguf", THREADS))
+        bars += measure_neighbours(folder / "neighbours", THREADS)
         both = RunningDaemon(folder / "both", **threads)
         with both:
             both.install(encoder, decoder)

@@ -1,4 +1,4 @@
-"""Streams of the decoder through the daemon: one beside the bare loop, eight beside one, eight beside a busy core."""
+"""Streams of the decoder through the daemon: one beside the bare loop, eight beside one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from edge_agent.client.aio import AsyncClient
 TASK = "assistant"
 TOKENS = 100
 STREAMS = 8
-ROUNDS, BUSY_ROUNDS = 8, 3
+ROUNDS = 8
 SYSTEM = "You help the staff of a shop. Answer in one or two short sentences."
 TEXT = "Tell me a long story about a {} that was sold in a small shop by the sea. Do not stop early."
 THINGS = ("kettle", "lamp", "shirt", "clock", "chair", "kite", "radio", "ladder")
 SPINS = {"GOMP_SPINCOUNT": "5000"}  # as the engine's child has it
-BUSY = [sys.executable, "-c", "while True: pass"]
 
 
 @dataclass(frozen=True)
@@ -103,31 +102,20 @@ async def measure_streaming(target: str, weights: Path, threads: int) -> list[Ba
     async with AsyncClient(target) as client:
         with BareLoop(weights, threads) as bare:
             bare.rate(texts[0])
-            await _streams(client, texts)  # both are warm now
+            await write_together(client, texts)  # both are warm now
             against_bare, against_one = [], []
             for place in range(ROUNDS):
-                (one,) = (await _streams(client, [texts[place % STREAMS]])).streams
+                (one,) = (await write_together(client, [texts[place % STREAMS]])).streams
                 against_bare.append(one.rate / bare.rate(texts[place % STREAMS]))
-                against_one.append((await _streams(client, texts)).rate / one.rate)
-        slower = [await _slowed(client, texts) for _ in range(BUSY_ROUNDS)]
+                against_one.append((await write_together(client, texts)).rate / one.rate)
     return [
         Bar(f"{STREAMS} llama streams vs one stream", median(against_one), 1.3, "higher"),
         Bar("one llama stream vs bare low-level loop", median(against_bare), 0.95, "higher"),
-        Bar(f"llama step at {STREAMS} streams beside a busy core vs quiet", median(slower), 5, "lower"),
     ]
 
 
-async def _slowed(client: AsyncClient, texts: Sequence[str]) -> float:
-    quiet = (await _streams(client, texts)).step
-    neighbour = subprocess.Popen(BUSY)  # noqa: ASYNC220, S603 - our own program
-    try:
-        return (await _streams(client, texts)).step / quiet
-    finally:
-        neighbour.kill()
-        neighbour.wait()
-
-
-async def _streams(client: AsyncClient, texts: Sequence[str]) -> Together:
+async def write_together(client: AsyncClient, texts: Sequence[str]) -> Together:
+    """Have all texts written at the same time."""
     return Together(await asyncio.gather(*(_stream(client, text) for text in texts)))
 
 

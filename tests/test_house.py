@@ -196,7 +196,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("uplink.plan", "uplink.faults", "uplink.stored", "enrol.judging")),
     *(f"edge_agent.{name}" for name in ("formats.kit", "formats.plan", "formats.repository", "formats.rollout")),
     *(f"edge_agent.{name}" for name in ("update.machine", "update.probation", "report.timing")),
-    *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler", "threads")),
     *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),

@@ -154,7 +154,8 @@ class Child:
             case protocol.Load():
                 return [self._load(message)]
             case protocol.Ping():
-                return [protocol.Pong(cache=self._runtime.cache_use if self._runtime else None)]
+                runtime = self._runtime
+                return [protocol.Pong(cache=runtime.cache_use, threads=runtime.threads) if runtime else protocol.Pong()]
             case protocol.Stop():
                 self._stopped = True
                 return []

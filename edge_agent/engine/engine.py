@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from edge_agent.config import EngineConfig
@@ -57,6 +58,11 @@ class Engine:
         """Prepare; `start` begins. Without `placing` the CPU computes."""
         self.name = name
         self.load = load
+        """What the next child is told to load."""
+        self.loaded = load
+        """What the child was told whose `details` these are."""
+        self._told = load
+        """What the present child was told, which may not have loaded it yet."""
         self.state = State.STARTING
         self.problem, self.device = "", ""
         self.details: dict[str, str] = {}
@@ -274,7 +280,7 @@ class Engine:
                 self._policy.answered()
                 self._jobs.finish(message)
             case protocol.Ready():
-                self.device, self.details = message.device, message.details
+                self.device, self.details, self.loaded = message.device, message.details, self._told
                 self._jobs.computed = Computed(self.device, tuple(self.shortfalls))
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
@@ -286,6 +292,8 @@ class Engine:
                 self._pulse.sign(self._heard_at)
             case protocol.Pong():  # its loop turns; that is not computing
                 self.cache = message.cache
+                if message.threads:
+                    self.details = {**self.details, "threads_now": str(message.threads)}
 
     def _on_failed(self, message: protocol.Failed) -> None:
         if self._jobs.finish(message):
@@ -349,7 +357,8 @@ class Engine:
         self._bundles.begin()
         try:
             self.before_start()
-            self.load.device, self.load.fallback = self._placing.next(started), self._placing.fallback
+            device = self._placing.next(started)
+            self._told = msgspec.structs.replace(self.load, device=device, fallback=self._placing.fallback)
             self._childless.clear()
             self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
         except OSError as error:
@@ -369,7 +378,7 @@ class Engine:
         return self._policy.pause_after_crash(now() - ready)
 
     async def _load(self) -> None:
-        self._send(self.load)
+        self._send(self._told)
         await self._await_child(self._loaded, "load")
         # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
         while bundle := self._bundles.unsent():
@@ -381,7 +390,7 @@ class Engine:
         try:
             await self._await_child(bundle.attached, "attach")
         except EdgeAgentError as error:
-            if self._exit.done() or (self.load.device != CPU and "limit_seconds" in error.metadata):
+            if self._exit.done() or (self._told.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # One bad bundle must not take the others on this base down.
             if self._bundles.get(bundle.attach.digest) is bundle:
@@ -432,7 +441,7 @@ class Engine:
         self.problem = f"the model's process died: {death(code)}"
         self._set_state(State.BACKING_OFF)
         by_itself = is_to_blame(code, wedged=self._wedged)
-        on_device = self.load.device != CPU
+        on_device = self._told.device != CPU
         if on_device and by_itself:
             self._placing.failed(EngineCrashed(self.problem), now())
         to_blame = by_itself and not on_device  # a driver may be: on the CPU an input shows what it does
@@ -445,11 +454,11 @@ class Engine:
 
     def _after_load_failure(self, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
-        if self.load.device == CPU:
+        if self._told.device == CPU:
             self._note_load_failure(error)
             return self._policy.pause_after_load_failure()
         self._placing.failed(error, now())
-        log.warning("device_failed", engine=self.name, device=self.load.device, message=error.message)
+        log.warning("device_failed", engine=self.name, device=self._told.device, message=error.message)
         return 0.0
 
     def _after_start_failure(self, why: str) -> float:

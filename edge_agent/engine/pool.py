@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.config import EngineConfig
 from edge_agent.engine import cores, memory, offers
 from edge_agent.engine.budget import share
@@ -157,13 +159,14 @@ class EnginePool:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
 
-    def _prepare(self, load: Load) -> None:
+    def _prepare(self, engine: Engine) -> None:
         """Note what there is for an engine that is about to start, and whose last child is gone."""
-        load.settings = self.tuned.recall(load)
         pools = (self, self._beside, self._trial)
         used = sum(resident_bytes(pid) for pool in pools if pool for pid in pool.pids)
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
-        load.memory_bytes_max = memory.available(*limits, used)
+        engine.load = msgspec.structs.replace(
+            engine.load, settings=self.tuned.recall(engine.load), memory_bytes_max=memory.available(*limits, used)
+        )
 
     @contextlib.asynccontextmanager
     async def trial(self, seconds_max: float) -> AsyncIterator[EnginePool]:
@@ -291,7 +294,7 @@ class EnginePool:
                 waiting_max=self._config.queue_requests_max,
                 loads=engine.loads,
                 load_failures=engine.load_failures,
-                threads=engine.load.threads,
+                threads=engine.loaded.threads,
                 cache=engine.cache,
             )
             for engine in self._engines.values()
@@ -333,13 +336,13 @@ class EnginePool:
             name = f"{manifest.runtime}-{key[:8]}"
             placing = self._placing_for(manifest)
             engine = Engine(name, load, self._config, self._quarantine, self._changed, placing)
-            engine.before_start = partial(self._prepare, load)
+            engine.before_start = partial(self._prepare, engine)
             self._engines[key] = engine
         return self._engines[key]
 
     def _changed(self) -> None:
         for engine in self._engines.values():
-            self.tuned.note(engine.load, engine.details)
+            self.tuned.note(engine.loaded, engine.details)
         self._on_change()
 
     def _placing_for(self, manifest: Manifest) -> Placing:
@@ -361,7 +364,7 @@ class EnginePool:
         latest = {self._tasks[digest]: engine for digest, engine in self._by_digest.items()}
         engines = {engine for engine in latest.values() if engine.load.runtime != "echo"}  # echo computes nothing
         for engine in engines:
-            engine.load.threads = share(self._threads, len(engines))
+            engine.load = msgspec.structs.replace(engine.load, threads=share(self._threads, len(engines)))
 
 
 def _or_all(setting: int | str) -> int:

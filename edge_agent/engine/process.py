@@ -25,7 +25,8 @@ from edge_agent.engine.protocol import FrameSplitter, FromChild, Message, decode
 
 # GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
 # 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10 % on a quiet machine; 5000 makes them 3.4 times
-# as long and costs 3 %. The library reads it when it loads.
+# as long and costs 3 %. The library reads it when it loads. The engine computes with fewer threads beside a neighbour
+# (decision 0046), and one thread has no barrier to spin at.
 CHILD_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "5000",
     "GGML_NO_BACKTRACE": "1",

@@ -21,7 +21,10 @@ FRAME_BYTES_MAX = 65 * 2**20
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
-REMEMBERED = ("threads", "flash_attention", "bulk_rows", "bulk_scores", "row_groups", "tuned_for", "tuning")
+REMEMBERED = (
+    *("threads", "flash_attention", "bulk_rows", "bulk_scores", "thread_scores", "row_groups"),
+    *("tuned_for", "tuning"),
+)
 """Details of Ready that say which settings suit the processor, and for what they were measured."""
 _LENGTH = struct.Struct("<I")
 
@@ -30,8 +33,8 @@ class Message(msgspec.Struct, tag_field="t", kw_only=True):
     """The base of all messages."""
 
 
-class Load(Message, tag="load"):
-    """Load the base that every later bundle stands on."""
+class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a dataclass could not be
+    """Load the base that every later bundle stands on. A value: what a child was loaded with does not change."""
 
     runtime: str
     weights: str = ""
@@ -211,6 +214,8 @@ class Pong(Message, tag="pong"):
 
     cache: CacheUse | None = None
     """None = the runtime has none."""
+    threads: int = 0
+    """With how many it computes now; 0 = with those that it was given, always."""
 
 
 ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop

@@ -8,7 +8,8 @@
     ├── AccessError          whoever issues certificates, or the caller takes another socket
     │   ├── RoleMissing, CertificateExpired
     ├── CapacityError        the caller tries again after `retry_seconds`
-    │   ├── QueueFull, ShareExceeded, RateExceeded, EngineNotReady, Draining, StreamBroken
+    │   ├── QueueFull, ShareExceeded, RateExceeded, DeadlineUnattainable
+    │   ├── EngineNotReady, Draining, StreamBroken
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
@@ -36,6 +37,9 @@ metadata) and are rebuilt by `from_wire`.
 
 from __future__ import annotations
 
+import contextlib
+import math
+
 from edge_agent.errors.base import EdgeAgentError
 from edge_agent.errors.calls import (
     AccessError,
@@ -43,6 +47,7 @@ from edge_agent.errors.calls import (
     CapacityError,
     CertificateExpired,
     DeadlineExpired,
+    DeadlineUnattainable,
     Draining,
     EmptyInput,
     EngineCrashed,
@@ -120,6 +125,7 @@ from edge_agent.errors.site import (
 
 __all__ = [
     "BY_REASON",
+    "RETRY_SECONDS_MAX",
     "AccessError",
     "AmbiguousBundle",
     "BundleError",
@@ -133,6 +139,7 @@ __all__ = [
     "CertificateUnusable",
     "ConfigInvalid",
     "DeadlineExpired",
+    "DeadlineUnattainable",
     "DeviceUnusable",
     "DiskFull",
     "DocumentInvalid",
@@ -199,6 +206,10 @@ __all__ = [
 ]
 
 
+RETRY_SECONDS_MAX = 60.0
+"""The longest delay that is taken from a child."""
+
+
 def _leaves(family: type[EdgeAgentError]) -> list[type[EdgeAgentError]]:
     found = [family] if "reason" in vars(family) and family is not EdgeAgentError else []
     for child in family.__subclasses__():
@@ -214,4 +225,14 @@ def from_wire(reason: str, message: str, remedy: str, metadata: dict[str, str]) 
     cls = BY_REASON.get(reason, ModelFailed)
     error = cls(message, remedy=remedy)
     error.metadata = dict(metadata)  # not as keywords: a child may send any key
+    if isinstance(error, CapacityError):
+        error.retry_seconds = _seconds(metadata.get("retry_seconds", ""), error.retry_seconds)
     return error
+
+
+def _seconds(text: str, otherwise: float) -> float:
+    """Read a delay that a child wrote, within what a caller can be told to wait."""
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        return min(max(seconds, 0.0), RETRY_SECONDS_MAX) if math.isfinite(seconds) else otherwise
+    return otherwise

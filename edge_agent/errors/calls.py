@@ -125,6 +125,16 @@ class RateExceeded(CapacityError):
     remedy_default = "Try again after the delay in RetryInfo; the limit is 'client_calls_per_second_max' in agent.yaml."
 
 
+class DeadlineUnattainable(CapacityError):
+    """The model computes too slowly now to answer before the caller's deadline, so it does not begin."""
+
+    reason = "DEADLINE_UNATTAINABLE"
+    remedy_default = (
+        "Try again after the delay in RetryInfo, or allow more time. If it stays: look for another program that keeps "
+        "the processor busy."
+    )
+
+
 class EngineNotReady(CapacityError):
     """The model is loading, or its process is being started again."""
 

@@ -36,6 +36,7 @@ CODES: tuple[tuple[type[errors.EdgeAgentError], grpc.StatusCode], ...] = (
     (errors.QueueFull, Code.RESOURCE_EXHAUSTED),
     (errors.ShareExceeded, Code.RESOURCE_EXHAUSTED),
     (errors.RateExceeded, Code.RESOURCE_EXHAUSTED),
+    (errors.DeadlineUnattainable, Code.RESOURCE_EXHAUSTED),
     (errors.CapacityError, Code.UNAVAILABLE),
     (errors.ModelLoadFailed, Code.FAILED_PRECONDITION),
     (errors.InputQuarantined, Code.FAILED_PRECONDITION),

@@ -87,8 +87,8 @@ class InferenceServiceServicer:
         """Chooses one label for each input.
 
         Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL,
-        ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT,
-        STORE_DAMAGED.
+        DEADLINE_UNATTAINABLE, ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED,
+        INPUT_QUARANTINED, MEMORY_SHORT, STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,8 +98,8 @@ class InferenceServiceServicer:
         """Finds typed values in each input.
 
         Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, TOO_MANY_INPUTS, QUEUE_FULL, CLIENT_SHARE_FULL,
-        ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT,
-        STORE_DAMAGED.
+        DEADLINE_UNATTAINABLE, ENGINE_NOT_READY, DRAINING, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED,
+        INPUT_QUARANTINED, MEMORY_SHORT, STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,8 +109,8 @@ class InferenceServiceServicer:
         """Writes text for one input, piece by piece. The last message carries `finish`.
 
         Errors: TASK_UNKNOWN, TASK_KIND_MISMATCH, INPUT_EMPTY, INPUT_TOO_LONG, QUEUE_FULL, CLIENT_SHARE_FULL,
-        ENGINE_NOT_READY, DRAINING, STREAM_BROKEN, MODEL_LOAD_FAILED, MODEL_FAILED, ENGINE_CRASHED, INPUT_QUARANTINED,
-        MEMORY_SHORT, STORE_DAMAGED.
+        DEADLINE_UNATTAINABLE, ENGINE_NOT_READY, DRAINING, STREAM_BROKEN, MODEL_LOAD_FAILED, MODEL_FAILED,
+        ENGINE_CRASHED, INPUT_QUARANTINED, MEMORY_SHORT, STORE_DAMAGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

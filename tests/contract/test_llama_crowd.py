@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Load, Run
@@ -26,13 +27,18 @@ class Counted:
     """A runtime whose steps are counted; it has been told what else it would have measured."""
 
     def __init__(self, bulk_scores: str, groups: int) -> None:
-        spec = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=2)
-        spec.sequences_max = len(TEXTS) + 1
+        spec = Load(
+            runtime="llama",
+            weights=str(WEIGHTS),
+            context_tokens=CONTEXT_TOKENS,
+            threads=2,
+            sequences_max=len(TEXTS) + 1,
+        )
         measured = LlamaRuntime()
-        spec.settings = measured.load(spec) | {"bulk_scores": bulk_scores, "row_groups": str(groups)}
+        settings = measured.load(spec) | {"bulk_scores": bulk_scores, "row_groups": str(groups)}
         measured.close()
-        spec.tune, self.runtime = True, LlamaRuntime()
-        assert "remembered" == self.runtime.load(spec)["tuned"]
+        self.runtime = LlamaRuntime()
+        assert "remembered" == self.runtime.load(msgspec.structs.replace(spec, tune=True, settings=settings))["tuned"]
         self.rows: list[int] = []
         decode = self.runtime._cache.context.decode
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.rates import TRUSTED_STEPS
+from edge_agent.engine.runtimes.llama.rates import RETRY_SECONDS_MAX, TRUSTED_STEPS
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from tests.bundles import manifest_of, smollm2_bundle
+from tests.eventually import eventually_sync
 from tests.models import smollm2_path
 
 LONG = "I bought a coat here on Monday and the zip broke. " * 12
@@ -43,16 +45,48 @@ def test_jobs_find_a_place_by_priority(runtime: LlamaRuntime) -> None:
     assert ["first", "operator", "device"] == [event.job_id for event in finish(runtime)]
 
 
+def read(runtime: LlamaRuntime, text: str) -> None:
+    """Have a text read, in steps that are measured."""
+    runtime.submit(Run(job_id="before", digest="g", text=text, output_tokens_max=TRUSTED_STEPS))
+    finish(runtime)
+    runtime.submit(Run(job_id="read", digest="g", text=f"Again. {text}", output_tokens_max=1))
+    finish(runtime)
+
+
 def test_a_job_that_cannot_be_in_time_is_not_computed(runtime: LlamaRuntime) -> None:
     """Where not even half of what it takes is left the job ends with that reason, and costs nobody anything."""
-    runtime.submit(Run(job_id="before", digest="g", text="Tell me of Rome.", output_tokens_max=TRUSTED_STEPS))
-    finish(runtime)
+    read(runtime, LONG)
     assert runtime.cache_use is not None
     computed = runtime.cache_use.computed
-    runtime.submit(Run(job_id="late", digest="g", text=LONG, seconds=0.01))
+    runtime._scheduler.costs.scale(1e4)
+    runtime.submit(Run(job_id="late", digest="g", text=f"Late. {LONG}", seconds=10.0))
     (event,) = finish(runtime)
-    assert ("late", "DEADLINE_EXPIRED") == (event.job_id, getattr(event, "reason", ""))
+    runtime._scheduler.costs.scale(1e-4)
+    assert isinstance(event, Failed)
+    assert ("late", "DEADLINE_UNATTAINABLE") == (event.job_id, event.reason)
+    assert {"tokens", "seconds_expected", "seconds_left", "retry_seconds"} == event.metadata.keys()
+    assert 0 < float(event.metadata["retry_seconds"]) <= RETRY_SECONDS_MAX
     assert computed == runtime.cache_use.computed
+
+
+def test_calls_are_answered_again_when_a_load_has_gone(runtime: LlamaRuntime) -> None:
+    """As if another program had made every step a hundred thousand times as long until now: a call is refused, and
+    those that come after it are answered by and by, though nobody with more time has called meanwhile."""
+    read(runtime, f"Once more. {LONG}")
+    runtime._scheduler.costs.scale(1e5)
+    numbers = itertools.count()
+    ends: list[str] = []
+
+    def answered() -> bool:
+        runtime.submit(Run(job_id="till", digest="g", text=f"{next(numbers)}. {LONG}", output_tokens_max=1, seconds=20))
+        (event,) = finish(runtime)
+        ends.append(event.reason if isinstance(event, Failed) else "answered")
+        return isinstance(event, Done)
+
+    eventually_sync(answered, 60.0)
+    assert ["DEADLINE_UNATTAINABLE"] * (len(ends) - 1) + ["answered"] == ends
+    assert len(ends) > 1, "it was refused first"
+    assert answered(), "what was measured holds at once"
 
 
 def test_a_job_with_time_is_computed(runtime: LlamaRuntime) -> None:

@@ -123,10 +123,10 @@ def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> No
     paths = bundles.paths_of(folder)
     spec = Load(runtime="llama", weights=paths["weights"], context_tokens=512, sequences_max=1, tune=True)
     runtime = LlamaRuntime()
-    spec.settings = runtime.load(msgspec.structs.replace(spec, tune=False)) | {"bulk_rows": "96"}
+    settings = runtime.load(msgspec.structs.replace(spec, tune=False)) | {"bulk_rows": "96"}
     runtime.close()
     runtime = LlamaRuntime()
-    details = runtime.load(spec)
+    details = runtime.load(msgspec.structs.replace(spec, settings=settings))
     assert ("remembered", "96") == (details["tuned"], details["bulk_rows"])
     runtime.attach("g", bundles.manifest_of(folder), paths)
     runtime.submit(Run(job_id="one", digest="g", text="A lamp. " * 90, output_tokens_max=1))

@@ -9,9 +9,11 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Run
+from edge_agent.engine.protocol import Load, Run
 from edge_agent.engine.state import State
 from edge_agent.formats.manifest import MANIFEST_NAME
 from tests import bundles
@@ -67,6 +69,18 @@ async def test_a_second_engine_gets_half(tmp_path):
         await eventually(lambda: pool.statuses()[0].pid not in (0, first_child))
         await eventually(lambda: pool.statuses()[0].state is State.READY)
         assert [2, 2] == threads(pool)
+
+
+async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measured_with(tmp_path):
+    """Another engine that comes changes the share for the next child, and nothing of what the running one was told."""
+    async with pool_on(tmp_path, cpu_threads=4) as pool:
+        first = await attach(pool, tmp_path, "first", 512)
+        pool.statuses()[0].details["tuned"] = "measured"  # type: ignore[index] - as if it had
+        await attach(pool, tmp_path, "second", 256)
+        assert [4, 2] == [status.threads for status in pool.statuses()]
+        told = Load(runtime="onnx", weights=bundles.paths_of(tmp_path / first)["weights"])
+        known = {count: pool.tuned.recall(msgspec.structs.replace(told, threads=count)) for count in (4, 2)}
+        assert {4: {"threads": "4"}, 2: {}} == known
 
 
 async def test_engines_that_come_together_share_from_the_start(tmp_path):

@@ -5,9 +5,21 @@ from __future__ import annotations
 import re
 
 import pytest
+from google.rpc import error_details_pb2
 
 from edge_agent import errors
-from edge_agent.errors import BY_REASON, CapacityError, EdgeAgentError, ModelFailed, QueueFull, from_wire
+from edge_agent.engine.runtimes.jobs import failed
+from edge_agent.errors import (
+    BY_REASON,
+    RETRY_SECONDS_MAX,
+    CapacityError,
+    DeadlineUnattainable,
+    EdgeAgentError,
+    ModelFailed,
+    QueueFull,
+    from_wire,
+)
+from edge_agent.service.status import to_status
 
 LEAVES = sorted(BY_REASON.values(), key=lambda cls: cls.__name__)
 
@@ -108,3 +120,24 @@ def test_metadata_of_a_child_may_have_any_key() -> None:
     """Keys that are parameters of the error's constructor are kept as metadata."""
     error = from_wire("QUEUE_FULL", "full", "wait", {"message": "m", "remedy": "r", "retry_seconds": "s"})
     assert {"message": "m", "remedy": "r", "retry_seconds": "s"} == error.metadata
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [("0.25", 0.25), ("0", 0.0), ("-3", 0.0), ("1e9", RETRY_SECONDS_MAX), ("nan", 1.0), ("inf", 1.0), ("soon", 1.0)],
+)
+def test_a_child_tells_when_to_try_again(told: str, seconds: float) -> None:
+    """Within what a caller can be told to wait; what is no number leaves the second that is usual."""
+    error = from_wire("DEADLINE_UNATTAINABLE", "too slow", "", {"retry_seconds": told})
+    assert isinstance(error, CapacityError)
+    assert seconds == error.retry_seconds
+
+
+def test_the_delay_of_a_child_reaches_the_caller() -> None:
+    """Through the pipe, into RetryInfo."""
+    sent = failed("job", DeadlineUnattainable("too slow", retry_seconds=0.75, tokens=30))
+    back = from_wire(sent.reason, sent.message, sent.remedy, sent.metadata)
+    (_, retry) = to_status(back).details
+    delay = error_details_pb2.RetryInfo()
+    assert retry.Unpack(delay)
+    assert (750, "30") == (delay.retry_delay.ToMilliseconds(), back.metadata["tokens"])

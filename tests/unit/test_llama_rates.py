@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from math import log2
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from edge_agent.engine.runtimes.llama.rates import (
     BULK_ROWS_MIN,
     COMPANY_MAX,
     EXACT_ROWS_MAX,
+    HALF_SECONDS,
+    RETRY_SECONDS_MAX,
     ROWS_BLOCK,
     ROWS_GROUP,
     TRUSTED_STEPS,
@@ -20,6 +23,7 @@ from edge_agent.engine.runtimes.llama.rates import (
     Fit,
     filled_up,
     pairs_of,
+    retry_seconds,
 )
 
 # Seconds of a step, of a row and of a pair: a server's core, a small board, a card.
@@ -122,18 +126,86 @@ def test_a_job_alone_takes_longer_than_its_rows_at_the_surface() -> None:
     assert costs.alone(1000, 0, EXACT_ROWS_MAX) == pytest.approx(seconds)
 
 
+def measured(costs: Costs, rows: int, seconds: float, at: float, times: int = 1) -> None:
+    """Take steps that read so many tokens of a prompt, the last of them at that time."""
+    for _ in range(times):
+        costs.learn(rows, pairs_of(rows, 0), seconds)
+    costs.confirm(rows, pairs_of(rows, 0), seconds, at)
+
+
 def test_a_job_is_given_up_only_for_sure() -> None:
-    """A caller who waits for less than half of what is predicted is told at once, and only by measured figures."""
+    """What takes less than half of what is predicted is tried, and nothing is predicted before much was measured."""
     costs = Costs()
-    assert costs.in_time(1000.0, 0.01), "nothing has been measured"
-    for _ in range(TRUSTED_STEPS):
-        costs.learn(63, pairs_of(63, 0), 0.1)
-    assert [True, False] == [costs.in_time(10.0, seconds) for seconds in (5.1, 4.9)]
+    assert 0.0 == costs.certain(630, 0, 63, 1.0), "nothing has been measured"
+    measured(costs, 63, 0.1, 1.0, TRUSTED_STEPS - 1)
+    assert 0.0 == costs.certain(630, 0, 63, 1.0)
+    measured(costs, 63, 0.1, 1.0)
+    assert costs.certain(630, 0, 63, 1.0) == pytest.approx(costs.alone(630, 0, 63) / 2)
 
 
-def test_time_that_is_over_is_over() -> None:
-    """Nothing can be computed in no time, measured or not."""
-    assert not Costs().in_time(1.0, 0.0)
+def test_what_nothing_confirms_counts_less_and_less() -> None:
+    """Half as much after each HALF_SECONDS without a step that reads as much; a step that was measured restores it."""
+    costs = Costs()
+    measured(costs, 63, 0.1, 10.0, 50)
+    whole = costs.certain(63, 0, 63, 10.0)
+    aged = [costs.certain(63, 0, 63, 10.0 + halves * HALF_SECONDS) for halves in range(5)]
+    assert aged == pytest.approx([whole / 2**halves for halves in range(5)])
+    measured(costs, 63, 0.1, 20.0)
+    assert whole == pytest.approx(costs.certain(63, 0, 63, 20.0))
+
+
+@pytest.mark.parametrize(("rows", "confirms"), [(1, False), (8, False), (15, False), (32, True), (63, True)])
+def test_small_steps_confirm_nothing_about_large_ones(rows: int, confirms: bool) -> None:
+    """A step of eight rows says what a step costs, and little of what a row costs: a long text must be tried again."""
+    costs = Costs()
+    measured(costs, 60, 0.1, 10.0, 50)
+    measured(costs, rows, costs.cost(rows, pairs_of(rows, 0)), 20.0)
+    assert confirms == (costs.certain(60, 0, 63, 20.0) > 0.01)
+
+
+def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
+    """Where the last step took a tenth of what was expected, a job is judged by that tenth at once."""
+    costs = Costs()
+    measured(costs, 63, 1.0, 10.0, 50)
+    measured(costs, 63, 0.1, 10.0)
+    assert costs.alone(63, 0, 63) > 0.5, "the estimate itself moves more slowly"
+    assert costs.certain(63, 0, 63, 10.0) == pytest.approx(0.05)
+
+
+def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
+    """It was tried because the estimate had lost weight; cut off sooner than that it says nothing."""
+    costs, pairs = Costs(), pairs_of(63, 0)
+    measured(costs, 63, 1.0, 10.0, 50)
+    now = 10.0 + 3 * HALF_SECONDS
+    left = costs.certain(63, 0, 63, now)
+    costs.cut_off(63, pairs, left * 0.9, now)
+    assert left == costs.certain(63, 0, 63, now)
+    costs.cut_off(63, pairs, left * 1.1, now)
+    assert 8 * left == pytest.approx(costs.certain(63, 0, 63, now))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 512), st.integers(0, 9000), st.floats(0, 1e4)), min_size=20, max_size=60),
+    st.integers(1, 5000),
+    st.integers(0, 9000),
+    st.sampled_from([EXACT_ROWS_MAX, 256]),
+    st.floats(0.01, 100.0),
+)
+def test_every_deadline_is_tried_again_after_a_pause(
+    steps: list[tuple[int, int, float]], rows: int, depth: int, chunk: int, seconds: float
+) -> None:
+    """Whatever was measured: after as long as the refusal tells to wait, or some such pauses, the job is tried."""
+    costs = Costs()
+    for step, at, took in steps:
+        costs.learn(step, pairs_of(step, at), took)
+        costs.confirm(step, pairs_of(step, at), took, 0.0)
+    now, pauses = 0.0, 0
+    while (certain := costs.certain(rows, depth, chunk, now)) >= seconds:
+        pause = retry_seconds(certain, seconds)
+        assert HALF_SECONDS <= pause <= RETRY_SECONDS_MAX
+        now, pauses = now + pause * 1.001, pauses + 1
+    assert pauses <= 4
+    assert now <= HALF_SECONDS * (1 + max(0.0, log2(max(costs.alone(rows, depth, chunk), 1e-9) / seconds)))
 
 
 @pytest.mark.parametrize(

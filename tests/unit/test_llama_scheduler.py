@@ -273,8 +273,16 @@ def test_a_group_that_has_nothing_to_do_gives_way() -> None:
 
 
 def test_what_cannot_be_in_time_is_known() -> None:
-    """A prompt that takes twice as long alone as its caller waits is hopeless; one without a deadline never is."""
+    """A prompt that takes twice as long alone as its caller waits is refused; one without a deadline never is."""
     scheduler = taught(SERVER)
-    assert scheduler.hopeless(prompt("p", 3000)._replace(deadline=10.5), 10.0)
-    assert not scheduler.hopeless(prompt("p", 300)._replace(deadline=10.5), 10.0)
-    assert not scheduler.hopeless(prompt("p", 3_000_000), 10.0)
+    for rows in (63, 256):
+        pairs = pairs_of(rows, 0)
+        scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
+    assert scheduler.refused_for(prompt("p", 3000)._replace(deadline=10.5), 10.0) > 0
+    assert 0 == scheduler.refused_for(prompt("p", 300)._replace(deadline=10.5), 10.0)
+    assert 0 == scheduler.refused_for(prompt("p", 3_000_000), 10.0)
+
+
+def test_time_that_is_over_is_over() -> None:
+    """Nothing can be computed in no time, measured or not."""
+    assert Scheduler().refused_for(prompt("p")._replace(deadline=10.0), 10.0) > 0

@@ -36,16 +36,10 @@ def test_a_setting_is_kept_if_it_is_faster_and_as_good(trial: Trial, why: str) -
     assert why == tuning.verdict(1.0, trial)
 
 
-@pytest.mark.parametrize(("given", "tried"), [(1, []), (2, [1]), (4, [2, 1]), (6, [3, 1]), (8, [4, 2, 1])])
-def test_fewer_threads_are_tried_by_halves(given: int, tried: list[int]) -> None:
-    """Never more than are given."""
-    assert tried == tuning.thread_counts(given)
-
-
 def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
     """As the details of a load say it, through what the daemon keeps of them."""
     measured = Tuned(
-        replace(SHAPE, threads=2, rows=128, flash=False, groups=16), KEY, "measured", "64 rows: +2% time", SAME
+        replace(SHAPE, threads=2, rows=128, flash=False, groups=16), KEY, "measured", "64 rows: +2% time", SAME, SAME
     )
     kept = {name: value for name, value in measured.details().items() if name in REMEMBERED}
     assert measured.shape == tuning.remembered(kept, KEY, SHAPE)

@@ -25,6 +25,8 @@ class Runtime(Protocol):
     """One loaded base and the bundles attached to it."""
 
     device: str
+    threads: int
+    """With how many it computes now; 0 = with those that it was given, always."""
     mailbox: int
     """Descriptor that is readable when the caller has something to say, -1 for none: a step that only waits, because
     others compute for it, ends then."""

@@ -45,6 +45,7 @@ class EchoRuntime:
 
     mailbox = -1
     hear = staticmethod(hear_nothing)
+    threads = 0
 
     def __init__(self) -> None:
         """Start with nothing loaded."""

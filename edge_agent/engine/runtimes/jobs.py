@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from edge_agent.engine.protocol import Failed
-from edge_agent.errors import EdgeAgentError, EmptyInput, InputTooLong, RequestCancelled
+from edge_agent.errors import CapacityError, EdgeAgentError, EmptyInput, InputTooLong, RequestCancelled
 
 
 class DeviceLost(Exception):
@@ -28,9 +28,10 @@ def checked_length(tokens: int, limit: int) -> None:
 
 def failed(job_id: str, error: EdgeAgentError) -> Failed:
     """Write an error as the end of a job."""
-    return Failed(
-        job_id=job_id, reason=error.reason, message=error.message, remedy=error.remedy, metadata=error.metadata
-    )
+    metadata = error.metadata
+    if isinstance(error, CapacityError):
+        metadata = {**metadata, "retry_seconds": f"{error.retry_seconds:.3f}"}
+    return Failed(job_id=job_id, reason=error.reason, message=error.message, remedy=error.remedy, metadata=metadata)
 
 
 def cancelled(job_id: str) -> Failed:

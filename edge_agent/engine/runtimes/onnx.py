@@ -65,6 +65,7 @@ class OnnxRuntime:
 
     mailbox = -1
     hear = staticmethod(hear_nothing)
+    threads = 0
 
     def __init__(self) -> None:
         """Start with nothing loaded."""

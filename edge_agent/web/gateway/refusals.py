@@ -29,7 +29,7 @@ STATUSES: Mapping[str, int] = {
 """By gRPC code. Any other is 500, also a refused certificate: it is the gateway's own, and no caller can mend it."""
 INPUT_CODES: Mapping[str, str] = {
     **dict.fromkeys(("INPUT_EMPTY", "INPUT_TOO_LONG", REQUEST_INVALID), "INVALID_ARGUMENT"),
-    **dict.fromkeys((QUEUE_FULL, "CLIENT_SHARE_FULL"), "RESOURCE_EXHAUSTED"),
+    **dict.fromkeys((QUEUE_FULL, "CLIENT_SHARE_FULL", "DEADLINE_UNATTAINABLE"), "RESOURCE_EXHAUSTED"),
     **dict.fromkeys(("ENGINE_NOT_READY", "DRAINING", "STREAM_BROKEN"), "UNAVAILABLE"),
     "DEADLINE_EXPIRED": "DEADLINE_EXCEEDED",
     "CANCELLED": "CANCELLED",

@@ -10,11 +10,17 @@ little as explains RATE of what it was off. It needs no history, cannot become s
 keeps what long phases of nothing but writing do not tell. A step that took more than twice what was expected counts as
 just that: a machine that slept through a step says nothing about the next. One that took less is believed twice as fast
 (RATE_DOWN), since nothing makes a step shorter than it is.
+
+A job that an estimate refuses is not measured, so no refusal may keep its own reason alive: where another program had
+the processor for a while, a deadline would be out of reach for ever. What an estimate says against a job therefore
+halves every HALF_SECONDS in which no step like the job's next was measured, and counts for as much as the last such
+step took of what was expected. A job that comes through in this way is the measurement. Only an idle engine, or one
+that reads nothing as large, forgets; so what such a job costs in vain is one step.
 """
 
 from __future__ import annotations
 
-from math import sqrt
+from math import frexp, inf, log2, sqrt
 
 BULK_ROWS_MIN = 64
 """Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
@@ -30,6 +36,9 @@ FIRST_STEPS = 4
 TRUSTED_STEPS = 20
 OPTIMISM = 0.5
 """What is predicted to take longer than its caller waits is tried all the same, unless half of it would be too long."""
+HALF_SECONDS = 0.25
+"""An estimate that nothing confirms counts half after so long: one a hundred times too high is tried after 1.7 s."""
+RETRY_SECONDS_MAX = 5.0
 _ROW_UNIT, _PAIR_UNIT = 32, 32_768  # so that one unit of either costs about the same
 _SECONDS_MIN = 1e-9
 
@@ -37,12 +46,15 @@ _SECONDS_MIN = 1e-9
 class Fit:
     """The cost of one kind of step."""
 
-    __slots__ = ("base", "per_pair", "per_row", "steps")
+    __slots__ = ("_read", "base", "per_pair", "per_row", "steps")
 
     def __init__(self, base: float, per_row: float, per_pair: float) -> None:
         """Start with a guess, in seconds; the first steps keep its proportions and learn its scale."""
         self.base, self.per_row, self.per_pair = base, per_row, per_pair
         self.steps = 0
+        self._read: dict[int, tuple[float, float]] = {}
+        """Of the steps that read a prompt, the last one of each power of two in size, some twenty in all: when it was
+        measured, and how much it took of what is estimated since, at most 1."""
 
     def cost(self, rows: int, pairs: float) -> float:
         """Return the seconds that such a step takes."""
@@ -72,6 +84,24 @@ class Fit:
         self.per_row = min(self.per_row, other.per_row)
         self.per_pair = min(self.per_pair, other.per_pair)
 
+    def weight(self, rows: int, pairs: float, now: float) -> float:
+        """Return how much the estimate for a step that reads so much counts against a job, 0 to 1.
+
+        What smaller steps than half of it have told says little of what its rows cost.
+        """
+        known = [last for size, last in self._read.items() if size >= _size(rows, pairs) - 1]
+        at, share = max(known, default=(-inf, 1.0))
+        return float(share * 0.5 ** (max(now - at, 0.0) / HALF_SECONDS))
+
+    def confirm(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step which read so much took so long; after `learn`."""
+        self._read[_size(rows, pairs)] = at, min(seconds / self.cost(rows, pairs), 1.0)
+
+    def cut_off(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step was ended after so long: what is estimated holds if that is more than was left of it."""
+        if seconds >= OPTIMISM * self.cost(rows, pairs) * self.weight(rows, pairs, at):
+            self._read[_size(rows, pairs)] = at, 1.0
+
     def learn(self, rows: int, pairs: float, seconds: float) -> float:
         """Take a measured step; return the factor by which the whole scale moved."""
         expected = self.cost(rows, pairs)
@@ -87,6 +117,11 @@ class Fit:
         self.per_row = max(self.per_row + off * x / _ROW_UNIT, _SECONDS_MIN)
         self.per_pair = max(self.per_pair + off * y / _PAIR_UNIT, 0.0)
         return 1.0
+
+
+def _size(rows: int, pairs: float) -> int:
+    """Return the power of two of how large a step is."""
+    return frexp(rows / _ROW_UNIT + pairs / _PAIR_UNIT)[1]
 
 
 def filled_up(rows: int, groups: int) -> int:
@@ -124,7 +159,7 @@ class Costs:
 
     def cost(self, rows: int, pairs: float) -> float:
         """Return the seconds that such a step takes."""
-        return (self.small if rows < BULK_ROWS_MIN else self.bulk).cost(rows, pairs)
+        return self._fit(rows).cost(rows, pairs)
 
     def learn(self, rows: int, pairs: float, seconds: float) -> None:
         """Take a measured step."""
@@ -135,12 +170,37 @@ class Costs:
         if fit is self.small:
             other.cap(fit)
 
+    def confirm(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step which read prompts took so long; `at` is on the clock of `certain`."""
+        self._fit(rows).confirm(rows, pairs, seconds, at)
+
+    def cut_off(self, rows: int, pairs: float, seconds: float, at: float) -> None:
+        """Note that a step which read prompts was ended after so long, by somebody who did not want to wait."""
+        self._fit(rows).cut_off(rows, pairs, seconds, at)
+
+    def scale(self, ratio: float) -> None:
+        """Make everything dearer by a factor."""
+        self.small.scale(ratio)
+        self.bulk.scale(ratio)
+
     def alone(self, rows: int, depth: int, chunk: int) -> float:
         """Return the seconds that so many tokens of one job take in steps of `chunk` rows with nobody beside it."""
-        fit = self.small if chunk < BULK_ROWS_MIN or rows < BULK_ROWS_MIN else self.bulk
+        fit = self._fit(min(rows, chunk))
         return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * pairs_of(rows, depth)
 
-    def in_time(self, alone: float, seconds: float) -> bool:
-        """Tell whether what takes so long may be done within these seconds: only a sure No is a No."""
-        trusted = self.small.steps + self.bulk.steps >= TRUSTED_STEPS
-        return seconds > (OPTIMISM * alone if trusted else 0.0)
+    def certain(self, rows: int, depth: int, chunk: int, now: float) -> float:
+        """Return the seconds that these tokens take at least, as far as the estimate counts now; 0 = it does not."""
+        if self.small.steps + self.bulk.steps < TRUSTED_STEPS:
+            return 0.0
+        first = min(rows, chunk)
+        weight = self._fit(first).weight(first, pairs_of(first, depth), now)
+        return OPTIMISM * weight * self.alone(rows, depth, chunk)
+
+    def _fit(self, rows: int) -> Fit:
+        return self.small if rows < BULK_ROWS_MIN else self.bulk
+
+
+def retry_seconds(certain: float, seconds: float) -> float:
+    """Return after how long a job that has so many seconds is tried, where it takes `certain` seconds at least."""
+    halves = log2(max(certain, _SECONDS_MIN) / max(seconds, _SECONDS_MIN))
+    return min(max(halves, 1.0) * HALF_SECONDS, RETRY_SECONDS_MAX)

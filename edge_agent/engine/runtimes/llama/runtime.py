@@ -30,9 +30,10 @@ from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, nee
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
+from edge_agent.engine.runtimes.llama.threads import ThreadTuner, thread_counts
 from edge_agent.engine.runtimes.llama.tuning import SAME
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
-from edge_agent.errors import DeadlineExpired, ModelFailed, ModelLoadFailed
+from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.record_schema import Schema
 
@@ -55,7 +56,7 @@ class LlamaRuntime:
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
-        self.device = "cpu"
+        self.device, self.threads = "cpu", 0
         ERRORS.install()  # before anything speaks: the daemon's log is JSON
         backends.load()
         self._cpu_variant = backends.cpu_variant()
@@ -82,6 +83,7 @@ class LlamaRuntime:
         self._written: Writers
         self._alike = 0
         """Steps of theirs so far."""
+        self._tuner: ThreadTuner
         self._computed_at = 0.0
 
     def load(self, spec: Load) -> dict[str, str]:
@@ -110,6 +112,9 @@ class LlamaRuntime:
             model.close()
             raise
         self._scheduler, self._crowds = Scheduler(tuned.shape.rows), tuned.bulk_scores == SAME
+        counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
+        self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
+        self.threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
@@ -218,17 +223,18 @@ class LlamaRuntime:
         if len(self._jobs) == 1:
             next(iter(self._jobs.values())).look_ahead()
         lanes = [job.lane() for job in self._jobs.values() if job.place is not None]
-        for lane in [lane for lane in lanes if not lane.decoding and self._scheduler.hopeless(lane, started)]:
-            lanes.remove(lane)
-            events.append(_too_late(lane, self._scheduler.alone(lane), started))
+        events += self._refuse(lanes, started)
         plan = self._scheduler.plan(lanes, started)
         turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
+        self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
         events += self._compute(turns)
         if self._computed_at > started:  # and was not aborted
-            self._scheduler.measured(plan, self._computed_at - started)
+            self._learn(plan, self._computed_at - started)
             self._writers = self._all_write(plan)
+        else:
+            self._scheduler.cut_off(plan, time.perf_counter() - started)
         return self._ended(events)
 
     def _all_write(self, plan: Plan) -> list[Generation]:
@@ -262,9 +268,42 @@ class LlamaRuntime:
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
         self._alike += 1
-        if self._alike % LEARN_EACH == 0:  # the others are like it
-            self._scheduler.costs.learn(len(jobs), sum(depths), time.perf_counter() - started)
+        if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
+            costs, rows, pairs = self._scheduler.costs, len(jobs), sum(depths)
+            seconds, expected = time.perf_counter() - started, costs.cost(rows, pairs)
+            if not self._tuner.trying:
+                costs.learn(rows, pairs, seconds)
+            self._tune_threads(expected, seconds)
         return self._ended(events) if events else events
+
+    def _refuse(self, lanes: list[Lane], now: float) -> list[Event]:
+        """Take out the lanes that are read for nothing, since they cannot be in time; return how they end."""
+        events: list[Event] = []
+        for lane in [lane for lane in lanes if lane.deadline and not lane.decoding]:
+            if pause := self._scheduler.refused_for(lane, now):
+                lanes.remove(lane)
+                events.append(_too_late(lane, self._scheduler.alone(lane), now, pause))
+        return events
+
+    def _learn(self, plan: Plan, seconds: float) -> None:
+        """Take what a planned step took."""
+        expected = self._scheduler.expected(plan)
+        if not self._tuner.trying:
+            self._scheduler.measured(plan, seconds)
+        elif _keeps_streams_waiting(plan):
+            self._use_threads(self._tuner.threads)
+            return
+        self._tune_threads(expected, seconds)
+
+    def _tune_threads(self, expected: float, seconds: float) -> None:
+        """Let the next step have as many threads as suit what steps take."""
+        self._scheduler.costs.scale(self._tuner.took(expected, seconds, time.perf_counter()))
+        self._use_threads(self._tuner.threads)
+
+    def _use_threads(self, threads: int) -> None:
+        if self.threads != threads:
+            self.threads = threads
+            self._cache.context.use_threads(threads)
 
     def _ended(self, events: list[Event]) -> list[Event]:
         """Let the jobs go that these events end; return the events."""
@@ -396,8 +435,19 @@ class LlamaRuntime:
         job.close()
 
 
-def _too_late(lane: Lane, seconds: float, now: float) -> Event:
-    """End a job that would cost others time, and come to nothing."""
-    left = max(lane.deadline - now, 0.0)
-    said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s"
-    return failed(lane.key, DeadlineExpired(f"{said}; the caller waits for another {left:.1f} s"))
+def _keeps_streams_waiting(plan: Plan) -> bool:
+    """Tell whether a step reads a prompt while others write: other threads are not tried on it, for it is long."""
+    return len({lane.decoding for lane, _ in plan}) > 1
+
+
+def _too_late(lane: Lane, seconds: float, now: float, pause: float) -> Event:
+    """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
+    left = lane.deadline - now
+    if left <= 0:
+        return failed(lane.key, DeadlineExpired("the deadline passed before the input was read"))
+    said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
+    waits = f"{said}; the caller waits for another {left:.1f} s"
+    error = DeadlineUnattainable(
+        waits, retry_seconds=pause, tokens=lane.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
+    )
+    return failed(lane.key, error)

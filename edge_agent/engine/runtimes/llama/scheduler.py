@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Costs, Fit, pairs_of
+from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Costs, Fit, pairs_of, retry_seconds
 
 STEP_SECONDS = 0.2
 ALONE_SECONDS = 0.5
@@ -114,29 +114,45 @@ class Scheduler:
         """Learn from what the planned step took; of a step without rows there is nothing to learn."""
         if not plan:
             return
-        total, pairs = 0, 0.0
-        for lane, rows in plan:
-            total += rows
-            pairs += rows * (lane.depth + rows / 2)  # pairs_of, in each step for each stream
+        total, pairs = _work_of(plan)
         if self._changed and self.costs.known:  # says what a change of adapters costs, and nothing of rows
             extra = max(seconds - self.costs.cost(total, pairs), 0.0)
             self._change_seconds += (extra - self._change_seconds) / 4
         else:
             self.costs.learn(total, pairs, seconds)
+            if _reads(plan):
+                self.costs.confirm(total, pairs, seconds, self._now + seconds)
+
+    def cut_off(self, plan: Plan, seconds: float) -> None:
+        """Take note that the planned step was ended after so long, before it was done."""
+        if _reads(plan):
+            self.costs.cut_off(*_work_of(plan), seconds, self._now + seconds)
 
     def cost(self, rows: int, pairs: float) -> float:
         """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
         return self.costs.cost(rows, pairs)
 
+    def expected(self, plan: Plan) -> float:
+        """Return the seconds that the planned step takes."""
+        return self.costs.cost(*_work_of(plan))
+
     def alone(self, lane: Lane) -> float:
         """Return the seconds that the rows of a lane would take with nobody beside it."""
-        return self.costs.alone(lane.rows, lane.depth, EXACT_ROWS_MAX if lane.exact else self._bulk_rows)
+        return self.costs.alone(lane.rows, lane.depth, self._chunk(lane))
 
-    def hopeless(self, lane: Lane, now: float) -> bool:
-        """Tell whether a lane is too late even if it had the machine for itself from now on."""
+    def refused_for(self, lane: Lane, now: float) -> float:
+        """Return after how many seconds a lane is worth another try that cannot be in time, even if it had the machine
+        for itself from now on; 0 = it is worth one now.
+        """
         if not lane.deadline:
-            return False
-        return not self.costs.in_time(self.alone(lane), lane.deadline - now)
+            return 0.0
+        left, certain = lane.deadline - now, self.costs.certain(lane.rows, lane.depth, self._chunk(lane), now)
+        return 0.0 if left > certain else retry_seconds(certain, left)
+
+    def _chunk(self, lane: Lane) -> int:
+        """Return the rows of the steps that would read a lane alone."""
+        bulk = not lane.exact and self._is_long(lane) and self._affords_bulk(lane)
+        return self._bulk_rows if bulk else EXACT_ROWS_MAX
 
     def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
@@ -237,6 +253,19 @@ class Scheduler:
 
     def _oldest(self, lanes: Sequence[Lane], most: int) -> Sequence[Lane]:
         return lanes if len(lanes) <= most else sorted(lanes, key=self._turn)[:most]
+
+
+def _work_of(plan: Plan) -> tuple[int, float]:
+    """Return the rows of a step, and the pairs."""
+    total, pairs = 0, 0.0
+    for lane, rows in plan:
+        total += rows
+        pairs += rows * (lane.depth + rows / 2)  # pairs_of, in each step for each stream
+    return total, pairs
+
+
+def _reads(plan: Plan) -> bool:
+    return any(not lane.decoding for lane, _ in plan)
 
 
 def _rows_of(plan: Plan) -> int:

@@ -16,6 +16,7 @@ from edge_agent.engine.protocol import Load
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.threads import thread_counts
 from edge_agent.engine.runtimes.llama.tuning import FILLED, OTHERS, SAME, Limits, Trial, Tuned
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
@@ -46,7 +47,8 @@ def processor() -> str:
 def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
-    `named` is the processor and its code. It is measured, too, whether scores come out of bulk steps as of small ones.
+    `named` is the processor and its code. It is measured, too, whether scores come out of bulk steps as of small ones,
+    and of fewer threads as of all.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
@@ -56,15 +58,24 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
     try:
         if spec.tune and spec.device == "cpu":
             if kept := tuning.remembered(spec.settings, key, shape):
-                notes, scores = (spec.settings.get(name, "") for name in ("tuning", "bulk_scores"))
-                tuned = Tuned(kept, key, "remembered", notes, scores if scores in (SAME, OTHERS) else "")
+                found = (tuning.measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores"))
+                tuned = Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
             else:
                 tuned = _Search(model, shape, limits).run(key)
-            if not tuned.bulk_scores and tuned.shape.rows >= _BULK:
-                same = _bulk_scores_are_the_same(model, tuned.shape, limits.seconds)
-                tuned = replace(tuned, bulk_scores=SAME if same else OTHERS)
+            tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
     except ModelFailed as error:  # the first answer says what is wrong with it
         return Tuned(shape, key, "off", error.message)
+    return tuned
+
+
+def _with_scores(model: Model, tuned: Tuned, threads: int, seconds: float) -> Tuned:
+    """Measure what scores depend on, where it is not remembered: on bulk steps, and on fewer threads than these."""
+    if not tuned.bulk_scores and tuned.shape.rows >= _BULK:
+        same = _bulk_scores_are_the_same(model, tuned.shape, seconds)
+        tuned = replace(tuned, bulk_scores=SAME if same else OTHERS)
+    if not tuned.thread_scores and threads > 1:
+        same = _thread_scores_are_the_same(model, replace(tuned.shape, threads=threads))
+        tuned = replace(tuned, thread_scores=SAME if same else OTHERS)
     return tuned
 
 
@@ -85,6 +96,17 @@ def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> boo
             if time.monotonic() > until:
                 break
     return True
+
+
+def _thread_scores_are_the_same(model: Model, shape: Shape) -> bool:
+    """Tell whether a text has the same logits with fewer threads. With llama.cpp's kernels it has: each number of a
+    result is summed up by one thread."""
+    with _opened(model, shape) as bench:
+        found = []
+        for threads in reversed(thread_counts(shape.threads)):
+            bench.context.use_threads(threads)
+            found.append(bench.digests())
+    return all(each == found[0] for each in found)
 
 
 class _Search:
@@ -143,7 +165,7 @@ class _Search:
             self._best, self._seconds = shape, trial.seconds
 
     def _threads(self, bench: _Bench) -> None:
-        for threads in tuning.thread_counts(self._best.threads):
+        for threads in reversed(thread_counts(self._best.threads)[:-1]):
             what = f"{threads} thread{'s' if threads > 1 else ''}"
             if self._late(what, TRIES * self._seconds):
                 break
@@ -231,6 +253,14 @@ class _Bench:
             self.context.decode([Rows(0, start, text[start : start + rows], logits=_PIECE)])
         self.context.drop(0)
         return [hashlib.blake2b(self.context.logits(row).tobytes()).digest() for row in range(rows - _PIECE, rows)]
+
+    def digests(self) -> list[bytes]:
+        """Return digests of the logits behind a text, behind one token more, and behind as much as bulk steps read."""
+        found = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
+        self.context.drop(0)
+        found.append(self._read(0, min(tuning.ROWS)))
+        self.context.drop(0)
+        return [hashlib.blake2b(logits.tobytes()).digest() for logits in found]
 
     def independent(self) -> bool:
         """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""

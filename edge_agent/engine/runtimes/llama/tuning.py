@@ -65,6 +65,8 @@ class Tuned:
     """What was tried and not kept."""
     bulk_scores: str = ""
     """SAME or OTHERS: what comes out of bulk steps, beside small ones; empty = not measured."""
+    thread_scores: str = ""
+    """Likewise what comes out of steps of other numbers of threads, beside those of all threads."""
 
     def details(self) -> dict[str, str]:
         """Return what status shows, and what the daemon hands in at the next load."""
@@ -74,6 +76,7 @@ class Tuned:
             "bulk_rows": str(self.shape.rows),
             "row_groups": str(self.shape.groups),
             **({"bulk_scores": self.bulk_scores} if self.bulk_scores else {}),
+            **({"thread_scores": self.thread_scores} if self.thread_scores else {}),
             "tuned": self.source,
             "tuned_for": self.key,
             "tuning": self.notes,
@@ -92,9 +95,10 @@ def verdict(usual: float, trial: Trial) -> str:
     return ""
 
 
-def thread_counts(given: int) -> list[int]:
-    """Return what to try beside all of them: half, a quarter, and so on down to one."""
-    return [given >> shift for shift in range(1, given.bit_length())]
+def measured_scores(settings: Mapping[str, str], name: str) -> str:
+    """Return what was found out of scores; empty = it was not, or somebody has edited it."""
+    found = settings.get(name, "")
+    return found if found in (SAME, OTHERS) else ""
 
 
 def groups_of(seconds: Sequence[tuple[float, float]]) -> int:

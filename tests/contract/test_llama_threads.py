@@ -1,0 +1,123 @@
+"""The number of threads changes between the steps of a running engine, and no bit of a score or a record with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.runtimes.llama import trying, tuning
+from edge_agent.engine.runtimes.llama.context import Shape
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.threads import ThreadTuner
+from edge_agent.engine.runtimes.llama.tuning import Limits
+from tests.contract.test_llama_runtime import CHAT, SHORT, WEIGHTS, make
+
+TEXTS = [SHORT, "I lost my umbrella on the bus. " * 6, "When do you close?"]
+
+
+class Restless(ThreadTuner):
+    """Takes another count after each step."""
+
+    def took(self, expected: float, seconds: float, now: float) -> float:
+        """Go round."""
+        self.threads = self.threads % 3 + 1
+        return 1.0
+
+
+class Trying(ThreadTuner):
+    """Tries one thread in each step."""
+
+    def took(self, expected: float, seconds: float, now: float) -> float:
+        """Go on."""
+        self.trying, self.threads = True, 1
+        return 1.0
+
+
+@contextmanager
+def loaded(tuner: ThreadTuner | None = None) -> Iterator[LlamaRuntime]:
+    """Load with three threads: "c" classifies, "g" writes."""
+    runtime = LlamaRuntime()
+    runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=1024, threads=3))
+    runtime.attach("c", make(), {})
+    runtime.attach("g", CHAT, {})
+    runtime._tuner = tuner or runtime._tuner
+    yield runtime
+    runtime.close()
+
+
+def answers(runtime: LlamaRuntime) -> dict[str, tuple[object, ...]]:
+    """Ask one text after the other, by each task; return what each answer says."""
+    found: dict[str, tuple[object, ...]] = {}
+    for number, text in enumerate(TEXTS):
+        for digest in "cg":
+            runtime.submit(Run(job_id=f"{digest}{number}", digest=digest, text=text, output_tokens_max=6, logprobs=1))
+            while runtime.busy:
+                for event in runtime.step():
+                    if isinstance(event, Done):
+                        found[event.job_id] = (event.scores, event.label_mass, event.tokens)
+    return found
+
+
+def test_scores_and_texts_are_the_same_whatever_number_of_threads_computes() -> None:
+    """Another one in each step, from one to three, against three in all."""
+    with loaded() as runtime:
+        same = answers(runtime)
+    with loaded(Restless((1, 2, 3), 3, 0.0)) as runtime:
+        assert same == answers(runtime)
+
+
+def test_no_stream_waits_for_a_try() -> None:
+    """Other threads are tried on steps that write or read, and not on one that reads while somebody writes."""
+    with loaded(Trying((1, 3), 3, 0.0)) as runtime:
+        context, steps = runtime._cache.context, set[tuple[str, int]]()
+        decode, write_on = context.decode, context.write_on
+
+        def reads(parts: Any) -> None:
+            sizes = sorted(len(part.tokens) for part in parts)
+            steps.add(("both" if len(sizes) > 1 and sizes[0] == 1 else "reads", runtime.threads))
+            decode(parts)
+
+        def writes(*given: Any) -> None:
+            steps.add(("writes", runtime.threads))
+            write_on(*given)
+
+        context.decode, context.write_on = reads, writes  # type: ignore[method-assign] - to see what computes
+        runtime.submit(Run(job_id="stream", digest="g", text=TEXTS[0], output_tokens_max=40))
+        for step in range(400):
+            if step == 8:
+                runtime.submit(Run(job_id="prompt", digest="g", text=TEXTS[1] * 2, output_tokens_max=1))
+            if runtime.busy:
+                runtime.step()
+        assert not runtime.busy
+    assert {("writes", 1), ("both", 3)} <= steps
+    assert ("both", 1) not in steps
+
+
+def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
+    """With several threads; a child of one has nothing to change. What somebody has edited is measured."""
+    model = Model(str(WEIGHTS))
+    try:
+        for threads, said, found in ((2, "", tuning.SAME), (1, "", ""), (2, tuning.OTHERS, tuning.OTHERS)):
+            shape = Shape(cells=2000, sequences=10, kv_type="f16", threads=threads, rows=64)
+            spec = Load(runtime="llama", threads=threads, tune=True)
+            kept = {"tuned_for": tuning.key_of(spec, shape, "this"), "threads": "1", "bulk_rows": "64"}
+            spec = Load(runtime="llama", threads=threads, tune=True, settings=kept | {"thread_scores": said})
+            tuned = trying.settle(spec, model, shape, "this", Limits(seconds=0))
+            assert ("remembered", found) == (tuned.source, tuned.thread_scores)
+    finally:
+        model.close()
+
+
+def test_without_tuning_the_given_threads_compute() -> None:
+    """As they are told, however slow the steps are."""
+    runtime = LlamaRuntime()
+    details = runtime.load(Load(runtime="llama", weights=str(WEIGHTS), context_tokens=512, threads=2))
+    try:
+        assert ("off", 2) == (details["tuned"], runtime.threads)
+        assert [1.0] * 200 == [runtime._tuner.took(0.01, 10.0, float(now)) for now in range(200)]
+        assert 2 == runtime._tuner.threads
+    finally:
+        runtime.close()
