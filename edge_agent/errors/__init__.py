@@ -9,7 +9,7 @@
     │   ├── RoleMissing, CertificateExpired
     ├── CapacityError        the caller tries again after `retry_seconds`
     │   ├── QueueFull, ShareExceeded, RateExceeded, DeadlineUnattainable
-    │   ├── EngineNotReady, Draining, StreamBroken
+    │   ├── EngineNotReady, Draining, SpoolStalled, StreamBroken
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
@@ -64,6 +64,7 @@ from edge_agent.errors.calls import (
     RequestCancelled,
     RoleMissing,
     ShareExceeded,
+    SpoolStalled,
     StreamBroken,
     TooManyInputs,
     UnknownTask,
@@ -179,6 +180,7 @@ __all__ = [
     "SiteError",
     "SocketInUse",
     "SocketPathTooLong",
+    "SpoolStalled",
     "StateDirInUse",
     "StateDirUnwritable",
     "StateError",

@@ -29,6 +29,13 @@ def _table(labels: tuple[str, ...], rows: str) -> tuple[Metric, ...]:
 
 DAEMON = (
     *_table(("reason",), "denied_total c Calls that were denied, by reason: no certificate, or a wrong role."),
+    *_table(
+        ("component",),
+        """
+        component_up g 1 = this part of the daemon runs in the background, 0 = it has died within the last minute.
+        component_deaths_total c How often it has died since the daemon started.
+        """,
+    ),
     *_table(("version", "python"), "build_info g Always 1; the labels say which program this is."),
     *_table(
         (),
@@ -135,6 +142,7 @@ EXAMPLES = (
         outbox_bytes_max g Bytes above which nothing more is sealed (examples.outbox_bytes_max).
         outbox_oldest_segment_seconds g Age of the oldest segment without a receipt, by the clock of the machine.
         examples_problems g Things that keep examples from being kept, sealed or signed for.
+        examples_stalled_seconds g For how long the disk has worked on one write; then the other figures are missing.
         """,
     ),
 )

@@ -55,6 +55,10 @@ class Watched:
     denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
     serving: Callable[[], bool]
+    up: Callable[[], Mapping[str, bool]]
+    """Whether each component in the background runs."""
+    deaths: Callable[[], Mapping[str, int]]
+    """How often each has died."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Seen:
     calls: int
     serving: bool
     store_bytes: int
+    up: dict[str, bool]
+    deaths: dict[str, int]
 
 
 class SiteMetrics:
@@ -112,6 +118,8 @@ class SiteMetrics:
             calls=watched.admission.calls,
             serving=watched.serving(),
             store_bytes=watched.activation.inventory.store_bytes,
+            up=dict(watched.up()),
+            deaths=dict(watched.deaths()),
         )
 
     def _samples(self, seen: Seen) -> Iterator[Sample]:
@@ -124,6 +132,10 @@ class SiteMetrics:
         yield Sample("scrape_seconds", self._seconds)
         yield Sample("store_bytes", seen.store_bytes)
         yield Sample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
+        for component, up in seen.up.items():
+            yield Sample("component_up", up, (component,))
+        for component, number in seen.deaths.items():
+            yield Sample("component_deaths_total", number, (component,))
         for task, counted in list(counts.tasks.items()):
             yield from _answers(task, counted)
         for lost, number in list(counts.errors.items()):
@@ -134,6 +146,9 @@ class SiteMetrics:
             yield from processes.samples(engine.name, engine.pid)
         yield from processes.samples("serve", os.getpid())
         if seen.examples:
+            yield Sample("examples_problems", len(seen.examples.problems))
+            yield Sample("examples_stalled_seconds", seen.examples.stalled_seconds)
+        if seen.examples and not seen.examples.stalled_seconds:
             yield from _examples(seen.examples, config)
             serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
             yield from field.samples(seen.examples.field, serving, seen.alarms)
@@ -230,7 +245,6 @@ def _examples(examples: CollectionStatus, config: Config) -> Iterator[Sample]:
     yield Sample("outbox_bytes", examples.outbox_bytes)
     yield Sample("outbox_bytes_max", config.examples.outbox_bytes_max)
     yield Sample("outbox_oldest_segment_seconds", examples.outbox_seconds)
-    yield Sample("examples_problems", len(examples.problems))
 
 
 def _uplink(config: Config) -> Iterator[Sample]:
