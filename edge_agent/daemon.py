@@ -247,7 +247,7 @@ def serve(config: Config) -> int:
 
 
 def _admission(config: Config) -> Admission:
-    return Admission(config.service.calls_max, config.service.drain_seconds, config.access.client_calls_max)
+    return Admission(config.service.calls_max, config.access.client_calls_max)
 
 
 def _limits(config: StoreConfig) -> StoreLimits:

@@ -53,8 +53,15 @@ class CallFailed(Exception):
         """Of the request; empty = it had none."""
         self.tries = 1
         """How often it was made."""
+        self.seconds = 0.0
+        """How long that took, with the waits between."""
         self.answered_before = False
         """Whether the daemon answered this client earlier: it was reached then, and took its certificate."""
+
+    def give_up(self, why: str) -> None:
+        """Add to the message how often the call was made, for how long, and why it is not made again."""
+        tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
+        self.message = f"{self.message}; given up after {tries} in {self.seconds:.1f} s: {why}"
 
     def __str__(self) -> str:
         """Return the whole of it, for a log or a traceback."""

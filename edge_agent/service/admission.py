@@ -38,7 +38,7 @@ class Place:
 class Admission:
     """The count of one daemon. One event loop owns it."""
 
-    def __init__(self, calls_max: int, drain_seconds: float, client_calls_max: int = 0, what: str = "calls") -> None:
+    def __init__(self, calls_max: int, client_calls_max: int = 0, what: str = "calls") -> None:
         """Take at most `calls_max` calls of one client at a time, and so far as others find places (`shares.py`).
 
         `client_calls_max` is lower where one client is never to have that many; 0 = it is not. `what` are they?
@@ -46,7 +46,6 @@ class Admission:
         self._what = what
         self._calls_max = calls_max
         self._client_calls_max = client_calls_max or calls_max
-        self._drain_seconds = drain_seconds
         self._calls = 0
         self._by_client: dict[str, int] = {}
         self.draining = False
@@ -73,7 +72,8 @@ class Admission:
 
     def _require_place(self, client: str) -> None:
         if self.draining:
-            raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._drain_seconds)
+            # An idle daemon is gone, and back, long before 'drain_seconds' are over.
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
         held = self._by_client.get(client, 0)
         at_its_most = self._client_calls_max <= held < self._calls_max
         if not at_its_most and shares.fits(held, self._calls, 1, self._calls_max):
