@@ -140,6 +140,7 @@ class Daemon:
         """Take no new work."""
         self._serving = False
         self._admission.draining = True
+        self._engines.drain()
         self._changed.set()
 
     @contextlib.asynccontextmanager
@@ -154,6 +155,7 @@ class Daemon:
             await self._report()  # before the first call can ask
             await self._edge.start()
             stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
+            stack.push_async_callback(self._admission.until_quiet)
             if listener := self._metrics():
                 listener.start()
                 stack.push_async_callback(asyncio.to_thread, listener.stop)

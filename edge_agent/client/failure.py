@@ -115,6 +115,8 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls
         return _too_large(found)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_MANY in details:
         return _too_many(target)
+    if code is grpc.StatusCode.CANCELLED and not details:  # a cancel of this client's own has details
+        return _reset(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return CallFailed(
             code.name,
@@ -149,6 +151,12 @@ def _unreachable(target: str, details: str) -> CallFailed:
     return CallFailed(
         "UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target, "details": details}
     )
+
+
+def _reset(target: str) -> CallFailed:
+    """A server that stops so ends a call that has reached it and none of its handlers."""
+    said, remedy = f"{target} ended the call before it began: the daemon is stopping", "Connect again when it is back."
+    return CallFailed("UNAVAILABLE", UNREACHABLE, said, remedy=remedy, metadata={"target": target})
 
 
 def _forbidden(path: str) -> bool:

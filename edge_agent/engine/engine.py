@@ -84,6 +84,7 @@ class Engine:
         self._effort = Effort(config.heartbeat_seconds_max)
         self._probe: asyncio.Task[None] | None = None
         self._wedged = False
+        self._draining = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
@@ -231,6 +232,10 @@ class Engine:
     def _attaching(self, sent_before: float = float("inf")) -> bool:
         return any(not each.attached.done() and each.sent_at <= sent_before for each in self._bundles.values())
 
+    def drain(self) -> None:
+        """Start no further child: the one that runs finishes what it has."""
+        self._draining.set()
+
     async def stop(self) -> None:
         """End the child. Unfinished jobs end with EngineNotReady."""
         self._set_state(State.STOPPING)
@@ -294,17 +299,18 @@ class Engine:
     # --- supervision ---------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Keep a child running until cancelled or until loading it has failed too often."""
+        """Keep a child running until cancelled, until loading it has failed too often, or one died while draining."""
         try:
-            while True:
+            while not self._draining.is_set():
                 self._set_state(State.STARTING)
                 pause = await self._one_life()
                 if pause is None:
-                    self._give_up()
-                    return
+                    break
                 self._set_state(State.BACKING_OFF)
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._draining.wait(), pause)
                 self.restarts += 1
+            self._give_up()
         finally:
             await self._end_child()
 
@@ -434,8 +440,10 @@ class Engine:
             resolve(bundle.attached, error)
 
     def _give_up(self) -> None:
-        self._set_state(State.FAILED)
-        error = ModelLoadFailed(f"the model does not load: {self.problem}")
+        stopping = self._draining.is_set()
+        self._set_state(State.STOPPING if stopping else State.FAILED)
+        failed = ModelLoadFailed(f"the model does not load: {self.problem}")
+        error = EngineNotReady("the daemon is stopping") if stopping else failed
         self._jobs.fail_all(error)
         for bundle in self._bundles.values():  # one may have come after the last failure was told
             resolve(bundle.attached, error)

@@ -282,6 +282,11 @@ class EnginePool:
         """Name the engines that should compute and do not; see Engine.alive."""
         return [engine.name for engine in self._engines.values() if not engine.alive(every_seconds)]
 
+    def drain(self) -> None:
+        """Start no further child: those that run finish what they have."""
+        for engine in self._engines.values():
+            engine.drain()
+
     async def stop(self) -> None:
         """Stop every engine."""
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 
 import pytest
 
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
-from edge_agent.service.admission import RETRY_SECONDS, Admission
+from edge_agent.service.admission import QUIET_SECONDS, QUIET_SECONDS_MAX, RETRY_SECONDS, Admission
 
 
 def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
@@ -41,6 +42,27 @@ def test_nothing_is_taken_while_draining() -> None:
     with pytest.raises(Draining) as caught, admission.call("a"):
         pass
     assert RETRY_SECONDS == caught.value.retry_seconds
+
+
+async def test_a_drain_waits_until_callers_have_been_told() -> None:
+    """While calls come it waits, and not for ever: one that keeps calling does not hold up the stop."""
+    admission, refused = Admission(calls_max=1), 0
+    admission.draining = True
+    await admission.until_quiet()
+
+    async def call_on() -> None:
+        nonlocal refused
+        while True:
+            with pytest.raises(Draining), admission.call("a"):
+                pass
+            refused += 1
+            await asyncio.sleep(0)
+
+    calling = asyncio.create_task(call_on())
+    await admission.until_quiet()
+    assert refused > QUIET_SECONDS_MAX / QUIET_SECONDS
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
 
 
 def test_another_client_finds_a_place() -> None:

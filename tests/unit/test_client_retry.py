@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Client, Failure, Retry
-from edge_agent.client.failure import DEADLINE_EXPIRED, UNREACHABLE
+from edge_agent.client.failure import DEADLINE_EXPIRED, UNREACHABLE, call_failed
 from edge_agent.client.retry import JITTER, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, Budget, Tries
 from edge_agent.client.tls import TLS_FAILED
 from tests.eventually import eventually
@@ -271,6 +272,29 @@ async def test_a_cancelled_call_that_waits_for_its_next_try_ends_at_once(daemon)
         daemon.inference.refusals = 0
         assert "refund" == (await client.classify("pos-intent", ["y"]))[0].label
     assert ["y"] == list(daemon.inference.requests[-1].texts)
+
+
+class Reset(grpc.RpcError):
+    """A call whose stream the server reset, as gRPC tells it where the server gave no status."""
+
+    def __init__(self, details: str) -> None:
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+def test_a_call_that_a_stopping_server_resets_is_made_again():
+    """One that reached no handler ends without a word; a cancel of the client's own has one, and stays a cancel."""
+    reset, cancelled = (call_failed(Reset(said), NOBODY, 10) for said in ("", "Locally cancelled by application!"))
+    assert ("UNAVAILABLE", UNREACHABLE, "CANCELLED") == (reset.code, reset.reason, cancelled.reason)
+    assert ([0.1, 0.2, 0.4], []) == (pauses(reset), pauses(cancelled))
 
 
 # --- many inputs ------------------------------------------------------------------------------------------------------
