@@ -6,7 +6,7 @@ docs/booted.log keeps one run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -127,6 +127,44 @@ def test_a_group_is_a_role(site: Appliance):
     assert 0 == site.classify(DEVICE)[0]
     assert (3, 3) == (site.classify(STRANGER)[0], site.classify(REVIEWER)[0])
     assert 3 == site.machine.tell("edge-agent", "status", user=DEVICE)[0]
+
+
+def test_an_idle_restart_logs_no_error(site: Appliance):
+    """Nor a warning: nothing dies that was not told to."""
+    site.logged()
+    site.machine.run("systemctl", "restart", "edge-agent")
+    site.until_it_answers()
+    said = site.logged()
+    assert {"stopping", "stopped", "serving"} <= {line["event"] for line in said}
+    assert [] == [line for line in said if line["level"] not in ("debug", "info")]
+
+
+def restart(site: Appliance) -> None:
+    site.machine.run("systemctl", "restart", "edge-agent")
+
+
+def upgrade(site: Appliance) -> None:
+    site.install(NEXT_VERSION)
+
+
+def roll_back(site: Appliance) -> None:
+    site.machine.run("edge-agent-setup", "rollback")
+
+
+def reboot(site: Appliance) -> None:
+    site.machine.reboot()
+
+
+@pytest.mark.parametrize("change", [restart, upgrade, roll_back, reboot], ids=lambda each: each.__name__)
+def test_a_stop_under_load_cuts_no_call(site: Appliance, change: Callable[[Appliance], None]):
+    """Streams that began end whole; other calls are answered or refused for now; callers that try again see nothing."""
+    site.until_it_answers()
+    site.logged()
+    with site.called() as calls:
+        change(site)
+        site.until_it_answers()
+    assert [] == calls.lost()
+    assert [] == [line for line in site.logged() if line["level"] not in ("debug", "info")]
 
 
 def test_a_killed_daemon_comes_back_by_itself(site: Appliance):

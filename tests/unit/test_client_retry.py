@@ -65,7 +65,7 @@ def test_what_is_tried_again_and_after_how_long(failure, expected):
 
 
 class Outage:
-    """Calls of one client to a daemon that is away, loads its model, and answers again; on a clock that is only counted."""
+    """Calls of one client to a daemon that is away, loads its model, and answers again; its clock is a number."""
 
     def __init__(self, retry: Retry, back_at: float, loaded_at: float) -> None:
         self.budget = Budget(retry)
@@ -141,8 +141,8 @@ def test_an_error_says_that_tries_ran_out():
     spent = Budget(Retry(budget_max=0))
     assert [
         "because of UNREACHABLE; given up after 38 tries in 59.9 s: 0.1 s of the call's 60 s are left",
-        "because of QUEUE_FULL; given up after 3 tries in 4.0 s: the daemon asks for 2 s, and 1.0 s of the call's 5 s are"
-        " left",
+        "because of QUEUE_FULL; given up after 3 tries in 4.0 s: the daemon asks for 2 s, and 1.0 s of the call's 5 s"
+        " are left",
         "because of UNREACHABLE; given up after 3 tries in 0.3 s: 'tries_max' is 3",
         "because of QUEUE_FULL; given up after 1 try in 0.0 s: the client's budget of 0 tries against a busy daemon is"
         " spent",
