@@ -36,6 +36,17 @@ TASKS = ("echoed", "pos-intent", "tiny")
 WRITER = "written"
 """The task that generates; on the engine of the first."""
 NEXT_VERSION = "9.0.0"
+# Before= so that in a reboot they call until serve has ended. Then nobody will answer them, and they are killed.
+CALLERS = f"""
+[Unit]
+Before=edge-agent.service
+[Service]
+User={DEVICE}
+ExecStart=/opt/edge-agent/current/bin/python /srv/callers.py {TASKS[0]} {WRITER}
+StandardOutput=truncate:/srv/calls
+StandardError=inherit
+TimeoutStopSec=5
+"""
 # So that a test need not wait a minute: what is shorter is the time, not the way.
 QUICK_UNIT = "[Service]\nWatchdogSec=12\n"
 QUICK = "engine: {heartbeat_seconds_max: 2, restart_seconds_first: 0.2}\n"
@@ -113,7 +124,7 @@ class Appliance:
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine, self.folder = machine, folder
         self.centre = Centre(folder / "centre")
-        self.sticks, self.loads = 0, 0
+        self.sticks = 0
         machine.run("mkdir", "-p", "/var/log/journal")  # so that the log outlives a reboot
         machine.run("journalctl", "--flush")
         for name in (DEVICE, STRANGER, REVIEWER):
@@ -178,17 +189,15 @@ class Appliance:
     @contextlib.contextmanager
     def called(self) -> Iterator[Calls]:
         """Let callers of every kind call while the block runs: tests/machine_callers.py."""
-        self.loads += 1
-        output = self.folder / f"calls-{self.loads}"
         self.machine.put(Path(machine_callers.__file__), "/srv/callers.py")
-        command = ("/opt/edge-agent/current/bin/python", "/srv/callers.py", TASKS[0], WRITER)
-        callers, calls = self.machine.start(*command, user=DEVICE, output=output), Calls(output)
-        try:
-            self.machine.until(calls.under_way)
-            yield calls
-        finally:
-            callers.communicate()
-            self.machine.note(f"-- {dict(calls.outcomes())}")
+        self.machine.write("/etc/systemd/system/callers.service", CALLERS)
+        self.machine.run("systemctl", "daemon-reload")
+        self.machine.run("systemctl", "start", "callers")
+        calls = Calls(self.machine.root / "srv/calls")
+        self.machine.until(calls.under_way)
+        yield calls
+        self.machine.run("systemctl", "stop", "callers")
+        self.machine.note(f"-- {dict(calls.outcomes())}")
 
     def logged(self) -> list[dict[str, Any]]:
         """Return what the daemon has written to its log since it was last asked."""

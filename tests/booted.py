@@ -149,20 +149,10 @@ class Machine:
 
     def ask(self, *command: str, user: str = "") -> tuple[int, str]:
         """The same, without a word in the log: for what is asked again and again."""
-        whole = self._inside(command, user)
-        done = subprocess.run(whole, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
-
-    def start(self, *command: str, user: str, output: Path) -> subprocess.Popen[bytes]:
-        """Start a command in it that runs until its standard input ends, or the machine does."""
-        self.note(f"{user}# {' '.join(command)} &")
-        with output.open("wb") as written:
-            return subprocess.Popen(self._inside(command, user), stdin=subprocess.PIPE, stdout=written, stderr=written)
-
-    def _inside(self, command: tuple[str, ...], user: str) -> list[str]:
         inside = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]
-        as_user = ("runuser", "-u", user, "--") if user else ()
-        return [*inside, "env", "-i", f"PATH={PATH}", "LANG=C.UTF-8", *as_user, *command]
+        whole = [*inside, "env", "-i", f"PATH={PATH}", "LANG=C.UTF-8", *(("runuser", "-u", user, "--") if user else ())]
+        done = subprocess.run([*whole, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     def note(self, text: str) -> None:
         """Write something into the log."""

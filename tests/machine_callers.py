@@ -1,4 +1,4 @@
-"""Callers on a booted machine, run there by the installed program's Python until standard input ends.
+"""Callers on a booted machine, run there by the installed program's Python until SIGTERM; calls that run then end.
 
 Each outcome is a line: the kind of caller and what became of its call, with the reason where it got no answer.
 
@@ -10,6 +10,7 @@ Each outcome is a line: the kind of caller and what became of its call, with the
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -64,16 +65,18 @@ async def over_and_over(call: Callable[[], Awaitable[None]], stopped: asyncio.Ev
 
 
 async def main(task: str, writer: str) -> None:
-    """Call until standard input ends."""
+    """Call until SIGTERM."""
     stopped = asyncio.Event()
-    async with AsyncClient(TARGET) as once, AsyncClient(TARGET, retry=Retry()) as patient:
-        async with asyncio.TaskGroup() as callers:
-            for _ in range(CALLERS):
-                callers.create_task(over_and_over(lambda: stream(once, writer), stopped))
-                callers.create_task(over_and_over(lambda: ask(once, task, "once", "refused"), stopped))
-                callers.create_task(over_and_over(lambda: ask(patient, task, "patient", "failed"), stopped))
-            await asyncio.to_thread(sys.stdin.read)
-            stopped.set()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    async with (
+        AsyncClient(TARGET) as once,
+        AsyncClient(TARGET, retry=Retry()) as patient,
+        asyncio.TaskGroup() as callers,
+    ):
+        for _ in range(CALLERS):
+            callers.create_task(over_and_over(lambda: stream(once, writer), stopped))
+            callers.create_task(over_and_over(lambda: ask(once, task, "once", "refused"), stopped))
+            callers.create_task(over_and_over(lambda: ask(patient, task, "patient", "failed"), stopped))
 
 
 if __name__ == "__main__":

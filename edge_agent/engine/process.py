@@ -113,14 +113,13 @@ class ChildProcess:
     async def spawn(cls, on_message: Callable[[FromChild], None], on_exit: Callable[[int], None]) -> ChildProcess:
         """Start a child."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            with _signals_blocked():
-                process = subprocess.Popen(  # noqa: S603 - vfork and exec take about a millisecond; our own module
-                    [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    env=_environment(),
-                )
+        with theirs, _signals_blocked():
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec take about a millisecond; our own module
+                [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         _, pipe = await loop.create_unix_connection(lambda: _Pipe(on_message), sock=ours)

@@ -69,8 +69,8 @@ class Admission:
     async def until_quiet(self) -> None:
         """Wait, while draining, until no more calls come.
 
-        A call that has reached gRPC and no handler when its server stops ends with CANCELLED and without a reason. Callers
-        that have been refused come back after RETRY_SECONDS, so there is a moment without one.
+        A call that has reached gRPC and no handler when its server stops ends with CANCELLED and without a reason.
+        Callers that have been refused come back after RETRY_SECONDS, so there is a moment without one.
         """
         for _ in range(round(QUIET_SECONDS_MAX / QUIET_SECONDS)):
             turned_away = self._turned_away
