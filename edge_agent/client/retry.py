@@ -1,12 +1,12 @@
 """Trying a call again: whether, and after how long. Pure: the time and the dice are arguments.
 
-A call may be made again when the daemon says so (RetryInfo, whose delay is kept), and when no daemon answered. Its tries
-last as long as its timeout. Two things keep them from adding to a load:
+A call may be made again when the daemon says so (RetryInfo, whose delay is kept), and when no daemon answered. Its
+tries last as long as its timeout. Two things keep them from adding to a load:
 
 - Waits grow to PAUSE_SECONDS_MAX. So a daemon that is being restarted, or loads its model, is asked at most that often
   for each call that waits for it. Such tries are refused before they cost anything, and are not counted.
-- A try against a busy daemon (RESOURCE_EXHAUSTED) costs one of the client's budget, which answered calls fill up slowly.
-  An overload that lasts therefore grows by a tenth and no more; after that calls fail at once.
+- A try against a busy daemon (RESOURCE_EXHAUSTED) costs one of the client's budget, which answered calls fill up
+  slowly. Tries therefore add a tenth to an overload that lasts, and no more: the other calls fail at once.
 """
 
 from __future__ import annotations
