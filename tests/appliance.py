@@ -45,7 +45,7 @@ User={DEVICE}
 ExecStart=/opt/edge-agent/current/bin/python /srv/callers.py {TASKS[0]} {WRITER}
 StandardOutput=truncate:/srv/calls
 StandardError=inherit
-TimeoutStopSec=5
+TimeoutStopSec=20
 """
 # So that a test need not wait a minute: what is shorter is the time, not the way.
 QUICK_UNIT = "[Service]\nWatchdogSec=12\n"

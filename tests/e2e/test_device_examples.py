@@ -69,9 +69,18 @@ def running(program: str, *arguments: object) -> Iterator[Device]:
             process.kill()
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[RunningDaemon, list[tuple[object, ...]]]]:
+@dataclass
+class Site:
     """A daemon with a task of each kind, and the two ways to it: the sockets, and TLS."""
+
+    daemon: RunningDaemon
+    tls: TlsSite
+    ways: tuple[tuple[object, ...], tuple[object, ...]]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    tmp_path = tmp_path_factory.mktemp("site")
     tls = TlsSite(tmp_path / "tls")
     folder = files(tmp_path / "device", tls.client("device", "infer", "feedback"))
     examples = {"collect": {"pos-intent": "local"}, "disk_reserve_bytes": 0}
@@ -81,22 +90,22 @@ def site(tmp_path: Path) -> Iterator[tuple[RunningDaemon, list[tuple[object, ...
             echo_bundle(tmp_path / "assistant", "assistant", "generate"),
         )
         review = f"unix:{daemon.run_dir}/review.sock"
-        yield daemon, [(daemon.inference, "--review", review), (tls.address, "--tls", folder)]
+        yield Site(daemon, tls, ((daemon.inference, "--review", review), (tls.address, "--tls", folder)))
 
 
 @programs
 @pytest.mark.parametrize("way", [0, 1], ids=["sockets", "tls"])
 def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way):
     """A label, a text in pieces, a correction that is on the disk, an error in words, and answers after a restart."""
-    daemon, ways = site
-    with running(program, *ways[way]) as device:
-        label, confidence, unsure = device.ask("a refund, please").split()
+    daemon, text = site.daemon, f"a refund, please, by {program} {way}"
+    with running(program, *site.ways[way]) as device:
+        label, confidence, unsure = device.ask(text).split()
         assert ("refund", "unsure", 1) == (label, unsure, round(float(confidence)) or 1)
         assert "noted" == device.ask("= price")
         assert "one two three" in device.ask("? one two three")
         assert device.ask("= no-such-label").startswith("REQUEST_INVALID: 'no-such-label' is no label of pos-intent")
         with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
-            [kept] = reviewer.queue(include_reviewed=True)
+            [kept] = [each for each in reviewer.queue(include_reviewed=True) if each.input == text]
             assert ["price"] == [said.value for said in reviewer.prediction(kept.prediction_id).feedback]
         daemon.kill()
         device.say("what is the price?")  # asked while nobody is there
@@ -143,9 +152,10 @@ def files(folder: Path, given: Tls, ca: Path | None = None) -> Path:
     return folder
 
 
-def test_a_device_says_at_once_what_is_wrong_with_a_certificate(tmp_path):
+@programs
+def test_a_device_says_at_once_what_is_wrong_with_a_certificate(site, tmp_path, program):
     """No later try mends it: an error with what to do, at the first try, though the call has 30 s."""
-    tls = TlsSite(tmp_path / "tls")
+    tls = site.tls
     elsewhere = tmp_path / "elsewhere.crt"
     certs.write(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
     own = tls.client("till", "infer")
@@ -155,13 +165,11 @@ def test_a_device_says_at_once_what_is_wrong_with_a_certificate(tmp_path):
         (("--tls", foreign), "it does not accept this client's certificate", "edge-agent certs show FILE"),
         ((), "something answers there and hangs up", "edge-agent certs issue"),
     )
-    with RunningDaemon(tmp_path / "site", **tls.settings()):
-        for program in PROGRAMS if (TILL / "node_modules").is_dir() else ("tablet",):
-            for arguments, message, remedy in cases:
-                with running(program, tls.address, *arguments) as device:
-                    said = device.ask("hello")
-                assert said.startswith(f"TLS_FAILED: {tls.address}: "), said
-                assert (True, True, False) == (message in said, remedy in said, "given up after" in said), said
+    for arguments, message, remedy in cases:
+        with running(program, tls.address, *arguments) as device:
+            said = device.ask("hello")
+        assert said.startswith(f"TLS_FAILED: {tls.address}: "), said
+        assert (True, True, False) == (message in said, remedy in said, "given up after" in said), said
 
 
 @programs
