@@ -10,6 +10,7 @@ Each outcome is a line: the kind of caller and what became of its call, with the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -61,7 +62,8 @@ async def over_and_over(call: Callable[[], Awaitable[None]], stopped: asyncio.Ev
             await call()
         except CallFailed as failed:
             pause = failed.retry_after_seconds or PAUSE_SECONDS
-        await asyncio.sleep(pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), pause)
 
 
 async def main(task: str, writer: str) -> None:

@@ -111,10 +111,8 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls
         return _too_many(target)
     if code is grpc.StatusCode.UNAVAILABLE:
         return _handshake_failed(target, details, with_tls) or _unreachable(target, details)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (found := _TOO_LARGE.search(details)):
-        return _too_large(found)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_MANY in details:
-        return _too_many(target)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
+        return failed
     if code is grpc.StatusCode.CANCELLED and not details:  # a cancel of this client's own has details
         return _reset(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -126,6 +124,12 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls
             metadata={"target": target, "timeout_seconds": f"{timeout_seconds:g}"},
         )
     return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+
+
+def _exhausted(target: str, details: str) -> CallFailed | None:
+    if found := _TOO_LARGE.search(details):
+        return _too_large(found)
+    return _too_many(target) if _TOO_MANY in details else None
 
 
 def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed | None:
