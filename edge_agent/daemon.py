@@ -159,6 +159,7 @@ class Daemon:
         """Take no new work."""
         self._serving = False
         self._admission.draining = True
+        self._engines.drain()
         self._changed.set()
 
     @contextlib.asynccontextmanager
@@ -173,6 +174,7 @@ class Daemon:
             await self._report()  # before the first call can ask
             await self._edge.start()
             stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
+            stack.push_async_callback(self._admission.until_quiet)
             for component in self._components():
                 self._supervisor.add(component)
             self._supervisor.start()
@@ -313,7 +315,7 @@ class Ended:
 
 
 def _admission(config: Config) -> Admission:
-    return Admission(config.service.calls_max, config.service.drain_seconds, config.access.client_calls_max)
+    return Admission(config.service.calls_max, config.access.client_calls_max)
 
 
 def _limits(config: StoreConfig) -> StoreLimits:

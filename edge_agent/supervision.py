@@ -120,6 +120,12 @@ class Supervisor:
             if life.task is not None:
                 await self._end(life, life.task)
 
+    def drop_paused(self, name: str) -> None:
+        """End a component that has died and waits to be started again; one that runs is left alone."""
+        life = self._lives.get(name)
+        if life is not None and life.task is not None and life.deaths and life.started_at is None:
+            life.task.cancel()
+
     @property
     def components(self) -> tuple[Component, ...]:
         """Everything that is owned."""

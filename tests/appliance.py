@@ -7,6 +7,7 @@ site.classify("till")
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -14,12 +15,15 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edge_agent import __version__
 from edge_agent.formats import kit
 from edge_agent.formats.document import timestamp
+from tests import machine_callers
 from tests.booted import CACHE, ROOT, Machine
 from tests.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
 from tests.fleet_cases import Centre
@@ -29,7 +33,20 @@ DAY = 86_400
 SITE = "shop-12"
 DEVICE, STRANGER, REVIEWER = "till", "stranger", "manager"
 TASKS = ("echoed", "pos-intent", "tiny")
+WRITER = "written"
+"""The task that generates; on the engine of the first."""
 NEXT_VERSION = "9.0.0"
+# Before= so that in a reboot they call until serve has ended. Then nobody will answer them, and they are killed.
+CALLERS = f"""
+[Unit]
+Before=edge-agent.service
+[Service]
+User={DEVICE}
+ExecStart=/opt/edge-agent/current/bin/python /srv/callers.py {TASKS[0]} {WRITER}
+StandardOutput=truncate:/srv/calls
+StandardError=inherit
+TimeoutStopSec=20
+"""
 # So that a test need not wait a minute: what is shorter is the time, not the way.
 QUICK_UNIT = "[Service]\nWatchdogSec=12\n"
 QUICK = "engine: {heartbeat_seconds_max: 2, restart_seconds_first: 0.2}\n"
@@ -75,6 +92,32 @@ def _renamed(version: str) -> Path:
     return copy
 
 
+class Calls:
+    """What became of the calls of a load."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def outcomes(self) -> Counter[str]:
+        """Count the lines."""
+        return Counter(self._output.read_text().splitlines())
+
+    def under_way(self) -> bool:
+        """Tell whether callers of each kind are answered, and a stream runs."""
+        said = self.outcomes()
+        return (
+            said["streams began"] > said["streams whole"] > 0 < said["once answered"] and said["patient answered"] > 0
+        )
+
+    def lost(self) -> list[str]:
+        """Return the outcomes that nobody may see: calls cut, failed, or refused for good; streams that never ended."""
+        said = self.outcomes()
+        never = ["streams without an end"] * (said["streams began"] > said["streams whole"])
+        good = ("streams began", "streams whole", "once answered", "patient answered")
+        refused = ("streams refused UNAVAILABLE ", "once refused UNAVAILABLE ")
+        return never + [each for each in said if each not in good and not each.startswith(refused)]
+
+
 class Appliance:
     """See the module."""
 
@@ -82,6 +125,8 @@ class Appliance:
         self.machine, self.folder = machine, folder
         self.centre = Centre(folder / "centre")
         self.sticks = 0
+        machine.run("mkdir", "-p", "/var/log/journal")  # so that the log outlives a reboot
+        machine.run("journalctl", "--flush")
         for name in (DEVICE, STRANGER, REVIEWER):
             machine.run("useradd", "--create-home", name)
 
@@ -113,6 +158,7 @@ class Appliance:
             echo_bundle(made / "echo", TASKS[0]),
             smollm2_bundle(made / "smollm2", name=TASKS[1]),
             tiny_onnx_bundle(made / "tiny", name=TASKS[2]),
+            echo_bundle(made / "writer", WRITER, "generate"),
         )
         self.centre.plan(self.centre.offering(*map(self.centre.publish, bundles)))
 
@@ -139,6 +185,25 @@ class Appliance:
         """Wait for all tasks, and ask one for the log."""
         self.machine.until(self.answers, seconds)
         self.classify(DEVICE, TASKS[1])
+
+    @contextlib.contextmanager
+    def called(self) -> Iterator[Calls]:
+        """Let callers of every kind call while the block runs: tests/machine_callers.py."""
+        self.machine.put(Path(machine_callers.__file__), "/srv/callers.py")
+        self.machine.write("/etc/systemd/system/callers.service", CALLERS)
+        self.machine.run("systemctl", "daemon-reload")
+        self.machine.run("systemctl", "start", "callers")
+        calls = Calls(self.machine.root / "srv/calls")
+        self.machine.until(calls.under_way)
+        yield calls
+        self.machine.run("systemctl", "stop", "callers")
+        self.machine.note(f"-- {dict(calls.outcomes())}")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Return what the daemon has written to its log since it was last asked."""
+        asked = ("journalctl", "--no-pager", "--quiet", "-u", "edge-agent", "-o", "cat", "--cursor-file=/srv/seen")
+        lines = self.machine.ask(*asked)[1].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def status(self) -> dict[str, Any]:
         """Return what `edge-agent status --json` says."""

@@ -5,7 +5,8 @@
         daemon.inference.requests[-1]          # what the client sent
 
 Tasks by name: "unknown" is not there, "busy" has a full queue, "stuck" never answers, "stuck-later" not what holds the
-text "three", "endless" writes until it is cancelled, and every other name answers. A text "bad" fails alone; a request
+text "three", "endless" writes until it is cancelled, "bootstrapped" has no model here and "abstaining" gives no label,
+and every other name answers. A text "bad" fails alone; a request
 of "lone" with nothing else fails as a whole.
 """
 
@@ -186,12 +187,19 @@ def _bad() -> task_pb2.InputError:
 def _classify(request: Any, text: str) -> inference_pb2.ClassifyResult:
     if text == "bad":
         return inference_pb2.ClassifyResult(error=_bad())
+    if request.task == "bootstrapped":  # only a large model answers: no confidence, no scores
+        found = inference_pb2.Classification(label="refund", provenance=provenance(request.task))
+        return inference_pb2.ClassifyResult(classification=found)
     scores = [inference_pb2.LabelScore(label="refund", score=0.75), inference_pb2.LabelScore(label="price", score=0.25)]
     scores = scores[: request.top_k or None]
     confidence = task_pb2.Confidence(value=0.75, threshold=0.8, below_threshold=True)
     return inference_pb2.ClassifyResult(
         classification=inference_pb2.Classification(
-            label="refund", confidence=confidence, scores=scores, label_mass=0.5, provenance=provenance(request.task)
+            label="" if request.task == "abstaining" else "refund",
+            confidence=confidence,
+            scores=scores,
+            label_mass=0.5,
+            provenance=provenance(request.task),
         )
     )
 

@@ -53,8 +53,15 @@ class CallFailed(Exception):
         """Of the request; empty = it had none."""
         self.tries = 1
         """How often it was made."""
+        self.seconds = 0.0
+        """How long that took, with the waits between."""
         self.answered_before = False
         """Whether the daemon answered this client earlier: it was reached then, and took its certificate."""
+
+    def give_up(self, why: str) -> None:
+        """Add to the message how often the call was made, for how long, and why it is not made again."""
+        tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
+        self.message = f"{self.message}; given up after {tries} in {self.seconds:.1f} s: {why}"
 
     def __str__(self) -> str:
         """Return the whole of it, for a log or a traceback."""
@@ -104,10 +111,10 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls
         return _too_many(target)
     if code is grpc.StatusCode.UNAVAILABLE:
         return _handshake_failed(target, details, with_tls) or _unreachable(target, details)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (found := _TOO_LARGE.search(details)):
-        return _too_large(found)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_MANY in details:
-        return _too_many(target)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
+        return failed
+    if code is grpc.StatusCode.CANCELLED and not details:  # a cancel of this client's own has details
+        return _reset(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return CallFailed(
             code.name,
@@ -117,6 +124,12 @@ def _without_info(call: grpc.Call, target: str, timeout_seconds: float, with_tls
             metadata={"target": target, "timeout_seconds": f"{timeout_seconds:g}"},
         )
     return CallFailed(code.name, code.name, details or f"{target} answered {code.name}", metadata={"target": target})
+
+
+def _exhausted(target: str, details: str) -> CallFailed | None:
+    if found := _TOO_LARGE.search(details):
+        return _too_large(found)
+    return _too_many(target) if _TOO_MANY in details else None
 
 
 def _handshake_failed(target: str, details: str, with_tls: bool) -> CallFailed | None:
@@ -142,6 +155,12 @@ def _unreachable(target: str, details: str) -> CallFailed:
     return CallFailed(
         "UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target, "details": details}
     )
+
+
+def _reset(target: str) -> CallFailed:
+    """A server that stops so ends a call that has reached it and none of its handlers."""
+    said, remedy = f"{target} ended the call before it began: the daemon is stopping", "Connect again when it is back."
+    return CallFailed("UNAVAILABLE", UNREACHABLE, said, remedy=remedy, metadata={"target": target})
 
 
 def _forbidden(path: str) -> bool:

@@ -197,7 +197,8 @@ def main(descriptor: int, parent: int) -> None:
         return  # it died before the line above
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; stopping is the parent's business
+    for signum in protocol.IGNORED_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as sock:
         sock.setblocking(True)
         try:

@@ -12,9 +12,7 @@ for the next child. `jobs.py` keeps them, `quarantine.py` says which deaths coun
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
 
 import msgspec
 import structlog
@@ -22,19 +20,20 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.attached import AttachedBundle, AttachedBundles
+from edge_agent.engine.child_watch import ChildWatch
 from edge_agent.engine.interruption import Interruption
 from edge_agent.engine.jobs import Answer, Computed, Jobs, Limits, ToChild
 from edge_agent.engine.outcome import not_started, resolve
 from edge_agent.engine.placing import CPU, FALLBACK, PARTIAL, Placing
 from edge_agent.engine.process import ChildProcess
-from edge_agent.engine.pulse import Effort, Pulse
+from edge_agent.engine.pulse import Pulse
 from edge_agent.engine.quarantine import Quarantine, death, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
 from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
 from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
-from edge_agent.supervision import Component, Policy, Supervisor, noted
+from edge_agent.supervision import Component, Policy, Supervisor
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 # More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
@@ -60,7 +59,7 @@ class Engine:
     ) -> None:
         """Prepare; `start` begins. Without `placing` the CPU computes; `owner` keeps what watches the child."""
         self._owner = owner or Supervisor()
-        self.name = name
+        self.name, self._component = name, f"engine {name}"
         self.load = load
         """What the next child is told to load."""
         self.loaded = load
@@ -84,15 +83,12 @@ class Engine:
         self._child: ChildProcess | None = None
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
-        self._heard_at = 0.0
+        self._watch = ChildWatch(name, config)
         self._pulse = Pulse(PATIENCE_HEARTBEATS * config.heartbeat_seconds_max + PATIENCE_SECONDS_MIN)
-        self._effort = Effort(config.heartbeat_seconds_max)
-        self._probe: asyncio.Task[None] | None = None
-        self._wedged = False
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = Interruption()
-        self._stopped = False
+        self._stopped, self._draining = False, False
         self._childless = asyncio.Event()
         self._childless.set()
 
@@ -143,20 +139,15 @@ class Engine:
         return bundle is not None and bundle.failed
 
     def start(self) -> None:
-        """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop`."""
-        if self._stopped:
+        """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop` and `drain`."""
+        if self._stopped or (self._draining and self.ended):
             raise EngineNotReady("the engine is stopping")
         if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
             self._supervisor = self._owner.keep(
                 Component(
-                    f"engine {self.name}",
-                    self._supervise,
-                    Policy.RESTART,
-                    WHY_RESTARTED,
-                    may_return=True,
-                    died=self._unsupervised,
+                    self._component, self._supervise, Policy.RESTART, WHY_RESTARTED, None, True, self._unsupervised
                 )
             )
 
@@ -249,17 +240,11 @@ class Engine:
         """
         if self._supervisor is not None and self._supervisor.done():
             return self.state in (State.FAILED, State.STOPPING)
-        time, asked = now(), next(filter(self.ready, self._bundles), "")
-        if self.state is not State.READY or not asked or self._bundles.attaching():
-            self._pulse.sign(time)
-        elif self._pulse.owes(time, every_seconds) and not self._jobs:
-            self._probe = asyncio.create_task(self._ask(asked), name=f"probe {self.name}")
-            noted(self._probe, self._probe.get_name())
-        return not self._pulse.stuck(time)
-
-    async def _ask(self, digest: str) -> None:
-        with contextlib.suppress(EdgeAgentError):
-            await self._jobs.probe(digest, now() + self._config.load_seconds_max)
+        asked = next(filter(self.ready, self._bundles), "")
+        exempt = self.state is not State.READY or not asked or self._bundles.attaching()
+        if self._pulse.owes(now(), every_seconds, exempt=exempt) and not self._jobs:
+            self._jobs.ask_for_a_sign(asked, now() + self._config.load_seconds_max)
+        return not self._pulse.stuck(now())
 
     def request_stop(self) -> None:
         """Let the child end, for good. Unfinished jobs and attaches then end with EngineNotReady."""
@@ -269,9 +254,20 @@ class Engine:
         if self.ended:
             self._fail_all(EngineNotReady("the engine is stopping"))
 
+    def _fail_all(self, error: EdgeAgentError) -> None:
+        self._jobs.fail_all(error)
+        self._bundles.resolve_all(error)
+
+    def drain(self) -> None:
+        """Start no further child: the one that runs finishes what it has, and a pause before one ends."""
+        self._draining = True
+        if self._child is None:
+            self._interruption.request()
+
     async def stop(self) -> None:
         """Do so, and wait for the end; a caller that is cancelled stops waiting, and changes nothing."""
         self.request_stop()
+        self._owner.drop_paused(self._component)
         if self._supervisor is not None:
             await asyncio.wait([self._supervisor])
 
@@ -279,18 +275,18 @@ class Engine:
 
     def _send(self, message: protocol.Message) -> None:
         if isinstance(message, protocol.Run) and self._jobs.in_flight == 1:
-            self._heard_at = now()  # an idle child says nothing: its silence counts from here
+            self._watch.heard_at = now()  # an idle child says nothing: its silence counts from here
         if self._child is not None:
             self._child.send(message)
 
     def _on_message(self, message: protocol.FromChild) -> None:
-        self._heard_at = now()
+        self._watch.heard_at = now()
         match message:
             case protocol.Chunk():
-                self._pulse.sign(self._heard_at)
+                self._pulse.sign(self._watch.heard_at)
                 self._jobs.chunk(message)
             case protocol.Done():
-                self._pulse.sign(self._heard_at)
+                self._pulse.sign(self._watch.heard_at)
                 self._policy.answered()
                 self._jobs.finish(message)
             case protocol.Ready():
@@ -303,7 +299,7 @@ class Engine:
             case protocol.Failed():
                 self._on_failed(message)
             case protocol.Progress():
-                self._pulse.sign(self._heard_at)
+                self._pulse.sign(self._watch.heard_at)
             case protocol.Pong():  # its loop turns; that is not computing
                 self.cache = message.cache
                 if message.threads:
@@ -311,7 +307,7 @@ class Engine:
 
     def _on_failed(self, message: protocol.Failed) -> None:
         if self._jobs.finish(message):
-            self._pulse.sign(self._heard_at)
+            self._pulse.sign(self._watch.heard_at)
             return
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not self._loaded.done():
@@ -332,8 +328,9 @@ class Engine:
     # --- supervision ---------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Keep a child running until stopped, or until loading it has failed too often."""
-        while not self._stopped:
+        """Keep a child running until stopped, until loading has failed too often, or until one dies while draining."""
+        self._jobs.child_died(to_blame=False)  # after a mistake of ours: what the child had is tried again
+        while not (self._stopped or self._draining):
             self._interruption.clear()
             self._set_state(State.STARTING)
             pause = await self._one_life()
@@ -346,13 +343,8 @@ class Engine:
             self._set_state(State.BACKING_OFF)
             await self._interruption.pause(pause)
             self.restarts += 1
+        self._set_state(State.STOPPING)
         self._fail_all(EngineNotReady("the engine is stopping"))
-
-    def _unsupervised(self, _: Exception | None) -> None:
-        """After a mistake of ours: what the child had is tried again, and bundles wait, for the next one."""
-        self.problem = "an unexpected error in edge-agent, whose log has the details"
-        self._set_state(State.BACKING_OFF)
-        self._jobs.child_died(to_blame=False)
 
     async def _one_life(self) -> float | None:
         """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""
@@ -373,7 +365,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
         started = now()
-        self._heard_at, self.problem, self._wedged = started, "", False
+        self._watch.begin(started)
+        self.problem = ""
         self._bundles.begin()
         try:
             self.before_start()
@@ -392,7 +385,7 @@ class Engine:
         ready = now()
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
         self._jobs.pump()
-        if not await self._watch():
+        if not await self._until_gone():
             return 0.0
         self._after_crash(await self._exit)
         return self._policy.pause_after_crash(now() - ready)
@@ -426,32 +419,18 @@ class Engine:
                 raise ModelLoadFailed(f"the model's process died during {what}: {death(self._exit.result())}")
             if now() > until:
                 raise ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
-            await self._look([future, self._exit], loading=True)
+            await self._watch.look(self._child, self._exit, [future, self._exit], loads=True)
         future.result()
 
-    async def _watch(self) -> bool:
+    async def _until_gone(self) -> bool:
         """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
         while not self._exit.done():
-            await self._look([self._exit], loading=self._bundles.attaching(self._heard_at))
+            attaching = self._bundles.attaching(self._watch.heard_at)
+            await self._watch.look(self._child, self._exit, [self._exit], loads=attaching)
             # Where nobody waits the device is tried.
             if self._placing.returns(now()) and not (self._bundles.attaching() or self.pending):
                 return self._exit.done()
         return True
-
-    async def _look(self, awaited: list[asyncio.Future[Any]], *, loading: bool) -> None:
-        """Wait for one of these, not for long; kill a child that is silent for too long. One that loads may compute."""
-        limit = self._config.heartbeat_seconds_max
-        done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
-        if done or self._child is None:
-            return
-        silence, computes = now() - self._heard_at, self._effort.goes_on(self._child.processor_seconds, now())
-        if silence > limit + (self._config.load_seconds_max if loading and computes else 0.0):
-            log.error("engine_silent", engine=self.name, pid=self.pid, seconds=round(silence, 1))
-            self._wedged = True
-            self._child.kill()
-            await asyncio.wait([self._exit])
-        elif silence > limit / 2:
-            self._send(protocol.Ping())
 
     def _on_exit(self, code: int) -> None:
         if not self._exit.done():
@@ -460,7 +439,7 @@ class Engine:
     def _after_crash(self, code: int) -> None:
         self.problem = f"the model's process died: {death(code)}"
         self._set_state(State.BACKING_OFF)
-        by_itself = is_to_blame(code, wedged=self._wedged)
+        by_itself = is_to_blame(code, wedged=self._watch.killed)
         on_device = self._told.device != CPU
         if on_device and by_itself:
             self._placing.failed(EngineCrashed(self.problem), now())
@@ -491,10 +470,6 @@ class Engine:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
-        self._bundles.resolve_all(error)
-
-    def _fail_all(self, error: EdgeAgentError) -> None:
-        self._jobs.fail_all(error)
         self._bundles.resolve_all(error)
 
     async def _end_child(self) -> None:

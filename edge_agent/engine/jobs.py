@@ -7,6 +7,7 @@ and when it died (`child_died`). Every job ends exactly once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -25,6 +26,7 @@ from edge_agent.errors import (
     StreamBroken,
     from_wire,
 )
+from edge_agent.supervision import noted
 
 PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
@@ -174,12 +176,16 @@ class Jobs:
         finally:
             self._forget(job)
 
-    async def probe(self, digest: str, deadline: float) -> None:
-        """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere.
+    def ask_for_a_sign(self, digest: str, deadline: float) -> None:
+        """Have the child compute the least that there is, after a turn of everybody else, and count it nowhere."""
+        self._probe = asyncio.create_task(self._ask(digest, deadline), name="probe")
+        noted(self._probe, "probe of an engine")
 
-        Raises:
-            CallerError, CapacityError, ModelError: as the job ended.
-        """
+    async def _ask(self, digest: str, deadline: float) -> None:
+        with contextlib.suppress(EdgeAgentError):  # an error is an answer too
+            await self._compute_least(digest, deadline)
+
+    async def _compute_least(self, digest: str, deadline: float) -> None:
         run = protocol.Run(job_id=f"probe-{next(_probes)}", digest=digest, text=PROBE_TEXT, output_tokens_max=1)
         job = self._take(run, deadline, PROBE_PRIORITY, PROBER)
         job.counted = False

@@ -307,6 +307,11 @@ class EnginePool:
         """Name the engines that should compute and do not; see Engine.alive."""
         return [engine.name for engine in self._engines.values() if not engine.alive(every_seconds)]
 
+    def drain(self) -> None:
+        """Start no further child: those that run finish what they have."""
+        for engine in self._engines.values():
+            engine.drain()
+
     async def stop(self) -> None:
         """Stop every engine, for good."""
         self._stopped = True

@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import msgspec
 
-from edge_agent.engine.protocol import FrameSplitter, FromChild, Message, decode_from_child, frame
+from edge_agent.engine.protocol import IGNORED_SIGNALS, FrameSplitter, FromChild, Message, decode_from_child, frame
 
 # GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
 # 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10 % on a quiet machine; 5000 makes them 3.4 times
@@ -64,6 +65,16 @@ LAST_WORDS_SECONDS_MAX = 1.0
 
 def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in KEPT if name in os.environ} | CHILD_ENVIRONMENT
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block what the child ignores as soon as it can: a process begins with what its parent blocks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Pipe(asyncio.Protocol):
@@ -125,12 +136,13 @@ async def _connected(ours: socket.socket, on_message: Callable[[FromChild], None
 
 def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
     """Start the process: vfork and exec take about a millisecond."""
-    return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
-        pass_fds=(theirs.fileno(),),
-        stdin=subprocess.DEVNULL,
-        env=_environment(),
-    )
+    with _signals_blocked():
+        return subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+        )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ A frame is a 4-byte little-endian length and that many bytes of one msgpack map 
 
 from __future__ import annotations
 
+import signal
 import struct
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ import msgspec
 
 FRAME_BYTES_MAX = 65 * 2**20
 """Takes the largest text that `service.message_bytes_max` allows, 64 MiB, with what else a Run says."""
+IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Ctrl-C and a stop reach the whole group of processes. When a child ends is the daemon's matter: calls run."""
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed

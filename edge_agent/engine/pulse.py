@@ -20,9 +20,11 @@ class Pulse:
         """Note a sign, or that none can be expected."""
         self._signed_at, self._owed_since = now, None
 
-    def owes(self, now: float, every_seconds: float) -> bool:
-        """Tell whether a sign is owed: the last one is that old, or it was owed before."""
-        if self._owed_since is None and now - self._signed_at >= every_seconds:
+    def owes(self, now: float, every_seconds: float, *, exempt: bool = False) -> bool:
+        """Tell whether a sign is owed: the last one is that old, or it was owed before; never while `exempt`."""
+        if exempt:
+            self.sign(now)
+        elif self._owed_since is None and now - self._signed_at >= every_seconds:
             self._owed_since = now
         return self._owed_since is not None
 

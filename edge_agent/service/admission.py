@@ -6,6 +6,7 @@ refuses without a reason or a time to come back. This one counts inference alone
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
@@ -13,6 +14,8 @@ from edge_agent.engine import shares
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
 
 RETRY_SECONDS = 1.0
+QUIET_SECONDS, QUIET_SECONDS_MAX = 0.05, 0.5
+"""How long no call has come when callers count as told that the daemon stops; and the longest wait for that."""
 
 
 class Place:
@@ -38,7 +41,7 @@ class Place:
 class Admission:
     """The count of one daemon. One event loop owns it."""
 
-    def __init__(self, calls_max: int, drain_seconds: float, client_calls_max: int = 0, what: str = "calls") -> None:
+    def __init__(self, calls_max: int, client_calls_max: int = 0, what: str = "calls") -> None:
         """Take at most `calls_max` calls of one client at a time, and so far as others find places (`shares.py`).
 
         `client_calls_max` is lower where one client is never to have that many; 0 = it is not. `what` are they?
@@ -46,9 +49,9 @@ class Admission:
         self._what = what
         self._calls_max = calls_max
         self._client_calls_max = client_calls_max or calls_max
-        self._drain_seconds = drain_seconds
         self._calls = 0
         self._by_client: dict[str, int] = {}
+        self._turned_away = 0
         self.draining = False
 
     @property
@@ -63,6 +66,18 @@ class Admission:
         self._by_client[client] = self._by_client.get(client, 0) + 1
         return Place(self._leave, client)
 
+    async def until_quiet(self) -> None:
+        """Wait, while draining, until no more calls come.
+
+        A call that has reached gRPC and no handler when its server stops ends with CANCELLED and without a reason.
+        Callers that have been refused come back after RETRY_SECONDS, so there is a moment without one.
+        """
+        for _ in range(round(QUIET_SECONDS_MAX / QUIET_SECONDS)):
+            turned_away = self._turned_away
+            await asyncio.sleep(QUIET_SECONDS)
+            if turned_away == self._turned_away:
+                return
+
     def _leave(self, client: str) -> None:
         self._calls -= 1
         left = self._by_client[client] - 1
@@ -73,7 +88,9 @@ class Admission:
 
     def _require_place(self, client: str) -> None:
         if self.draining:
-            raise Draining("the daemon is stopping and takes no new work", retry_seconds=self._drain_seconds)
+            self._turned_away += 1
+            # An idle daemon is gone, and back, long before 'drain_seconds' are over.
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
         held = self._by_client.get(client, 0)
         at_its_most = self._client_calls_max <= held < self._calls_max
         if not at_its_most and shares.fits(held, self._calls, 1, self._calls_max):

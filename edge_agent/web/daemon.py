@@ -87,11 +87,10 @@ class Daemon:
 
     def __init__(self, ways: Mapping[Role, Way]) -> None:
         """Name how it is reached; a role that is not named is not used. Raises ValueError, OSError as clients do."""
-        # A judgement waits for a daemon that is being started anew as long as its page does.
-        retry = Retry(tries_max=16, budget_max=32)
+        # A judgement waits for a daemon that is being restarted as long as its page does.
         self.devices = AsyncClient(ways["infer"].target, ways["infer"].tls) if "infer" in ways else None
         self.reviews = (
-            AsyncReviewClient(ways["feedback"].target, ways["feedback"].tls, retry=retry)
+            AsyncReviewClient(ways["feedback"].target, ways["feedback"].tls, retry=Retry())
             if "feedback" in ways
             else None
         )

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.client import AsyncClient, AsyncReviewClient, CallFailed, Classification, Retry, Tls
+from edge_agent.client import Answer, AsyncClient, AsyncReviewClient, CallFailed, Classification, Retry, Tls
 
 
 @dataclass
@@ -32,16 +32,21 @@ class Tablet:
     async def answer(self, line: str) -> str:
         """Do what a line says. Raises CallFailed."""
         if line.startswith("? "):
-            async for piece in self.client.generate(self.assistant, line[2:]):
+            stream = self.client.generate(self.assistant, line[2:])
+            async for piece in stream:
                 sys.stdout.write(piece)
-            return ""
+            return degraded(stream.finish) if stream.finish else ""
         if line.startswith("= "):
+            if not self.last_id:
+                return "There is no answer to correct yet: say first what a guest says."
             await self.reviewer.correct(self.last_id, line[2:], reviewer="tablet")
             return "noted"
         [said] = await self.client.classify(self.task, [line], timeout_seconds=30)
         assert isinstance(said, Classification)  # a request with one text fails as a whole
         self.last_id = said.prediction_id
-        return f"{said.label} {said.confidence:.2f}{' unsure' if said.below_threshold else ''}"  # unsure: ask a person
+        # Where only a large model answers there are no scores. Unsure: let a person decide.
+        sure = f" {said.confidence:.2f}{' unsure' if said.below_threshold else ''}" if said.scores else ""
+        return f"{said.label or 'no answer'}{sure}{degraded(said)}"
 
     async def run(self) -> None:
         """Answer every line."""
@@ -52,6 +57,11 @@ class Tablet:
                 said = f"{failed.reason}: {failed.message}. {failed.remedy}"
             sys.stdout.write(f"{said}\n")
             sys.stdout.flush()
+
+
+def degraded(answer: Answer) -> str:
+    """Say why an answer is less than it could be, e.g. computed on the processor instead of the GPU."""
+    return f" (degraded: {', '.join(answer.degraded)})" if answer.degraded else ""
 
 
 async def lines() -> AsyncIterator[str]:
@@ -70,10 +80,12 @@ async def main() -> None:
     parser.add_argument("--assistant", default="assistant")
     given = parser.parse_args()
     tls = Tls(given.tls / "ca.crt", given.tls / "client.crt", given.tls / "client.key") if given.tls else None
-    async with (
-        AsyncClient(given.address, tls, retry=Retry()) as client,
-        AsyncReviewClient(given.review or given.address, tls, retry=Retry()) as reviewer,
-    ):
+    try:
+        client = AsyncClient(given.address, tls, retry=Retry())
+        reviewer = AsyncReviewClient(given.review or given.address, tls, retry=Retry())
+    except OSError as error:
+        parser.error(f"--tls: {error}; name the folder that 'edge-agent certs issue' made")
+    async with client, reviewer:
         await Tablet(client, reviewer, given.task, given.assistant).run()
 
 

@@ -1,7 +1,8 @@
 // What a device needs of edge-agent's gRPC: connecting, deadlines, errors that say when to try again, streams that end.
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { env } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import grpc from '@grpc/grpc-js'
@@ -9,15 +10,29 @@ import protoLoader from '@grpc/proto-loader'
 import protobuf from 'protobufjs'
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url))
-const { v1: api } = grpc.loadPackageDefinition(
-  protoLoader.loadSync(['edge_agent/v1/inference.proto', 'edge_agent/v1/feedback.proto'], {
-    includeDirs: [here('../../proto')], // in a project of your own: a copy of proto/
-    keepCase: true,
-    enums: String,
-    defaults: true,
-    oneofs: true,
-  }),
-).edge_agent
+const SERVICES = ['edge_agent/v1/inference.proto', 'edge_agent/v1/feedback.proto']
+// Where the API's files may be: a copy beside this program, a checkout, what the installer laid on this machine.
+const PROTO_FOLDERS = [here('proto'), here('../../proto'), '/opt/edge-agent/current/share/proto']
+
+/** Nothing can be asked before somebody has done something here: `message` says what is wrong, `remedy` what to do. */
+export class SetupFailed extends Error {
+  constructor(message, remedy) {
+    super(message)
+    this.remedy = remedy
+  }
+}
+
+function loadApi(given = env.EDGE_AGENT_PROTO) {
+  const folders = given ? [given] : PROTO_FOLDERS
+  const found = folders.find((folder) => existsSync(join(folder, SERVICES[0])))
+  if (found === undefined) {
+    const remedy = "Copy the folder 'proto' of edge-agent next to daemon.js, or name it in EDGE_AGENT_PROTO."
+    throw new SetupFailed(`${SERVICES[0]} is not in ${folders.join(', ')}`, remedy)
+  }
+  const options = { includeDirs: [found], keepCase: true, enums: String, defaults: true, oneofs: true }
+  return grpc.loadPackageDefinition(protoLoader.loadSync(SERVICES, options)).edge_agent.v1
+}
+
 const details = protobuf.loadSync(here('status.proto'))
 
 // Between tries, where the daemon names no delay: twice as long each time.
@@ -31,17 +46,65 @@ const CHANNEL = {
   'grpc.enable_http_proxy': 0, // a proxy for the Internet knows no daemon in the building
 }
 
+// What gRPC says of a handshake that failed, what it means, and what to do. The first that is found counts.
+const SHOW = "'edge-agent certs show FILE' shows what is in a certificate."
+const TLS_FAULTS = [
+  [
+    /unable to (verify|get)|self.signed|certificate has expired|not yet valid/,
+    "the server's certificate was not issued by the authority in ca.crt, or has expired",
+    "Take the ca.crt of the site that the server belongs to, and check this machine's clock.",
+  ],
+  [
+    /altnames/,
+    "the server's certificate is for other names than that of the address",
+    "Use a name that is in it, or have it issued with this name ('edge-agent certs server --name NAME').",
+  ],
+  [
+    /wrong version number/,
+    'something answers there, but without TLS',
+    "Leave the certificate out if that daemon is meant to be open ('insecure: true'); otherwise check the address.",
+  ],
+  [
+    /Failed to connect|ECONNRESET|EPIPE|Connection dropped/,
+    "the server ended the handshake: it does not accept this client's certificate",
+    `Is it issued by the server's client authority, in date, and for clients? ${SHOW}`,
+  ],
+]
+const NO_TLS = [
+  'something answers there and hangs up: it expects a certificate, or is not an edge-agent',
+  "Have a certificate issued for this client ('edge-agent certs issue'), and name its folder with --tls.",
+]
+
+function tlsFault(details, address, tls) {
+  const found = address.startsWith('unix:') ? undefined : TLS_FAULTS.find(([words]) => words.test(details))
+  if (found === undefined) return undefined
+  const [message, remedy] = tls ? found.slice(1) : NO_TLS
+  return { reason: 'TLS_FAILED', message: `${address}: ${message}`, remedy }
+}
+
 /** A call that got no answer: `reason` is stable and to be tested for, `remedy` says what to do. */
 export class CallFailed extends Error {
-  constructor(error) {
+  constructor(error, { address, tls, answered }) {
     const [info, retry] = ['ErrorInfo', 'RetryInfo'].map((name) => detail(error, name))
-    super(error.details || error.message)
+    const { UNAVAILABLE, CANCELLED } = grpc.status
+    const fault = info === undefined && error.code === UNAVAILABLE ? tlsFault(error.details, address, tls) : undefined
+    super(fault?.message ?? (error.details || error.message))
     this.code = grpc.status[error.code]
-    this.reason = info?.reason ?? this.code
-    this.remedy = info?.metadata?.remedy ?? ''
+    this.reason = fault?.reason ?? info?.reason ?? this.code
+    const remedy = info?.metadata?.remedy ?? (error.code === UNAVAILABLE ? `Is edge-agent running at ${address}?` : '')
+    this.remedy = fault?.remedy ?? remedy
     this.retryAfterMs = retry && 1000 * Number(retry.retryDelay?.seconds ?? 0) + (retry.retryDelay?.nanos ?? 0) / 1e6
-    // The same call may be answered later: the daemon says so, or no daemon was reached.
-    this.passing = retry !== undefined || (info === undefined && error.code === grpc.status.UNAVAILABLE)
+    // The same call may be answered later: the daemon says so, no daemon was reached, or one that stops ended the call. No
+    // later try mends a certificate; only a daemon that has taken it looks like that while it is restarted.
+    const lost = info === undefined && [UNAVAILABLE, CANCELLED].includes(error.code)
+    this.passing = retry !== undefined || (lost && (fault === undefined || answered))
+  }
+
+  /** Add how often the call was made, and for how long, where a later try might have been answered. */
+  gaveUp(tries, ms) {
+    const made = tries === 1 ? '1 try' : `${tries} tries`
+    if (this.passing) this.message += `; given up after ${made} in ${(ms / 1000).toFixed(1)} s`
+    return this
   }
 }
 
@@ -53,15 +116,30 @@ function detail(error, name) {
   return found && details.lookupType(`google.rpc.${name}`).decode(found.value)
 }
 
-/** One daemon: `address` is unix:/path or host:port. `tls` is a folder of `edge-agent certs issue`. */
+function credentialsOf(tls) {
+  if (!tls) return grpc.credentials.createInsecure()
+  const pem = (name) => readFileSync(join(tls, name))
+  try {
+    return grpc.credentials.createSsl(pem('ca.crt'), pem('client.key'), pem('client.crt'))
+  } catch (error) {
+    const remedy = `Name the folder that 'edge-agent certs issue' made: ca.crt, client.crt, client.key. ${SHOW}`
+    throw new SetupFailed(`the files in ${tls} cannot be used: ${error.message}`, remedy)
+  }
+}
+
+/**
+ * One daemon: `address` is unix:/path or host:port. `tls` is a folder of `edge-agent certs issue`, `proto` the folder of
+ * the API's files where it is none of PROTO_FOLDERS. Throws SetupFailed.
+ */
 export class Daemon {
-  constructor(address, { review = address, tls } = {}) {
-    const pem = (name) => readFileSync(join(tls, name))
-    const credentials = tls
-      ? grpc.credentials.createSsl(pem('ca.crt'), pem('client.key'), pem('client.crt'))
-      : grpc.credentials.createInsecure()
+  #answered = false
+
+  constructor(address, { review = address, tls, proto } = {}) {
+    const [api, credentials] = [loadApi(proto), credentialsOf(tls)]
+    this.tls = tls
     this.inference = new api.InferenceService(address, credentials, CHANNEL)
     this.feedback = new api.FeedbackService(review, credentials, CHANNEL)
+    this.addresses = new Map([[this.inference, address], [this.feedback, review]])
   }
 
   close() {
@@ -82,13 +160,13 @@ export class Daemon {
     await this.#call(this.feedback, 'SubmitFeedback', request, timeoutMs)
   }
 
-  /** Yield a text piece by piece. Leaving the loop, however, cancels the call, and the model stops. */
+  /** Yield a text piece by piece, and `{ finish }` last. Leaving the loop cancels the call, and the model stops. */
   async *generate(task, text, timeoutMs = 60_000) {
     const stream = this.inference.Generate({ task, text }, { deadline: Date.now() + timeoutMs })
     try {
-      for await (const message of stream) if (message.event === 'text') yield message.text
+      for await (const message of stream) yield message.event === 'text' ? message.text : { finish: message.finish }
     } catch (error) {
-      throw new CallFailed(error)
+      throw this.#failed(this.inference, error)
     } finally {
       stream.cancel()
     }
@@ -96,19 +174,31 @@ export class Daemon {
 
   /** Make a call until it is answered, it is no use, or its time is over, which is for all tries together. */
   async #call(client, method, request, timeoutMs) {
-    const deadline = Date.now() + timeoutMs
-    for (let pauseMs = PAUSE_MS_FIRST; ; pauseMs = Math.min(2 * pauseMs, PAUSE_MS_MAX)) {
+    const began = Date.now()
+    const deadline = began + timeoutMs
+    let pauseMs = PAUSE_MS_FIRST
+    for (let tries = 1; ; tries += 1) {
       try {
-        return await new Promise((resolve, reject) => {
+        const answer = await new Promise((resolve, reject) => {
           client[method](request, { deadline }, (error, answer) => (error ? reject(error) : resolve(answer)))
         })
+        this.#answered = true
+        return answer
       } catch (error) {
-        const failed = new CallFailed(error)
-        // Not before the daemon says; a little later by chance, so that tills that failed together come back one by one.
-        const waitMs = Math.max(pauseMs, failed.retryAfterMs ?? 0) * (1 + Math.random() / 5)
-        if (!failed.passing || Date.now() + waitMs >= deadline) throw failed
+        const failed = this.#failed(client, error)
+        const leftMs = deadline - Date.now()
+        // Not before the daemon says; a little later by chance, so that tills that failed together come back one by one;
+        // and at most half of what is left, so that a daemon that comes back late is still found.
+        const leastMs = failed.retryAfterMs ?? PAUSE_MS_FIRST
+        const waitMs = Math.max(leastMs, Math.min(Math.max(pauseMs, leastMs) * (1 + Math.random() / 5), leftMs / 2))
+        if (!failed.passing || waitMs >= leftMs) throw failed.gaveUp(tries, Date.now() - began)
         await sleep(waitMs)
+        pauseMs = Math.min(2 * pauseMs, PAUSE_MS_MAX)
       }
     }
+  }
+
+  #failed(client, error) {
+    return new CallFailed(error, { address: this.addresses.get(client), tls: this.tls, answered: this.#answered })
   }
 }

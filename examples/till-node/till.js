@@ -3,36 +3,57 @@
 //   node till.js unix:/run/edge-agent/inference.sock --review unix:/run/edge-agent/review.sock
 //   node till.js shop.example:9443 --tls till-3     # the folder that 'edge-agent certs issue' made
 //
-// '= LABEL' corrects the last answer, '? TEXT' lets the assistant write.
-import { stdin, stdout } from 'node:process'
+// '= LABEL' corrects the last answer, '? TEXT' lets the assistant write. '--proto DIR' names the API's files.
+import { exit, stderr, stdin, stdout } from 'node:process'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { CallFailed, Daemon } from './daemon.js'
+import { CallFailed, Daemon, SetupFailed } from './daemon.js'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     review: { type: 'string' },
     tls: { type: 'string' },
+    proto: { type: 'string' },
     task: { type: 'string', default: 'pos-intent' },
     assistant: { type: 'string', default: 'assistant' },
   },
 })
-const daemon = new Daemon(positionals[0] ?? 'unix:/run/edge-agent/inference.sock', values)
+const daemon = connect()
 let last
+
+function connect() {
+  try {
+    return new Daemon(positionals[0] ?? 'unix:/run/edge-agent/inference.sock', values)
+  } catch (error) {
+    if (!(error instanceof SetupFailed)) throw error
+    stderr.write(`error: ${error.message}\nwhat to do: ${error.remedy}\n`)
+    exit(1)
+  }
+}
+
+// Why an answer is less than it could be, e.g. computed on the processor instead of the GPU: worth a line in a log.
+const degraded = ({ degraded: reasons }) => (reasons.length ? ` (degraded: ${reasons.join(', ')})` : '')
 
 async function answer(line) {
   if (line.startsWith('? ')) {
-    for await (const piece of daemon.generate(values.assistant, line.slice(2))) stdout.write(piece)
-    return ''
+    let note = ''
+    for await (const piece of daemon.generate(values.assistant, line.slice(2))) {
+      if (typeof piece === 'string') stdout.write(piece)
+      else note = degraded(piece.finish.provenance)
+    }
+    return note
   }
   if (line.startsWith('= ')) {
+    if (last === undefined) return 'There is no answer to correct yet: say first what a customer says.'
     await daemon.correct(last.provenance.prediction_id, line.slice(2), 'till')
     return 'noted'
   }
   last = await daemon.classify(values.task, line, 30_000)
-  const { value, below_threshold: unsure } = last.confidence
-  return `${last.label} ${value.toFixed(2)}${unsure ? ' unsure' : ''}` // unsure: let a person decide
+  const { label, confidence, provenance } = last // without a label the model abstained
+  // Where only a large model answers there is no confidence. Unsure: let a person decide.
+  const sure = confidence ? ` ${confidence.value.toFixed(2)}${confidence.below_threshold ? ' unsure' : ''}` : ''
+  return `${label || 'no answer'}${sure}${degraded(provenance)}`
 }
 
 for await (const line of createInterface({ input: stdin })) {

@@ -51,7 +51,7 @@ def build(gpu: str, out: Path) -> Path:
             ),
             log,
         )
-        share.fill(payload / "common/share", ROOT / "systemd", gpu)
+        share.fill(payload / "common/share", ROOT, gpu)
         archive.setup_program(payload / "common/setup.pyz")
         contents.write_manifest(payload, houses, label, _commit(), TESTS)
         out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is laid on the machine beside the program: whatever lies in systemd/, and man pages."""
+"""What comes with a program beside its code: whatever lies in systemd/, man pages, and the API for devices."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ def place(name: str, gpu: str) -> str:
     return f"systemd/{name}"
 
 
-def fill(share: Path, systemd: Path, gpu: str) -> None:
-    """Copy what belongs to this variant, and write the man pages."""
-    for source in sorted(systemd.iterdir()):
+def fill(share: Path, root: Path, gpu: str) -> None:
+    """Copy what belongs to this variant from a checkout, and write the man pages."""
+    for source in sorted((root / "proto").glob("edge_agent/v1/*.proto")):  # for devices: /opt/edge-agent/current/share
+        copied = share / source.relative_to(root)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copied)
+    for source in sorted((root / "systemd").iterdir()):
         if target := place(source.name, gpu):
             (share / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, share / target)

@@ -7,6 +7,7 @@ docs/booted.log keeps one run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -129,6 +130,36 @@ def test_a_group_is_a_role(site: Appliance):
     assert 3 == site.machine.tell("edge-agent", "status", user=DEVICE)[0]
 
 
+def test_an_idle_restart_logs_no_error(site: Appliance):
+    """Nor a warning: nothing dies that was not told to."""
+    site.logged()
+    site.machine.run("systemctl", "restart", "edge-agent")
+    site.until_it_answers()
+    said = site.logged()
+    assert {"stopping", "stopped", "serving"} <= {line["event"] for line in said}
+    assert [] == [line for line in said if line["level"] not in ("debug", "info")]
+
+
+@contextmanager
+def no_call_is_cut(site: Appliance) -> Iterator[None]:
+    """Streams that began end whole; other calls are answered or refused for now; callers that try again see nothing."""
+    site.until_it_answers()
+    with site.called() as calls:
+        yield
+        site.until_it_answers()
+    assert [] == calls.lost()
+
+
+def test_a_restart_under_load_cuts_no_call(site: Appliance):
+    """Nor does an engine die, or start twice."""
+    site.logged()
+    with no_call_is_cut(site):
+        site.machine.run("systemctl", "restart", "edge-agent")
+    said = site.logged()
+    assert [] == [line for line in said if line["level"] not in ("debug", "info")]
+    assert len(site.status()["engines"]) == sum(line["event"] == "engine_ready" for line in said)
+
+
 def test_a_killed_daemon_comes_back_by_itself(site: Appliance):
     """After SIGKILL its children are gone too; systemd starts it again, and all tasks answer."""
     site.hurry()
@@ -171,10 +202,11 @@ def test_a_killed_uplink_comes_back_and_nobody_notices(site: Appliance):
 
 @pytest.mark.parametrize("how", ["reboot", "cut_power"])
 def test_after_a_reboot_all_is_as_before(site: Appliance, how: str):
-    """Whether in order or by a power cut: both daemons, the bundles and the site's name come back by themselves."""
+    """Whether in order, which cuts no call, or by a power cut: daemons, bundles and the site's name come back."""
     before = site.status()
     if how == "reboot":
-        site.machine.reboot()
+        with no_call_is_cut(site):
+            site.machine.reboot()
     else:
         site.machine.cut_power()
         site.machine.boot()
@@ -185,13 +217,13 @@ def test_after_a_reboot_all_is_as_before(site: Appliance, how: str):
 
 
 def test_an_upgrade_keeps_everything_and_goes_back(site: Appliance):
-    """A second installer file replaces the program; rollback brings the first one back; tasks answer after each."""
+    """A second installer file replaces the program; rollback brings the first one back; neither cuts a call."""
     configuration = site.machine.run("cat", "/etc/edge-agent/agent.yaml", "/etc/edge-agent/site.yaml")
-    site.install(NEXT_VERSION)
-    site.until_it_answers()
+    with no_call_is_cut(site):
+        site.install(NEXT_VERSION)
     assert NEXT_VERSION == site.status()["agent_version"]
-    site.machine.run("edge-agent-setup", "rollback")
-    site.until_it_answers()
+    with no_call_is_cut(site):
+        site.machine.run("edge-agent-setup", "rollback")
     assert __version__ == site.status()["agent_version"]
     assert configuration == site.machine.run("cat", "/etc/edge-agent/agent.yaml", "/etc/edge-agent/site.yaml")
     site.machine.run("edge-agent-setup", "status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.client import ReviewClient
+from edge_agent import certs
+from edge_agent.client import ReviewClient, Tls
 from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
 from tests.fake_daemon import FakeDaemon
@@ -67,15 +69,20 @@ def running(program: str, *arguments: object) -> Iterator[Device]:
             process.kill()
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[RunningDaemon, list[tuple[object, ...]]]]:
+@dataclass
+class Site:
     """A daemon with a task of each kind, and the two ways to it: the sockets, and TLS."""
+
+    daemon: RunningDaemon
+    tls: TlsSite
+    ways: tuple[tuple[object, ...], tuple[object, ...]]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    tmp_path = tmp_path_factory.mktemp("site")
     tls = TlsSite(tmp_path / "tls")
-    given = tls.client("device", "infer", "feedback")
-    folder = tmp_path / "device"
-    folder.mkdir()
-    for path, name in ((given.ca, "ca.crt"), (given.certificate, "client.crt"), (given.key, "client.key")):
-        shutil.copy(path, folder / name)
+    folder = files(tmp_path / "device", tls.client("device", "infer", "feedback"))
     examples = {"collect": {"pos-intent": "local"}, "disk_reserve_bytes": 0}
     with RunningDaemon(tmp_path / "site", **tls.settings(), examples=examples) as daemon:
         daemon.install(
@@ -83,22 +90,22 @@ def site(tmp_path: Path) -> Iterator[tuple[RunningDaemon, list[tuple[object, ...
             echo_bundle(tmp_path / "assistant", "assistant", "generate"),
         )
         review = f"unix:{daemon.run_dir}/review.sock"
-        yield daemon, [(daemon.inference, "--review", review), (tls.address, "--tls", folder)]
+        yield Site(daemon, tls, ((daemon.inference, "--review", review), (tls.address, "--tls", folder)))
 
 
 @programs
 @pytest.mark.parametrize("way", [0, 1], ids=["sockets", "tls"])
 def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way):
     """A label, a text in pieces, a correction that is on the disk, an error in words, and answers after a restart."""
-    daemon, ways = site
-    with running(program, *ways[way]) as device:
-        label, confidence, unsure = device.ask("a refund, please").split()
+    daemon, text = site.daemon, f"a refund, please, by {program} {way}"
+    with running(program, *site.ways[way]) as device:
+        label, confidence, unsure = device.ask(text).split()
         assert ("refund", "unsure", 1) == (label, unsure, round(float(confidence)) or 1)
         assert "noted" == device.ask("= price")
         assert "one two three" in device.ask("? one two three")
         assert device.ask("= no-such-label").startswith("REQUEST_INVALID: 'no-such-label' is no label of pos-intent")
         with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
-            [kept] = reviewer.queue(include_reviewed=True)
+            [kept] = [each for each in reviewer.queue(include_reviewed=True) if each.input == text]
             assert ["price"] == [said.value for said in reviewer.prediction(kept.prediction_id).feedback]
         daemon.kill()
         device.say("what is the price?")  # asked while nobody is there
@@ -112,8 +119,10 @@ def test_a_device_keeps_to_what_a_busy_daemon_says(tmp_path, program):
     """It tries again after its delay, under the same request_id; an error that stays is said with its remedy."""
     with FakeDaemon(f"unix:{tmp_path}/i.sock") as daemon, running(program, *daemon.targets) as device:
         daemon.inference.refusals = 2
-        assert "refund 0.75 unsure" == device.ask("I want my money back")
-        assert (3, 1) == (len(daemon.inference.requests), len({each.request_id for each in daemon.inference.requests}))
+        assert "refund 0.75 unsure (degraded: CPU_SHARED)" == device.ask("I want my money back")
+        assert "Hello there (degraded: CPU_SHARED)" == device.ask("? greet")
+        asked = [each.request_id for each in daemon.inference.requests[:3]]
+        assert (3, 1) == (len(asked), len(set(asked)))
     with (
         FakeDaemon(f"unix:{tmp_path}/i.sock") as daemon,
         running(program, *daemon.targets, "--task", "unknown") as device,
@@ -122,3 +131,77 @@ def test_a_device_keeps_to_what_a_busy_daemon_says(tmp_path, program):
         assert said.startswith("TASK_UNKNOWN: no task 'unknown'")
         assert said.endswith("the remedy for TASK_UNKNOWN")
         assert 1 == len(daemon.inference.requests)
+
+
+@programs
+def test_a_device_says_what_it_cannot_do_and_goes_on(tmp_path, program):
+    """A correction before any answer, an answer without a confidence, and one without a label end nothing."""
+    with FakeDaemon(f"unix:{tmp_path}/i.sock") as daemon:
+        with running(program, *daemon.targets, "--task", "bootstrapped") as device:
+            assert device.ask("= refund").startswith("There is no answer to correct yet")
+            assert "refund (degraded: CPU_SHARED)" == device.ask("I want my money back")
+        with running(program, *daemon.targets, "--task", "abstaining") as device:
+            assert "no answer 0.75 unsure (degraded: CPU_SHARED)" == device.ask("I want my money back")
+
+
+def files(folder: Path, given: Tls, ca: Path | None = None) -> Path:
+    """Lay a client's files as `edge-agent certs issue` does."""
+    folder.mkdir()
+    for path, name in ((ca or given.ca, "ca.crt"), (given.certificate, "client.crt"), (given.key, "client.key")):
+        shutil.copy(path, folder / name)
+    return folder
+
+
+@programs
+def test_a_device_says_at_once_what_is_wrong_with_a_certificate(site, tmp_path, program):
+    """No later try mends it: an error with what to do, at the first try, though the call has 30 s."""
+    tls = site.tls
+    elsewhere = tmp_path / "elsewhere.crt"
+    certs.write(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
+    own = tls.client("till", "infer")
+    foreign = files(tmp_path / "foreign", tls.client("other", "infer", issuer=tls.foreign))
+    cases = (
+        (("--tls", files(tmp_path / "ca", own, elsewhere)), "was not issued by the authority in", "Take the ca.crt"),
+        (("--tls", foreign), "it does not accept this client's certificate", "edge-agent certs show FILE"),
+        ((), "something answers there and hangs up", "edge-agent certs issue"),
+    )
+    for arguments, message, remedy in cases:
+        with running(program, tls.address, *arguments) as device:
+            said = device.ask("hello")
+        assert said.startswith(f"TLS_FAILED: {tls.address}: "), said
+        assert (True, True, False) == (message in said, remedy in said, "given up after" in said), said
+
+
+@programs
+def test_a_device_without_its_certificate_does_not_start(tmp_path, program):
+    """It names the file and what to do, and ends with an error."""
+    command = [*PROGRAMS[program], "localhost:1", "--tls", str(tmp_path)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert ended.returncode in (1, 2)
+    assert ("ca.crt" in ended.stderr, "edge-agent certs issue" in ended.stderr) == (True, True), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@needs_node
+def test_the_till_finds_the_api_wherever_it_is_laid(tmp_path):
+    """Taken out of the checkout it uses a copy next to it, or a folder that it is told; without one it says so."""
+    till, proto = tmp_path / "till", EXAMPLES.parent / "proto"
+    till.mkdir()
+    for name in ("till.js", "daemon.js", "status.proto", "package.json"):
+        shutil.copy(TILL / name, till / name)
+    (till / "node_modules").symlink_to(TILL / "node_modules")
+    program = ["node", str(till / "till.js")]
+
+    def end(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*program, f"unix:{tmp_path}/i.sock", *arguments]
+        return subprocess.run(
+            command, input="hello\n", env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+
+    missing = end({"EDGE_AGENT_PROTO": str(tmp_path)})
+    assert (1, "") == (missing.returncode, missing.stdout)
+    assert f"error: edge_agent/v1/inference.proto is not in {tmp_path}\nwhat to do: Copy the folder" in missing.stderr
+    with FakeDaemon(f"unix:{tmp_path}/i.sock"):
+        shutil.copytree(proto / "edge_agent", till / "proto/edge_agent")
+        told = ({"EDGE_AGENT_PROTO": str(proto)}, ()), ({}, ("--proto", str(proto))), ({}, ())
+        assert ["refund 0.75 unsure (degraded: CPU_SHARED)\n"] * 3 == [end(*each[:1], *each[1]).stdout for each in told]

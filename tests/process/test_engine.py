@@ -178,7 +178,47 @@ async def test_an_input_that_kills_its_child_alone_is_quarantined() -> None:
         assert before == child(pool)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_child_outlives_a_signal_for_its_group(signum: signal.Signals) -> None:
+    """Ctrl-C and a stop reach every process of a group: a child ignores them from its first instruction on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    pool = EnginePool(CONFIG, lambda: None)
+    try:
+        attaching = asyncio.create_task(pool.attach("classify", CLASSIFY, encode(CLASSIFY), {}))
+        await eventually(lambda: any(status.pid for status in pool.statuses()))
+        started = child(pool)
+        os.kill(started, signum)  # while Python starts
+        await attaching
+        slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
+        await eventually(lambda: pool.in_flight("classify") == 1)
+        os.kill(started, signum)  # while it computes
+        assert (await slow).done.scores[0] > 0.5
+        assert started == child(pool)
+    finally:
+        await pool.stop()
+    assert before == signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+async def test_no_child_is_started_while_the_pool_drains() -> None:
+    """What has a child finishes with it; when it dies, its jobs are refused as ones that may be made again."""
+    async with pool_of() as pool:
+        slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
+        await eventually(lambda: pool.in_flight("classify") == 1)
+        pool.drain()
+        assert (await slow).done.scores[0] > 0.5
+        slow = asyncio.create_task(answer(pool, run("!slow 9000 refund")))
+        await eventually(lambda: pool.in_flight("classify") == 1)
+        os.kill(child(pool), signal.SIGKILL)
+        with pytest.raises(EngineNotReady, match="the daemon is stopping"):
+            await slow
+        await eventually(lambda: child(pool) == 0)
+        assert [(State.STOPPING, 1)] == [(status.state, status.loads) for status in pool.statuses()]
+        with pytest.raises(EngineNotReady):
+            await pool.attach("other", CLASSIFY, encode(CLASSIFY), {})
+        assert [] == pool.stuck(0.0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
 async def test_a_child_killed_from_outside_blames_no_input(signum: signal.Signals) -> None:
     """An operator's or the kernel's kill costs the input a retry at most, never its place."""
     async with pool_of() as pool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from contextlib import ExitStack
 
 import pytest
 
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
-from edge_agent.service.admission import Admission
+from edge_agent.service.admission import QUIET_SECONDS, QUIET_SECONDS_MAX, RETRY_SECONDS, Admission
 
 
 def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
     """The second of two nested calls does not fit a limit of one; after the first it does."""
-    admission = Admission(calls_max=1, drain_seconds=5)
+    admission = Admission(calls_max=1)
     with (
         admission.call("a"),
         pytest.raises(QueueFull, match="1 calls are in progress; the limit is 1") as caught,
@@ -27,7 +28,7 @@ def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
 
 def test_a_failed_call_gives_its_place_back() -> None:
     """However the block ends; and nothing is remembered of a client without calls."""
-    admission = Admission(calls_max=1, drain_seconds=5)
+    admission = Admission(calls_max=1)
     with pytest.raises(ZeroDivisionError), admission.call("a"):
         raise ZeroDivisionError
     with admission.call("a"):
@@ -36,17 +37,37 @@ def test_a_failed_call_gives_its_place_back() -> None:
 
 
 def test_nothing_is_taken_while_draining() -> None:
-    """The delay is the drain time."""
-    admission = Admission(calls_max=1, drain_seconds=5)
+    """The delay is that of any refusal: an idle daemon is back long before its drain time is over."""
+    admission = Admission(calls_max=1)
     admission.draining = True
     with pytest.raises(Draining) as caught, admission.call("a"):
         pass
-    assert 5 == caught.value.retry_seconds
+    assert RETRY_SECONDS == caught.value.retry_seconds
+
+
+async def test_a_drain_waits_until_callers_have_been_told() -> None:
+    """While calls come it waits, and not for ever: one that keeps calling does not hold up the stop."""
+    admission, refused, over = Admission(calls_max=1), 0, False
+    admission.draining = True
+    await admission.until_quiet()
+
+    def call_on() -> None:
+        nonlocal refused
+        with pytest.raises(Draining), admission.call("a"):
+            pass
+        refused += 1
+        if not over:
+            asyncio.get_running_loop().call_soon(call_on)
+
+    call_on()
+    await admission.until_quiet()
+    over = True
+    assert refused > QUIET_SECONDS_MAX / QUIET_SECONDS
 
 
 def test_another_client_finds_a_place() -> None:
     """One has all it may have; the next is taken, and of both the one with less."""
-    admission = Admission(calls_max=12, drain_seconds=5)
+    admission = Admission(calls_max=12)
     with ExitStack() as stack:
         for _ in range(12):
             stack.enter_context(admission.call("noisy"))
@@ -58,7 +79,7 @@ def test_another_client_finds_a_place() -> None:
 
 def test_a_client_may_have_a_limit_of_its_own() -> None:
     """Though there is room: its name and the number are in the refusal."""
-    admission = Admission(calls_max=12, drain_seconds=5, client_calls_max=2)
+    admission = Admission(calls_max=12, client_calls_max=2)
     with admission.call("a"), admission.call("a"), admission.call("b"):
         with pytest.raises(ShareExceeded, match="2 calls of a are in progress; the limit is 2"), admission.call("a"):
             pass

@@ -111,6 +111,15 @@ def test_each_file_of_systemd_has_its_place(name: str, gpu: str, target: str):
     assert target == share.place(name, gpu)
 
 
+def test_the_api_comes_with_the_program(tmp_path: Path):
+    """Devices in other languages are built from its files: the sample in Node looks for them where setup lays them."""
+    root = Path(__file__).parents[2]
+    share.fill(tmp_path, root, "")
+    laid = {path.name: path.read_bytes() for path in (tmp_path / "proto/edge_agent/v1").iterdir()}
+    assert laid == {path.name: path.read_bytes() for path in (root / "proto/edge_agent/v1").iterdir()}
+    assert "'/opt/edge-agent/current/share/proto'" in (root / "examples/till-node/daemon.js").read_text()
+
+
 def test_the_list_of_wheels_has_their_hashes(tmp_path: Path):
     """pip gets each wheel by name, version and sha256, in order."""
     for name in ("PyYAML-6.0-cp311-cp311-linux_x86_64.whl", "google_re2-1.1-cp311-abi3-linux_x86_64.whl"):

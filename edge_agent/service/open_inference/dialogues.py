@@ -23,7 +23,7 @@ class Dialogues:
 
     def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
         """Let a caller hold so many open; end one whose caller says nothing for that long."""
-        self._open = Admission(STREAMS_MAX, RETRY_SECONDS, client_streams_max, "streams of requests")
+        self._open = Admission(STREAMS_MAX, client_streams_max, "streams of requests")
         self._silent_seconds_max = silent_seconds_max
         self._waiting: set[asyncio.Timeout] = set()
         self._closed = False

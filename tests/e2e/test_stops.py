@@ -1,0 +1,184 @@
+"""A daemon that is stopped or restarted while it is called: what its callers see, and what its log says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.client import AsyncClient, CallFailed, Classification, Client, Retry
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+from tests.eventually import eventually, eventually_sync
+
+TASK, WRITER = "pos-intent", "assistant"
+CALLERS = 6
+GROUP = ("setsid",)
+"""So that the daemon and its engines are a process group of their own, as a terminal's job or a unit is."""
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A task that chooses and one that writes."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return echo_bundle(folder / "a", TASK, labels=("refund", "price")), echo_bundle(folder / "b", WRITER, "generate")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, bundles: tuple[Path, Path]) -> Iterator[RunningDaemon]:
+    """The daemon in a process group of its own."""
+    running = RunningDaemon(tmp_path, service={"drain_seconds": 20})
+    running.inside = [*GROUP]
+    with running:
+        running.install(*bundles)
+        yield running
+
+
+def logged(daemon: RunningDaemon) -> list[dict[str, str]]:
+    """Return the log, line by line."""
+    return [json.loads(line) for line in daemon.log.read_text().splitlines()]
+
+
+def complaints(daemon: RunningDaemon) -> list[dict[str, str]]:
+    """Return what the log holds of warnings and errors."""
+    return [line for line in logged(daemon) if line["level"] not in ("debug", "info")]
+
+
+def starts_of_engines(daemon: RunningDaemon) -> int:
+    return sum(line["event"] == "engine_ready" for line in logged(daemon))
+
+
+def signal_group(daemon: RunningDaemon, signum: int) -> None:
+    """Send a signal to the daemon and its engines, as a terminal and a control group do."""
+    assert daemon.process is not None
+    os.killpg(daemon.process.pid, signum)
+
+
+def running_jobs(daemon: RunningDaemon) -> int:
+    with daemon.admin() as admin:
+        return sum(engine.pending for engine in admin.status().engines)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, signum: int) -> None:
+    """Calls and streams that run when everybody gets the signal end whole, and no engine is lost or started again."""
+    started = starts_of_engines(daemon)
+    async with AsyncClient(daemon.inference) as client, client.generate(WRITER, "!slow 100 one two three") as stream:
+        pieces = aiter(stream)
+        text = await anext(pieces)
+        asked = [client.classify(TASK, [f"!slow 300 refund {n}"], timeout_seconds=20) for n in range(CALLERS)]
+        calls = asyncio.gather(*asked)
+        await eventually(lambda: running_jobs(daemon) == CALLERS + 1)
+        signal_group(daemon, signum)
+        assert ["refund"] * CALLERS == [answer.label for [answer] in await calls if isinstance(answer, Classification)]
+        assert "three" in text + "".join([piece async for piece in pieces])
+    assert daemon.process is not None
+    assert 0 == await asyncio.to_thread(daemon.process.wait, 20)
+    assert ([], started) == (complaints(daemon), starts_of_engines(daemon))
+
+
+async def test_an_engine_that_dies_while_the_daemon_stops_is_not_started_again(daemon: RunningDaemon) -> None:
+    """Its calls are refused, with the time after which they may be made again: the daemon will be back."""
+    started = starts_of_engines(daemon)
+    async with AsyncClient(daemon.inference) as client:
+        calls = [asyncio.create_task(client.classify(TASK, [f"!slow 9000 refund {n}"])) for n in range(2)]
+        await eventually(lambda: running_jobs(daemon) == 2)
+        with daemon.admin() as admin:
+            admin.drain()
+            [engine] = admin.status().engines
+            os.kill(engine.pid, signal.SIGKILL)
+        for call in calls:
+            with pytest.raises(CallFailed) as caught:
+                await call
+            assert ("ENGINE_NOT_READY", "UNAVAILABLE") == (caught.value.reason, caught.value.code)
+            assert caught.value.retry_after_seconds
+    assert started == starts_of_engines(daemon)
+
+
+async def test_a_stop_refuses_what_it_does_not_answer_as_retryable(daemon: RunningDaemon) -> None:
+    """However many calls come at the moment of the stop: each is answered, or ends with UNAVAILABLE."""
+    answered, codes, over = 0, set[str](), asyncio.Event()
+
+    async def ask(client: AsyncClient) -> None:
+        nonlocal answered
+        while not over.is_set():
+            try:
+                await client.classify(TASK, ["refund"])
+                answered += 1
+            except CallFailed as failed:
+                codes.add(failed.code)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), failed.retry_after_seconds or 0.05)
+
+    async with AsyncClient(daemon.inference) as client, asyncio.TaskGroup() as callers:
+        for _ in range(5 * CALLERS):
+            callers.create_task(ask(client))
+        await eventually(lambda: answered > 10 * CALLERS)
+        await asyncio.to_thread(daemon.stop)
+        over.set()
+    assert {"UNAVAILABLE"} == codes
+
+
+class Load:
+    """Callers of both clients that ask again and again, with the time that a till has."""
+
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self._target, self._stop = daemon.inference, threading.Event()
+        self.answered = 0
+        self.failed: list[CallFailed] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Call while the block runs, and for as long as the calls take that began in it."""
+        callers = [threading.Thread(target=self._sync), threading.Thread(target=lambda: asyncio.run(self._aio()))]
+        for caller in callers:
+            caller.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for caller in callers:
+                caller.join()
+
+    def _sync(self) -> None:
+        with Client(self._target, retry=Retry()) as client:
+            while not self._stop.is_set():
+                try:
+                    client.classify(TASK, ["!slow 10 refund"], timeout_seconds=60)
+                    self.answered += 1
+                except CallFailed as failed:
+                    self.failed.append(failed)
+
+    async def _aio(self) -> None:
+        async with AsyncClient(self._target, retry=Retry()) as client, asyncio.TaskGroup() as callers:
+            for _ in range(CALLERS):
+                callers.create_task(self._ask(client))
+
+    async def _ask(self, client: AsyncClient) -> None:
+        while not self._stop.is_set():
+            try:
+                await client.classify(TASK, ["!slow 10 refund"], timeout_seconds=60)
+                self.answered += 1
+            except CallFailed as failed:
+                self.failed.append(failed)
+
+
+def test_a_restart_under_load_fails_no_call_of_a_client_that_tries_again(daemon: RunningDaemon) -> None:
+    """Of both clients: while the daemon is away, starts, and loads its model, their calls wait within their time."""
+    load = Load(daemon)
+    with load.running():
+        for end in (daemon.stop, daemon.kill):
+            before = load.answered
+            eventually_sync(lambda before=before: load.answered > before + CALLERS)
+            end()
+            daemon.start()
+        before = load.answered
+        eventually_sync(lambda: load.answered > before + CALLERS)
+    assert [] == [str(failed) for failed in load.failed]
