@@ -29,7 +29,6 @@ from edge_agent.examples.collection import Collection
 from edge_agent.examples.house import House, Surroundings
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import TaskStatus
-from edge_agent.hidden_imports import SIGNING_LIBRARIES, hidden
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
 from edge_agent.metrics.site import SiteMetrics, Watched
@@ -276,9 +275,8 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    with hidden(*SIGNING_LIBRARIES):
-        from edge_agent.update.intake import Intake  # noqa: PLC0415
-        from edge_agent.update.trust import Trust  # noqa: PLC0415
+    from edge_agent.update.intake import Intake  # noqa: PLC0415
+    from edge_agent.update.trust import Trust  # noqa: PLC0415
 
     intake = Intake(config, store, Trust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)

@@ -23,7 +23,7 @@ _EPILOG = (
 )
 
 
-OBJECTS_BETWEEN_COLLECTIONS = 50_000
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """New objects after which Python looks for garbage; its own default, 700, is for what runs long, as the daemon does."""
 # typer has no public name for it.
 _UsageError: Any = typer.BadParameter.__bases__[0]

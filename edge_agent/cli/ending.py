@@ -10,8 +10,6 @@ from collections.abc import Iterator
 import typer
 
 from edge_agent.cli.exits import exit_code, exit_code_of
-from edge_agent.cli.output import report
-from edge_agent.client import CallFailed
 from edge_agent.errors import EdgeAgentError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -23,14 +21,27 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except EdgeAgentError as error:
-        report(error)
+        _report(error)
         raise typer.Exit(exit_code_of(type(error))) from error
-    except CallFailed as error:
-        report(error)
-        raise typer.Exit(exit_code(error.reason)) from error
+    except _call_failures() as error:
+        _report(error)
+        raise typer.Exit(exit_code(error.reason)) from error  # type: ignore[attr-defined] # of CallFailed
     except KeyboardInterrupt:
         # What the command opened is closed by now. Python's own clean-up would wait for ever on a gRPC call that
         # Ctrl-C tore while it started.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(_INTERRUPTED)
+
+
+def _call_failures() -> tuple[type[Exception], ...]:
+    """Return what calls of a client end with: nothing in a command that has loaded no client."""
+    client = sys.modules.get("edge_agent.client.failure")
+    return (client.CallFailed,) if client else ()
+
+
+def _report(error: Exception) -> None:
+    # What draws on a screen is loaded where there is something to draw.
+    from edge_agent.cli.output import report  # noqa: PLC0415
+
+    report(error)  # type: ignore[arg-type] # one of the two

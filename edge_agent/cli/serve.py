@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from edge_agent.cli.site import site_of
-from edge_agent.hidden_imports import SCREEN_LIBRARIES, hidden
+from edge_agent.cli.configured import config_of
+from edge_agent.cli.hidden_imports import SCREEN_LIBRARIES, SIGNING_LIBRARIES, hidden
 
 
 def run(ctx: typer.Context) -> None:
@@ -17,4 +17,5 @@ def run(ctx: typer.Context) -> None:
     with hidden(*SCREEN_LIBRARIES):
         from edge_agent.daemon import serve  # noqa: PLC0415
 
-    raise typer.Exit(serve(site_of(ctx).config()))
+    with hidden(*SIGNING_LIBRARIES):
+        raise typer.Exit(serve(config_of(ctx)))

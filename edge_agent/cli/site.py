@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from edge_agent.cli.options import GlobalOptions
+from edge_agent.cli.configured import given_options
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 from edge_agent.config import Config, Files, Overrides, Role, load, read_files
 from edge_agent.config.remote import Remote
@@ -85,8 +85,7 @@ def _checked(kind: Callable[[str, Tls | None], _C], option: str, address: str, t
 
 def site_of(ctx: typer.Context) -> Site:
     """Return what the global options say."""
-    given = ctx.find_object(GlobalOptions)
-    assert given is not None, "the root command sets it; this is a bug"
+    given = given_options(ctx)
     return Site(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
 
 
