@@ -246,7 +246,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.site": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
-    "edge_agent.examples.house": "a site that sends no examples and has no rules of its own does not load what both take",
+    "edge_agent.examples.house": "a site that sends no examples and has no rules of its own loads nothing for them",
     "edge_agent.formats.document": "most who load the module read no signature, and do without the library",
     "edge_agent.routing.question": "a site without a large model does not load the library that checks its answers",
     "edge_agent.service.server": "a daemon without certificates does not load the library that reads them",

@@ -369,8 +369,11 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
 
 
 def _sections() -> dict[str, type[Section]]:
-    kinds = ((name, field.annotation) for name, field in Config.model_fields.items())
-    return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Section)}
+    found: dict[str, type[Section]] = {}
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found[name] = field.annotation
+    return found
 
 
 def sample() -> str:
