@@ -116,7 +116,7 @@ ROOMS: dict[str, set[str]] = {
     | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
-    "convert.encoder": {"convert", "edge_agent.engine.runtimes"},
+    "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
     # Scores come from the code that will serve.
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
@@ -159,7 +159,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "httpx2": ("edge_agent.uplink.escalation",),
     "safetensors": ("convert",),
     "gguf": ("convert",),
-    "onnx": ("convert.export", "convert.quantize"),
+    "onnx": ("convert.encoder", "convert.export", "convert.quantize"),
     "optimum": ("convert.export",),
     "scipy": ("convert",),
     "msgspec": ("edge_agent.engine",),
@@ -233,6 +233,7 @@ ENTRIES = {
     "convert.dataset.write": "likewise",
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "convert.cli.__main__": "started with python -m",
+    "convert.encoder.head": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
     "installer.build.__main__": "started by scripts/build-installer",
     "edge_agent.engine.child": "started with python -m",
