@@ -4,5 +4,7 @@ import os
 
 # gRPC reads it when it is loaded, and would write of every failed handshake, which anyone on the network can cause.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# pydantic reads it when it compiles its first model, and would look through every installed package for plugins to run.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 __version__ = "0.1.0"

@@ -28,7 +28,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_agent.durable.disk import write_durably
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import ROLE_URI, check_pair
+from edge_agent.formats.certificate_fields import ROLE_URI
+from edge_agent.formats.certificates import check_pair
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 730

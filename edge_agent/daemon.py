@@ -46,8 +46,6 @@ from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.update.activation import Activation, Engines
-from edge_agent.update.intake import Intake
-from edge_agent.update.trust import Trust
 from edge_agent.update.updater import Source, Updater
 
 STOP_SECONDS = 20.0
@@ -278,6 +276,10 @@ def _source(config: Config, store: Store) -> Source | None:
     """Return trust and intake; None = this site was given no root of trust."""
     if not config.update.root_file:
         return None
+    # Only a site with a root of trust loads the libraries that verify.
+    from edge_agent.update.intake import Intake  # noqa: PLC0415
+    from edge_agent.update.trust import Trust  # noqa: PLC0415
+
     intake = Intake(config, store, Trust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
@@ -346,6 +348,7 @@ async def _serve(config: Config, store: Store, around: Around, house: type[House
     async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
+        trimming.settle()
         if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()

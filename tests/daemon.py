@@ -47,6 +47,7 @@ class RunningDaemon:
         self.inference = f"unix:{self.run_dir}/inference.sock"
         self.admin_target = f"unix:{self.run_dir}/admin.sock"
         self.environment = dict(os.environ)
+        self.python = sys.executable
         self.inside: list[str] = []
         """What is put in front of the command, such as that of a network namespace."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -70,7 +71,7 @@ class RunningDaemon:
     def command(self) -> list[str]:
         """Return the command line of this daemon."""
         places = ["--config", self._config, "--state-dir", self.state_dir, "--run-dir", self.run_dir]
-        return [*self.inside, sys.executable, "-m", "edge_agent.cli", *map(str, places)]
+        return [*self.inside, self.python, "-m", "edge_agent.cli", *map(str, places)]
 
     def start(self, *ready: str) -> None:
         """Start the process and wait until it serves, and until these tasks answer: models load in the background."""

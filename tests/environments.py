@@ -1,9 +1,10 @@
-"""Programs that others wrote, each in an environment of its own: their dependencies are theirs, and differ from ours.
+"""Environments beside .venv, each made when it is not there, and made anew when what goes in or the Python changes.
 
-    python = interpreter("triton")        # .cache/environments/triton-…/bin/python, made when it is not there
-    python -m tests.environments triton   # the same, for scripts/setup
+    python = interpreter("triton")        # .cache/environments/triton-…/bin/python: another server's client
+    python = agent_interpreter()          # the same of what the agent needs, and nothing for tests
+    python -m tests.environments triton   # makes them, for scripts/setup
 
-What goes in is in tests/clients/NAME.txt; an environment is made anew when that or the Python changes.
+Programs that others wrote have their own, since their dependencies differ from ours: tests/clients/NAME.txt.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".cache" / "environments"
+WHEELS = ROOT / ".cache" / "wheels"
 CLIENTS = ROOT / "tests" / "clients"
 """What goes into each, and the scripts that run there."""
 STAMP = "complete"
@@ -24,8 +27,20 @@ STAMP = "complete"
 
 def interpreter(name: str) -> Path:
     """Return the Python of an environment; makes it first where it is not there, or was not finished."""
-    wanted = CLIENTS / f"{name}.txt"
-    content = hashlib.sha256(wanted.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    return _interpreter(name, (CLIENTS / f"{name}.txt").read_text(encoding="utf-8"))
+
+
+def agent_interpreter() -> Path:
+    """Return the Python of an environment in which this checkout runs with its own dependencies alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    python = _interpreter("agent", "\n".join(project["dependencies"]) + "\n")
+    [packages] = python.parent.parent.glob("lib/python*/site-packages")
+    (packages / "checkout.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    return python
+
+
+def _interpreter(name: str, wanted: str) -> Path:
+    content = hashlib.sha256(wanted.encode() + sys.version.encode()).hexdigest()[:12]
     folder = CACHE / f"{name}-{content}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
@@ -37,11 +52,13 @@ def interpreter(name: str) -> Path:
     return folder / "bin" / "python"
 
 
-def _make(folder: Path, wanted: Path) -> None:
+def _make(folder: Path, wanted: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    quietly = ["--quiet", "--disable-pip-version-check", "--no-compile"]
-    subprocess.run([folder / "bin" / "pip", "install", *quietly, "--requirement", wanted], check=True)
+    requirements = folder / "requirements.txt"
+    requirements.write_text(wanted, encoding="utf-8")
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--find-links", WHEELS]
+    subprocess.run([folder / "bin" / "pip", "install", *options, "--requirement", requirements], check=True)
     (folder / STAMP).touch()
 
 

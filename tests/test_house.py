@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.cli import COMMANDS
 from edge_agent.errors import BY_REASON
 from tests.house import habits, imports, shape
 from tests.house.source import below, load
@@ -115,7 +116,7 @@ ROOMS: dict[str, set[str]] = {
     | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
-    "convert.encoder": {"convert", "edge_agent.engine.runtimes"},
+    "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
     # Scores come from the code that will serve.
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
     "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
@@ -158,7 +159,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "httpx2": ("edge_agent.uplink.escalation",),
     "safetensors": ("convert",),
     "gguf": ("convert",),
-    "onnx": ("convert.export", "convert.quantize"),
+    "onnx": ("convert.encoder", "convert.export", "convert.quantize"),
     "optimum": ("convert.export",),
     "scipy": ("convert",),
     "msgspec": ("edge_agent.engine",),
@@ -197,6 +198,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "intervals")),
     *(f"edge_agent.{name}" for name in ("formats.alarms", "service.roles", "service.rates", "service.repeats")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificates", "uplink.escalation.retrying")),
+    *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spending", "uplink.connectivity", "uplink.bandwidth")),
     *(f"edge_agent.{name}" for name in ("uplink.plan", "uplink.faults", "uplink.stored", "enrol.judging")),
     *(f"edge_agent.{name}" for name in ("formats.kit", "formats.plan", "formats.repository", "formats.rollout")),
@@ -231,6 +233,7 @@ ENTRIES = {
     "convert.dataset.write": "likewise",
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "convert.cli.__main__": "started with python -m",
+    "convert.encoder.head": "started with python -m",
     "edge_agent.cli.__main__": "started with python -m",
     "installer.build.__main__": "started by scripts/build-installer",
     "edge_agent.engine.child": "started with python -m",
@@ -239,6 +242,15 @@ ENTRIES = {
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
+    "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
+    "edge_agent.cli.site": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.status": "drawing over and over takes more than printing once",
+    "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
+    "edge_agent.examples.house": "a site that sends no examples and has no rules of its own loads nothing for them",
+    "edge_agent.formats.document": "most who load the module read no signature, and do without the library",
+    "edge_agent.routing.question": "a site without a large model does not load the library that checks its answers",
+    "edge_agent.service.server": "a daemon without certificates does not load the library that reads them",
     "edge_agent.uplink.daemon": "a site without a large model does not load the library that asks it",
     "edge_agent.cli.serve": "the other commands do without the daemon, and start in less time",
     "edge_agent.cli.web": "an extra: no other command needs what it loads",
@@ -344,9 +356,8 @@ def test_no_late_import():
 
 def test_no_dead_module():
     """Every module is imported by another, or is an entry point."""
-    entries = ENTRIES | {
-        entry.partition(":")[0]: "console script" for entry in PYPROJECT["project"]["scripts"].values()
-    }
+    entries = ENTRIES | {entry.module: "a command" for entry in COMMANDS.values()}
+    entries |= {entry.partition(":")[0]: "console script" for entry in PYPROJECT["project"]["scripts"].values()}
     require_none(imports.unused(SHIPPED, entries), "Delete it, or list it in ENTRIES with the reason.")
 
 

@@ -1,55 +1,20 @@
-"""The command `edge-agent`: one module for each subcommand, registered here.
+"""The command `edge-agent`: one module for each subcommand, listed here and imported when it runs.
 
-Errors leave through one place, `_Root.invoke`: a sentence and what to do about it on standard error, and an exit code
-of docs/exit-codes.md. Nothing else is caught: a traceback is a bug.
+Errors leave through one place, `ending.reported_errors`: a sentence and what to do about it on standard error, and an
+exit code of docs/exit-codes.md. Nothing else is caught: a traceback is a bug.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable
+import gc
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from edge_agent import __version__
-from edge_agent.cli import (
-    activate,
-    certs,
-    classify,
-    demo,
-    doctor,
-    embed,
-    enrol,
-    erase,
-    extract,
-    generate,
-    identity,
-    install,
-    limits,
-    mode,
-    models,
-    remove,
-    report,
-    review,
-    rollback,
-    serve,
-    status,
-    stick,
-    support_bundle,
-    uplink,
-    web,
-)
-from edge_agent.cli.exits import exit_code, exit_code_of
-from edge_agent.cli.output import report as show_error
-from edge_agent.cli.site import Site
-from edge_agent.client import CallFailed
-from edge_agent.config import Overrides
-from edge_agent.errors import EdgeAgentError
+from edge_agent.cli.lazy import CommandEntry, LazyGroup
+from edge_agent.cli.options import GlobalOptions
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the daemon failed (or doctor found a problem), 2 wrong usage or bad input,"
@@ -58,14 +23,73 @@ _EPILOG = (
 )
 
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
+"""New objects after which Python looks for garbage; its own default, 700, is for what runs long, as the daemon does."""
 # typer has no public name for it.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 
-class _Root(TyperGroup):
+def _entry(module: str, summary: str, name: str = "run") -> CommandEntry:
+    return CommandEntry(f"edge_agent.cli.{module}", name, summary)
+
+
+COMMANDS = {
+    "serve": _entry("serve", "Run the daemon in the foreground, until SIGTERM or Ctrl-C."),
+    "uplink": _entry(
+        "uplink", "Bring sealed examples to the centre, its receipts and updates back, until SIGTERM or Ctrl-C."
+    ),
+    "web": _entry(
+        "web", "Serve a page for people: health, tasks, charts, and the review queue; until SIGTERM or Ctrl-C."
+    ),
+    "enrol": _entry(
+        "enrol", "Make this box a site, by the kit that the centre made for it. Run it as root.", "Command"
+    ),
+    "site": _entry("identity", "Show which site this box is, and the key by which the centre knows it."),
+    "status": _entry("status", "Show the tasks, the engines behind them, and what needs attention."),
+    "doctor": _entry(
+        "doctor",
+        "Check this machine, its daemons and what they need; say what is wrong and what to do. Changes nothing.",
+    ),
+    "report": _entry(
+        "report", "Say how far each task is, what it costs and saves, and which mode it should be in next."
+    ),
+    "support-bundle": _entry("support_bundle", "Put what support needs into one file; show first what that is."),
+    "models": _entry("models", "List the installed bundles, by task and then newest first."),
+    "install": _entry("install", "Verify a bundle, copy it into the store and let it answer."),
+    "mode": _entry("mode", "Show or set who answers a task: the model here, the large one, or both."),
+    "activate": _entry("activate", "Let an installed bundle answer its task."),
+    "rollback": _entry(
+        "rollback",
+        "Go back to the bundle that answered before. It stays so until the plan wants something else of the task.",
+    ),
+    "remove": _entry("remove", "Remove a bundle that neither answers nor is kept for rollback, or a whole task."),
+    "classify": _entry("classify", "Choose one label for each input. With --json, one object a line.", "Command"),
+    "generate": _entry("generate", "Write text, shown as it comes.", "Command"),
+    "extract": _entry("extract", "Find the task's record in each input.", "Command"),
+    "embed": _entry(
+        "embed",
+        "Turn each input into a vector. The table shows its start; --json prints all of it, one object a line.",
+        "Command",
+    ),
+    "review": _entry("review", "Confirm or correct answers, least confident first: one key for each label."),
+    "erase": _entry(
+        "erase",
+        "Forget one answer: its input and what was said of it, here and, if any of it may have left, at the centre.",
+    ),
+    "export": _entry("stick", "Seal what waits, and copy everything for the centre to a stick.", "export"),
+    "import": _entry("stick", "Bring updates and the centre's receipts from a stick.", "import_"),
+    "limits": _entry(
+        "limits", "Show how much memory the daemon and its engines may take together, and what of it is whose."
+    ),
+    "demo": _entry("demo", "Start a daemon in a temporary directory, install bundles, call them, stop it, clean up."),
+    "certs": _entry("certs", "Make and show certificates for TCP, for sites without an authority.", "app"),
+}
+"""Every command, in the order of the help; the summary is the first line of the command's own help."""
+
+
+class _Root(LazyGroup):
+    entries = COMMANDS
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for number, given in enumerate(args, 1):
             shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -74,26 +98,18 @@ class _Root(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        # Only a command that runs needs what it leads to; help does not.
+        from edge_agent.cli.ending import reported_errors  # noqa: PLC0415
+
         try:
-            return super().invoke(ctx)
+            with reported_errors():
+                return super().invoke(ctx)
         except _UsageError as error:
             # An option of ours that stands behind the command is told from one that does not exist.
             name = getattr(error, "option_name", "")
             if name in {option for parameter in self.params for option in parameter.opts}:
                 raise _UsageError(f"{name} stands before the command: edge-agent {name} …", ctx=error.ctx) from None
             raise
-        except EdgeAgentError as error:
-            show_error(error)
-            raise typer.Exit(exit_code_of(type(error))) from error
-        except CallFailed as error:
-            show_error(error)
-            raise typer.Exit(exit_code(error.reason)) from error
-        except KeyboardInterrupt:
-            # What the command opened is closed by now. Python's own clean-up would wait for ever on a gRPC call that
-            # Ctrl-C tore while it started.
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-            os._exit(_INTERRUPTED)
 
 
 app = typer.Typer(cls=_Root, epilog=_EPILOG, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -129,41 +145,15 @@ def root(
 
     These options stand before the command: [bold]edge-agent --run-dir ./run status[/bold]
     """
-    ctx.obj = Site(config, Overrides(state_dir=state_dir, run_dir=run_dir), remote)
-
-
-_COMMANDS: dict[str, Callable[..., Any]] = {
-    "serve": serve.run,
-    "uplink": uplink.run,
-    "web": web.run,
-    "enrol": enrol.Command,
-    "site": identity.run,
-    "status": status.run,
-    "doctor": doctor.run,
-    "report": report.run,
-    "support-bundle": support_bundle.run,
-    "models": models.run,
-    "install": install.run,
-    "mode": mode.run,
-    "activate": activate.run,
-    "rollback": rollback.run,
-    "remove": remove.run,
-    "classify": classify.Command,
-    "generate": generate.Command,
-    "extract": extract.Command,
-    "embed": embed.Command,
-    "review": review.run,
-    "erase": erase.run,
-    "export": stick.export,
-    "import": stick.import_,
-    "limits": limits.run,
-    "demo": demo.run,
-}
-for _name, _run in _COMMANDS.items():
-    app.command(_name)(_run)
-app.add_typer(certs.app, name="certs")
+    ctx.obj = GlobalOptions(config, state_dir, run_dir, remote)
 
 
 def main() -> None:
     """Run the console script."""
-    app()
+    # What is imported stays until the end, and goes with the process: looking for garbage in it takes as long as half
+    # of the imports, while they last and once more at the end.
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    try:
+        app()
+    finally:
+        gc.freeze()

@@ -21,7 +21,8 @@ from edge_agent.config import Role
 from edge_agent.config.remote import FILE_NAME, written
 from edge_agent.durable.disk import write_durably
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import ROLE_URI, Certificate, certificates
+from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
+from edge_agent.formats.certificates import certificates
 
 ROLES = get_args(Role)
 DAEMON_USER = "edge-agent"

@@ -118,7 +118,8 @@ def _compare(
 ) -> None:
     """Ask every bundle about the same messages."""
     rows = compare.sample(messages, rows_max)
-    _heading(console, f"The same messages, {len(shows)} models: {len(rows)} of {len(messages)}")
+    asked = "Labelled messages" if len(shows) == 1 else f"The same messages, {len(shows)} models"
+    _heading(console, f"{asked}: {len(rows)} of {len(messages)}")
     said = []
     for show in shows:
         name = show.manifest.task.name

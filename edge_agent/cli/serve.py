@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from edge_agent.cli.site import site_of
+from edge_agent.cli.configured import config_of
+from edge_agent.cli.hidden_imports import SCREEN_LIBRARIES, SIGNING_LIBRARIES, hidden
 
 
 def run(ctx: typer.Context) -> None:
@@ -12,7 +13,9 @@ def run(ctx: typer.Context) -> None:
 
     Example: [bold]edge-agent --state-dir ./state --run-dir ./run serve[/bold]
     """
-    # Only this process loads the daemon: the other commands start in less time.
-    from edge_agent.daemon import serve  # noqa: PLC0415
+    # Only this process loads the daemon, which has no use for what draws on a screen.
+    with hidden(*SCREEN_LIBRARIES):
+        from edge_agent.daemon import serve  # noqa: PLC0415
 
-    raise typer.Exit(serve(site_of(ctx).config()))
+    with hidden(*SIGNING_LIBRARIES):
+        raise typer.Exit(serve(config_of(ctx)))

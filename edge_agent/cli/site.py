@@ -10,11 +10,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from edge_agent.cli.configured import given_options
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 from edge_agent.config import Config, Files, Overrides, Role, load, read_files
 from edge_agent.config.remote import Remote
 from edge_agent.config.remote import load as load_remote
-from edge_agent.formats.certificates import certificates, check_pair
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
@@ -68,6 +68,9 @@ class Site:
 
 def _tls(remote: Remote) -> Tls:
     """Return the files, read once here: gRPC tells nobody that a key belongs to another certificate."""
+    # Only a daemon over the network is shown certificates.
+    from edge_agent.formats.certificates import certificates, check_pair  # noqa: PLC0415
+
     check_pair(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
     certificates(Path(remote.ca).read_bytes(), remote.ca)
     return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
@@ -82,9 +85,8 @@ def _checked(kind: Callable[[str, Tls | None], _C], option: str, address: str, t
 
 def site_of(ctx: typer.Context) -> Site:
     """Return what the global options say."""
-    found = ctx.find_object(Site)
-    assert found is not None, "the root command sets it; this is a bug"
-    return found
+    given = given_options(ctx)
+    return Site(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
 
 
 Target = Annotated[

@@ -16,7 +16,6 @@ from edge_agent.cli.mode import AS_PLANNED
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.cli.styles import LINK_STYLES, STATE_STYLES, UPDATE_STYLES, duration
-from edge_agent.cli.watch import watch
 from edge_agent.client import ExamplesStatus, FieldAlarm, Status, Task, UpdatesStatus, UplinkStatus
 
 # Counters of examples that an operator should see even when all is well again.
@@ -34,6 +33,9 @@ def run(ctx: typer.Context, as_json: AsJson = False, watching: Watch = False) ->
     if watching and as_json:
         raise typer.BadParameter("not together with --json", param_hint="--watch")
     if watching:
+        # Drawing over and over takes more than printing once.
+        from edge_agent.cli.watch import watch  # noqa: PLC0415
+
         watch(site_of(ctx), out())
         return
     with site_of(ctx).admin() as admin:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.cli.site import site_of
+from edge_agent.cli.configured import config_of
+from edge_agent.cli.hidden_imports import SCREEN_LIBRARIES, hidden
 
 Once = Annotated[bool, typer.Option("--once", help="Do what is due and end, as for cron.")]
 
@@ -20,6 +21,7 @@ def run(ctx: typer.Context, once: Once = False) -> None:
     Example: [bold]edge-agent uplink --once[/bold]
     """
     # Only this process loads what can open a connection to the outside.
-    from edge_agent.uplink.daemon import uplink  # noqa: PLC0415
+    with hidden(*SCREEN_LIBRARIES):
+        from edge_agent.uplink.daemon import uplink  # noqa: PLC0415
 
-    raise typer.Exit(uplink(site_of(ctx).config(), once=once))
+    raise typer.Exit(uplink(config_of(ctx), once=once))

@@ -79,18 +79,18 @@ class Config(Section):
         default=Path("/var/lib/edge-agent"), description="Installed bundles and state.db; one daemon owns it."
     )
     run_dir: Path = Field(default=Path("/run/edge-agent"), description="Sockets.")
-    log: LogConfig = LogConfig()
-    store: StoreConfig = StoreConfig()
-    engine: EngineConfig = EngineConfig()
-    service: ServiceConfig = ServiceConfig()
-    access: AccessConfig = AccessConfig()
-    metrics: MetricsConfig = MetricsConfig()
-    examples: ExamplesConfig = ExamplesConfig()
-    site: SiteConfig = SiteConfig()
-    uplink: UplinkConfig = UplinkConfig()
-    update: UpdateConfig = UpdateConfig()
-    escalation: EscalationConfig = EscalationConfig()
-    web: WebConfig = WebConfig()
+    log: LogConfig = Field(default_factory=LogConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    service: ServiceConfig = Field(default_factory=ServiceConfig)
+    access: AccessConfig = Field(default_factory=AccessConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    examples: ExamplesConfig = Field(default_factory=ExamplesConfig)
+    site: SiteConfig = Field(default_factory=SiteConfig)
+    uplink: UplinkConfig = Field(default_factory=UplinkConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
+    escalation: EscalationConfig = Field(default_factory=EscalationConfig)
+    web: WebConfig = Field(default_factory=WebConfig)
 
     @property
     def inference_socket(self) -> Path:
@@ -192,8 +192,9 @@ def load(
 
 def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """Return the configuration that files make. Raises like `load`."""
-    # A section whose keys are all commented out reads as nothing.
-    plain = {key: {} if value is None and key in _sections() else value for key, value in found.merged().items()}
+    # A section whose keys are all commented out reads as nothing, and so does one that is not there.
+    given = {key: value for key, value in found.merged().items() if value is not None or key not in _sections()}
+    plain: dict[str, Any] = {key: {} for key in _sections()} | given
     config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
     _check_messages(config.service, str(found.source_of("service", "message_bytes_max")))
     _check_tcp(config, str(found.source_of("service", "tcp_address")))
@@ -367,9 +368,12 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
     return f"Known keys there: {', '.join(here.values())}."
 
 
-def _sections() -> dict[str, type[BaseModel]]:
-    defaults = ((name, field.default) for name, field in Config.model_fields.items())
-    return {name: type(default) for name, default in defaults if isinstance(default, BaseModel)}
+def _sections() -> dict[str, type[Section]]:
+    found: dict[str, type[Section]] = {}
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found[name] = field.annotation
+    return found
 
 
 def sample() -> str:

@@ -18,9 +18,12 @@ Role = Literal["infer", "feedback", "admin"]
 
 
 class Section(BaseModel):
-    """What all sections have in common: frozen, and no unknown keys."""
+    """What all sections have in common: frozen, and no unknown keys.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    pydantic compiles a model where it is first used: the whole file in one piece, not each section of it before.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class LogConfig(Section):

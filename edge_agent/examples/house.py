@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from edge_agent.config import Config
 from edge_agent.durable.disk import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
-from edge_agent.examples.outbox import Outbox, Places
 from edge_agent.examples.questions import Question, Questions
 from edge_agent.examples.records import Judgement, Recorder
 from edge_agent.examples.redact.names import name_detector
 from edge_agent.examples.redact.redactor import Redactor
-from edge_agent.examples.redact.site_rules import site_rules
-from edge_agent.examples.site_key import site_key
+from edge_agent.examples.redact.rules import Rule
 from edge_agent.examples.spool import Kept, Spool
 from edge_agent.field.book import Book, Paid, Said, Thought
 from edge_agent.field.figures import Standing
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import SiteUpdates, TaskStatus
+
+if TYPE_CHECKING:
+    from edge_agent.examples.outbox import Outbox
 
 log = structlog.get_logger("edge_agent.examples")
 
@@ -60,7 +61,16 @@ def redactor_of(config: Config) -> Redactor:
     """
     pipeline = config.examples.presidio_pipeline
     detector = name_detector(Path(pipeline)) if pipeline else None
-    return Redactor(site_rules(config.examples.site_rules), detector)
+    return Redactor(_site_rules(config.examples.site_rules), detector)
+
+
+def _site_rules(patterns: Mapping[str, str]) -> list[Rule]:
+    if not patterns:
+        return []
+    # Only a site with rules of its own loads what runs them in bounded time.
+    from edge_agent.examples.redact.site_rules import site_rules  # noqa: PLC0415
+
+    return site_rules(patterns)
 
 
 class House:
@@ -88,6 +98,10 @@ class House:
         self.commits = 0
         """Groups of answers that were committed by this process."""
         if config.site.id and config.site.recipients:
+            # Only a site whose examples leave loads what seals and signs.
+            from edge_agent.examples.outbox import Outbox, Places  # noqa: PLC0415
+            from edge_agent.examples.site_key import site_key  # noqa: PLC0415
+
             try:
                 places = Places(config.outbox, config.receipts)
                 key = site_key(config.state_dir / "site.key")

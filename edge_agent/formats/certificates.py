@@ -1,9 +1,8 @@
-"""X.509 certificates in PEM: what one says of its holder, and whether a key belongs to it. Pure."""
+"""X.509 certificates in PEM: reading what one says of its holder, and whether a key belongs to it. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
@@ -11,27 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from edge_agent.errors import CertificateUnusable
-
-ROLE_URI = "edge-agent://role/"
-"""In front of a role, among the alternative names of a client's certificate."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is read of a certificate. Times are seconds since 1970."""
-
-    name: str
-    """The common name of its subject; without one, its first alternative name that is no role."""
-    names: tuple[str, ...]
-    """Its alternative names: URIs, DNS names, e-mail and IP addresses."""
-    uris: tuple[str, ...]
-    """Those of them that are URIs."""
-    is_authority: bool
-    """It may issue others."""
-    starts_at: float
-    expires_at: float
-    fingerprint: str
-    """sha256 of its DER bytes, in hexadecimal."""
+from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
 
 
 def certificates(pem: bytes, what: str) -> list[Certificate]:

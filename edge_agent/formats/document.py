@@ -17,13 +17,14 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -46,7 +47,7 @@ At = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z
 class Exchanged(BaseModel):
     """What passes between site and centre: frozen, and silent about keys it does not know."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 Body = TypeVar("Body", bound=Exchanged)
@@ -100,6 +101,10 @@ def verify(raw: bytes, model: type[Body], what: str, keys: Collection[str] | Non
         raise DocumentInvalid(f"{what} is no signed document: it needs 'body', 'key' and 'signature'")
     if keys is not None and key not in keys:
         raise SignatureInvalid(f"{what} is signed by {key[:16]}…, which is none of the keys trusted here", key=key)
+    # Most who load this module read no signature, and do without the library.
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), canonical(body))
     except (InvalidSignature, ValueError):  # ValueError: half of a surrogate pair, which has no bytes

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from edge_agent.errors import RecordInvalid
 from edge_agent.formats.document import At, Exchanged, SiteId, first_problem
@@ -139,7 +139,7 @@ class Tombstone(_Record):
 
 AnyRecord = Prediction | Feedback | Opinion | Tombstone
 Record = Annotated[AnyRecord, Field(discriminator="type")]
-_RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record)
+_RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record, config=ConfigDict(defer_build=True))
 
 
 def encode(record: AnyRecord) -> bytes:

@@ -24,7 +24,7 @@ TOLERANCE = 0.05
 class Case(BaseModel):
     """One line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     input: str = Field(min_length=1)
     """What a device would send."""

@@ -63,7 +63,7 @@ Named = Annotated[dict[Name, Value], Field(max_length=50)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Place(_Part):

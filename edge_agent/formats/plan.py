@@ -31,7 +31,7 @@ Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Hardware(_Section):

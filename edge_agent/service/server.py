@@ -20,6 +20,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -27,7 +28,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from edge_agent.config import Config, Role, ServiceConfig
+from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.service import callers, roles
 from edge_agent.service.accounts import Accounts
@@ -35,7 +36,6 @@ from edge_agent.service.admin import AdminServicer
 from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Identify
 from edge_agent.service.changes import Changes
-from edge_agent.service.credentials import TlsFiles
 from edge_agent.service.dedupe import Deduplicator, WindowLimits
 from edge_agent.service.feedback import FeedbackServicer
 from edge_agent.service.gate import Gate
@@ -46,6 +46,9 @@ from edge_agent.service.open_inference.servicer import OpenInferenceServicer
 from edge_agent.service.rates import Rates
 from edge_agent.service.watch import Health, HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from edge_agent.service.credentials import TlsFiles
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
@@ -97,9 +100,8 @@ class Edge:
         self._operator, gate = self._socket("admin.sock", roles.OPERATOR)
         operator.add_to(gate)
         _add_operation(gate, admin, LISTED)
-        self.tls = TlsFiles(config.access) if config.access.certificate_file else None
+        self.tls, identify = _over_tls(config.access)
         """None where TCP is off or plain."""
-        identify = callers.Certified(config.access.roles) if self.tls else callers.in_the_open
         self._network, gate = self._listener(identify, _over_network(config))
         devices.add_to(gate)
         if self.tls:
@@ -218,6 +220,17 @@ def _everywhere(config: Config) -> Options:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
         ("grpc.keepalive_permit_without_calls", 1),
     )
+
+
+def _over_tls(access: AccessConfig) -> tuple[TlsFiles | None, Identify]:
+    """Return the certificates of TCP and who is told apart by theirs. Raises CertificateUnusable."""
+    if not access.certificate_file:
+        return None, callers.in_the_open
+    # Only a daemon that has certificates loads the library that reads them.
+    from edge_agent.service.certified import Certified  # noqa: PLC0415
+    from edge_agent.service.credentials import TlsFiles  # noqa: PLC0415
+
+    return TlsFiles(access), Certified(access.roles)
 
 
 def _over_network(config: Config) -> Options:

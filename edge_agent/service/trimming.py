@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ KEPT_BYTES_MAX = 32 << 20
 ARENAS_MAX = 2
 """Of malloc's, by default eight for each processor: the more there are, the more is kept between pieces in use."""
 _M_ARENA_MAX = -8  # malloc.h
+OBJECTS_BETWEEN_COLLECTIONS = (700, 10, 10)
+"""As Python begins with (gc.set_threshold)."""
 
 Trim = Callable[[int], int]
 
@@ -27,6 +30,13 @@ def few_arenas() -> None:
     """Have malloc make few arenas (mallopt(3)); to be called before there are threads."""
     if hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
+
+
+def settle() -> None:
+    """Take what is loaded by now for what stays: Python's search for garbage passes over it from now on."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*OBJECTS_BETWEEN_COLLECTIONS)
 
 
 async def keep_trimmed(every_seconds: float = EVERY_SECONDS) -> None:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.config import Role
-from edge_agent.formats.certificates import Certificate
+from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.web import visitors
 from edge_agent.web.gateway import refusals
 from edge_agent.web.origin import SAFE_METHODS, is_ours

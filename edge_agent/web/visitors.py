@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_agent.config import Role
-from edge_agent.formats.certificates import Certificate
+from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.service.roles import ROLES, roles_of
 
 Proof = Literal["cookie", "bearer", "certificate"]

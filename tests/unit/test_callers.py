@@ -14,6 +14,7 @@ from edge_agent import certs
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.service import callers
 from edge_agent.service.accounts import ACCOUNT_SECONDS, Accounts
+from edge_agent.service.certified import KNOWN_MAX, Certified
 from edge_agent.service.roles import INFER
 from tests.tls_site import DAY
 
@@ -111,7 +112,7 @@ def test_in_the_open_the_address_is_the_client(peer: str, name: str) -> None:
 
 def test_a_certificate_says_who_it_is() -> None:
     """Its name, its roles and those configured for it, its fingerprint and its end."""
-    certified = callers.Certified({"till-*": ("feedback",), "spiffe://x/*": ("admin",)})
+    certified = Certified({"till-*": ("feedback",), "spiffe://x/*": ("admin",)})
     found = certified(issued("till-3", "infer"))
     assert ("tls till-3", {"infer"}) == (found.name, found.roles), "its name is no alternative name"
     assert 64 == len(found.fingerprint)
@@ -124,13 +125,13 @@ def test_a_metadata_name_changes_nothing_on_tls() -> None:
     """Who has a certificate is who it says."""
     context = issued("till-3", "infer")
     context.metadata = (("edge-agent-client", "boss"),)
-    assert "tls till-3" == callers.Certified({})(context).name
+    assert "tls till-3" == Certified({})(context).name
 
 
 def test_a_certificate_ends_under_a_connection() -> None:
     """Each call looks at the clock, however old the connection is."""
     clock = [time.time()]
-    certified, context = callers.Certified({}, now=lambda: clock[0]), issued("till-3", "infer", days=1)
+    certified, context = Certified({}, now=lambda: clock[0]), issued("till-3", "infer", days=1)
     assert "tls till-3" == certified(context).name
     clock[0] += 2 * DAY
     with pytest.raises(CertificateExpired, match="the certificate of tls till-3 ended at"):
@@ -139,13 +140,13 @@ def test_a_certificate_ends_under_a_connection() -> None:
 
 def test_the_table_of_certificates_is_bounded() -> None:
     """The oldest is forgotten, and read again when it comes back."""
-    certified, first = callers.Certified({}), issued("till-0", "infer")
+    certified, first = Certified({}), issued("till-0", "infer")
     known = certified(first)
     assert certified(first) is known
     pair = certs.client(ROOT, "x", ["infer"], time.time()).certificate
-    for number in range(callers.KNOWN_MAX):
+    for number in range(KNOWN_MAX):
         certified(Context(pem=pair + str(number).encode()))
-    assert callers.KNOWN_MAX == len(certified._known)
+    assert KNOWN_MAX == len(certified._known)
     assert certified(first) is not known
     assert certified(first) == known
 
@@ -153,4 +154,4 @@ def test_the_table_of_certificates_is_bounded() -> None:
 def test_a_certificate_that_cannot_be_read_lets_nobody_in() -> None:
     """gRPC would not hand one over; if it did, the call fails."""
     with pytest.raises(CertificateUnusable):
-        callers.Certified({})(Context(pem=b"no certificate"))
+        Certified({})(Context(pem=b"no certificate"))

@@ -121,3 +121,17 @@ def test_every_level_of_the_configuration_is_known():
     """Each level that agent.yaml takes has its severity."""
     assert SEVERITIES == list(logs.LEVELS)
     assert sorted(logs.LEVELS.values()) == list(logs.LEVELS.values())
+
+
+def test_a_traceback_on_a_terminal_shows_no_variables():
+    """What a variable holds may be an input: a person's log has the lines of the traceback alone."""
+
+    def fail(log: structlog.typing.FilteringBoundLogger) -> None:
+        secret_text = "my card is 4711"
+        try:
+            raise ValueError(len(secret_text))
+        except ValueError:
+            log.exception("failed")
+
+    shown = written(LogConfig(format="console"), fail, Screen())
+    assert (True, False) == ("ValueError: 15" in shown, "4711" in shown)

@@ -90,3 +90,13 @@ here.wait()
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert trimming.ARENAS_MAX == len(re.findall("<heap nr=", said))
+
+
+def test_what_is_loaded_when_the_daemon_serves_is_not_searched_for_garbage() -> None:
+    """After `settle` Python passes over what there is, and looks as often as it does by default. In a fresh process."""
+    code = (
+        "import gc; gc.set_threshold(100_000); from edge_agent.service.trimming import settle; settle();"
+        " print(gc.get_freeze_count() > 10_000, *gc.get_threshold())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "True 700 10 10\n" == said

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.formats.certificates import Certificate
+from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.web.gate import PAGE_KEY, Gate, Rules
 from edge_agent.web.origin import hosts
 from edge_agent.web.seal import Seal

@@ -1,0 +1,80 @@
+"""A linear head of some kilobytes on an encoder that a package ships: together a model that classifies.
+
+    python -m convert.encoder.head HEAD PACKAGE OUT    # writes OUT/model.onnx and OUT/tokenizer.json
+
+A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
+the weights that it was trained on. On others it would answer at random, so they are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from convert.encoder import bert_graph
+from convert.encoder.bert_graph import Weights
+from edge_agent.errors import FileMissing, InvalidRequest
+
+ENCODER_SHA256 = "encoder_sha256"
+WEIGHT, BIAS = "classifier.weight", "classifier.bias"
+WEIGHTS_NAME, TOKENIZER_NAME = "model.safetensors", "tokenizer.json"
+
+
+def checkpoint_of(package: str) -> Path:
+    """Return the folder of the checkpoint in a package, found without importing it. Raises FileMissing."""
+    spec = importlib.util.find_spec(package)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (folder := Path(place) / "model").is_dir():
+            return folder
+    raise FileMissing(f"the package {package} is not installed", remedy="Run scripts/setup --quick, which installs it.")
+
+
+def save(path: Path, head: Weights, encoder: Path, told: Mapping[str, str]) -> None:
+    """Write a head, with the hash of its encoder and what else is `told` of it."""
+    save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **told})
+    path.chmod(0o644)  # it is written for its owner alone
+
+
+def read(path: Path, encoder: Path) -> Weights:
+    """Read a head. Raises InvalidRequest: it was trained on another encoder."""
+    with safe_open(path, framework="numpy") as file:
+        wanted = (file.metadata() or {}).get(ENCODER_SHA256, "")
+        head = {name: np.asarray(file.get_tensor(name)) for name in (WEIGHT, BIAS)}
+    found = _sha256(encoder / WEIGHTS_NAME)
+    if found != wanted:
+        said = f"{path} was trained on an encoder with sha256 {wanted[:16]}…, and {encoder} has {found[:16]}…"
+        raise InvalidRequest(said, remedy="Install the version of the package that scripts/setup names.")
+    return head
+
+
+def compose(path: Path, encoder: Path) -> bytes:
+    """Return encoder and head as one ONNX model. Raises InvalidRequest: they do not belong together."""
+    head = read(path, encoder)
+    config, weights = bert_graph.load(encoder)
+    return bert_graph.build(config, {**weights, **head}, "classify")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main(head: str, package: str, out: str) -> None:
+    """Write the model and its tokenizer into a folder."""
+    encoder, folder = checkpoint_of(package), Path(out)
+    model = compose(Path(head), encoder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(encoder / TOKENIZER_NAME, folder / TOKENIZER_NAME)
+    (folder / "model.onnx").write_bytes(model)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

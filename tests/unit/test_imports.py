@@ -1,0 +1,83 @@
+"""What commands and the daemon load: it is what they wait for when they start, and most of the daemon's memory."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import typer
+
+from edge_agent.cli import COMMANDS
+from edge_agent.cli.hidden_imports import hidden
+from tests.daemon import RunningDaemon
+from tests.fake_daemon import FakeDaemon
+
+LOADED = re.compile(r"(?m)^import time: +\d+ \| +\d+ \| +(\S+)$")
+SCREEN = {"rich.console", "rich.text", "pygments", "edge_agent.client.answers"}
+SECURITY = {"cryptography", "tuf", "securesystemslib", "boto3", "pyrage", "urllib3"}
+LARGE_MODEL = {"openai", "httpx2", "jsonschema", "referencing"}
+OTHERS = {"obstore", "starlette", "uvicorn", "numpy", "re2", "zstandard", "edge_agent.doctor", "edge_agent.report"}
+DAEMON = {"edge_agent.daemon", "edge_agent.service", "edge_agent.store", "structlog", "uvloop", "sqlite3"}
+CLIENT = {"grpc", "google", "edge_agent.client", "edge_agent.v1"}
+HELP_MODULES_MAX, STATUS_MODULES_MAX, DAEMON_MODULES_MAX = 370, 550, 690
+"""A tenth more than there are with Python 3.11; before each command was loaded alone there were 900 and more."""
+COMMAND = [sys.executable, "-X", "importtime", "-m", "edge_agent.cli"]
+
+
+def loaded(log: str) -> list[str]:
+    """Return the modules that `python -X importtime` lists."""
+    return LOADED.findall(log)
+
+
+def unwanted(modules: list[str], names: set[str]) -> set[str]:
+    return {name for name in names for module in modules if module == name or module.startswith(f"{name}.")}
+
+
+def test_help_loads_nothing_that_a_command_leads_to():
+    """`edge-agent --help` loads what parses and draws, and no client, no configuration, no daemon."""
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    modules = loaded(done.stderr)
+    names = SECURITY | LARGE_MODEL | OTHERS | DAEMON | CLIENT | {"asyncio", "pydantic", "yaml"}
+    assert set() == unwanted(modules, names)
+    assert len(modules) <= HELP_MODULES_MAX, len(modules)
+
+
+def test_status_loads_a_client_and_what_prints(tmp_path):
+    """`edge-agent status` loads neither the daemon nor what other commands need."""
+    with FakeDaemon(f"unix:{tmp_path}/admin.sock"):
+        command = [*COMMAND, "--run-dir", str(tmp_path), "status"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    modules = loaded(done.stderr)
+    assert set() == unwanted(modules, SECURITY | LARGE_MODEL | OTHERS | DAEMON)
+    assert len(modules) <= STATUS_MODULES_MAX, len(modules)
+
+
+def test_a_serving_daemon_has_loaded_what_its_configuration_needs(tmp_path):
+    """Without root of trust, certificates, examples that leave and large model, the daemon loads nothing of them."""
+    daemon = RunningDaemon(tmp_path)
+    daemon.environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    with daemon:
+        modules = loaded(daemon.log.read_text())
+    assert set() == unwanted(modules, SCREEN | SECURITY | LARGE_MODEL | OTHERS)
+    assert len(modules) <= DAEMON_MODULES_MAX, len(modules)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_s_summary_is_the_first_line_of_its_help(name):
+    """The list of commands, which imports none of them, says of each what the command says of itself."""
+    entry = COMMANDS[name]
+    command = getattr(import_module(entry.module), entry.name)
+    text = command.info.help if isinstance(command, typer.Typer) else command.__doc__
+    assert entry.summary == text.split("\n", 1)[0]
+
+
+def test_a_hidden_library_is_absent_inside_the_block_alone():
+    """What is hidden cannot be imported, can be again afterwards, and what is loaded already stays."""
+    sys.modules.pop("colorsys", None)
+    with hidden("colorsys", "sys"):
+        with pytest.raises(ImportError):
+            import_module("colorsys")
+        assert import_module("sys") is sys
+    assert "colorsys" == import_module("colorsys").__name__
