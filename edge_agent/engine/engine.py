@@ -145,11 +145,8 @@ class Engine:
         if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
-            self._supervisor = self._owner.keep(
-                Component(
-                    self._component, self._supervise, Policy.RESTART, WHY_RESTARTED, None, True, self._unsupervised
-                )
-            )
+            component = Component(self._component, self._supervise, Policy.RESTART, WHY_RESTARTED, may_return=True)
+            self._supervisor = self._owner.keep(component)
 
     @property
     def ended(self) -> bool:

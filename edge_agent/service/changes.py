@@ -37,7 +37,7 @@ class Changes:
     def __init__(self, audit: Audit) -> None:
         """Write down there what came of each."""
         self._audit = audit
-        self._places = Admission(CHANGES_MAX, RETRY_SECONDS, what="changes")
+        self._places = Admission(CHANGES_MAX, what="changes")
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, change: Change, act: Callable[[], Awaitable[Any]]) -> Any:

@@ -71,7 +71,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
     def __init__(self, health: Health) -> None:
         """Tell of that."""
         self._health = health
-        self._places = Admission(WATCHES_MAX, RETRY_SECONDS, what="health watches")
+        self._places = Admission(WATCHES_MAX, what="health watches")
 
     @guard.call
     async def Check(self, request: pb.HealthCheckRequest, context: guard.Context) -> pb.HealthCheckResponse:
