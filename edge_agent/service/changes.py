@@ -20,7 +20,6 @@ from edge_agent.service.detached_task import DetachedTask
 
 CHANGES_MAX = 64
 """In progress at a time, those included whose caller has left; each client has its share, as of calls."""
-RETRY_SECONDS = 1.0
 
 
 class Change(NamedTuple):
