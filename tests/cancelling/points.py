@@ -82,7 +82,7 @@ class Points:
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **more: Any
     ) -> asyncio.Task[Any]:
         parent = asyncio.current_task(loop)
-        is_caller = self._caller is None and coroutine.__qualname__ == HANDLES_A_CALL
+        is_caller = self._caller is None and _name(coroutine) == HANDLES_A_CALL
         if not is_caller and (parent is None or parent not in self._calls_tasks):
             return asyncio.Task(coroutine, loop=loop, **more)
         whose: Whose = "own" if is_caller else "begun"
@@ -120,7 +120,7 @@ class _Steps(Coroutine[Any, Any, Any]):
     ) -> None:
         self._coroutine = coroutine
         self._suspended = suspended
-        self.__qualname__ = coroutine.__qualname__
+        self.__qualname__ = _name(coroutine)
 
     def send(self, value: Any) -> Any:
         waits_for = self._coroutine.send(value)
@@ -137,3 +137,7 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return (yield from self._coroutine.__await__())
+
+
+def _name(coroutine: Coroutine[Any, Any, Any]) -> str:
+    return getattr(coroutine, "__qualname__", type(coroutine).__name__)  # what ends a generator has none

@@ -177,5 +177,6 @@ class _Sweep:
         """Go on with a daemon that was started anew: the one before does not answer."""
         await self._site.restart()
         await self._call.restore(self._site)
+        await self._unanswered()
         self._before = await self._settled()
         self._site.complaints()
