@@ -99,8 +99,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if carried:
             response.uplink.CopyFrom(carried)
         if examples:
-            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
             response.warnings.extend(examples.problems)
+        if examples and not examples.stalled_seconds:
+            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
