@@ -161,6 +161,8 @@ class Daemon:
             stack.callback(reporting.cancel)
             for running in (self._link.run(), self._later.run(), self._alarms.run(self._update_changed)):
                 stack.callback(asyncio.create_task(running).cancel)
+            if self._collection.enabled:
+                stack.callback(asyncio.create_task(self._collection.run()).cancel)
             updating = asyncio.create_task(self._updater.run())
             stack.push_async_callback(self._stop_updates, updating)
             for watch in (systemd.keep_alive(self._computes), trimming.keep_trimmed()):

@@ -16,7 +16,8 @@ def configure(config: LogConfig) -> None:
     """Send every log event to standard error as the configuration says."""
     pretty = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Not its own way of showing exceptions, which prints local variables: inputs, keys.
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

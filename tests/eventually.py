@@ -23,3 +23,9 @@ def eventually_sync(condition: Callable[[], bool], seconds: float = 10.0) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(POLL_SECONDS)
+
+
+async def turns(count: int = 1) -> None:
+    """Let the event loop go round so many times: what is ready has then run, and nothing has waited."""
+    for _ in range(count):
+        await asyncio.sleep(0)

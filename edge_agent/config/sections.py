@@ -152,7 +152,13 @@ class ServiceConfig(Section):
         default=1024,
         ge=0,
         le=1_000_000,
-        description="Answers remembered by request_id, so that a retry is not run twice.",
+        description="Answers remembered by request_id, of all clients, so that a retry is not run twice.",
+    )
+    request_ids_bytes_max: int = Field(
+        default=16 * 2**20,
+        ge=0,
+        le=2**34,
+        description="The same in bytes; the oldest go first. An answer that alone is larger is not remembered.",
     )
     request_id_seconds: Seconds = Field(default=300, description="How long they are remembered, in seconds.")
 
@@ -190,6 +196,12 @@ class AccessConfig(Section):
     )
     client_calls_per_second_max: float = Field(
         default=0, ge=0, le=100_000, description="Calls of one client per second, on average; 0 = any number."
+    )
+    socket_clients_max: int = Field(
+        default=16,
+        ge=0,
+        le=1024,
+        description="Clients of one socket that are told apart by the names that they give; the rest are one client.",
     )
     client_calls_burst_max: int = Field(
         default=50, ge=1, le=100_000, description="Calls that one client may make at once before that average counts."

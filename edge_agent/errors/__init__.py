@@ -8,7 +8,8 @@
     ├── AccessError          whoever issues certificates, or the caller takes another socket
     │   ├── RoleMissing, CertificateExpired
     ├── CapacityError        the caller tries again after `retry_seconds`
-    │   ├── QueueFull, ShareExceeded, RateExceeded, EngineNotReady, Draining, StreamBroken
+    │   ├── QueueFull, ShareExceeded, RateExceeded, EngineNotReady, Draining, SpoolStalled
+    │   ├── StreamBroken
     │   ├── UpstreamUnreachable, UpstreamBusy, UpstreamFailed
     ├── ModelError           the central team looks at the model
     │   ├── ModelLoadFailed, ModelFailed, EngineCrashed, InputQuarantined
@@ -59,6 +60,7 @@ from edge_agent.errors.calls import (
     RequestCancelled,
     RoleMissing,
     ShareExceeded,
+    SpoolStalled,
     StreamBroken,
     TooManyInputs,
     UnknownTask,
@@ -172,6 +174,7 @@ __all__ = [
     "SiteError",
     "SocketInUse",
     "SocketPathTooLong",
+    "SpoolStalled",
     "StateDirInUse",
     "StateDirUnwritable",
     "StateError",

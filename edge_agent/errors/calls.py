@@ -139,6 +139,16 @@ class Draining(CapacityError):
     remedy_default = "Connect again when the daemon is back."
 
 
+class SpoolStalled(CapacityError):
+    """The disk takes no examples in time."""
+
+    reason = "SPOOL_STALLED"
+    remedy_default = (
+        "Try again after the delay in RetryInfo; the same request_id keeps feedback from being counted twice. "
+        "If it stays: 'edge-agent doctor' says how long the disk has stood."
+    )
+
+
 class StreamBroken(CapacityError):
     """The engine's process ended in the middle of a stream."""
 

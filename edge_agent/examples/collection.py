@@ -1,18 +1,19 @@
 """The examples of one site, for the rest of the daemon: keep answers, look at them, judge them, forget them.
 
 `keep` is called on the way of every answer and only queues. Everything else is a future of the writer's thread, done
-when it is on the disk.
+when it is on the disk. Nobody waits for a disk that stands: status says so at once, and all others are refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from edge_agent.config import Config
-from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, StoreDamaged
+from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, SpoolStalled, StoreDamaged
 from edge_agent.examples.house import House, Surroundings, redactor_of
 from edge_agent.examples.questions import Question
 from edge_agent.examples.records import Answered, Judgement
@@ -24,6 +25,13 @@ from edge_agent.formats.example import Consent, stored
 from edge_agent.formats.manifest import Manifest
 
 Result = TypeVar("Result")
+HOUSEKEEPING_SECONDS = 1.0
+STATUS_SECONDS_MAX = 2.0
+"""For the figures of examples; status goes without them then."""
+STALLED_SECONDS_MAX = 10.0
+"""After which a call that needs the disk is refused at once."""
+WAIT_SECONDS_MAX = 30.0
+"""For one call; sealing everything may take longer."""
 NOBODY: tuple[float, int] = (-1.0, 0)
 """Before the first place of the review queue."""
 
@@ -63,13 +71,21 @@ class CollectionStatus:
     """Age of the oldest of them, in seconds of running; 0 = none waits."""
     field: tuple[Headline, ...] = ()
     """How bundles do in the field, in short."""
+    stalled_seconds: float = 0.0
+    """How long the disk has not finished the work at hand; then there are no figures, and this is not 0."""
 
 
 class Collection:
     """See the module."""
 
-    def __init__(self, config: Config, around: Surroundings) -> None:
-        """Compile the rules; `start` opens the spool.
+    def __init__(
+        self,
+        config: Config,
+        around: Surroundings,
+        house: type[House] = House,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Compile the rules; `start` opens the spool as a `house`; `monotonic` tells how long the disk stands.
 
         Raises:
             ConfigInvalid: a rule of the site is none.
@@ -89,7 +105,7 @@ class Collection:
         # A site that is updated says how that went, whether it collects anything or not.
         site = config.site
         self._enabled = self._enabled or bool(config.update.root_file and site.id and site.recipients)
-        self._writer = Writer(lambda: House(config, redactor, around), limits)
+        self._writer = Writer(lambda: house(config, redactor, around), limits, monotonic)
         # One place is always left to callers, so one alone is none for what nobody waits for.
         escalation = config.escalation
         self._later = bool(escalation.url and escalation.later_questions_max and escalation.calls_max > 1)
@@ -99,10 +115,25 @@ class Collection:
         if self._enabled:
             self._writer.start()
 
-    def stop(self) -> None:
-        """Write what waits, and close."""
-        if self._enabled:
-            self._writer.stop()
+    def stop(self) -> bool:
+        """Write what waits, and close; tell whether the disk took it in time."""
+        return self._writer.stop() if self._enabled else True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is kept here, or ever was."""
+        return self._enabled
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the disk has stood for so long that calls which need it are refused."""
+        return self._writer.stalled_seconds >= STALLED_SECONDS_MAX
+
+    async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Keep house again and again, until cancelled."""
+        while True:
+            await asyncio.wrap_future(self._writer.housekeeping())
+            await sleep(HOUSEKEEPING_SECONDS)
 
     def consent(self, task: str) -> Consent:
         """Return what the site allows for a task."""
@@ -110,7 +141,8 @@ class Collection:
 
     def defers(self, task: str) -> bool:
         """Tell whether an input of a task can be kept, so that the large model is asked about it later."""
-        return self._later and self._writer.problem is None and self.consent(task) != "off"
+        writes = self._writer.problem is None and not self.stalled
+        return self._later and writes and self.consent(task) != "off"
 
     @property
     def questions_waiting(self) -> int:
@@ -173,27 +205,42 @@ class Collection:
             house.spool.shrink()
             return done
 
-        return await self._do(work, alone=True)
+        return await self._do(work, alone=True, seconds_max=None)
 
     async def seal(self) -> int:
         """Seal everything that waits now; return how many segments were made. Raises SiteError."""
-        return await self._do(House.seal_all, alone=True)
+        return await self._do(House.seal_all, alone=True, seconds_max=None)
 
     async def read_receipts(self) -> int:
         """Take receipts over now; return how many segments were deleted. Raises ExchangeError."""
-        return await self._do(House.read_receipts, alone=True)
+        return await self._do(House.read_receipts, alone=True, seconds_max=None)
 
     async def status(self) -> CollectionStatus | None:
-        """Return counters and sizes; None where nothing is collected."""
+        """Return counters and sizes, or soon why there are none; None where nothing is collected."""
         if not self._enabled:
             return None
         if self._writer.problem:
             return _broken(self._writer.problem)
+        if self._writer.stalled_seconds >= STATUS_SECONDS_MAX:
+            return self._stalled()
         try:
             # Outside the writer's transaction: who looks once a second must not write once a second.
-            return await self._do(lambda house: _status(house, self._config), alone=True)
+            look = self._do(lambda house: _status(house, self._config), alone=True, seconds_max=STATUS_SECONDS_MAX)
+            return await look
+        except SpoolStalled:
+            return self._stalled()
         except EdgeAgentError as error:
             return _broken(error)
+
+    def _stalled(self) -> CollectionStatus:
+        """Say what is known without the disk."""
+        writer, seconds = self._writer, max(self._writer.stalled_seconds, STATUS_SECONDS_MAX)
+        said = (
+            f"There are no figures of examples: the disk of {self._config.state_dir} has worked on one write for"
+            f" {seconds:.0f} s. {writer.waiting} answers wait in memory, {writer.dropped} did not fit there and are"
+            " lost. Check the disk; what waits is written when it answers."
+        )
+        return CollectionStatus({}, {}, 0, 0, 0, "", "", (said,), stalled_seconds=seconds)
 
     async def field(self, task: str = "") -> tuple[tuple[Series, ...], tuple[Spent, ...]]:
         """Return how the bundles of a task, or of all, do in the field, and what was spent; nothing without a spool."""
@@ -201,14 +248,23 @@ class Collection:
             return (), ()
         return await self._do(lambda house: (house.book.report(task), house.book.money(task)), alone=True)
 
-    async def _do(self, work: Callable[[House], Result], *, alone: bool = False) -> Result:
+    async def _do(
+        self, work: Callable[[House], Result], *, alone: bool = False, seconds_max: float | None = WAIT_SECONDS_MAX
+    ) -> Result:
         if not self._enabled:
             raise PredictionUnknown(
                 "this site keeps no answers",
                 remedy="Set 'collect' under 'examples' in agent.yaml for the tasks that may be collected.",
             )
-        result: Result = await asyncio.wrap_future(self._writer.submit(work, alone=alone))
-        return result
+        if self.stalled:
+            raise _waited(self._writer.stalled_seconds)
+        doing: asyncio.Future[Result] = asyncio.wrap_future(self._writer.submit(work, alone=alone))
+        try:
+            async with asyncio.timeout(seconds_max):
+                return await doing
+        except TimeoutError:
+            assert seconds_max is not None, "only a limit ends the wait"
+            raise _waited(seconds_max) from None
 
 
 def reviewed(found: Found, place: tuple[float, int] = NOBODY) -> Reviewed:
@@ -218,6 +274,12 @@ def reviewed(found: Found, place: tuple[float, int] = NOBODY) -> Reviewed:
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
+
+
+def _waited(seconds: float) -> SpoolStalled:
+    return SpoolStalled(
+        f"the disk has not finished its work on the examples for {seconds:.0f} s", retry_seconds=5.0, seconds=seconds
+    )
 
 
 def _status(house: House, config: Config) -> CollectionStatus:

@@ -135,6 +135,7 @@ EXAMPLES = (
         outbox_bytes_max g Bytes above which nothing more is sealed (examples.outbox_bytes_max).
         outbox_oldest_segment_seconds g Age of the oldest segment without a receipt, by the clock of the machine.
         examples_problems g Things that keep examples from being kept, sealed or signed for.
+        examples_stalled_seconds g For how long the disk has worked on one write; then the other figures are missing.
         """,
     ),
 )

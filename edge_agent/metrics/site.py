@@ -134,6 +134,9 @@ class SiteMetrics:
             yield from processes.samples(engine.name, engine.pid)
         yield from processes.samples("serve", os.getpid())
         if seen.examples:
+            yield Sample("examples_problems", len(seen.examples.problems))
+            yield Sample("examples_stalled_seconds", seen.examples.stalled_seconds)
+        if seen.examples and not seen.examples.stalled_seconds:
             yield from _examples(seen.examples, config)
             serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
             yield from field.samples(seen.examples.field, serving, seen.alarms)
@@ -230,7 +233,6 @@ def _examples(examples: CollectionStatus, config: Config) -> Iterator[Sample]:
     yield Sample("outbox_bytes", examples.outbox_bytes)
     yield Sample("outbox_bytes_max", config.examples.outbox_bytes_max)
     yield Sample("outbox_oldest_segment_seconds", examples.outbox_seconds)
-    yield Sample("examples_problems", len(examples.problems))
 
 
 def _uplink(config: Config) -> Iterator[Sample]:

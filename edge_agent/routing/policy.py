@@ -45,7 +45,7 @@ class Reason(StrEnum):
     DEADLINE_TOO_SHORT = "DEADLINE_TOO_SHORT"
     """The large model usually takes longer than the caller has left."""
     UPSTREAM_FAILED = "UPSTREAM_FAILED"
-    """It was asked, and gave no usable answer."""
+    """It was asked, and gave no usable answer; or it could not be asked, as where a rule of redaction failed."""
 
 
 NEVER = frozenset({Reason.UPSTREAM_NOT_CONFIGURED, Reason.UPSTREAM_NOT_ALLOWED})

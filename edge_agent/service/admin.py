@@ -13,7 +13,7 @@ from edge_agent import __version__
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.engine.state import State
-from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest
+from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.examples.collection import Collection
 from edge_agent.field.figures import Series, Standing
 from edge_agent.formats.plan import Mode
@@ -65,7 +65,6 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Serve these rooms."""
         self._rooms = rooms
         self._started_at = time.time()
-        self._imports: set[asyncio.Task[EdgeAgentError | None]] = set()
 
     @guard.call
     async def GetStatus(self, request: pb.GetStatusRequest, context: guard.Context) -> pb.GetStatusResponse:
@@ -99,8 +98,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if carried:
             response.uplink.CopyFrom(carried)
         if examples:
-            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
             response.warnings.extend(examples.problems)
+        if examples and not examples.stalled_seconds:
+            response.examples.CopyFrom(messages.examples_message(examples, rooms.config.examples.collect))
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
@@ -160,13 +160,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if not self._rooms.config.update.root_file:
             said = "this site was given no root of trust: 'update.root_file' in agent.yaml is not set"
             raise ConfigInvalid(said, remedy="Set it to the root.json of the central team, and restart the daemon.")
-        # A task of its own: what has begun comes to its end, whoever waits for it.
-        looking = asyncio.create_task(updater.look(path))
-        self._imports.add(looking)
-        looking.add_done_callback(self._imports.discard)
-        while not looking.done():
-            await context.write(messages.import_message(updater.copied()))
-            await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(updater.look(path))
+            while not looking.done():
+                await context.write(messages.import_message(updater.copied()))
+                await asyncio.wait([looking], timeout=PROGRESS_SECONDS)
         if problem := looking.result():
             raise problem
         updates = messages.updates_message(self._rooms.activation, updater.overview)

@@ -3,21 +3,28 @@
 What changes something has a line each time, on the disk before the answer goes out. Looking (status, lists) and denials
 have a line the first time and then one a minute with a count: neither `status --watch` nor an attacker fills it.
 It is bounded: at half of `audit_bytes_max` the file becomes audit.1.jsonl, in place of the one before.
+
+One thread writes, in the order in which lines came; the event loop never waits for the disk.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from edge_agent.durable.disk import sync_directory
 from edge_agent.formats.document import timestamp
 from edge_agent.service.callers import NOBODY, Caller
 from edge_agent.service.repeats import Repeats
@@ -28,6 +35,8 @@ FILE_NAME, OLDER_NAME = "audit.jsonl", "audit.1.jsonl"
 TOLD = ("task", "bundle", "path", "no_activate", "prediction_id")
 """Fields of requests that say what was done; no others are written down."""
 VALUE_CHARS_MAX = 300
+WAITING_LINES_MAX = 1024
+"""Lines that wait for the disk; one more of what was only seen is not written. Changes wait with their callers."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +53,39 @@ OTHERS = Entry(NOBODY, "others", "various")
 
 
 class Audit:
-    """The log of one daemon. One event loop owns it."""
+    """The log of one daemon. One event loop owns it, and a thread of its own writes, until `close`."""
 
-    def __init__(self, state_dir: Path, bytes_max: int, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        bytes_max: int,
+        wall: Callable[[], float] = time.time,
+        waiting_lines_max: int = WAITING_LINES_MAX,
+    ) -> None:
         """Go on where the file ends."""
-        self._path, self._older = state_dir / FILE_NAME, state_dir / OLDER_NAME
-        self._half = bytes_max // 2
+        self._file = _File(state_dir, bytes_max // 2)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._waiting = threading.Semaphore(waiting_lines_max)
+        self._waiting_max = waiting_lines_max
         self._wall = wall
         self._repeats = Repeats(OTHERS)
-        self.problem = ""
-        """Why the last line was not written; empty otherwise."""
         self.denied: Counter[str] = Counter()
         """Calls that were denied, by reason: all of them, also where a line stands for many."""
 
-    def changed(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
-        """Write down that an operator did something, and have it on the disk."""
-        self._write(self._line(Entry(caller, call, outcome), _told(request)), durably=True)
+    @property
+    def problem(self) -> str:
+        """Why the last line was not written; empty otherwise."""
+        return self._file.problem
+
+    async def changed(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
+        """Write down that an operator did something; it is on the disk when this returns.
+
+        The line is written also when the caller does not wait for it.
+        """
+        line = self._line(Entry(caller, call, outcome), _told(request))
+        written = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
+        await asyncio.wait([written])  # which leaves the line to be written when this is cancelled
+        written.result()
 
     def seen(self, caller: Caller, call: str, outcome: str) -> None:
         """Write down that somebody looked or was denied, unless it was written a moment ago."""
@@ -68,45 +94,81 @@ class Audit:
             self.denied[outcome] += 1
         self._tell_counts(self._repeats.due(now))
         if self._repeats.first(entry, now):
-            self._write(self._line(entry, {}))
+            self._tell(entry, {})
 
-    def close(self) -> None:
-        """Write down what was only counted so far."""
+    async def close(self) -> None:
+        """Write down what was only counted so far; return when all is written."""
         self._tell_counts(self._repeats.rest())
+        await asyncio.to_thread(self._thread.shutdown)
+
+    def _tell(self, entry: Entry, more: dict[str, Any]) -> None:
+        if not self._waiting.acquire(blocking=False):
+            self._file.fail(f"{self._waiting_max} lines wait for the disk")
+            return
+        written = self._thread.submit(self._file.write, self._line(entry, more))
+        written.add_done_callback(self._written)
+
+    def _written(self, line: Future[None]) -> None:
+        self._waiting.release()
+        if error := line.exception():
+            log.error("audit_broke", error=type(error).__name__, exc_info=error)
 
     def _tell_counts(self, counted: list[tuple[Entry, int]]) -> None:
         for entry, count in counted:
-            self._write(self._line(entry, {"times_more": count}))
+            self._tell(entry, {"times_more": count})
 
-    def _line(self, entry: Entry, more: dict[str, Any]) -> dict[str, Any]:
+    def _line(self, entry: Entry, more: dict[str, Any]) -> bytes:
         certificate = {"certificate": entry.caller.fingerprint} if entry.caller.fingerprint else {}
         who = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
-        return {"at": timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
+        line = {"at": timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
+        return json.dumps(line, ensure_ascii=True).encode() + b"\n"
 
-    def _write(self, line: dict[str, Any], *, durably: bool = False) -> None:
+
+class _File:
+    """The file and the one before it. One thread writes; `problem` may be read by any."""
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self._path, self._older = folder / FILE_NAME, folder / OLDER_NAME
+        self._bytes_max = bytes_max
+        self.problem = ""
+
+    def write(self, line: bytes, *, durably: bool = False) -> None:
         """Append a line. A disk that fails stops no call: status says so."""
-        raw = json.dumps(line, ensure_ascii=True).encode() + b"\n"
         try:
-            self._append(raw, durably)
+            self._append(line, durably)
             self.problem = ""
         except OSError as error:
-            if not self.problem:
-                log.warning("audit_not_written", error=error.strerror)
-            self.problem = f"{self._path} cannot be written: {error.strerror}"
+            self.fail(error.strerror or str(error))
 
-    def _append(self, raw: bytes, durably: bool) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._path, flags, 0o600)
+    def fail(self, why: str) -> None:
+        """Note that a line was not written."""
+        if not self.problem:
+            log.warning("audit_not_written", error=why)
+        self.problem = f"{self._path} cannot be written: {why}"
+
+    def _append(self, line: bytes, durably: bool) -> None:
+        size = self._size()
+        if size is not None and size + len(line) > self._bytes_max:
+            self._path.replace(self._older)
+            size = None
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            if os.fstat(fd).st_size + len(raw) > self._half:
-                self._path.replace(self._older)
-                os.close(fd)
-                fd = os.open(self._path, flags, 0o600)
-            os.write(fd, raw)
+            if os.write(fd, line) < len(line):  # the disk is full: a line is there whole or not at all
+                os.ftruncate(fd, size or 0)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durably:
                 os.fdatasync(fd)
         finally:
             os.close(fd)
+        if size is None:
+            sync_directory(self._path.parent)
+
+    def _size(self) -> int | None:
+        """Return how long the file is; None = there is none."""
+        try:
+            return self._path.lstat().st_size
+        except FileNotFoundError:
+            return None
 
 
 def _told(request: Any) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 gRPC tells a server neither the user nor the process at the other end of a Unix socket, so all who use one are one
 client, unless they name themselves in the metadata `edge-agent-client`: the name separates their shares and shows in
 the audit log, and gives no role. Nobody is asked for it on TCP, where a certificate, or else the address, says it.
+
+Nobody checks such a name, and a caller may give another one with every call. So limits do not count by names but by
+accounts, and a socket has a fixed number of them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from edge_agent.config import Role
 from edge_agent.errors import CertificateExpired
 from edge_agent.formats.certificates import certificates
 from edge_agent.formats.document import timestamp
+from edge_agent.service.accounts import Accounts
 from edge_agent.service.roles import INFER, roles_of
 
 NAME_KEY = "edge-agent-client"
@@ -39,6 +43,12 @@ class Caller:
     """sha256 of its certificate; empty without one."""
     expires_at: float = float("inf")
     """End of its certificate, in seconds since 1970."""
+    named_account: str = ""
+
+    @property
+    def account(self) -> str:
+        """What limits count it as: its name, unless nobody vouches for that."""
+        return self.named_account or self.name
 
 
 NOBODY = Caller("nobody", frozenset())
@@ -49,14 +59,15 @@ Identify = Callable[[Any], Caller]
 """Tells from gRPC's context who calls. Raises AccessError."""
 
 
-def on_socket(name: str, roles: frozenset[Role]) -> Identify:
+def on_socket(name: str, roles: frozenset[Role], accounts: Accounts) -> Identify:
     """Return how the callers of a Unix socket are told apart."""
     everyone = Caller(name, roles)
 
     def identify(context: Any) -> Caller:
         for key, value in context.invocation_metadata():
             if key == NAME_KEY and len(value) <= NAME_CHARS_MAX and _NAME.fullmatch(value):
-                return Caller(f"{name} {value}", roles)
+                number = accounts.of(value)
+                return Caller(f"{name} {value}", roles, named_account=f"{name} #{number}" if number else name)
         return everyone
 
     return identify

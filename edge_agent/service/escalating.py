@@ -12,7 +12,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,6 +109,12 @@ class Escalation:
         Raises:
             EdgeAgentError: there is no text, or no whole one.
         """
+        async with contextlib.aclosing(self._pieces(item)) as pieces:
+            with _contained(item):
+                async for piece in pieces:
+                    yield piece
+
+    async def _pieces(self, item: Input) -> AsyncGenerator[str | Said, None]:
         began, redaction = time.monotonic(), self._around.redact()
         wanted, held, parts = self._question(item, redaction), "", list[str]()
         seconds = _seconds(item)
@@ -134,16 +140,18 @@ class Escalation:
 
     async def _beside(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
         """Let both answer, for comparison; the large one's answer is given."""
-        computing = asyncio.ensure_future(local())
         try:
-            said = await self._said(item)
-            finished = await computing
-        except EdgeAgentError as error:
+            async with asyncio.TaskGroup() as group:
+                computing = group.create_task(_finished(local))
+                said = await self._said(item)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finished = computing.result()
+        if isinstance(finished, EdgeAgentError):
             if isinstance(said, Reason):
-                raise
-            return answers.unasked(*item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=(error.reason,)), said)
-        finally:
-            computing.cancel()
+                raise finished
+            degraded = (finished.reason,)
+            return answers.unasked(*item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=degraded), said)
         if isinstance(said, Reason):
             return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
         graded = answers.judge(finished, policy.failed(asked))
@@ -151,20 +159,52 @@ class Escalation:
         return finished._replace(decision=shadow, said=said)
 
     async def _said(self, item: Input) -> Said | Reason:
-        """Ask the large model, and once more when its answer cannot be used; return why there is none."""
-        began, redaction, manifest = time.monotonic(), self._around.redact(), item.bundle.manifest
-        asking = Asking(self._around.link, manifest.task, self._question(item, redaction))
+        """Ask the large model, and once more when its answer cannot be used; return why there is none.
+
+        Whatever goes wrong on the way costs the large model's answer and nothing else: the local one may be there.
+        """
         try:
-            value, finish = await asking.said(lambda: _seconds(item))
+            with _contained(item):
+                return await self._asked(item)
         except UpstreamBusy:
             return Reason.UPSTREAM_BUSY
         except EdgeAgentError as error:
-            log.info("escalation_failed", task=manifest.task.name, reason=error.reason, message=error.message)
+            task = item.bundle.manifest.task.name
+            log.info("escalation_failed", task=task, reason=error.reason, message=error.message)
             return Reason.UPSTREAM_FAILED
+
+    async def _asked(self, item: Input) -> Said:
+        began, redaction, manifest = time.monotonic(), self._around.redact(), item.bundle.manifest
+        asking = Asking(self._around.link, manifest.task, self._question(item, redaction))
+        value, finish = await asking.said(lambda: _seconds(item))
         return Said(_restored(value, manifest, redaction), finish.model, 1000 * (time.monotonic() - began))
 
     def _question(self, item: Input, redaction: Redaction) -> Question:
         return question.question(item.bundle.manifest, redaction.text(item.text))
+
+
+@contextlib.contextmanager
+def _contained(item: Input) -> Iterator[None]:
+    """Turn an exception of no error tree, as of a rule of the site, into a failure of the large model.
+
+    Raises:
+        UpstreamFailed: instead of it; the log has the exception.
+    """
+    try:
+        yield
+    except EdgeAgentError:
+        raise
+    except Exception as error:
+        log.exception("escalation_broke", task=item.bundle.manifest.task.name, error=type(error).__name__)
+        raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
+
+
+async def _finished(local: Callable[[], Awaitable[Finished]]) -> Finished | EdgeAgentError:
+    """Return what came of it: an error of the local model must not end the asking of the other."""
+    try:
+        return await local()
+    except EdgeAgentError as error:
+        return error
 
 
 def _seconds(item: Input) -> float:

@@ -6,9 +6,11 @@ exception; this answers with INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -17,7 +19,8 @@ import grpc.aio
 from edge_agent.errors import AccessError, EdgeAgentError, InvalidRequest, RateExceeded
 from edge_agent.service import callers, guard, roles
 from edge_agent.service.audit import Audit
-from edge_agent.service.callers import Identify
+from edge_agent.service.callers import Caller, Identify
+from edge_agent.service.changes import Change, Changes
 from edge_agent.service.rates import Rates
 from edge_agent.service.roles import Treatment, treatment
 
@@ -25,12 +28,15 @@ from edge_agent.service.roles import Treatment, treatment
 class Gate:
     """Stands for a server while services are added to it."""
 
-    def __init__(self, server: grpc.aio.Server, identify: Identify, rates: Rates, audit: Audit) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, identify: Identify, rates: Rates, audit: Audit, changes: Changes
+    ) -> None:
         """Take the server that the services are for, how its callers are told apart, how often each may call."""
         self._server = server
         self._identify = identify
         self._rates = rates
         self._audit = audit
+        self._changes = changes
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code adds the same handlers by the method below."""
@@ -53,34 +59,42 @@ class Gate:
             await self._enter(method, kind, context)
             return await inner(await _parsed(parse, data, context), context)
 
-        async def audited(data: bytes, context: Any) -> Any:
-            await self._enter(method, kind, context)
-            request = await _parsed(parse, data, context)
-            ended = "CANCELLED"
-            try:
-                answer = await inner(request, context)
-                ended = "OK"
-                return answer
-            except grpc.aio.AbortError:
-                ended = guard.outcome.get()
-                raise
-            finally:
-                self._audit.changed(callers.current.get(), method.rpartition("/")[2], ended, request)
-
         make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
-        return make(audited if kind == "change" else plain, None, handler.response_serializer)
+        behaviour = self._changing(method, handler) if kind == "change" else plain
+        return make(behaviour, None, handler.response_serializer)
+
+    def _changing(self, method: str, handler: Any) -> Any:
+        """Let a handler make its change whoever waits for it, and answer whoever still does."""
+        act, parse = guard.bare(handler.unary_stream or handler.unary_unary), handler.request_deserializer
+
+        async def behaviour(data: bytes, context: Any) -> Any:
+            await self._enter(method, "change", context)
+            request = await _parsed(parse, data, context)
+            change = Change(callers.current.get(), method.rpartition("/")[2], request)
+            try:
+                if handler.unary_stream:
+                    return await self._changes.run_told(change, functools.partial(act, request), context.write)
+                return await self._changes.run(change, functools.partial(act, request, context))
+            except EdgeAgentError as error:
+                await guard.abort(error, context)
+            except Exception as error:  # noqa: BLE001 - the edge of the daemon
+                await guard.bug(method, error, context)
+
+        return behaviour
 
     def _gated_dialogue(self, method: str, handler: Any) -> Any:
         async def behaviour(requests: Any, context: Any) -> None:
             await self._enter(method, treatment(method), context)
-            answers = handler.stream_stream(read(requests, context), context)
-            if not inspect.isasyncgen(answers):
-                await answers  # it writes, and so can be ended while its caller does not read
-                return
-            async for response in answers:
-                await context.write(response)
+            async with contextlib.aclosing(read(requests, context)) as asked:
+                answers = handler.stream_stream(asked, context)
+                if not inspect.isasyncgen(answers):
+                    await answers  # it writes, and so can be ended while its caller does not read
+                    return
+                async with contextlib.aclosing(answers):
+                    async for response in answers:
+                        await context.write(response)
 
-        async def read(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        async def read(requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any, None]:
             async for data in requests:
                 yield await _parsed(handler.request_deserializer, data, context)
 
@@ -92,7 +106,7 @@ class Gate:
             callers.current.set(caller)
             roles.authorize(method, caller.name, caller.roles)
             if kind == "work":
-                self._require_patience(caller.name)
+                self._require_patience(caller)
             elif kind == "look":
                 self._audit.seen(caller, method.rpartition("/")[2], "OK")
         except AccessError as error:
@@ -103,13 +117,12 @@ class Gate:
         except Exception as error:  # noqa: BLE001 - the edge of the daemon, and a certificate may hold anything
             await guard.bug(method, error, context)
 
-    def _require_patience(self, client: str) -> None:
-        seconds = self._rates.take(client, time.monotonic())
+    def _require_patience(self, caller: Caller) -> None:
+        seconds = self._rates.take(caller.account, time.monotonic())
         if seconds:
-            said = (
-                f"{client} calls more often than this site allows one client; the next call may come in {seconds:.2g} s"
-            )
-            raise RateExceeded(said, retry_seconds=seconds, client=client)
+            who = caller.name
+            said = f"{who} calls more often than this site allows one client; the next call may come in {seconds:.2g} s"
+            raise RateExceeded(said, retry_seconds=seconds, client=who)
 
 
 async def _parsed(parse: Any, data: bytes, context: Any) -> Any:

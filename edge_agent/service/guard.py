@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
@@ -25,8 +24,8 @@ Response = TypeVar("Response")
 Servicer = TypeVar("Servicer")
 # grpc.aio's context is generic in messages that no handler here needs to know.
 Context = grpc.aio.ServicerContext[Any, Any]
-outcome: ContextVar[str] = ContextVar("outcome", default="OK")
-"""What came of the call that this task answers: the reason of its error, for who wants to note it."""
+BUG = "INTERNAL"
+"""What is written down of an exception of no error tree."""
 
 
 def call(
@@ -49,15 +48,18 @@ def call(
     return guarded
 
 
+def bare(handler: Any) -> Any:
+    """Return a guarded handler of a servicer without its guard: what it raises reaches whoever awaits it."""
+    return handler.__wrapped__.__get__(handler.__self__)
+
+
 async def abort(error: EdgeAgentError, context: Any) -> None:
     """End the call with an error's status; always raises."""
-    outcome.set(error.reason)
     # `Any`: the stubs do not know abort_with_status, which grpc.aio has.
     await context.abort_with_status(to_call_status(error))
 
 
 async def bug(method: str, error: Exception, context: Any) -> None:
     """End the call that met an exception of no error tree; always raises. To be called where it is handled."""
-    outcome.set("INTERNAL")
     log.exception("handler_failed", method=method, error=type(error).__name__)
     await context.abort(grpc.StatusCode.INTERNAL, "an unexpected error in edge-agent; its log has the details")

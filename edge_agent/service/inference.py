@@ -11,7 +11,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,7 @@ STOP_CHARS_MAX = 64
 LOGPROBS_MAX = 5
 TEMPERATURE_MAX = 2.0
 
+Result = TypeVar("Result")
 Response = TypeVar("Response", pb.ClassifyResponse, pb.ExtractResponse, pb.EmbedResponse)
 BatchRequest = pb.ClassifyRequest | pb.ExtractRequest | pb.EmbedRequest
 Write = Callable[[pb.GenerateResponse], Awaitable[None]]
@@ -82,8 +83,8 @@ class Rooms:
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int) -> None:
-        """Serve callers of one role, whose priority is 0 for the first."""
+    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int, remembered: Deduplicator) -> None:
+        """Serve callers of one role, whose priority is 0 for the first; `remembered` is of all roles."""
         self._activation = rooms.activation
         self._engines = rooms.engines
         self._admission = rooms.admission
@@ -92,10 +93,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._escalation = rooms.escalation
         self._priority = priority
         self._config = config
-        self._windows: dict[str, Deduplicator[Any]] = {
-            kind: Deduplicator(config.request_ids_max, config.request_id_seconds)
-            for kind in ("classify", "extract", "embed")
-        }
+        self._remembered = remembered
 
     @guard.call
     async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
@@ -156,7 +154,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
-        client = callers.current.get().name
+        client = callers.current.get().account
         item = Input(request.text, bundle, deadline)
         written = contextlib.aclosing(self._written(item, run, request.escalate, client))
         pieces: list[str] = []
@@ -183,9 +181,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         decision, begun = policy.ungraded(asked), False
         if decision.route == "upstream":
             try:
-                async for piece in self._escalation.writing(item):
-                    begun = True
-                    yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
+                async with contextlib.aclosing(self._escalation.writing(item)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
             except EdgeAgentError as error:
                 if begun:
                     raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
@@ -253,10 +252,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> Awaitable[Response]:
         if not request.request_id:
             return self._answer(request, context, batch)
-        window: Deduplicator[Response] = self._windows[batch.kind]
         content = request.SerializeToString(deterministic=True)
-        client = callers.current.get().name
-        return window.run(request.request_id, content, lambda: self._answer(request, context, batch), client)
+        call = (callers.current.get().name, batch.kind, request.request_id)
+        return self._remembered.run(call, content, functools.partial(self._answer, request, context, batch))
 
     def _counting(self, task: str) -> measured.Counting:
         return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
@@ -270,7 +268,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
-        client = callers.current.get().name
+        client = callers.current.get().account
         with self._admission.call(client):
             outcomes: list[Finished | EdgeAgentError]
             if len(request.texts) == 1:
@@ -278,7 +276,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             else:
                 self._reserve(bundle, len(request.texts), client)
                 computing = (self._one_or_error(text, bundle, deadline, batch.wish) for text in request.texts)
-                outcomes = await asyncio.gather(*computing)
+                outcomes = await _together(computing)
         response = batch.response()
         collected = batch.kept if self._collection.consent(request.task) != "off" else None
         for outcome in outcomes:
@@ -317,9 +315,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _local(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
         run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
-        client = callers.current.get().name
+        client = callers.current.get().account
         answer = await self._engines.answer(run, deadline, self._priority, client)
         return Finished(text, answer, bundle, run.job_id)
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Return all results; when one fails, or the caller leaves, the others have ended before this does."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @contextlib.asynccontextmanager

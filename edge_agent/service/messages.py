@@ -186,7 +186,7 @@ def large_model_message(
     said: admin_pb2.EscalationStatus | None, examples: CollectionStatus | None
 ) -> admin_pb2.EscalationStatus | None:
     """Add what waits for the large model, and what became of it, to what is known of it."""
-    if said is None or examples is None:
+    if said is None or examples is None or examples.stalled_seconds:
         return said
     said.waiting.update(examples.questions)
     said.waiting_seconds = examples.question_seconds

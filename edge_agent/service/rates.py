@@ -1,4 +1,8 @@
-"""How often a client may call: a token bucket for each. Pure."""
+"""How often a client may call: a token bucket for each. Pure.
+
+The table of buckets is bounded, and who is forgotten must not gain by it: only a bucket that is full again is given up.
+While there is none, clients that are not known yet share one.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,20 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 CLIENTS_MAX = 4096
-"""Clients that are remembered; one that is forgotten begins again with a full bucket."""
+"""Clients with a bucket of their own."""
+OTHERS = "others"
 
 
 @dataclass
 class _Bucket:
     tokens: float
     at: float
+
+    def fill(self, now: float, per_second: float, burst: float) -> float:
+        """Add what has come since; return the tokens."""
+        self.tokens = min(burst, self.tokens + (now - self.at) * per_second)
+        self.at = now
+        return self.tokens
 
 
 class Rates:
@@ -32,18 +43,21 @@ class Rates:
         if not self._per_second:
             return 0.0
         bucket = self._bucket(client, now)
-        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) * self._per_second)
-        bucket.at = now
-        if bucket.tokens < 1:
+        if bucket.fill(now, self._per_second, self._burst) < 1:
             return (1 - bucket.tokens) / self._per_second
         bucket.tokens -= 1
         return 0.0
 
     def _bucket(self, client: str, now: float) -> _Bucket:
-        if client in self._buckets:
-            self._buckets.move_to_end(client)
-        else:
-            if len(self._buckets) >= CLIENTS_MAX:
-                self._buckets.popitem(last=False)
-            self._buckets[client] = _Bucket(self._burst, now)
-        return self._buckets[client]
+        known = self._buckets.get(client)
+        if known is None and len(self._buckets) >= CLIENTS_MAX:
+            oldest, bucket = next(iter(self._buckets.items()))
+            if bucket.fill(now, self._per_second, self._burst) < self._burst:
+                client = OTHERS
+                known = self._buckets.get(client)
+            else:
+                del self._buckets[oldest]
+        if known is None:
+            known = self._buckets[client] = _Bucket(self._burst, now)
+        self._buckets.move_to_end(client)
+        return known

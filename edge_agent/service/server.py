@@ -27,13 +27,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from edge_agent.config import Config, ServiceConfig
+from edge_agent.config import Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.service import callers, roles
+from edge_agent.service.accounts import Accounts
 from edge_agent.service.admin import AdminServicer
 from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Identify
+from edge_agent.service.changes import Changes
 from edge_agent.service.credentials import TlsFiles
+from edge_agent.service.dedupe import Deduplicator, WindowLimits
 from edge_agent.service.feedback import FeedbackServicer
 from edge_agent.service.gate import Gate
 from edge_agent.service.inference import InferenceServicer, Rooms
@@ -41,7 +44,7 @@ from edge_agent.service.open_inference import wire
 from edge_agent.service.open_inference.dialogues import Dialogues
 from edge_agent.service.open_inference.servicer import OpenInferenceServicer
 from edge_agent.service.rates import Rates
-from edge_agent.service.watch import HealthServicer
+from edge_agent.service.watch import Health, HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
@@ -55,8 +58,6 @@ AGE_GRACE_MS = 600_000
 """How long the calls of a connection go on that has reached its age."""
 _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
-HEALTH_OVERALL = ""
-WATCHES_MAX = 32  # each lasts as long as its caller likes
 LISTED = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     wire.SERVICE.full_name,
@@ -78,20 +79,22 @@ class Edge:
             CertificateUnusable: the TLS files cannot be used.
         """
         self._config = config
-        self._health = HealthServicer(WATCHES_MAX)
-        self._known: set[str] = set()
+        self._health = Health()
         self._audit = Audit(config.state_dir, config.access.audit_bytes_max)
+        self._changes = Changes(self._audit)
         self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
         service, self._dialogues = config.service, Dialogues(config.access.client_streams_max)
+        limits = WindowLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
+        self._remembered = Deduplicator(limits)
         devices, operator = (
-            _Inference(rooms, service, priority, self._dialogues)
+            _Inference(InferenceServicer(rooms, service, priority, self._remembered), rooms, self._dialogues)
             for priority in (service.devices_priority, service.operator_priority)
         )
-        self._devices, gate = self._listener(callers.on_socket("inference.sock", roles.INFER))
+        self._devices, gate = self._socket("inference.sock", roles.INFER)
         devices.add_to(gate)
-        self._reviewers, gate = self._listener(callers.on_socket("review.sock", roles.FEEDBACK))
+        self._reviewers, gate = self._socket("review.sock", roles.FEEDBACK)
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
-        self._operator, gate = self._listener(callers.on_socket("admin.sock", roles.OPERATOR))
+        self._operator, gate = self._socket("admin.sock", roles.OPERATOR)
         operator.add_to(gate)
         _add_operation(gate, admin, LISTED)
         self.tls = TlsFiles(config.access) if config.access.certificate_file else None
@@ -103,11 +106,16 @@ class Edge:
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
             _add_operation(gate, admin, (FEEDBACK, *LISTED))
 
+    def _socket(self, name: str, given: frozenset[Role]) -> tuple[grpc.aio.Server, Gate]:
+        """Return the listener of a Unix socket, which gives its callers those roles."""
+        accounts = Accounts(self._config.access.socket_clients_max)
+        return self._listener(callers.on_socket(name, given, accounts))
+
     def _listener(self, identify: Identify, options: Options = ()) -> tuple[grpc.aio.Server, Gate]:
         """Return a server with the health service, and the gate through which to add more."""
         server = grpc.aio.server(options=[*_everywhere(self._config), *options])
-        gate = Gate(server, identify, self._rates, self._audit)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
+        gate = Gate(server, identify, self._rates, self._audit, self._changes)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), gate)
         return server, gate
 
     async def start(self) -> None:
@@ -151,22 +159,18 @@ class Edge:
 
     async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
         """Tell health what is ready: "" is the daemon, every other name a task."""
-        for name in self._known - set(ready):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-        self._known = set(ready)
-        for name, is_ready in {HEALTH_OVERALL: True, **ready}.items():
-            good = serving and is_ready
-            status = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
-            await self._health.set(name, status)
+        self._health.tell(ready, serving=serving)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let running ones finish for that long, end the rest, remove the sockets."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         self._dialogues.close()
         await asyncio.gather(self._devices.stop(grace_seconds), self._network.stop(grace_seconds))
+        await self._remembered.stop()
         await self._reviewers.stop(min(grace_seconds, 1.0))
         await self._operator.stop(min(grace_seconds, 1.0))
-        self._audit.close()
+        await self._changes.stop()
+        await self._audit.close()
         for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)
 
@@ -174,9 +178,9 @@ class Edge:
 class _Inference:
     """What answers the callers of one priority: by our own API, and by the Open Inference Protocol."""
 
-    def __init__(self, rooms: Rooms, config: ServiceConfig, priority: int, dialogues: Dialogues) -> None:
-        self._own = InferenceServicer(rooms, config, priority)
-        self._open = OpenInferenceServicer(rooms, self._own, dialogues)
+    def __init__(self, own: InferenceServicer, rooms: Rooms, dialogues: Dialogues) -> None:
+        self._own = own
+        self._open = OpenInferenceServicer(rooms, own, dialogues)
 
     def add_to(self, gate: Gate) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._own, gate)

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient, Tls
 from edge_agent.service.roles import METHODS
+from edge_agent.v1 import admin_pb2, admin_pb2_grpc
 from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
 from tests.eventually import eventually_sync
@@ -205,3 +206,26 @@ def test_what_operators_do_and_who_is_denied_is_written_down(site: TlsSite, tmp_
         ("tls till-3", "GetStatus", "ROLE_MISSING", 19),
     ] == [(line["who"], line["call"], line["outcome"], line.get("times_more")) for line in found]
     assert secret not in text
+
+
+def test_the_audit_log_says_what_came_of_a_change_whose_caller_left(tmp_path: Path) -> None:
+    """An install goes on without its caller, and its line says that it was made; a refused one says why."""
+    broken = echo_bundle(tmp_path / "broken", "broken", "classify", LABELS)
+    (broken / "manifest.json").unlink()
+    whole = echo_bundle(tmp_path / "a", "intent", "classify", LABELS)
+    with RunningDaemon(tmp_path / "daemon") as daemon:
+        with grpc.insecure_channel(daemon.admin_target) as channel:
+            stub = admin_pb2_grpc.AdminServiceStub(channel)
+            # Echo's child starts in the meantime: the log says when the bundle is verified, and nobody answers yet.
+            call = stub.InstallBundle.future(admin_pb2.InstallBundleRequest(path=str(whole)))
+            eventually_sync(lambda: "bundle_verified" in daemon.log.read_text())
+            call.cancel()
+            with pytest.raises(grpc.RpcError):
+                stub.InstallBundle(admin_pb2.InstallBundleRequest(path=str(broken)))
+        audit = daemon.state_dir / "audit.jsonl"
+        eventually_sync(lambda: audit.exists() and 2 == len(audit.read_text().splitlines()))
+        with daemon.client() as client:
+            assert "refund" == client.classify("intent", ["refund"])[0].label
+    outcomes = {line["path"]: line["outcome"] for line in map(json.loads, audit.read_text().splitlines())}
+    assert "OK" == outcomes[str(whole)]
+    assert outcomes[str(broken)] not in ("OK", "CANCELLED")

@@ -139,3 +139,21 @@ def test_a_client_that_calls_too_often_is_told_when(tmp_path: Path) -> None:
         with Client(site.address, site.client("quiet", "infer")) as quiet, daemon.admin() as admin:
             assert "refund" == quiet.classify("intent", ["refund"])[0].label
             assert 3 == len([admin.status() for _ in range(3)])
+
+
+def test_another_name_is_not_another_rate(tmp_path: Path) -> None:
+    """A caller of a socket that gives a new name with each call gets the bursts of its accounts, and no more."""
+    access = {"client_calls_per_second_max": 0.001, "client_calls_burst_max": 3, "socket_clients_max": 4}
+    with RunningDaemon(tmp_path, access=access) as daemon, grpc.insecure_channel(daemon.inference) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        outcomes: Counter[str] = Counter()
+        for number in range(100):
+            try:
+                stub.ListTasks(inference_pb2.ListTasksRequest(), metadata=[("edge-agent-client", f"till-{number}")])
+                outcomes["OK"] += 1
+            except grpc.RpcError as error:
+                outcomes[error.code().name] += 1
+        # Four names have an account and call once; all others are one client.
+        assert {"OK": 4 + 3, "RESOURCE_EXHAUSTED": 100 - 7} == outcomes
+        for _ in range(2):
+            stub.ListTasks(inference_pb2.ListTasksRequest(), metadata=[("edge-agent-client", "till-0")])

@@ -23,6 +23,7 @@ from tests.callers import Callers
 from tests.daemon import RunningDaemon
 
 LABELS = ("refund", "price")
+WATCH = "/grpc.health.v1.Health/Watch"
 NO_TEXT = b"\xff\xfe\xc3("
 CUT_OFF = b"\x0a\x7f"
 METHODS = [
@@ -165,10 +166,16 @@ def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon, daemon.client() as client:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         with grpc.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-            watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+            watch = channel.unary_stream(WATCH, None, health_pb2.HealthCheckResponse.FromString)
             watches = [watch(b"") for _ in range(100)]
             with contextlib.suppress(grpc.RpcError):
                 for each in watches:
                     next(each)  # it has begun, or was refused
             assert client.serving()
             assert "refund" == client.classify("intent", ["refund"])[0].label
+            # Another client of the socket finds one, and so does who comes over another socket.
+            named = watch(b"", metadata=[("edge-agent-client", "till-3")])
+            with grpc.insecure_channel(daemon.admin_target) as operator:
+                operators = operator.unary_stream(WATCH, None, health_pb2.HealthCheckResponse.FromString)(b"")
+                serving = health_pb2.HealthCheckResponse.SERVING
+                assert [serving, serving] == [next(each).status for each in (named, operators)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import ExitStack
 
 import pytest
@@ -63,3 +64,22 @@ def test_a_client_may_have_a_limit_of_its_own() -> None:
             pass
         with admission.call("b"):
             pass
+
+
+@pytest.mark.parametrize("calls_max", [64, 256])
+def test_all_accounts_of_a_socket_leave_places_to_others(calls_max: int) -> None:
+    """Whatever names a program gives on a socket: when no account of it gets another place, a new client still does."""
+    accounts = ["inference.sock", *(f"inference.sock #{number}" for number in range(1, 17))]
+    admission = Admission(calls_max, drain_seconds=5)
+    with ExitStack() as stack:
+        refused: set[str] = set()
+        for account in itertools.cycle(accounts):
+            try:
+                stack.enter_context(admission.call(account))
+                refused.clear()
+            except ShareExceeded:
+                refused.add(account)
+            if len(refused) == len(accounts):
+                break
+        for client in ("admin.sock", "tls till-1"):
+            stack.enter_context(admission.call(client))

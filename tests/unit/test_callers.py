@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent import certs
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.service import callers
+from edge_agent.service.accounts import ACCOUNT_SECONDS, Accounts
 from edge_agent.service.roles import INFER
 from tests.tls_site import DAY
 
@@ -40,19 +43,62 @@ def issued(name: str, *roles: str, at: float | None = None, days: int = 30) -> C
     return Context(pem=certs.client(ROOT, name, roles, time.time() if at is None else at, days).certificate)
 
 
+def socket(accounts_max: int = 16) -> callers.Identify:
+    return callers.on_socket("inference.sock", INFER, Accounts(accounts_max))
+
+
 def test_all_on_a_socket_are_one_client() -> None:
     """Unless they name themselves; the name gives no role."""
-    identify = callers.on_socket("inference.sock", INFER)
-    assert callers.Caller("inference.sock", INFER) == identify(Context((("user-agent", "grpc"),)))
+    identify = socket()
+    unnamed = identify(Context((("user-agent", "grpc"),)))
+    assert callers.Caller("inference.sock", INFER) == unnamed
     named = identify(Context((("user-agent", "grpc"), ("edge-agent-client", "till-3"))))
-    assert callers.Caller("inference.sock till-3", INFER) == named
+    assert ("inference.sock till-3", INFER) == (named.name, named.roles)
+    assert ["inference.sock", "inference.sock #1"] == [unnamed.account, named.account]
+
+
+def test_names_beyond_the_accounts_are_one_client() -> None:
+    """A socket has so many accounts, whatever names come; who has one keeps it, and the name stays as it was given."""
+    identify = socket(2)
+    names = ["a", "b", *map(str, range(100)), "a", "b"]
+    found = [identify(Context((("edge-agent-client", name),))) for name in names]
+    assert [f"inference.sock {name}" for name in names] == [caller.name for caller in found]
+    accounts = [caller.account for caller in found]
+    assert ["inference.sock #1", "inference.sock #2"] == accounts[:2] == accounts[-2:]
+    assert {"inference.sock"} == set(accounts[2:-2])
+
+
+def test_without_accounts_a_name_is_only_a_name() -> None:
+    """All of the socket are then one client, however they call themselves."""
+    caller = socket(0)(Context((("edge-agent-client", "till-3"),)))
+    assert ("inference.sock till-3", "inference.sock") == (caller.name, caller.account)
+
+
+@given(calls=st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 2 * ACCOUNT_SECONDS)), max_size=60))
+def test_an_account_changes_hands_only_when_its_name_is_silent(calls: list[tuple[str, float]]) -> None:
+    """A name that calls within the time keeps its account, and no two names that do have the same one."""
+    now = 0.0
+    accounts = Accounts(3, lambda: now)
+    held: dict[str, tuple[int, float]] = {}
+    for name, pause in calls:
+        now += pause
+        number = accounts.of(name)
+        known, at = held.get(name, (0, -1e9))
+        if known and now - at < ACCOUNT_SECONDS:
+            assert known == number
+        fresh = {other: (which, at) for other, (which, at) in held.items() if now - at < ACCOUNT_SECONDS}
+        if number:
+            assert number not in {which for other, (which, _) in fresh.items() if other != name}
+            held = {other: each for other, each in held.items() if each[0] != number} | {name: (number, now)}
+        else:
+            assert 3 == len(fresh)
+        assert number in range(4)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "two words", "line\nbreak", "é", "\x1b[2J"])
 def test_what_is_no_name_is_not_taken(name: str) -> None:
     """The caller is then one of all."""
-    identify = callers.on_socket("inference.sock", INFER)
-    assert "inference.sock" == identify(Context((("edge-agent-client", name),))).name
+    assert "inference.sock" == socket()(Context((("edge-agent-client", name),))).name
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ SAMPLE = Path(__file__).parents[2] / "systemd" / "agent.yaml"
 UNITS = {
     "priority",
     "bytes",
+    "clients",
     "connections",
     "streams",
     "seconds",

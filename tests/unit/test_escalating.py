@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
 from edge_agent.examples.redact.redactor import Redactor
@@ -12,6 +13,7 @@ from edge_agent.routing.policy import Asked, Reason, Upstream
 from edge_agent.service.answers import NOT_ASKED, Finished
 from edge_agent.service.escalating import Around, Escalation, Input
 from edge_agent.service.upstream import Finish
+from tests.eventually import turns
 from tests.unit.test_answers import finished
 
 GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
@@ -139,3 +141,96 @@ async def test_what_could_not_be_asked_is_put_off():
     given = await answer(Says(UpstreamFailed("no")), UNSURE, replace(HYBRID, kept=True))
     decision = given.decision
     assert ("deferred", Reason.UPSTREAM_FAILED, True) == (decision.route, decision.reason, decision.later)
+
+
+class Broken:
+    """A redactor of which one thing raises an exception that is no error of ours."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __call__(self) -> "Broken":
+        return self._or("start", self)
+
+    def text(self, text: str) -> str:
+        return self._or("text", text)
+
+    def restore(self, text: str) -> str:
+        return self._or("restore", text)
+
+    def _or(self, where: str, value):
+        if where == self.where:
+            raise LookupError(f"{where} is broken")
+        return value
+
+
+def broken_escalation(says, where: str) -> Escalation:
+    return Escalation(Around(says, lambda _: "hybrid", Broken(where)))
+
+
+@pytest.mark.parametrize("asked", [HYBRID, SHADOW])
+@pytest.mark.parametrize("where", ["start", "text", "restore"])
+async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
+    """The local answer is given with the reason, the log has the exception, and nothing unredacted has left."""
+    done, says = finished("extract", confidence=0.1), Says('{"product": ["x"], "price": []}')
+
+    async def local() -> Finished:
+        return done
+
+    with structlog.testing.capture_logs() as logged:
+        given = await broken_escalation(says, where).answer(item(done, "hi"), asked, local)
+    assert (None, Reason.UPSTREAM_FAILED) == (given.said, given.decision.reason)
+    assert done.answer is given.answer
+    assert ["escalation_broke", "escalation_failed"] == [line["event"] for line in logged]
+    assert (1 if where == "restore" else 0) == len(says.asked)
+
+
+@pytest.mark.parametrize("where", ["start", "text", "restore"])
+async def test_a_text_whose_redaction_breaks_fails_as_the_large_model_does(where):
+    """So that the local model can write it, or the stream ends as a broken one."""
+    writing = broken_escalation(Says("some text"), where).writing(item(finished("generate"), "hi"))
+    with pytest.raises(UpstreamFailed, match="unexpected LookupError"):
+        await anext(writing)
+
+
+@pytest.mark.parametrize("asked", [HYBRID, SHADOW])
+async def test_when_no_answer_can_be_asked_for_the_local_error_is_raised(asked):
+    """Whatever kind of error it is, and whatever became of the large model."""
+    for error in (EngineNotReady("loading"), LookupError("a bug")):
+
+        async def local(error=error) -> Finished:
+            raise error
+
+        with pytest.raises(type(error)):
+            await broken_escalation(Says(), "text").answer(item(UNSURE, "hi"), asked, local)
+
+
+async def test_who_goes_away_leaves_nothing_running():
+    """In shadow the local model and the large one have both ended when the cancelled call ends."""
+    begun, ended = asyncio.Event(), []
+
+    class Silent(Says):
+        async def ask(self, question, seconds):
+            try:
+                begun.set()
+                await asyncio.Event().wait()
+                yield END
+            finally:
+                ended.append("large")
+
+    async def local() -> Finished:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turns()  # as an engine that is told first
+            ended.append("local")
+        return UNSURE
+
+    escalation = Escalation(Around(Silent(), lambda _: "hybrid", Redactor().start))
+    call = asyncio.create_task(escalation.answer(item(UNSURE, "hi"), SHADOW, local))
+    await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ["large", "local"] == sorted(ended)
+    assert {asyncio.current_task()} == asyncio.all_tasks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -10,12 +11,12 @@ from concurrent.futures import Future
 import pytest
 
 from edge_agent.config import UpdateConfig
-from edge_agent.errors import DiskFull, EdgeAgentError, PredictionUnknown, StoreDamaged
-from edge_agent.examples.collection import Collection
+from edge_agent.errors import DiskFull, PredictionUnknown, SpoolStalled, StoreDamaged
+from edge_agent.examples.collection import STALLED_SECONDS_MAX, Collection
 from edge_agent.examples.house import House, Surroundings
 from edge_agent.examples.spool import ReviewFilter
-from edge_agent.examples.writer import Limits, Writer
-from tests.eventually import eventually_sync
+from edge_agent.examples.writer import JOBS_MAX, Limits, Writer
+from tests.eventually import eventually, eventually_sync
 from tests.site_cases import answered, config_of, judgement, manifest, opener
 
 WAIT_SECONDS = 10.0
@@ -25,9 +26,15 @@ LIMITS = Limits(examples_max=1000, bytes_max=10**6, group_max=256, group_seconds
 class Broken(House):
     """A house whose disk fails when it is told to."""
 
-    error: EdgeAgentError | None = None
+    error: Exception | None = None
     times = 0
     commits = 0
+    mistaken = False
+
+    def keep(self) -> None:
+        if type(self).mistaken:
+            raise KeyError("a mistake of ours")
+        super().keep()
 
     def add(self, kept) -> None:
         type(self).commits += 1
@@ -40,6 +47,25 @@ class Broken(House):
 def house_class() -> type[Broken]:
     """Return a class of its own for each test, since it holds what fails."""
     return type("House", (Broken,), {})
+
+
+def blocking_class() -> type[House]:
+    """Return a house whose disk takes no answer until `works` is set."""
+
+    class Blocking(House):
+        entered, works, closed = threading.Event(), threading.Event(), threading.Event()
+
+        def add(self, kept) -> None:
+            if kept:
+                self.entered.set()
+                assert self.works.wait(60.0)
+            super().add(kept)
+
+        def close(self) -> None:
+            super().close()
+            self.closed.set()
+
+    return Blocking
 
 
 @pytest.fixture
@@ -182,6 +208,94 @@ def test_feedback_that_is_not_on_the_disk_is_not_acknowledged(tmp_path, error):
     running.stop()
 
 
+def test_a_caller_who_is_cancelled_while_its_job_waits_ends_nothing(tmp_path):
+    """The job is dropped before it begins; those before and behind it are done, and answers are kept."""
+    cls, done = blocking_class(), []
+    running = Writer(opener(tmp_path, cls), LIMITS)
+    running.start()
+    running.keep(answered(1))
+    eventually_sync(cls.entered.is_set, WAIT_SECONDS)
+    jobs = [running.submit(lambda _, n=number: done.append(n)) for number in range(5)]
+    assert [True, False, True] == [jobs[1].cancel(), jobs[2].cancelled(), jobs[3].cancel()]
+    cls.works.set()
+    assert [None] * 3 == [result(jobs[number]) for number in (0, 2, 4)]
+    assert ([0, 2, 4], 1) == (done, result(running.submit(count)))
+    assert running.stop()
+
+
+def test_a_caller_who_is_cancelled_at_any_moment_ends_nothing(writer):
+    """Jobs are cancelled while they wait, run and end: each is done whole or not at all, and the next one is done."""
+    done: list[int] = []
+    for number in range(300):
+        jobs = [writer.submit(lambda _, n=number: done.append(n), alone=bool(k % 2)) for k in range(3)]
+        jobs[1].cancel()
+        result(jobs[2])
+    assert 300 == len(set(done))
+
+
+def broken_job(house: House) -> None:
+    raise KeyError("a mistake of ours")
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_mistake_in_one_job_is_its_callers_alone(writer, alone):
+    """An exception of no error tree ends that job, whatever it had written is not kept, and all others are done."""
+    writer.keep(answered(1))
+    futures = [writer.submit(count), writer.submit(broken_job, alone=alone), writer.submit(count)]
+    with pytest.raises(KeyError):
+        result(futures[1])
+    assert 1 == result(writer.submit(count)) == result(futures[2])
+    writer.keep(answered(2))
+    assert result(writer.submit(lambda house: house.spool.find("p-2"))).task == "pos-intent"
+
+
+def test_a_mistake_in_keeping_answers_costs_the_group(tmp_path):
+    """The answers are counted as dropped, the jobs beside them are done, and the next group is kept."""
+    cls = house_class()
+    running = Writer(opener(tmp_path, cls), LIMITS)
+    running.start()
+    result(running.submit(count))
+    cls.error, cls.times = KeyError("a mistake of ours"), 2
+    running.keep(answered(1))
+    assert 0 == result(running.submit(count))
+    running.keep(answered(2))
+    counters = result(running.submit(lambda house: dict(house.spool.counters)))
+    assert (1, 1) == (counters["captured"], counters["dropped_failed"])
+    running.stop()
+
+
+def test_a_disk_that_stands_is_seen_and_bounds_what_waits(tmp_path):
+    """It is said for how long; jobs beyond a limit are refused; an end does not wait; what waits is written later."""
+    cls = blocking_class()
+    running = Writer(opener(tmp_path, cls), LIMITS)
+    running.start()
+    running.keep(answered(1))
+    eventually_sync(cls.entered.is_set, WAIT_SECONDS)
+    eventually_sync(lambda: running.stalled_seconds > 0.05, WAIT_SECONDS)
+    jobs = [running.submit(count) for _ in range(JOBS_MAX)]
+    with pytest.raises(SpoolStalled, match="1000 calls wait"):
+        running.submit(count)
+    for job in jobs[1:]:
+        job.cancel()
+    assert running.stalled_seconds > 0.05
+    assert not running.stop(0.01)
+    cls.works.set()
+    assert 1 == result(jobs[0])
+    eventually_sync(cls.closed.is_set, WAIT_SECONDS)
+
+
+def test_gathering_a_group_is_no_stall(tmp_path):
+    """An idle writer, and one that waits for more answers, say that nothing stands."""
+    running = Writer(opener(tmp_path), Limits(1000, 10**6, 64, 60.0, 1000))
+    running.start()
+    result(running.submit(count))
+    running.keep(answered(1))
+    assert running.stalled_seconds < 10.0
+    eventually_sync(lambda: running.stalled_seconds == 0.0, WAIT_SECONDS)
+    assert 1 == running.waiting
+    assert running.stop()
+
+
 def test_a_spool_that_does_not_open_drops_and_says_why(tmp_path):
     """Answers are counted, jobs get the reason, and it is tried again."""
     tries = threading.Semaphore(0)
@@ -255,3 +369,46 @@ async def test_a_broken_spool_is_in_the_status(tmp_path):
     collection.stop()
     assert "No examples are kept" in status.problems[0]
     assert "Stop the daemon, move" in status.problems[0]
+
+
+async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
+    """Status says so without its figures; feedback is refused with a time to come back; then all goes on."""
+    cls, clock = blocking_class(), [0.0]
+    collection = Collection(
+        config_of(tmp_path), Surroundings(lambda: (), "0.1.0"), house=cls, monotonic=lambda: clock[0]
+    )
+    collection.start()
+    collection.keep(answered(1))
+    await eventually(cls.entered.is_set)
+    clock[0] = STALLED_SECONDS_MAX
+    status = await collection.status()
+    assert (STALLED_SECONDS_MAX, True) == (status.stalled_seconds, collection.stalled)
+    assert "has worked on one write for 10 s. 1 answers wait in memory, 0 did not fit" in status.problems[0]
+    with pytest.raises(SpoolStalled, match="for 10 s") as caught:
+        await collection.find("p-1")
+    assert caught.value.retry_seconds > 0
+    cls.works.set()
+    await eventually(lambda: not collection.stalled)
+    assert "p-1" == (await collection.find("p-1")).record["prediction_id"]
+    assert 0.0 == (await collection.status()).stalled_seconds
+    assert collection.stop()
+
+
+async def test_housekeeping_goes_on_after_what_it_raises(tmp_path):
+    """`run` ends with a mistake of ours, for its owner to see; started again it keeps house."""
+    cls, turns = house_class(), asyncio.Semaphore(0)
+    cls.mistaken = True
+    collection = Collection(config_of(tmp_path), Surroundings(lambda: (), "0.1.0"), house=cls)
+    collection.start()
+
+    async def turn(_: float) -> None:
+        turns.release()
+        await asyncio.Event().wait()
+
+    with pytest.raises(KeyError):
+        await collection.run(turn)
+    cls.mistaken = False
+    running = asyncio.create_task(collection.run(turn))
+    await turns.acquire()
+    running.cancel()
+    assert collection.stop()

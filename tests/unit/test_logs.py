@@ -102,6 +102,21 @@ def test_an_exception_is_one_json_line():
     assert "Traceback" in str(event["exception"])
 
 
+def test_a_traceback_shows_no_values():
+    """On a terminal, too, a logged exception shows where it was raised, and not what the variables there held."""
+
+    def say(log: structlog.typing.FilteringBoundLogger) -> None:
+        text = "card 4111".replace("card", "number")
+        try:
+            raise ZeroDivisionError(len(text))
+        except ZeroDivisionError:
+            log.exception("failed")
+
+    text = written(LogConfig(format="console"), say, Screen())
+    assert "ZeroDivisionError: 11" in text
+    assert "number 4111" not in text
+
+
 def test_every_level_of_the_configuration_is_known():
     """Each level that agent.yaml takes has its severity."""
     assert SEVERITIES == list(logs.LEVELS)

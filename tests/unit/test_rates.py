@@ -66,9 +66,22 @@ def test_without_a_limit_there_is_none() -> None:
 
 
 def test_the_table_of_clients_is_bounded() -> None:
-    """Who called longest ago is forgotten, and begins anew."""
+    """Who called longest ago is forgotten when that costs it nothing, and begins anew."""
     rates = Rates(1, 1)
     for number in range(CLIENTS_MAX + 100):
         rates.take(str(number), number)
     assert CLIENTS_MAX == len(rates._buckets)
     assert 0 == rates.take("0", CLIENTS_MAX + 100)
+
+
+def test_nobody_is_forgotten_before_its_bucket_is_full() -> None:
+    """While no bucket can be given up, new clients share one; who has used up its calls does not begin anew."""
+    rates = Rates(0.001, 2)
+    for number in range(CLIENTS_MAX):
+        rates.take(str(number), 0)
+    rates.take("0", 0)
+    taken = [name for name in range(10_000, 20_000) if rates.take(str(name), 1) == 0]
+    assert [10_000, 10_001] == taken
+    assert rates.take("0", 1) > 0
+    assert CLIENTS_MAX + 1 == len(rates._buckets)
+    assert 0 == rates.take("new", 3000)

@@ -6,7 +6,7 @@ What waits on one takes no place among the calls in progress, so streams have pl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from edge_agent.errors import DeadlineExpired, Draining
@@ -32,7 +32,7 @@ class Dialogues:
         """Count a stream until the end of the `with` block. Raises QueueFull, ShareExceeded."""
         return self._open.call(client)
 
-    async def each(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def each(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         """Yield the requests of a stream.
 
         Raises:

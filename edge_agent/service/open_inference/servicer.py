@@ -7,6 +7,7 @@ becomes tensors. What differs: a request is answered whole or not at all, for a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
@@ -122,14 +123,15 @@ class OpenInferenceServicer:
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: guard.Context) -> None:
         """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        with self._dialogues.place(callers.current.get().name):
-            async for request in self._dialogues.each(requests):
-                try:
-                    await self._answer(request, context)
-                except EdgeAgentError as error:
-                    if statuses_wanted:
-                        raise
-                    await self._write(_failure(request, error), context)
+        with self._dialogues.place(callers.current.get().account):
+            async with contextlib.aclosing(self._dialogues.each(requests)) as each:
+                async for request in each:
+                    try:
+                        await self._answer(request, context)
+                    except EdgeAgentError as error:
+                        if statuses_wanted:
+                            raise
+                        await self._write(_failure(request, error), context)
 
     async def _answer(self, request: Any, context: guard.Context) -> None:
         bundle = self._bundle(request.model_name, request.model_version)

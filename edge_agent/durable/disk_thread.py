@@ -1,0 +1,91 @@
+"""The one thread that uses a disk: work in order, each piece a future of the library, and how long the disk has stood.
+
+`ThreadPoolExecutor` owns the thread, so a caller who is cancelled takes only its own future with it: what waits is
+dropped, what runs comes to its end, and the thread goes on whatever a piece of work raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, ParamSpec, TypeVar
+
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+class DiskThread:
+    """See the module. Any thread submits."""
+
+    def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Name the thread; it starts with the first piece of work."""
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._progress_at = 0.0
+        """When a piece of work ended last, or came to an idle thread."""
+        self._resting = False
+
+    def submit(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Future[Result]:
+        """Do a piece of work after those before it. Raises RuntimeError after `stop`."""
+        with self._lock:
+            if not self._pending:
+                self._progress_at = self._monotonic()
+            self._pending += 1
+        try:
+            future = self._pool.submit(self._watched, work, *args, **kwargs)
+        except RuntimeError:
+            self._ended()
+            raise
+        future.add_done_callback(self._ended)
+        return future
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the work at hand has taken so far; 0 = there is none."""
+        with self._lock:
+            if not self._pending or self._resting:
+                return 0.0
+            return max(0.0, self._monotonic() - self._progress_at)
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Say inside a piece of work that it waits for more to come, and not for the disk."""
+        self._rest(resting=True)
+        try:
+            yield
+        finally:
+            self._rest(resting=False)
+
+    def stop(self, seconds_max: float) -> bool:
+        """Take no more work and let what waits come to its end; tell whether it did in that time."""
+        last = self.submit(lambda: None)
+        self._pool.shutdown(wait=False)
+        try:
+            last.result(seconds_max)
+        except FutureTimeoutError:
+            return False
+        self._pool.shutdown(wait=True)
+        return True
+
+    def _watched(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return work(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._progress_at = self._monotonic()
+
+    def _rest(self, *, resting: bool) -> None:
+        with self._lock:
+            self._resting, self._progress_at = resting, self._monotonic()
+
+    def _ended(self, _: object = None) -> None:
+        with self._lock:
+            self._pending -= 1

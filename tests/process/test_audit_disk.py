@@ -1,0 +1,49 @@
+"""The audit log on a disk, or a machine, that fails at one system call: in a process of its own under strace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_agent.service.audit import FILE_NAME, OLDER_NAME
+from tests.strace import failed_at, needs_strace
+
+LINES = 4
+# Each line is longer than half of the limit, so each is in a new file, in place of the one before.
+PROGRAM = f"""
+import asyncio, json, sys
+from pathlib import Path
+from edge_agent.service.audit import Audit
+from edge_agent.service.callers import Caller
+from edge_agent.v1 import admin_pb2
+
+async def main():
+    log, problems = Audit(Path(sys.argv[1]), 300), []
+    for number in range({LINES}):
+        request = admin_pb2.RemoveBundleRequest(task=str(number))
+        await log.changed(Caller("boss", frozenset()), "RemoveBundle", "OK", request)
+        problems.append(log.problem)
+    await log.close()
+    print(json.dumps(problems))
+
+asyncio.run(main())
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize(("call", "error"), [("openat", "EMFILE"), ("fdatasync", "EIO"), ("write", "ENOSPC")])
+def test_the_log_says_what_failed_and_goes_on(tmp_path: Path, call: str, error: str) -> None:
+    """Whichever step fails, at a new file too: status has its own reason, and the lines after it are written."""
+    said = {"EMFILE": "Too many open files", "EIO": "Input/output error", "ENOSPC": "No space left on device"}[error]
+    path = tmp_path / FILE_NAME
+    tracer = [*failed_at(call, 2, error), "-P", str(path)]
+    command = [*tracer, sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    problems = json.loads(done.stdout.splitlines()[-1])
+    assert ["", f"{path} cannot be written: {said}", "", ""] == problems
+    newest = "".join((tmp_path / name).read_text() for name in (OLDER_NAME, FILE_NAME))
+    assert ["2", "3"] == [json.loads(line)["task"] for line in newest.splitlines()]
