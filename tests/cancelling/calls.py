@@ -5,6 +5,7 @@ A method that has no entry here fails the sweep: the list of methods comes from 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,9 +17,19 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 
 from edge_agent.service.open_inference.wire import SERVICE as OPEN_INFERENCE
-from edge_agent.v1 import task_pb2
+from edge_agent.v1 import inference_pb2, task_pb2
 from tests.bundles import digest_of, echo_bundle
-from tests.cancelling.site import ADMIN, INFERENCE, LABELS, METHOD, Outcome, Site
+from tests.cancelling.site import (
+    ADMIN,
+    CALL_SECONDS_MAX,
+    INFERENCE,
+    LABELS,
+    METHOD,
+    SEQUENCES_MAX,
+    Outcome,
+    Site,
+)
+from tests.eventually import eventually_answered
 from tests.open_inference import infer
 from tests.rpcs import METHODS
 from tests.update_field import wanted
@@ -28,6 +39,7 @@ OPEN = OPEN_INFERENCE.full_name
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 Messages = Callable[[Site], Awaitable[Sequence[bytes]]]
 Step = Callable[[Site], Awaitable[None]]
+Beside = Callable[[Site, Sequence[bytes]], Awaitable[list[asyncio.Future[Outcome]]]]
 DRAINED = ("DRAINING",)
 """What a daemon that is to stop may answer instead."""
 
@@ -39,6 +51,11 @@ async def _nothing(site: Site) -> None:
 async def _no_claim(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
     """Know of nothing that such a call acknowledges."""
     return ""
+
+
+async def _nobody(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
+    """Begin nothing."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,12 @@ class Call:
     restore: Step = _nothing
     claims: Callable[[Site, Sequence[bytes], Outcome], Awaitable[str]] = _no_claim
     """Says what a call that was answered has acknowledged and not kept; empty = nothing."""
+    beside: Beside = _nobody
+    """Begins calls of others that go on meanwhile: nobody leaves them, so they have to be answered."""
+    reason: str = ""
+    """What it is refused with, while nobody leaves it; empty = it is answered."""
+    logged: tuple[str, ...] = ()
+    """Events that it is right to log as errors."""
     answers_max: int = 1000
     """Its caller leaves after so many."""
     begun_max: int = 1000
@@ -93,6 +116,27 @@ async def _new_id(site: Site) -> str:
     return str(uuid.uuid4())
 
 
+def _likewise(method: str) -> Beside:
+    """Let another caller make the same call, a moment before."""
+
+    async def begun(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
+        return [asyncio.ensure_future(site.call(method, *messages))]
+
+    return begun
+
+
+async def _crowd(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
+    """Fill every place of the engine, and begin to fill its queue."""
+    request = inference_pb2.ClassifyRequest(task="classify", texts=["!slow 50 refund"]).SerializeToString()
+    crowd = [asyncio.ensure_future(site.call(f"{INFERENCE}.Classify", request)) for _ in range(2 * SEQUENCES_MAX)]
+
+    async def is_full() -> bool:
+        return sum(engine.pending for engine in await site.engines()) >= SEQUENCES_MAX
+
+    await eventually_answered(is_full, CALL_SECONDS_MAX)
+    return crowd
+
+
 def _inference() -> list[Call]:
     more = ["a refund", "the price", "twelve lamps"]
     return [
@@ -102,15 +146,25 @@ def _inference() -> list[Call]:
         _call(INFERENCE, "Classify", "the large model asked", task="asked", texts=more[:1]),
         _call(INFERENCE, "Classify", "both models asked", task="shadowed", texts=more[:2]),
         _call(INFERENCE, "Classify", "a slow input", task="classify", texts=["!slow 20 refund"]),
+        _call(INFERENCE, "Classify", "behind a crowd", task="classify", texts=more, beside=_crowd),
+        _call(INFERENCE, "Classify", "another waits for it", task="classify", texts=["!slow 10 refund"],
+              request_id=_new_id, beside=_likewise(f"{INFERENCE}.Classify")),
+        _call(INFERENCE, "Classify", "its engine dies", task="heavy", texts=["!crash"], prepare=_installed("heavy"),
+              restore=_recovered("heavy"), reason="ENGINE_CRASHED",
+              logged=("engine_died",)),
+        _call(INFERENCE, "Classify", "refused", task="nobody", texts=more, reason="TASK_UNKNOWN"),
         _call(INFERENCE, "Extract", task="extract", texts=["a lamp of 12"]),
         _call(INFERENCE, "Extract", "a request_id", task="extract", texts=more, request_id=_new_id),
         _call(INFERENCE, "Embed", task="embed", texts=["a lamp"]),
         _call(INFERENCE, "Embed", "several inputs", task="embed", texts=more, request_id=_new_id),
         _call(INFERENCE, "Generate", task="generate", text="one two three four"),
         _call(INFERENCE, "Generate", "the large model writes", task="generate", text="one two", escalate=True),
+        _call(INFERENCE, "Generate", "its engine dies", task="heavy-text", text="!crash",
+              prepare=_installed("heavy_text"), restore=_recovered("heavy-text"), reason="ENGINE_CRASHED",
+              logged=("engine_died",)),
         _call(INFERENCE, "ListTasks"),
         _call(INFERENCE, "GetTask", task="classify"),
-    ]
+    ]  # fmt: skip
 
 
 def _open_inference() -> list[Call]:
@@ -183,6 +237,16 @@ def _removed(task: str) -> Step:
     return restore
 
 
+def _recovered(task: str) -> Step:
+    """Wait until what died is back, and remove it: an engine that loads files which are being removed complains."""
+
+    async def restore(site: Site) -> None:
+        await eventually_answered(site.ready, CALL_SECONDS_MAX)
+        await site.admin("RemoveBundle", task=task)
+
+    return restore
+
+
 def _is_installed(which: str) -> Callable[..., Awaitable[str]]:
     async def claims(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
         digest = digest_of(getattr(site, which))
@@ -237,9 +301,16 @@ async def _centre_folder(site: Site) -> str:
 
 async def _new_version(site: Site) -> None:
     """Publish another version of the task `planned`, and want it."""
-    number = len(site.centre.held.bundles())
+    number = len(site.centre.held.bundles()) + 1
     bundle = echo_bundle(site.folder / f"planned-{number}", "planned", labels=LABELS, version=f"{number}.0.0")
     wanted(site.centre, site.centre.publish(bundle))
+
+
+async def _planned_answers(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
+    number = len(site.centre.held.bundles())
+    wanted_digest = digest_of(site.folder / f"planned-{number}")
+    active = (await site.active()).get("planned", "")
+    return "" if active == wanted_digest else f"version {number} was imported, and {active[:12] or 'nothing'} answers"
 
 
 def _operator() -> list[Call]:
@@ -255,6 +326,12 @@ def _operator() -> list[Call]:
               restore=_removed("spare"), claims=_is_installed("spare")),
         _call(ADMIN, "InstallBundle", "an engine of its own", path=_path("heavy"), claims=_is_installed("heavy"),
               **own_engine),
+        _call(ADMIN, "InstallBundle", "it does not load", path=_path("broken"), reason="MODEL_LOAD_FAILED",
+              logged=("engine_load_failed",),
+              begun_max=4),
+        _call(ADMIN, "InstallBundle", "refused", path="here", reason="REQUEST_INVALID"),
+        _call(ADMIN, "InstallBundle", "another installs it", path=_path("spare"), restore=_removed("spare"),
+              claims=_is_installed("spare"), beside=_likewise(f"{ADMIN}.InstallBundle")),
         _call(ADMIN, "ActivateBundle", task="classify", bundle="1.0.0", restore=_activated(2, 1, 2),
               claims=_answers(0)),
         _call(ADMIN, "RollbackTask", task="classify", restore=_activated(1, 2), claims=_answers(1)),
@@ -268,7 +345,8 @@ def _operator() -> list[Call]:
         _call(ADMIN, "ReadReceipts"),
         _call(ADMIN, "ImportUpdate", path=_centre_folder),
         _call(ADMIN, "ImportUpdate", "a new version", path=_centre_folder, prepare=_new_version,
-              restore=_removed("planned"), begun_max=6),
+              restore=_removed("planned"), claims=_planned_answers,
+              begun_max=12),
         _call(ADMIN, "SetMode", task="asked", mode=mode("MODE_SHADOW"), restore=_mode_taken_back),
         _call(ADMIN, "GetFieldReport"),
         _call(ADMIN, "Drain", ends=True),
@@ -286,6 +364,16 @@ async def _mode_taken_back(site: Site) -> None:
 # --- what libraries serve ---------------------------------------------------------------------------------------------
 
 
+async def _comes_and_goes(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
+    """Install a task, and remove it."""
+
+    async def begun() -> Outcome:
+        await site.install(site.spare)
+        return await site.admin("RemoveBundle", task="spare")
+
+    return [asyncio.ensure_future(begun())]
+
+
 def _libraries() -> list[Call]:
     request = reflection_pb2.ServerReflectionRequest
     asked = [request(list_services=""), request(file_containing_symbol=ADMIN)]
@@ -293,6 +381,7 @@ def _libraries() -> list[Call]:
         _call(HEALTH, "Check", service="classify"),
         _call(HEALTH, "List"),
         _call(HEALTH, "Watch", service="classify", answers_max=1),
+        _call(HEALTH, "Watch", "of what comes and goes", service="spare", answers_max=3, beside=_comes_and_goes),
         _call(REFLECTION, "ServerReflectionInfo", messages=_says("", asked)),
     ]
 
@@ -313,7 +402,8 @@ _BY_PROBE: Mapping[str, tuple[Messages, tuple[str, ...]]] = {
                                    ("PREDICTION_UNKNOWN",)),
     f"{FEEDBACK}.GetPrediction": (_says(f"{FEEDBACK}.GetPrediction", prediction_id="none"), ("PREDICTION_UNKNOWN",)),
     f"{FEEDBACK}.ErasePrediction": (_says(f"{FEEDBACK}.ErasePrediction", prediction_id="none"), ()),
-    f"{ADMIN}.InstallBundle": (_says(f"{ADMIN}.InstallBundle", path=_path("nothing")), ("BUNDLE_UNREADABLE", "FILE_MISSING")),
+    f"{ADMIN}.InstallBundle": (_says(f"{ADMIN}.InstallBundle", path=_path("nothing")),
+                               ("BUNDLE_UNREADABLE", "FILE_MISSING")),
     f"{ADMIN}.ActivateBundle": (_says(f"{ADMIN}.ActivateBundle", task="extract", bundle="1.0.0"), ()),
     f"{ADMIN}.RollbackTask": (_says(f"{ADMIN}.RollbackTask", task="extract"), ("NOTHING_TO_ROLL_BACK",)),
     f"{ADMIN}.RemoveBundle": (_says(f"{ADMIN}.RemoveBundle", task="nobody"), ("BUNDLE_UNKNOWN",)),

@@ -27,12 +27,15 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
+from edge_agent.formats import manifest
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.v1 import admin_pb2, escalation_pb2, escalation_pb2_grpc, inference_pb2
-from tests.bundles import digest_of, echo_bundle
+from tests import bert_onnx
+from tests.bundles import digest_of, echo_bundle, write
 from tests.cancelling.held import Held, held
 from tests.cancelling.points import Point, Points
+from tests.eventually import eventually, eventually_answered
 from tests.examples import RECIPIENT
 from tests.fleet_cases import Centre
 from tests.hostile_calls import ended
@@ -44,6 +47,8 @@ CALL_SECONDS_MAX = 30.0
 LEAVE_SECONDS_MAX = 2.0
 """How long a cancelled handler gets to end before its client leaves over the socket, too."""
 STOP_SECONDS_MAX = 60.0
+SEQUENCES_MAX = 4
+SIGN_OF_LIFE_SECONDS = 1.0
 LABELS = ("refund", "price")
 KINDS = ("extract", "generate", "embed")
 ADMIN, INFERENCE = "edge_agent.v1.AdminService", "edge_agent.v1.InferenceService"
@@ -66,11 +71,15 @@ class Outcome:
 class LargeModel(escalation_pb2_grpc.EscalationServiceServicer):
     """An uplink that always has an answer: a label for what has a schema, two pieces of text for what has none."""
 
+    def __init__(self) -> None:
+        self._ended = asyncio.Event()
+
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        """Say that all is well, every second, so that it counts as alive."""
+        """Say that all is well, again and again, so that it counts as alive."""
         while True:
             yield escalation_pb2.WatchResponse(online=True, affordable=True, free=True, model="oracle", usual_ms=1)
-            await asyncio.sleep(1)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), SIGN_OF_LIFE_SECONDS)
 
     async def Ask(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Answer."""
@@ -93,6 +102,8 @@ class Site:
         ]
         self.spare = echo_bundle(folder / "spare", "spare", labels=LABELS)
         self.heavy = echo_bundle(folder / "heavy", "heavy", labels=LABELS, weights=b"heavy")
+        self.heavy_text = echo_bundle(folder / "heavy-text", "heavy-text", "generate", weights=b"heavy")
+        self.broken = _broken(folder / "broken")
         self.nothing = folder / "nothing"
         self.nothing.mkdir(parents=True)
         self.acknowledged: dict[str, int] = {}
@@ -111,7 +122,13 @@ class Site:
                 "state_dir": self.folder / "state",
                 "run_dir": self.run_dir,
                 "store": {"allow_unsigned": True},
-                "engine": {"tune": False},
+                "engine": {
+                    "tune": False,
+                    "sequences_max": SEQUENCES_MAX,
+                    "load_failures_max": 1,
+                    "restart_seconds_first": 0.05,
+                    "quarantine_seconds": 0,
+                },
                 "metrics": {"address": ""},
                 "examples": {
                     "collect": dict.fromkeys(collected, "upstream"),
@@ -175,9 +192,7 @@ class Site:
             for name in ("admin.sock", "inference.sock", "review.sock")
         }
         self._opened = opened
-        async with asyncio.timeout(CALL_SECONDS_MAX):
-            while not await self._ready():
-                await asyncio.sleep(0.02)
+        await eventually_answered(self.ready, CALL_SECONDS_MAX)
 
     async def stop(self) -> None:
         """Stop the daemon in its own order. Raises TimeoutError when it does not end."""
@@ -189,7 +204,7 @@ class Site:
         await self.stop()
         await self.start()
 
-    async def _ready(self) -> bool:
+    async def ready(self) -> bool:
         """Tell whether every installed task answers, and the large model is heard."""
         status = await self.admin("GetStatus")
         tasks = admin_pb2.GetStatusResponse.FromString(status.answers[0]) if status.answers else None
@@ -227,10 +242,8 @@ class Site:
 
     async def _handled(self) -> None:
         """Wait until the handler has ended, but not for long: what it waits for may never come."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS_MAX):
-                while not self.points.handled:
-                    await asyncio.sleep(0.001)
+        with suppress(AssertionError):
+            await eventually(lambda: self.points.handled, LEAVE_SECONDS_MAX)
 
     def _begun(self, method: MethodDescriptor, messages: Sequence[bytes]) -> Any:
         channel = self._channels[SOCKETS.get(method.containing_service.full_name, "admin.sock")]
@@ -276,6 +289,11 @@ class Site:
         outcome = await self.admin("ListBundles", page_size=1000)
         return {each.ref.digest for each in admin_pb2.ListBundlesResponse.FromString(outcome.answers[0]).bundles}
 
+    async def engines(self) -> Sequence[Any]:
+        """Return what GetStatus says of the engines."""
+        outcome = await self.admin("GetStatus")
+        return list(admin_pb2.GetStatusResponse.FromString(outcome.answers[0]).engines)
+
     async def active(self) -> dict[str, str]:
         """Return the digest that answers each task."""
         outcome = await self.admin("GetStatus")
@@ -302,10 +320,13 @@ class Site:
 
     # --- complaints --------------------------------------------------------------------------------------------------
 
-    def complaints(self) -> list[str]:
-        """Return what was logged as an error since the last time, or raised where nobody heard it."""
+    def complaints(self, right: Sequence[str] = ()) -> list[str]:
+        """Return what was logged as an error since the last time, or raised where nobody heard it.
+
+        Events of the daemon that it is right to log are left out.
+        """
         said, self._complaints = self._complaints, []
-        return said
+        return [each for each in said if not each.startswith(tuple(f"log {event}: " for event in right))]
 
     def _hear_complaints(self) -> None:
         """Take in errors of the daemon, of gRPC, and of tasks and futures that nobody awaited."""
@@ -313,7 +334,7 @@ class Site:
 
         def noted(_logger: Any, method: str, event: dict[str, Any]) -> Any:
             if method in ("error", "critical", "exception"):
-                complaints(f"log: {event}")
+                complaints(f"log {event['event']}: {event}")
             raise structlog.DropEvent
 
         structlog.configure(processors=[structlog.processors.format_exc_info, noted], cache_logger_on_first_use=False)
@@ -339,3 +360,16 @@ class _Handler(logging.Handler):
 async def _each(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
     for message in messages:
         yield message
+
+
+def _broken(folder: Path) -> Path:
+    """Write a bundle that is whole, and whose model is none: it is refused when it is loaded."""
+    fields = {
+        "schema": manifest.SCHEMA,
+        "runtime": "onnx",
+        "version": "1.0.0",
+        "task": {"name": "broken", "kind": "classify", "labels": LABELS},
+        "confidence": {"policy": "always_escalate"},
+    }
+    tokenizer = ("tokenizer.json", bert_onnx.tiny_tokenizer())
+    return write(folder, fields, {}, {"weights": ("model.onnx", b"no model"), "tokenizer": tokenizer})

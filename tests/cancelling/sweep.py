@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.cancelling.calls import DRAINED, Call, probes, shown
 from tests.cancelling.held import Held
 from tests.cancelling.points import How, Point, Whose
 from tests.cancelling.site import Outcome, Site
+from tests.eventually import eventually
 
 SETTLED_SECONDS_MAX = 10.0
 """What a call began and nobody waits for any more comes to its end within this time."""
-LOOK_SECONDS = 0.005
 UNDISTURBED = 3
 """Calls that are made whole before the points: what they leave in caches is no leak."""
 HOWS: tuple[How, ...] = ("waiting", "waking", "wire")
@@ -57,7 +58,7 @@ async def sweep(site: Site, calls: Iterable[Call], every: int = 1) -> AsyncItera
     """Sweep calls one after the other; `every` 3 = of their points every third, beginning with the first."""
     for call in calls:
         yield await _Sweep(site, call).swept(every)
-    
+
 
 class _Sweep:
     """Of one call."""
@@ -95,9 +96,12 @@ class _Sweep:
     async def _undisturbed(self) -> None:
         call, site = self._call, self._site
         await call.prepare(site)
-        outcome = await site.call(call.method, *await call.messages(site), aimed=True, answers_max=call.answers_max)
-        assert outcome.code == "OK", f"{call}: {shown(outcome)}"
+        messages = await call.messages(site)
+        others = await call.beside(site, messages)
+        outcome = await site.call(call.method, *messages, aimed=True, answers_max=call.answers_max)
+        assert (outcome.code != "OK", outcome.reason) == (bool(call.reason), call.reason), f"{call}: {shown(outcome)}"
         self._count()
+        assert [] == await self._unanswered_others(others), f"{call}: before anybody leaves"
         await self._put_back()
 
     def _count(self) -> None:
@@ -115,6 +119,7 @@ class _Sweep:
         call, site, found = self._call, self._site, self._found
         await call.prepare(site)
         messages = await call.messages(site)
+        others = await call.beside(site, messages)
         outcome = await site.call(call.method, *messages, at=point, answers_max=call.answers_max)
         if site.points.reached.is_set():
             self._count()
@@ -124,7 +129,8 @@ class _Sweep:
             await self._start_anew()
             return
         lost = await call.claims(site, messages, outcome) if outcome.code == "OK" else ""
-        if said := [*([lost] if lost else []), *await site.lost()]:
+        others_lost = await self._unanswered_others(others)
+        if said := [*([lost] if lost else []), *others_lost, *await site.lost()]:
             found.lost.append(f"{call}, {point}: {'; '.join(said)}")
         await self._put_back()
         if call.ends:
@@ -133,6 +139,11 @@ class _Sweep:
         if left := await self._left_over():
             found.leaked.append(f"{call}, {point}: {'; '.join(left)}")
             self._before = site.look()
+
+    async def _unanswered_others(self, others: Iterable[asyncio.Future[Outcome]]) -> list[str]:
+        """Wait for the calls that others made meanwhile; name what those ended with that were not answered."""
+        outcomes = await asyncio.gather(*others)
+        return [f"another call ended with {shown(each)}" for each in outcomes if each.code != "OK"]
 
     async def _unanswered(self) -> list[str]:
         """Make every call there is, all at once; name those that are not answered."""
@@ -156,22 +167,20 @@ class _Sweep:
 
     async def _left_over(self) -> list[str]:
         """Return what is held beyond what was before, once there is time enough; and what was complained of."""
-        deadline = asyncio.get_running_loop().time() + SETTLED_SECONDS_MAX
-        while (left := self._site.look().beyond(self._before)) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(LOOK_SECONDS)
-        return [*left, *self._site.complaints()]
+        with suppress(AssertionError):
+            await eventually(lambda: not self._site.look().beyond(self._before), SETTLED_SECONDS_MAX)
+        return [*self._site.look().beyond(self._before), *self._site.complaints(self._call.logged)]
 
     async def _settled(self) -> Held:
-        """Wait until two looks in a row are alike; return the last."""
-        deadline = asyncio.get_running_loop().time() + SETTLED_SECONDS_MAX
-        before = self._site.look()
-        while asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(10 * LOOK_SECONDS)
-            now = self._site.look()
-            if not now.beyond(before) and not before.beyond(now):
-                return now
-            before = now
-        raise AssertionError(f"{self._call}: the daemon does not come to rest: {now.beyond(before)}")
+        """Wait until two looks in a row are alike; return the last. Raises AssertionError when the daemon goes on."""
+        looks = [self._site.look()]
+
+        def alike() -> bool:
+            looks.append(self._site.look())
+            return not looks[-1].beyond(looks[-2]) and not looks[-2].beyond(looks[-1])
+
+        await eventually(alike, SETTLED_SECONDS_MAX)
+        return looks[-1]
 
     async def _start_anew(self) -> None:
         """Go on with a daemon that was started anew: the one before does not answer."""
