@@ -26,15 +26,16 @@ from edge_agent.service.admission import Admission
 from edge_agent.service.dedupe import Deduplicator
 from edge_agent.service.rates import Rates
 from edge_agent.service.repeats import Repeats
+from edge_agent.update.verified import Verified
 
 IN_PROGRESS = {
     Admission: ("calls",),
     Engine: ("pending", "in_flight"),
 }
 """Counters of what is in progress, by the class that has them."""
-REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates)
+REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates, Verified)
 """What remembers what has been, within limits of its own: that it grows is no leak."""
-PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trusted")
+PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
 """Files of the state directory that come and go in ordinary work."""
 _LOCK = type(threading.Lock())
 

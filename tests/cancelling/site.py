@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,7 @@ class Site:
         """Feedback that was acknowledged, by prediction."""
         self._complaints: list[str] = []
         self._opened = AsyncExitStack()
+        self._closing = ExitStack()
 
     @cached_property
     def config(self) -> Config:
@@ -151,7 +152,9 @@ class Site:
     async def __aenter__(self) -> Self:
         """Start, with all tasks installed and a plan that the site keeps to."""
         self.run_dir.mkdir(mode=0o755)
+        self._closing.callback(shutil.rmtree, self.run_dir, ignore_errors=True)
         self.points = Points(asyncio.get_running_loop())
+        self._closing.callback(self.points.close)
         self._hear_complaints()
         self._uplink = grpc.aio.server()
         escalation_pb2_grpc.add_EscalationServiceServicer_to_server(LargeModel(), self._uplink)
@@ -177,8 +180,7 @@ class Site:
             await self.stop()
             await self._uplink.stop(0)
         finally:
-            self.points.close()
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+            self._closing.close()
 
     async def start(self) -> None:
         """Start the daemon, and wait until every task that was active answers again."""
@@ -337,11 +339,14 @@ class Site:
                 complaints(f"log {event['event']}: {event}")
             raise structlog.DropEvent
 
+        self._closing.callback(structlog.configure, **structlog.get_config())
         structlog.configure(processors=[structlog.processors.format_exc_info, noted], cache_logger_on_first_use=False)
         handler = _Handler(complaints)
         for name in ("grpc", "asyncio", "concurrent"):
             logging.getLogger(name).addHandler(handler)
+            self._closing.callback(logging.getLogger(name).removeHandler, handler)
         loop = asyncio.get_running_loop()
+        self._closing.callback(loop.set_exception_handler, None)
         loop.set_exception_handler(lambda _, context: complaints(f"loop: {context}"))
 
     def _complaints_of(self, said: str) -> None:

@@ -42,9 +42,10 @@ class Swept:
     lost: list[str] = field(default_factory=list)
 
     @property
-    def well(self) -> bool:
-        """Whether nothing was found."""
-        return not (self.hung or self.leaked or self.lost)
+    def findings(self) -> list[str]:
+        """What was found, a sentence for each point at which something was."""
+        every = {"hung": self.hung, "leaked": self.leaked, "lost": self.lost}
+        return [f"    {what}: {said}" for what, each in every.items() for said in each]
 
     def __str__(self) -> str:
         counts = f"{self.own:>5} {self.begun:>6} {self.points:>7} {len(self.hung):>5} {len(self.leaked):>7}"
