@@ -147,7 +147,8 @@ async def test_the_queue_is_bounded() -> None:
         with pytest.raises(QueueFull, match="the limit is 4"):
             pool.reserve("classify", 1)
         assert 6 == len(await asyncio.gather(*jobs))
-        pool.reserve("classify", 4)
+        with pool.reserve("classify", 4), pytest.raises(QueueFull, match="4 inputs are waiting and 1 more do not fit"):
+            pool.reserve("classify", 1)
         with pytest.raises(QueueFull, match="5 more do not fit"):
             pool.reserve("classify", 5)
 
