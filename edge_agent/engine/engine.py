@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
+from edge_agent.engine.attached import AttachedBundle, AttachedBundles
+from edge_agent.engine.interruption import Interruption
 from edge_agent.engine.jobs import Answer, Computed, Jobs, Limits, ToChild
-from edge_agent.engine.outcome import resolve, succeeded
+from edge_agent.engine.outcome import not_started, resolve
 from edge_agent.engine.placing import CPU, FALLBACK, PARTIAL, Placing
 from edge_agent.engine.process import ChildProcess
 from edge_agent.engine.pulse import Effort, Pulse
@@ -38,20 +39,7 @@ STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
 
-NOT_SENT = float("inf")
-START_REMEDY = (
-    "It is tried again, with growing pauses. If it stays: raise LimitNOFILE= or TasksMax= of the service, free some "
-    "memory, or end what takes so many processes."
-)
-
 log = structlog.get_logger("edge_agent.engine")
-
-
-@dataclass
-class _Bundle:
-    attach: protocol.Attach
-    attached: asyncio.Future[None]
-    sent_at: float = NOT_SENT  # an attach has begun when the child has given a sign of life since
 
 
 class Engine:
@@ -82,7 +70,7 @@ class Engine:
         self._placing = placing or Placing()
         limits = Limits(config.queue_requests_max, load.sequences_max)
         self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
-        self._bundles: dict[str, _Bundle] = {}
+        self._bundles = AttachedBundles()
         self._child: ChildProcess | None = None
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
@@ -93,8 +81,8 @@ class Engine:
         self._wedged = False
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
-        self._scope: asyncio.Timeout | None = None
-        self._interrupted, self._stopped = False, False
+        self._interruption = Interruption()
+        self._stopped = False
         self._childless = asyncio.Event()
         self._childless.set()
 
@@ -131,10 +119,9 @@ class Engine:
 
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now."""
-        bundle = self._bundles.get(digest)
         # STARTING counts as well: the bundle may be attached a moment before the supervisor notes that all of them are.
         up = self.state in (State.STARTING, State.READY)
-        return up and bundle is not None and succeeded(bundle.attached)
+        return up and self._bundles.ready(digest)
 
     def tally(self, digest: str) -> Tally:
         """Return what came of the inputs of a bundle; of one that is not here, nothing."""
@@ -143,7 +130,7 @@ class Engine:
     def failed(self, digest: str) -> bool:
         """Tell whether the last try to attach that bundle failed."""
         bundle = self._bundles.get(digest)
-        return bundle is not None and bundle.attached.done() and not succeeded(bundle.attached)
+        return bundle is not None and bundle.failed
 
     def start(self) -> None:
         """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop`."""
@@ -167,7 +154,7 @@ class Engine:
         self.start()
         self._policy = RestartPolicy(self._config)
         self._set_state(State.STARTING)
-        self._interrupt()
+        self._interruption.request()
         await self._childless.wait()
 
     async def attach(self, attach: protocol.Attach) -> None:
@@ -179,7 +166,7 @@ class Engine:
         bundle = self._bundles.get(attach.digest)
         self.start()
         if bundle is None or bundle.attached.done():
-            bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
+            bundle = self._bundles.add(attach)
             self._jobs.tallies.setdefault(attach.digest, Tally())
             if self.state is State.READY:
                 bundle.sent_at = now()
@@ -208,15 +195,10 @@ class Engine:
         if self.state is State.FAILED:
             raise ModelLoadFailed(f"the model does not load: {self.problem}")
         if not self.ready(digest):
-            self._raise_failed_attach(digest)
+            if self.state is State.READY:
+                self._bundles.raise_failure(digest)
             pause = self._config.restart_seconds_first
             raise EngineNotReady(f"the model is {BUSY[self.state]}", retry_seconds=pause, state=self.state.value)
-
-    def _raise_failed_attach(self, digest: str) -> None:
-        """Raise what one bundle failed with while the engine itself answers."""
-        bundle = self._bundles.get(digest)
-        if self.state is State.READY and bundle is not None and bundle.attached.done():
-            bundle.attached.result()
 
     def events(
         self, run: protocol.Run, deadline: float, priority: int = 0, client: str = ""
@@ -249,7 +231,7 @@ class Engine:
         if self._supervisor is not None and self._supervisor.done():
             return self.state in (State.FAILED, State.STOPPING)
         time, asked = now(), next(filter(self.ready, self._bundles), "")
-        if self.state is not State.READY or not asked or self._attaching():
+        if self.state is not State.READY or not asked or self._bundles.attaching():
             self._pulse.sign(time)
         elif self._pulse.owes(time, every_seconds) and not self._jobs:
             self._probe = asyncio.create_task(self._ask(asked), name=f"probe {self.name}")
@@ -259,14 +241,11 @@ class Engine:
         with contextlib.suppress(EdgeAgentError):
             await self._jobs.probe(digest, now() + self._config.load_seconds_max)
 
-    def _attaching(self, sent_before: float = float("inf")) -> bool:
-        return any(not each.attached.done() and each.sent_at <= sent_before for each in self._bundles.values())
-
     def request_stop(self) -> None:
         """Let the child end, for good. Unfinished jobs and attaches then end with EngineNotReady."""
         self._stopped = True
         self._set_state(State.STOPPING)
-        self._interrupt()
+        self._interruption.request()
         if self.ended:
             self._fail_all(EngineNotReady("the engine is stopping"))
 
@@ -333,17 +312,17 @@ class Engine:
     async def _supervise(self) -> None:
         """Keep a child running until stopped, or until loading it has failed too often."""
         while not self._stopped:
-            self._interrupted = False
+            self._interruption.clear()
             self._set_state(State.STARTING)
             pause = await self._one_life()
-            if self._interrupted:
+            if self._interruption.requested:
                 continue
             if pause is None:
                 self._set_state(State.FAILED)
                 self._fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
                 return
             self._set_state(State.BACKING_OFF)
-            await self._interruptible(_pause(pause))
+            await self._interruption.pause(pause)
             self.restarts += 1
         self._fail_all(EngineNotReady("the engine is stopping"))
 
@@ -351,7 +330,7 @@ class Engine:
         """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""
         try:
             try:
-                return await self._interruptible(self._live())
+                return await self._interruption.within(self._live())
             finally:
                 if self.state is State.READY:
                     self._set_state(State.BACKING_OFF)
@@ -361,35 +340,13 @@ class Engine:
             log.exception("engine_supervision_failed", engine=self.name)
             return self._after_start_failure(f"supervising it failed with {type(error).__name__}")
 
-    def _interrupt(self) -> None:
-        """End the child that there is, or the pause before the next."""
-        self._interrupted = True
-        if self._scope is not None:
-            self._scope.reschedule(now())
-            self._scope = None
-
-    async def _interruptible(self, step: Coroutine[Any, Any, float | None]) -> float | None:
-        """Return what a step returns, or 0 when it was interrupted."""
-        try:
-            async with asyncio.timeout(None) as self._scope:
-                return await step
-        except TimeoutError:
-            if not self._interrupted:
-                raise
-            return 0.0
-        finally:
-            self._scope = None
-
     async def _live(self) -> float | None:
         """Start one child and watch it; return the pause before the next, or None for no next."""
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
         started = now()
         self._heard_at, self.problem, self._wedged = started, "", False
-        for bundle in self._bundles.values():
-            bundle.sent_at = NOT_SENT
-            if bundle.attached.done():
-                bundle.attached = loop.create_future()
+        self._bundles.begin()
         try:
             self.before_start()
             self.load.device, self.load.fallback = self._placing.next(started), self._placing.fallback
@@ -415,10 +372,10 @@ class Engine:
         self._send(self.load)
         await self._await_child(self._loaded, "load")
         # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
-        while todo := [bundle for bundle in self._bundles.values() if bundle.sent_at == NOT_SENT]:
-            await self._attach_again(todo[0])
+        while bundle := self._bundles.unsent():
+            await self._attach_again(bundle)
 
-    async def _attach_again(self, bundle: _Bundle) -> None:
+    async def _attach_again(self, bundle: AttachedBundle) -> None:
         bundle.sent_at = now()
         self._send(bundle.attach)
         try:
@@ -446,8 +403,9 @@ class Engine:
     async def _watch(self) -> bool:
         """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
         while not self._exit.done():
-            await self._look([self._exit], loading=self._attaching(self._heard_at))
-            if self._placing.returns(now()) and not (self._attaching() or self.pending):  # nobody waits: try the device
+            await self._look([self._exit], loading=self._bundles.attaching(self._heard_at))
+            # Where nobody waits the device is tried.
+            if self._placing.returns(now()) and not (self._bundles.attaching() or self.pending):
                 return self._exit.done()
         return True
 
@@ -482,9 +440,8 @@ class Engine:
         self._jobs.child_died(to_blame=to_blame)
         for tally in self._jobs.tallies.values():
             tally.crashes += to_blame
-        for bundle in self._bundles.values():
-            if not on_device:  # the next child attaches it, on the CPU if need be
-                resolve(bundle.attached, EngineCrashed(self.problem))
+        if not on_device:  # else the next child attaches them, on the CPU if need be
+            self._bundles.resolve_all(EngineCrashed(self.problem))
 
     def _after_load_failure(self, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
@@ -497,22 +454,19 @@ class Engine:
 
     def _after_start_failure(self, why: str) -> float:
         """Return the pause before the next try of a child that this machine, or a fault of ours, did not let begin."""
-        said = f"the model's process cannot be run: {why}; it is tried again"
         pause = self._policy.pause_after_start_failure()
-        self._note_load_failure(EngineNotReady(said, retry_seconds=max(pause, 1.0), remedy=START_REMEDY))
+        self._note_load_failure(not_started(why, pause))
         return pause
 
     def _note_load_failure(self, error: EdgeAgentError) -> None:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
-        for bundle in self._bundles.values():
-            resolve(bundle.attached, error)
+        self._bundles.resolve_all(error)
 
     def _fail_all(self, error: EdgeAgentError) -> None:
         self._jobs.fail_all(error)
-        for bundle in self._bundles.values():
-            resolve(bundle.attached, error)
+        self._bundles.resolve_all(error)
 
     async def _end_child(self) -> None:
         child = self._child
@@ -538,11 +492,6 @@ class Engine:
             self._on_change()
         except Exception:
             log.exception("engine_change_not_reported", engine=self.name)
-
-
-async def _pause(seconds: float) -> float:
-    await asyncio.sleep(seconds)
-    return 0.0
 
 
 def now() -> float:

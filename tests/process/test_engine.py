@@ -255,6 +255,7 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
     """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
     async with pool_of() as pool:
         await pool.detach("generate", drain_seconds=1)
+        await eventually(lambda: State.READY is pool.statuses()[0].state)
         before = child(pool)
         os.kill(before, signal.SIGSTOP)
         async with asyncio.timeout(CONFIG.load_seconds_max / 2):
