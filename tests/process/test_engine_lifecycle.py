@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -15,9 +16,13 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
+from edge_agent.engine.engine import Engine, now
 from edge_agent.engine.pool import EnginePool, resident_bytes
+from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.protocol import FRAME_BYTES_MAX, Attach, Load
+from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
-from edge_agent.errors import EngineNotReady, RequirementUnmet
+from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, Task, encode
 from tests.eventually import eventually
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
@@ -274,3 +279,85 @@ async def test_whoever_leaves_at_any_await_leaves_an_engine_that_works() -> None
             await pool.detach("classify", drain_seconds=0)
             assert ([], []) == (pool.statuses(), children())
     assert suspension > 5
+
+
+def no_pidfd(pid: int) -> int:
+    assert pid in children()
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+async def test_a_child_that_cannot_be_watched_is_not_left_behind() -> None:
+    """Where the process has begun and its descriptor cannot be had, it is killed and reaped, and its socket closed."""
+    before = descriptors()
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        await ChildProcess.spawn(lambda _: None, lambda _: None, no_pidfd)
+    assert [] == children()
+    await eventually(lambda: descriptors() <= before)
+
+
+@contextlib.asynccontextmanager
+async def engine_of(before_start: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[Engine]:
+    """An echo engine outside any pool."""
+    engine = Engine("echo", Load(runtime="echo"), CONFIG, Quarantine(60.0), on_change)
+    engine.before_start = before_start
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+    assert [] == children()
+
+
+def faults(count: int) -> Callable[[], None]:
+    """A function that has a fault so many times."""
+    left = iter(range(count))
+
+    def fault() -> None:
+        if next(left, None) is not None:
+            raise RuntimeError("a fault of ours")
+
+    return fault
+
+
+async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is logged with its traceback, who attaches is told, and the engine is started again after a pause."""
+    message = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})
+    async with engine_of(faults(2), lambda: None) as engine, asyncio.timeout(20):
+        with pytest.raises(EngineNotReady, match="supervising it failed with RuntimeError"):
+            await engine.attach(message)
+        assert "supervising it failed with RuntimeError" in engine.problem
+        await eventually(lambda: engine.ready("classify"))
+        assert (2, 2) == (engine.restarts, engine.load_failures)
+    assert "a fault of ours" in capfd.readouterr().out
+
+
+async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
+    """The engine starts, attaches and answers all the same."""
+    async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(20):
+        await engine.attach(Attach(digest="classify", manifest=encode(CLASSIFY), paths={}))
+        assert (0, True) == (engine.restarts, engine.ready("classify"))
+        assert (await engine.answer(run("refund"), now() + 10)).done.scores[0] > 0.5
+
+
+async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
+    """Neither an attach nor a restart brings it back, whatever comes after `stop`."""
+    message = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})
+    async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
+        attaching = asyncio.create_task(engine.attach(message))
+        await eventually(lambda: engine.pid != 0)
+        restarting, stopping = asyncio.create_task(engine.restart()), asyncio.create_task(engine.stop())
+        await asyncio.wait([attaching, restarting, stopping])
+        assert (True, 0) == (engine.ended, engine.pid)
+        for again in (engine.restart(), engine.attach(message)):
+            with pytest.raises(EngineNotReady):
+                await again
+        assert State.STOPPING is engine.state
+
+
+async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> None:
+    """The child that would take it for nonsense never gets it, and answers the next one."""
+    async with pool_of("classify") as pool, asyncio.timeout(20):
+        before = child(pool)
+        with pytest.raises(InputTooLong, match=f"the limit is {FRAME_BYTES_MAX}"):
+            await answer(pool, run("x" * (FRAME_BYTES_MAX + 1)))
+        assert (await answer(pool, run("refund", "next"))).done.scores[0] > 0.5
+        assert (before, 0) == (child(pool), pool.statuses()[0].restarts)
