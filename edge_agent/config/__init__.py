@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from edge_agent.config import addresses, files, web
 from edge_agent.config.files import CONFIG_BYTES_MAX, Files
 from edge_agent.config.sections import (
+    MESSAGE_BYTES_MAX,
     AccessConfig,
     EngineConfig,
     EscalationConfig,
@@ -194,6 +195,7 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
     # A section whose keys are all commented out reads as nothing.
     plain = {key: {} if value is None and key in _sections() else value for key, value in found.merged().items()}
     config = _validate(_with_places(plain, overrides or Overrides(), environ), found)
+    _check_messages(config.service, str(found.source_of("service", "message_bytes_max")))
     _check_tcp(config, str(found.source_of("service", "tcp_address")))
     _check_texts(config, found)
     _check_metrics(config.metrics, str(found.source_of("metrics", "address")))
@@ -208,6 +210,15 @@ def checked(found: Files, overrides: Overrides | None = None, environ: Mapping[s
             f"a socket below run_dir {config.run_dir} has {longest} bytes; the limit is {SOCKET_PATH_BYTES_MAX}"
         )
     return config
+
+
+def _check_messages(service: ServiceConfig, source: str) -> None:
+    if service.message_bytes_max > MESSAGE_BYTES_MAX:
+        raise ConfigInvalid(
+            f"{source}: service.message_bytes_max is {service.message_bytes_max}; an input of more than"
+            f" {MESSAGE_BYTES_MAX} bytes does not fit into a message to the process of an engine",
+            remedy=f"Set it to {MESSAGE_BYTES_MAX} or less; larger texts go over several inputs.",
+        )
 
 
 def _check_tcp(config: Config, source: str) -> None:

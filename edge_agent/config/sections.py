@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+MESSAGE_BYTES_MAX = 64 * 2**20
+"""An input as large as that fits into a frame to its engine's process, with what else is said there."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Consent = Literal["off", "local", "upstream"]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -132,7 +134,7 @@ class ServiceConfig(Section):
         default="", description="Group that may use review.sock (mode 0660); empty = the daemon's own."
     )
     message_bytes_max: int = Field(
-        default=4 * 2**20, ge=1024, le=2**30, description="Largest request or response message, in bytes."
+        default=4 * 2**20, ge=1024, description="Largest request or response message, in bytes; 64 MiB at most."
     )
     calls_max: int = Field(default=256, ge=1, le=100_000, description="Inference calls in progress on all connections.")
     devices_priority: int = Field(

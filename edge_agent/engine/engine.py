@@ -14,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
+from edge_agent.engine.attached import AttachedBundle, AttachedBundles
+from edge_agent.engine.interruption import Interruption
 from edge_agent.engine.jobs import Answer, Computed, Jobs, Limits, ToChild
-from edge_agent.engine.outcome import resolve, succeeded
+from edge_agent.engine.outcome import not_started, resolve
 from edge_agent.engine.placing import CPU, FALLBACK, PARTIAL, Placing
 from edge_agent.engine.process import ChildProcess
 from edge_agent.engine.pulse import Effort, Pulse
@@ -30,6 +31,7 @@ from edge_agent.engine.quarantine import Quarantine, death, is_to_blame
 from edge_agent.engine.restart import RestartPolicy
 from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
+from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
@@ -38,13 +40,6 @@ PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
 
 log = structlog.get_logger("edge_agent.engine")
-
-
-@dataclass
-class _Bundle:
-    attach: protocol.Attach
-    attached: asyncio.Future[None]
-    sent_at: float = float("inf")  # an attach has begun when the child has given a sign of life since
 
 
 class Engine:
@@ -75,7 +70,7 @@ class Engine:
         self._placing = placing or Placing()
         limits = Limits(config.queue_requests_max, load.sequences_max)
         self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
-        self._bundles: dict[str, _Bundle] = {}
+        self._bundles = AttachedBundles()
         self._child: ChildProcess | None = None
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
@@ -84,7 +79,12 @@ class Engine:
         self._effort = Effort(config.heartbeat_seconds_max)
         self._probe: asyncio.Task[None] | None = None
         self._wedged = False
+        # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
+        self._interruption = Interruption()
+        self._stopped = False
+        self._childless = asyncio.Event()
+        self._childless.set()
 
     @property
     def shortfalls(self) -> dict[str, str]:
@@ -119,10 +119,9 @@ class Engine:
 
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now."""
-        bundle = self._bundles.get(digest)
         # STARTING counts as well: the bundle may be attached a moment before the supervisor notes that all of them are.
         up = self.state in (State.STARTING, State.READY)
-        return up and bundle is not None and succeeded(bundle.attached)
+        return up and self._bundles.ready(digest)
 
     def tally(self, digest: str) -> Tally:
         """Return what came of the inputs of a bundle; of one that is not here, nothing."""
@@ -131,23 +130,32 @@ class Engine:
     def failed(self, digest: str) -> bool:
         """Tell whether the last try to attach that bundle failed."""
         bundle = self._bundles.get(digest)
-        return bundle is not None and bundle.attached.done() and not succeeded(bundle.attached)
+        return bundle is not None and bundle.failed
 
     def start(self) -> None:
-        """Start the supervising task; also again after FAILED."""
-        if self._supervisor is None or self._supervisor.done():
+        """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop`."""
+        if self._stopped:
+            raise EngineNotReady("the engine is stopping")
+        if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
             self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.name}")
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is no child, and there will be none unless it is started."""
+        return self._supervisor is None or self._supervisor.done()
+
     async def restart(self) -> None:
-        """Start the child anew at once; what is in flight is tried again."""
-        self._set_state(State.STARTING)
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._jobs.child_died(to_blame=False)
+        """Start the child anew at once, and wait until the old one is gone; what is in flight is tried again.
+
+        A caller that is cancelled stops waiting, and changes nothing. Raises EngineNotReady after `stop`.
+        """
         self.start()
+        self._policy = RestartPolicy(self._config)
+        self._set_state(State.STARTING)
+        self._interruption.request()
+        await self._childless.wait()
 
     async def attach(self, attach: protocol.Attach) -> None:
         """Add a bundle and wait until it is ready. After an error it is still wanted: `detach` drops it.
@@ -158,7 +166,7 @@ class Engine:
         bundle = self._bundles.get(attach.digest)
         self.start()
         if bundle is None or bundle.attached.done():
-            bundle = self._bundles[attach.digest] = _Bundle(attach, asyncio.get_running_loop().create_future())
+            bundle = self._bundles.add(attach)
             self._jobs.tallies.setdefault(attach.digest, Tally())
             if self.state is State.READY:
                 bundle.sent_at = now()
@@ -171,28 +179,26 @@ class Engine:
         if bundle is None:
             return
         resolve(bundle.attached, EngineNotReady("the bundle was taken off the engine"))
-        await self._jobs.drained(digest, drain_seconds)
-        self._jobs.tallies.pop(digest, None)
-        self._send(protocol.Detach(digest=digest))
+        try:
+            await self._jobs.drained(digest, drain_seconds)
+        finally:
+            if digest not in self._bundles:  # it may be back
+                self._jobs.tallies.pop(digest, None)
+                self._send(protocol.Detach(digest=digest))
 
-    def reserve(self, digest: str, jobs: int, client: str) -> None:
-        """Raise CapacityError or ModelLoadFailed unless `jobs` more of this client would be taken now."""
+    def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
+        """Keep places in the queue for `jobs` more of this client. Raises CapacityError or ModelLoadFailed."""
         self._require_ready(digest)
-        self._jobs.reserve(jobs, client)
+        return self._jobs.reserve(jobs, client)
 
     def _require_ready(self, digest: str) -> None:
         if self.state is State.FAILED:
             raise ModelLoadFailed(f"the model does not load: {self.problem}")
         if not self.ready(digest):
-            self._raise_failed_attach(digest)
+            if self.state is State.READY:
+                self._bundles.raise_failure(digest)
             pause = self._config.restart_seconds_first
             raise EngineNotReady(f"the model is {BUSY[self.state]}", retry_seconds=pause, state=self.state.value)
-
-    def _raise_failed_attach(self, digest: str) -> None:
-        """Raise what one bundle failed with while the engine itself answers."""
-        bundle = self._bundles.get(digest)
-        if self.state is State.READY and bundle is not None and bundle.attached.done():
-            bundle.attached.result()
 
     def events(
         self, run: protocol.Run, deadline: float, priority: int = 0, client: str = ""
@@ -205,10 +211,17 @@ class Engine:
         self._require_ready(run.digest)
         return self._jobs.events(run, deadline, priority, client)
 
-    def answer(self, run: protocol.Run, deadline: float, priority: int = 0, client: str = "") -> Awaitable[Answer]:
+    def answer(
+        self,
+        run: protocol.Run,
+        deadline: float,
+        priority: int = 0,
+        client: str = "",
+        reservation: Reservation | None = None,
+    ) -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
         self._require_ready(run.digest)
-        return self._jobs.answer(run, deadline, priority, client)
+        return self._jobs.answer(run, deadline, priority, client, reservation)
 
     def alive(self, every_seconds: float) -> bool:
         """Tell whether it computes, or need not now: that it loads or starts again is no fault of the daemon.
@@ -218,7 +231,7 @@ class Engine:
         if self._supervisor is not None and self._supervisor.done():
             return self.state in (State.FAILED, State.STOPPING)
         time, asked = now(), next(filter(self.ready, self._bundles), "")
-        if self.state is not State.READY or not asked or self._attaching():
+        if self.state is not State.READY or not asked or self._bundles.attaching():
             self._pulse.sign(time)
         elif self._pulse.owes(time, every_seconds) and not self._jobs:
             self._probe = asyncio.create_task(self._ask(asked), name=f"probe {self.name}")
@@ -228,16 +241,19 @@ class Engine:
         with contextlib.suppress(EdgeAgentError):
             await self._jobs.probe(digest, now() + self._config.load_seconds_max)
 
-    def _attaching(self, sent_before: float = float("inf")) -> bool:
-        return any(not each.attached.done() and each.sent_at <= sent_before for each in self._bundles.values())
+    def request_stop(self) -> None:
+        """Let the child end, for good. Unfinished jobs and attaches then end with EngineNotReady."""
+        self._stopped = True
+        self._set_state(State.STOPPING)
+        self._interruption.request()
+        if self.ended:
+            self._fail_all(EngineNotReady("the engine is stopping"))
 
     async def stop(self) -> None:
-        """End the child. Unfinished jobs end with EngineNotReady."""
-        self._set_state(State.STOPPING)
+        """Do so, and wait for the end; a caller that is cancelled stops waiting, and changes nothing."""
+        self.request_stop()
         if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._jobs.fail_all(EngineNotReady("the engine is stopping"))
+            await asyncio.wait([self._supervisor])
 
     # --- the child's messages ------------------------------------------------------------------------------------
 
@@ -289,68 +305,77 @@ class Engine:
     def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
         if bundle := self._bundles.get(digest):
             resolve(bundle.attached, error)
-            self._on_change()
+            self._report_change()
 
     # --- supervision ---------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Keep a child running until cancelled or until loading it has failed too often."""
-        try:
-            while True:
-                self._set_state(State.STARTING)
-                pause = await self._one_life()
-                if pause is None:
-                    self._give_up()
-                    return
-                self._set_state(State.BACKING_OFF)
-                await asyncio.sleep(pause)
-                self.restarts += 1
-        finally:
-            await self._end_child()
+        """Keep a child running until stopped, or until loading it has failed too often."""
+        while not self._stopped:
+            self._interruption.clear()
+            self._set_state(State.STARTING)
+            pause = await self._one_life()
+            if self._interruption.requested:
+                continue
+            if pause is None:
+                self._set_state(State.FAILED)
+                self._fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
+                return
+            self._set_state(State.BACKING_OFF)
+            await self._interruption.pause(pause)
+            self.restarts += 1
+        self._fail_all(EngineNotReady("the engine is stopping"))
 
     async def _one_life(self) -> float | None:
-        """Run one child from start to end; return the pause before the next, or None for no next."""
+        """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""
+        try:
+            try:
+                return await self._interruption.within(self._live())
+            finally:
+                if self.state is State.READY:
+                    self._set_state(State.BACKING_OFF)
+                await self._end_child()
+                self._jobs.child_died(to_blame=False)  # those about which nothing was decided yet
+        except Exception as error:
+            log.exception("engine_supervision_failed", engine=self.name)
+            return self._after_start_failure(f"supervising it failed with {type(error).__name__}")
+
+    async def _live(self) -> float | None:
+        """Start one child and watch it; return the pause before the next, or None for no next."""
         loop = asyncio.get_running_loop()
         self._exit, self._loaded = loop.create_future(), loop.create_future()
         started = now()
         self._heard_at, self.problem, self._wedged = started, "", False
-        for bundle in self._bundles.values():
-            if bundle.attached.done():
-                bundle.attached = loop.create_future()
-        self.before_start()
-        self.load.device, self.load.fallback = self._placing.next(started), self._placing.fallback
-        self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
+        self._bundles.begin()
+        try:
+            self.before_start()
+            self.load.device, self.load.fallback = self._placing.next(started), self._placing.fallback
+            self._childless.clear()
+            self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
+        except OSError as error:
+            return self._after_start_failure(str(error))
         try:
             await self._load()
         except EdgeAgentError as error:
-            pause = self._after_load_failure(error)
-            await self._end_child()
-            return pause
+            return self._after_load_failure(error)
         self._policy.loaded()
         self._set_state(State.READY)
         ready = now()
         log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready - started, 3))
         self._jobs.pump()
         if not await self._watch():
-            self._set_state(State.BACKING_OFF)
-            await self._end_child()
-            self._jobs.child_died(to_blame=False)
             return 0.0
         self._after_crash(await self._exit)
-        pause = self._policy.pause_after_crash(now() - ready)
-        await self._end_child()
-        return pause
+        return self._policy.pause_after_crash(now() - ready)
 
     async def _load(self) -> None:
         self._send(self.load)
         await self._await_child(self._loaded, "load")
-        sent: set[str] = set()
-        # Not a plain loop: `attach` may add a bundle while another one is being attached.
-        while todo := [bundle for digest, bundle in self._bundles.items() if digest not in sent]:
-            sent.add(todo[0].attach.digest)
-            await self._attach_again(todo[0])
+        # Not a plain loop: while one bundle is being attached others may come, or one go and come again.
+        while bundle := self._bundles.unsent():
+            await self._attach_again(bundle)
 
-    async def _attach_again(self, bundle: _Bundle) -> None:
+    async def _attach_again(self, bundle: AttachedBundle) -> None:
         bundle.sent_at = now()
         self._send(bundle.attach)
         try:
@@ -359,7 +384,8 @@ class Engine:
             if self._exit.done() or (self.load.device != CPU and "limit_seconds" in error.metadata):
                 raise
             # One bad bundle must not take the others on this base down.
-            self.problem = error.message
+            if self._bundles.get(bundle.attach.digest) is bundle:
+                self.problem = error.message
             resolve(bundle.attached, error)
 
     async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
@@ -377,8 +403,9 @@ class Engine:
     async def _watch(self) -> bool:
         """Return True when the child is gone, killed for its silence or not; False when it should go to a device."""
         while not self._exit.done():
-            await self._look([self._exit], loading=self._attaching(self._heard_at))
-            if self._placing.returns(now()) and not (self._attaching() or self.pending):  # nobody waits: try the device
+            await self._look([self._exit], loading=self._bundles.attaching(self._heard_at))
+            # Where nobody waits the device is tried.
+            if self._placing.returns(now()) and not (self._bundles.attaching() or self.pending):
                 return self._exit.done()
         return True
 
@@ -413,9 +440,8 @@ class Engine:
         self._jobs.child_died(to_blame=to_blame)
         for tally in self._jobs.tallies.values():
             tally.crashes += to_blame
-        for bundle in self._bundles.values():
-            if not on_device:  # the next child attaches it, on the CPU if need be
-                resolve(bundle.attached, EngineCrashed(self.problem))
+        if not on_device:  # else the next child attaches them, on the CPU if need be
+            self._bundles.resolve_all(EngineCrashed(self.problem))
 
     def _after_load_failure(self, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
@@ -426,33 +452,46 @@ class Engine:
         log.warning("device_failed", engine=self.name, device=self.load.device, message=error.message)
         return 0.0
 
+    def _after_start_failure(self, why: str) -> float:
+        """Return the pause before the next try of a child that this machine, or a fault of ours, did not let begin."""
+        pause = self._policy.pause_after_start_failure()
+        self._note_load_failure(not_started(why, pause))
+        return pause
+
     def _note_load_failure(self, error: EdgeAgentError) -> None:
         self.problem = error.message
         self.load_failures += 1
         log.error("engine_load_failed", engine=self.name, reason=error.reason, message=error.message)
-        for bundle in self._bundles.values():
-            resolve(bundle.attached, error)
+        self._bundles.resolve_all(error)
 
-    def _give_up(self) -> None:
-        self._set_state(State.FAILED)
-        error = ModelLoadFailed(f"the model does not load: {self.problem}")
+    def _fail_all(self, error: EdgeAgentError) -> None:
         self._jobs.fail_all(error)
-        for bundle in self._bundles.values():  # one may have come after the last failure was told
-            resolve(bundle.attached, error)
+        self._bundles.resolve_all(error)
 
     async def _end_child(self) -> None:
-        if self._child is None:
-            return
-        self._child.send(protocol.Stop())
-        await asyncio.wait([self._exit], timeout=STOP_SECONDS_MAX)
-        self._child.kill()
-        await self._child.ended()
-        self._child = None
+        child = self._child
+        try:
+            if child is not None:
+                child.send(protocol.Stop())
+                await asyncio.wait([self._exit], timeout=STOP_SECONDS_MAX)
+        finally:
+            if child is not None:
+                child.kill()
+                await child.ended()
+            self._child = None
+            self._childless.set()
 
     def _set_state(self, state: State) -> None:
+        state = State.STOPPING if self._stopped else state
         if state is not self.state:
             self.state = state
+            self._report_change()
+
+    def _report_change(self) -> None:
+        try:
             self._on_change()
+        except Exception:
+            log.exception("engine_change_not_reported", engine=self.name)
 
 
 def now() -> float:

@@ -16,8 +16,15 @@ from typing import NamedTuple
 from edge_agent.engine import protocol
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.tally import Tally
-from edge_agent.engine.waiting import Ticket, Waiting
-from edge_agent.errors import DeadlineExpired, EdgeAgentError, EngineCrashed, StreamBroken, from_wire
+from edge_agent.engine.waiting import Reservation, Ticket, Waiting
+from edge_agent.errors import (
+    DeadlineExpired,
+    EdgeAgentError,
+    EngineCrashed,
+    InputTooLong,
+    StreamBroken,
+    from_wire,
+)
 
 PROBE_TEXT = "1"
 PROBE_PRIORITY = 10  # as if it had come 10 s later
@@ -134,9 +141,9 @@ class Jobs:
         """Return how many jobs wait or run."""
         return len(self._jobs)
 
-    def reserve(self, jobs: int, client: str) -> None:
-        """Raise QueueFull or ShareExceeded unless `jobs` more of this client would be taken now."""
-        self._waiting.reserve(jobs, client)
+    def reserve(self, jobs: int, client: str) -> Reservation:
+        """Keep places for `jobs` more of this client. Raises QueueFull, ShareExceeded."""
+        return self._waiting.reserve(jobs, client)
 
     @property
     def in_flight(self) -> int:
@@ -155,9 +162,11 @@ class Jobs:
         finally:
             self._forget(job)
 
-    async def answer(self, run: protocol.Run, deadline: float, priority: int, client: str) -> Answer:
+    async def answer(
+        self, run: protocol.Run, deadline: float, priority: int, client: str, reservation: Reservation | None = None
+    ) -> Answer:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
-        job = self._take(run, deadline, priority, client)
+        job = self._take(run, deadline, priority, client, reservation)
         try:
             done = await job.events.get()
             assert isinstance(done, protocol.Done), "only generate writes chunks"
@@ -239,16 +248,21 @@ class Jobs:
             except TimeoutError:
                 return
 
-    def _take(self, run: protocol.Run, deadline: float, priority: int, client: str) -> Job:
+    def _take(
+        self, run: protocol.Run, deadline: float, priority: int, client: str, reservation: Reservation | None = None
+    ) -> Job:
         now = _now()
+        _require_frame(run)
         self._quarantine.check(run, now)
         run.priority = priority
         job = Job(run, Ticket(run.job_id, now, priority, client=client), deadline)
         if self._running or self._waiting or not self._child.ready():
-            self._waiting.add(job.ticket)
+            self._waiting.add(job.ticket, reservation)
             self._jobs[run.job_id] = job
             self.pump()
         else:  # most calls on most sites: nobody to wait for
+            if reservation is not None:
+                reservation.take_place(self._waiting)
             self._jobs[run.job_id] = job
             self._start(job, now)
         # One timer for the whole job, not one for each event; and not before the child has it.
@@ -292,6 +306,17 @@ class Jobs:
         else:
             self._waiting.discard(job.run.job_id)
         self._forgotten.set()
+
+
+def _require_frame(run: protocol.Run) -> None:
+    """Raise InputTooLong for an input that the child could not be sent: it would take the frame for nonsense."""
+    size = protocol.frame_bytes(run)
+    if size > protocol.FRAME_BYTES_MAX:
+        raise InputTooLong(
+            f"the input takes {size} bytes on its way to the model's process; the limit is {protocol.FRAME_BYTES_MAX}",
+            bytes=size,
+            limit=protocol.FRAME_BYTES_MAX,
+        )
 
 
 def _now() -> float:

@@ -25,6 +25,7 @@ from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
 from edge_agent.engine.tally import Tally
 from edge_agent.engine.tuned import Tuned
+from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 
@@ -77,10 +78,14 @@ class EnginePool:
         self._readable = tuple(map(str, readable))
         self._beside = beside
         self._trial: EnginePool | None = None
+        """The last one: its child may still be ending."""
         self._quarantine = Quarantine(config.quarantine_seconds)
         self._config = config
         self._on_change = on_change
         self._engines: dict[str, Engine] = {}
+        self._leaving: list[Engine] = []
+        """Engines without bundles whose child may not be gone yet."""
+        self._stopped = False
         self._by_digest: dict[str, Engine] = {}
         self._tasks: dict[str, str] = {}
         """The task of each digest in _by_digest."""
@@ -100,12 +105,15 @@ class EnginePool:
         Raises:
             ModelLoadFailed, EngineCrashed: it does not load.
             MemoryShort: there is not enough memory for its engine.
+            EngineNotReady: its engine cannot be started now, or is stopping.
         """
         if manifest.runtime == "upstream":
             self._modelless.add(digest)
             return
         if digest in self._by_digest and not keep:
             await self.detach(digest, drain_seconds=0)
+        if self._stopped:
+            raise EngineNotReady("the daemon is stopping")
         engine = self._by_digest[digest] = self._engine_for(manifest, paths)
         self._tasks[digest] = manifest.task.name
         self._share_out()
@@ -133,9 +141,15 @@ class EnginePool:
             return
         del self._tasks[digest]
         self._share_out()
-        await engine.detach(digest, drain_seconds)
-        if not engine.digests:
-            self._engines = {key: other for key, other in self._engines.items() if other is not engine}
+        try:
+            await engine.detach(digest, drain_seconds)
+        finally:  # also where the caller is cancelled: an engine without bundles ends
+            unused = engine not in self._by_digest.values()
+            if unused:
+                self._engines = {key: other for key, other in self._engines.items() if other is not engine}
+                self._leaving = [each for each in (*self._leaving, engine) if not each.ended]
+                engine.request_stop()
+        if unused:
             await engine.stop()
 
     async def _attach(self, engine: Engine, message: Attach) -> None:
@@ -168,18 +182,17 @@ class EnginePool:
             }
         )
         readable = [Path(each) for each in self._readable]
-        self._trial = EnginePool(config, lambda: None, readable, beside=self, offered=self._offered)
-        self._trial.tuned = self.tuned
+        trial = self._trial = EnginePool(config, lambda: None, readable, beside=self, offered=self._offered)
+        trial.tuned = self.tuned
         try:
-            yield self._trial
+            yield trial
         finally:
-            trial, self._trial = self._trial, None
             await trial.stop()
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the engines, 0 for one that has none."""
-        return [engine.pid for engine in self._engines.values()]
+        """The process ids of the engines, those that are ending included; 0 for one that has none."""
+        return [engine.pid for engine in (*self._engines.values(), *self._leaving)]
 
     def tally(self, digest: str) -> Tally:
         """Return what came of the inputs of a bundle since it was attached."""
@@ -220,9 +233,13 @@ class EnginePool:
         engine = self._by_digest.get(digest)
         return digest in self._modelless if engine is None else engine.ready(digest)
 
-    def reserve(self, digest: str, jobs: int, client: str = "") -> None:
-        """Raise CapacityError or ModelLoadFailed unless `jobs` more inputs of this client would be taken now."""
-        self._engine_of(digest).reserve(digest, jobs, client)
+    def reserve(self, digest: str, jobs: int, client: str = "") -> Reservation:
+        """Keep places for `jobs` more inputs of this client until the end of a `with` block.
+
+        Raises:
+            CapacityError, ModelLoadFailed: they would not be taken now, not all of them.
+        """
+        return self._engine_of(digest).reserve(digest, jobs, client)
 
     def events(
         self, run: Run, deadline: float, priority: int = 0, client: str = ""
@@ -230,9 +247,11 @@ class EnginePool:
         """Compute one input; see Engine.events. `deadline` is on the event loop's clock, in seconds; 0 comes first."""
         return self._engine_of(run.digest).events(run, deadline, priority, client)
 
-    def answer(self, run: Run, deadline: float, priority: int = 0, client: str = "") -> Awaitable[Answer]:
+    def answer(
+        self, run: Run, deadline: float, priority: int = 0, client: str = "", reservation: Reservation | None = None
+    ) -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; see Engine.answer."""
-        return self._engine_of(run.digest).answer(run, deadline, priority, client)
+        return self._engine_of(run.digest).answer(run, deadline, priority, client, reservation)
 
     def in_flight(self, digest: str) -> int:
         """Return how many inputs the child behind a bundle is computing."""
@@ -283,8 +302,9 @@ class EnginePool:
         return [engine.name for engine in self._engines.values() if not engine.alive(every_seconds)]
 
     async def stop(self) -> None:
-        """Stop every engine."""
-        await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+        """Stop every engine, for good."""
+        self._stopped = True
+        await asyncio.gather(*(engine.stop() for engine in (*self._engines.values(), *self._leaving)))
 
     def _engine_of(self, digest: str) -> Engine:
         engine = self._by_digest.get(digest)
@@ -323,7 +343,11 @@ class EnginePool:
         self._on_change()
 
     def _placing_for(self, manifest: Manifest) -> Placing:
-        config, offered = self._config, self._offered(manifest.runtime)
+        config = self._config
+        try:
+            offered = self._offered(manifest.runtime)
+        except OSError as error:
+            raise EngineNotReady(f"the devices of this machine cannot be looked at: {error}") from None
         wanted = wanted_devices(config.device, manifest.requires.device, offered)
         placing = Placing(wanted, config.device_failures_max, config.device_retry_seconds)
         for device in wanted:

@@ -69,12 +69,20 @@ class _Pipe(asyncio.Protocol):
     def __init__(self, on_message: Callable[[FromChild], None]) -> None:
         self._on_message = on_message
         self._splitter = FrameSplitter()
-        self.transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self.lost = asyncio.Event()
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast and not a check: uvloop's transports do not inherit from asyncio's.
-        self.transport = cast(asyncio.WriteTransport, transport)
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
@@ -85,34 +93,89 @@ class _Pipe(asyncio.Protocol):
                 self._on_message(decode_from_child(body))
         except (ValueError, msgspec.MsgspecError):
             # A child that speaks nonsense has lost its mind: closing the pipe ends it.
-            assert self.transport is not None
-            self.transport.abort()
+            self.abort()
+
+
+class _Pidfd:
+    """The descriptor by which the end of a process is known."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Own it, until the process has exited."""
+        self._descriptor, self._gone = descriptor, asyncio.Event()
+        try:
+            asyncio.get_running_loop().add_reader(descriptor, self._gone.set)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    async def exited(self) -> None:
+        """Wait for the end, and close the descriptor."""
+        try:
+            await self._gone.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+
+
+async def _connected(ours: socket.socket, on_message: Callable[[FromChild], None]) -> _Pipe:
+    _, pipe = await asyncio.get_running_loop().create_unix_connection(lambda: _Pipe(on_message), sock=ours)
+    return pipe
+
+
+def _popen(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process: vfork and exec take about a millisecond."""
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
+        pass_fds=(theirs.fileno(),),
+        stdin=subprocess.DEVNULL,
+        env=_environment(),
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill and reap a process that has only just begun."""
+    process.kill()
+    process.wait()
 
 
 class ChildProcess:
     """A running child."""
 
-    def __init__(self, process: subprocess.Popen[bytes], pipe: _Pipe, on_exit: Callable[[int], None]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], pipe: _Pipe, pidfd: _Pidfd, on_exit: Callable[[int], None]
+    ) -> None:
         """Use `spawn`."""
         self._process = process
         self._pipe = pipe
+        self._pidfd = pidfd
         self._waiter = asyncio.create_task(self._wait(on_exit))
 
     @classmethod
-    async def spawn(cls, on_message: Callable[[FromChild], None], on_exit: Callable[[int], None]) -> ChildProcess:
-        """Start a child."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(  # noqa: ASYNC220, S603 - vfork and exec take about a millisecond; our own module
-                [sys.executable, "-m", "edge_agent.engine.child", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-            )
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, pipe = await loop.create_unix_connection(lambda: _Pipe(on_message), sock=ours)
-        return cls(process, pipe, on_exit)
+    async def spawn(
+        cls,
+        on_message: Callable[[FromChild], None],
+        on_exit: Callable[[int], None],
+        pidfd_open: Callable[[int], int] = os.pidfd_open,
+    ) -> ChildProcess:
+        """Start a child.
+
+        Raises:
+            OSError: the machine has no descriptor, no process or no memory for it. Nothing is left of the try, nor
+                where the caller is cancelled.
+        """
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                ours.setblocking(False)
+                pipe = await _connected(ours, on_message)
+                undo.callback(pipe.abort)
+                # Nothing is awaited from here on: a process that a cancelled caller leaves behind would be nobody's.
+                process = _popen(theirs)
+            undo.callback(_end, process)
+            pidfd = _Pidfd(pidfd_open(process.pid))
+            undo.pop_all()
+        return cls(process, pipe, pidfd, on_exit)
 
     @property
     def pid(self) -> int:
@@ -129,8 +192,7 @@ class ChildProcess:
 
     def send(self, message: Message) -> None:
         """Queue a message; lost when the child is gone, which `on_exit` tells."""
-        if self._pipe.transport is not None and not self._pipe.transport.is_closing():
-            self._pipe.transport.write(frame(message))
+        self._pipe.send(frame(message))
 
     def kill(self) -> None:
         """Send SIGKILL."""
@@ -142,21 +204,10 @@ class ChildProcess:
         await asyncio.shield(self._waiter)
 
     async def _wait(self, on_exit: Callable[[int], None]) -> None:
-        code = await self._exit_code()
+        await self._pidfd.exited()
+        code = self._process.wait()
         # What the child said before it died stands in the socket: it is read before the end of file.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._pipe.lost.wait(), LAST_WORDS_SECONDS_MAX)
-        if self._pipe.transport is not None:
-            self._pipe.transport.abort()
+        self._pipe.abort()
         on_exit(code)
-
-    async def _exit_code(self) -> int:
-        loop, gone = asyncio.get_running_loop(), asyncio.Event()
-        descriptor = os.pidfd_open(self._process.pid)
-        try:
-            loop.add_reader(descriptor, gone.set)
-            await gone.wait()
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-        return self._process.wait()

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-FRAME_BYTES_MAX = 64 * 1024 * 1024
+FRAME_BYTES_MAX = 65 * 2**20
+"""Takes the largest text that `service.message_bytes_max` allows, 64 MiB, with what else a Run says."""
 PROGRESS_SECONDS = 0.25
 EXIT_OUT_OF_MEMORY = 12  # ENOMEM; a child's last word when it could not allocate
 EXIT_DEVICE_LOST = 19  # ENODEV; the device under it failed
@@ -225,6 +226,12 @@ def frame(message: Message) -> bytes:
     """Encode one message with its length in front."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+def frame_bytes(run: Run) -> int:
+    """Return at least the size of the frame of a job, in bytes; exactly where it may be over the limit."""
+    most = 4 * len(run.text)  # in UTF-8; what else there is comes out of a manifest and has its own limits
+    return most if most < FRAME_BYTES_MAX // 2 else len(_encoder.encode(run))
 
 
 class FrameSplitter:

@@ -19,7 +19,7 @@ class State(enum.Enum):
 BUSY = {
     State.STARTING: "loading",
     State.READY: "loading",
-    State.BACKING_OFF: "being started again after its process died",
+    State.BACKING_OFF: "being started again",
     State.STOPPING: "being stopped",
     State.FAILED: "not loaded",
 }

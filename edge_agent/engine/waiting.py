@@ -42,8 +42,37 @@ class Ticket:
 
 
 @dataclass
+class Reservation:
+    """Places kept for jobs of one client that are about to come; those left are given back at the end of the block."""
+
+    queue: Waiting
+    client: str
+    places: int
+
+    def __enter__(self) -> Reservation:
+        """Do nothing: the places are counted already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give back the places that no job has taken."""
+        while self.take_place(self.queue):
+            pass
+
+    def take_place(self, queue: Waiting) -> bool:
+        """Use one place; tell whether one was left in that queue."""
+        if not self.places or queue is not self.queue:
+            return False
+        self.places -= 1
+        queue.unreserve(self.client)
+        return True
+
+
+@dataclass
 class Waiting:
-    """The queue. `limit` is the most jobs of one client that wait; jobs put back after a crash do not count."""
+    """The queue. `limit` is the most jobs of one client that wait; jobs put back after a crash do not count.
+
+    Places that are reserved count like jobs that wait.
+    """
 
     limit: int
     _tickets: list[Ticket] = field(default_factory=list)
@@ -51,15 +80,28 @@ class Waiting:
     _rounds: shares.Rounds = field(default_factory=shares.Rounds)
     _held: Counter[str] = field(default_factory=Counter)
     """By client, of `_tickets`."""
+    _reserved: Counter[str] = field(default_factory=Counter)
+    """By client."""
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
         return len(self._tickets) + len(self._again)
 
-    def reserve(self, jobs: int, client: str = "") -> None:
-        """Raise QueueFull or ShareExceeded unless `jobs` more fit: many inputs are taken whole or not at all."""
-        waiting = len(self._tickets)
-        held = self._held[client]
+    def reserve(self, jobs: int, client: str = "") -> Reservation:
+        """Keep places for `jobs` more: many inputs are taken whole or not at all. Raises QueueFull, ShareExceeded."""
+        self._require_room(jobs, client)
+        self._reserved[client] += jobs
+        return Reservation(self, client, jobs)
+
+    def unreserve(self, client: str) -> None:
+        """Give one reserved place back."""
+        self._reserved[client] -= 1
+        if not self._reserved[client]:
+            del self._reserved[client]
+
+    def _require_room(self, jobs: int, client: str) -> None:
+        waiting = len(self._tickets) + self._reserved.total()
+        held = self._held[client] + self._reserved[client]
         if shares.fits(held, waiting, jobs, self.limit):
             return
         if 0 < held < waiting:
@@ -74,9 +116,10 @@ class Waiting:
             limit=self.limit,
         )
 
-    def add(self, ticket: Ticket) -> None:
-        """Take a job. Raises QueueFull, ShareExceeded."""
-        self.reserve(1, ticket.client)
+    def add(self, ticket: Ticket, reservation: Reservation | None = None) -> None:
+        """Take a job, into a place that was reserved if one is left. Raises QueueFull, ShareExceeded."""
+        if reservation is None or not reservation.take_place(self):
+            self._require_room(1, ticket.client)
         ticket.round = self._rounds.deal(ticket.client) if ticket.client else self._rounds.now
         self._held[ticket.client] += 1
         insort(self._tickets, ticket, key=lambda other: other.turn)
@@ -113,7 +156,7 @@ class Waiting:
         return ticket
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget every job; who has reserved places gives them back."""
         self._tickets.clear()
         self._held.clear()
         self._again.clear()

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from edge_agent.config import ServiceConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk, Run
+from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import (
     DeadlineExpired,
     EdgeAgentError,
@@ -274,9 +275,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             if len(request.texts) == 1:
                 outcomes = [await self._one(request.texts[0], bundle, deadline, batch.wish)]
             else:
-                self._reserve(bundle, len(request.texts), client)
-                computing = (self._one_or_error(text, bundle, deadline, batch.wish) for text in request.texts)
-                outcomes = await _together(computing)
+                with self._reserved(bundle, batch.wish, len(request.texts), client) as places:
+                    computing = (
+                        self._one_or_error(text, bundle, deadline, batch.wish, places) for text in request.texts
+                    )
+                    outcomes = await _together(computing)
         response = batch.response()
         collected = batch.kept if self._collection.consent(request.task) != "off" else None
         for outcome in outcomes:
@@ -290,33 +293,44 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 self._collection.keep(collected(outcome, result))
         return response
 
-    def _reserve(self, bundle: InstalledBundle, inputs: int, client: str) -> None:
-        if bundle.manifest.runtime != "upstream":
-            self._engines.reserve(bundle.digest, inputs, client)
+    def _reserved(
+        self, bundle: InstalledBundle, wish: Wish | None, inputs: int, client: str
+    ) -> contextlib.AbstractContextManager[Reservation | None]:
+        """Keep places for all inputs of a request; none where the large model alone answers them."""
+        if wish is not None and self._escalation.mode(bundle.manifest) == "bootstrap":
+            return contextlib.nullcontext()
+        return self._engines.reserve(bundle.digest, inputs, client)
 
     async def _one_or_error(
-        self, text: str, bundle: InstalledBundle, deadline: float, wish: Wish | None
+        self, text: str, bundle: InstalledBundle, deadline: float, wish: Wish | None, places: Reservation | None
     ) -> Finished | EdgeAgentError:
         try:
-            return await self._one(text, bundle, deadline, wish)
+            return await self._one(text, bundle, deadline, wish, places)
         except EdgeAgentError as error:
             return error
 
-    async def _one(self, text: str, bundle: InstalledBundle, deadline: float, wish: Wish | None) -> Finished:
+    async def _one(
+        self,
+        text: str,
+        bundle: InstalledBundle,
+        deadline: float,
+        wish: Wish | None,
+        places: Reservation | None = None,
+    ) -> Finished:
         began = time.perf_counter()
         _check_text(text)
         if wish is None:
-            finished = await self._local(text, bundle, deadline)
+            finished = await self._local(text, bundle, deadline, places)
         else:
             asked = self._escalation.asked(bundle.manifest, wish, deadline)
-            local = functools.partial(self._local, text, bundle, deadline)
+            local = functools.partial(self._local, text, bundle, deadline, places)
             finished = await self._escalation.answer(Input(text, bundle, deadline), asked, local)
         return finished._replace(seconds=time.perf_counter() - began)
 
-    async def _local(self, text: str, bundle: InstalledBundle, deadline: float) -> Finished:
+    async def _local(self, text: str, bundle: InstalledBundle, deadline: float, places: Reservation | None) -> Finished:
         run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
         client = callers.current.get().account
-        answer = await self._engines.answer(run, deadline, self._priority, client)
+        answer = await self._engines.answer(run, deadline, self._priority, client, places)
         return Finished(text, answer, bundle, run.job_id)
 
 

@@ -147,7 +147,8 @@ async def test_the_queue_is_bounded() -> None:
         with pytest.raises(QueueFull, match="the limit is 4"):
             pool.reserve("classify", 1)
         assert 6 == len(await asyncio.gather(*jobs))
-        pool.reserve("classify", 4)
+        with pool.reserve("classify", 4), pytest.raises(QueueFull, match="4 inputs are waiting and 1 more do not fit"):
+            pool.reserve("classify", 1)
         with pytest.raises(QueueFull, match="5 more do not fit"):
             pool.reserve("classify", 5)
 
@@ -254,6 +255,7 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
     """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
     async with pool_of() as pool:
         await pool.detach("generate", drain_seconds=1)
+        await eventually(lambda: State.READY is pool.statuses()[0].state)
         before = child(pool)
         os.kill(before, signal.SIGSTOP)
         async with asyncio.timeout(CONFIG.load_seconds_max / 2):

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from edge_agent import config
 from edge_agent.config import CONFIG_BYTES_MAX, SOCKET_PATH_BYTES_MAX, Config, Overrides
+from edge_agent.config.sections import MESSAGE_BYTES_MAX
 from edge_agent.errors import ConfigInvalid, SocketPathTooLong
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "agent.yaml"
@@ -260,6 +261,15 @@ def test_metrics_on_loopback_need_no_leave(tmp_path, address):
 def test_an_address_is_host_and_port(tmp_path, address):
     """What has no host or no port is refused with an example."""
     assert "127.0.0.1:9464" in refused(tmp_path, f"metrics: {{address: '{address}'}}").message
+
+
+def test_a_message_that_no_engine_could_take_is_refused(tmp_path):
+    """message_bytes_max may be as large as what reaches an engine's process, and not larger; both numbers are said."""
+    refusal = refused(tmp_path, f"service: {{message_bytes_max: {MESSAGE_BYTES_MAX + 1}}}")
+    assert f"service.message_bytes_max is {MESSAGE_BYTES_MAX + 1};" in refusal.message
+    assert f"more than {MESSAGE_BYTES_MAX} bytes" in refusal.message
+    path = write(tmp_path, f"service: {{message_bytes_max: {MESSAGE_BYTES_MAX}}}")
+    assert MESSAGE_BYTES_MAX == config.load(path, environ={}).service.message_bytes_max
 
 
 @pytest.mark.parametrize("character", ["x", "é"])

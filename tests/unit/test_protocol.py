@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.config.sections import MESSAGE_BYTES_MAX
 from edge_agent.engine import protocol
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, FrameSplitter, frame
 
@@ -105,6 +106,21 @@ def test_oversize_frame_is_refused_by_its_length():
     splitter = FrameSplitter()
     with pytest.raises(ValueError, match=f"a frame of {FRAME_BYTES_MAX + 1} bytes; the limit is {FRAME_BYTES_MAX}"):
         list(splitter.feed(struct.pack("<I", FRAME_BYTES_MAX + 1)))
+
+
+def test_the_largest_input_fits_into_a_frame():
+    """A text of as many bytes as `service.message_bytes_max` may be goes to a child, with all that a Run may say."""
+    stops = tuple("\N{GRINNING FACE}" * 64 for _ in range(64))
+    run = protocol.Run(job_id="j" * 64, digest="d" * 64, text="x" * MESSAGE_BYTES_MAX, stops=stops, logprobs=5)
+    (body,) = bodies(frame(run))
+    assert MESSAGE_BYTES_MAX < protocol.frame_bytes(run) == len(body) < FRAME_BYTES_MAX
+
+
+@given(text=st.text(), times=st.integers(1, 3))
+def test_the_size_of_a_frame_is_never_too_low_to_be_refused(text, times):
+    """Where the size is not reckoned exactly it is far below the limit."""
+    run = protocol.Run(job_id="j", digest="d", text=text * times)
+    assert protocol.frame_bytes(run) >= len((text * times).encode())
 
 
 def test_largest_frame_is_waited_for():

@@ -64,6 +64,14 @@ def test_loads_that_fail_in_a_row_end_the_tries(failures, pauses):
     assert restart.pause_after_load_failure() is None
 
 
+def test_starts_that_fail_never_end_the_tries():
+    """The pause doubles up to the longest, for as long as the machine lets no child begin; a load starts it again."""
+    restart = policy(failures=1)
+    assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_start_failure() for _ in range(5)]
+    restart.loaded()
+    assert 0.5 == restart.pause_after_start_failure()
+
+
 def test_a_load_that_succeeds_starts_the_count_again():
     """Only failures in a row count."""
     restart = policy(failures=2)

@@ -50,7 +50,8 @@ def test_nobody_is_overtaken_for_ever(priority: int, came_at: float) -> None:
 def test_a_request_is_taken_whole_or_not_at_all() -> None:
     """Five inputs do not fit where four do, and the refusal has the numbers."""
     waiting = Waiting(LIMIT)
-    waiting.reserve(LIMIT)
+    with waiting.reserve(LIMIT):
+        pass
     with pytest.raises(QueueFull, match="0 inputs are waiting and 5 more do not fit; the limit is 4") as caught:
         waiting.reserve(LIMIT + 1)
     assert {"waiting": "0", "limit": "4"} == caught.value.metadata
@@ -156,12 +157,49 @@ def test_a_client_with_its_share_is_refused_and_another_is_not() -> None:
         waiting.add(Ticket(str(number), 0, client="noisy"))
     with pytest.raises(QueueFull, match="12 inputs are waiting and 1 more do not fit; the limit is 12"):
         waiting.reserve(1, "noisy")
-    waiting.reserve(4, "quiet")
+    with waiting.reserve(4, "quiet"):
+        pass
     waiting.add(Ticket("q", 0, client="quiet"))
     with pytest.raises(ShareExceeded, match="12 inputs of noisy are waiting, 1 of others"):
         waiting.reserve(1, "noisy")
     for number in range(4):
         assert waiting.discard(str(number))
-    waiting.reserve(1, "noisy")
-    waiting.clear()
+    with waiting.reserve(1, "noisy"):
+        waiting.clear()
     waiting.reserve(12, "noisy")
+
+
+def test_two_requests_do_not_get_the_same_places() -> None:
+    """What is reserved for the inputs of one request is not there for another, and is given back if nobody uses it."""
+    waiting = Waiting(LIMIT)
+    with waiting.reserve(3, "a") as places:
+        with pytest.raises(QueueFull, match="3 inputs are waiting and 4 more do not fit"):
+            waiting.reserve(4, "b")
+        with pytest.raises(QueueFull):
+            waiting.reserve(2, "a")
+        assert 0 == len(waiting)
+        waiting.add(Ticket("1", 0, client="a"), places)
+        assert 2 == places.places
+    assert (0, 1) == (places.places, len(waiting))
+    with waiting.reserve(3, "a"):
+        pass
+
+
+def test_a_reserved_place_is_taken_by_one_job() -> None:
+    """As many jobs as there are places get in, whatever came in between; the next one needs room like any other."""
+    waiting = Waiting(LIMIT)
+    with waiting.reserve(LIMIT, "a") as places:
+        for number in range(LIMIT):
+            waiting.add(Ticket(str(number), 0, client="a"), places)
+        with pytest.raises(QueueFull):
+            waiting.add(Ticket("more", 0, client="a"), places)
+    assert LIMIT == len(waiting)
+
+
+def test_a_place_in_one_queue_is_none_in_another() -> None:
+    """A job that comes to another engine than the one where its place is needs room there."""
+    here, there = Waiting(1), Waiting(1)
+    there.add(Ticket("first", 0, client="a"))
+    with here.reserve(1, "a") as places, pytest.raises(QueueFull):
+        there.add(Ticket("second", 0, client="a"), places)
+    here.add(Ticket("third", 0, client="a"))
