@@ -44,7 +44,7 @@ def run(ctx: typer.Context, link: Link = False) -> None:
         return
     ways = {role: Way(*site.way(role)) for role in config.web.roles}
     settings = serving.Settings(config.web, ways, config.access.roles, token_path(config.web))
-    serving.serve(settings, _tell)
+    raise typer.Exit(serving.serve(settings, _tell))
 
 
 def _tell(address: str) -> None:

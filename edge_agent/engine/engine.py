@@ -31,11 +31,13 @@ from edge_agent.engine.restart import RestartPolicy
 from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
+from edge_agent.supervision import Component, Policy, Supervisor, noted
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 # More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
 PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
+WHY_RESTARTED = "the child that it watched has ended with it; the other engines go on"
 
 log = structlog.get_logger("edge_agent.engine")
 
@@ -58,8 +60,10 @@ class Engine:
         quarantine: Quarantine,
         on_change: Callable[[], None],
         placing: Placing | None = None,
+        owner: Supervisor | None = None,
     ) -> None:
-        """Prepare; `start` begins. Without `placing` the CPU computes."""
+        """Prepare; `start` begins. Without `placing` the CPU computes; `owner` keeps what watches the child."""
+        self._owner = owner or Supervisor()
         self.name = name
         self.load = load
         self.state = State.STARTING
@@ -138,7 +142,16 @@ class Engine:
         if self._supervisor is None or self._supervisor.done():
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
-            self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.name}")
+            self._supervisor = self._owner.keep(
+                Component(
+                    f"engine {self.name}",
+                    self._supervise,
+                    Policy.RESTART,
+                    WHY_RESTARTED,
+                    may_return=True,
+                    died=self._unsupervised,
+                )
+            )
 
     async def restart(self) -> None:
         """Start the child anew at once; what is in flight is tried again."""
@@ -222,6 +235,7 @@ class Engine:
             self._pulse.sign(time)
         elif self._pulse.owes(time, every_seconds) and not self._jobs:
             self._probe = asyncio.create_task(self._ask(asked), name=f"probe {self.name}")
+            noted(self._probe, self._probe.get_name())
         return not self._pulse.stuck(time)
 
     async def _ask(self, digest: str) -> None:
@@ -307,6 +321,14 @@ class Engine:
                 self.restarts += 1
         finally:
             await self._end_child()
+
+    def _unsupervised(self, _: Exception | None) -> None:
+        """After a mistake of ours: nobody waits for a child that is not watched; after a pause there is another one."""
+        self.problem = "an unexpected error in edge-agent, whose log has the details"
+        self._set_state(State.BACKING_OFF)
+        self._jobs.child_died(to_blame=False)
+        for bundle in self._bundles.values():
+            resolve(bundle.attached, EngineCrashed(self.problem))
 
     async def _one_life(self) -> float | None:
         """Run one child from start to end; return the pause before the next, or None for no next."""

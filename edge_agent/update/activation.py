@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import structlog
 
-from edge_agent.errors import EdgeAgentError, MemoryShort, NothingToRollBack, UnknownTask, from_wire
+from edge_agent.errors import EdgeAgentError, MemoryShort, ModelLoadFailed, NothingToRollBack, UnknownTask, from_wire
 from edge_agent.formats.manifest import Manifest
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle, UnreadableBundle
@@ -265,7 +265,8 @@ class Activation:
     def _changed(self, task: asyncio.Task[Result]) -> None:
         self._changes.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("change_refused", error=type(error).__name__, message=str(error))
+            mistake = None if isinstance(error, EdgeAgentError) else error  # with its traceback: it is one of ours
+            log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=mistake)
 
     async def _locked(self, change: Callable[[], Awaitable[Result]]) -> Result:
         async with self._lock:
@@ -341,7 +342,15 @@ class Activation:
     def _load_in_background(self, bundle: InstalledBundle) -> None:
         loading = asyncio.create_task(self._load(bundle))
         self._loading.add(loading)
-        loading.add_done_callback(self._loading.discard)
+        loading.add_done_callback(lambda done: self._loaded(bundle, done))
+
+    def _loaded(self, bundle: InstalledBundle, loading: asyncio.Task[None]) -> None:
+        """Say that a task stays silent after a mistake of ours; all other errors were said before."""
+        self._loading.discard(loading)
+        if not loading.cancelled() and (error := loading.exception()) is not None:
+            task = bundle.manifest.task.name
+            self.problems[task] = ModelLoadFailed("an unexpected error in edge-agent, whose log has the details")
+            log.error("task_not_ready", task=task, exc_info=error)
 
     async def _load(self, bundle: InstalledBundle) -> None:
         task = bundle.manifest.task.name
