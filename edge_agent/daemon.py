@@ -35,7 +35,8 @@ from edge_agent.metrics.site import SiteMetrics, Watched
 from edge_agent.service import descriptors, trimming
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
-from edge_agent.service.escalating import Around, Escalation
+from edge_agent.service.escalating import Around as AroundEscalation
+from edge_agent.service.escalating import Escalation
 from edge_agent.service.feedback import FeedbackServicer, Reviewing
 from edge_agent.service.inference import Rooms
 from edge_agent.service.later import Later, Unhurried
@@ -43,7 +44,7 @@ from edge_agent.service.server import FEEDBACK, Edge
 from edge_agent.service.upstream import Link
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
-from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.update.activation import Activation, Engines
 from edge_agent.update.intake import Intake
 from edge_agent.update.trust import Trust
@@ -51,7 +52,7 @@ from edge_agent.update.updater import Source, Updater
 
 STOP_SECONDS = 20.0
 """For what comes after the last call: models end, what waits is written."""
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 """Between two looks whether the disk takes examples."""
 EXIT_FAILED = 1
 """systemd starts the daemon again (Restart=on-failure)."""
@@ -118,7 +119,9 @@ class Daemon:
     def _escalating(self, modes: tasks.TaskModes) -> tuple[Escalation, Later]:
         """Return what asks the large model while somebody waits, and what asks when nobody does."""
         kept, settings = self._collection, self._config.escalation
-        escalation = Escalation(Around(self._link, modes.of, kept.redaction, kept.defers, settings.audit_share))
+        escalation = Escalation(
+            AroundEscalation(self._link, modes.of, kept.redaction, kept.defers, settings.audit_share)
+        )
 
         def manifest(task: str) -> Manifest | None:
             bundle = self._activation.serving.get(task)
@@ -262,8 +265,8 @@ def _source(config: Config, store: Store) -> Source | None:
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
-def serve(config: Config) -> int:
-    """Run the daemon until it is told to stop; return the exit code.
+def serve(config: Config, around: Around = run_of) -> int:
+    """Run the daemon until it is told to stop; return the exit code. `around` is for the supervisor.
 
     Raises:
         SiteError: something on this machine is in the way.
@@ -274,7 +277,7 @@ def serve(config: Config) -> int:
     descriptors.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
-        ended = uvloop.run(_serve(config, store))
+        ended = uvloop.run(_serve(config, store, around))
     finally:
         store.close()
     if not ended.closed:
@@ -305,7 +308,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store) -> Ended:
+async def _serve(config: Config, store: Store, around: Around) -> Ended:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -319,7 +322,7 @@ async def _serve(config: Config, store: Store) -> Ended:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop_gently)
-    supervisor = Supervisor(stop.set)
+    supervisor = Supervisor(stop.set, around=around)
     daemon = Daemon(config, store, supervisor)
     async with daemon.running():
         systemd.notify("READY=1")

@@ -55,6 +55,15 @@ class Component:
     """Told of a death before the pause; None = it returned."""
 
 
+Around = Callable[[Component], Run]
+"""Returns what is run of a component: itself, or something around it."""
+
+
+def run_of(component: Component) -> Run:
+    """Return what a component runs, and nothing around it."""
+    return component.run
+
+
 @dataclass
 class _Life:
     """How a component does."""
@@ -79,7 +88,7 @@ class Supervisor:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
-        around: Callable[[Component], Run] = lambda component: component.run,
+        around: Around = run_of,
     ) -> None:
         """Own nothing yet. `give_up` is told to end the daemon; `around` may put something around what runs."""
         self._give_up, self._sleep, self._monotonic, self._around = give_up, sleep, monotonic, around
