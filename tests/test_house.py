@@ -109,7 +109,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.report", "edge_agent.support", "edge_agent.web"},
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")},
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
     | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.

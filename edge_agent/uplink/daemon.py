@@ -19,7 +19,7 @@ import structlog
 from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
-from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.uplink.exchange import Exchange
 from edge_agent.uplink.incoming import Incoming
 from edge_agent.uplink.mirror import Mirror, Places
@@ -34,8 +34,10 @@ EXIT_FAILED = 1
 log = structlog.get_logger("edge_agent.uplink")
 
 
-def uplink(config: Config, *, once: bool) -> int:
+def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
     """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
+
+    `around` is for the supervisor.
 
     Raises:
         SiteError: the configuration, the exchange directories or the credential are in the way.
@@ -51,7 +53,7 @@ def uplink(config: Config, *, once: bool) -> int:
         if once and mirror:
             asyncio.run(mirror.once())
         elif not once:
-            return EXIT_FAILED if asyncio.run(_serve(config, mirror, places.name)) else 0
+            return EXIT_FAILED if asyncio.run(_serve(config, mirror, places.name, around)) else 0
     return 0
 
 
@@ -67,7 +69,7 @@ def _places(config: Config) -> Places:
     return places
 
 
-async def _serve(config: Config, mirror: Mirror | None, name: str) -> str:
+async def _serve(config: Config, mirror: Mirror | None, name: str, around: Around) -> str:
     """Work until told to stop; return the component whose death ended it, if one did."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -84,7 +86,7 @@ async def _serve(config: Config, mirror: Mirror | None, name: str) -> str:
         loop.add_signal_handler(signum, stop_gently)
     if mirror:
         mirror.publish(again=True)
-    supervisor = Supervisor(stop.set)
+    supervisor = Supervisor(stop.set, around=around)
     async with _escalating(config, supervisor):
         for component in components(mirror):
             supervisor.add(component)

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.config import Role, WebConfig
-from edge_agent.supervision import Component, Policy, Supervisor
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.systemd import keep_alive, notify, watchdog_seconds
 from edge_agent.web import token
 from edge_agent.web.app import application
@@ -40,8 +40,10 @@ class Settings:
     token_path: Path
 
 
-def serve(settings: Settings, told: Callable[[str], None]) -> int:
+def serve(settings: Settings, told: Callable[[str], None], around: Around = run_of) -> int:
     """Serve until SIGTERM or Ctrl-C; `told` gets the address for browsers once it listens. Return the exit code.
+
+    `around` is for the supervisor.
 
     Raises:
         WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot begin.
@@ -58,11 +60,14 @@ def serve(settings: Settings, told: Callable[[str], None]) -> int:
     )
     with contextlib.closing(listen(config.address)) as sock:
         told(_address(config, secret))
-        return EXIT_FAILED if asyncio.run(_serve(settings, rules, tls, sock)) else 0
+        return EXIT_FAILED if asyncio.run(_serve(settings, rules, (tls, sock), around)) else 0
 
 
-async def _serve(settings: Settings, rules: Rules, tls: Renewed | None, sock: socket.socket) -> str:
+async def _serve(
+    settings: Settings, rules: Rules, listening: tuple[Renewed | None, socket.socket], around: Around
+) -> str:
     """Serve; return the component whose death ended it, if one did."""
+    tls, sock = listening
     async with Daemon(settings.ways) as daemon:
         app = application(daemon, rules, settings.config.session_seconds_max)
         server = uvicorn.Server(_server(settings.config, app, tls))
@@ -70,7 +75,7 @@ async def _serve(settings: Settings, rules: Rules, tls: Renewed | None, sock: so
         def give_up() -> None:
             server.should_exit = True
 
-        supervisor = Supervisor(give_up)
+        supervisor = Supervisor(give_up, around=around)
         if watchdog_seconds():
             why = "without its ping systemd kills the console: better it ends in order"
             supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), Policy.STOP, why))

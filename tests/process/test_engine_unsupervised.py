@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import signal
 
 import pytest
 import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.process import ChildProcess
 from edge_agent.engine.protocol import Attach, Load
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.errors import EngineCrashed
@@ -43,3 +46,18 @@ async def test_a_child_that_nobody_watches_any_more_is_started_again():
     await engine.stop()
     assert (0, ()) == (engine.pid, owner.components)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_end_of_a_child_is_seen_without_a_descriptor_to_spare():
+    """Where the kernel gives no pidfd, a thread waits for the child; whoever waits for its end is told."""
+    ended = asyncio.get_running_loop().create_future()
+    child = await ChildProcess.spawn(lambda _: None, ended.set_result)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        await asyncio.to_thread(int)  # meanwhile the wait begins
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    child.kill()
+    assert -signal.SIGKILL == await ended
+    await child.ended()
