@@ -22,6 +22,7 @@ from edge_agent.errors import (
 from edge_agent.formats.manifest import MANIFEST_NAME
 from tests.activation_cases import DRAIN_SECONDS, Site
 from tests.bundles import echo_bundle
+from tests.eventually import eventually
 from tests.store_cases import as_of_another_agent
 
 
@@ -259,6 +260,22 @@ async def test_stopping_ends_the_loading(site):
     await site.activation.stop()
     assert {asyncio.current_task()} == asyncio.all_tasks()
     assert [("attach", digest, digest)] == site.engines.notes
+
+
+async def test_a_mistake_while_a_task_loads_is_logged_and_said(site):
+    """An exception of no error tree leaves its task silent, with a reason in status, and a traceback in the log."""
+    await site.install("1.0.0")
+    await site.restart()
+
+    def mistaken() -> None:
+        raise KeyError("a mistake of ours")
+
+    site.engines.on_attach = mistaken
+    with structlog.testing.capture_logs() as logged:
+        await site.activation.resume()
+        await eventually(lambda: "pos" in site.activation.problems)
+    assert "MODEL_LOAD_FAILED" == site.activation.problems["pos"].reason
+    assert [KeyError] == [type(each["exc_info"]) for each in logged if each["event"] == "task_not_ready"]
 
 
 async def test_removing_a_task_detaches_it(site):
