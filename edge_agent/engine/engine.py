@@ -323,12 +323,10 @@ class Engine:
             await self._end_child()
 
     def _unsupervised(self, _: Exception | None) -> None:
-        """After a mistake of ours: nobody waits for a child that is not watched; after a pause there is another one."""
+        """After a mistake of ours: what the child had is tried again, and bundles wait, for the next one."""
         self.problem = "an unexpected error in edge-agent, whose log has the details"
         self._set_state(State.BACKING_OFF)
         self._jobs.child_died(to_blame=False)
-        for bundle in self._bundles.values():
-            resolve(bundle.attached, EngineCrashed(self.problem))
 
     async def _one_life(self) -> float | None:
         """Run one child from start to end; return the pause before the next, or None for no next."""

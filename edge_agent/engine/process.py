@@ -22,7 +22,6 @@ from typing import cast
 import msgspec
 
 from edge_agent.engine.protocol import FrameSplitter, FromChild, Message, decode_from_child, frame
-from edge_agent.supervision import noted
 
 # GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
 # 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10 % on a quiet machine; 5000 makes them 3.4 times
@@ -98,7 +97,6 @@ class ChildProcess:
         self._process = process
         self._pipe = pipe
         self._waiter = asyncio.create_task(self._wait(on_exit))
-        noted(self._waiter, f"wait for process {process.pid}")
 
     @classmethod
     async def spawn(cls, on_message: Callable[[FromChild], None], on_exit: Callable[[int], None]) -> ChildProcess:
@@ -154,10 +152,7 @@ class ChildProcess:
 
     async def _exit_code(self) -> int:
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
-        try:
-            descriptor = os.pidfd_open(self._process.pid)
-        except OSError:  # no descriptor is left; a thread that waits needs none
-            return await asyncio.to_thread(self._process.wait)
+        descriptor = os.pidfd_open(self._process.pid)
         try:
             loop.add_reader(descriptor, gone.set)
             await gone.wait()

@@ -23,7 +23,6 @@ from edge_agent.service.escalating import Escalation
 from edge_agent.service.uplink import uplink_message
 from edge_agent.service.upstream import Link
 from edge_agent.store.state import InstalledBundle
-from edge_agent.supervision import noted
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
@@ -168,7 +167,6 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         # A task of its own: what has begun comes to its end, whoever waits for it.
         looking = asyncio.create_task(updater.look(path))
         self._imports.add(looking)
-        noted(looking, "import of an update")
         looking.add_done_callback(self._imports.discard)
         while not looking.done():
             await context.write(messages.import_message(updater.copied()))
