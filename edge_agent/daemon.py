@@ -52,6 +52,8 @@ from edge_agent.update.updater import Source, Updater
 
 STOP_SECONDS = 20.0
 """For what comes after the last call: models end, what waits is written."""
+STORE_STALLED_SECONDS = 120.0
+"""More than one step takes on a slow disk, but for the copy of a large bundle."""
 LOOK_SECONDS = 2.0
 """Between two looks whether the disk takes examples."""
 EXIT_FAILED = 1
@@ -113,7 +115,7 @@ class Daemon:
             drain=self.drain,
             disk_free_bytes=lambda: shutil.disk_usage(self._config.state_dir).free,
             access_warnings=lambda: self._edge.warnings(),
-            deaths=lambda: [*self._supervisor.problems, *self._engines.owner.problems],
+            troubles=self._troubles,
         )
 
     def _escalating(self, modes: tasks.TaskModes) -> tuple[Escalation, Later]:
@@ -164,7 +166,7 @@ class Daemon:
         """Serve inside the block; stop in order at its end."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engines.stop)
-            stack.push_async_callback(self._activation.stop)
+            stack.push_async_callback(self._close_store)
             self._collection.start()
             stack.push_async_callback(self._close_examples)
             await self._activation.resume()
@@ -204,7 +206,20 @@ class Daemon:
         yield Component("memory", trimming.keep_trimmed, restart, why, may_return=True)
 
     async def _close_examples(self) -> None:
-        self.closed = await asyncio.to_thread(self._collection.stop)
+        self.closed &= await asyncio.to_thread(self._collection.stop)
+
+    async def _close_store(self) -> None:
+        self.closed &= await self._activation.stop()
+
+    def _troubles(self) -> list[str]:
+        """Say which components have died, and whether the store's disk stands."""
+        said = [*self._supervisor.problems, *self._engines.owner.problems]
+        if (seconds := self._activation.stalled_seconds) >= STORE_STALLED_SECONDS:
+            said.append(
+                f"The disk of {self._config.state_dir} has worked on one step of an install or update"
+                f" for {seconds:.0f} s. What answers goes on; installs and updates wait. Check the disk ('dmesg')."
+            )
+        return said
 
     def _computes(self, every_seconds: float) -> bool:
         """Tell whether every engine that should compute does; see docs/decisions/0024."""
@@ -265,8 +280,10 @@ def _source(config: Config, store: Store) -> Source | None:
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
-def serve(config: Config, around: Around = run_of) -> int:
-    """Run the daemon until it is told to stop; return the exit code. `around` is for the supervisor.
+def serve(config: Config, around: Around = run_of, house: type[House] = House) -> int:
+    """Run the daemon until it is told to stop; return the exit code.
+
+    `around` is for the supervisor; the spool of examples is opened as a `house`.
 
     Raises:
         SiteError: something on this machine is in the way.
@@ -277,11 +294,11 @@ def serve(config: Config, around: Around = run_of) -> int:
     descriptors.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
-        ended = uvloop.run(_serve(config, store, around))
+        ended = uvloop.run(_serve(config, store, around, house))
+        if not ended.closed:
+            os._exit(EXIT_FAILED)  # otherwise Python waits for the thread that waits for the disk
     finally:
         store.close()
-    if not ended.closed:
-        os._exit(EXIT_FAILED)  # otherwise Python waits for the thread that waits for the disk
     return EXIT_FAILED if ended.failed else 0
 
 
@@ -308,7 +325,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store, around: Around) -> Ended:
+async def _serve(config: Config, store: Store, around: Around, house: type[House]) -> Ended:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -323,7 +340,7 @@ async def _serve(config: Config, store: Store, around: Around) -> Ended:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop_gently)
     supervisor = Supervisor(stop.set, around=around)
-    daemon = Daemon(config, store, supervisor)
+    daemon = Daemon(config, store, supervisor, house)
     async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))

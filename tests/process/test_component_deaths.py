@@ -213,6 +213,37 @@ def test_a_daemon_that_ends_for_a_death_has_an_exit_code_that_systemd_restarts(t
     assert "Traceback" in events["component_died"]["exception"]
 
 
+STANDING = """
+import sys, threading
+from edge_agent.config import Config
+from edge_agent.daemon import serve
+from edge_agent.examples.house import House
+from edge_agent.supervision import run_of
+
+class StandingHouse(House):
+    def keep(self):
+        print("entered", flush=True)
+        threading.Event().wait()
+
+sys.exit(serve(Config.model_validate_json(sys.argv[1]), run_of, StandingHouse))
+"""
+
+
+@pytest.mark.slow
+def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
+    """After SIGTERM it waits a bounded time for the disk, says so, and ends with an exit code that systemd restarts."""
+    settings = settings_of(tmp_path, run_dir) | {"log": {"format": "json"}}
+    command = [sys.executable, "-c", STANDING, json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "entered\n" == process.stdout.readline()
+        while "serving" != json.loads(process.stderr.readline())["event"]:
+            pass
+        process.terminate()
+        log = process.communicate(timeout=60)[1]
+    assert 1 == process.returncode, log
+    assert '"event": "examples_not_closed"' in log
+
+
 class BlockedHouse(House):
     """A spool on a disk that takes no answer until `works` is set."""
 
