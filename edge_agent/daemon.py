@@ -3,6 +3,8 @@
 Start: state directory (locked), engines, listeners, then the models in the background: the daemon serves at once, and
 each task turns ready by itself. Stop, on SIGTERM or SIGINT: health turns NOT_SERVING, new work is refused, running
 calls get `drain_seconds`, then the children end and the lock is given back. A second signal stops at once.
+
+What runs in the background is in the table of `_components`, and `supervision.py` owns it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import faulthandler
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 
 import structlog
 import uvloop
@@ -23,7 +26,7 @@ from edge_agent.alarms import FieldAlarms
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.examples.collection import Collection
-from edge_agent.examples.house import Surroundings
+from edge_agent.examples.house import House, Surroundings
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import TaskStatus
 from edge_agent.metrics.counting import Counts
@@ -32,14 +35,16 @@ from edge_agent.metrics.site import SiteMetrics, Watched
 from edge_agent.service import descriptors, trimming
 from edge_agent.service.admin import AdminServicer, Operated
 from edge_agent.service.admission import Admission
-from edge_agent.service.escalating import Around, Escalation
+from edge_agent.service.escalating import Around as AroundEscalation
+from edge_agent.service.escalating import Escalation
 from edge_agent.service.feedback import FeedbackServicer, Reviewing
 from edge_agent.service.inference import Rooms
 from edge_agent.service.later import Later, Unhurried
-from edge_agent.service.server import Edge
+from edge_agent.service.server import FEEDBACK, Edge
 from edge_agent.service.upstream import Link
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.update.activation import Activation, Engines
 from edge_agent.update.intake import Intake
 from edge_agent.update.trust import Trust
@@ -47,6 +52,12 @@ from edge_agent.update.updater import Source, Updater
 
 STOP_SECONDS = 20.0
 """For what comes after the last call: models end, what waits is written."""
+STORE_STALLED_SECONDS = 120.0
+"""More than one step takes on a slow disk, but for the copy of a large bundle."""
+LOOK_SECONDS = 2.0
+"""Between two looks whether the disk takes examples."""
+EXIT_FAILED = 1
+"""systemd starts the daemon again (Restart=on-failure)."""
 
 log = structlog.get_logger("edge_agent.daemon")
 
@@ -54,9 +65,14 @@ log = structlog.get_logger("edge_agent.daemon")
 class Daemon:
     """The composition root: the only place that knows every room."""
 
-    def __init__(self, config: Config, store: Store) -> None:
-        """Build the rooms over an open store."""
+    def __init__(
+        self, config: Config, store: Store, supervisor: Supervisor | None = None, house: type[House] = House
+    ) -> None:
+        """Build the rooms over an open store; the spool of examples is opened as a `house`."""
         self._config = config
+        self._supervisor = supervisor or Supervisor()
+        self.closed = True
+        """Whether the disk took at the end what waited to be written."""
         self._changed = asyncio.Event()
         self._serving = True
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
@@ -75,7 +91,7 @@ class Daemon:
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
-        self._collection = Collection(config, self._surroundings())
+        self._collection = Collection(config, self._surroundings(), house)
         escalation, self._later = self._escalating(modes)
         admin = AdminServicer(self._operated(modes, escalation))
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
@@ -99,12 +115,15 @@ class Daemon:
             drain=self.drain,
             disk_free_bytes=lambda: shutil.disk_usage(self._config.state_dir).free,
             access_warnings=lambda: self._edge.warnings(),
+            troubles=self._troubles,
         )
 
     def _escalating(self, modes: tasks.TaskModes) -> tuple[Escalation, Later]:
         """Return what asks the large model while somebody waits, and what asks when nobody does."""
         kept, settings = self._collection, self._config.escalation
-        escalation = Escalation(Around(self._link, modes.of, kept.redaction, kept.defers, settings.audit_share))
+        escalation = Escalation(
+            AroundEscalation(self._link, modes.of, kept.redaction, kept.defers, settings.audit_share)
+        )
 
         def manifest(task: str) -> Manifest | None:
             bundle = self._activation.serving.get(task)
@@ -147,29 +166,60 @@ class Daemon:
         """Serve inside the block; stop in order at its end."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engines.stop)
-            stack.push_async_callback(self._activation.stop)
+            stack.push_async_callback(self._close_store)
             self._collection.start()
-            stack.push_async_callback(asyncio.to_thread, self._collection.stop)
+            stack.push_async_callback(self._close_examples)
             await self._activation.resume()
             await self._report()  # before the first call can ask
             await self._edge.start()
             stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
-            if listener := self._metrics():
-                listener.start()
-                stack.push_async_callback(asyncio.to_thread, listener.stop)
-            reporting = asyncio.create_task(self._report_changes())
-            stack.callback(reporting.cancel)
-            for running in (self._link.run(), self._later.run(), self._alarms.run(self._update_changed)):
-                stack.callback(asyncio.create_task(running).cancel)
-            if self._collection.enabled:
-                stack.callback(asyncio.create_task(self._collection.run()).cancel)
-            updating = asyncio.create_task(self._updater.run())
-            stack.push_async_callback(self._stop_updates, updating)
-            for watch in (systemd.keep_alive(self._computes), trimming.keep_trimmed()):
-                stack.callback(asyncio.create_task(watch).cancel)
+            for component in self._components():
+                self._supervisor.add(component)
+            self._supervisor.start()
+            stack.push_async_callback(self._supervisor.stop)
             yield
             self.drain()
             await self._report()
+
+    def _components(self) -> Iterator[Component]:
+        """Yield what runs in the background, with what follows when it dies; ended in the opposite order."""
+        restart = Policy.RESTART
+        if self._collection.enabled:
+            why = "answers are kept and feedback is acknowledged without it; sealing and receipts wait"
+            yield Component("examples", self._collection.run, restart, why)
+        if listener := self._metrics():
+            yield Component("metrics", listener.run, restart, "nothing that answers depends on who reads the figures")
+        why = "calls are answered without it; health says of each task what it said last"
+        yield Component("health", self._report_changes, restart, why)
+        if self._link.configured:
+            why = "the large model counts as offline meanwhile, and the local answers stand"
+            yield Component("large-model", self._link.run, restart, why)
+            yield Component("questions", self._later.run, restart, "nobody waits for what it asks")
+        why = "alarms are shown without it; only putting a task into shadow waits"
+        yield Component("alarms", lambda: self._alarms.run(self._update_changed), restart, why)
+        why = "what answers goes on; each look begins with what the journal says"
+        yield Component("updates", self._updater.run, restart, why, self._updater.stop)
+        if systemd.watchdog_seconds():
+            why = "without its ping systemd kills the daemon and cuts its calls: better it ends in order"
+            yield Component("watchdog", lambda: systemd.keep_alive(self._computes), Policy.STOP, why)
+        why = "memory is given back later"
+        yield Component("memory", trimming.keep_trimmed, restart, why, may_return=True)
+
+    async def _close_examples(self) -> None:
+        self.closed &= await asyncio.to_thread(self._collection.stop)
+
+    async def _close_store(self) -> None:
+        self.closed &= await self._activation.stop()
+
+    def _troubles(self) -> list[str]:
+        """Say which components have died, and whether the store's disk stands."""
+        said = [*self._supervisor.problems, *self._engines.owner.problems]
+        if (seconds := self._activation.stalled_seconds) >= STORE_STALLED_SECONDS:
+            said.append(
+                f"The disk of {self._config.state_dir} has worked on one step of an install or update"
+                f" for {seconds:.0f} s. What answers goes on; installs and updates wait. Check the disk ('dmesg')."
+            )
+        return said
 
     def _computes(self, every_seconds: float) -> bool:
         """Tell whether every engine that should compute does; see docs/decisions/0024."""
@@ -194,12 +244,10 @@ class Daemon:
             denied=lambda: self._edge.denied,
             overview=lambda: self._updater.overview,
             serving=lambda: self._serving,
+            up=lambda: {**self._supervisor.up, **self._engines.owner.up},
+            deaths=lambda: self._supervisor.deaths + self._engines.owner.deaths,
         )
         return Listener(*addresses.split(self._config.metrics.address), SiteMetrics(watched).page)
-
-    async def _stop_updates(self, updating: asyncio.Task[None]) -> None:
-        await self._updater.stop()
-        await updating
 
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
@@ -213,11 +261,13 @@ class Daemon:
         self._alarms.look_again()
         silent = dict.fromkeys(self._activation.problems, False)
         ready = {task: self._engines.ready(bundle.digest) for task, bundle in self._activation.serving.items()}
-        await self._edge.report(silent | ready, serving=self._serving)
+        keeping = {FEEDBACK: self._collection.writes} if self._collection.enabled else {}
+        await self._edge.report(silent | ready | keeping, serving=self._serving)
 
     async def _report_changes(self) -> None:
         while True:
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):  # a disk that stands tells nobody
+                await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS if self._collection.enabled else None)
             self._changed.clear()
             await self._report()
 
@@ -230,8 +280,10 @@ def _source(config: Config, store: Store) -> Source | None:
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, around: Around = run_of, house: type[House] = House) -> int:
     """Run the daemon until it is told to stop; return the exit code.
+
+    `around` is for the supervisor; the spool of examples is opened as a `house`.
 
     Raises:
         SiteError: something on this machine is in the way.
@@ -242,10 +294,22 @@ def serve(config: Config) -> int:
     descriptors.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
-        uvloop.run(_serve(config, store))
+        ended = uvloop.run(_serve(config, store, around, house))
+        if not ended.closed:
+            os._exit(EXIT_FAILED)  # otherwise Python waits for the thread that waits for the disk
     finally:
         store.close()
-    return 0
+    return EXIT_FAILED if ended.failed else 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a daemon ended."""
+
+    failed: str
+    """The component whose death ended it; empty = it was told to stop."""
+    closed: bool
+    """The disk took what waited to be written."""
 
 
 def _admission(config: Config) -> Admission:
@@ -261,7 +325,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store) -> None:
+async def _serve(config: Config, store: Store, around: Around, house: type[House]) -> Ended:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -275,12 +339,15 @@ async def _serve(config: Config, store: Store) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop_gently)
-    async with Daemon(config, store).running():
+    supervisor = Supervisor(stop.set, around=around)
+    daemon = Daemon(config, store, supervisor, house)
+    async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
         if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()
         systemd.stopping(config.service.drain_seconds + STOP_SECONDS)
-        log.info("stopping")
-    log.info("stopped")
+        log.info("stopping", failed=supervisor.failed)
+    log.info("stopped", failed=supervisor.failed)
+    return Ended(supervisor.failed, daemon.closed)

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.errors import BY_REASON
 from tests.house import habits, imports, shape
-from tests.house.source import load
+from tests.house.source import below, load
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +32,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.client": {"edge_agent.v1"},
     "edge_agent.logs": {"edge_agent.config"},
     "edge_agent.systemd": set(),
+    # Who owns what runs in the background.
+    "edge_agent.supervision": set(),
     "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
     "edge_agent.metrics.field": {"edge_agent.field", "edge_agent.formats", "edge_agent.metrics"},
@@ -66,7 +68,8 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.engine.golden",
     },
     "edge_agent.engine.confinement": set(),
-    "edge_agent.engine": BASE | {"edge_agent.engine.protocol", "edge_agent.engine.memory", "edge_agent.engine.golden"},
+    "edge_agent.engine": BASE
+    | {"edge_agent.engine.protocol", "edge_agent.engine.memory", "edge_agent.engine.golden", "edge_agent.supervision"},
     "edge_agent.routing": BASE,
     # Arithmetic for site and factory alike.
     "edge_agent.intervals": set(),
@@ -76,36 +79,38 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.examples": BASE | {"edge_agent.durable", "edge_agent.field"},
     "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
     "edge_agent.uplink": BASE | {"edge_agent.durable"},
-    "edge_agent.uplink.escalation": BASE | {"edge_agent.durable", "edge_agent.uplink", "edge_agent.v1"},
+    "edge_agent.uplink.escalation": BASE
+    | {f"edge_agent.{name}" for name in ("durable", "supervision", "uplink", "v1")},
     # The other daemon's root.
     "edge_agent.uplink.daemon": BASE
-    | {"edge_agent.uplink", "edge_agent.uplink.escalation", "edge_agent.logs", "edge_agent.systemd"},
+    | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision", "systemd")},
     # Who may do what, for the console too.
     "edge_agent.service.roles": BASE,
     # The audit log's file is durable.
     "edge_agent.service": BASE
     | MIDDLE
-    | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "intervals", "service.roles")},
+    | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "intervals", "service.roles", "supervision")},
     "edge_agent.tasks": BASE | MIDDLE,
     "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
     "edge_agent.daemon": BASE
     | MIDDLE
     | {"edge_agent.alarms", "edge_agent.tasks"}
     | {"edge_agent.metrics", "edge_agent.metrics.site"}
-    | {"edge_agent.service", "edge_agent.logs", "edge_agent.systemd"},
+    | {f"edge_agent.{name}" for name in ("service", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
     | {"edge_agent.client", "edge_agent.store", "edge_agent.examples"}
     | {"edge_agent.engine.confinement"},
     # Looks at a site through the client, and only reckons.
     "edge_agent.report": {"edge_agent.client", "edge_agent.intervals"},
     # A process of its own, and a client like any other.
-    "edge_agent.web": BASE | {f"edge_agent.{name}" for name in ("client", "report", "service.roles", "systemd")},
+    "edge_agent.web": BASE
+    | {f"edge_agent.{name}" for name in ("client", "report", "service.roles", "supervision", "systemd")},
     "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {"edge_agent.durable", "edge_agent.doctor", "edge_agent.report", "edge_agent.support", "edge_agent.web"},
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")},
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
     | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.
@@ -177,7 +182,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
         *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "tasks", "service", "engine", "examples")),
-        *("edge_agent.metrics", "edge_agent.update", "convert.cli"),
+        *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
     ),
     "uvloop": ("edge_agent.daemon",),
     "typer": SCREEN,
@@ -246,7 +251,27 @@ BROAD_EXCEPTS = {
     "edge_agent.examples.writer": "the writer's thread: what one example raises drops that example, and is counted",
     "edge_agent.service.escalating": "rules of a site may raise anything, which must not cost the local answer",
     "edge_agent.service.gate": "the gRPC edge, likewise",
+    "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",
     "edge_agent.service.guard": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
+}
+BACKGROUND = {
+    "edge_agent.supervision": "the owner of what runs for ever",
+    "edge_agent.durable.disk_thread": "owns the thread that uses a disk; it tells how long the disk has stood",
+    "edge_agent.metrics.listener": "owns its thread; `run` ends with it, and is a component",
+    "edge_agent.metrics.site": "a look on the daemon's loop, awaited by the thread of the page",
+    "edge_agent.update.activation": "a change runs to its end whoever waits; `stop` awaits it, and a mistake is logged",
+    "edge_agent.update.examining": "a self-test, awaited where it begins; a task so that `stop` can end it alone",
+    "edge_agent.service.admin": "an import runs to its end whoever waits; awaited there",
+    "edge_agent.service.dedupe": "an answer outlives a caller who is cancelled: whoever asks again awaits it",
+    "edge_agent.service.escalating": "the local answer beside the large model's, awaited or cancelled where it begins",
+    "edge_agent.engine.engine": "a probe of a second; what it raises is logged",
+    "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",
+    "edge_agent.engine.runtimes": "in the child, which ends with its threads",
+    "edge_agent.uplink.mirror": "a step and the wish to stop, both awaited where they begin",
+    "edge_agent.uplink.escalation.desk": "owns the thread that keeps the books; each piece of work is awaited",
+    "edge_agent.web.gateway.calls": "the work and the caller who may leave, both awaited where they begin",
+    "edge_agent.client": "in a caller's program; awaited by the call that they belong to",
+    "convert": "commands that end; no daemon",
 }
 SLEEPING_TESTS = {
     "tests.eventually": "polls with a deadline, so that no test has to sleep",
@@ -374,6 +399,16 @@ def test_interfaces_have_two_implementations():
 def test_nothing_catches_everything():
     """Only the process boundaries catch every exception."""
     require_none(habits.broad_excepts(OURS, BROAD_EXCEPTS), "Catch what can be raised, by name.")
+
+
+def test_background_work_has_an_owner():
+    """Tasks and threads begin where the table says who awaits them, and that what they raise is logged."""
+    remedy = (
+        "Register it with the Supervisor, use an asyncio.TaskGroup, or list the module in BACKGROUND with who owns it."
+    )
+    require_none(habits.unowned(SHIPPED, BACKGROUND), remedy)
+    gone = [module for module in BACKGROUND if not any(below(each.module, [module]) for each in SHIPPED)]
+    require_none(gone, "BACKGROUND names a module that is not there.")
 
 
 def test_tests_do_not_sleep():

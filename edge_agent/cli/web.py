@@ -32,6 +32,7 @@ def run(ctx: typer.Context, link: Link = False) -> None:
         remedy = "Install it, in your clone: pip install '.[web]'."
         raise ConfigInvalid(f"the console needs {' and '.join(missing)}", remedy=remedy)
     # An extra: no other command needs what it loads.
+    from edge_agent import logs  # noqa: PLC0415
     from edge_agent.web import serving  # noqa: PLC0415
     from edge_agent.web.daemon import Way  # noqa: PLC0415
 
@@ -43,8 +44,9 @@ def run(ctx: typer.Context, link: Link = False) -> None:
         out().print(serving.printed_link(config.web, token_path(config.web)), soft_wrap=True, markup=False)
         return
     ways = {role: Way(*site.way(role)) for role in config.web.roles}
+    logs.configure(config.log)
     settings = serving.Settings(config.web, ways, config.access.roles, token_path(config.web))
-    serving.serve(settings, _tell)
+    raise typer.Exit(serving.serve(settings, _tell))
 
 
 def _tell(address: str) -> None:

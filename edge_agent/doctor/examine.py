@@ -97,6 +97,7 @@ LOOKS = (
             serving.SIGNATURES,
             serving.REVOKED,
             serving.WARNINGS,
+            serving.COMPONENT,
             field.PROMISE,
             field.DRIFT,
             field.DEMOTED,
@@ -107,7 +108,14 @@ LOOKS = (
     Look((updates.METADATA,), look_updates.metadata, updates.metadata),
     Look((updates.BELIEVED, updates.UPDATE), look_updates.updates, updates.updates),
     Look(
-        (examples.KEEPING, examples.SPOOL, examples.LOSSES, examples.OUTBOX, examples.RECEIPTS),
+        (
+            examples.KEEPING,
+            examples.STALLED,
+            examples.SPOOL,
+            examples.LOSSES,
+            examples.OUTBOX,
+            examples.RECEIPTS,
+        ),
         look_examples.examples,
         examples.examples,
     ),

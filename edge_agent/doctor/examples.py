@@ -10,9 +10,13 @@ from edge_agent.doctor.findings import Case, Check, Finding, counted, first, las
 SPOOL = Check("spool", "examples")
 LOSSES = Check("examples-lost", "examples")
 KEEPING = Check("examples-kept", "examples")
+STALLED = Check("examples-stalled", "examples")
 OUTBOX = Check("outbox", "examples")
 RECEIPTS = Check("receipts", "examples")
 
+BROKEN, STANDS = "No examples are kept", "There are no figures of examples"
+NOT_KEPT = (BROKEN, STANDS)
+"""How the daemon's sentences begin that say why."""
 NEARLY = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
 _EXPORT = "sudo edge-agent export /media/stick"
@@ -125,7 +129,14 @@ def examples(facts: ExamplesFacts | None) -> Iterator[Finding]:
     if facts is None:
         return
     for problem in facts.problems:
-        yield KEEPING.fault(problem, "Answers go on; nothing of them is kept.", "edge-agent status; df -h")
+        if problem.startswith(STANDS):
+            remedy = (
+                "Devices are answered; feedback waits. Look at the disk: the daemon goes on when it does. To end the"
+                " daemon mends no disk, and loses the answers that wait."
+            )
+            yield STALLED.fault(problem, remedy, "sudo dmesg | tail -50; df -h")
+        else:
+            yield KEEPING.fault(problem, "Answers go on; nothing of them is kept.", "edge-agent status; df -h")
     yield from first(SPOOL, _SPOOL, facts)
     yield from first(LOSSES, _LOSSES, facts)
     if facts.leaves or facts.segments:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edge_agent.client import Engine, Status
 from edge_agent.doctor import field
+from edge_agent.doctor.examples import NOT_KEPT
 from edge_agent.doctor.findings import Case, Check, Finding, first, lasting, otherwise, sized
 from edge_agent.doctor.sockets import log_of, start
 
@@ -15,6 +16,7 @@ VERSION = Check("daemon-version", "daemon")
 ENGINE = Check("engine", "daemon")
 ENGINE_RESTARTS = Check("engine-restarts", "daemon")
 DEVICE = Check("device", "daemon")
+COMPONENT = Check("component", "daemon")
 CONFINED = Check("confinement", "daemon")
 TASKS = Check("tasks", "daemon")
 SIGNATURES = Check("signatures", "daemon")
@@ -24,7 +26,7 @@ WARNINGS = Check("daemon-warnings", "daemon")
 _LOG = "sudo journalctl -u edge-agent -b | tail -100"
 _STOPPED_STATES = {"T": "its process is stopped", "D": "it waits for the disk", "Z": "its process has ended"}
 # How sentences of status.warnings begin that other checks judge.
-_SAID_ELSEWHERE = ("Without a verified signature", "Engine ", "Task ", "No examples are kept")
+_SAID_ELSEWHERE = ("Without a verified signature", "Engine ", "Task ", "Component ", *NOT_KEPT)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def daemon(facts: Answering) -> Iterator[Finding]:
         remedy = "It is stopping, or somebody drained it. Start it again if it should not."
         yield DAEMON.warning(f"takes no new work: {said}", remedy, start(facts.managed, "restart"))
     yield _version(status, facts)
+    yield from _components(status, facts)
     for engine in status.engines:
         yield from _engine(engine)
     yield from _tasks(status)
@@ -90,6 +93,13 @@ _SILENT: tuple[Case[Answering], ...] = (
         "could not look: this user may not use {f.path}",
         "Run doctor as root to see more.",
         "sudo edge-agent doctor",
+    ),
+    Case(
+        "fault",
+        lambda f: f.reason in ("DEADLINE_EXPIRED", "UNREACHABLE") and f.pid and f.process_state == "D",
+        "pid {f.pid} listens at {f.path} and does not answer: {f.how}",
+        "No signal ends it before the disk answers. Look at the disk; start the machine again if it stays.",
+        "sudo edge-agent support-bundle; sudo dmesg | tail -50",
     ),
     Case(
         "fault",
@@ -114,6 +124,17 @@ _SILENT: tuple[Case[Answering], ...] = (
     ),
     Case("fault", otherwise, "{f.said} ({f.reason})", "Its log says more.", _LOG),
 )
+
+
+def _components(status: Status, facts: Answering) -> Iterator[Finding]:
+    """Judge what has died in the background."""
+    for said in status.warnings:
+        if said.startswith("Component "):
+            remedy = (
+                "It is started again by itself. If that happens again, send the log in, and start the daemon again."
+            )
+            name = said.removeprefix("Component ").partition(" stopped ")[0].partition(" returned ")[0]
+            yield COMPONENT.fault(said, remedy, f"{_LOG}; {facts.restart}", about=name)
 
 
 def _version(status: Status, facts: Answering) -> Finding:

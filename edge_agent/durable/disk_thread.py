@@ -66,7 +66,10 @@ class DiskThread:
 
     def stop(self, seconds_max: float) -> bool:
         """Take no more work and let what waits come to its end; tell whether it did in that time."""
-        last = self.submit(lambda: None)
+        try:
+            last = self.submit(lambda: None)
+        except RuntimeError:  # stopped before
+            return not self._pending
         self._pool.shutdown(wait=False)
         try:
             last.result(seconds_max)

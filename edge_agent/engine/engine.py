@@ -33,11 +33,13 @@ from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
 from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, EngineNotReady, ModelLoadFailed, from_wire
+from edge_agent.supervision import Component, Policy, Supervisor, noted
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 # More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
 PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
+WHY_RESTARTED = "the child that it watched has ended with it; the other engines go on"
 
 log = structlog.get_logger("edge_agent.engine")
 
@@ -53,8 +55,10 @@ class Engine:
         quarantine: Quarantine,
         on_change: Callable[[], None],
         placing: Placing | None = None,
+        owner: Supervisor | None = None,
     ) -> None:
-        """Prepare; `start` begins. Without `placing` the CPU computes."""
+        """Prepare; `start` begins. Without `placing` the CPU computes; `owner` keeps what watches the child."""
+        self._owner = owner or Supervisor()
         self.name = name
         self.load = load
         self.state = State.STARTING
@@ -139,7 +143,16 @@ class Engine:
         if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
-            self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.name}")
+            self._supervisor = self._owner.keep(
+                Component(
+                    f"engine {self.name}",
+                    self._supervise,
+                    Policy.RESTART,
+                    WHY_RESTARTED,
+                    may_return=True,
+                    died=self._unsupervised,
+                )
+            )
 
     @property
     def ended(self) -> bool:
@@ -235,6 +248,7 @@ class Engine:
             self._pulse.sign(time)
         elif self._pulse.owes(time, every_seconds) and not self._jobs:
             self._probe = asyncio.create_task(self._ask(asked), name=f"probe {self.name}")
+            noted(self._probe, self._probe.get_name())
         return not self._pulse.stuck(time)
 
     async def _ask(self, digest: str) -> None:
@@ -325,6 +339,12 @@ class Engine:
             await self._interruption.pause(pause)
             self.restarts += 1
         self._fail_all(EngineNotReady("the engine is stopping"))
+
+    def _unsupervised(self, _: Exception | None) -> None:
+        """After a mistake of ours: what the child had is tried again, and bundles wait, for the next one."""
+        self.problem = "an unexpected error in edge-agent, whose log has the details"
+        self._set_state(State.BACKING_OFF)
+        self._jobs.child_died(to_blame=False)
 
     async def _one_life(self) -> float | None:
         """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""

@@ -28,6 +28,7 @@ from edge_agent.engine.tuned import Tuned
 from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
+from edge_agent.supervision import Supervisor
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class EnginePool:
         self._threads = config.cpu_threads or cores.available()
         self.tuned = Tuned()
         self._loading = asyncio.Lock()
+        self.owner = Supervisor()
+        """Of what watches the children."""
 
     async def attach(
         self, digest: str, manifest: Manifest, manifest_bytes: bytes, paths: Mapping[str, Path], keep: bool = False
@@ -332,7 +335,7 @@ class EnginePool:
             )
             name = f"{manifest.runtime}-{key[:8]}"
             placing = self._placing_for(manifest)
-            engine = Engine(name, load, self._config, self._quarantine, self._changed, placing)
+            engine = Engine(name, load, self._config, self._quarantine, self._changed, placing, self.owner)
             engine.before_start = partial(self._prepare, load)
             self._engines[key] = engine
         return self._engines[key]

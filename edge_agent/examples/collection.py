@@ -125,6 +125,11 @@ class Collection:
         return self._enabled
 
     @property
+    def writes(self) -> bool:
+        """Whether feedback can be acknowledged now, as far as is known."""
+        return self._enabled and self._writer.problem is None and not self.stalled
+
+    @property
     def stalled(self) -> bool:
         """Whether the disk has stood for so long that calls which need it are refused."""
         return self._writer.stalled_seconds >= STALLED_SECONDS_MAX
@@ -141,8 +146,7 @@ class Collection:
 
     def defers(self, task: str) -> bool:
         """Tell whether an input of a task can be kept, so that the large model is asked about it later."""
-        writes = self._writer.problem is None and not self.stalled
-        return self._later and writes and self.consent(task) != "off"
+        return self._later and self.writes and self.consent(task) != "off"
 
     @property
     def questions_waiting(self) -> int:

@@ -29,6 +29,13 @@ def _table(labels: tuple[str, ...], rows: str) -> tuple[Metric, ...]:
 
 DAEMON = (
     *_table(("reason",), "denied_total c Calls that were denied, by reason: no certificate, or a wrong role."),
+    *_table(
+        ("component",),
+        """
+        component_up g 1 = this part of the daemon runs in the background, 0 = it has died within the last minute.
+        component_deaths_total c How often it has died since the daemon started.
+        """,
+    ),
     *_table(("version", "python"), "build_info g Always 1; the labels say which program this is."),
     *_table(
         (),

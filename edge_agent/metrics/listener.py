@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
@@ -35,7 +35,10 @@ class Listener:
     def __init__(self, host: str, port: int, page: Page) -> None:
         """Prepare; `start` begins."""
         self._host, self._port, self._page = host, port, page
-        self._loop = asyncio.new_event_loop()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = False
+        # Of one life of the thread.
         self._stopped = asyncio.Event()
         self._waiting: dict[asyncio.Task[None], None] = {}
         """Connections that have not asked yet, the oldest first."""
@@ -46,22 +49,38 @@ class Listener:
         """Where it listens; 0 = it does not."""
         self.problem = ""
         """Why it does not listen."""
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self._thread.start()
+    async def run(self) -> None:
+        """Listen until cancelled; called on another event loop. Raises what ends the thread."""
+        serving = self.start()
+        try:
+            await asyncio.shield(asyncio.wrap_future(serving))
+        finally:
+            self._end()
+            await asyncio.wrap_future(self._pool.submit(lambda: None))  # behind the last one: the thread is idle
+
+    def start(self) -> Future[None]:
+        """Begin to listen; return what ends with the listening."""
+        self._loop, self._ending = None, False
+        return self._pool.submit(asyncio.run, self._serve())
 
     def stop(self) -> None:
         """End every connection and the thread."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join()
-        self._loop.close()
+        self._end()
+        self._pool.shutdown()
 
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
+    def _end(self) -> None:
+        self._ending = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _serve(self) -> None:
+        self._stopped, self._making = asyncio.Event(), asyncio.Lock()
+        self._waiting, self._answering = {}, 0
+        self._loop = asyncio.get_running_loop()
+        if self._ending:  # before there was a loop to tell
+            self._stopped.set()
         while not self._stopped.is_set():
             try:
                 server = await asyncio.start_server(

@@ -55,6 +55,10 @@ class Watched:
     denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
     serving: Callable[[], bool]
+    up: Callable[[], Mapping[str, bool]]
+    """Whether each component in the background runs."""
+    deaths: Callable[[], Mapping[str, int]]
+    """How often each has died."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Seen:
     calls: int
     serving: bool
     store_bytes: int
+    up: dict[str, bool]
+    deaths: dict[str, int]
 
 
 class SiteMetrics:
@@ -112,6 +118,8 @@ class SiteMetrics:
             calls=watched.admission.calls,
             serving=watched.serving(),
             store_bytes=watched.activation.inventory.store_bytes,
+            up=dict(watched.up()),
+            deaths=dict(watched.deaths()),
         )
 
     def _samples(self, seen: Seen) -> Iterator[Sample]:
@@ -124,6 +132,10 @@ class SiteMetrics:
         yield Sample("scrape_seconds", self._seconds)
         yield Sample("store_bytes", seen.store_bytes)
         yield Sample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
+        for component, up in seen.up.items():
+            yield Sample("component_up", up, (component,))
+        for component, number in seen.deaths.items():
+            yield Sample("component_deaths_total", number, (component,))
         for task, counted in list(counts.tasks.items()):
             yield from _answers(task, counted)
         for lost, number in list(counts.errors.items()):

@@ -56,6 +56,8 @@ class Operated:
     drain: Callable[[], None]
     disk_free_bytes: Callable[[], int]
     access_warnings: Callable[[], list[str]]
+    troubles: Callable[[], list[str]]
+    """What has died in the background, or stands still, a sentence each."""
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
@@ -86,6 +88,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 *_vectors(serving, rooms.collection),
                 *self._problems(),
                 *rooms.access_warnings(),
+                *rooms.troubles(),
             ],
             store_bytes=rooms.activation.inventory.store_bytes,
             disk_free_bytes=rooms.disk_free_bytes(),

@@ -113,18 +113,23 @@ class Link:
         return status
 
     async def run(self) -> None:
-        """Watch, until cancelled."""
-        if not self._configured:
-            return
-        async with grpc.aio.insecure_channel(self._address, options=_CHANNEL) as channel:
-            self._stub = escalation_pb2_grpc.EscalationServiceStub(channel)
-            while True:
-                watching = self._stub.Watch(pb.WatchRequest())
-                with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
-                    while said := await asyncio.wait_for(watching.read(), SILENT_SECONDS):
-                        self._hear(said)
-                self._hear(pb.WatchResponse())
-                await asyncio.sleep(RECONNECT_SECONDS)
+        """Watch, until cancelled; from then on the large model counts as offline."""
+        try:
+            async with grpc.aio.insecure_channel(self._address, options=_CHANNEL) as channel:
+                self._stub = escalation_pb2_grpc.EscalationServiceStub(channel)
+                await self._watch(self._stub)
+        finally:
+            self._stub = None
+            self._hear(pb.WatchResponse())
+
+    async def _watch(self, stub: escalation_pb2_grpc.EscalationServiceStub) -> None:
+        while True:
+            watching = stub.Watch(pb.WatchRequest())
+            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
+                while said := await asyncio.wait_for(watching.read(), SILENT_SECONDS):
+                    self._hear(said)
+            self._hear(pb.WatchResponse())
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def ask(self, question: Question, seconds: float) -> AsyncGenerator[str | Finish, None]:
         """Ask the large model, for that long at most; yield the pieces of its answer, and its end.

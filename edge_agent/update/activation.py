@@ -9,15 +9,16 @@ NOT_SERVING. One change at a time. The engines are handed in as callables, so th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-from edge_agent.errors import EdgeAgentError, MemoryShort, NothingToRollBack, UnknownTask, from_wire
+from edge_agent.durable.disk_thread import DiskThread
+from edge_agent.errors import EdgeAgentError, MemoryShort, ModelLoadFailed, NothingToRollBack, UnknownTask, from_wire
 from edge_agent.formats.manifest import Manifest
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle, UnreadableBundle
@@ -33,6 +34,8 @@ PAUSE_REMEDY = (
 SWITCH_DRAIN_SECONDS = 60.0
 """Nobody waits for a switch that the plan wants, so running calls get more time to finish."""
 
+STOP_SECONDS_MAX = 10.0
+"""For what the store's thread has at hand: a disk that stands must not keep the daemon from ending."""
 Result = TypeVar("Result")
 
 
@@ -90,12 +93,19 @@ class Activation:
     """
 
     def __init__(
-        self, store: Store, engines: Engines, *, allow_unsigned: bool, drain_seconds: float, swap: str = "overlap"
+        self,
+        store: Store,
+        engines: Engines,
+        *,
+        allow_unsigned: bool,
+        drain_seconds: float,
+        swap: str = "overlap",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve nothing yet; `resume` serves what was active."""
         self._swap = swap
         self._store = store
-        self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._store_thread = DiskThread("store", monotonic)
         self._engines = engines
         self._allow_unsigned = allow_unsigned
         self._drain_seconds = drain_seconds
@@ -244,17 +254,25 @@ class Activation:
 
         return await self._alone(change)
 
-    async def stop(self) -> None:
-        """Let a change that is under way come to its end; stop the loading that `resume` began."""
+    async def stop(self) -> bool:
+        """Let a change that is under way come to its end; stop the loading that `resume` began.
+
+        Returns whether the disk has finished what it was given, for which it gets a moment.
+        """
         await asyncio.gather(*self._changes, return_exceptions=True)
         for loading in self._loading:
             loading.cancel()
         await asyncio.gather(*self._loading, return_exceptions=True)
-        self._store_thread.shutdown()
+        return await asyncio.to_thread(self._store_thread.stop, STOP_SECONDS_MAX)
 
     async def on_store(self, function: Callable[..., Result], *args: object) -> Result:
         """Call a function on the thread that uses the store, after the calls before it."""
-        return await asyncio.get_running_loop().run_in_executor(self._store_thread, function, *args)
+        return await asyncio.wrap_future(self._store_thread.submit(function, *args))
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the thread that uses the store has worked on one call; 0 = on none. A large copy takes its time."""
+        return self._store_thread.stalled_seconds
 
     async def _alone(self, change: Callable[[], Awaitable[Result]]) -> Result:
         task = asyncio.create_task(self._locked(change))
@@ -265,7 +283,8 @@ class Activation:
     def _changed(self, task: asyncio.Task[Result]) -> None:
         self._changes.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("change_refused", error=type(error).__name__, message=str(error))
+            mistake = None if isinstance(error, EdgeAgentError) else error  # with its traceback: it is one of ours
+            log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=mistake)
 
     async def _locked(self, change: Callable[[], Awaitable[Result]]) -> Result:
         async with self._lock:
@@ -341,7 +360,15 @@ class Activation:
     def _load_in_background(self, bundle: InstalledBundle) -> None:
         loading = asyncio.create_task(self._load(bundle))
         self._loading.add(loading)
-        loading.add_done_callback(self._loading.discard)
+        loading.add_done_callback(lambda done: self._loaded(bundle, done))
+
+    def _loaded(self, bundle: InstalledBundle, loading: asyncio.Task[None]) -> None:
+        """Say that a task stays silent after a mistake of ours; all other errors were said before."""
+        self._loading.discard(loading)
+        if not loading.cancelled() and (error := loading.exception()) is not None:
+            task = bundle.manifest.task.name
+            self.problems[task] = ModelLoadFailed("an unexpected error in edge-agent, whose log has the details")
+            log.error("task_not_ready", task=task, exc_info=error)
 
     async def _load(self, bundle: InstalledBundle) -> None:
         task = bundle.manifest.task.name

@@ -12,12 +12,14 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import structlog
 
 from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.uplink.exchange import Exchange
 from edge_agent.uplink.incoming import Incoming
 from edge_agent.uplink.mirror import Mirror, Places
@@ -26,12 +28,16 @@ from edge_agent.uplink.updates import Updates
 from edge_agent.uplink.upstream import open_repository, open_upstream
 
 STOP_SECONDS = 20.0
+EXIT_FAILED = 1
+"""systemd starts the daemon again (Restart=on-failure)."""
 
 log = structlog.get_logger("edge_agent.uplink")
 
 
-def uplink(config: Config, *, once: bool) -> int:
+def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
     """Bring up what waits and fetch receipts and updates, until told to stop, or `once`; return the exit code.
+
+    `around` is for the supervisor.
 
     Raises:
         SiteError: the configuration, the exchange directories or the credential are in the way.
@@ -47,7 +53,7 @@ def uplink(config: Config, *, once: bool) -> int:
         if once and mirror:
             asyncio.run(mirror.once())
         elif not once:
-            asyncio.run(_serve(config, mirror, places.name))
+            return EXIT_FAILED if asyncio.run(_serve(config, mirror, places.name, around)) else 0
     return 0
 
 
@@ -63,7 +69,8 @@ def _places(config: Config) -> Places:
     return places
 
 
-async def _serve(config: Config, mirror: Mirror | None, name: str) -> None:
+async def _serve(config: Config, mirror: Mirror | None, name: str, around: Around) -> str:
+    """Work until told to stop; return the component whose death ended it, if one did."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -79,20 +86,42 @@ async def _serve(config: Config, mirror: Mirror | None, name: str) -> None:
         loop.add_signal_handler(signum, stop_gently)
     if mirror:
         mirror.publish(again=True)
-    async with _escalating(config):
+    supervisor = Supervisor(stop.set, around=around)
+    async with _escalating(config, supervisor):
+        for component in components(mirror):
+            supervisor.add(component)
+        supervisor.start()
         systemd.notify("READY=1")
         log.info("working", version=__version__, upstream=name)
-        alive = asyncio.create_task(systemd.keep_alive(lambda _: True))  # that its loop turns is all that can be said
-        await (mirror.run(stop) if mirror else stop.wait())
-        alive.cancel()
+        try:
+            await stop.wait()
+        finally:
+            await supervisor.stop()
     systemd.stopping(STOP_SECONDS)
-    log.info("stopped")
+    log.info("stopped", failed=supervisor.failed)
+    return supervisor.failed
 
 
-def _escalating(config: Config) -> contextlib.AbstractAsyncContextManager[None]:
+def components(mirror: Mirror | None) -> Iterator[Component]:
+    """Yield what runs in the background, with what follows when it dies; the large model's adds itself."""
+    if mirror:
+        leave = asyncio.Event()
+
+        async def end() -> None:
+            leave.set()
+
+        why = "what it knows of a transfer under way may be wrong then; its notes on the disk are not"
+        yield Component("mirror", lambda: mirror.run(leave), Policy.STOP, why, end)
+    if systemd.watchdog_seconds():
+        why = "without its ping systemd kills the daemon: better it ends in order"
+        # That its loop turns is all that can be said.
+        yield Component("watchdog", lambda: systemd.keep_alive(lambda _: True), Policy.STOP, why)
+
+
+def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:
     """Take questions for the large model, where the site has one; otherwise the library that asks it is not loaded."""
     if not config.escalation.url:
         return contextlib.nullcontext()
     from edge_agent.uplink.escalation.server import escalating  # noqa: PLC0415 - see LATE_IMPORTS
 
-    return escalating(config, time.time)
+    return escalating(config, time.time, supervisor)

@@ -13,7 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.config import Role, WebConfig
-from edge_agent.systemd import keep_alive, notify
+from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
+from edge_agent.systemd import keep_alive, notify, watchdog_seconds
 from edge_agent.web import token
 from edge_agent.web.app import application
 from edge_agent.web.daemon import Daemon, Way
@@ -23,6 +24,8 @@ from edge_agent.web.origin import hosts
 from edge_agent.web.seal import Seal
 
 STOP_SECONDS_MAX = 5
+EXIT_FAILED = 1
+"""systemd starts the console again (Restart=on-failure)."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Settings:
     token_path: Path
 
 
-def serve(settings: Settings, told: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; `told` gets the address for browsers once it listens.
+def serve(settings: Settings, told: Callable[[str], None], around: Around = run_of) -> int:
+    """Serve until SIGTERM or Ctrl-C; `told` gets the address for browsers once it listens. Return the exit code.
+
+    `around` is for the supervisor.
 
     Raises:
         WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot begin.
@@ -55,18 +60,33 @@ def serve(settings: Settings, told: Callable[[str], None]) -> None:
     )
     with contextlib.closing(listen(config.address)) as sock:
         told(_address(config, secret))
-        asyncio.run(_serve(settings, rules, tls, sock))
+        return EXIT_FAILED if asyncio.run(_serve(settings, rules, (tls, sock), around)) else 0
 
 
-async def _serve(settings: Settings, rules: Rules, tls: Renewed | None, sock: socket.socket) -> None:
+async def _serve(
+    settings: Settings, rules: Rules, listening: tuple[Renewed | None, socket.socket], around: Around
+) -> str:
+    """Serve; return the component whose death ended it, if one did."""
+    tls, sock = listening
     async with Daemon(settings.ways) as daemon:
         app = application(daemon, rules, settings.config.session_seconds_max)
         server = uvicorn.Server(_server(settings.config, app, tls))
+
+        def give_up() -> None:
+            server.should_exit = True
+
+        supervisor = Supervisor(give_up, around=around)
+        if watchdog_seconds():
+            why = "without its ping systemd kills the console: better it ends in order"
+            supervisor.add(Component("watchdog", lambda: keep_alive(lambda _: True), Policy.STOP, why))
+        supervisor.start()
         notify("READY=1")
-        alive = asyncio.create_task(keep_alive(lambda _: True))
-        await server.serve(sockets=[sock])
-        alive.cancel()
+        try:
+            await server.serve(sockets=[sock])
+        finally:
+            await supervisor.stop()
         notify("STOPPING=1")
+        return supervisor.failed
 
 
 def printed_link(config: WebConfig, token_path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +70,15 @@ def test_callers_who_give_up_while_the_disk_is_slow_end_nothing(daemon):
         last = ask(daemon)
         assert last == client.prediction(last, timeout_seconds=PATIENT_SECONDS).prediction_id
         client.correct(last, "price", reviewer="anna", timeout_seconds=PATIENT_SECONDS)
+
+
+def test_doctor_names_the_disk_and_advises_no_kill(daemon):
+    """While writes wait it finds the daemon well, the examples at fault, and tells to look at the disk."""
+    with stalled(daemon.state_dir):
+        ask(daemon)
+        done = subprocess.run([*daemon.command(), "doctor", "--json"], capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)["findings"]
+    faults = [each for each in found if each["check"] in ("examples-stalled", "examples-kept")]
+    assert ["fault"] == [each["verdict"] for each in faults]
+    assert ["ok"] == [each["verdict"] for each in found if each["check"] == "daemon"]
+    assert [] == [each["check"] for each in found if "kill" in each["command"]]

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tests.house.source import Source
+from tests.house.source import Source, below
 
 BROAD = {"Exception", "BaseException"}
 
@@ -29,6 +29,34 @@ def _is_broad(handler: ast.ExceptHandler) -> bool:
     return handler.type is None or any(
         isinstance(node, ast.Name) and node.id in BROAD for node in ast.walk(handler.type)
     )
+
+
+_BEGINNINGS = {
+    *("create_task", "ensure_future", "run_coroutine_threadsafe", "run_in_executor"),
+    *("Thread", "Timer", "ThreadPoolExecutor", "start_new_thread"),
+}
+
+
+def unowned(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
+    """Find where tasks and threads begin, except in modules that say who owns them; a TaskGroup owns its tasks."""
+    return [
+        source.at(node, f"{ast.unparse(node.func)} begins what nobody owns")
+        for source in sources
+        if not below(source.module, allowed)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and _begins(node, _groups(source.tree))
+    ]
+
+
+def _begins(call: ast.Call, groups: set[str]) -> bool:
+    owner, _, name = ast.unparse(call.func).rpartition(".")
+    return name in _BEGINNINGS and owner not in groups
+
+
+def _groups(tree: ast.Module) -> set[str]:
+    items = [item for node in ast.walk(tree) if isinstance(node, ast.AsyncWith) for item in node.items]
+    made = [item for item in items if ast.unparse(item.context_expr).endswith("TaskGroup()")]
+    return {ast.unparse(item.optional_vars) for item in made if item.optional_vars}
 
 
 def sleeping(tests: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:

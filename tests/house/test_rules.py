@@ -170,6 +170,31 @@ def test_narrow_except_passes(clause: str):
     assert [] == habits.broad_excepts(files(a=f"try:\n    f()\n{clause}"), {})
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "asyncio.create_task(g())",
+        "self._loop.create_task(g())",
+        "asyncio.ensure_future(g())",
+        "threading.Thread(target=g)",
+        "Thread(target=g)",
+        "ThreadPoolExecutor(1)",
+        "loop.run_in_executor(None, g)",
+    ],
+)
+def test_unowned_background_found(call: str):
+    """A task or a thread that nobody owns is a violation, except in a listed module and those inside it."""
+    text = f"async def f():\n    {call}\n"
+    listed = {"b": "a reason"}
+    assert ["a.py:2"] == lines_of(habits.unowned(files(a=text, b=text), listed))
+
+
+def test_a_task_group_owns_its_tasks():
+    """What begins in a TaskGroup is awaited at the end of its block."""
+    text = "async def f():\n    async with asyncio.TaskGroup() as group:\n        group.create_task(g())\n"
+    assert [] == habits.unowned(files(a=text), {})
+
+
 @pytest.mark.parametrize("call", ["time.sleep(1)", "sleep(1)", "await asyncio.sleep(0)"])
 def test_sleep_found(call: str):
     """A test that sleeps is a violation, whoever's sleep it is."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from edge_agent.errors import (
     UnknownTask,
 )
 from edge_agent.formats.manifest import MANIFEST_NAME
+from edge_agent.update.activation import Activation
 from tests.activation_cases import DRAIN_SECONDS, Site
 from tests.bundles import echo_bundle
+from tests.eventually import eventually
 from tests.store_cases import as_of_another_agent
 
 
@@ -259,6 +262,47 @@ async def test_stopping_ends_the_loading(site):
     await site.activation.stop()
     assert {asyncio.current_task()} == asyncio.all_tasks()
     assert [("attach", digest, digest)] == site.engines.notes
+
+
+async def test_a_disk_that_stands_is_seen_and_bounds_the_end(tmp_path):
+    """It is said for how long; callers who leave are dropped and harm none; what was begun is done when it answers."""
+    seconds, works, entered, done = [0.0], threading.Event(), threading.Event(), []
+    site = Site(tmp_path)
+    activation = Activation(
+        site.store, site.engines.engines(), allow_unsigned=True, drain_seconds=0.0, monotonic=lambda: seconds[0]
+    )
+
+    def stands() -> None:
+        entered.set()
+        assert works.wait(60.0)
+
+    standing = asyncio.create_task(activation.on_store(stands))
+    left, later = (asyncio.create_task(activation.on_store(done.append, number)) for number in range(2))
+    await eventually(entered.is_set)
+    seconds[0] = 7.0
+    assert 7.0 == activation.stalled_seconds
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    works.set()
+    await asyncio.gather(standing, later)
+    assert ([1], True, 0.0) == (done, await activation.stop(), activation.stalled_seconds)
+    await site.stop()
+
+
+async def test_a_mistake_while_a_task_loads_is_logged_and_said(site):
+    """An exception of no error tree leaves its task silent, with a reason in status, and a traceback in the log."""
+    await site.install("1.0.0")
+    await site.restart()
+
+    def mistaken() -> None:
+        raise KeyError("a mistake of ours")
+
+    site.engines.on_attach = mistaken
+    with structlog.testing.capture_logs() as logged:
+        await site.activation.resume()
+        await eventually(lambda: "pos" in site.activation.problems)
+    assert "MODEL_LOAD_FAILED" == site.activation.problems["pos"].reason
+    assert [KeyError] == [type(each["exc_info"]) for each in logged if each["event"] == "task_not_ready"]
 
 
 async def test_removing_a_task_detaches_it(site):

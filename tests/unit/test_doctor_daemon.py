@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -241,11 +242,29 @@ def kept(**changed):
         ("examples-lost", "note", {"counters": {"sacrificed_routine": 3}}),
         ("examples-lost", "warning", {"counters": {"dropped_queue": 1, "sacrificed_routine": 3}}),
         ("examples-kept", "fault", {"problems": ("No examples are kept: spool.db is damaged.",)}),
+        ("examples-stalled", "fault", {"problems": ("There are no figures of examples: the disk …",)}),
     ],
 )
 def test_examples_are_judged(check, verdict, changed):
     """Nearly full, dropping, given up, not kept, or without receipts."""
     assert (verdict, verdict != "ok") == told(kept(**changed), check)
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ("engine echo", "stopped with KeyError 3 s ago: it is started again after a pause."),
+        ("updates", "returned 3 s ago, 2 times in a row: it runs again."),
+    ],
+)
+def test_what_died_in_the_daemon_is_named(status_of, about, said):
+    """A fault by its name, with the log and a restart; it is not said twice."""
+    status = replace(status_of(FakeDaemon("127.0.0.1:0")), warnings=(f"Component {about} {said}",))
+    found = judged(status)
+    dead = only(found, "component")
+    assert (about, "fault") == (dead.about, dead.verdict)
+    assert dead.command.endswith("sudo systemctl restart edge-agent")
+    assert "daemon-warnings" not in verdicts(found)
 
 
 def test_where_nothing_is_kept_nothing_is_said():

@@ -202,6 +202,11 @@ SAID = [
         "sudo edge-agent support-bundle; sudo kill -KILL 7; sudo systemctl restart edge-agent",
     ),
     (
+        serving.daemon(Answering("/r/admin.sock", True, None, "DEADLINE_EXPIRED", "", 7, "D")),
+        "pid 7 listens at /r/admin.sock and does not answer: it waits for the disk",
+        "sudo edge-agent support-bundle; sudo dmesg | tail -50",
+    ),
+    (
         serving.daemon(Answering("/r/admin.sock", False, None, "UNREACHABLE")),
         "nobody answers at /r/admin.sock: it does not run",
         "edge-agent serve",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
 from edge_agent.client import ExamplesStatus
-from edge_agent.doctor.examples import ExamplesFacts
+from edge_agent.doctor.examples import NOT_KEPT, ExamplesFacts
 from edge_agent.doctor.probes.place import look
 from edge_agent.doctor.probes.serving import Case
-
-_BROKEN = re.compile("No examples are kept")
 
 
 def examples(case: Case) -> ExamplesFacts | None:
@@ -19,11 +16,12 @@ def examples(case: Case) -> ExamplesFacts | None:
     config = case.place.config
     said = case.status.examples if case.status else None
     spool = look(config.state_dir / "spool.db")
-    if said is None and not spool.kind:
+    warnings = case.status.warnings if case.status else ()
+    problems = tuple(each for each in warnings if each.startswith(NOT_KEPT))
+    if said is None and not spool.kind and not problems:
         return None
     count, size, oldest = _sealed(config.outbox / "segments")
     numbers = said or ExamplesStatus({}, {}, spool.size, size, count, "", {})
-    warnings = case.status.warnings if case.status else ()
     return ExamplesFacts(
         spool_bytes=numbers.spool_bytes,
         spool_bytes_max=config.examples.spool_bytes_max,
@@ -32,7 +30,7 @@ def examples(case: Case) -> ExamplesFacts | None:
         segments=numbers.outbox_segments,
         oldest_seconds=oldest,
         counters=numbers.counters,
-        problems=tuple(filter(_BROKEN.match, warnings)),
+        problems=problems,
         leaves="upstream" in config.examples.collect.values(),
     )
 

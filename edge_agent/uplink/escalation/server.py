@@ -19,6 +19,7 @@ import grpc.aio
 
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.errors import ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
+from edge_agent.supervision import Component, Policy, Supervisor
 from edge_agent.uplink.escalation.asked import failure_of, question_of
 from edge_agent.uplink.escalation.desk import Answered, Desk
 from edge_agent.uplink.escalation.large_model import LargeModel
@@ -39,9 +40,9 @@ BUDGET = "UPSTREAM_BUDGET_SPENT"
 class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
     """Translates; the desk decides."""
 
-    def __init__(self, config: EscalationConfig, desk: Desk) -> None:
-        """Serve questions of the allowed tasks."""
-        self._config, self._desk = config, desk
+    def __init__(self, config: EscalationConfig, desk: Desk, deaths: Callable[[], list[str]] = list) -> None:
+        """Serve questions of the allowed tasks; `deaths` says what of this daemon has died."""
+        self._config, self._desk, self._deaths = config, desk, deaths
         self._watches = 0
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> None:
@@ -78,7 +79,7 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
 
     def _standing(self) -> pb.WatchResponse:
         standing, purse = self._desk.standing(), self._desk.purse
-        problem = standing.problem
+        problem = standing.problem or next(map(EdgeAgentError, self._deaths()), None)
         return pb.WatchResponse(
             online=standing.online,
             affordable=standing.affordable,
@@ -112,8 +113,8 @@ def _message(event: str | Answered) -> pb.AskResponse:
 
 
 @contextlib.asynccontextmanager
-async def escalating(config: Config, now: Callable[[], float]) -> AsyncIterator[None]:
-    """Take questions inside the block.
+async def escalating(config: Config, now: Callable[[], float], supervisor: Supervisor) -> AsyncIterator[None]:
+    """Take questions inside the block; the supervisor keeps looking for the large model.
 
     Raises:
         ConfigInvalid: its key cannot be read.
@@ -127,14 +128,16 @@ async def escalating(config: Config, now: Callable[[], float]) -> AsyncIterator[
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
         maximum_concurrent_rpcs=settings.calls_max * 2 + WATCHES_MAX,
     )
-    escalation_pb2_grpc.add_EscalationServiceServicer_to_server(EscalationServicer(settings, desk), server)
+    escalation_pb2_grpc.add_EscalationServiceServicer_to_server(
+        EscalationServicer(settings, desk, lambda: supervisor.problems), server
+    )
     _bind(server, config.escalation_socket)
-    running = asyncio.create_task(desk.run())
+    why = "questions are asked and answered without it; only a large model that was lost is not found again"
+    supervisor.add(Component("large-model", desk.run, Policy.RESTART, why))
     await server.start()
     try:
         yield
     finally:
-        running.cancel()
         await server.stop(STOP_SECONDS)
         await model.close()
         config.escalation_socket.unlink(missing_ok=True)

@@ -1,0 +1,230 @@
+"""One owner for what runs in the background of a daemon: nothing of it ends unseen.
+
+Each component is registered with a name and what follows when it dies, which is whenever it raises, and also when it
+returns: components run for ever. RESTART starts it again after a pause that grows; STOP ends the daemon in order, with
+an exit code after which systemd starts it anew (Restart=on-failure). A death is logged with its traceback, and is a
+problem in status, doctor and metrics while it stands: until the component has run for `STEADY_SECONDS` again.
+
+What runs once and is awaited, or kept, by whoever began it is not registered; `noted` sees to it that what it raises is
+in the log even where nobody waits any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger("edge_agent.supervision")
+
+PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 1.0, 60.0
+"""Before a start after a death; doubles with each death that follows soon."""
+STEADY_SECONDS = 60.0
+"""After so long the deaths before are forgotten."""
+
+Run = Callable[[], Awaitable[None]]
+
+
+class Policy(Enum):
+    """What follows when a component dies."""
+
+    RESTART = "restart"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Component:
+    """Something that runs for ever."""
+
+    name: str
+    run: Run
+    policy: Policy
+    why: str
+    """Why that policy fits."""
+    end: Run | None = None
+    """Makes `run` return in order; None = it is cancelled."""
+    may_return: bool = False
+    """It ends by itself where there is nothing more to do."""
+    died: Callable[[Exception | None], None] = lambda _: None
+    """Told of a death before the pause; None = it returned."""
+
+
+Around = Callable[[Component], Run]
+"""Returns what is run of a component: itself, or something around it."""
+
+
+def run_of(component: Component) -> Run:
+    """Return what a component runs, and nothing around it."""
+    return component.run
+
+
+@dataclass
+class _Life:
+    """How a component does."""
+
+    component: Component
+    task: asyncio.Task[None] | None = None
+    deaths: int = 0
+    """In a row."""
+    said: str = ""
+    """What it died of last."""
+    died_at: float = 0.0
+    started_at: float | None = None
+    """None = it does not run."""
+
+
+class Supervisor:
+    """See the module. One event loop owns it."""
+
+    def __init__(
+        self,
+        give_up: Callable[[], None] = lambda: None,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        around: Around = run_of,
+    ) -> None:
+        """Own nothing yet. `give_up` is told to end the daemon; `around` may put something around what runs."""
+        self._give_up, self._sleep, self._monotonic, self._around = give_up, sleep, monotonic, around
+        self._lives: dict[str, _Life] = {}
+        self._stopping = False
+        self.deaths: Counter[str] = Counter()
+        """By component, since the start."""
+        self.failed = ""
+        """The component for whose death the daemon ends; empty = it does not."""
+
+    def add(self, component: Component) -> None:
+        """Own a component, which begins with `start`."""
+        self._lives[component.name] = _Life(component)
+
+    def keep(self, component: Component) -> asyncio.Task[None]:
+        """Own a component from now on, until its task ends: whoever asked for it may cancel that."""
+        life = self._lives[component.name] = _Life(component)
+        return self._begin(life)
+
+    def start(self) -> None:
+        """Start every component."""
+        for life in list(self._lives.values()):
+            self._begin(life)
+
+    async def stop(self) -> None:
+        """End every component, the last one first, and wait for each."""
+        self._stopping = True
+        for life in reversed(list(self._lives.values())):
+            if life.task is not None:
+                await self._end(life, life.task)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """Everything that is owned."""
+        return tuple(life.component for life in self._lives.values())
+
+    @property
+    def up(self) -> Mapping[str, bool]:
+        """Whether each component runs, and has for long enough if it died before."""
+        return {name: not self._stands(life) for name, life in self._lives.items()}
+
+    @property
+    def problems(self) -> list[str]:
+        """The deaths that stand, a sentence each."""
+        return [self._sentence(life) for life in self._lives.values() if self._stands(life)]
+
+    def _begin(self, life: _Life) -> asyncio.Task[None]:
+        life.task = asyncio.get_running_loop().create_task(self._keep(life), name=life.component.name)
+        return life.task
+
+    async def _end(self, life: _Life, task: asyncio.Task[None]) -> None:
+        ends = False
+        if life.component.end is not None:
+            try:
+                await life.component.end()
+                ends = life.started_at is not None
+            except Exception:
+                log.exception("component_not_ended", component=life.component.name)
+        if not ends:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep(self, life: _Life) -> None:
+        component = life.component
+        try:
+            while await self._again(life):
+                pause = PAUSE_SECONDS_FIRST * 2 ** min(life.deaths - 1, 10)
+                await self._sleep(min(pause, PAUSE_SECONDS_MAX))
+        finally:
+            if component.may_return and self._lives.get(component.name) is life:
+                del self._lives[component.name]
+
+    async def _again(self, life: _Life) -> bool:
+        """Run a component until it dies; tell whether it is to be started again."""
+        component, life.started_at = life.component, self._monotonic()
+        try:
+            error = await self._one_life(component)
+            steady = self._monotonic() - life.started_at >= STEADY_SECONDS
+        finally:
+            life.started_at = None
+        if error is None and (self._stopping or component.may_return):
+            return False
+        life.deaths = 1 if steady else life.deaths + 1
+        self._note(life, error)
+        if component.policy is Policy.STOP and not self._stopping:
+            self.failed = component.name
+            self._give_up()
+        return component.policy is Policy.RESTART and not self._stopping
+
+    async def _one_life(self, component: Component) -> Exception | None:
+        """Run a component until it dies; return what it raised, None = nothing. Raises CancelledError when told to."""
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        try:
+            await self._around(component)()
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                raise
+            return RuntimeError(f"cancelled from within: {error!r}")  # something that it waited for was
+        except Exception as error:  # noqa: BLE001 - whatever ends a component is logged, shown and followed up
+            return error
+        return None
+
+    def _note(self, life: _Life, error: Exception | None) -> None:
+        name = life.component.name
+        self.deaths[name] += 1
+        life.said = "returned" if error is None else f"stopped with {type(error).__name__}"
+        life.died_at = self._monotonic()
+        log.error(
+            "component_died", component=name, policy=life.component.policy.value, deaths=life.deaths, exc_info=error
+        )
+        try:
+            life.component.died(error)
+        except Exception:
+            log.exception("death_not_followed_up", component=name)
+
+    def _stands(self, life: _Life) -> bool:
+        if not life.deaths:
+            return False
+        return life.started_at is None or self._monotonic() - life.started_at < STEADY_SECONDS
+
+    def _sentence(self, life: _Life) -> str:
+        component, ago = life.component, self._monotonic() - life.died_at
+        follows = "the daemon ends for it" if component.policy is Policy.STOP else "it is started again after a pause"
+        now = follows if life.started_at is None else "it runs again"
+        times = "" if life.deaths == 1 else f", {life.deaths} times in a row"
+        return (
+            f"Component {component.name} {life.said} {ago:.0f} s ago{times}: {now}. The daemon's log has the details."
+        )
+
+
+def noted(task: asyncio.Task[Any], what: str) -> None:
+    """Log what a task raises, for one that runs once and may outlive whoever waits for it."""
+
+    def note(done: asyncio.Task[Any]) -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("task_died", what=what, exc_info=error)
+
+    task.add_done_callback(note)

@@ -1,0 +1,292 @@
+"""The daemon while parts of it die: an exception is thrown into each component that runs in the background.
+
+The components are those that the daemon registers, so a new one is tried as well. The daemon is the real one, with an
+engine in a child process and clients on its sockets, in this process: the seams are the supervisor and the house.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
+from edge_agent.config import Config
+from edge_agent.daemon import Daemon
+from edge_agent.examples.house import House
+from edge_agent.service.server import FEEDBACK
+from edge_agent.store.limits import StoreLimits
+from edge_agent.store.store import Store
+from edge_agent.supervision import STEADY_SECONDS, Policy, Supervisor
+from tests.bundles import echo_bundle
+from tests.eventually import eventually, eventually_sync
+from tests.injected_faults import InjectedFault, InjectedFaults
+from tests.scraped import free_port, scrape
+
+TASK = "till"
+LIMITS = StoreLimits(2**30, 2**30, 10, 0)
+
+
+def settings_of(folder: Path, run_dir: Path) -> dict[str, Any]:
+    """Return a configuration under which every component runs."""
+    return {
+        "state_dir": str(folder / "state"),
+        "run_dir": str(run_dir),
+        "store": {"allow_unsigned": True},
+        "engine": {"tune": False},
+        "metrics": {"address": f"127.0.0.1:{free_port()}"},
+        "examples": {"collect": {TASK: "local"}, "commit_seconds": 0.05},
+        "escalation": {"url": "http://127.0.0.1:9", "model": "oracle", "tasks": [TASK]},
+    }
+
+
+class Site:
+    """A daemon in this process."""
+
+    def __init__(self, settings: dict[str, Any], house: type[House] = House) -> None:
+        self.config = Config.model_validate(settings)
+        self.port = int(self.config.metrics.address.rpartition(":")[2])
+        self.faults, self.gave_up = InjectedFaults(), asyncio.Event()
+        self.supervisor = Supervisor(
+            self.gave_up.set, sleep=self.faults.sleep, monotonic=self.faults.monotonic, around=self.faults.around
+        )
+        self._house = house
+        self.daemon: Daemon | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self, folder: Path) -> AsyncIterator[None]:
+        """Serve one task inside the block."""
+        store = Store.open(self.config.state_dir, LIMITS)
+        try:
+            self.daemon = Daemon(self.config, store, self.supervisor, self._house)
+            async with self.daemon.running():
+                await asyncio.to_thread(self._install, echo_bundle(folder / "b", TASK, labels=("refund", "price")))
+                yield
+        finally:
+            store.close()
+
+    def _install(self, bundle: Path) -> None:
+        with self.admin() as admin:
+            admin.install(str(bundle))
+
+    def admin(self) -> AdminClient:
+        return AdminClient(f"unix:{self.config.admin_socket}")
+
+    def ask(self) -> str:
+        """Classify one text; return the id of the answer."""
+        with Client(f"unix:{self.config.inference_socket}") as client:
+            (answer,) = client.classify(TASK, ["a refund"])
+            assert client.serving(TASK)
+        return answer.prediction_id
+
+    def review(self, prediction_id: str) -> None:
+        """Correct an answer, which is on the disk then."""
+        with ReviewClient(f"unix:{self.config.review_socket}") as client:
+            client.correct(prediction_id, "price", reviewer="anna")
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what status warns of."""
+        with self.admin() as admin:
+            return admin.status().warnings
+
+
+@pytest.fixture
+def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short folder for sockets, in the surroundings of a unit with a watchdog."""
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    folder = Path("/tmp") / f"ea-{secrets.token_hex(4)}"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_answers(tmp_path, run_dir):
+    """For each component: the traceback is logged; status, metrics name it; it runs again, also after two deaths."""
+    site = Site(settings_of(tmp_path, run_dir))
+    async with site.running(tmp_path):
+        again = [each.name for each in site.supervisor.components if each.policy is Policy.RESTART]
+        assert {"examples", "metrics", "health", "large-model", "questions", "alarms", "updates", "memory"} <= set(
+            again
+        )
+        for name in again:
+            await dies_twice(site, name)
+        assert not site.gave_up.is_set()
+
+
+async def dies_twice(site: Site, name: str) -> None:
+    """Throw into a component where it waits, and at its first step when it is started again."""
+    faults, starts = site.faults, site.faults.starts[name]
+    faults.at_start.add(name)
+    faults.pauses.clear()
+    with structlog.testing.capture_logs() as logged:
+        faults.strike(name)
+        await eventually(lambda: len(faults.pauses) == 1)
+    (event,) = [each for each in logged if each["event"] == "component_died"]
+    assert (name, InjectedFault) == (event["component"], type(event["exc_info"])), logged
+    assert event["exc_info"].__traceback__ is not None
+    await all_else_answers(site, name)
+    faults.release()
+    await eventually(lambda: len(faults.pauses) == 2)
+    assert faults.pauses[1] == 2 * faults.pauses[0], name
+    faults.release()
+    await eventually(lambda: faults.starts[name] == starts + 2)
+    assert any(f"Component {name} " in said and "it runs again" in said for said in site.supervisor.problems)
+    faults.running_seconds += STEADY_SECONDS
+    assert [] == site.supervisor.problems
+    await all_answers(site)
+
+
+async def all_else_answers(site: Site, name: str) -> None:
+    """Check every way in while a component is dead."""
+    asked = await asyncio.to_thread(site.ask)
+    await asyncio.to_thread(site.review, asked)
+    warnings = await asyncio.to_thread(site.warnings)
+    assert [said for said in warnings if said.startswith("Component")] == [
+        f"Component {name} stopped with InjectedFault 0 s ago: it is started again after a pause."
+        " The daemon's log has the details."
+    ]
+    assert {name} == {each for each, up in site.supervisor.up.items() if not up}
+    if name != "metrics":
+        # A page is at most a second old.
+        down = lambda: scrape(site.port).value("component_up", component=name) == 0.0  # noqa: E731
+        await asyncio.to_thread(eventually_sync, down)
+
+
+async def all_answers(site: Site) -> None:
+    """Check every way in."""
+    await asyncio.to_thread(site.review, await asyncio.to_thread(site.ask))
+    assert [] == [said for said in await asyncio.to_thread(site.warnings) if said.startswith("Component")]
+    await eventually(lambda: site.supervisor.up["metrics"])
+    assert 1.0 == (await asyncio.to_thread(scrape, site.port)).value("serving")
+
+
+async def test_whatever_must_not_die_ends_the_daemon(tmp_path, run_dir):
+    """For each such component: the daemon is told to end, answers meanwhile, and then ends in order."""
+    site = Site(settings_of(tmp_path, run_dir))
+    names = []
+    async with site.running(tmp_path):
+        names = [each.name for each in site.supervisor.components if each.policy is Policy.STOP]
+        assert ["watchdog"] == names
+        for name in names:
+            site.faults.strike(name)
+            await eventually(site.gave_up.is_set)
+            assert name == site.supervisor.failed
+            await asyncio.to_thread(site.ask)
+            assert "the daemon ends for it" in site.supervisor.problems[0]
+    assert site.daemon.closed
+    assert not site.config.inference_socket.exists()
+
+
+ENDING = """
+import sys
+from edge_agent.config import Config
+from edge_agent.daemon import serve
+
+def around(component):
+    async def broken():
+        raise ZeroDivisionError("thrown in")
+    return broken if component.name == "watchdog" else component.run
+
+sys.exit(serve(Config.model_validate_json(sys.argv[1]), around))
+"""
+
+
+def test_a_daemon_that_ends_for_a_death_has_an_exit_code_that_systemd_restarts(tmp_path, run_dir):
+    """It ends in order, with 1 (Restart=on-failure); the log has the traceback, and names the component at the end."""
+    settings = settings_of(tmp_path, run_dir) | {"log": {"format": "json"}}
+    command = [sys.executable, "-c", ENDING, json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=dict(os.environ))
+    events = {event["event"]: event for event in map(json.loads, done.stderr.splitlines())}
+    assert (1, "watchdog") == (done.returncode, events["stopped"]["failed"]), done.stderr
+    assert "ZeroDivisionError: thrown in" in events["component_died"]["exception"]
+    assert "Traceback" in events["component_died"]["exception"]
+
+
+STANDING = """
+import sys, threading
+from edge_agent.config import Config
+from edge_agent.daemon import serve
+from edge_agent.examples.house import House
+from edge_agent.supervision import run_of
+
+class StandingHouse(House):
+    def keep(self):
+        print("entered", flush=True)
+        threading.Event().wait()
+
+sys.exit(serve(Config.model_validate_json(sys.argv[1]), run_of, StandingHouse))
+"""
+
+
+@pytest.mark.slow
+def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
+    """After SIGTERM it waits a bounded time for the disk, says so, and ends with an exit code that systemd restarts."""
+    settings = settings_of(tmp_path, run_dir) | {"log": {"format": "json"}}
+    command = [sys.executable, "-c", STANDING, json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "entered\n" == process.stdout.readline()
+        while "serving" != json.loads(process.stderr.readline())["event"]:
+            pass
+        process.terminate()
+        log = process.communicate(timeout=60)[1]
+    assert 1 == process.returncode, log
+    assert '"event": "examples_not_closed"' in log
+
+
+class BlockedHouse(House):
+    """A spool on a disk that takes no answer until `works` is set."""
+
+    entered, works = threading.Event(), threading.Event()
+
+    def add(self, kept) -> None:
+        if kept:
+            self.entered.set()
+            assert self.works.wait(120.0)
+        super().add(kept)
+
+
+async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, run_dir):
+    """Status and metrics say for how long, without figures of examples; then the answers that waited are kept."""
+    site = Site(settings_of(tmp_path, run_dir), BlockedHouse)
+    async with site.running(tmp_path):
+        asked = await asyncio.to_thread(site.ask)
+        await eventually(BlockedHouse.entered.is_set)
+        for _ in range(3):
+            await asyncio.to_thread(site.ask)
+        for _ in range(2):  # the first look waits for the disk, the next one knows
+            said = [each for each in await asyncio.to_thread(site.warnings) if "no figures of examples" in each]
+            assert len(said) == 1
+        assert "has worked on one write for" in said[0]
+        page = await asyncio.to_thread(scrape, site.port)
+        assert page.value("examples_stalled_seconds") >= 2.0
+        assert page.value("examples_problems") == 1.0
+        assert ("edge_agent_spool_bytes", frozenset()) not in page
+        with pytest.raises(CallFailed), ReviewClient(f"unix:{site.config.review_socket}") as client:
+            await asyncio.to_thread(client.prediction, asked, timeout_seconds=0.5)
+        BlockedHouse.works.set()
+        await eventually(lambda: site.daemon._collection.writes)
+        await asyncio.to_thread(site.review, asked)
+        assert [] == [each for each in await asyncio.to_thread(site.warnings) if "figures" in each]
+    assert site.daemon.closed
+
+
+async def test_health_tells_whether_feedback_is_taken(tmp_path, run_dir):
+    """FeedbackService is not SERVING where its spool cannot be opened; the daemon and its tasks are."""
+    site = Site(settings_of(tmp_path, run_dir))
+    site.config.state_dir.mkdir()
+    (site.config.state_dir / "spool.db").write_bytes(b"garbage" * 1000)
+    async with site.running(tmp_path):
+        with Client(f"unix:{site.config.inference_socket}") as client:
+            await asyncio.to_thread(eventually_sync, lambda: not client.serving(FEEDBACK))
+            assert [True, True] == [await asyncio.to_thread(client.serving, name) for name in ("", TASK)]

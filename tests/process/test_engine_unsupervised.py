@@ -1,0 +1,46 @@
+"""What watches an engine's child, when it dies of a mistake of ours."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.protocol import Attach, Load
+from edge_agent.engine.quarantine import Quarantine
+from edge_agent.engine.state import State
+from edge_agent.formats.manifest import Manifest, Task, encode
+from edge_agent.supervision import Supervisor
+from tests.eventually import eventually
+from tests.injected_faults import InjectedFault, InjectedFaults
+
+BUNDLE = Manifest(task=Task(name="talk", kind="generate"), version="1.0.0", runtime="echo")
+
+
+async def test_a_child_that_nobody_watches_any_more_is_started_again():
+    """Status names the engine; who waits for a bundle waits for the next child, which comes after a pause."""
+    faults = InjectedFaults()
+    owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, around=faults.around)
+    load = Load(runtime="echo", context_tokens=64, sequences_max=2)
+    engine = Engine("echo", load, EngineConfig(), Quarantine(60.0), lambda: None, owner=owner)
+    attach = Attach(digest="talk", manifest=encode(BUNDLE), paths={})
+    faults.at_start.add("engine echo")
+    with structlog.testing.capture_logs() as logged:
+        attaching = asyncio.create_task(engine.attach(attach))
+        await eventually(lambda: len(faults.pauses) == 1)
+    assert [InjectedFault] == [type(each["exc_info"]) for each in logged if each["event"] == "component_died"]
+    assert "Component engine echo stopped with InjectedFault" in owner.problems[0]
+    assert (State.BACKING_OFF, False) == (engine.state, attaching.done())
+    faults.release()
+    await attaching
+    first = engine.pid
+    faults.strike("engine echo")
+    await eventually(lambda: not engine.ready("talk"))
+    faults.release()
+    await eventually(lambda: engine.ready("talk"))
+    assert engine.pid not in (0, first)
+    await engine.stop()
+    assert (0, ()) == (engine.pid, owner.components)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,209 @@
+"""The owner of what runs in the background: deaths, what follows, and what is shown of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edge_agent.supervision import PAUSE_SECONDS_MAX, STEADY_SECONDS, Component, Policy, Supervisor, noted
+from tests.eventually import eventually
+from tests.injected_faults import InjectedFault, InjectedFaults
+
+UNITS = Path(__file__).parents[2] / "systemd"
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def owning(faults: InjectedFaults, *components: Component, gave_up: list[str] | None = None) -> Supervisor:
+    """Return a running supervisor of these components."""
+    supervisor = Supervisor(
+        lambda: (gave_up if gave_up is not None else []).append("gave up"),
+        sleep=faults.sleep,
+        monotonic=faults.monotonic,
+        around=faults.around,
+    )
+    for component in components:
+        supervisor.add(component)
+    supervisor.start()
+    return supervisor
+
+
+def component(name: str = "a", policy: Policy = Policy.RESTART, **more) -> Component:
+    return Component(name, more.pop("run", for_ever), policy, "a test", **more)
+
+
+async def test_what_dies_is_started_again_with_growing_pauses():
+    """The pause doubles with each death in a row, up to a limit; after a steady life it is the first one again."""
+    faults = InjectedFaults()
+    supervisor = owning(faults, component())
+    for deaths in range(1, 10):
+        await eventually(lambda: faults.starts.get("a") == deaths)  # noqa: B023 - awaited in the same turn
+        faults.strike("a")
+        await eventually(lambda: len(faults.pauses) == deaths)  # noqa: B023 - likewise
+        faults.release()
+    assert [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, PAUSE_SECONDS_MAX, PAUSE_SECONDS_MAX, PAUSE_SECONDS_MAX] == faults.pauses
+    await eventually(lambda: faults.starts["a"] == 10)
+    faults.running_seconds += STEADY_SECONDS
+    faults.strike("a")
+    await eventually(lambda: len(faults.pauses) == 10)
+    assert (1.0, 10) == (faults.pauses[-1], supervisor.deaths["a"])
+    await supervisor.stop()
+
+
+async def test_a_death_is_logged_with_its_traceback_and_stands_until_it_runs_steadily():
+    """Status names it while it pauses, and for a while after; then it is forgotten."""
+    faults = InjectedFaults()
+    supervisor = owning(faults, component(), component("b"))
+    await eventually(lambda: faults.starts.get("a") == 1)
+    assert ({"a": True, "b": True}, []) == (supervisor.up, supervisor.problems)
+    with structlog.testing.capture_logs() as logged:
+        faults.strike("a")
+        await eventually(lambda: len(faults.pauses) == 1)
+    (event,) = logged
+    assert ("component_died", "a", "restart", 1) == (
+        *(event[key] for key in ("event", "component", "policy", "deaths")),
+    )
+    assert isinstance(event["exc_info"], InjectedFault)
+    assert event["exc_info"].__traceback__ is not None
+    (said,) = supervisor.problems
+    assert said.startswith("Component a stopped with InjectedFault 0 s ago: it is started again after a pause.")
+    assert {"a": False, "b": True} == supervisor.up
+    faults.release()
+    await eventually(lambda: faults.starts["a"] == 2)
+    assert "0 s ago: it runs again" in supervisor.problems[0]
+    faults.running_seconds += STEADY_SECONDS
+    assert ({"a": True, "b": True}, []) == (supervisor.up, supervisor.problems)
+    await supervisor.stop()
+
+
+async def test_what_returns_has_died_too():
+    """A component runs for ever; one that may return is let go."""
+    faults = InjectedFaults()
+    faults.returning = {"a", "b"}
+    supervisor = owning(faults, component(), component("b", may_return=True))
+    await eventually(lambda: len(faults.pauses) == 1)
+    assert ["Component a returned 0 s ago"] == [said.partition(":")[0] for said in supervisor.problems]
+    assert ["a"] == [each.name for each in supervisor.components]
+    await supervisor.stop()
+
+
+async def test_some_deaths_end_the_daemon():
+    """Its owner is told once which component it was; the others go on until the owner stops."""
+    faults, gave_up = InjectedFaults(), []
+    supervisor = owning(faults, component(), component("vital", Policy.STOP), gave_up=gave_up)
+    await eventually(lambda: len(faults.starts) == 2)
+    faults.strike("vital")
+    await eventually(lambda: supervisor.failed == "vital")
+    assert (["gave up"], []) == (gave_up, faults.pauses)
+    assert "the daemon ends for it" in supervisor.problems[0]
+    assert supervisor.up["a"]
+    await supervisor.stop()
+
+
+async def test_an_end_in_order_is_awaited_and_no_death():
+    """The last one ends first; one with an end of its own is not cancelled; what fails at the end stops no other."""
+    ended, leave = [], asyncio.Event()
+
+    async def until_told() -> None:
+        await leave.wait()
+        ended.append("told")
+
+    async def cancelled() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.to_thread(int)  # meanwhile others may run
+            ended.append("cancelled")
+
+    async def end() -> None:
+        leave.set()
+
+    async def broken() -> None:
+        raise InjectedFault
+
+    faults = InjectedFaults()
+    parts = (component(run=cancelled), component("b", end=broken), component("c", run=until_told, end=end))
+    supervisor = owning(faults, *parts)
+    await eventually(lambda: len(faults.starts) == 3)
+    await supervisor.stop()
+    assert (["told", "cancelled"], 0) == (ended, supervisor.deaths.total())
+
+
+async def test_an_owner_can_stop_while_a_component_pauses():
+    """What has died is not waited for, and its end in order is asked for all the same."""
+    asked = []
+
+    async def end() -> None:
+        asked.append("end")
+
+    faults = InjectedFaults()
+    faults.at_start = {"a"}
+    supervisor = owning(faults, component(end=end))
+    await eventually(lambda: len(faults.pauses) == 1)
+    await supervisor.stop()
+    assert ["end"] == asked
+
+
+async def test_a_cancellation_from_within_is_a_death():
+    """A component whose own work was cancelled by somebody else does not end unseen."""
+
+    async def waits_for_what_is_cancelled() -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        waiting.cancel()
+        await waiting
+
+    faults = InjectedFaults()
+    supervisor = owning(faults, component(run=waits_for_what_is_cancelled))
+    await eventually(lambda: len(faults.pauses) == 1)
+    assert 1 == supervisor.deaths["a"]
+    await supervisor.stop()
+
+
+async def test_what_is_kept_for_another_may_be_cancelled_by_it():
+    """A component of a running owner is gone with its task; its death is followed up, even by what raises itself."""
+    faults, told = InjectedFaults(), []
+
+    def died(error: Exception | None) -> None:
+        told.append(type(error))
+        raise InjectedFault
+
+    supervisor = owning(faults)
+    task = supervisor.keep(component("engine", may_return=True, died=died))
+    await eventually(lambda: len(faults.starts) == 1)
+    faults.strike("engine")
+    await eventually(lambda: len(faults.pauses) == 1)
+    faults.release()
+    await eventually(lambda: faults.starts["engine"] == 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert ([InjectedFault], ()) == (told, supervisor.components)
+
+
+async def test_what_runs_once_is_in_the_log_when_it_fails():
+    """Also where nobody waits for it any more; one that is cancelled is not."""
+
+    async def fails() -> None:
+        raise InjectedFault
+
+    with structlog.testing.capture_logs() as logged:
+        for work in (fails, for_ever):
+            task = asyncio.create_task(work())
+            noted(task, work.__name__)
+            await asyncio.to_thread(int)  # meanwhile it begins
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert [("task_died", "fails")] == [(event["event"], event["what"]) for event in logged]
+
+
+@pytest.mark.parametrize("unit", ["edge-agent", "edge-uplink", "edge-agent-web"])
+def test_systemd_starts_a_daemon_again_that_ended_for_a_death(unit):
+    """The unit restarts on every exit code but 0, and makes no exception for one."""
+    text = (UNITS / f"{unit}.service").read_text()
+    assert "\nRestart=on-failure\n" in text
+    assert "SuccessExitStatus" not in text
+    assert "RestartPreventExitStatus" not in text
