@@ -379,7 +379,6 @@ def _libraries() -> list[Call]:
     asked = [request(list_services=""), request(file_containing_symbol=ADMIN)]
     return [
         _call(HEALTH, "Check", service="classify"),
-        _call(HEALTH, "List"),
         _call(HEALTH, "Watch", service="classify", answers_max=1),
         _call(HEALTH, "Watch", "of what comes and goes", service="spare", answers_max=3, beside=_comes_and_goes),
         _call(REFLECTION, "ServerReflectionInfo", messages=_says("", asked)),

@@ -157,12 +157,16 @@ def _parts(found: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(found, MethodType):
         yield "", found.__self__
     elif isinstance(found, FunctionType):
-        if found.__module__.startswith("edge_agent.") and found.__closure__:
-            for name, cell in zip(found.__code__.co_freevars, found.__closure__, strict=True):
-                with suppress(ValueError):  # not set yet
-                    yield f"({name})", cell.cell_contents
+        yield from _closure(found)
     elif type(found).__module__.startswith("edge_agent."):
         yield from ((f".{name}", value) for name, value in _attributes(found))
+
+
+def _closure(found: FunctionType) -> Iterator[tuple[str, Any]]:
+    if found.__module__.startswith("edge_agent.") and found.__closure__:
+        for name, cell in zip(found.__code__.co_freevars, found.__closure__, strict=True):
+            with suppress(ValueError):  # not set yet
+                yield f"({name})", cell.cell_contents
 
 
 def _attributes(found: Any) -> Iterator[tuple[str, Any]]:

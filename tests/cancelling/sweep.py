@@ -55,17 +55,22 @@ class Swept:
 TITLES = f"{'call':<44} {'own':>5} {'begun':>6} {'points':>7} {'hung':>5} {'leaked':>7} {'lost':>5}"
 
 
-async def sweep(site: Site, calls: Iterable[Call], every: int = 1) -> AsyncIterator[Swept]:
-    """Sweep calls one after the other; `every` 3 = of their points every third, beginning with the first."""
+async def sweep(
+    site: Site, calls: Iterable[Call], every: int = 1, settled_seconds_max: float = SETTLED_SECONDS_MAX
+) -> AsyncIterator[Swept]:
+    """Sweep calls one after the other; `every` 3 = of their points every third, beginning with the first.
+
+    What a call began has `settled_seconds_max` to come to its end after each.
+    """
     for call in calls:
-        yield await _Sweep(site, call).swept(every)
+        yield await _Sweep(site, call, settled_seconds_max).swept(every)
 
 
 class _Sweep:
     """Of one call."""
 
-    def __init__(self, site: Site, call: Call) -> None:
-        self._site, self._call = site, call
+    def __init__(self, site: Site, call: Call, settled_seconds_max: float) -> None:
+        self._site, self._call, self._settled_seconds_max = site, call, settled_seconds_max
         self._found = Swept(call)
         self._before = Held()
 
@@ -169,7 +174,7 @@ class _Sweep:
     async def _left_over(self) -> list[str]:
         """Return what is held beyond what was before, once there is time enough; and what was complained of."""
         with suppress(AssertionError):
-            await eventually(lambda: not self._site.look().beyond(self._before), SETTLED_SECONDS_MAX)
+            await eventually(lambda: not self._site.look().beyond(self._before), self._settled_seconds_max)
         return [*self._site.look().beyond(self._before), *self._site.complaints(self._call.logged)]
 
     async def _settled(self) -> Held:

@@ -17,10 +17,10 @@ from tests.cancelling.site import Outcome, Site
 from tests.cancelling.sweep import sweep
 
 SAMPLE = (
-    *("Classify, several inputs", "Classify, a request_id", "Classify, both models asked", "Generate", "Watch"),
-    *("SubmitFeedback", "GetStatus", "InstallBundle", "SealExamples", "ImportUpdate"),
+    *("Classify, several inputs", "Classify, a request_id", "Classify, the large model asked", "Generate"),
+    *("SubmitFeedback", "GetStatus", "InstallBundle", "ImportUpdate"),
 )
-SAMPLE_EVERY = 4
+SAMPLE_EVERY = 5
 SERVICES = sorted({call.method.rpartition(".")[0] for call in CALLS})
 
 
@@ -50,7 +50,7 @@ async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path):
     """A sample: callers who leave at an await leave a daemon that answers every call and holds nothing of theirs."""
     points, found = await findings(tmp_path, [named(name) for name in SAMPLE], SAMPLE_EVERY)
     assert [] == found
-    assert points >= 3 * len(SAMPLE)
+    assert points >= 2 * len(SAMPLE)
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ async def test_the_sweep_finds_what_is_left_over_and_lost(tmp_path: Path):
         call = replace(named("InstallBundle"), restore=leaves, claims=takes_back)
         undisturbed = [swept async for swept in sweep(site, [named("InstallBundle")], every=100)]
         armed = True
-        [swept] = [swept async for swept in sweep(site, [call], every=100)]
+        [swept] = [swept async for swept in sweep(site, [call], every=100, settled_seconds_max=0.1)]
         for each in kept:
             each.cancel() if isinstance(each, asyncio.Task) else each.close()
     assert [[]] == [each.findings for each in undisturbed]
