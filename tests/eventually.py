@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 POLL_SECONDS = 0.01
 
@@ -13,6 +13,14 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
     """Return once the condition holds; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def eventually_answered(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """The same for a condition that has to ask."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         await asyncio.sleep(POLL_SECONDS)
 

@@ -308,7 +308,7 @@ class Engine:
             return
         error = from_wire(message.reason, message.message, message.remedy, message.metadata)
         if message.job_id == "" and not self._loaded.done():
-            self._loaded.set_exception(error)
+            resolve(self._loaded, error)
         elif isinstance(error, DeviceUnusable):  # for all that is on it, whichever bundle found out
             self._placing.failed(error, now())
             self._send(protocol.Stop())

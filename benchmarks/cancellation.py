@@ -1,0 +1,72 @@
+"""What callers leave behind who go away at any await of any call: nothing, and what was acknowledged is kept.
+
+    python -m benchmarks.cancellation [--json] [--only WORDS]
+
+The daemon runs in this process. Each call of each service is made again and again, and its caller is cancelled at the
+first await that it passes through, at the second, and so on: while it waits, at the moment when what it waits for has
+come, and over the socket; and at the awaits of tasks that the call begins. After each point every call has to be
+answered; no task, lock, reservation, place, file, descriptor or child may be left over; what was acknowledged has to be
+there, also when the daemon is started again. It takes some minutes. A line for each call, and what is found, goes to
+standard error; `--only` sweeps the calls whose line has these words in it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.bars import Bar, main
+from tests.cancelling.calls import CALLS, Call
+from tests.cancelling.site import Site
+from tests.cancelling.sweep import TITLES, Swept, sweep
+from tests.rpcs import METHODS
+
+POINTS_MIN = 600
+"""The sweep of version 0.1 has about 700: how many awaits a call passes through changes a little from run to run."""
+
+
+def measure() -> list[Bar]:
+    """Sweep every call, or those that were asked for."""
+    words = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    calls = [call for call in CALLS if words in str(call)]
+    if not calls:
+        sys.exit(f"There is no call with {words!r} in its line; there are: {'; '.join(map(str, CALLS))}.")
+    swept, lost_at_last = uvloop.run(_swept(calls))
+    methods = len({each.call.method for each in swept})
+    whole = len(calls) == len(CALLS)
+    return [
+        Bar("methods of which every await was tried", methods, len(METHODS) if whole else None, "higher"),
+        Bar("points tried", sum(each.points for each in swept), POINTS_MIN if whole else None, "higher"),
+        Bar("points after which a call hung", sum(len(each.hung) for each in swept), 0, "lower"),
+        Bar("points after which something was left over", sum(len(each.leaked) for each in swept), 0, "lower"),
+        Bar("points after which what was acknowledged was lost", sum(len(each.lost) for each in swept), 0, "lower"),
+        Bar("acknowledged and lost after a new start", len(lost_at_last), 0, "lower"),
+    ]
+
+
+async def _swept(calls: Sequence[Call]) -> tuple[list[Swept], list[str]]:
+    """Sweep; return what came of each call, and what is lost when the daemon is started again."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with Site(Path(folder)) as site:
+            _say(TITLES)
+            async for swept in sweep(site, calls):
+                found.append(swept)
+                _say(str(swept), *swept.findings)
+            await site.restart()
+            lost = await site.lost()
+            _say(*(f"after a new start: {each}" for each in lost))
+    return found, lost
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - its output
+
+
+if __name__ == "__main__":
+    sys.exit(main(measure))

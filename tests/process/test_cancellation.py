@@ -1,0 +1,91 @@
+"""Callers who go away at any await of any call: the sweep, and that it finds what it is for.
+
+The same sweep is `scripts/bench cancellation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cancelling.calls import CALLS, Call, missing
+from tests.cancelling.site import Outcome, Site
+from tests.cancelling.sweep import sweep
+
+SAMPLE = (
+    *("Classify, several inputs", "Classify, a request_id", "Classify, the large model asked", "Generate"),
+    *("SubmitFeedback", "GetStatus", "InstallBundle", "ImportUpdate"),
+)
+SAMPLE_EVERY = 5
+SERVICES = sorted({call.method.rpartition(".")[0] for call in CALLS})
+
+
+async def findings(folder: Path, calls: Sequence[Call], every: int = 1) -> tuple[int, list[str]]:
+    """Sweep; return how many points were tried, and what was found."""
+    points, found = 0, []
+    async with Site(folder) as site:
+        async for swept in sweep(site, calls, every):
+            points += swept.points
+            found += swept.findings
+        await site.restart()
+        found += await site.lost()
+    return points, found
+
+
+def named(name: str) -> Call:
+    """Return a call by what it is called in the table."""
+    return next(call for call in CALLS if str(call) == name)
+
+
+def test_every_method_of_the_daemon_is_swept():
+    """A method that is in the descriptors and not in the sweep fails here."""
+    assert [] == missing()
+
+
+async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path):
+    """A sample: callers who leave at an await leave a daemon that answers every call and holds nothing of theirs."""
+    points, found = await findings(tmp_path, [named(name) for name in SAMPLE], SAMPLE_EVERY)
+    assert [] == found
+    assert points >= 2 * len(SAMPLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("service", SERVICES)
+async def test_callers_may_leave_at_every_await(tmp_path: Path, service: str):
+    """The whole sweep: at every await of every call, nothing hangs, nothing is left over, nothing is lost."""
+    calls = [call for call in CALLS if call.method.rpartition(".")[0] == service]
+    points, found = await findings(tmp_path, calls)
+    assert [] == found
+    assert points >= 3 * len(calls)
+
+
+async def test_the_sweep_finds_what_is_left_over_and_lost(tmp_path: Path):
+    """A call that leaves a task, a file or an open descriptor, or takes back what it acknowledged, is found at each."""
+    kept: list[object] = []
+
+    async def leaves(site: Site) -> None:
+        await named("InstallBundle").restore(site)
+        if armed:
+            kept.append(asyncio.create_task(asyncio.Event().wait()))
+            kept.append((site.config.state_dir / "staging").open("wb"))
+
+    async def takes_back(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
+        return "it was acknowledged and is gone"
+
+    armed = False
+    async with Site(tmp_path) as site:
+        call = replace(named("InstallBundle"), restore=leaves, claims=takes_back)
+        undisturbed = [swept async for swept in sweep(site, [named("InstallBundle")], every=100)]
+        armed = True
+        [swept] = [swept async for swept in sweep(site, [call], every=100, settled_seconds_max=0.1)]
+        for each in kept:
+            each.cancel() if isinstance(each, asyncio.Task) else each.close()
+    assert [[]] == [each.findings for each in undisturbed]
+    assert 1 == swept.points
+    [left] = swept.leaked
+    assert "1 more of task Event.wait" in left
+    assert "1 more open: " in left
