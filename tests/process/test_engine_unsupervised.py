@@ -10,7 +10,6 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.protocol import Attach, Load
 from edge_agent.engine.quarantine import Quarantine
-from edge_agent.engine.state import State
 from edge_agent.formats.manifest import Manifest, Task, encode
 from edge_agent.supervision import Supervisor
 from tests.eventually import eventually
@@ -32,7 +31,7 @@ async def test_a_child_that_nobody_watches_any_more_is_started_again():
         await eventually(lambda: len(faults.pauses) == 1)
     assert [InjectedFault] == [type(each["exc_info"]) for each in logged if each["event"] == "component_died"]
     assert "Component engine echo stopped with InjectedFault" in owner.problems[0]
-    assert (State.BACKING_OFF, False) == (engine.state, attaching.done())
+    assert (False, False) == (engine.ready("talk"), attaching.done())
     faults.release()
     await attaching
     first = engine.pid
