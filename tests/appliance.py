@@ -99,8 +99,8 @@ class Calls:
         self._output = output
 
     def outcomes(self) -> Counter[str]:
-        """Count the lines."""
-        return Counter(self._output.read_text().splitlines())
+        """Count the lines; there are none before systemd has made the file."""
+        return Counter(self._output.read_text().splitlines() if self._output.exists() else ())
 
     def under_way(self) -> bool:
         """Tell whether callers of each kind are answered, and a stream runs."""
@@ -191,13 +191,16 @@ class Appliance:
         """Let callers of every kind call while the block runs: tests/machine_callers.py."""
         self.machine.put(Path(machine_callers.__file__), "/srv/callers.py")
         self.machine.write("/etc/systemd/system/callers.service", CALLERS)
+        self.machine.run("rm", "-f", "/srv/calls")
         self.machine.run("systemctl", "daemon-reload")
         self.machine.run("systemctl", "start", "callers")
         calls = Calls(self.machine.root / "srv/calls")
-        self.machine.until(calls.under_way)
-        yield calls
-        self.machine.run("systemctl", "stop", "callers")
-        self.machine.note(f"-- {dict(calls.outcomes())}")
+        try:
+            self.machine.until(calls.under_way)
+            yield calls
+        finally:
+            self.machine.run("systemctl", "stop", "callers")
+            self.machine.note(f"-- {dict(calls.outcomes())}")
 
     def logged(self) -> list[dict[str, Any]]:
         """Return what the daemon has written to its log since it was last asked."""

@@ -91,7 +91,7 @@ def test_a_client_may_have_a_limit_of_its_own() -> None:
 def test_all_accounts_of_a_socket_leave_places_to_others(calls_max: int) -> None:
     """Whatever names a program gives on a socket: when no account of it gets another place, a new client still does."""
     accounts = ["inference.sock", *(f"inference.sock #{number}" for number in range(1, 17))]
-    admission = Admission(calls_max, drain_seconds=5)
+    admission = Admission(calls_max)
     with ExitStack() as stack:
         refused: set[str] = set()
         for account in itertools.cycle(accounts):
