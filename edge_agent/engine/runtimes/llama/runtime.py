@@ -297,7 +297,9 @@ class LlamaRuntime:
 
     def _tune_threads(self, expected: float, seconds: float) -> None:
         """Let the next step have as many threads as suit what steps take."""
-        self._scheduler.costs.scale(self._tuner.took(expected, seconds, time.perf_counter()))
+        dearer = self._tuner.took(expected, seconds, time.perf_counter())
+        if dearer != 1.0:
+            self._scheduler.costs.scale(dearer)
         self._use_threads(self._tuner.threads)
 
     def _use_threads(self, threads: int) -> None:
