@@ -78,8 +78,6 @@ class Call:
     """Events that it is right to log as errors."""
     answers_max: int = 1000
     """Its caller leaves after so many."""
-    begun_max: int = 1000
-    """Of the awaits in tasks that it begins, so many are tried, evenly chosen: where one point takes seconds."""
     ends: bool = False
     """It stops the daemon's work: each point has a daemon of its own."""
 
@@ -315,7 +313,6 @@ async def _planned_answers(site: Site, messages: Sequence[bytes], outcome: Outco
 
 def _operator() -> list[Call]:
     mode = task_pb2.Mode.Value
-    own_engine = {"restore": _removed("heavy"), "begun_max": 8}
     return [
         _call(ADMIN, "GetStatus"),
         _call(ADMIN, "ListBundles"),
@@ -325,10 +322,9 @@ def _operator() -> list[Call]:
         _call(ADMIN, "InstallBundle", "not activated", path=_path("spare"), no_activate=True,
               restore=_removed("spare"), claims=_is_installed("spare")),
         _call(ADMIN, "InstallBundle", "an engine of its own", path=_path("heavy"), claims=_is_installed("heavy"),
-              **own_engine),
+              restore=_removed("heavy")),
         _call(ADMIN, "InstallBundle", "it does not load", path=_path("broken"), reason="MODEL_LOAD_FAILED",
-              logged=("engine_load_failed",),
-              begun_max=4),
+              logged=("engine_load_failed",)),
         _call(ADMIN, "InstallBundle", "refused", path="here", reason="REQUEST_INVALID"),
         _call(ADMIN, "InstallBundle", "another installs it", path=_path("spare"), restore=_removed("spare"),
               claims=_is_installed("spare"), beside=_likewise(f"{ADMIN}.InstallBundle")),
@@ -340,13 +336,12 @@ def _operator() -> list[Call]:
         _call(ADMIN, "RemoveBundle", "one version", task="spare", bundle="1.0.0",
               prepare=_installed("spare", no_activate=True), restore=_removed("spare"), claims=_is_removed("spare")),
         _call(ADMIN, "RemoveBundle", "an engine of its own", task="heavy", prepare=_installed("heavy"),
-              claims=_is_removed("heavy"), **own_engine),
+              claims=_is_removed("heavy"), restore=_removed("heavy")),
         _call(ADMIN, "SealExamples", prepare=_prediction_kept),
         _call(ADMIN, "ReadReceipts"),
         _call(ADMIN, "ImportUpdate", path=_centre_folder),
         _call(ADMIN, "ImportUpdate", "a new version", path=_centre_folder, prepare=_new_version,
-              restore=_removed("planned"), claims=_planned_answers,
-              begun_max=12),
+              restore=_removed("planned"), claims=_planned_answers),
         _call(ADMIN, "SetMode", task="asked", mode=mode("MODE_SHADOW"), restore=_mode_taken_back),
         _call(ADMIN, "GetFieldReport"),
         _call(ADMIN, "Drain", ends=True),

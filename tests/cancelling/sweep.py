@@ -89,15 +89,14 @@ class _Sweep:
     def _points(self) -> Iterator[Point]:
         """Yield the points; how many there are may change from call to call with the time that threads take."""
         for how in HOWS:
-            yield from self._numbers("own", how, 1)
-        found, most = self._found.begun, self._call.begun_max
-        yield from self._numbers("begun", "waiting", max(1, -(-found // most)))
+            yield from self._numbers("own", how)
+        yield from self._numbers("begun", "waiting")
 
-    def _numbers(self, whose: Whose, how: How, step: int) -> Iterator[Point]:
+    def _numbers(self, whose: Whose, how: How) -> Iterator[Point]:
         number = 1
         while number <= (self._found.own if whose == "own" else self._found.begun):
             yield Point(whose, how, number)
-            number += step
+            number += 1
 
     async def _undisturbed(self) -> None:
         call, site = self._call, self._site

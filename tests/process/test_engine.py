@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,7 @@ from edge_agent.errors import (
     StreamBroken,
 )
 from edge_agent.formats.manifest import Limits, Manifest, Prompt, Task, encode
-from tests.eventually import eventually, eventually_sync
+from tests.eventually import eventually, eventually_sync, turns
 
 CONFIG = EngineConfig(
     queue_requests_max=4,
@@ -373,6 +375,26 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+async def stopped_while_it_loads() -> None:
+    """Start an engine whose model is not there, and stop it before it can say so."""
+    pool = EnginePool(CONFIG, lambda: None)
+    missing = {"weights": Path("/nowhere/model.bin")}
+    attaching = asyncio.create_task(pool.attach("classify", CLASSIFY, encode(CLASSIFY), missing, keep=True))
+    await eventually(lambda: bool(pool.statuses()) and child(pool) > 0)
+    await pool.stop()
+    await asyncio.gather(attaching, return_exceptions=True)
+
+
+async def test_a_load_that_fails_when_nobody_waits_for_it_is_no_complaint() -> None:
+    """An engine that is stopped while its child finds out that it cannot load leaves no error that nobody heard."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    await stopped_while_it_loads()
+    await turns(3)
+    gc.collect()
+    assert [] == complaints
 
 
 def test_a_child_does_not_outlive_its_parent() -> None:
