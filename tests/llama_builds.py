@@ -1,12 +1,12 @@
 """Builds of llama.cpp for other kinds of processor than this machine's own, to run the tests of the llama engine on.
 
     EDGE_AGENT_LLAMA_BUILD=avx2 scripts/test tests/contract   # whatever loads llama.cpp loads that build
-    python -m tests.llama_builds [NAME...]                    # makes those that this processor can execute, or the named
+    python -m tests.llama_builds [NAME...]                    # makes all that this processor can execute, or those
 
-A build is a folder that llama-cpp-python takes by LLAMA_CPP_LIB_PATH: the libraries of the installed wheel, of which the
-one that computes, libggml-cpu, is compiled anew from the pinned source archive, with the agent's kernels and with the
-flags that llama.cpp gives that kind of processor. It takes a minute of one core, once: folders are kept in
-.cache/llama-builds by everything that they are made of.
+A build is a folder that llama-cpp-python takes by LLAMA_CPP_LIB_PATH: the libraries of the installed wheel, but the one
+that computes, libggml-cpu, is compiled from the pinned source archive, with the agent's kernels and with the flags that
+llama.cpp gives that kind of processor. It takes 40 s of one core, once: folders are kept in .cache/llama-builds by
+everything that they are made of.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def make(builds: Sequence[Build]) -> None:
 @contextmanager
 def _source() -> Iterator[Path]:
     """Yield llama.cpp's source, of the pinned archive."""
-    from convert.export import converter
+    from convert.export import converter  # noqa: PLC0415 - may load llama_cpp, and then it is too late to choose
 
     inside = f"llama_cpp_python-{converter.VERSION}/vendor/llama.cpp/"
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".source-") as name:

@@ -1,8 +1,9 @@
 """Streams that write on, step after step, without being planned anew: token for token what they write otherwise.
 
-What is compared has been planned alike. Streams take the cells of one that has ended, which lie below their own, and add up
-attention in another order from then on: what they write then depends on when that was (decisions 0041 and 0046). So
-streams come one after the other here, each with a prompt that is read in one step however fast the machine is.
+What is compared has been planned alike. A stream that writes on when another has ended takes that one's cells, which lie
+below its own, and attention adds up in another order from then on: its last bits depend on when that was (decisions
+0041 and 0048). So streams come one after the other here, each with a prompt that is read in one step however fast the
+machine is, and end in the same step.
 """
 
 from __future__ import annotations
