@@ -69,15 +69,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
     models = list(dict.fromkeys(row["model"] for row in ratios(rows)))
     bars = list(dict.fromkeys(row["bar"] for row in ratios(rows)))
     at = {(row["model"], row["bar"]): row for row in ratios(rows)}
-    held = [
-        [
-            bar,
-            _limit(row := _first(at, models, bar)),
-            *(_ratio(at.get((m, bar))) for m in models),
-            *elsewhere(row, others),
-        ]
-        for bar in bars
-    ]
+    held = [_held(_first(at, models, bar), [at.get((m, bar)) for m in models], others) for bar in bars]
     sides = [[bar, _sides(at, models, bar), *(_both(at.get((m, bar))) for m in models)] for bar in bars]
     names = [f"`{model}`" for model in models]
     return "\n".join(
@@ -87,10 +79,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
             *_machine(rows),
             "",
             "Ours / theirs: the median of the pairs and its 95 % confidence interval. **Bold**: misses its limit.",
-            *(
-                f"Column {other['name']}: `{other['model']}` on another machine, {other['machine']}; medians."
-                for other in others
-            ),
+            *map(_about, others),
             "",
             *_table(["", "must be", *names, *(other["name"] for other in others)], held),
             "",
@@ -100,7 +89,7 @@ def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
             *_table(["", "unit", *names], sides),
             "",
             *_figures(rows),
-            *(f"- {each['name']}: {what}: {value:g}" for each in others for what, value in each["figures"].items()),
+            *_other_figures(others),
             "",
         ]
     )
@@ -128,6 +117,15 @@ def _machine(rows: Sequence[Row]) -> list[str]:
             engine = ", ".join(f"{name} {row['about'][name]}" for name in TOLD if name in row["about"])
             lines += ["", f"`{row['model']}`: the engine has {engine}; llama-server `{row['about']['llama-server']}`."]
     return lines
+
+
+def _about(other: Row) -> str:
+    return f"Column {other['name']}: `{other['model']}` on another machine, {other['machine']}; medians."
+
+
+def _held(row: Row, found: Sequence[Row | None], others: Sequence[Row]) -> list[str]:
+    """Return the row of a bar in the first table."""
+    return [row["bar"], _limit(row), *map(_ratio, found), *elsewhere(row, others)]
 
 
 def elsewhere(row: Row, others: Sequence[Row]) -> list[str]:
@@ -181,6 +179,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _figures(rows: Sequence[Row]) -> list[str]:
     told = [row for row in rows if "low" not in row and row["bar"] not in ("processor cores", "threads of each side")]
     return [f"- `{row['model']}`: {row['bar']}: {row['value']:.3g}" for row in told]
+
+
+def _other_figures(others: Sequence[Row]) -> list[str]:
+    return [f"- {each['name']}: {what}: {value:g}" for each in others for what, value in each["figures"].items()]
 
 
 if __name__ == "__main__":

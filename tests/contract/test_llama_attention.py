@@ -57,10 +57,10 @@ def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Model):
     """On every build, with llama.cpp's own kernels, too: whoever else is among fewer than 64 rows."""
     tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
-    usual, first = np.array(cut(smollm2, tokens, 16)), FEW - ASKED
-    others = {f"steps of {rows}": cut(smollm2, tokens, rows) for rows in (1, 2, 3, 7, 33, ROWS_MAX)}
-    others["beside others"] = cut(smollm2, tokens, 17, before=5)
-    context = Context(smollm2, Shape(cells=2048, sequences=2, kv_type="f16", threads=2))
+    usual, first = np.array(cut(smollm2, tokens, 16, threads=1)), FEW - ASKED
+    others = {f"steps of {rows}": cut(smollm2, tokens, rows, threads=1) for rows in (1, 3, ROWS_MAX)}
+    others["beside others"] = cut(smollm2, tokens, 17, before=5, threads=1)
+    context = Context(smollm2, Shape(cells=2048, sequences=2, kv_type="f16", threads=1))
     try:
         context.decode([Rows(0, 0, tokens[:first], logits=0)])
         context.abort()

@@ -1,4 +1,4 @@
-"""The contract of the llama engine, held on builds of llama.cpp for several kinds of processor: tests/llama_builds.py."""
+"""The contract of the llama engine, on builds of llama.cpp for several kinds of processor: tests/llama_builds.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Streams that write on, step after step, without being planned anew: token for token what they write otherwise.
 
-What is compared has been planned alike. A stream that writes on when another has ended takes that one's cells, which lie
+What is compared has been planned alike. A stream that goes on when another has ended takes its cells, which lie
 below its own, and attention adds up in another order from then on: its last bits depend on when that was (decisions
 0041 and 0048). So streams come one after the other here, each with a prompt that is read in one step however fast the
 machine is, and end in the same step.
