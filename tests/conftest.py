@@ -10,6 +10,10 @@ from typing import Any
 import onnxruntime
 from hypothesis import settings
 
+from tests import llama_builds
+
+llama_builds.use_chosen()  # before anything loads llama.cpp
+
 # The same examples on every run and machine; a shared core may be slow, so no example has a time limit.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")

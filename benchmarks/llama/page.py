@@ -1,5 +1,7 @@
 """Writes what scripts/bench llm --json has printed into docs/performance.md: the tables, and the chart beside it.
 
+What was measured on other machines, and of which the medians alone are kept, is in machines.json: a column each.
+
 python -m benchmarks.llama.page FILE
 """
 
@@ -14,6 +16,7 @@ from typing import Any
 from benchmarks.llama.comparing import ALIKE
 from benchmarks.llama.picture import draw
 
+MACHINES = Path(__file__).with_name("machines.json")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, CHART = DOCS / "performance.md", DOCS / "performance.svg"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
@@ -28,7 +31,7 @@ Row = dict[str, Any]
 def main(measured: Path) -> None:
     """Write both."""
     rows = parse(measured.read_text(encoding="utf-8"))
-    PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), section(rows)), encoding="utf-8")
+    PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), section(rows, machines())), encoding="utf-8")
     draw(CHART, ratios(rows))
 
 
@@ -55,12 +58,18 @@ def inserted(page: str, text: str) -> str:
     return before + BEGIN + text + END + after
 
 
-def section(rows: Sequence[Row]) -> str:
-    """Return what was measured as Markdown."""
+def machines() -> list[Row]:
+    """Return what is kept of other machines."""
+    kept: list[Row] = json.loads(MACHINES.read_text(encoding="utf-8"))
+    return kept
+
+
+def section(rows: Sequence[Row], others: Sequence[Row]) -> str:
+    """Return what was measured as Markdown, here and on other machines."""
     models = list(dict.fromkeys(row["model"] for row in ratios(rows)))
     bars = list(dict.fromkeys(row["bar"] for row in ratios(rows)))
     at = {(row["model"], row["bar"]): row for row in ratios(rows)}
-    held = [[bar, _limit(at, models, bar), *(_ratio(at.get((m, bar))) for m in models)] for bar in bars]
+    held = [_held(_first(at, models, bar), [at.get((m, bar)) for m in models], others) for bar in bars]
     sides = [[bar, _sides(at, models, bar), *(_both(at.get((m, bar))) for m in models)] for bar in bars]
     names = [f"`{model}`" for model in models]
     return "\n".join(
@@ -70,8 +79,9 @@ def section(rows: Sequence[Row]) -> str:
             *_machine(rows),
             "",
             "Ours / theirs: the median of the pairs and its 95 % confidence interval. **Bold**: misses its limit.",
+            *map(_about, others),
             "",
-            *_table(["", "must be", *names], held),
+            *_table(["", "must be", *names, *(other["name"] for other in others)], held),
             "",
             *_engine(rows, models),
             "The first table as it was measured: ours : theirs, medians.",
@@ -79,6 +89,7 @@ def section(rows: Sequence[Row]) -> str:
             *_table(["", "unit", *names], sides),
             "",
             *_figures(rows),
+            *_other_figures(others),
             "",
         ]
     )
@@ -108,8 +119,31 @@ def _machine(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _limit(at: dict[tuple[str, str], Row], models: Sequence[str], bar: str) -> str:
-    row = next(at[model, bar] for model in models if (model, bar) in at)
+def _about(other: Row) -> str:
+    return f"Column {other['name']}: `{other['model']}` on another machine, {other['machine']}; medians."
+
+
+def _held(row: Row, found: Sequence[Row | None], others: Sequence[Row]) -> list[str]:
+    """Return the row of a bar in the first table."""
+    return [row["bar"], _limit(row), *map(_ratio, found), *elsewhere(row, others)]
+
+
+def elsewhere(row: Row, others: Sequence[Row]) -> list[str]:
+    """Return a bar's cells of other machines, held to the limit of the row; empty where it was not measured there."""
+    cells = []
+    for other in others:
+        value, limit = other["ratios"].get(row["bar"]), row["limit"]
+        missed = None not in (value, limit) and (value > limit if row["better"] == "lower" else value < limit)
+        shown = "" if value is None else f"{value:.2f}"
+        cells.append(f"**{shown}**" if missed else shown)
+    return cells
+
+
+def _first(at: dict[tuple[str, str], Row], models: Sequence[str], bar: str) -> Row:
+    return next(at[model, bar] for model in models if (model, bar) in at)
+
+
+def _limit(row: Row) -> str:
     if row["limit"] is None:
         return "reported"
     sign = "≤" if row["better"] == "lower" else "≥"
@@ -125,7 +159,7 @@ def _ratio(row: Row | None) -> str:
 
 
 def _sides(at: dict[tuple[str, str], Row], models: Sequence[str], bar: str) -> str:
-    row = next(at[model, bar] for model in models if (model, bar) in at)
+    row = _first(at, models, bar)
     than = "" if row["than"] == "llama-server" else f"; theirs is the {row['than']}"
     return f"{row['unit']}{than}"
 
@@ -145,6 +179,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _figures(rows: Sequence[Row]) -> list[str]:
     told = [row for row in rows if "low" not in row and row["bar"] not in ("processor cores", "threads of each side")]
     return [f"- `{row['model']}`: {row['bar']}: {row['value']:.3g}" for row in told]
+
+
+def _other_figures(others: Sequence[Row]) -> list[str]:
+    return [f"- {each['name']}: {what}: {value:g}" for each in others for what, value in each["figures"].items()]
 
 
 if __name__ == "__main__":

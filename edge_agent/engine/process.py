@@ -49,6 +49,7 @@ KEPT = (
     "PATH",
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
+    "LLAMA_CPP_LIB_PATH",
     "LANG",
     "LC_ALL",
     "TMPDIR",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from convert import gguf
-from edge_agent.engine.runtimes.llama.context import BULK_ROWS, Context, Logits, Rows, Shape
+from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Aborted, Context, Logits, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from tests import tiny_decoder, tiny_gguf
 from tests.attention import by_row
@@ -20,6 +20,8 @@ from tests.models import smollm2_path
 TOKENS = 300
 """More than a block of cells, more than four of them, and no multiple."""
 ASKED = 40
+FEW = 70
+"""Tokens of the text that is computed on slow builds, too."""
 
 
 def cut(model: Model, tokens: list[int], steps: int, *, before: int = 0, threads: int = 2) -> list[Logits]:
@@ -50,6 +52,27 @@ def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     model = Model(str(path))
     yield model
     model.close()
+
+
+def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Model):
+    """On every build, with llama.cpp's own kernels, too: whoever else is among fewer than 64 rows."""
+    tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
+    usual, first = np.array(cut(smollm2, tokens, 16, threads=1)), FEW - ASKED
+    others = {f"steps of {rows}": cut(smollm2, tokens, rows, threads=1) for rows in (1, 3, ROWS_MAX)}
+    others["beside others"] = cut(smollm2, tokens, 17, before=5, threads=1)
+    context = Context(smollm2, Shape(cells=2048, sequences=2, kv_type="f16", threads=1))
+    try:
+        context.decode([Rows(0, 0, tokens[:first], logits=0)])
+        context.abort()
+        with pytest.raises(Aborted):
+            context.decode([Rows(0, first, tokens[first:], logits=1), Rows(1, 0, tokens[:5], logits=1)])
+        context.forget_abort()
+        assert [first, 0] == [context.length(sequence) for sequence in (0, 1)]
+        context.decode([Rows(0, first, tokens[first:], logits=ASKED)])
+        others["after an aborted step"] = [context.logits(row).copy() for row in range(ASKED)]
+    finally:
+        context.close()
+    assert [] == [name for name, found in others.items() if not np.array_equal(usual, np.array(found))]
 
 
 @by_row

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_agent.engine.runtimes.llama import backends
 from tests.attention import by_row
 
 Q4_1 = 3
@@ -48,7 +48,7 @@ class Traits(ctypes.Structure):
 
 def installed() -> ctypes.CDLL:
     """The CPU backend of the installed llama.cpp."""
-    found = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-cpu.so"))
+    found = ctypes.CDLL(str(backends.LIBRARIES / "libggml-cpu.so.0"))
     found.ggml_cpu_init()
     found.ggml_get_type_traits_cpu.restype = ctypes.POINTER(Traits)
     return found

@@ -1,13 +1,20 @@
-"""Streams that write on, step after step, without being planned anew: the same text as alone, whatever happens."""
+"""Streams that write on, step after step, without being planned anew: token for token what they write otherwise.
+
+What is compared has been planned alike. A stream that goes on when another has ended takes its cells, which lie
+below its own, and attention adds up in another order from then on: its last bits depend on when that was (decisions
+0041 and 0048). So streams come one after the other here, each with a prompt that is read in one step however fast the
+machine is, and end in the same step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run, Token
 from edge_agent.engine.runtimes.llama.runtime import LONG_ROWS, LlamaRuntime
+from edge_agent.engine.runtimes.llama.scheduler import ROWS_MIN
 from edge_agent.engine.runtimes.llama.sequences import Place
 from edge_agent.formats.manifest import Manifest
 from tests.models import smollm2_path
@@ -54,6 +61,11 @@ class Said:
         self.texts: dict[str, str] = {}
         self.ended: dict[str, Event] = {}
 
+    @property
+    def tokens(self) -> dict[str, tuple[Token, ...]]:
+        """What each stream that is done has written, and how likely that was, to the last bit."""
+        return {job_id: event.tokens for job_id, event in self.ended.items() if isinstance(event, Done)}
+
     def take(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Chunk):
@@ -62,9 +74,14 @@ class Said:
                 self.ended[event.job_id] = event
 
 
-def ask(runtime: LlamaRuntime, *things: str) -> None:
-    for thing in things:
-        runtime.submit(Run(job_id=thing, digest="w", text=thing, output_tokens_max=TOKENS))
+def ask(runtime: LlamaRuntime, said: Said, things: Sequence[str], tokens: int = TOKENS) -> None:
+    """Ask for one stream after the other, a step apart; all come to their end in the same step."""
+    for later, thing in enumerate(things):
+        job = Run(job_id=thing, digest="w", text=thing, output_tokens_max=tokens - later, logprobs=0)
+        runtime.submit(job)
+        assert runtime._jobs[thing].pending <= ROWS_MIN + len(runtime._bundles["w"].prompt.tokens)
+        said.take(runtime.step())
+        assert runtime._jobs[thing].computed == runtime._jobs[thing].input_tokens
 
 
 def finish(runtime: LlamaRuntime, said: Said) -> Said:
@@ -88,12 +105,12 @@ def test_one_stream_says_what_it_says_when_each_step_is_planned(runtime: LlamaRu
     texts = []
     for planned in (True, False):
         said = Said()
-        ask(runtime, thing)
+        ask(runtime, said, [thing])
         while runtime.busy:
             if planned:
                 runtime._writers = []
             said.take(runtime.step())
-        texts.append(said.texts[thing])
+        texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
 
 
@@ -102,11 +119,11 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
     texts, cut = [], []
     for planned in (True, False):
         said = Said()
-        ask(runtime, "kettle", "lamp")
+        ask(runtime, said, ["kettle", "lamp"])
         for step in range(2 * TOKENS):
             if step == 6:
                 assert planned == (not runtime._writers)
-                ask(runtime, "shirt")
+                ask(runtime, said, ["shirt"])
                 assert not runtime._writers
             if step == 12:
                 cut.append(runtime._jobs["lamp"].tokens)
@@ -119,8 +136,8 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
         assert isinstance(said.ended["lamp"], Failed)
         assert isinstance(said.ended["kettle"], Done)
         del said.texts["lamp"]  # what was not due yet has gone with the job, and that is a matter of milliseconds
-        texts.append(said.texts)
-    assert {"kettle", "shirt"} == texts[0].keys()
+        texts.append((said.texts, said.tokens))
+    assert {"kettle", "shirt"} == texts[0][0].keys() == texts[0][1].keys()
     assert texts[0] == texts[1]
     assert cut[0] == cut[1]
 
@@ -130,7 +147,7 @@ def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:
     texts, twins = [], iter(("twin", "other"))
     for planned in (True, False):
         said = Said()
-        ask(runtime, "kettle", "lamp")
+        ask(runtime, said, ["kettle", "lamp"])
         write_on(runtime, said, 2)
         for _ in range(3):
             said.take(runtime.step())
@@ -141,33 +158,35 @@ def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:
         assert len(runtime._writers) == 2
         finish(runtime, said)
         runtime.detach(twin)
-        texts.append(said.texts)
+        texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
 
 
-def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime) -> None:
-    """Nothing moved in it, so nothing is lost and nothing is said twice."""
+@pytest.mark.parametrize("at", [0, 3, 16])
+def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime, at: int) -> None:
+    """One row of each of five streams, ended twice: as they wrote on, and as planned. Nothing is lost or said twice."""
     texts = []
     for disturbed in (True, False):
         said = Said()
-        ask(runtime, *THINGS)
+        ask(runtime, said, THINGS)
         write_on(runtime, said, len(THINGS))
+        for _ in range(at):
+            said.take(runtime.step())
         if disturbed:
             runtime._cache.context.abort()
             assert [] == runtime.step()
             assert not runtime._writers
             runtime._cache.context.forget_abort()
         finish(runtime, said)
-        assert [TOKENS] * len(THINGS) == [
-            event.output_tokens for event in said.ended.values() if isinstance(event, Done)
-        ]
-        texts.append(said.texts)
+        assert list(range(TOKENS, TOKENS - len(THINGS), -1)) == [len(said.tokens[thing]) for thing in THINGS]
+        texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
 
 
 def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
     """A step that somebody has to be able to end is not one of those."""
-    ask(runtime, *(f"thing {number}" for number in range(LONG_ROWS)))
+    for number in range(LONG_ROWS):
+        runtime.submit(Run(job_id=f"{number}", digest="w", text=f"thing {number}", output_tokens_max=TOKENS))
     while runtime.busy:
         runtime.step()
         assert len(runtime._writers) < LONG_ROWS
@@ -185,8 +204,7 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
     texts, gathered = [], 0
     for planned in (True, False):
         said = Said()
-        for thing in things:
-            runtime.submit(Run(job_id=thing, digest="w", text=thing, output_tokens_max=40))
+        ask(runtime, said, things, 40)
         while runtime.busy:
             said.take(runtime.step())
             if planned:
@@ -194,7 +212,7 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
             gathered += sum(map(in_a_row, runtime._cache._places.values()))
         assert bool(gathered) != planned
         assert [event.finish for event in said.ended.values() if isinstance(event, Done)] == ["length"] * len(things)
-        texts.append(said.texts)
+        texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
     runtime.tidy()
     assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._residents)

@@ -139,7 +139,7 @@ def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> No
 
 def test_settings_hold_for_one_build_of_llama_cpp(model: Model) -> None:
     """By what is in the file of the code that computes: another build may be exact where this one is not."""
-    (code,) = {path.resolve() for path in (backends.PACKAGE / "lib").glob("libggml-cpu.so.0")}
+    (code,) = {path.resolve() for path in backends.LIBRARIES.glob("libggml-cpu.so.0")}
     assert hashlib.blake2b(code.read_bytes(), digest_size=4).hexdigest() == backends.cpu_code()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -65,15 +64,15 @@ async def noise(address: str, tls: Tls, callers: int) -> AsyncIterator[Counter[s
 
 async def test_one_noisy_client_starves_nobody(daemon: RunningDaemon, site: TlsSite) -> None:
     """Beside 60 loops of one client, each call of another is taken, and waits for one turn, not for a queue of 24."""
-    quiet, slowest = site.client("quiet", "infer"), 0.0
+    quiet, most = site.client("quiet", "infer"), 0
     noisy = site.client("noisy", "infer")
     async with noise(site.address, noisy, 60) as outcomes, AsyncClient(site.address, quiet) as client:
         for _ in range(20):
-            started = time.monotonic()
+            before = outcomes["answer"]
             [answer] = await client.classify("intent", [SLOW], timeout_seconds=10)
-            slowest = max(slowest, time.monotonic() - started)
+            most = max(most, outcomes["answer"] - before)
             assert "refund" == answer.label
-    assert slowest < 24 * 0.02, f"slowest {slowest:.3f} s"
+    assert most < 24, f"{most} answers for others while one call waited"
     refusals = {outcome for outcome in outcomes if outcome != "answer"}
     assert refusals <= {"RESOURCE_EXHAUSTED QUEUE_FULL 1.0", "RESOURCE_EXHAUSTED CLIENT_SHARE_FULL 1.0"}, outcomes
     assert outcomes["answer"] > 0

@@ -7,7 +7,6 @@ import re
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,22 +127,20 @@ def test_a_label_can_be_streamed(client: openai.OpenAI) -> None:
 
 
 def test_who_leaves_a_stream_stops_the_model(site: GatewaySite, client: openai.OpenAI) -> None:
-    """A text of sixty slow words: after the first the engine has nothing left to do, long before the last."""
-    words = user(" ".join(["!slow", "100", *["word"] * 58]))
+    """A text of sixty words, one a second: after the first the engine has nothing left to do, long before the last."""
+    words = user(" ".join(["!slow", "1000", *["word"] * 58]))
     stream = client.chat.completions.create(model="assistant", messages=words, stream=True)
-    began = time.monotonic()
     for chunk in stream:
         if chunk.choices[0].delta.content:
             break
     assert [1] == _pending(site)
     stream.close()
     eventually_sync(lambda: _pending(site) == [0])
-    assert time.monotonic() - began < 5.0
 
 
 def test_who_goes_away_from_a_whole_text_stops_the_model(site: GatewaySite) -> None:
     """The library's own timeout ends the connection, or the deadline that it names ends the call: nothing goes on."""
-    words = user(" ".join(["!slow", "100", *["word"] * 58]))
+    words = user(" ".join(["!slow", "1000", *["word"] * 58]))
     with site.openai(timeout=0.4) as hurried, pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
         hurried.chat.completions.create(model="assistant", messages=words)
     eventually_sync(lambda: _pending(site) == [0], 5.0)

@@ -34,7 +34,7 @@ def test_each_kind_is_answered(tmp_path):
     label = predict(echo_bundle(tmp_path / "a"), ["I want a refund"])[0]
     assert ("refund", 4) == (label.answer, label.input_tokens)
     assert 1.0 == pytest.approx(sum(map(math.exp, label.log_probabilities)))
-    assert 0.0 < label.seconds < 10.0
+    assert label.seconds > 0.0
     text = predict(echo_bundle(tmp_path / "b", "talk", "generate"), ["one two"])[0]
     assert ("one two", 2) == (text.answer, text.output_tokens)
     record = predict(echo_bundle(tmp_path / "c", "", "extract", ("number",)), ["pay 12"])[0]

@@ -34,7 +34,7 @@ LINES = "\n".join(
 
 def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> None:
     """With limit and interval; what misses its limit is bold, what was not measured is empty."""
-    text = page.section(page.parse(LINES))
+    text = page.section(page.parse(LINES), [])
     assert "|  | must be | `Q4_0` | `Q8_0` |" in text
     assert "| extract 4 fields, p50 | ≤ 0.6 | 0.45 (0.45 to 0.45) | **0.65 (0.65 to 0.65)** |" in text
     assert "| generate 100 tokens, 8 streams | CI ≥ 0.95 (1.05) | **0.83 (0.83 to 0.83)** |  |" in text
@@ -47,13 +47,36 @@ def test_what_the_same_kernels_leaves_has_a_table_of_its_own() -> None:
     same = json.dumps(asdict(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0"))))
     rows = page.parse(f"{LINES}\n{same}")
     assert page.ratios(rows) == page.ratios(page.parse(LINES))
-    assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows)
-    assert "agent's kernels" not in page.section(page.parse(LINES)), "nothing of the kind was measured"
+    assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows, [])
+    assert "agent's kernels" not in page.section(page.parse(LINES), []), "nothing of the kind was measured"
+
+
+def test_another_machine_has_a_column() -> None:
+    """Its medians are held to the same limits; what was not measured there is empty."""
+    other = {"name": "AVX2", "model": "Q4_0", "machine": "a slow one", "figures": {"Python, microseconds": 145}}
+    text = page.section(
+        page.parse(LINES), [{**other, "ratios": {goals.EXTRACT.bar: 0.62, goals.GENERATE[8].bar: 1.19}}]
+    )
+    assert "Column AVX2: `Q4_0` on another machine, a slow one; medians." in text
+    assert "|  | must be | `Q4_0` | `Q8_0` | AVX2 |" in text
+    assert "| 0.45 (0.45 to 0.45) | **0.65 (0.65 to 0.65)** | **0.62** |" in text
+    assert "| **0.83 (0.83 to 0.83)** |  | 1.19 |" in text
+    assert "| reported | 0.67 (0.67 to 0.67) |  |  |" in text
+    assert "- AVX2: Python, microseconds: 145" in text
+
+
+def test_the_page_has_what_is_kept_of_other_machines() -> None:
+    """Each ratio of each of them stands in the row of its bar, and every bar is one that is compared."""
+    lines = page.PAGE.read_text(encoding="utf-8").splitlines()
+    for at, other in enumerate(page.machines()):
+        for bar, value in other["ratios"].items():
+            (cells, *_) = [line.split("|")[1:-1] for line in lines if line.startswith(f"| {bar} |")]
+            assert f"{value:.2f}" == cells[at - len(page.machines())].strip(" *")
 
 
 def test_the_page_says_what_it_was_measured_on() -> None:
     """The machine, and how both sides were set up."""
-    text = page.section(page.parse(LINES))
+    text = page.section(page.parse(LINES), [])
     assert "\nMachine: A processor, 2 cores, 24 GiB, " in text
     assert "`Q4_0`: the engine has kv_type f16; llama-server `-t 2`." in text
 
@@ -62,7 +85,7 @@ def test_the_page_says_what_it_was_measured_on() -> None:
 def test_the_page_says_that_other_work_ran(load: str, told: bool) -> None:
     """Where the machine was not left alone."""
     busy = replace(MACHINE, about={**MACHINE.about, "load": load})
-    text = page.section(page.parse(f"{LINES}\n{json.dumps(asdict(busy))}"))
+    text = page.section(page.parse(f"{LINES}\n{json.dumps(asdict(busy))}"), [])
     assert told == (f"load average {load} when it began" in text)
 
 

@@ -18,7 +18,8 @@ from edge_agent.examples.redact.site_rules import site_rules
 DATA = Path(__file__).parents[1] / "data" / "redaction.jsonl"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "redaction.md"
 CHARACTERS = 32_768
-SLOW_SECONDS_MAX = 2.0  # measured: 0.2 s at most; a pattern that backtracks takes minutes
+PART = 8
+GROWTH_MAX = 4 * PART  # a pattern that backtracks takes PART times PART as long, or more
 
 
 def measured() -> dict[str, tuple[int, int, int]]:
@@ -92,23 +93,30 @@ SLOW += [
 ]
 
 
+def spent(redactor: Redactor, text: str) -> float:
+    """Return the processor time that a text takes, the shortest of three: what else runs only adds to it."""
+    tries = []
+    for _ in range(3):
+        redaction, started = redactor.start(), time.process_time()
+        redaction.text(text)
+        tries.append(time.process_time() - started)
+    return min(tries)
+
+
 @pytest.mark.parametrize("unit", SLOW)
 def test_no_text_makes_the_rules_slow(unit):
-    """The longest text that is captured takes a moment, whatever it repeats."""
+    """The longest text that is captured costs what its length does, whatever it repeats."""
     text = (unit * CHARACTERS)[:CHARACTERS]
-    started = time.process_time()
-    Redactor().start().text(text)
-    assert time.process_time() - started < SLOW_SECONDS_MAX
+    assert spent(Redactor(), text) < GROWTH_MAX * spent(Redactor(), text[: CHARACTERS // PART])
 
 
 def test_no_pattern_of_the_site_is_slow():
-    """What hangs a backtracking engine for years ends at once."""
+    """What hangs a backtracking engine for years costs what the length of the text does."""
     rules = site_rules(
         {"nested": "(a+)+$", "twice": "(a|aa)+$", "wide": "(.*)(.*)(.*)[0-9]x", "many": "(a?){200}a{200}"}
     )
-    started = time.process_time()
-    Redactor(rules).start().text("a" * CHARACTERS + "!")
-    assert time.process_time() - started < SLOW_SECONDS_MAX
+    few, many = ("a" * length + "!" for length in (CHARACTERS // PART, CHARACTERS))
+    assert spent(Redactor(rules), many) < GROWTH_MAX * spent(Redactor(rules), few)
 
 
 @pytest.mark.parametrize(

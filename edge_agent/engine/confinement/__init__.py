@@ -13,6 +13,7 @@ number of threads (the unit's TasksMax, and each one's stack counts as memory), 
 from __future__ import annotations
 
 import mmap
+import os
 import resource
 import site
 import sys
@@ -89,7 +90,9 @@ def _runtime_paths() -> list[Path]:
     code = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()]
     # A virtual environment may stand on the packages of another, by a .pth file or PYTHONPATH.
     borrowed = [path for path in map(Path, sys.path) if path.name in PACKAGE_FOLDERS]
-    return [*map(Path, (*code, *SYSTEM_PATHS)), *borrowed, Path(edge_agent.__file__).parent]
+    # Where another build of llama.cpp lies: its code for a device is opened later.
+    other = [Path(folder) for folder in [os.environ.get("LLAMA_CPP_LIB_PATH")] if folder]
+    return [*map(Path, (*code, *SYSTEM_PATHS)), *borrowed, *other, Path(edge_agent.__file__).parent]
 
 
 def _limit_memory(bytes_max: int) -> str:

@@ -22,11 +22,14 @@ import llama_cpp
 
 from edge_agent.errors import DeviceUnusable
 
-PACKAGE = Path(llama_cpp.__file__).parent
+_PACKAGE = Path(llama_cpp.__file__).parent
+_ELSEWHERE = os.environ.get("LLAMA_CPP_LIB_PATH")
+LIBRARIES = _PACKAGE / "lib" if _ELSEWHERE is None else Path(_ELSEWHERE)
+"""What llama_cpp has loaded: those of its package, or of another build, as the variable of llama-cpp-python says."""
 # Where the wheel of a portable build puts them; nothing looks there unless it is told to.
-FOLDER = PACKAGE.parent / "bin"
+FOLDER = _PACKAGE.parent / "bin" if _ELSEWHERE is None else LIBRARIES
 # The name that libllama itself needs: libggml.so is a second copy of the file, with an empty list of its own.
-REGISTRY = PACKAGE / "lib" / "libggml.so.0"
+REGISTRY = LIBRARIES / "libggml.so.0"
 _CPU_LIBRARY = re.compile(r"(?:/\S.*)?/libggml-cpu(?:-(\w+))?\.so\S*")
 _NUMBERED = re.compile(r"^([a-z]+)(\d+)$")
 _INDEX_VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "vulkan": "GGML_VK_VISIBLE_DEVICES"}
@@ -119,7 +122,7 @@ def _load_driver(registry: Any, kind: str) -> None:
     library = FOLDER / f"libggml-{kind}.so"
     if library.exists():
         registry.ggml_backend_load(os.fsencode(library))
-    elif not (PACKAGE / "lib" / library.name).exists():
+    elif not (LIBRARIES / library.name).exists():
         raise DeviceUnusable(f"this build of llama.cpp has no code for {kind}", lasting=True)
 
 

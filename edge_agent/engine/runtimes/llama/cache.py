@@ -81,7 +81,7 @@ class Cache:
         self._ballast, self._scratch = first_branch + ROWS_MAX, first_branch + ROWS_MAX + 1
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
-        """Tokens that streams have written since `_gather`."""
+        """Tokens that the streams that are there have written since `_gather`."""
         self._writing = Writers((), ())
         self._unnoted = 0
         """Steps in which each of them has taken a cell that is in no account yet."""
@@ -134,6 +134,8 @@ class Cache:
             self._cells.give(place.cells)
             self._let_go(place.resident)
             self._free.append(place.sequence)
+        if not self._places:
+            self._scattered = 0
 
     def keep(self, place: Place, suffix: Sequence[int]) -> None:
         """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
@@ -246,9 +248,9 @@ class Cache:
             self._writing = writers
         if self._scattered >= SCATTERED_MAX and len(tokens) >= GATHERED_MIN and self._gathers:
             self._gather(writers.places)
-        self._scattered += len(tokens)
         self.context.use_adapter(adapter)
         self.context.write_on(writers.sequences, positions, tokens)
+        self._scattered += len(tokens)
         self._unnoted += 1
 
     def _note(self) -> None:

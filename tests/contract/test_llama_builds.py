@@ -1,0 +1,63 @@
+"""The contract of the llama engine, on builds of llama.cpp for several kinds of processor: tests/llama_builds.py."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine.pool import EnginePool
+from edge_agent.engine.runtimes.llama import backends
+from edge_agent.formats.manifest import encode
+from tests import bundles, llama_builds
+from tests.llama_builds import BUILDS, VARIABLE, Build
+
+HERE = Path(__file__)
+SUITE = [str(path) for path in sorted(HERE.parent.glob("test_llama_*.py"))]
+TOLD = 6000
+"""Characters of what a failed run has printed."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(llama_builds.chosen() is not None, reason="this run is one of those that it starts")
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_the_suite_passes_on_each_build(build: Build) -> None:
+    """Each kind of processor whose code can be executed here; that of this machine itself is what other runs have."""
+    if not build.runs_here:
+        pytest.skip(f"this processor has not all of {', '.join(build.needs)}")
+    command = [sys.executable, "-m", "pytest", "-n0", "-m", "not slow", "-rfE", "--tb=short", *SUITE]
+    run = subprocess.run(
+        command,
+        cwd=llama_builds.ROOT,
+        env={**os.environ, VARIABLE: build.name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, f"on the build for {build.name}:\n{(run.stdout + run.stderr)[-TOLD:]}"
+
+
+def test_the_chosen_build_is_what_computes() -> None:
+    """Without a choice, that of the installed wheel."""
+    build = llama_builds.chosen()
+    folder = backends.LIBRARIES if build is None else build.folder
+    code = (folder / "libggml-cpu.so.0").read_bytes()
+    assert (folder, hashlib.blake2b(code, digest_size=4).hexdigest()) == (backends.LIBRARIES, backends.cpu_code())
+
+
+async def test_a_child_loads_the_same_build(tmp_path: Path) -> None:
+    """Confined, with next to nothing of the daemon's environment: what it measured holds for that build's code."""
+    folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")
+    manifest = bundles.manifest_of(folder)
+    pool = EnginePool(EngineConfig(load_seconds_max=60), lambda: None, [tmp_path])
+    try:
+        await pool.attach("talk", manifest, encode(manifest), bundles.paths_of(folder))
+        (engine,) = pool.statuses()
+        assert backends.cpu_code() in engine.details["tuned_for"]
+    finally:
+        await pool.stop()
