@@ -19,10 +19,12 @@ PLACES = re.compile(r"_(file|dir|url)$|^(url|root_file)$")
 REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 KEYS = re.compile(
-    "again_in_seconds|address|at|audit|bundle|bytes|certificate|client|code|count|detail|device|digest|engine|error|event"
-    "|expires_at|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|port|reason|remedy|repository"
+    "again_in_seconds|address|answers|at|audit|bundle|bytes|call|certificate|client|code|component|count|deaths|detail|device|digest"
+    "|engine|error|event"
+    "|expires_at|failed|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|policy|port|reason"
+    "|remedy|repository"
     "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"
-    "|upstream|url|version|why|about|problem"
+    "|upstream|url|version|what|why|about|problem"
 )
 """Keys of log events that are carried."""
 UNTOUCHED = re.compile("at|digest|level|pid|sha256|since|timestamp|version")

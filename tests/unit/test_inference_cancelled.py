@@ -12,6 +12,7 @@ import pytest
 from edge_agent.config import ServiceConfig
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Chunk, Done
+from edge_agent.engine.waiting import Reservation, Waiting
 from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.metrics.counting import Counts
 from edge_agent.routing.policy import Upstream
@@ -26,6 +27,7 @@ from tests.unit.test_answers import finished
 
 STEPS = 3
 """Of the event loop, for each thing that an engine or a large model waits for."""
+QUEUE_MAX = 16
 END = Finish("big-1", 10, 5, 0, complete=True)
 GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
 
@@ -57,15 +59,19 @@ class Engines:
     """An engine that answers in steps; the inputs "bug" meet one."""
 
     def __init__(self) -> None:
-        self.open = Open()
+        self.open, self.queue = Open(), Waiting(QUEUE_MAX)
 
     def ready(self, digest: str) -> bool:
         return True
 
-    def reserve(self, digest: str, jobs: int, client: str) -> None:
-        pass
+    def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
+        return self.queue.reserve(jobs, client)
 
-    async def answer(self, run: Any, deadline: float, priority: int, client: str) -> Answer:
+    async def answer(
+        self, run: Any, deadline: float, priority: int, client: str, reservation: Reservation | None = None
+    ) -> Answer:
+        if reservation:
+            assert reservation.take_place(self.queue)
         with self.open:
             if run.text == "bug":
                 raise KeyError("a bug")
@@ -137,7 +143,7 @@ class Site:
     """A servicer over all of these, and what is still under way of its calls."""
 
     def __init__(self, kind: str, mode: Any) -> None:
-        self.engines, self.large, self.admission = Engines(), Large(), Admission(256, 10.0)
+        self.engines, self.large, self.admission = Engines(), Large(), Admission(256)
         self.remembered = Deduplicator(WindowLimits(16, 300.0, 2**20))
         escalation = Escalation(Around(self.large, lambda _: mode, Redactor().start))  # type: ignore[arg-type]
         rooms: Any = Rooms(Serving(kind), self.engines, self.admission, Nothing(), Counts(), escalation)  # type: ignore[arg-type]
@@ -146,6 +152,9 @@ class Site:
     @property
     def under_way(self) -> tuple[int, int, int, int]:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if not self.admission.calls:
+            with self.engines.queue.reserve(QUEUE_MAX):
+                pass  # no place is kept for anybody
         return self.admission.calls, self.engines.open.now, self.large.open.now, len(tasks)
 
 
