@@ -188,7 +188,7 @@ def test_a_database_that_is_too_large_is_not_copied(tmp_path):
 
 
 def logged_keys() -> set[str]:
-    """Return the names under which our daemons log values; a traceback is written as text, which the bundle leaves out."""
+    """Return the names under which our daemons log values, but for tracebacks, of which the bundle carries no text."""
     keys = set()
     for path in (ROOT / "edge_agent").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
