@@ -390,6 +390,7 @@ def test_files_are_short():
     require_none(shape.long_files(OURS + TESTS, FILE_LINES_MAX), "Split it where the idea changes.")
 
 
+@pytest.mark.slow
 def test_functions_are_short_and_simple():
     """No function is over a hard limit."""
     remedy = "Take a step out and name it; pass what belongs together as one frozen dataclass."

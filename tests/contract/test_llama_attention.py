@@ -75,6 +75,7 @@ def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Mode
     assert [] == [name for name, found in others.items() if not np.array_equal(usual, np.array(found))]
 
 
+@pytest.mark.slow
 @by_row
 def test_a_row_is_the_same_in_steps_of_any_size(smollm2: Model):
     """Alone, in few, in as many as had another kernel; on one thread; with another text's cells between its own."""
@@ -90,6 +91,7 @@ def test_a_row_is_the_same_in_steps_of_any_size(smollm2: Model):
     assert [] == [name for name, found in others.items() if not np.array_equal(usual, np.array(found))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "heads", "shared"),
     [(64, 4, 1), (64, 4, 2), (64, 6, 3), (64, 4, 4), (64, 7, 7), (128, 2, 1), (128, 10, 5), (192, 2, 2), (256, 2, 2)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edge_agent.engine.protocol import CacheUse, Done, Load, Run
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
@@ -40,6 +42,7 @@ def answer(runtime: LlamaRuntime, digest: str, text: str) -> int:
     return most
 
 
+@pytest.mark.slow
 def test_the_cache_says_what_it_holds_and_saves() -> None:
     """Cells in use are the prefixes of who ran last while nothing runs, more while something does, none at first.
 

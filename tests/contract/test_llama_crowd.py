@@ -84,6 +84,7 @@ def crowd() -> Iterator[Counted]:
     counted.runtime.close()
 
 
+@pytest.mark.slow
 @by_row
 def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: LlamaRuntime, crowd: Counted) -> None:
     """Long texts among them, which are kept; asked again they are found, and are the same."""
@@ -94,6 +95,7 @@ def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: Llama
     assert expected == [done.scores for done in crowd.together(texts)]
 
 
+@pytest.mark.slow
 @by_row
 def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Counted) -> None:
     """Its row in the step moves nobody's score."""
@@ -105,6 +107,7 @@ def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Count
     assert [classify(alone, text).scores for text in TEXTS] == [done.scores for done in found]
 
 
+@pytest.mark.slow
 @by_row
 def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, crowd: Counted, tmp_path: Path) -> None:
     """Its matrices are half floats, of which nobody has measured that steps of any size give the same bits."""
@@ -119,6 +122,7 @@ def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, cro
         runtime.detach("tuned")
 
 
+@pytest.mark.slow
 def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:
     """With rows that belong to nobody, move nothing and are gone when the answer is out."""
     crowd.rows.clear()

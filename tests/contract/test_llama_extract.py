@@ -153,6 +153,7 @@ def steps_of(runtime: LlamaRuntime, text: str) -> tuple[int, Done]:
     return steps, done
 
 
+@pytest.mark.slow
 def test_drafts_save_steps_and_change_nothing(runtime: LlamaRuntime) -> None:
     """Learnt from the same record, from those of other texts, or from all: the same to the last bit, in fewer steps."""
     bundle, plain = runtime._bundles["e"], dict[str, tuple[int, Done]]()
@@ -186,6 +187,7 @@ def test_a_draft_does_not_get_past_the_limit(runtime: LlamaRuntime, manifest: Ma
     assert f"not complete after {tokens - 1} tokens" in failed.message
 
 
+@pytest.mark.slow
 def test_confidence_is_that_of_a_walk_token_by_token(runtime: LlamaRuntime, manifest: Manifest) -> None:
     """In a context of its own, without jumps: the product over all tokens of the softmax over what was allowed."""
     done = extract(runtime, TEXTS[1])

@@ -70,7 +70,7 @@ def require_as_before(turmoil: Turmoil) -> None:
     assert cells == cells_in_use(runtime)
 
 
-@pytest.mark.parametrize("cancels", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cancels", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, cancels: int) -> None:
     """Of all kinds, with four adapters, at random moments: each ends once, the others answer as if they were alone."""
     turmoil = Turmoil(runtime, tmp_path)
@@ -89,7 +89,7 @@ def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, can
     assert idle == cells_in_use(runtime)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_more_prompts_than_the_buffer_has_sequences_for(tmp_path: Path) -> None:
     """Twenty-four jobs at once, of as many prompts and more: none fails, and each answers as it does alone."""
     runtime = tiny_runtime(tmp_path, kept_bytes=2**20, jobs=PROMPTS)
@@ -259,7 +259,7 @@ def test_what_was_asked_before_is_not_computed_again(tmp_path: Path) -> None:
         runtime.close()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_memory_stays_flat_over_thousands_of_jobs(runtime: LlamaRuntime, tmp_path: Path) -> None:
     """After a warm-up, 2,000 jobs of all kinds, a fifth of them cancelled, leave the process as large as it was."""
     turmoil = Turmoil(runtime, tmp_path)

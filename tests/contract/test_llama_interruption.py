@@ -82,6 +82,7 @@ def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker
     assert (alone.scores, alone.label_mass) == (done.scores, done.label_mass)
 
 
+@pytest.mark.slow
 def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) -> None:
     """Steps of prompts, of labels' branches and of streams, ended at random points, are done again to the same bit."""
     texts = [SHORT, LONG, "Hi", LONG[:230]]

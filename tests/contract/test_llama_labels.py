@@ -139,9 +139,10 @@ def joint(done: Done) -> np.ndarray:
 
 def all_but_few() -> list[Any]:
     """Return the larger tasks, to be asked in full."""
-    return [pytest.param(name, 1, marks=pytest.mark.slow) for name in ("two hundred", "thousand")]
+    return [pytest.param(name, 1, marks=pytest.mark.release) for name in ("two hundred", "thousand")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "every"), [("few", 1), ("two hundred", 10), *all_but_few()])
 def test_scores_are_those_of_a_walk_for_each_label(runtime: LlamaRuntime, name: str, every: int) -> None:
     """A tree of shared rows, in as many steps as it takes, gives what each label has when computed by itself."""
@@ -151,7 +152,7 @@ def test_scores_are_those_of_a_walk_for_each_label(runtime: LlamaRuntime, name: 
     assert pytest.approx(1.0) == sum(done.scores)
 
 
-@pytest.mark.parametrize("names", [("few", "two hundred"), pytest.param(tuple(TASKS), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", [("few", "two hundred"), pytest.param(tuple(TASKS), marks=pytest.mark.release)])
 def test_labels_beside_others_score_as_alone(runtime: LlamaRuntime, names: tuple[str, ...]) -> None:
     """Beside a stream and other trees, which cut a tree elsewhere, scores are the same to the last bit."""
     jobs = [Run(job_id=name, digest=name, text=TEXT) for name in names]
@@ -179,7 +180,7 @@ def apart(tree: LabelTree, position: int) -> Iterator[list[Part]]:
     yield parts
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(("name", "share_max"), [("few", 1.1), ("two hundred", 0.75), ("thousand", 0.75)])
 def test_a_tree_takes_less_than_its_branches(name: str, share_max: float) -> None:
     """What labels share is not paid for by each: by the processor's time, in turns."""

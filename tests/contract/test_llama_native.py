@@ -163,7 +163,7 @@ def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[in
     assert same(whole, native.logits(len(beside) + len(rows) - 1))
 
 
-@pytest.mark.slow  # two threads that wait for each other, in each of 500 nodes: a minute on a busy machine
+@pytest.mark.release  # two threads that wait for each other, in each of 500 nodes: a minute on a busy machine
 def test_a_lone_row_is_computed_as_others_are(native: Native, tokens: list[int]) -> None:
     """Behind more than 256 cells, alone, with two threads: not by llama.cpp's own attention. Rule 2 of cache.py."""
     native.read(0, tokens[:PREFIX])

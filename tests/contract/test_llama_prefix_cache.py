@@ -123,20 +123,21 @@ def test_how_many_rows_ask_for_logits_changes_their_last_bits(tmp_path: Path) ->
     assert 0 < worst < ROUNDED * 4
 
 
+@pytest.mark.slow
 def test_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
     """Every answer, while beginnings are found, cut, and driven out by others."""
     hits, lookups = compare(*tiny(tmp_path), jobs=200, kept=60_000, tolerance=ROUNDED)
     assert 0 < hits < lookups
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_thousands_of_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
     """The same at length."""
     hits, lookups = compare(*tiny(tmp_path), jobs=4000, kept=60_000, tolerance=ROUNDED)
     assert 0 < hits < lookups
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_scores_of_a_real_model_with_the_cache_are_those_without(tmp_path: Path) -> None:
     """Quantized weights amplify what rounds differently: there is nothing of it."""
     adapters = [write_adapter(tmp_path / f"{seed}.gguf", seed) for seed in range(2)]

@@ -146,6 +146,7 @@ def test_scores_equal_a_walk_for_each_label(runtime: LlamaRuntime) -> None:
     assert done.input_tokens > len(TEMPLATE.split())
 
 
+@pytest.mark.slow
 def test_hundreds_of_labels_are_scored(runtime: LlamaRuntime) -> None:
     """More branches than rows in a step or sequences in the context take several steps and are exact."""
     labels = [f"{word} number {i}" for i in range(70) for word in ("shelf", "till", "red door")]
@@ -222,6 +223,7 @@ def test_prefix_lies_below_the_jobs_that_were_there(runtime: LlamaRuntime) -> No
     assert before.scores == classify(runtime, LONG, "twin").scores
 
 
+@pytest.mark.slow
 def test_lone_row_of_a_score_gets_company() -> None:
     """With two threads, a row computed alone behind many cells equals the same row computed with its neighbours."""
     model = Model(str(WEIGHTS))
@@ -417,6 +419,7 @@ def test_tasks_that_cannot_work_are_refused(runtime: LlamaRuntime) -> None:
         runtime.attach("wordy", make(labels=("a", "word " * 39)), {})
 
 
+@pytest.mark.slow
 def test_more_bundles_than_the_buffer_could_hold_score_as_one(runtime: LlamaRuntime) -> None:
     """Prompts of dozens of bundles take turns in the buffer; each scores as if it were alone."""
     before = classify(runtime, SHORT)

@@ -183,6 +183,7 @@ def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime, at: int) -> No
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
     """A step that somebody has to be able to end is not one of those."""
     for number in range(LONG_ROWS):

@@ -41,6 +41,7 @@ def settle(model: Model, limits: Limits, spec: Load = SPEC, shape: Shape = SHAPE
     return trying.settle(spec, model, shape, "this one", limits)
 
 
+@pytest.mark.slow
 def test_settings_are_tried_and_the_rest_is_said(model: Model) -> None:
     """Flash attention off and fewer rows are tried; what is not kept is in the notes. What is kept is remembered."""
     tuned = settle(model, ALWAYS)
@@ -59,6 +60,7 @@ def test_only_with_flash_attention_scores_are_independent(model: Model, flash: b
         assert independent == bench.independent()
 
 
+@pytest.mark.slow
 def test_a_busy_machine_is_not_measured(model: Model) -> None:
     """The given settings hold, it is said why, and the next load tries again."""
     tuned = settle(model, Limits(share=100.0))
@@ -66,6 +68,7 @@ def test_a_busy_machine_is_not_measured(model: Model) -> None:
     assert tuned.notes.startswith("other programs were busy: ")
 
 
+@pytest.mark.slow
 def test_without_time_the_usual_settings_stay(model: Model) -> None:
     """What could not be tried is said."""
     tuned = settle(model, Limits(seconds=0, share=0.0))
@@ -75,6 +78,7 @@ def test_without_time_the_usual_settings_stay(model: Model) -> None:
     )
 
 
+@pytest.mark.slow
 @by_row
 def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: Model) -> None:
     """With attention by row; it is remembered, unless the file says what it cannot."""
@@ -101,7 +105,7 @@ def test_without_bulk_steps_no_score_is_in_one(model: Model) -> None:
     assert ("", False) == (tuned.bulk_scores, "bulk_scores" in tuned.details())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_fewer_threads_are_tried_too(model: Model) -> None:
     """One instead of two: it is taken, or it is said by how much it is slower. Its logits are the same."""
     spec = Load(runtime="llama", threads=2, tune=True)

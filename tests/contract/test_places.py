@@ -98,6 +98,7 @@ def test_an_address_that_no_store_knows_is_refused(written: str):
     assert caught.value.remedy
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_tried_again_later():
     """The message names the object, dumps no internals, and says how to go on."""
     options = {"endpoint": "http://127.0.0.1:9", "allow_http": "true", "region": "us-east-1", "skip_signature": "true"}

@@ -121,6 +121,7 @@ def assert_same(expected: Done, actual: Done) -> None:
     assert (expected.finish, expected.input_tokens) == (actual.finish, actual.input_tokens)
 
 
+@pytest.mark.slow
 def test_every_job_ends_exactly_once(subject):
     """More jobs than fit in one batch all end, each with one Done after its chunks."""
     jobs = {f"{i}-{j}": text for i in range(4) for j, text in enumerate(TEXTS)}
@@ -151,6 +152,7 @@ def test_answers_have_the_fields_of_their_kind(subject):
         assert done.finish.startswith(("stop", "length"))
 
 
+@pytest.mark.slow
 def test_alone_and_together_are_the_same(subject):
     """An answer does not depend on which other texts are computed at the same time."""
     texts = {str(i): text for i, text in enumerate(TEXTS)}
@@ -213,6 +215,7 @@ def test_a_refused_job_harms_nobody(subject):
     assert Counter({"before": 1, "after": 1}) == ends(subject.finish())
 
 
+@pytest.mark.slow
 def test_second_bundle_on_the_same_base(subject, tmp_path):
     """Two bundles on one base answer at the same time, each by its own manifest, until one is detached."""
     other = BUILDERS[subject.name](tmp_path / "b", kind=subject.kind, confidence={"temperature": 8.0})
@@ -227,6 +230,7 @@ def test_second_bundle_on_the_same_base(subject, tmp_path):
     assert_same(before, subject.answers({"1": TEXTS[0]})["1"])
 
 
+@pytest.mark.slow
 def test_detach_cancels_the_bundles_jobs(subject, tmp_path):
     """Detaching a bundle ends its jobs with Failed(CANCELLED) and no others; it can be attached again."""
     other = BUILDERS[subject.name](tmp_path / "b", kind=subject.kind, version="2.0.0")
@@ -261,6 +265,7 @@ def test_missing_weights_do_not_load(name, tmp_path):
         load(runtimes.create(name), name, str(tmp_path / "weights.bin"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 def test_close_with_jobs_leaves_the_process_well(name, tmp_path):
     """A runtime closed with work waiting is idle, and another one in the same process works."""

@@ -89,6 +89,7 @@ def test_notes_that_are_lost_cost_a_look_and_no_upload(case: UplinkCase):
     assert 2 == case.noted()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["age", "json"])
 @pytest.mark.parametrize("content", [b"x" * 3000, b"x" * 10, b"x" * 5000])
 def test_something_else_under_the_name_is_a_conflict_and_stays(case: UplinkCase, suffix: str, content: bytes):
@@ -130,6 +131,7 @@ def test_receipts_are_fetched(case: UplinkCase):
     assert ["receipts.json"] == [path.name for path in case.receipts.iterdir()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

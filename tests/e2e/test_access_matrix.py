@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edge_agent.service.roles import METHODS as TABLE
 from tests.access_matrix import AccessMatrix, Cell
 from tests.rpcs import METHODS, path_of
@@ -11,6 +13,7 @@ from tests.rpcs import METHODS, path_of
 CALLERS = 13
 
 
+@pytest.mark.slow
 def test_every_caller_gets_what_is_documented_and_nothing_else(tmp_path: Path) -> None:
     """No certificate, one that is expired, foreign, the server's or of another role, and the wrong socket: refused."""
     with AccessMatrix(tmp_path) as matrix:

@@ -60,6 +60,7 @@ def collected(site, folder):
     return centre
 
 
+@pytest.mark.slow
 def test_from_a_night_offline_to_the_training_data(tmp_path):
     """Unsure answers are given at once and marked; when the large model is back, its opinions reach the dataset."""
     texts = [f"hmm {word}" for word in ("red", "blue", "green")]
@@ -83,6 +84,7 @@ def test_from_a_night_offline_to_the_training_data(tmp_path):
     assert {(text, "hours") for text in texts} < {(row["text"], row["label"]) for row in learnt}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["serve", "uplink"])
 def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
     """Whichever daemon dies while a question is under way: that one is given up, the others are asked, once each."""
@@ -106,6 +108,7 @@ def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
         assert {"hmm one": 1, "hmm two": 1, "hmm three": 1} == asked_about(oracle)
 
 
+@pytest.mark.slow
 def test_sure_answers_are_checked_at_random(tmp_path):
     """With a share of one each of them is asked about later, at nobody's cost; the centre sees how many were right."""
     with site_of(tmp_path, later_questions_max=10, audit_share=1.0) as (site, oracle):

@@ -15,7 +15,7 @@ from edge_agent import __version__
 from tests.appliance import DEVICE, NEXT_VERSION, REVIEWER, STRANGER, TASKS, Appliance
 from tests.booted import CACHE, Machine, needs_machine, tree
 
-pytestmark = [pytest.mark.slow, needs_machine]
+pytestmark = [pytest.mark.release, needs_machine]
 ELSEWHERE = "10.9.9.9"
 CONNECTING = f"""
 import socket

@@ -77,6 +77,7 @@ def spoil(bundle: Path, bytes_left: float) -> Path:
     return bundle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["empty", "truncated"])
 @pytest.mark.parametrize("build", [smollm2_bundle, tiny_onnx_bundle], ids=["gguf", "onnx"])
 def test_a_model_file_that_does_not_load(tmp_path: Path, build: Callable[..., Path], share: float) -> None:
@@ -92,6 +93,7 @@ def test_a_model_file_that_does_not_load(tmp_path: Path, build: Callable[..., Pa
         assert 1 == len(admin.status().engines)
 
 
+@pytest.mark.slow
 def test_paths_that_are_no_bundle(tmp_path: Path) -> None:
     """A path that is not there and a plain file are refused; over the wire a relative path is, too."""
     (tmp_path / "file").write_text("hello")
@@ -131,6 +133,7 @@ def blobs(daemon: RunningDaemon) -> list[Path]:
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "spoilt"])
 def test_installing_again_mends_a_damaged_store_without_a_restart(tmp_path: Path, damage: str) -> None:
     """The reason is in status and reaches callers; installing the bundle again brings back both tasks on its model."""
@@ -158,6 +161,7 @@ def test_installing_again_mends_a_damaged_store_without_a_restart(tmp_path: Path
             assert not any("does not answer" in warning for warning in admin.status().warnings)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_another_agent_stops_its_own_task_only(tmp_path: Path) -> None:
     """After a downgrade: status and callers hear why, health says NOT_SERVING, and the other task answers."""
     daemon = RunningDaemon(tmp_path)
@@ -180,6 +184,7 @@ def test_a_bundle_of_another_agent_stops_its_own_task_only(tmp_path: Path) -> No
             assert ["Bundle intent 2.0.0 ("] == [w[:21] for w in admin.status().warnings if "cannot read" in w]
 
 
+@pytest.mark.slow
 def test_a_bundle_that_does_not_load_is_not_kept(tmp_path: Path) -> None:
     """The error names the task and the version, and the store is as it was before."""
     bad = spoil(tiny_onnx_bundle(tmp_path / "bad", "classify", name="intent", version="2.0.0"), 0.5)

@@ -44,6 +44,7 @@ def convert(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
     public, stick = keys.public(tmp_path / "keys"), tmp_path / "stick"

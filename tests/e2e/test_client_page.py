@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
 from tests.tls_site import TlsSite
@@ -15,6 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 SECONDS_MAX = 60
 
 
+@pytest.mark.slow
 def test_every_snippet_of_the_page_runs(tmp_path: Path) -> None:
     """One after the other in one program, with warnings as errors, on sockets and over TLS."""
     site = TlsSite(tmp_path / "tls")

@@ -130,7 +130,7 @@ def test_what_the_daemon_refuses_is_said(console):
     assert [] == said_of(console, one)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_page_comes_over_a_daemon_that_is_gone(console):
     """A killed daemon is said with its remedy, and with what was known before; started again, the page is as it was."""
     ask(console, "before")
@@ -147,7 +147,7 @@ def test_the_page_comes_over_a_daemon_that_is_gone(console):
     eventually_sync(lambda: "before" in console.get("/review").text, 20)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_silent_connection_is_given_up(tmp_path, console):
     """Who opens a connection and says nothing, or half a request, is hung up on."""
     with RunningConsole(console.daemon, silent_seconds_max=0.2, token_file=str(tmp_path / "t")) as short:
@@ -158,7 +158,7 @@ def test_a_silent_connection_is_given_up(tmp_path, console):
                     pass
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_link_is_printed_again(console):
     """`edge-agent web --link` prints what lets a browser in, and a second console on the address says who is there."""
     printed = subprocess.run([*console.command(), "--link"], capture_output=True, text=True, check=True).stdout
@@ -167,7 +167,7 @@ def test_the_link_is_printed_again(console):
     assert (3, True) == (second.returncode, f"cannot listen on {console.address}" in second.stderr), second.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_visitors_come_with_certificates(tmp_path, console):
     """On TLS a visitor's certificate says what is shown; without one nothing is; a renewed one is taken up at once."""
     site = TlsSite(tmp_path / "tls")
@@ -190,7 +190,7 @@ def test_visitors_come_with_certificates(tmp_path, console):
         assert before != served(secure)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_console_may_be_elsewhere(tmp_path):
     """Over the network the console shows what its own certificate may see, and says of the rest why it does not."""
     site = TlsSite(tmp_path / "tls")
@@ -208,7 +208,7 @@ def test_a_console_may_be_elsewhere(tmp_path):
             assert [("anna", "accept", "")] == said_of(console, one)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_connections_are_bounded(tmp_path, console):
     """Over the bound a browser is told to try again later, and those that are in go on."""
     with RunningConsole(console.daemon, connections_max=2, token_file=str(tmp_path / "t")) as narrow:

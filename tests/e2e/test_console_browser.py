@@ -136,7 +136,7 @@ def test_answers_are_judged_with_keys_alone(console, tab):
     ] == said
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_correction_takes_one_key(console, tab):
     """Forty keys are forty corrections, each after the next answer was seen."""
     asked(console, texts=tuple(f"{text} ({number})" for number in range(6) for text in INPUTS))
@@ -146,7 +146,7 @@ def test_a_correction_takes_one_key(console, tab):
     tab.until("document.querySelector('#count').textContent.startsWith('40 judged')")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_key_that_is_held_judges_once(console, tab):
     """A key that repeats because it is held down judges one answer."""
     asked(console, texts=("held one", "held two", "held three"))
@@ -159,7 +159,7 @@ def test_a_key_that_is_held_judges_once(console, tab):
     assert 1 == len(before - set(queue_of(console, "pos-intent")))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_records_and_texts_are_corrected_with_keys_alone(console, tab):
     """e leads into the field, Ctrl+Enter keeps what stands there, Escape leaves the field without a word."""
     [record] = asked(console, "visit", ("I am Anna Smith",))
@@ -185,7 +185,7 @@ def test_records_and_texts_are_corrected_with_keys_alone(console, tab):
     assert ("anna", "corrected", True) == (who, verdict, value.startswith("Better: "))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
     """Answers come in before they are needed, each once, to the last; then the desk says that there are no more."""
     asked(console, "visit", tuple(f"I am number {number}" for number in range(60)))
@@ -199,7 +199,7 @@ def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
     assert waiting == queue_of(console, "visit")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
     """What is judged while the daemon is started anew is kept once it is back, or stays on the desk with the reason."""
     asked(console, texts=("gone one", "gone two", "gone three"))
@@ -215,7 +215,7 @@ def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
     assert [("anna", "accept", "")] == said_of(console, shown)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
     """A page whose console is ended says so, and goes on by itself when it is started again."""
     tab.until("!!document.querySelector('#live h1')")
@@ -225,7 +225,7 @@ def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
     tab.until("document.querySelector('#lost').hidden")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_how_it_looks(console, tab, tmp_path):
     """Nothing is cut off and all that is pressed has a name: wide and on a tablet, light and dark, without a daemon."""
     folder = Path(os.environ.get("CONSOLE_PICTURES", tmp_path))

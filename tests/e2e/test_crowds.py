@@ -12,7 +12,7 @@ from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_good_client_is_served_whatever_others_do(tmp_path: Path, kind: str) -> None:
     """No call of it fails, and what the others took is given back."""

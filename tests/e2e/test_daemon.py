@@ -298,6 +298,7 @@ def test_a_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon
     assert "Traceback" not in second.stderr
 
 
+@pytest.mark.slow
 def test_a_socket_in_use_is_not_taken_over(daemon: RunningDaemon, tmp_path: Path) -> None:
     """A daemon with another state directory does not steal the sockets: gRPC alone would."""
     second = serve_again(daemon, "--state-dir", str(tmp_path / "other"))
@@ -307,6 +308,7 @@ def test_a_socket_in_use_is_not_taken_over(daemon: RunningDaemon, tmp_path: Path
         assert client.serving()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     """Without SO_REUSEPORT a taken port is an error, not a silent split of the traffic."""
     with socket.socket() as taken:
@@ -319,6 +321,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     assert f"cannot listen on {address}" in second.stderr
 
 
+@pytest.mark.slow
 def test_an_unwritable_state_directory(daemon: RunningDaemon) -> None:
     """A state directory below a file cannot be made; the error names it."""
     second = serve_again(daemon, "--state-dir", "/etc/hostname/state")
@@ -326,6 +329,7 @@ def test_an_unwritable_state_directory(daemon: RunningDaemon) -> None:
     assert "/etc/hostname/state" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_plain_port_needs_a_confession(tmp_path: Path) -> None:
     """tcp_address without TLS is refused unless the site says insecure: true."""
     second = serve_again(RunningDaemon(tmp_path, service={"tcp_address": "127.0.0.1:1"}))
@@ -333,6 +337,7 @@ def test_a_plain_port_needs_a_confession(tmp_path: Path) -> None:
     assert "insecure: true" in second.stderr
 
 
+@pytest.mark.slow
 def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
     """With insecure: true a device on the network is answered, and the log warns."""
     with socket.socket() as free:
@@ -383,6 +388,7 @@ def test_drain_turns_health_and_refuses_work(tmp_path: Path) -> None:
         assert caught.value.retry_after_seconds
 
 
+@pytest.mark.slow
 def test_readiness_is_told_to_systemd(tmp_path: Path) -> None:
     """READY=1 arrives at NOTIFY_SOCKET once calls are answered, STOPPING=1 at the end."""
     path = str(tmp_path / "n")

@@ -93,6 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(daemon, tls, ((daemon.inference, "--review", review), (tls.address, "--tls", folder)))
 
 
+@pytest.mark.slow
 @programs
 @pytest.mark.parametrize("way", [0, 1], ids=["sockets", "tls"])
 def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way):

@@ -43,7 +43,7 @@ def daemon(tmp_path: Path):
         yield running
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_healthy_site_has_no_fault(daemon):
     """Exit code 0; engine, task, sockets, database and spool are well."""
     assert 0 == run(daemon, "doctor").returncode
@@ -61,6 +61,7 @@ def test_a_healthy_site_has_no_fault(daemon):
     assert set(verdict(daemon, *checks)) == {"ok"}
 
 
+@pytest.mark.slow
 def test_a_daemon_that_hangs_is_told_from_one_that_does_not_run(daemon):
     """A stopped process is named with its pid, though it never answers; one that was killed leaves dead sockets."""
     pid = daemon.process.pid
@@ -77,7 +78,7 @@ def test_a_daemon_that_hangs_is_told_from_one_that_does_not_run(daemon):
     assert ("it does not run" in found["daemon"]["seen"], "nobody listens" in found["socket"]["seen"]) == (True, True)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_settings_that_were_changed_after_the_start_are_not_in_force(daemon):
     """The file is newer than the daemon; one that is refused is found as well, and the daemon goes on."""
     config = Path(daemon.command()[4])
@@ -91,7 +92,7 @@ def test_settings_that_were_changed_after_the_start_are_not_in_force(daemon):
     assert ("fault", "Did you mean 'store'?") == (found["verdict"], found["remedy"])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_engine_that_was_killed_is_counted(daemon):
     """It answers again, and doctor says that it was started anew."""
     with daemon.admin() as admin:
@@ -100,7 +101,7 @@ def test_an_engine_that_was_killed_is_counted(daemon):
     assert ("ok", "warning") == verdict(daemon, "engine", "engine-restarts")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_bundle_whose_files_are_gone_is_a_fault_of_its_task(tmp_path):
     """The daemon starts without the weights: the task does not answer, and the finding says what to do."""
     with RunningDaemon(tmp_path / "site") as daemon:
@@ -115,7 +116,7 @@ def test_a_bundle_whose_files_are_gone_is_a_fault_of_its_task(tmp_path):
     assert ("pos-intent", "edge-agent rollback pos-intent") == (found["about"], found["command"])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_drained_daemon_takes_no_new_work(daemon):
     """That is a warning with the command that starts it again."""
     with daemon.admin() as admin:
@@ -123,7 +124,7 @@ def test_a_drained_daemon_takes_no_new_work(daemon):
     assert ("warning",) == verdict(daemon, "daemon")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_damaged_spool_is_a_fault_while_answers_go_on(tmp_path):
     """No examples are kept: the daemon's own sentence stands there, and the database is named."""
     with RunningDaemon(tmp_path / "site", examples={"collect": {"pos-intent": "local"}}) as daemon:
@@ -136,7 +137,7 @@ def test_a_damaged_spool_is_a_fault_while_answers_go_on(tmp_path):
         assert ("fault", "fault", "ok") == tuple(found[c]["verdict"] for c in ("examples-kept", "database", "tasks"))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_uplink_that_never_spoke_is_a_fault(tmp_path):
     """It is configured and does not run."""
     uplink = {"url": str(tmp_path / "centre")}
@@ -144,6 +145,7 @@ def test_an_uplink_that_never_spoke_is_a_fault(tmp_path):
         assert ("fault", "ok") == verdict(daemon, "uplink", "enrolment")
 
 
+@pytest.mark.slow
 def test_a_support_bundle_of_a_real_site_holds_nothing_that_was_asked(daemon, tmp_path):
     """Prompts, answers' ids and the site's files are not in it; status, doctor and folders are."""
     with daemon.client() as client:
@@ -161,7 +163,7 @@ def test_a_support_bundle_of_a_real_site_holds_nothing_that_was_asked(daemon, tm
     assert "pos-intent" == json.loads(content["status.json"])["tasks"][0]["name"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_support_bundle_is_made_of_a_daemon_that_hangs(daemon, tmp_path):
     """In bounded time, with everything but what the daemon would have said."""
     target = tmp_path / "bundle.tar.gz"

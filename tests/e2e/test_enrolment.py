@@ -25,6 +25,7 @@ def box(tmp_path: Path) -> Box:
     return Box(tmp_path / "box")
 
 
+@pytest.mark.slow
 def test_a_new_site_and_one_installed_anew_before_anybody_collected(team: Team, box: Box, tmp_path: Path):
     """Until a key is accepted everything waits, named; then both lives arrive, and the site sees that it is known."""
     box.enrol(team.kit())
@@ -53,7 +54,7 @@ def test_a_new_site_and_one_installed_anew_before_anybody_collected(team: Team, 
         assert [] == list((again.daemon.state_dir / "outbox" / "segments").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path: Path):
     """What the old key had sealed is taken until it is rejected; it speaks for the site no more."""
     box.enrol(team.kit())
@@ -83,7 +84,7 @@ def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path
     assert 3 == team.corrections()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_keys_and_credentials_are_renewed(team: Team, box: Box):
     """A later kit of the same site brings them; what was sealed before still opens, and nothing is lost."""
     box.enrol(team.kit())
@@ -116,7 +117,7 @@ def test_keys_and_credentials_are_renewed(team: Team, box: Box):
         assert [] == list((box.daemon.state_dir / "outbox" / "segments").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
     """Only when it is told to, and stopped; what it had sealed before is set aside, and arrives as the old site's."""
     box.enrol(team.kit())
@@ -145,7 +146,7 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
     assert {SITE: 2, "shop-13": 3} == counts
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_site_is_given_up(team: Team, box: Box):
     """What came before stays, nothing more is taken, and what enrolment wrote is known to the last file."""
     box.enrol(team.kit())

@@ -148,6 +148,7 @@ def test_a_bad_answer_is_mended_once(site, oracle, way):
     assert 2 == len(oracle.asked)
 
 
+@pytest.mark.slow
 def test_a_stalling_answer_does_not_cost_the_deadline(site, oracle):
     """When the large model stops in the middle, the local answer is there before the caller's time is up."""
     oracle.way = "stall"
@@ -181,6 +182,7 @@ def test_a_text_is_written_upstream_only_on_request(site, oracle):
     assert [] == oracle.asked
 
 
+@pytest.mark.slow
 def test_without_an_uplink_nobody_waits(site, oracle):
     """A killed uplink is known at once: unsure answers are given here; it is asked again when it is back."""
     site.stop_uplink(signal.SIGKILL)
@@ -192,6 +194,7 @@ def test_without_an_uplink_nobody_waits(site, oracle):
     assert "UPSTREAM" == ask(site, UNSURE).route
 
 
+@pytest.mark.slow
 def test_a_deadline_that_is_too_short_is_not_tried(site, oracle):
     """Who has less time than the large model usually takes is not sent there."""
     oracle.seconds = 0.6

@@ -56,6 +56,7 @@ def came_from(answer):
     return answer.route, answer.route_reason
 
 
+@pytest.mark.slow
 def test_an_uplink_killed_in_mid_escalation_costs_neither_the_answer_nor_a_second_question(tmp_path, oracle):
     """The local answer is there at once; what was set aside stays spent; the next uplink does not ask it again."""
     with site_of(tmp_path, oracle, **PRICES) as site, ThreadPoolExecutor() as pool:
@@ -75,6 +76,7 @@ def test_an_uplink_killed_in_mid_escalation_costs_neither_the_answer_nor_a_secon
         assert (1, 1) == (oracle.times_asked("hmm, the first"), oracle.times_asked("hmm, the second"))
 
 
+@pytest.mark.slow
 def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
     """Under the cap it is asked; from then on nothing is sent, nobody waits, and a new uplink remembers it."""
     with site_of(tmp_path, oracle, day_cost_max=0.02, **PRICES) as site:
@@ -98,6 +100,7 @@ def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
         assert sent == len(oracle.asked)
 
 
+@pytest.mark.slow
 def test_a_pause_that_the_server_names_is_kept_by_all(tmp_path, oracle):
     """Who has the time is asked for once more after it; who has not is answered here at once; nobody asks meanwhile."""
     with site_of(tmp_path, oracle) as site, ThreadPoolExecutor() as pool:
@@ -117,6 +120,7 @@ def test_a_pause_that_the_server_names_is_kept_by_all(tmp_path, oracle):
         assert 1 == oracle.times_asked("hmm, in haste")
 
 
+@pytest.mark.slow
 def test_a_key_that_expires_is_refused_once(tmp_path, oracle):
     """The first refusal closes the way and names the key; a new key opens it, when the uplink is started with it."""
     with site_of(tmp_path, oracle) as site:
@@ -135,6 +139,7 @@ def test_a_key_that_expires_is_refused_once(tmp_path, oracle):
         assert "UPSTREAM" == ask(site, "hmm, renewed").route
 
 
+@pytest.mark.slow
 def test_a_name_that_nobody_knows_is_offline_at_once(tmp_path, oracle):
     """Without DNS nobody waits: answers are given here, and the uplink says what it cannot reach."""
     with site_of(tmp_path, oracle, url="http://large-model.invalid/v1") as site:
@@ -154,6 +159,7 @@ GONE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(names_why_not()), reason=names_why_not())
 @pytest.mark.parametrize("how", GONE)
 def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, oracle, how):
@@ -177,6 +183,7 @@ def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, 
         eventually_sync(lambda: came_from(ask(site, "hmm, after")) == ("UPSTREAM", "BELOW_THRESHOLD"), seconds=30)
 
 
+@pytest.mark.slow
 def test_an_uplink_that_hangs_is_offline_soon(tmp_path, oracle):
     """Stopped, it neither says nor closes anything: its silence is enough. Who asks meanwhile is answered in time."""
     with site_of(tmp_path, oracle) as site:
@@ -194,6 +201,7 @@ def test_an_uplink_that_hangs_is_offline_soon(tmp_path, oracle):
         assert "UPSTREAM" == ask(site, "hmm, after").route
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["stall", "lost"])
 def test_a_large_model_that_answers_nobody_is_soon_left_alone(tmp_path, oracle, way):
     """After three callers at most who got nothing, nobody waits any more; each text was sent once."""
@@ -208,7 +216,7 @@ def test_a_large_model_that_answers_nobody_is_soon_left_alone(tmp_path, oracle, 
         assert len(oracle.asked) <= 3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_link_that_flaps_costs_nobody_his_deadline():
     """Down and up every second in three ways: each call is answered in time, and no question is sent twice."""
     assert [] == [bar for bar in flapping.measure(calls=300) if not bar.ok]

@@ -90,6 +90,7 @@ def test_a_text_is_streamed_back_with_what_was_replaced(site, oracle):
     assert SECRET not in json.dumps(oracle.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["slow", "500", "lost", "html", "huge-line"])
 def test_a_text_that_does_not_begin_is_written_here_in_time(site, oracle, way):
     """Even a slow model here has the time for it: the large one is waited for no longer than half of the caller's."""
@@ -100,6 +101,7 @@ def test_a_text_that_does_not_begin_is_written_here_in_time(site, oracle, way):
         said, stream.finish.route, stream.finish.route_reason)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_text_that_breaks_off_says_so_in_time(site, oracle):
     """What has been read cannot be taken back: the stream ends with an error of its own, before the deadline."""
     oracle.way = "stall"
@@ -109,6 +111,7 @@ def test_a_text_that_breaks_off_says_so_in_time(site, oracle):
     assert "STREAM_BROKEN" == raised.value.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["slow", "stall", "500", "lost", "prose", "truncated", "huge", "401", "429"])
 def test_without_a_model_here_it_is_a_clear_abstention_in_time(site, oracle, way):
     """Whatever the large model does, its caller has an answer without a label, and the reason, inside the deadline."""
@@ -120,6 +123,7 @@ def test_without_a_model_here_it_is_a_clear_abstention_in_time(site, oracle, way
     assert ("", "ABSTAINED", reason, (reason,)) == (answer.label, answer.route, answer.route_reason, answer.degraded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wish", "route"), [("as_mode", "LOCAL"), ("abstain", "ABSTAINED")])
 @pytest.mark.parametrize("way", ["slow", "429"])
 def test_an_unsure_answer_is_given_or_withheld_in_time(site, oracle, way, wish, route):
@@ -131,6 +135,7 @@ def test_an_unsure_answer_is_given_or_withheld_in_time(site, oracle, way, wish, 
     assert 1 == len(oracle.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "route"), [(TASK, "LOCAL"), (ALONE, "ABSTAINED")])
 def test_a_crowd_is_told_that_it_is_busy(site, oracle, task, route):
     """Of many inputs at once so many are asked about as may be; the others learn at once that there is no room."""

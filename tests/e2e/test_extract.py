@@ -28,6 +28,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
         yield running
 
 
+@pytest.mark.slow
 def test_every_input_gets_a_record_that_fits(daemon: RunningDaemon) -> None:
     """JSON by the schema, each field with a confidence, in its order; a bad input fails alone."""
     with daemon.client() as client:
@@ -46,6 +47,7 @@ def test_every_input_gets_a_record_that_fits(daemon: RunningDaemon) -> None:
     assert RECORD_SCHEMA == json.loads(task.record_schema)
 
 
+@pytest.mark.slow
 def test_a_record_is_the_same_beside_a_stream(daemon: RunningDaemon) -> None:
     """A stream in the same batch changes nothing in a record, and goes on to its end."""
     with daemon.client() as client:
@@ -58,6 +60,7 @@ def test_a_record_is_the_same_beside_a_stream(daemon: RunningDaemon) -> None:
     assert (alone.json, alone.fields) == (beside.json, beside.fields)
 
 
+@pytest.mark.slow
 def test_a_deadline_ends_a_record(daemon: RunningDaemon) -> None:
     """A call that cannot be finished in time ends with its deadline; its places are free again at once."""
     with daemon.client() as client, pytest.raises(CallFailed) as caught:
@@ -70,6 +73,7 @@ def test_a_deadline_ends_a_record(daemon: RunningDaemon) -> None:
     assert isinstance(answer, Extraction)
 
 
+@pytest.mark.slow
 def test_bad_schemas_are_refused_in_words(daemon: RunningDaemon, tmp_path) -> None:
     """What no manifest may say is refused at install, what has no record at load; the task before serves on."""
     impossible = merged(RECORD_SCHEMA, {"properties": {"product": {"pattern": "^a$", "minLength": 5}}})

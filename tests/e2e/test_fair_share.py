@@ -97,6 +97,7 @@ async def test_callers_of_a_socket_may_name_themselves(daemon: RunningDaemon) ->
         assert {"OK", "RESOURCE_EXHAUSTED"} == set(await asyncio.gather(*many))
 
 
+@pytest.mark.slow
 async def test_a_burst_is_refused_by_the_daemon(tmp_path: Path) -> None:
     """Of 3,000 calls at once over ten connections each is answered or told by the daemon when to come back."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon:
@@ -121,6 +122,7 @@ async def test_a_burst_is_refused_by_the_daemon(tmp_path: Path) -> None:
         assert outcomes["answer"] >= 8
 
 
+@pytest.mark.slow
 def test_a_client_that_calls_too_often_is_told_when(tmp_path: Path) -> None:
     """With a reason of its own; another client, health and the operator are not counted with it."""
     site = TlsSite(tmp_path / "tls")

@@ -38,7 +38,7 @@ def engine_of(admin: AdminClient, task: str) -> Engine:
 
 
 @pytest.mark.parametrize(
-    "signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=["kill", "stop"]
+    "signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.release)], ids=["kill", "stop"]
 )
 def test_no_call_is_lost_with_a_child(daemon: RunningDaemon, signum: signal.Signals) -> None:
     """A child killed or stopped under load three times costs its callers retries; other engines' callers nothing."""
@@ -55,6 +55,7 @@ def test_no_call_is_lost_with_a_child(daemon: RunningDaemon, signum: signal.Sign
     assert ([], 0) == (neighbours.lost, neighbours.retries)
 
 
+@pytest.mark.slow
 def test_an_input_is_not_blamed_for_kills_from_outside(daemon: RunningDaemon) -> None:
     """A call whose child the operator kills twice is answered, or may be tried again: its input did nothing."""
     outcomes: list[str] = []
@@ -94,6 +95,7 @@ def two_onnx(folder: Path) -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [two_echos, two_onnx], ids=["echo", "onnx"])
 def test_swapping_bundles_under_load_fails_no_call(tmp_path: Path, build: Callable[[Path], list[Path]]) -> None:
     """From version 1 to 2 and back again while four callers call: none is refused, all are told which version spoke."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.bundles import echo_bundle
 from tests.callers import Callers
 from tests.daemon import RunningDaemon
@@ -14,6 +16,7 @@ from tests.wall_clock import WallClock, needs_gcc
 DAY = 86_400
 
 
+@pytest.mark.slow
 @needs_gcc
 def test_a_jump_of_the_clock_changes_nothing(tmp_path: Path) -> None:
     """A day forward, two back, one forward, under load: no call is lost or tried again, and a dead child comes back."""

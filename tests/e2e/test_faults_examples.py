@@ -59,7 +59,7 @@ class Reviewers(threading.Thread):
         self.progress.release()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_kills_under_feedback_lose_and_double_nothing(tmp_path: Path):
     """SIGKILL in the middle of commits and seals: every acknowledged correction reaches the outbox exactly once."""
     rng = random.Random(SEED)
@@ -87,6 +87,7 @@ def test_kills_under_feedback_lose_and_double_nothing(tmp_path: Path):
     assert len({record.record_id for record in records}) == len(records)
 
 
+@pytest.mark.slow
 def test_a_damaged_spool_stops_no_answers(tmp_path: Path):
     """Inference goes on; status says what is wrong and what to do; nothing of the damaged file is touched."""
     with RunningDaemon(tmp_path, examples={"collect": {"pos": "local"}}) as daemon:

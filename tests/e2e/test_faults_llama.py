@@ -71,7 +71,7 @@ def read_on(client: Client, begun: threading.Barrier, ends: list[CallFailed | No
         ends.append(failed)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaemon, tmp_path: Path) -> None:
     """Each of them ends with an error that says to try again; the next request works as soon as the engine is ready."""
     daemon.install(bundle(tmp_path / "talk", "generate", "talk", smollm2_path()))
@@ -95,7 +95,7 @@ def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaem
         assert 0 == engine_of(admin, "sort").restarts
 
 
-@pytest.mark.slow
+@pytest.mark.release
 async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemon) -> None:
     """For a minute, 150 callers at 16 places and a queue of 32 are answered again and again; refusals say when."""
     refusals: Counter[str] = Counter()

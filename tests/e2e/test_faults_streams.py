@@ -104,7 +104,8 @@ def unread(daemon: RunningDaemon, count: int) -> None:
             channel.close()
 
 
-@pytest.mark.parametrize("leave", [cancelled, dropped, pytest.param(unread, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", [cancelled, dropped, pytest.param(unread, marks=pytest.mark.release)])
 def test_a_thousand_streams_left_behind_cost_nothing(
     daemon: RunningDaemon, leave: Callable[[RunningDaemon, int], None]
 ) -> None:
@@ -172,7 +173,7 @@ def test_a_stream_that_is_never_read_ends_at_its_deadline(daemon: RunningDaemon)
         channel.close()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_stream_that_is_never_read_and_has_no_deadline_ends_at_the_default_one(tmp_path: Path) -> None:
     """A caller who names no deadline and reads nothing does not hold a place for ever."""
     limits = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 1000}}
@@ -198,6 +199,7 @@ def test_a_daemon_killed_with_16_streams_starts_again(daemon: RunningDaemon) -> 
     assert [] == callers.lost
 
 
+@pytest.mark.slow
 def test_a_client_gone_in_the_middle_of_the_prompt_frees_the_model(tmp_path: Path) -> None:
     """A prompt of 4,000 tokens takes seconds; when its caller is gone, the model stops and answers the next."""
     limits = {"limits": {"input_tokens_max": 4000, "output_tokens_max": 16}}

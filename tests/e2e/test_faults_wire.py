@@ -133,6 +133,7 @@ async def slowest_check(daemon: RunningDaemon, stop: asyncio.Event) -> float:
     return slowest
 
 
+@pytest.mark.slow
 async def test_200_calls_on_a_queue_of_16(daemon: RunningDaemon) -> None:
     """Each is answered or told when to come back, no check of health waits for them all, and then all is as before."""
     stop = asyncio.Event()
@@ -147,6 +148,7 @@ async def test_200_calls_on_a_queue_of_16(daemon: RunningDaemon) -> None:
     assert_well(daemon)
 
 
+@pytest.mark.slow
 async def test_health_is_answered_while_every_place_for_calls_is_taken(tmp_path: Path) -> None:
     """With calls_max calls in progress more are told to come back, and health goes on answering."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon:
@@ -164,6 +166,7 @@ async def test_health_is_answered_while_every_place_for_calls_is_taken(tmp_path:
     assert [] == callers.lost
 
 
+@pytest.mark.slow
 def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
     """More watches than there are places for calls starve neither calls nor health checks."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon, daemon.client() as client:

@@ -148,6 +148,7 @@ def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielde
     assert ("LOCAL", "plan") == fielded.mode()
 
 
+@pytest.mark.slow
 def test_with_the_plan_s_permission_the_task_goes_to_shadow(fielded):
     """It is seen who did it, everywhere; the operator takes it back, and the alarm does not do it again."""
     fielded.plan(mode="local", demote_on=("confidence",))

@@ -29,7 +29,7 @@ def running(work: Path) -> list[str]:
     return [line for line in found if str(work) in line]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_whole_way(tmp_path: Path):
     """From bootstrap over shadow to hybrid, where most is answered here and no worse; nothing is left running."""
     work, chart = tmp_path / "work", tmp_path / "chart.svg"
@@ -66,7 +66,7 @@ def test_the_whole_way(tmp_path: Path):
     assert [] == running(work)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_walk_that_is_stopped_leaves_nothing_running(tmp_path: Path):
     """Terminated while both daemons and the oracle run: all of them end with it."""
     work = tmp_path / "work"

@@ -68,7 +68,7 @@ def _code(ended: Ended) -> tuple[str, str]:
     return ended.code, ended.reason
 
 
-@pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 def test_no_request_is_more_than_refused(at: Fuzzed, cases: int) -> None:
     """No UNKNOWN, no INTERNAL, no hang, no engine started again, and the other task answers as before."""
     found, before = Found(), at.resident_bytes()

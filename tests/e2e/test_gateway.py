@@ -241,7 +241,7 @@ def _ran(command: list[str], environment: dict[str, str]) -> str:
     return ended.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_real_model_writes_labels_and_keeps_to_its_schema(tmp_path: Path) -> None:
     """SmolLM2: a text in pieces, a label with its confidence, and a record by `parse`, from the class that reads it."""
 

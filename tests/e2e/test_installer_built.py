@@ -21,7 +21,7 @@ KEPT = ROOT / ".cache/installer" / Recipe("0.3.36", "").key
 TEXT = "How much is the blue lamp?"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(not KEPT.exists(), reason="llama.cpp was not built for it: scripts/build-installer does"),
 ]
 

@@ -42,7 +42,7 @@ def refused(daemon: RunningDaemon, bundle: Path) -> CallFailed:
     return caught.value
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_second_version_is_refused_or_waits_its_turn(tmp_path: Path) -> None:
     """With `swap: overlap` the new version is refused with the numbers, while the old one answers, and `swap: pause` is
     named; with it the new version takes the place of the old one, and a version that does not load gives it back."""

@@ -107,6 +107,7 @@ def test_a_restart_of_an_engine_shows(daemon: RunningDaemon, port: int) -> None:
     assert 1 == after(port, before, "engine_loads_total", engine=engine.name)
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_connections_harm_nobody(daemon: RunningDaemon, port: int) -> None:
     """While 1,000 connections to the port say nothing, devices get their answers and a scraper its page."""
     with contextlib.ExitStack() as stack:

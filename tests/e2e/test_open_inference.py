@@ -212,6 +212,7 @@ def test_the_server_says_what_it_is(calls: Calls) -> None:
     assert ["binary_tensor_data", "model_configuration", "parameters", "statistics"] == list(about.extensions)
 
 
+@pytest.mark.slow
 def test_a_model_is_ready_when_it_is_loaded(tmp_path: Path) -> None:
     """One that does not load is known and not ready, and then the server is not, either."""
     broken = echo_bundle(tmp_path / "broken", "broken", weights=b"x")
@@ -229,6 +230,7 @@ def test_a_model_is_ready_when_it_is_loaded(tmp_path: Path) -> None:
             assert calls("ServerLive").live
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_open_streams(tmp_path: Path) -> None:
     """One that waits for its next request is ended at once, with the reason."""
     with RunningDaemon(tmp_path / "site", service={"drain_seconds": DRAIN_SECONDS}) as daemon:
@@ -258,6 +260,7 @@ def test_a_deadline_reaches_the_model(calls: Calls) -> None:
     assert "DEADLINE_EXCEEDED" == ended(failed.value).code
 
 
+@pytest.mark.slow
 def test_raw_numbers_are_little_endian(calls: Calls) -> None:
     """Four bytes each, and they add up to one."""
     answer = calls("ModelInfer", infer("intent", "a refund"))

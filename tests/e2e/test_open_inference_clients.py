@@ -93,6 +93,7 @@ def check_refusals(found: Any) -> None:
     assert "StatusCode.DEADLINE_EXCEEDED" == found["late"][0]
 
 
+@pytest.mark.slow
 def test_tritonclient(site: Site) -> None:
     """Answers, refusals and a stream with an error in its middle, over the socket."""
     found = told("triton", "triton_sync", site.daemon.inference)
@@ -119,6 +120,7 @@ def test_tritonclient_aio(site: Site) -> None:
     assert [["three", "three", False], ["three", "", True]] == second
 
 
+@pytest.mark.slow
 def test_kserve(site: Site) -> None:
     """Raw and typed requests get the same; an unknown model is NOT_FOUND, which it does not try again."""
     found = told("kserve", "kserve_client", site.daemon.inference)

@@ -73,6 +73,7 @@ def begin(site):
     await_money(site, 6)
 
 
+@pytest.mark.slow
 def test_a_task_goes_from_bootstrap_to_hybrid(site):
     """The report counts examples and money from the first answer on, and names the next mode when its time has come."""
     begin(site)
@@ -109,6 +110,7 @@ def test_a_task_goes_from_bootstrap_to_hybrid(site):
     assert money["saved_micros"] == pytest.approx(6 * money["spent_micros"] / 54, abs=1)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_real_site_is_whole(site, tmp_path):
     """The command writes the page of what was just counted, and the table fits on a screen."""
     path = tmp_path / "report.html"

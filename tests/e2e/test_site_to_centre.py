@@ -65,6 +65,7 @@ def forget_notes(way: Way) -> None:
     (way.receipts / "receipts.json").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_a_hostile_uplink_loses_nothing(way: Way):
     """It deletes, truncates, flips and forges: the site keeps all until the centre has signed, then all arrive once."""
     rng = random.Random(SEED)

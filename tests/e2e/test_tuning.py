@@ -28,7 +28,7 @@ def details_of(daemon: RunningDaemon) -> dict[str, str]:
     return engines()[0].details
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_settings_outlive_the_daemon_and_hold_until_something_changes(tmp_path: Path) -> None:
     """The first load measures, or says that others were busy; the next takes what settings.json says for this machine,
     and measures again where it says it for another. With `tune: false` nothing is tried."""

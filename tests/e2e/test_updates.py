@@ -82,6 +82,7 @@ def test_a_published_bundle_answers(tmp_path: Path, centre: Centre, site: FleetS
         assert [True] == [task.signed for task in admin.status().tasks]
 
 
+@pytest.mark.slow
 def test_a_task_that_pauses_is_updated_too(tmp_path: Path, centre: Centre):
     """With `swap: pause` the old one stops first; callers who come back when they are told to lose nothing."""
     with FleetSite(tmp_path / "site", centre, engine={"swap": "pause"}) as site:
@@ -95,6 +96,7 @@ def test_a_task_that_pauses_is_updated_too(tmp_path: Path, centre: Centre):
         assert '"task_pauses"' in site.daemon.log.read_text()
 
 
+@pytest.mark.slow
 def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, centre: Centre):
     """A new adapter moves the adapter and a manifest; a new threshold the manifest; the weights stay where they are."""
     other = {"adapter": ADAPTER[::-1]}
@@ -117,6 +119,7 @@ def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, centre: Centre):
     assert THRESHOLD["threshold"] == answer.threshold
 
 
+@pytest.mark.slow
 def test_the_centre_sees_what_became_of_it(tmp_path: Path, centre: Centre, site: FleetSite):
     """Through the status object that the uplink sends: a bundle that answers wrongly has failed, for that reason."""
     release(centre, tmp_path, "1.0.0")
@@ -151,6 +154,7 @@ def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, centre: Centre, sit
     assert ("HALTED", "1.0.0") == (found.reason, site.version())
 
 
+@pytest.mark.slow
 def test_a_rollback_by_hand_stays(tmp_path: Path, centre: Centre, site: FleetSite):
     """At once, and until the plan wants something else of the task."""
     for number in (1, 2):

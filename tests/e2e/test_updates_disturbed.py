@@ -16,7 +16,7 @@ from tests.update_field import NEW, Field, wanted
 
 SWITCHES = 20
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 @pytest.fixture(scope="module")

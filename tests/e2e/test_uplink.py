@@ -59,6 +59,7 @@ def test_once_brings_everything_and_ends(process: Process):
     assert ("online", 2) == (process.case.state().state, process.case.state().sent_segments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
@@ -121,6 +122,7 @@ def test_systemd_hears_when_it_works_and_stops(process: Process):
     assert 3 == process.case.state().sent_segments
 
 
+@pytest.mark.slow
 def test_a_second_uplink_ends_and_harms_nothing(process: Process):
     """It says who works there already; with notes of its own it finds everything up and sends no segment."""
     with process.start(stderr=subprocess.DEVNULL) as first:
@@ -136,6 +138,7 @@ def test_a_second_uplink_ends_and_harms_nothing(process: Process):
     assert (2, status) == (said.sent_segments, said.sent_bytes)
 
 
+@pytest.mark.slow
 def test_killed_while_sending_it_goes_on(process: Process):
     """SIGKILL at any moment: the next one brings the rest, and the outbox is as it was."""
     case = process.case
@@ -151,6 +154,7 @@ def test_killed_while_sending_it_goes_on(process: Process):
     assert case.outbox_files() == case.uploaded()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
 def test_it_needs_nothing_but_the_outbox(process: Process):
     """As another user who may not read state or spool, with the modes of docs/uplink.md: it works."""
@@ -204,6 +208,7 @@ def test_updates_come_in_as_its_own_user(process: Process):
     assert {"status.json", "wants.json", "segments"} == {path.name for path in case.outbox.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_while_fetching_it_goes_on(process: Process):
     """SIGKILL in the middle of a blob: what came stays, and the next one brings the rest."""
     blob, repository = rubbish(20 * 2**20), published()
@@ -221,7 +226,7 @@ def test_killed_while_fetching_it_goes_on(process: Process):
     assert blob == (update.incoming / "blobs" / sha256(blob)).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_month_of_backlog_goes_up_in_bounded_memory(folder: Path):
     """1 GiB in 256 segments after 30 days offline: everything arrives, and the process stays small."""
     (folder / "upstream").mkdir()

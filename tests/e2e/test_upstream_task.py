@@ -45,6 +45,7 @@ def centre(tmp_path: Path) -> Centre:
     return made
 
 
+@pytest.mark.slow
 def test_a_task_without_a_model_begins_with_the_large_one(centre: Centre, tmp_path: Path):
     """Signed, imported, in bootstrap whatever agent.yaml says; without the large model it is a clear abstention."""
     (tmp_path / "root.json").write_bytes(centre.root_bytes)

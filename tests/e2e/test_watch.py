@@ -40,6 +40,7 @@ def from_pipe(file: IO[bytes] | None) -> Callable[[], bytes]:
     return lambda: os.read(file.fileno(), 65536)
 
 
+@pytest.mark.slow
 def test_a_daemon_that_goes_is_waited_for(tmp_path: Path) -> None:
     """In a pipe a frame comes each second, with rates; one that is away is said to be, and seen when it comes back."""
     daemon = RunningDaemon(tmp_path)
@@ -62,6 +63,7 @@ def test_a_daemon_that_goes_is_waited_for(tmp_path: Path) -> None:
         watching.communicate()
 
 
+@pytest.mark.slow
 def test_a_terminal_is_left_as_it_was(tmp_path: Path) -> None:
     """On a terminal frames go over one another on a screen of their own, which Ctrl-C gives back; nothing is torn."""
     with RunningDaemon(tmp_path) as daemon:
@@ -77,6 +79,7 @@ def test_a_terminal_is_left_as_it_was(tmp_path: Path) -> None:
     assert "Traceback" not in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--watch", "--json"]])
 def test_watching_is_for_people(tmp_path: Path, options: list[str]) -> None:
     """Frames as JSON are refused: a script asks again by itself, or reads the metrics."""

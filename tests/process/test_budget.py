@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
@@ -55,6 +56,7 @@ async def answers(pool: EnginePool, digest: str, texts: Sequence[str], name: str
     return [answer.done.scores for answer in await asyncio.gather(*(pool.answer(run, deadline) for run in runs))]
 
 
+@pytest.mark.slow
 async def test_a_second_engine_gets_half(tmp_path):
     """The first engine has all threads, the second half of them; the first has its half when it starts again."""
     async with pool_on(tmp_path, cpu_threads=4) as pool:
@@ -83,6 +85,7 @@ async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measure
         assert {4: {"threads": "4"}, 2: {}} == known
 
 
+@pytest.mark.slow
 async def test_engines_that_come_together_share_from_the_start(tmp_path):
     """Engines that are asked for at the same time, as when the daemon starts, all begin with their share."""
     async with pool_on(tmp_path, cpu_threads=6) as pool:

@@ -72,6 +72,7 @@ def test_a_divergence_is_never_negative(labels, seed):
     assert divergences(full, full) == pytest.approx(np.zeros(4), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_candidates_are_measured_and_one_is_chosen(tmp_path):
     """What spoils the answers is outside; what barely changes them is chosen, and the report has every figure."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.9})
@@ -93,6 +94,7 @@ def test_candidates_are_measured_and_one_is_chosen(tmp_path):
     assert {key: near[key] for key in near if key != "latency_ms"} == json.loads((job.out / "chosen.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_reference_of_its_own_is_the_measure(tmp_path):
     """With the labels' log-probabilities from elsewhere, agreement and divergence are against those."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0, "kl_mean_max": 100.0,
@@ -112,6 +114,7 @@ def test_a_reference_of_its_own_is_the_measure(tmp_path):
     assert one["kl_mean"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_kinds_are_measured_by_their_answers(tmp_path, kind):
     """Records agree when they are the same, vectors when their cosine is 0.99; there is no divergence of labels."""

@@ -101,6 +101,7 @@ def sweep(fleet: Fleet, chosen: list[Point]) -> None:
         fleet.check(place)
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_at_sampled_points_loses_nothing(fleet: Fleet):
     """Each example and each correction is there once, and what was to be forgotten is gone."""
@@ -108,14 +109,14 @@ def test_a_kill_at_sampled_points_loses_nothing(fleet: Fleet):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_anywhere_loses_nothing(fleet: Fleet):
     """Every call of the sweep."""
     sweep(fleet, fleet.points())
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_loses_nothing(fleet: Fleet, error: str):
     """Each write and each sync fails once: the command says so or gets over it, and the next run puts it right."""

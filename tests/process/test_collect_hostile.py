@@ -11,6 +11,7 @@ from tests.hostile_uplink import World
 ROUNDS = 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_hostile_uplink_loses_nothing(tmp_path: Path, seed: int):
     """After all it did, what the site still has and what arrived are together everything that was sealed, once."""

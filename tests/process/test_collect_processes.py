@@ -58,6 +58,7 @@ def put(served: Served, store: Path) -> None:
         bucket.write(path.relative_to(store).as_posix(), path.read_bytes())
 
 
+@pytest.mark.slow
 def test_out_of_s3_under_a_passphrase(tmp_path: Path):
     """URL, options and a passphrase file are all that the command needs; the report is on standard output."""
     command = Command(tmp_path, "nine purple herons")
@@ -84,6 +85,7 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
     assert (1, True, False) == (code, "failed: s3://no-such-bucket" in output, "Traceback" in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, stop: signal.Signals):
     """Asked to stop or killed while it reads: the next run has everything, once."""
@@ -100,6 +102,7 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, stop: signal.Signals):
     assert [(400, 400)] == centre.query("SELECT count(*), count(truth) FROM examples")
 
 
+@pytest.mark.slow
 def test_two_at_a_time_are_one(tmp_path: Path):
     """Of two commands started together, one works and the other says that it does; nothing is there twice."""
     command = Command(tmp_path)

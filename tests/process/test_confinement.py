@@ -340,6 +340,7 @@ def test_packages_of_another_environment_load_late(blobs, elsewhere):
     assert ["done", HIDDEN] == told(blobs, elsewhere, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [bundles.tiny_onnx_bundle, bundles.smollm2_bundle])
 def test_real_models_load_and_compute_confined(tmp_path, elsewhere, build):
     """After the import of its library a runtime needs nothing that is taken away: scores add up to 1."""

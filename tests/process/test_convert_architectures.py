@@ -37,7 +37,7 @@ def test_row_is_what_is_found_out_again(tmp_path: Path, case: Case) -> None:
     assert architectures.row(case, tmp_path) in rows()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK], ids=lambda case: case.key.strip("| "))
 def test_slower_row_is_what_is_found_out_again(tmp_path: Path, case: Case) -> None:
     """Likewise for the others."""

@@ -37,6 +37,7 @@ def field(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_bundle_is_measured_on_any_rows(tmp_path: Path, field: Path):
     """People get sentences, doubts and tables; programs get the same as JSON."""
     bundle = echo_bundle(tmp_path / "bundle")
@@ -50,6 +51,7 @@ def test_a_bundle_is_measured_on_any_rows(tmp_path: Path, field: Path):
     assert sum(row["rows"] for row in plain["per_label"].values()) == 80
 
 
+@pytest.mark.slow
 def test_two_bundles_are_compared_on_the_same_rows(tmp_path: Path, field: Path):
     """A bundle against itself differs in nothing, and is said not to be better."""
     bundle = echo_bundle(tmp_path / "bundle")

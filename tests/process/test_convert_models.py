@@ -58,6 +58,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(checkpoint, None, out)
 
 
+@pytest.mark.slow
 def test_exported_decoder_with_its_adapter_is_the_model(decoder: Pair) -> None:
     """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
     report = verify.check_gguf(decoder, TASK, TEXTS)
@@ -67,6 +68,7 @@ def test_exported_decoder_with_its_adapter_is_the_model(decoder: Pair) -> None:
         verify.check_gguf(Pair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
 
 
+@pytest.mark.slow
 def test_merged_export_is_the_model_too(decoder: Pair, tmp_path: Path) -> None:
     """An adapter put into the weights gives one file that computes the same."""
     how = gguf_export.Export(decoder.checkpoint, decoder.adapter, merged=True)
@@ -75,6 +77,7 @@ def test_merged_export_is_the_model_too(decoder: Pair, tmp_path: Path) -> None:
     assert verify.check_gguf(Pair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"] < probes.KL_MAX
 
 
+@pytest.mark.slow
 def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
     """llama.cpp knows a pre-tokenizer by what it does to a test string; one trained anew does something else."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "m")
@@ -88,7 +91,7 @@ def test_missing_tokenizer_file_is_refused_by_name(tmp_path: Path) -> None:
         gguf_export.to_gguf(converter.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     """The converter drops BERT's pooler, which changes every answer; renamed, it is computed."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
@@ -164,6 +167,7 @@ def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
         imatrix.names("nothing", 2)
 
 
+@pytest.mark.slow
 def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Path) -> None:
     """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
     prompts = probes.prompts(models.open_tokenizer(decoder.checkpoint))
@@ -180,6 +184,7 @@ def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Pat
     assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_and_leaves_no_file(decoder: Pair, tmp_path: Path) -> None:
     """A disk that fills up in mid-export or in mid-quantizing is an error that names the file."""
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:

@@ -16,7 +16,7 @@ from convert.verify import loss, reference
 from tests import models as files
 from tests import pos_intents, recipes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -45,6 +45,7 @@ def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
     return read(folder)
 
 
+@pytest.mark.slow
 def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
     """Checkpoint in, bundle out: it answers as the model does, and says what its weights are."""
     recipe = written(tmp_path, "bert", "onnx", "matmul8-gather8, fp32")
@@ -58,7 +59,7 @@ def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
     assert np.abs(expected - np.array([answer.log_probabilities for answer in answers])).max() < 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
     """Likewise through llama.cpp, with an importance matrix of the task's own texts."""
     recipe = written(tmp_path, "llama", "llama", "F16, Q8_0")
@@ -73,6 +74,7 @@ def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
     assert (tmp_path / "work" / "assemble" / "bundle" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_auto_tries_what_the_recipe_does_not_name(tmp_path: Path) -> None:
     """With --auto the sensible candidates are made and measured, and one of them is chosen."""
     written(tmp_path, "bert", "onnx", "fp32")
@@ -93,6 +95,7 @@ def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -
     assert not (tmp_path / "work" / "export").exists()
 
 
+@pytest.mark.slow
 def test_export_that_was_changed_afterwards_does_not_pass(tmp_path: Path) -> None:
     """A graph with other weights in the place of the exported one fails the run, with figures."""
     recipe = written(tmp_path, "bert", "onnx", "fp32")

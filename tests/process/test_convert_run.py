@@ -22,7 +22,7 @@ from tests.mounts import tmpfs
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from convert.cli import main; main()"]
 SECONDS_MAX = 300
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 def rows(texts: Sequence[tuple[str, str]]) -> str:

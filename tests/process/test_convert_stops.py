@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.recipes import recipe_of
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +18,7 @@ def bring(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     """SIGKILL in mid-stage leaves the stages before it; what is half done is removed by the next run."""
     recipe_of(tmp_path)

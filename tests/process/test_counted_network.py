@@ -41,7 +41,7 @@ def test_an_answer_is_not_counted() -> None:
         assert ("an answer\n", 0) == (said, network.attempts())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_serve_and_its_children_send_nothing() -> None:
     """All runtimes, load, install, an update, kills: no packet leaves that is no answer."""
     bars = {bar.bar: bar for bar in leaving.measure(seconds=8)}

@@ -29,6 +29,7 @@ def limit_of(pid: int) -> int:
     return int(re.findall(r"Max open files +(\d+)", limits)[0])
 
 
+@pytest.mark.slow
 def test_idle_connections_keep_nobody_out(tmp_path: Path, shell: None) -> None:
     """More of them than a shell's limit: the operator gets in, and others do."""
     with RunningDaemon(tmp_path, access={"connections_max": CONNECTIONS}) as daemon:
@@ -46,6 +47,7 @@ def test_idle_connections_keep_nobody_out(tmp_path: Path, shell: None) -> None:
             each.close()
 
 
+@pytest.mark.slow
 def test_a_hard_limit_that_is_too_low_is_said(tmp_path: Path, shell: None) -> None:
     """The daemon serves with what it has, and its log has the numbers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -220,6 +220,7 @@ async def test_no_child_is_started_while_the_pool_drains() -> None:
         assert [] == pool.stuck(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
 async def test_a_child_killed_from_outside_blames_no_input(signum: signal.Signals) -> None:
     """An operator's or the kernel's kill costs the input a retry at most, never its place."""
@@ -285,6 +286,7 @@ async def test_a_step_that_never_returns_is_killed() -> None:
         assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
 
 
+@pytest.mark.slow
 async def test_a_stopped_idle_child_is_noticed() -> None:
     """SIGSTOP on a child without work is found by the unanswered ping."""
     async with pool_of() as pool:
@@ -293,6 +295,7 @@ async def test_a_stopped_idle_child_is_noticed() -> None:
         await eventually(lambda: pool.ready("classify") and child(pool) != before)
 
 
+@pytest.mark.slow
 async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> None:
     """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
     async with pool_of() as pool:
@@ -306,6 +309,7 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
             await eventually(lambda: pool.ready("classify") and child(pool) != before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loaded", [True, False])
 async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bool) -> None:
     """What loads computes: an attach that has begun and spends no time of a processor is not waited for."""

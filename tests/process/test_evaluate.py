@@ -189,7 +189,7 @@ def test_the_rows_are_divided_by_their_texts():
     assert ([], 90) == (divided(rows[:90])[0], len(divided(rows[:90])[1]))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_decoder_tells_how_much_it_left_on_the_labels(tmp_path):
     """SmolLM2 gives a label mass; an engine that serves several texts at once gives the same labels."""
     folder = smollm2_bundle(Path(tmp_path, "a"))

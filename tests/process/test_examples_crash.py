@@ -106,7 +106,7 @@ def test_a_kill_at_sampled_points_loses_nothing(field):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_anywhere_loses_nothing(field):
     """Every call of the sweep; kills before the first and after the last acknowledgement occur."""
     outcomes = kill_sweep(field, field.points())
@@ -114,7 +114,7 @@ def test_a_kill_anywhere_loses_nothing(field):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_loses_nothing(field, error):
     """Each write and each sync fails once: an error of the disk, or none; never an acknowledgement that lies."""

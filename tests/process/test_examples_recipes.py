@@ -46,7 +46,7 @@ def trim(file: Path, rows_per_label: int) -> None:
     file.write_text("".join(kept), encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "name", ["pos-intent", "pos-intent/encoder", "retail-categories", "home-intents", "home-intents/slots"]
 )

@@ -24,8 +24,9 @@ def gguf(folder: Path) -> Path:
     return smollm2_bundle(folder, labels=("refund", "price"), task={"prompt": prompt})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [gguf, tiny_onnx_bundle], ids=["gguf", "onnx"])
-@pytest.mark.parametrize("count", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 def test_a_spoiled_model_file_harms_only_its_child(tmp_path: Path, build: Callable[[Path], Path], count: int) -> None:
     """Load error, clean crash or working model for every seed, within the deadline, below 2 GiB."""
     build(tmp_path / "intact")

@@ -37,7 +37,8 @@ async def said(events: asyncio.Queue[Any]) -> Any:
     return event
 
 
-@pytest.mark.parametrize("seeds", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 async def test_no_schema_ends_the_child(tmp_path: Path, seeds: int) -> None:
     """One child takes them all: each is refused, fails in words or gives a record, and at the end it still lives."""
     events: asyncio.Queue[Any] = asyncio.Queue()

@@ -40,6 +40,7 @@ def killed_in(folder: Path, start: int, lines: int) -> int:
     return int(said[-1]) + 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [4])
 def test_kills_neither_lose_nor_double_a_count(tmp_path, kills):
     """After kills in the middle of writing, counts of answers and of pairs are those of the answers that are kept."""

@@ -62,6 +62,7 @@ def test_the_finished_bundle_has_everything(tmp_path):
     assert "latency_ms" not in json.dumps(quality)
 
 
+@pytest.mark.slow
 def test_the_golden_set_covers_the_labels(tmp_path):
     """Samples come first, then cases of every label that rows have; served again, the bundle repeats them."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")
@@ -81,6 +82,7 @@ def test_the_golden_set_covers_the_labels(tmp_path):
     assert all(case.report_only for case in near)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_digest(tmp_path):
     """Two runs of all stages from the same inputs make the same bundle, to the last byte."""
     digests, files = [], []
@@ -92,6 +94,7 @@ def test_the_same_inputs_give_the_same_digest(tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_kinds_are_finished_too(tmp_path, kind):
     """Records and vectors have golden answers as well, which the bundle repeats."""

@@ -15,7 +15,7 @@ QUICK, ALL = 12, 1000
 BEGIN = 20  # the bench begins at 0: these are others
 
 
-@pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 def test_no_file_is_more_than_refused(tmp_path: Path, cases: int) -> None:
     """Hostile files of twenty kinds: no crash, no hang, and no error without a name."""
     found = Found()
@@ -50,7 +50,7 @@ def test_a_reader_that_does_not_end_is_found() -> None:
     assert ("Hung", True) == (how, "not read within" in defect)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kind_of_file_has_cases_that_are_read(tmp_path: Path) -> None:
     """The cases are not all nonsense at the first byte: of each kind some are read to the end."""
     found = Found()

@@ -19,6 +19,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "root")
 
 
+@pytest.mark.slow
 def test_installs_upgrades_goes_back_and_removes(tmp_path: Path, site: Site):
     """A first file installs; a second upgrades; rollback goes back and forth; uninstall keeps the configuration."""
     first, second = installer(tmp_path, "1.0"), installer(tmp_path, "2.0", {"systemd/edge-uplink.service": "[Unit]\n"})
@@ -44,7 +45,7 @@ def test_installs_upgrades_goes_back_and_removes(tmp_path: Path, site: Site):
     assert (0, False) == (site.run(second, "purge", "--yes").returncode, (site.root / "etc/edge-agent").exists())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Path, site: Site):
     """A second run keeps the program; after a damage, which status names, it makes the program anew beside it."""
     file = installer(tmp_path)
@@ -59,7 +60,7 @@ def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Pa
     assert 0 == site.setup("status").returncode
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_program_that_does_not_run_here_is_not_taken(tmp_path: Path, site: Site):
     """The new program's own tests run before the switch: when one fails the old program stays, and nothing is left."""
     site.run(installer(tmp_path, "1.0"))
@@ -69,7 +70,7 @@ def test_a_program_that_does_not_run_here_is_not_taken(tmp_path: Path, site: Sit
     assert ("edge-agent 1.0", kept) == (site.version(), site.programs())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_only_the_program_and_the_one_before_are_kept(tmp_path: Path, site: Site):
     """A third version removes the first."""
     for version in ("1.0", "2.0", "3.0"):
@@ -87,7 +88,7 @@ def test_one_setup_at_a_time(tmp_path: Path, site: Site):
     assert (4, []) == (done.returncode, site.programs())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, site: Site):
     """An upgrade lays its own unit and puts the edited text aside, saying so."""
     site.run(installer(tmp_path, "1.0"))
@@ -98,7 +99,7 @@ def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, 
     assert "ExecStart" in unit.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kit_is_handed_to_the_installed_program(tmp_path: Path, site: Site):
     """--kit enrols after the installation, and its exit code is the program's; later it enrols alone."""
     good, bad = tmp_path / "shop.kit", tmp_path / "holiday.jpg"

@@ -13,7 +13,7 @@ import pytest
 from tests.installer_cases import Site, installer, needs_pip
 from tests.strace import killed_at, needs_strace, sample, strace
 
-pytestmark = [needs_pip, needs_strace, pytest.mark.slow]
+pytestmark = [needs_pip, needs_strace, pytest.mark.release]
 # What changes names: between two of these calls the disk shows one state.
 CALLS = ("rename", "symlink", "mkdir", "unlink", "fsync")
 

@@ -21,6 +21,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
     """confidence.json is the section as the manifest holds it; nothing else stays."""
     job = ready(tmp_path / "run", "calibrate", risk={"target": 0.1, "delta": 0.1})
@@ -33,6 +34,7 @@ def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
     assert json.loads(json.dumps(report)) == report
 
 
+@pytest.mark.slow
 def test_calibrating_twice_gives_the_same(tmp_path):
     """The stage depends on its inputs alone: a second run leaves the same bytes."""
     left = []
@@ -50,6 +52,7 @@ def test_a_task_without_confidence_is_not_calibrated(tmp_path, kind):
     assert "always_escalate" == json.loads((job.out / "confidence.json").read_text())["policy"]
 
 
+@pytest.mark.slow
 def test_records_are_calibrated_as_a_stage(tmp_path):
     """An extract recipe goes the same way, on text-spans rows."""
     job = ready(tmp_path / "run", "calibrate", "extract", risk={"target": 0.1, "delta": 0.1})
@@ -57,6 +60,7 @@ def test_records_are_calibrated_as_a_stage(tmp_path):
     assert (1.0, True) == (report["accuracy"]["value"], report["coverage"] > 0)
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_predictions_and_a_report_without_times(tmp_path):
     """Each test row has a line; quality.json holds what does not change from run to run."""
     job = ready(tmp_path / "run", "evaluate", wrong=12)

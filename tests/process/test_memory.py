@@ -111,7 +111,7 @@ async def worked(talk: Talk, folder: Path) -> int:
     return int(ready.details["memory_estimated_bytes"])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("bundle", [smollm2_q4_1, smollm2_q4_0, minilm])
 async def test_the_reckoning_is_an_upper_bound_and_not_a_loose_one(tmp_path: Path, bundle: BundleMaker) -> None:
     """After full-length inputs a child holds at most what was reckoned before loading, and at least two thirds."""
@@ -122,6 +122,7 @@ async def test_the_reckoning_is_an_upper_bound_and_not_a_loose_one(tmp_path: Pat
     assert taken <= reckoned <= 1.5 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", [smollm2_q4_1, minilm])
 async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMaker) -> None:
     """A need one byte over the limit is refused, with all numbers, by a child that has loaded nothing; one that fits

@@ -117,6 +117,7 @@ def sweep(fleet: Fleet, chosen: list[Point]) -> None:
         fleet.check(place)
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_at_sampled_points_leaves_what_sites_accept(fleet: Fleet):
     """The old state or the new one, never neither."""
@@ -124,7 +125,7 @@ def test_a_kill_at_sampled_points_leaves_what_sites_accept(fleet: Fleet):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_anywhere_leaves_what_sites_accept(fleet: Fleet):
     """Every call where a repository is in force; some where there is none yet, which nobody relies on."""
     every = fleet.points()
@@ -132,7 +133,7 @@ def test_a_kill_anywhere_leaves_what_sites_accept(fleet: Fleet):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_leaves_what_sites_accept(fleet: Fleet, error: str):
     """A write or sync fails: the command says so or gets over it, and the next run puts it right."""

@@ -73,6 +73,7 @@ async def test_an_engine_that_works_is_not_asked() -> None:
         assert 0 == pool.in_flight("classify")
 
 
+@pytest.mark.slow
 async def test_an_engine_that_loses_what_it_is_given_is_stuck() -> None:
     """A child that answers pings and no request is alive for its engine, and stuck for the watchdog."""
     async with pool_of() as pool:
@@ -91,6 +92,7 @@ async def test_an_error_is_an_answer() -> None:
             await eventually(lambda: pool.in_flight("only") == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
 async def test_a_child_at_fault_is_its_engines_to_mend(signum: signal.Signals) -> None:
     """While a stopped or killed child is found and replaced, the daemon is not stuck, and afterwards neither."""

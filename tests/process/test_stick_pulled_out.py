@@ -78,6 +78,7 @@ def export(tmp_path: Path) -> Iterator[Export]:
         yield made
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "ENODEV"])
 def test_a_stick_that_fails_in_the_middle_is_named(export: Export, error: str):

@@ -126,6 +126,7 @@ def error_sweep(site: Site, points: list[Point], error: str) -> Counter[str]:
     return reasons
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_at_sampled_points_ends_in_the_old_or_the_new_release(site: Site) -> None:
     """Never in neither, and the same update then succeeds."""
@@ -134,13 +135,14 @@ def test_a_kill_at_sampled_points_ends_in_the_old_or_the_new_release(site: Site)
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_anywhere_ends_in_the_old_or_the_new_release(site: Site) -> None:
     """Every call of the sweep; both ends occur."""
     outcomes = kill_sweep(site, site.points(site.fresh()))
     assert {"1.0.0", "2.0.0"} == outcomes.keys()
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> None:
     """From no directory at all to the first active bundle."""
@@ -151,6 +153,7 @@ def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> 
         check(site, site.root / "first", ("", "2.0.0"))
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Path) -> None:
     """At sampled calls: the next start finds version 1 or version 2, and the same bundles."""
@@ -175,7 +178,7 @@ def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Pa
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site: Site, error: str) -> None:
     """Each write and each sync fails once. Only the checkpoint after the last commit may fail unnoticed."""

@@ -80,6 +80,7 @@ async def test_a_good_bundle_passes(pool: EnginePool, kind: str):
     assert ("", "3 of 3 golden inputs are answered alike") == (found.reason, found.message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

@@ -154,6 +154,7 @@ def cut_off(field: Field, change: str, *, names_first: bool, steps: int = 1) -> 
     return answered
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("change", CHANGES)
 def test_disturbed_at_sampled_points_it_answers_and_arrives(field: Field, change: str):
@@ -166,7 +167,7 @@ def test_disturbed_at_sampled_points_it_answers_and_arrives(field: Field, change
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_kill_anywhere_leaves_the_old_or_the_new_one(field: Field, change: str):
     """Every call that writes, syncs, renames, makes or removes a name; both ends occur."""
@@ -174,7 +175,7 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new_one(field: Field, change: str
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_disk_that_refuses_once_delays_it(field: Field, change: str, error: str):
@@ -187,7 +188,7 @@ def test_a_disk_that_refuses_once_delays_it(field: Field, change: str, error: st
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("names_first", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_not_synced_was_not_relied_on(field: Field, change: str, names_first: bool):

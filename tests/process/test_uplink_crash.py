@@ -115,6 +115,7 @@ def every_point(site: Site) -> list[Point]:
     return points(lambda *tracer: site.run(case, *tracer), site.root / "log")
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_at_sampled_points_loses_nothing(site: Site):
     """The outbox is as it was, what is noted is up, and the next pass brings the rest."""
@@ -122,7 +123,7 @@ def test_a_kill_at_sampled_points_loses_nothing(site: Site):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_anywhere_loses_nothing(site: Site):
     """Every call that writes, syncs, renames or removes, in every thread."""
     codes = sweep(site, every_point(site), killed_at)
@@ -130,7 +131,7 @@ def test_a_kill_anywhere_loses_nothing(site: Site):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_loses_nothing(site: Site, error: str):
     """Each write and sync fails once, here or upstream: the pass ends with an error of ours or gets over it."""
@@ -139,7 +140,7 @@ def test_a_failing_disk_loses_nothing(site: Site, error: str):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_while_sending_to_a_store_loses_nothing(bucket_site: Site):
     """At each call that sends: the store has an object whole or not at all."""
     case = bucket_site.fresh()

@@ -32,6 +32,7 @@ def proxy(served: Served) -> Iterator[ToxicProxy]:
         yield started
 
 
+@pytest.mark.slow
 def test_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
     """After any byte, by FIN or RST: nothing is noted that is not there whole, and the next pass brings the rest.
 
@@ -40,7 +41,7 @@ def test_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, served: Serv
     assert {"injected": 20, "failed": 20, "lost": 0, "believed_wrongly": 0} == cut_uploads(20, proxy, served, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_hundred_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
     """The same, ten times as often."""
     assert {"injected": 200, "failed": 200, "lost": 0, "believed_wrongly": 0} == cut_uploads(
@@ -48,6 +49,7 @@ def test_two_hundred_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, 
     )
 
 
+@pytest.mark.slow
 def test_a_way_without_answers_is_given_up_in_time(proxy: ToxicProxy, served: Served, tmp_path: Path):
     """Everything is swallowed: the request ends after its limit, with the upstream's name and the remedy."""
     case = through(proxy, served, tmp_path, 1)
@@ -61,6 +63,7 @@ def test_a_way_without_answers_is_given_up_in_time(proxy: ToxicProxy, served: Se
     assert failure(case) is None
 
 
+@pytest.mark.slow
 def test_a_slow_way_is_waited_for_as_long_as_it_moves(proxy: ToxicProxy, served: Served, tmp_path: Path):
     """At 100 kB/s a segment takes longer than a request may, but not than its bytes may; a slower minimum would too."""
     case = through(proxy, served, tmp_path, 1)
@@ -88,6 +91,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "http"])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_endpoint_that_answers_badly_is_named(way: str, kind: str, tmp_path: Path):

@@ -44,6 +44,7 @@ def server() -> Iterator[AnsweringServer]:
         yield started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "http", "s3", "google", "azure"])
 def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository: Repository, tmp_path: Path):
     """All metadata, its plan and the blobs that are wanted, and nothing else; what is there does not come again."""

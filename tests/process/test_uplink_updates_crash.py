@@ -108,6 +108,7 @@ def every_point(site: Site) -> list[Point]:
     return points(lambda *tracer: site.run(case, *tracer), site.root / "log")
 
 
+@pytest.mark.slow
 @needs_strace
 def test_a_kill_at_sampled_points_leaves_one_set_or_the_other(site: Site):
     """The metadata belongs together, blobs are what their names say, and the next pass brings the rest."""
@@ -115,7 +116,7 @@ def test_a_kill_at_sampled_points_leaves_one_set_or_the_other(site: Site):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_anywhere_leaves_one_set_or_the_other(site: Site):
     """Every call that writes, syncs, takes room, renames or removes, in every thread."""
     codes = sweep(site, every_point(site), killed_at)
@@ -123,7 +124,7 @@ def test_a_kill_anywhere_leaves_one_set_or_the_other(site: Site):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_failing_disk_leaves_one_set_or_the_other(site: Site, error: str):
     """Each write, sync, rename and taking of room fails once: an error of ours, or it gets over it."""
@@ -132,7 +133,7 @@ def test_a_failing_disk_leaves_one_set_or_the_other(site: Site, error: str):
 
 
 @needs_strace
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("names_first", [False, True])
 def test_what_was_not_synced_was_not_relied_on(site: Site, names_first: bool):
     """The power goes after any call: what is there is one set or the other, and the next pass brings the rest."""

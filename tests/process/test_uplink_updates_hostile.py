@@ -34,6 +34,7 @@ BAD_METADATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["timestamp.json", "1.snapshot.json", "1.targets.json", "1.plan.json", "2.root.json"])
 @pytest.mark.parametrize("bad", BAD_METADATA)
 def test_hostile_metadata_is_named_and_not_taken_over(
@@ -96,6 +97,7 @@ OF_A_BLOB = {**REASONS, "401": "UPDATE_INCOMPLETE", "403": "UPDATE_INCOMPLETE"}
 OF_THE_FIRST = {**REASONS, "401": "UPSTREAM_REFUSED", "403": "UPSTREAM_REFUSED", "html": "DOCUMENT_INVALID"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", sorted({*DOWNLOAD_WAYS, *WAYS}))
 def test_a_blob_that_comes_badly_is_named_and_bounded(
     way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
@@ -118,6 +120,7 @@ def test_a_blob_that_comes_badly_is_named_and_bounded(
     assert everything(repository) == case.arrived()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "truncated"])
 def test_a_repository_that_answers_badly_is_named(
     way: str, server: AnsweringServer, repository: Repository, tmp_path: Path

@@ -26,7 +26,7 @@ TOLERANCE = 0.05
 """What a golden case allows."""
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(not WHEELS, reason="no build with Vulkan: 'scripts/build-installer --gpu vulkan' makes one"),
     pytest.mark.skipif(not DRIVER.exists(), reason="no driver: 'apt-get install mesa-vulkan-drivers' brings one"),
 ]

@@ -156,6 +156,7 @@ def test_it_suffices(tmp_path: Path):
     assert assess(collected(tmp_path, records), "pos-intent", RISK).suffices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "labels", "ready", "said"),
     [

@@ -88,6 +88,7 @@ def test_the_help_lists_the_commands_and_exit_codes():
     assert "Exit codes: 0 done" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command():
     """`python -m edge_agent.cli` runs edge-agent."""
     command = [sys.executable, "-m", "edge_agent.cli", "--version"]

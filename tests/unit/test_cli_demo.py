@@ -32,6 +32,7 @@ def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
     """Classify fills a table, generate streams, status is shown, the daemon ends with 0, the directory is gone."""
     intent = bundle(tmp_path, "pos-intent", "classify", "I want a refund\nwhat price\n", ", labels: [refund, price]")
@@ -47,6 +48,7 @@ def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
     assert [] == list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_it_compares_bundles_on_labelled_messages(tmp_path):
     """Bundles with these labels answer every message, and the table counts; others are shown as ever."""
     labels = ", labels: [refund, price]"
@@ -65,6 +67,7 @@ def test_it_compares_bundles_on_labelled_messages(tmp_path):
     assert "you: good morning" in out
 
 
+@pytest.mark.slow
 def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
     """The error is the daemon's own, with its exit code, and the daemon is stopped all the same."""
     intent = bundle(tmp_path, "pos-intent", "classify", "x\n", ", labels: [refund, price]")
@@ -76,6 +79,7 @@ def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
     assert [] == list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_daemon_and_cleans_up(tmp_path):
     """In the middle of a slow answer Ctrl-C ends with 130 and leaves nothing."""
     process = demo(tmp_path, bundle(tmp_path, "slow", "generate", "!slow 200" + " word" * 200 + "\n"))

@@ -44,6 +44,7 @@ def scene(tmp_path: Path) -> Scene:
 THOUGHT = "SELECT opinion, opinion_why, opinion_model, truth, verdict FROM examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_an_opinion_stands_beside_what_people_said(scene: Scene, order: tuple[int, ...]):
     """Whatever comes first: the truth is a person's, the large model's word has columns of its own."""
@@ -259,6 +260,7 @@ def expected_of(made: list[Record]) -> dict[str, tuple[str | None, bool, int]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(records, min_size=1, max_size=14), cuts=st.sets(st.integers(1, 13)), late=st.integers(0, 3))
 def test_any_order_gives_what_plain_python_says(tmp_path_factory, steps, cuts, late):

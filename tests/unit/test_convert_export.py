@@ -170,6 +170,7 @@ def test_echo_has_nothing_to_export(tmp_path: Path) -> None:
         exported(tmp_path, "version: 1.0.0\nruntime: echo\ntask: {name: t, kind: embed}\n")
 
 
+@pytest.mark.slow
 def test_roberta_counts_positions_from_behind_the_padding(tmp_path: Path) -> None:
     """514 rows of its position table hold 511 tokens, where padding is token 2."""
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "roberta", "embed")

@@ -110,6 +110,7 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [

@@ -54,6 +54,7 @@ def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
     assert built.bos_token_id == built("hi")["input_ids"][0]
 
 
+@pytest.mark.slow
 def test_special_tokens_keep_their_parts() -> None:
     """Begin, end, padding and unknown are those of the file; without padding the end token pads."""
     fields = gguf.read_fields(models.smollm2_path())

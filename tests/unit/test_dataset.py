@@ -226,6 +226,7 @@ words = st.lists(st.sampled_from(["red", "blue", "kettle", "cup", "how", "much",
 row = st.tuples(words.map(" ".join), st.sampled_from(["price", "stock"]), st.integers(1, 50), st.integers(1, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(row, min_size=1, max_size=25), by=st.sampled_from(["time", "site"]))
 def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, drawn, by):

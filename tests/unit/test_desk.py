@@ -112,6 +112,7 @@ async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
         assert 0.0 == desk.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
 
 
+@pytest.mark.slow
 async def test_patience_is_tried_once(oracle, tmp_path):
     """A question that was refused unworked is sent once more, and then the server is left alone: there, not free."""
     async with desk_for(oracle, tmp_path) as desk:
@@ -137,6 +138,7 @@ async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
         assert (1, 0) == (len(oracle.asked), desk.purse.spent.on("2026-11-26"))
 
 
+@pytest.mark.slow
 async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_path):
     """While one question waits for the time that the server named, no other is sent."""
     oracle.way, oracle.retry_after = "429", "1"
@@ -152,6 +154,7 @@ async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_
     assert 2 == len(oracle.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["huge-line", "huge-500", "packed", "lost", "html"])
 async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
     """Ten megabytes in one line, in an error or packed into a few: none is read to its end, and it may have cost."""
@@ -163,6 +166,7 @@ async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
         assert QUESTION.input_tokens_max + 200 == desk.purse.spent.on("2026-11-26")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listing", ["500", "html", "huge", "packed", "lost", "array"])
 async def test_a_hostile_list_of_models_ends_no_looking(oracle, tmp_path, listing):
     """Whatever comes of the look whether the large model is there, the next look follows."""

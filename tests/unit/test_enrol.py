@@ -263,6 +263,7 @@ def test_nobody_there_means_no(box: Box):
     assert 0 == box.enrol(path, "--code", kit.code(sha256).upper()).exit_code
 
 
+@pytest.mark.slow
 def test_a_sealed_kit_needs_its_passphrase(box: Box):
     """And then no code: who does not know it could not change the kit."""
     path, secret = box.kit(), box.folder / "passphrase"

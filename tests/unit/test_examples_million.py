@@ -9,7 +9,7 @@ import pytest
 from tests.queued_examples import GROWTH_MIB_MAX, fill
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_million_waiting_examples_cost_no_memory(tmp_path: Path):
     """From the twenty thousandth to the last, and while a segment is sealed and the queue is looked at."""
     filled = fill(tmp_path, 1_000_000)

@@ -136,6 +136,7 @@ def test_scores_of_labels_are_those_of_whole_sequences(family: str) -> None:
         assert pytest.approx(expected, abs=1e-3) == score
 
 
+@pytest.mark.slow
 def test_labels_of_several_tokens_are_learnt() -> None:
     """The loss that validation measures, the agent's own, falls though training never computes all labels."""
     torch.manual_seed(0)

@@ -127,6 +127,7 @@ def test_the_picture_is_drawn(tmp_path: Path, name: str):
     assert (tmp_path / name).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_says_what_it_was_and_what_it_said(tmp_path: Path):
     """The log has it too; a code that is expected is no failure."""
     commands = Commands(tmp_path, Screen())

@@ -128,6 +128,7 @@ def test_what_a_newer_centre_says_is_not_ignored():
     assert ("firewall" in error.message, "Update edge-agent" in error.remedy) == (True, True)
 
 
+@pytest.mark.slow
 def test_a_sealed_kit_opens_with_its_passphrase_only():
     """Without it nobody can read or change it."""
     sealed = kit.seal(RAW, PASSPHRASE)

@@ -58,6 +58,7 @@ plans_of_any_kind = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(plans_of_any_kind)
 def test_what_was_written_comes_back(written):
@@ -67,6 +68,7 @@ def test_what_was_written_comes_back(written):
     assert raw == plans.encode(plans.parse(raw))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(plans_of_any_kind, st.sampled_from(["shop-1", "shop-2", "shop-3"]), st.sampled_from(["stable", "other"]))
 def test_a_site_gets_its_channel_and_what_is_said_of_itself(given_plan, site, channel):

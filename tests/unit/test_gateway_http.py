@@ -139,6 +139,7 @@ async def test_what_fails_before_the_first_piece_is_an_error_of_the_request(clie
         await client.chat.completions.create(model="busy", **ASKED, stream=True)
 
 
+@pytest.mark.slow
 async def test_calls_in_progress_are_bounded(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
     """One more is refused with a time to come back; a call that ends gives its place back."""
     streams = [await client.chat.completions.create(model="endless", **ASKED, stream=True) for _ in range(2)]

@@ -43,6 +43,7 @@ def test_only_the_owner_may_read(tmp_path: Path, passphrase: str):
     assert ({0o600}, 0o700) == (modes, stat.S_IMODE((tmp_path / "keys").stat().st_mode))
 
 
+@pytest.mark.slow
 def test_a_passphrase_hides_both_private_keys(tmp_path: Path):
     """Without it nothing opens; with it everything does; the public halves need none."""
     public = keys.create(tmp_path / "keys", PASSPHRASE)
@@ -115,6 +116,7 @@ def invoke(*arguments: str | Path, given: str = "") -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_sites_need(tmp_path: Path):
     """create and show print both public halves; rotate prints a new recipient."""
     (tmp_path / "phrase").write_text(PASSPHRASE + "\n")

@@ -104,6 +104,7 @@ def test_a_page_is_made_once_a_second(site):
         assert site.made <= 1 + (time.monotonic() - began) / listener.PAGE_SECONDS
 
 
+@pytest.mark.slow
 def test_idle_connections_keep_nobody_out(site):
     """With 300 connections that say nothing, a scraper still gets its page, and few of them are held."""
     with listening(site) as there, contextlib.ExitStack() as stack:

@@ -87,6 +87,7 @@ def test_the_first_publish(tmp_path: Path):
     assert (2, 1) == (seen.plan.version, len(seen.bundles))
 
 
+@pytest.mark.slow
 def test_everything_in_an_object_store(tmp_path: Path):
     """The same commands with s3:// and its options."""
     Centre(tmp_path)
@@ -307,7 +308,7 @@ def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):
     ).items()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_keys_under_a_passphrase_are_asked_for(tmp_path: Path):
     """From a file, or not at all when nobody is there to ask."""
     desk = Desk(tmp_path)

@@ -51,6 +51,7 @@ def test_only_the_owner_may_read_private_keys(tmp_path: Path):
     assert ({0o600}, 0o700) == (modes, stat.S_IMODE((tmp_path / "keys").stat().st_mode))
 
 
+@pytest.mark.slow
 def test_a_passphrase_hides_every_private_key(tmp_path: Path):
     """It is asked for once, when something is signed."""
     ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
@@ -68,7 +69,7 @@ def test_a_passphrase_hides_every_private_key(tmp_path: Path):
     assert [tmp_path / "keys"] == asked
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
     """The message names the key, and the passphrase first among the causes."""
     ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
@@ -89,7 +90,7 @@ def test_keys_are_never_overwritten(tmp_path: Path):
     assert before == (tmp_path / "keys" / "root-1.pem").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
     """Also in a folder that was given unlock.age only, as people who hold one key have it."""
     ceremony.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)

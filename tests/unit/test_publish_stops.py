@@ -114,6 +114,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
     return Ready(tmp_path_factory.mktemp("ready"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_may_stop_before_any_write(ready: Ready, name: str):
     """At each stop sites see the old state or the new one; after the next run all is as it should be."""

@@ -75,7 +75,7 @@ def test_presidio_that_is_not_there_is_an_error_of_the_configuration(tmp_path: P
     assert caught.value.remedy
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not find_spec("presidio_analyzer"), reason="not installed: pip install '.[presidio]', 250 MB")
 @pytest.mark.filterwarnings("ignore")
 def test_presidio_finds_names_without_a_network(tmp_path: Path):

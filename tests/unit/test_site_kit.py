@@ -112,6 +112,7 @@ def test_the_registry_knows_of_the_kit(office: Office):
     assert "awaited" == office.registry.standing("shop-12", "0" * 64)
 
 
+@pytest.mark.slow
 def test_a_kit_can_be_sealed(office: Office):
     """With a passphrase that is long enough."""
     (office.folder / "secret").write_text("nine purple herons\n")

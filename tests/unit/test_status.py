@@ -122,6 +122,7 @@ def test_a_text_of_the_limit_is_whole():
     assert text == status.to_status(InvalidRequest(text)).message
 
 
+@pytest.mark.slow
 @given(
     message=st.text(alphabet="x漢😀", max_size=40).map(lambda text: text * 100),
     metadata=st.dictionaries(

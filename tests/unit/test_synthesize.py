@@ -121,6 +121,7 @@ def test_the_spend_limit_ends_it(tmp_path: Path, tokens: int | None, requests: i
     assert f"{found.tokens} tokens are used; the limit is 250" == found.stopped
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
     """Two refusals for load are waited out; what stays away is an error to come back from."""
     with chat_server.serving(saying, statuses=[429, 503]) as server:
