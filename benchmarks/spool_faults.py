@@ -6,7 +6,7 @@ Sites, uplinks and the centre are real. They are killed, and their disks fail, a
 files are cut, changed and deleted; clocks jump; the way is cut, the store answers badly or is not there, two uplinks
 work at once, the machine is installed anew, the uplink is hostile; there is much. Counted are acknowledged corrections
 that the centre does not have in the end, records that it has twice after collecting, and gaps that it cannot explain.
-The whole sweeps are tests: scripts/test --slow tests/process.
+The whole sweeps are tests: scripts/test --release tests/process.
 """
 
 from __future__ import annotations

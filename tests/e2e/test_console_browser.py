@@ -1,6 +1,6 @@
 """The console in a real browser, without a window: keys alone, what is seen without the daemon, and how it looks.
 
-Pictures for people: `CONSOLE_PICTURES=/some/folder pytest --slow tests/e2e/test_console_browser.py`.
+Pictures for people: `CONSOLE_PICTURES=/some/folder scripts/test --all tests/e2e/test_console_browser.py`.
 """
 
 from __future__ import annotations
