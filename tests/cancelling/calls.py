@@ -115,10 +115,14 @@ async def _new_id(site: Site) -> str:
 
 
 def _likewise(method: str) -> Beside:
-    """Let another caller make the same call, a moment before."""
+    """Let another caller make the same call first: once it has reached the daemon, nobody takes it for ours."""
 
     async def begun(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
-        return [asyncio.ensure_future(site.call(method, *messages))]
+        site.points.arrived.clear()
+        call = asyncio.ensure_future(site.call(method, *messages))
+        async with asyncio.timeout(CALL_SECONDS_MAX):
+            await site.points.arrived.wait()
+        return [call]
 
     return begun
 

@@ -52,6 +52,8 @@ class Points:
         self._calls_tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._passed: dict[Whose, int] = {"own": 0, "begun": 0}
         self.reached = asyncio.Event()
+        self.arrived = asyncio.Event()
+        """Set by each call that reaches the daemon."""
         loop.set_task_factory(self._make)
 
     def close(self) -> None:
@@ -81,8 +83,10 @@ class Points:
     def _make(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **more: Any
     ) -> asyncio.Task[Any]:
-        parent = asyncio.current_task(loop)
-        is_caller = self._caller is None and _name(coroutine) == HANDLES_A_CALL
+        parent, is_call = asyncio.current_task(loop), _name(coroutine) == HANDLES_A_CALL
+        if is_call:
+            self.arrived.set()
+        is_caller = is_call and self._caller is None
         if not is_caller and (parent is None or parent not in self._calls_tasks):
             return asyncio.Task(coroutine, loop=loop, **more)
         whose: Whose = "own" if is_caller else "begun"

@@ -54,6 +54,7 @@ def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     model.close()
 
 
+@pytest.mark.slow
 def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Model):
     """On every build, with llama.cpp's own kernels, too: whoever else is among fewer than 64 rows."""
     tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]

@@ -50,6 +50,7 @@ def test_the_chosen_build_is_what_computes() -> None:
     assert (folder, hashlib.blake2b(code, digest_size=4).hexdigest()) == (backends.LIBRARIES, backends.cpu_code())
 
 
+@pytest.mark.slow
 async def test_a_child_loads_the_same_build(tmp_path: Path) -> None:
     """Confined, with next to nothing of the daemon's environment: what it measured holds for that build's code."""
     folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")

@@ -69,6 +69,7 @@ def test_a_job_that_cannot_be_in_time_is_not_computed(runtime: LlamaRuntime) -> 
     assert computed == runtime.cache_use.computed
 
 
+@pytest.mark.slow
 def test_calls_are_answered_again_when_a_load_has_gone(runtime: LlamaRuntime) -> None:
     """As if another program had made every step a hundred thousand times as long until now: a call is refused, and
     those that come after it are answered by and by, though nobody with more time has called meanwhile."""

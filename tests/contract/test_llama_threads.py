@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from edge_agent.engine.protocol import Done, Load, Run
 from edge_agent.engine.runtimes.llama import trying, tuning
 from edge_agent.engine.runtimes.llama.context import Shape
@@ -61,6 +63,7 @@ def answers(runtime: LlamaRuntime) -> dict[str, tuple[object, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_scores_and_texts_are_the_same_whatever_number_of_threads_computes() -> None:
     """Another one in each step, from one to three, against three in all."""
     with loaded() as runtime:

@@ -164,6 +164,7 @@ def _change_the_authority(site: TlsSite, old: Tls, standing: AdminClient) -> Non
     assert standing.status().serving
 
 
+@pytest.mark.slow
 def test_nobody_stays_longer_than_the_age(tmp_path: Path) -> None:
     """A client whose authority is trusted no more is out when its connection has reached its age."""
     site = TlsSite(tmp_path / "tls")

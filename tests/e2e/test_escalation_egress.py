@@ -9,7 +9,7 @@ from tests.counted_network import OUTSIDE, CountedNetwork, why_not
 from tests.escalating_site import TASK, EscalatingSite
 from tests.large_model import LargeModel
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 SECRET = "kestrel-7f3a"
 INPUT = f"write to {SECRET}@example.org"
 PORT = 9443

@@ -105,6 +105,7 @@ def test_tritonclient(site: Site) -> None:
     assert failed[0].startswith("Request for unknown model")
 
 
+@pytest.mark.slow
 def test_tritonclient_with_certificates(site: Site) -> None:
     """The same over TCP, with a certificate for the role."""
     check_triton(told("triton", "triton_sync", site.tls.address, *site.certificates))

@@ -26,6 +26,8 @@ NOBODY = 65_534
 BECOME = f"""
 import os
 from edge_agent.cli import main
+# The other user may not reach this Python: what is imported when it is used has to be there before.
+import concurrent.futures.thread, edge_agent.cli.output, edge_agent.cli.uplink
 import edge_agent.uplink.daemon
 os.setgroups([])
 os.setgid({NOBODY})

@@ -43,8 +43,9 @@ def unowned(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
         source.at(node, f"{ast.unparse(node.func)} begins what nobody owns")
         for source in sources
         if not below(source.module, allowed)
+        for groups in [_groups(source.tree)]
         for node in ast.walk(source.tree)
-        if isinstance(node, ast.Call) and _begins(node, _groups(source.tree))
+        if isinstance(node, ast.Call) and _begins(node, groups)
     ]
 
 

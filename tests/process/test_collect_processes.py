@@ -76,6 +76,7 @@ def test_out_of_s3_under_a_passphrase(tmp_path: Path):
         assert (0, 3) == (code, json.loads(output)["segments_taken"]), errors
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
     """It ends with 1 and one sentence, without a traceback."""
     command = Command(tmp_path)

@@ -26,6 +26,8 @@ from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import Task
 from tests import mounts, tiny_decoder, tiny_models
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("I want my money back", "What does the blue lamp cost?", "Are you open on Sunday?")
 TASK = Task(name="t", kind="classify", labels=tiny_models.LABELS, prompt={"template": "Message: {input}\nIntent:"})
 
@@ -58,7 +60,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(checkpoint, None, out)
 
 
-@pytest.mark.slow
 def test_exported_decoder_with_its_adapter_is_the_model(decoder: Pair) -> None:
     """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
     report = verify.check_gguf(decoder, TASK, TEXTS)
@@ -68,7 +69,6 @@ def test_exported_decoder_with_its_adapter_is_the_model(decoder: Pair) -> None:
         verify.check_gguf(Pair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
 
 
-@pytest.mark.slow
 def test_merged_export_is_the_model_too(decoder: Pair, tmp_path: Path) -> None:
     """An adapter put into the weights gives one file that computes the same."""
     how = gguf_export.Export(decoder.checkpoint, decoder.adapter, merged=True)
@@ -77,7 +77,6 @@ def test_merged_export_is_the_model_too(decoder: Pair, tmp_path: Path) -> None:
     assert verify.check_gguf(Pair(decoder.checkpoint, decoder.adapter, tmp_path), TASK, TEXTS)["kl_max"] < probes.KL_MAX
 
 
-@pytest.mark.slow
 def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
     """llama.cpp knows a pre-tokenizer by what it does to a test string; one trained anew does something else."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "m")
@@ -167,7 +166,6 @@ def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
         imatrix.names("nothing", 2)
 
 
-@pytest.mark.slow
 def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Path) -> None:
     """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
     prompts = probes.prompts(models.open_tokenizer(decoder.checkpoint))
@@ -184,7 +182,6 @@ def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Pat
     assert (0.0, 0.0, 1.0) == tuple(loss.between(full, full).report().values())[:3]
 
 
-@pytest.mark.slow
 def test_full_disk_is_said_and_leaves_no_file(decoder: Pair, tmp_path: Path) -> None:
     """A disk that fills up in mid-export or in mid-quantizing is an error that names the file."""
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:

@@ -150,6 +150,7 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
     assert [str(needed)] * 2 == [ready.details["memory_estimated_bytes"], ready.details["memory_limit_bytes"]]
 
 
+@pytest.mark.slow
 async def test_adapters_count_too(tmp_path: Path) -> None:
     """An adapter that does not fit beside base and adapters is refused with the numbers; one taken off makes room."""
     folder = smollm2_q4_1(tmp_path)

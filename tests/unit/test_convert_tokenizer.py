@@ -66,6 +66,7 @@ def test_special_tokens_keep_their_parts() -> None:
     assert built.eos_token == tokenizers.build(fields).pad_token
 
 
+@pytest.mark.slow
 def test_real_tokenizer_cuts_as_llama_cpp_does() -> None:
     """SmolLM2's vocabulary, 49,152 tokens, is rebuilt exactly."""
     path = models.smollm2_path()

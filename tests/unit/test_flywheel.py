@@ -69,6 +69,7 @@ def test_an_oracle_that_does_not_start_is_an_error(tmp_path: Path):
         pass
 
 
+@pytest.mark.slow
 def test_the_data_are_real_and_come_in_the_same_order(tmp_path: Path):
     """16 groups with enough descriptions each, none twice, and nothing in them that redaction would change."""
     rows = goods.rows(tmp_path / "raw")

@@ -171,6 +171,7 @@ def test_a_plan_names_what_sites_and_channels_name():
     assert {OLD, NEW, "2f" * 32} == one.bundles()
 
 
+@pytest.mark.slow
 def test_a_fleet_of_ten_thousand_exceptions_fits():
     """10,000 sites with a bundle of their own stay below the limit of the file."""
     sites = {f"shop-{number}": Fleet(tasks={TASK: task()}) for number in range(10_000)}

@@ -129,6 +129,7 @@ def shadowed(chance: random.Random, rows: int) -> tuple[tuple[Confident, ...], d
     return tuple(Confident(above, number, Compared(number, same)) for above, (number, same) in bins.items()), risks
 
 
+@pytest.mark.slow
 def test_what_it_could_take_keeps_the_wanted_risk():
     """Over many shadows, what the report says could be taken errs more often than wanted in hardly more than delta."""
     chance, broken, proved = random.Random(8), 0, 0

@@ -290,6 +290,7 @@ def agrees(world: World) -> bool:
     return (row.state in ("probation", "done")) == (world.active == row.candidate)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(events, max_size=25))
 def test_any_order_of_events_leaves_a_row_that_agrees_with_what_answers(happened):
