@@ -64,7 +64,7 @@ def run_of(component: Component) -> Run:
     return component.run
 
 
-@dataclass
+@dataclass(eq=False)
 class _Life:
     """How a component does."""
 
@@ -92,7 +92,7 @@ class Supervisor:
     ) -> None:
         """Own nothing yet. `give_up` is told to end the daemon; `around` may put something around what runs."""
         self._give_up, self._sleep, self._monotonic, self._around = give_up, sleep, monotonic, around
-        self._lives: dict[str, _Life] = {}
+        self._lives: list[_Life] = []  # two may have one name: an engine that ends, and the one that follows it
         self._stopping = False
         self.deaths: Counter[str] = Counter()
         """By component, since the start."""
@@ -101,45 +101,46 @@ class Supervisor:
 
     def add(self, component: Component) -> None:
         """Own a component, which begins with `start`."""
-        self._lives[component.name] = _Life(component)
+        self._lives.append(_Life(component))
 
     def keep(self, component: Component) -> asyncio.Task[None]:
         """Own a component from now on, until its task ends: whoever asked for it may cancel that."""
-        life = self._lives[component.name] = _Life(component)
+        life = _Life(component)
+        self._lives.append(life)
         return self._begin(life)
 
     def start(self) -> None:
         """Start every component."""
-        for life in list(self._lives.values()):
+        for life in list(self._lives):
             self._begin(life)
 
     async def stop(self) -> None:
         """End every component, the last one first, and wait for each."""
         self._stopping = True
-        for life in reversed(list(self._lives.values())):
+        for life in reversed(list(self._lives)):
             if life.task is not None:
                 await self._end(life, life.task)
 
-    def drop_paused(self, name: str) -> None:
-        """End a component that has died and waits to be started again; one that runs is left alone."""
-        life = self._lives.get(name)
-        if life is not None and life.task is not None and life.deaths and life.started_at is None:
-            life.task.cancel()
+    def drop_paused(self, task: asyncio.Task[None]) -> bool:
+        """End what `keep` returned where it has died and waits to be started again, and tell whether that was so."""
+        life = next((each for each in self._lives if each.task is task), None)
+        paused = life is not None and life.deaths > 0 and life.started_at is None
+        return paused and task.cancel()
 
     @property
     def components(self) -> tuple[Component, ...]:
         """Everything that is owned."""
-        return tuple(life.component for life in self._lives.values())
+        return tuple(life.component for life in self._lives)
 
     @property
     def up(self) -> Mapping[str, bool]:
         """Whether each component runs, and has for long enough if it died before."""
-        return {name: not self._stands(life) for name, life in self._lives.items()}
+        return {life.component.name: not self._stands(life) for life in self._lives}
 
     @property
     def problems(self) -> list[str]:
         """The deaths that stand, a sentence each."""
-        return [self._sentence(life) for life in self._lives.values() if self._stands(life)]
+        return [self._sentence(life) for life in self._lives if self._stands(life)]
 
     def _begin(self, life: _Life) -> asyncio.Task[None]:
         life.task = asyncio.get_running_loop().create_task(self._keep(life), name=life.component.name)
@@ -164,8 +165,8 @@ class Supervisor:
                 pause = PAUSE_SECONDS_FIRST * 2 ** min(life.deaths - 1, 10)
                 await self._sleep(min(pause, PAUSE_SECONDS_MAX))
         finally:
-            if component.may_return and self._lives.get(component.name) is life:
-                del self._lives[component.name]
+            if component.may_return:
+                self._lives.remove(life)
 
     async def _again(self, life: _Life) -> bool:
         """Run a component until it dies; tell whether it is to be started again."""

@@ -10,16 +10,17 @@ import json
 import re
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from edge_agent.examples.house import House
 from edge_agent.examples.spool import ReviewFilter
 from tests.site_cases import ASite, answered
 
 GROUP, EARLY = 5000, 20_000
 TEXT = "refund " * 70
 GROWTH_MIB_MAX = 20
+STEP_INSTRUCTIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Filled:
     """Most memory up to the twenty thousandth example."""
     peak_mib: float
     """Most memory up to the end, with a segment sealed and a page of the review queue read."""
-    seconds: float
-    """Processor time of that sealing and reading."""
+    early_steps: int
+    """What SQLite did to seal and read after the twenty thousandth, in thousands of instructions."""
+    steps: int
+    """The same at the end."""
 
     @property
     def growth_mib(self) -> float:
@@ -51,20 +54,37 @@ def fill(folder: Path, count: int) -> Filled:
 def _fill(folder: Path, count: int) -> Filled:
     site = ASite(folder, spool_bytes_max=2**40, segment_bytes_max=2**20)
     house = site.house
-    made, early = house.recorder.prediction(answered(0, text=TEXT), 0.0), 0.0
+    made = house.recorder.prediction(answered(0, text=TEXT), 0.0)
+    early, early_steps = 0.0, 0
     for start in range(0, count, GROUP):
         numbers = range(start, min(count, start + GROUP))
         with house.spool.transaction():
             house.add([replace(made, prediction_id=f"p-{number}") for number in numbers])
         if start <= EARLY:
             early = _peak_mib()
-    started = time.process_time()
+        if start == EARLY:
+            early_steps = _steps_of_looking(house)
+    steps = _steps_of_looking(house)
+    return Filled(house.spool.retained()["unsure"], early, _peak_mib(), early_steps, steps)
+
+
+def _steps_of_looking(house: House) -> int:
+    """Seal a segment and read a page of the review queue; return what SQLite did for it."""
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection = house.spool.db._db
+    connection.set_progress_handler(step, STEP_INSTRUCTIONS)
     assert house.outbox
     house.outbox.due()
     house.outbox.seal(0.0)
     house.spool.review(ReviewFilter(), (-1.0, 0), 100)
-    seconds = time.process_time() - started
-    return Filled(house.spool.retained()["unsure"], early, _peak_mib(), seconds)
+    connection.set_progress_handler(None, 0)
+    return count
 
 
 def _peak_mib() -> float:

@@ -39,6 +39,7 @@ STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 # More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
 PATIENCE_HEARTBEATS = 1.5
 PATIENCE_SECONDS_MIN = 2.0
+ENDS = "the engine is stopping"
 WHY_RESTARTED = "the child that it watched has ended with it; the other engines go on"
 
 log = structlog.get_logger("edge_agent.engine")
@@ -58,8 +59,7 @@ class Engine:
         owner: Supervisor | None = None,
     ) -> None:
         """Prepare; `start` begins. Without `placing` the CPU computes; `owner` keeps what watches the child."""
-        self._owner = owner or Supervisor()
-        self.name, self._component = name, f"engine {name}"
+        self.name, self._owner = name, owner or Supervisor()
         self.load = load
         """What the next child is told to load."""
         self.loaded = load
@@ -140,13 +140,13 @@ class Engine:
 
     def start(self) -> None:
         """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop` and `drain`."""
-        if self._stopped or (self._draining and self.ended):
-            raise EngineNotReady("the engine is stopping")
+        if self.state is State.STOPPING:
+            raise EngineNotReady(ENDS)
         if self.ended:
             self._policy = RestartPolicy(self._config)
             self._set_state(State.STARTING)
-            component = Component(self._component, self._supervise, Policy.RESTART, WHY_RESTARTED, may_return=True)
-            self._supervisor = self._owner.keep(component)
+            kept = Component(f"engine {self.name}", self._supervise, Policy.RESTART, WHY_RESTARTED, may_return=True)
+            self._supervisor = self._owner.keep(kept)
 
     @property
     def ended(self) -> bool:
@@ -156,8 +156,10 @@ class Engine:
     async def restart(self) -> None:
         """Start the child anew at once, and wait until the old one is gone; what is in flight is tried again.
 
-        A caller that is cancelled stops waiting, and changes nothing. Raises EngineNotReady after `stop`.
+        A caller that is cancelled stops waiting, and changes nothing. Raises EngineNotReady after `stop` and `drain`.
         """
+        if self._draining:
+            raise EngineNotReady(ENDS)  # the child that runs is the last one
         self.start()
         self._policy = RestartPolicy(self._config)
         self._set_state(State.STARTING)
@@ -248,8 +250,13 @@ class Engine:
         self._stopped = True
         self._set_state(State.STOPPING)
         self._interruption.request()
-        if self.ended:
-            self._fail_all(EngineNotReady("the engine is stopping"))
+        self._end_unwatched()
+
+    def _end_unwatched(self) -> None:
+        """Fail what waits where no task will: none supervises, or it has died and would be started after a pause."""
+        if self._supervisor is None or self._supervisor.done() or self._owner.drop_paused(self._supervisor):
+            self._set_state(State.STOPPING)
+            self._fail_all(EngineNotReady(ENDS))
 
     def _fail_all(self, error: EdgeAgentError) -> None:
         self._jobs.fail_all(error)
@@ -260,11 +267,11 @@ class Engine:
         self._draining = True
         if self._child is None:
             self._interruption.request()
+            self._end_unwatched()
 
     async def stop(self) -> None:
         """Do so, and wait for the end; a caller that is cancelled stops waiting, and changes nothing."""
         self.request_stop()
-        self._owner.drop_paused(self._component)
         if self._supervisor is not None:
             await asyncio.wait([self._supervisor])
 
@@ -278,12 +285,12 @@ class Engine:
 
     def _on_message(self, message: protocol.FromChild) -> None:
         self._watch.heard_at = now()
+        if isinstance(message, protocol.Chunk | protocol.Done | protocol.Progress):
+            self._pulse.sign(self._watch.heard_at)
         match message:
             case protocol.Chunk():
-                self._pulse.sign(self._watch.heard_at)
                 self._jobs.chunk(message)
             case protocol.Done():
-                self._pulse.sign(self._watch.heard_at)
                 self._policy.answered()
                 self._jobs.finish(message)
             case protocol.Ready():
@@ -295,8 +302,6 @@ class Engine:
                 self._resolve_attach(message.digest, None)
             case protocol.Failed():
                 self._on_failed(message)
-            case protocol.Progress():
-                self._pulse.sign(self._watch.heard_at)
             case protocol.Pong():  # its loop turns; that is not computing
                 self.cache = message.cache
                 if message.threads:
@@ -331,7 +336,7 @@ class Engine:
             self._interruption.clear()
             self._set_state(State.STARTING)
             pause = await self._one_life()
-            if self._interruption.requested:
+            if self._interruption.requested or self._draining:
                 continue
             if pause is None:
                 self._set_state(State.FAILED)
@@ -339,9 +344,9 @@ class Engine:
                 return
             self._set_state(State.BACKING_OFF)
             await self._interruption.pause(pause)
-            self.restarts += 1
+            self.restarts += not (self._stopped or self._draining)
         self._set_state(State.STOPPING)
-        self._fail_all(EngineNotReady("the engine is stopping"))
+        self._fail_all(EngineNotReady(ENDS))
 
     async def _one_life(self) -> float | None:
         """Run one child from start to end, whatever happens; return the pause before the next, or None for no next."""
@@ -424,8 +429,8 @@ class Engine:
         while not self._exit.done():
             attaching = self._bundles.attaching(self._watch.heard_at)
             await self._watch.look(self._child, self._exit, [self._exit], loads=attaching)
-            # Where nobody waits the device is tried.
-            if self._placing.returns(now()) and not (self._bundles.attaching() or self.pending):
+            # Where nobody waits the device is tried, but not by the last child.
+            if not (self._draining or self._bundles.attaching() or self.pending) and self._placing.returns(now()):
                 return self._exit.done()
         return True
 
@@ -470,15 +475,10 @@ class Engine:
         self._bundles.resolve_all(error)
 
     async def _end_child(self) -> None:
-        child = self._child
         try:
-            if child is not None:
-                child.send(protocol.Stop())
-                await asyncio.wait([self._exit], timeout=STOP_SECONDS_MAX)
+            if self._child is not None:
+                await self._child.stop(STOP_SECONDS_MAX)
         finally:
-            if child is not None:
-                child.kill()
-                await child.ended()
             self._child = None
             self._childless.set()
 

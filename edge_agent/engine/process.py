@@ -22,7 +22,15 @@ from typing import cast
 
 import msgspec
 
-from edge_agent.engine.protocol import IGNORED_SIGNALS, FrameSplitter, FromChild, Message, decode_from_child, frame
+from edge_agent.engine.protocol import (
+    IGNORED_SIGNALS,
+    FrameSplitter,
+    FromChild,
+    Message,
+    Stop,
+    decode_from_child,
+    frame,
+)
 
 # GNU OpenMP spins between parallel regions. Beside one busy neighbour unbounded spinning turned an 11 ms step into
 # 1.5 s. A count of 1000 made steps 2.2 times as long there and cost 10 % on a quiet machine; 5000 makes them 3.4 times
@@ -212,6 +220,15 @@ class ChildProcess:
         """Send SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+
+    async def stop(self, seconds: float) -> None:
+        """Let it end; kill it after so long, or when the caller is cancelled. It is gone when this returns."""
+        self.send(Stop())
+        try:
+            await asyncio.wait([self._waiter], timeout=seconds)
+        finally:
+            self.kill()
+            await self.ended()
 
     async def ended(self) -> None:
         """Wait until the process is gone and `on_exit` was called."""

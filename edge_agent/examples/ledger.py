@@ -26,13 +26,15 @@ _RESEALS_MAX = 1000
 # Corrected predictions that only waited for this receipt: they and all feedback on them are with the centre.
 _DONE = """
     UPDATE predictions SET spare = 1 WHERE spare = 0 AND prediction_id IN (
-        SELECT prediction_id FROM predictions WHERE segment = :sequence
+        SELECT prediction_id FROM predictions WHERE segment = :sequence AND segment > 0
         UNION SELECT prediction_id FROM feedback WHERE segment = :sequence)
     AND (segment = 0 OR segment IN (SELECT sequence FROM segments WHERE state = 'received'))
     AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.prediction_id = predictions.prediction_id AND (
         f.segment IS NULL
         OR f.segment > 0 AND f.segment NOT IN (SELECT sequence FROM segments WHERE state = 'received')))
 """
+_OF = "segment = ? AND segment > 0"
+"""Of one segment. By the second half SQLite knows that the partial index of predictions will do."""
 _SEGMENT = "SELECT sequence, state, size, sha256, manifest_sha256 FROM segments"
 _TABLES = ("predictions", "feedback", "tombstones")
 _SEALED = ("predictions", "feedback", "opinions", "tombstones")
@@ -97,9 +99,7 @@ class Ledger:
         for table in ("feedback", "opinions"):
             room = self._take(table, "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
         self._take_predictions(sequence, room)
-        chosen = any(
-            self._db.rows(f"SELECT 1 FROM {table} WHERE segment = ? LIMIT 1", (sequence,)) for table in _SEALED
-        )
+        chosen = any(self._db.rows(f"SELECT 1 FROM {table} WHERE {_OF} LIMIT 1", (sequence,)) for table in _SEALED)
         if not chosen:
             return 0
         self._db.execute("INSERT INTO segments (sequence, state) VALUES (?, 'building')", (sequence,))
@@ -117,7 +117,7 @@ class Ledger:
 
     def lines(self, sequence: int) -> Iterator[bytes]:
         """Yield the records of a segment, each with its newline."""
-        rows = self._db.execute("SELECT record, class FROM predictions WHERE segment = ? ORDER BY row", (sequence,))
+        rows = self._db.execute(f"SELECT record, class FROM predictions WHERE {_OF} ORDER BY row", (sequence,))
         for record, class_ in rows:
             share = f"{self._routine_share:g}" if class_ == ROUTINE else "1"
             yield record[:-1] + b',"kept":{"because":"%s","share":%s}}\n' % (
@@ -126,7 +126,7 @@ class Ledger:
             )
         for table in _SEALED[1:]:
             for (record,) in self._db.execute(
-                f"SELECT record FROM {table} WHERE segment = ? ORDER BY row",
+                f"SELECT record FROM {table} WHERE {_OF} ORDER BY row",
                 (sequence,),
             ):
                 yield record + b"\n"
@@ -151,7 +151,7 @@ class Ledger:
             "UPDATE segments SET state = 'sealed', size = ?, sha256 = ?, manifest_sha256 = ? WHERE sequence = ?",
             (sealed.size, sealed.sha256, sealed.manifest_sha256, sequence),
         )
-        self._db.execute("UPDATE predictions SET spare = 1 WHERE segment = ? AND class < ?", (sequence, REVIEWED))
+        self._db.execute(f"UPDATE predictions SET spare = 1 WHERE {_OF} AND class < ?", (sequence, REVIEWED))
         self._db.executemany(
             "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
         )
@@ -183,7 +183,7 @@ class Ledger:
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
-            self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE segment = ?", (sequence,))
+            self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE {_OF}", (sequence,))
         self._spool.counters["segments_lost"] += 1
 
     def renew(self) -> None:

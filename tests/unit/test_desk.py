@@ -128,11 +128,13 @@ async def test_patience_is_tried_once(oracle, tmp_path):
 
 
 async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
-    """A pause that ends after the caller's deadline is not begun: nobody asks again after it, and it costs nothing."""
-    oracle.way, oracle.retry_after = "429", "20"
+    """A pause that ends after the caller's deadline is not begun: the refusal comes long before, and costs nothing."""
+    oracle.way, oracle.retry_after = "429", "90"
     async with desk_for(oracle, tmp_path, **PRICES) as desk:
+        asking = asyncio.create_task(said(desk, seconds=60))
+        await eventually(asking.done)
         with pytest.raises(TooBusy):
-            await said(desk, seconds=15)
+            await asking
         with pytest.raises(TooBusy):
             await said(desk)
         assert (1, 0) == (len(oracle.asked), desk.purse.spent.on("2026-11-26"))

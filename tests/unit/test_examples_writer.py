@@ -290,7 +290,6 @@ def test_gathering_a_group_is_no_stall(tmp_path):
     running.start()
     result(running.submit(count))
     running.keep(answered(1))
-    assert running.stalled_seconds < 10.0
     eventually_sync(lambda: running.stalled_seconds == 0.0, WAIT_SECONDS)
     assert 1 == running.waiting
     assert running.stop()

@@ -184,6 +184,23 @@ async def test_what_is_kept_for_another_may_be_cancelled_by_it():
     assert ([InjectedFault], ()) == (told, supervisor.components)
 
 
+async def test_a_pause_of_what_is_kept_can_be_ended_and_nothing_else():
+    """One that runs is left alone; one that pauses is gone at once; another one of its name is not touched."""
+    faults = InjectedFaults()
+    supervisor = owning(faults)
+    first, second = (supervisor.keep(component("engine", may_return=True)) for _ in range(2))
+    await eventually(lambda: faults.starts.get("engine") == 2)
+    assert not supervisor.drop_paused(first)
+    faults.strike("engine")  # the one that began last
+    await eventually(lambda: len(faults.pauses) == 1)
+    assert (False, True) == (supervisor.drop_paused(first), supervisor.drop_paused(second))
+    await asyncio.wait([second])
+    assert (True, False, False) == (second.cancelled(), first.done(), supervisor.drop_paused(second))
+    assert ["engine"] == [each.name for each in supervisor.components]
+    await supervisor.stop()
+    assert (True, ()) == (first.done(), supervisor.components)
+
+
 async def test_what_runs_once_is_in_the_log_when_it_fails():
     """Also where nobody waits for it any more; one that is cancelled is not."""
 
