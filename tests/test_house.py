@@ -246,6 +246,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
     "edge_agent.cli.site": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
+    "edge_agent.client.admin": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.examples.house": "a site that sends no examples and has no rules of its own loads nothing for them",
     "edge_agent.formats.document": "most who load the module read no signature, and do without the library",

@@ -24,12 +24,12 @@ _COLUMNS_OFF_TERMINAL = 100
 
 def out() -> Console:
     """Return a console on standard output."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL)
 
 
 def err() -> Console:
     """Return a console on standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def report(error: EdgeAgentError | CallFailed) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from edge_agent.client import field, wire
+from edge_agent.client import wire
 from edge_agent.client.answers import Bundle, ImportProgress, SealedExamples, Status, Task, UpdatesStatus
 from edge_agent.client.connection import Connection
-from edge_agent.client.field import FieldReport
 from edge_agent.client.tls import Tls
 from edge_agent.client.wire import Mode
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
+
+if TYPE_CHECKING:
+    from edge_agent.client.field import FieldReport
 
 
 class AdminClient(Connection):
@@ -64,6 +66,8 @@ class AdminClient(Connection):
 
     def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in the field."""
+        from edge_agent.client import field  # noqa: PLC0415 - see LATE_IMPORTS in tests/test_house.py
+
         request = admin_pb2.GetFieldReportRequest(task=task)
         return field.report(self.call(self._stub.GetFieldReport, request, timeout_seconds))
 

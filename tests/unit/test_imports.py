@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 import typer
 
+from edge_agent import client
 from edge_agent.cli import COMMANDS
 from edge_agent.cli.hidden_imports import hidden
 from tests.daemon import RunningDaemon
@@ -81,3 +82,11 @@ def test_a_hidden_library_is_absent_inside_the_block_alone():
             import_module("colorsys")
         assert import_module("sys") is sys
     assert "colorsys" == import_module("colorsys").__name__
+
+
+def test_the_client_has_every_name_that_it_lists():
+    """Those too that are imported when they are first named; another name is an AttributeError."""
+    assert client.__all__ == [name for name in client.__all__ if hasattr(client, name)]
+    assert set(client.__all__) <= set(dir(client))
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = client.Nothing
