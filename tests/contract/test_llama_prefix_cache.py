@@ -18,6 +18,7 @@ from edge_agent.engine.runtimes.llama.context import Context, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from tests import tiny_gguf
+from tests.attention import BY_ROW
 from tests.contract.test_llama_runtime import LONG, TEMPLATE, finish, make
 from tests.gguf_adapter import TINY, write_adapter
 from tests.models import smollm2_path
@@ -120,7 +121,9 @@ def test_how_many_rows_ask_for_logits_changes_their_last_bits(tmp_path: Path) ->
         context.drop(0)
     context.close()
     model.close()
-    assert 0 < worst < ROUNDED * 4
+    assert worst < ROUNDED * 4
+    if BY_ROW:  # code for SSE4.2 sums up in one order, however many rows there are
+        assert worst > 0
 
 
 @pytest.mark.slow
