@@ -76,7 +76,11 @@ class _Root(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             _report(f"{where}{error.strerror}", "Name a path that this user may use, or free some space.")
             raise typer.Exit(_SITE) from error
-        except KeyboardInterrupt:
+        except typer.Exit:
+            raise
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not stopping.is_asked():
+                raise
             _report("stopped", "What was done stays done: the same command goes on from there.")
             raise typer.Exit(stopping.INTERRUPTED) from None
 

@@ -3,6 +3,9 @@
 Python raises KeyboardInterrupt between two of its own steps, and one step of training, quantizing or exporting may take
 half a minute. So a thread listens as well: it says that the first Ctrl-C was heard, and the second one ends the process
 at once. That is safe: a stage that is not done leaves nothing that counts, and the next run removes it.
+
+A library that looks for signals in the middle of its work may raise an error of its own instead of KeyboardInterrupt
+(DuckDB: RuntimeError, "Query interrupted"): `is_asked` tells the two apart.
 """
 
 from __future__ import annotations
@@ -11,19 +14,34 @@ import os
 import signal
 import socket
 import threading
+from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _STDERR = 2
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_asked = threading.Event()
 
 
 def listen() -> None:
     """Listen for SIGINT and SIGTERM from now on. Call once, from the main thread."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
+    for stop in _STOPS:
+        if signal.getsignal(stop) != signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+            signal.signal(stop, _interrupt)
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(ours, pythons), daemon=True).start()
+
+
+def is_asked() -> bool:
+    """Tell whether a signal has asked this process to stop."""
+    return _asked.is_set()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    _asked.set()
+    raise KeyboardInterrupt
 
 
 def _watch(ours: socket.socket, pythons: socket.socket) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,15 +114,21 @@ async def _new_id(site: Site) -> str:
     return str(uuid.uuid4())
 
 
+async def _begun(site: Site, calls: Sequence[Coroutine[Any, Any, Outcome]]) -> list[asyncio.Future[Outcome]]:
+    """Begin calls of others and return when all have reached the daemon: from then on none is taken for ours."""
+    expected = site.points.arrived + len(calls)
+    begun = [asyncio.ensure_future(call) for call in calls]
+    async with asyncio.timeout(CALL_SECONDS_MAX):
+        while site.points.arrived < expected:
+            await site.points.arrival()
+    return begun
+
+
 def _likewise(method: str) -> Beside:
-    """Let another caller make the same call first: once it has reached the daemon, nobody takes it for ours."""
+    """Let another caller make the same call first."""
 
     async def begun(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
-        site.points.arrived.clear()
-        call = asyncio.ensure_future(site.call(method, *messages))
-        async with asyncio.timeout(CALL_SECONDS_MAX):
-            await site.points.arrived.wait()
-        return [call]
+        return await _begun(site, [site.call(method, *messages)])
 
     return begun
 
@@ -130,13 +136,7 @@ def _likewise(method: str) -> Beside:
 async def _crowd(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
     """Fill every place of the engine, and begin to fill its queue."""
     request = inference_pb2.ClassifyRequest(task="classify", texts=["!slow 50 refund"]).SerializeToString()
-    crowd = [asyncio.ensure_future(site.call(f"{INFERENCE}.Classify", request)) for _ in range(2 * SEQUENCES_MAX)]
-
-    async def is_full() -> bool:
-        return sum(engine.pending for engine in await site.engines()) >= SEQUENCES_MAX
-
-    await eventually_answered(is_full, CALL_SECONDS_MAX)
-    return crowd
+    return await _begun(site, [site.call(f"{INFERENCE}.Classify", request) for _ in range(2 * SEQUENCES_MAX)])
 
 
 def _inference() -> list[Call]:

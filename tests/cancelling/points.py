@@ -52,8 +52,9 @@ class Points:
         self._calls_tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._passed: dict[Whose, int] = {"own": 0, "begun": 0}
         self.reached = asyncio.Event()
-        self.arrived = asyncio.Event()
-        """Set by each call that reaches the daemon."""
+        self.arrived = 0
+        """How many calls have reached the daemon."""
+        self._arrival = asyncio.Event()
         loop.set_task_factory(self._make)
 
     def close(self) -> None:
@@ -70,6 +71,11 @@ class Points:
         self._passed = {"own": 0, "begun": 0}
         self.reached = asyncio.Event()
 
+    async def arrival(self) -> None:
+        """Wait for the next call that reaches the daemon."""
+        self._arrival.clear()
+        await self._arrival.wait()
+
     @property
     def passed(self) -> dict[Whose, int]:
         """How many awaits the call has suspended in so far."""
@@ -85,7 +91,8 @@ class Points:
     ) -> asyncio.Task[Any]:
         parent, is_call = asyncio.current_task(loop), _name(coroutine) == HANDLES_A_CALL
         if is_call:
-            self.arrived.set()
+            self.arrived += 1
+            self._arrival.set()
         is_caller = is_call and self._caller is None
         if not is_caller and (parent is None or parent not in self._calls_tasks):
             return asyncio.Task(coroutine, loop=loop, **more)

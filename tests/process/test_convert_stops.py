@@ -65,3 +65,27 @@ def test_a_second_ctrl_c_ends_a_computation_at_once():
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+
+
+QUERYING = """
+import signal
+from convert import cli
+
+@cli.app.command("query")
+def query():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise RuntimeError("Query interrupted") from None
+
+cli.main()
+"""
+"""Does what DuckDB does when it finds a signal between two steps of a query."""
+
+
+def test_a_signal_that_a_library_turns_into_its_own_error_stops_as_any_other():
+    """SIGTERM that a query answers with an error of its own: the command ends with 130 and a sentence, no traceback."""
+    command = [sys.executable, "-c", QUERYING, "query"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (130, False) == (ended.returncode, "Traceback" in ended.stderr), ended.stderr
+    assert "error: stopped" in ended.stderr
