@@ -145,6 +145,7 @@ def rows(recipe: Recipe, split: Split) -> list[Row]:
         said = f"data.format '{recipe.data.format}' does not fit a task of kind {task.kind}"
         said += " with 'record_schema'" if task.record_schema is not None else ""
         raise InvalidRequest(said, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
+    _check_trainable(recipe, task)
     path = recipe.path(written)
     bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
     found = read_rows(path, recipe.data.format, text_only=bare)
@@ -177,6 +178,17 @@ def check(recipe: Recipe) -> Summary:
             *_few(len(found["calibration"]), recipe),
         ),
     )
+
+
+def _check_trainable(recipe: Recipe, task: Task) -> None:
+    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and those name no spans."""
+    runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
+    if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
+        raise InvalidRequest(
+            f"data.format '{recipe.data.format}' names no spans, and an encoder (runtime onnx) that extracts learns"
+            " nothing else",
+            remedy=f"Use text-spans, or a decoder: 'runtime: llama'. {_SEE}",
+        )
 
 
 def _written(recipe: Recipe, split: Split) -> str:

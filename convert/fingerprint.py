@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from convert.recipe import Recipe, Source
-from convert.stage import Progress
+from convert.stage import Progress, Report
 from edge_agent.errors import FileMissing
 
 _SKIPPED = {".git", "__pycache__", ".cache"}
@@ -23,9 +23,9 @@ def of_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def of_inputs(inputs: Mapping[str, str]) -> str:
-    """Return the fingerprint of everything that a stage reads."""
-    return of_text(json.dumps(dict(sorted(inputs.items()))))
+def of_output(folder: Path, report: Report, progress: Progress) -> str:
+    """Return the hash of what a stage has left: its files and its report, which later stages read as well."""
+    return of_text(json.dumps([of_place(folder, progress), report], sort_keys=True))
 
 
 def of_place(path: Path, progress: Progress) -> str:

@@ -26,6 +26,8 @@ _CLASSES = {
 }
 # What transformers raises for a checkpoint that it cannot make a model of.
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
+_BEHIND_PADDING = ("camembert", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
+"""Model types that count positions from behind the padding token: transformers' create_position_ids_from_input_ids."""
 _HEADS: dict[Kind, Head] = {"classify": "sequence", "extract": "token", "embed": "none"}
 
 transformers.logging.set_verbosity_error()
@@ -115,6 +117,14 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     """Return a checkpoint's config.json."""
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def positions_of(config: dict[str, Any]) -> int:
+    """Return how many tokens a model has positions for, or 0 where it does not say."""
+    positions: int = config.get("max_position_embeddings") or 0
+    if config.get("model_type") in _BEHIND_PADDING and positions:
+        positions -= config.get("pad_token_id", 1) + 1
+    return positions
 
 
 def labels_of(config: dict[str, Any]) -> list[str]:

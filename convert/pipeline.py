@@ -1,8 +1,8 @@
 """The pipeline: the order of the stages, what each reads, and running those that are not up to date.
 
 A stage is skipped while everything that it reads is what it was: sections of the recipe, files by content, the task,
-the stages before it, the versions of the libraries that make its results. So a run that was stopped goes on where it
-was, and a change runs what depends on it and nothing else.
+what the stages before it have left, the versions of the libraries that make its results. So a run that was stopped
+goes on where it was, and a change runs what depends on it and nothing else.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def inputs_of(step: Step, recipe: Recipe, before: Mapping[str, Record], progress
         plain = value.model_dump(mode="json") if value is not None else None
         found[f"recipe: {section}"] = json.dumps(plain, sort_keys=True)
     for stage in filter(before.__contains__, step.after):
-        found[f"stage {stage}"] = fingerprint.of_inputs(before[stage].inputs)
+        found[f"stage {stage}"] = before[stage].output
     for file in step.files:
         found |= _file_inputs(file, recipe, progress)
     return found
@@ -198,7 +198,8 @@ def _bring(turn: _Turn, before: Mapping[str, Record], *, force: bool) -> Record:
         done = {stage: workspace.folder(stage) for stage in before}
         with Meter() as meter:
             report = stage(Job(turn.recipe, out, done, screen.progress))
-        record = Record(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report)
+        output = fingerprint.of_output(out, report, screen.progress)
+        record = Record(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
         workspace.keep(record, out)
     screen.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
     return record

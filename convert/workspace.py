@@ -49,6 +49,8 @@ class Record:
     memory_peak_bytes: int
     """Of this process and its children together."""
     report: Report
+    output: str = ""
+    """Hash of the files that it left and of its report; empty = of version 0.1, which kept none."""
 
 
 class Workspace:

@@ -13,6 +13,8 @@ from convert.stage import Job, Report
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
 
+_SINGLE_LABEL = "single_label_classification"
+
 
 def run(job: Job) -> Report:
     """Leave `base.gguf`, and `adapter.gguf` where an adapter stays apart; or `model.onnx` and `tokenizer.json`.
@@ -44,9 +46,7 @@ def run(job: Job) -> Report:
 
 def _check_length(what: Task, config: dict[str, Any]) -> None:
     """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
-    positions = config.get("max_position_embeddings")
-    if config["model_type"] in ("roberta", "xlm-roberta", "camembert") and positions:
-        positions -= config.get("pad_token_id", 1) + 1  # they count from behind the padding token
+    positions = models.positions_of(config)
     wanted = what.limits.input_tokens_max + what.written_tokens_max
     if positions and wanted > positions:
         said = f"the task allows {wanted} tokens; the model has {positions} positions"
@@ -54,7 +54,14 @@ def _check_length(what: Task, config: dict[str, Any]) -> None:
 
 
 def _check_labels(what: Task, config: dict[str, Any]) -> None:
-    """Raise InvalidRequest unless the task's labels are the model's outputs, in their order."""
+    """Raise InvalidRequest unless the outputs are one label each text: the task's labels, in their order."""
+    problem = config.get("problem_type") or _SINGLE_LABEL
+    if what.kind == "classify" and problem != _SINGLE_LABEL:
+        raise InvalidRequest(
+            f"the model was trained for problem_type '{problem}': its outputs are no probabilities of one label each"
+            " text, and the agent would serve them as such",
+            remedy="Train it for one label a text: 'finetune:' in the recipe, or a checkpoint that was.",
+        )
     labels = models.labels_of(config)
     unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]
     if what.kind != "embed" and labels not in (unnamed, list(what.labels)):

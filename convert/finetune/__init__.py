@@ -144,12 +144,14 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     where = stage.checkpoint(job)
     tokenizer = models.open_tokenizer(where)
     model = classifier(str(where), task, settings.method).to(_device())
-    room = min(settings.tokens_max, getattr(model.config, "max_position_embeddings", settings.tokens_max))
+    room = min(settings.tokens_max, models.positions_of(model.config.to_dict()) or settings.tokens_max)
     reading = Reading(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
     learner = EncoderLearner(model, tokenizer, (learn, check), _rate(settings))
     trained = _fitted(learner, settings, job)
     target = job.out / CHECKPOINT
+    if task.kind == "classify":
+        model.config.problem_type = "single_label_classification"  # by now, whatever the checkpoint was trained for
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)

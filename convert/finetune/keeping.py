@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,9 +35,13 @@ def keep_back(rows: Sequence[Row], share: float, seed: int) -> Kept:
     for groups in _by_label(rows):
         chance.shuffle(groups)
         # The last group of a label is for training.
-        kept = list(filter(_is_real, groups))[: min(round(share * len(groups)), len(groups) - 1)]
-        validation += kept
-        train += [group for group in groups if group not in kept]
+        room = min(round(share * len(groups)), len(groups) - 1)
+        for group in groups:
+            if room and _is_real(group):
+                validation.append(group)
+                room -= 1
+            else:
+                train.append(group)
     if not validation:
         _keep_one(train, validation)
     return Kept(tuple(itertools.chain(*train)), tuple(itertools.chain(*validation)))
@@ -60,13 +64,12 @@ def _is_real(group: Group) -> bool:
 
 def _keep_one(train: list[Group], validation: list[Group]) -> None:
     """Move one group over, from the label that has most."""
-    able = list(filter(_is_real, train))
+    able = [place for place, group in enumerate(train) if _is_real(group)]
     if not able or len(train) < 2:
         raise InvalidRequest(
             "the training split has no row to spare for early stopping",
             remedy="Give it more rows; of these, some that no model made.",
         )
-    labels = [group[0].label for group in train]
-    chosen = max(able, key=lambda group: labels.count(group[0].label))
-    train.remove(chosen)
-    validation.append(chosen)
+    labels = Counter(group[0].label for group in train)
+    chosen = max(able, key=lambda place: labels[train[place][0].label])
+    validation.append(train.pop(chosen))

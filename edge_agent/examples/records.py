@@ -183,7 +183,7 @@ class Recorder:
         kept = self._config.keep_fields.get(manifest.task.name, ()) if manifest else ()
         marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
         hidden = redaction.fields(record, marked)
-        return _write({name: _redacted(redaction, value) for name, value in hidden.items()})
+        return _write(redaction.value(hidden))
 
 
 def observed(answered: Answered, seconds: float) -> Observed:
@@ -221,16 +221,6 @@ def _pair(answered: Answered) -> Pair | None:
     kind = answered.manifest.task.kind
     names = (ours, answered.output) if kind == "classify" else ("", "")
     return Pair(source, same(kind, ours, answered.output), *names)
-
-
-def _redacted(redaction: Redaction, value: Any) -> Any:
-    if isinstance(value, str):
-        return redaction.text(value)
-    if isinstance(value, list):
-        return [_redacted(redaction, each) for each in value]
-    if isinstance(value, dict):
-        return {key: _redacted(redaction, each) for key, each in value.items()}
-    return value
 
 
 def _like(said: str, output: str) -> str:

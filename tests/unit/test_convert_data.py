@@ -117,6 +117,14 @@ def test_a_classify_row_has_its_label_in_every_format(tmp_path: Path, format_: s
     assert [row.label for row in data.rows(written, "train")] == ["refund", "price"]
 
 
+@pytest.mark.parametrize("format_", ["prompt-completion", "messages"])
+def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_: str):
+    """Completions name no spans: every tag would be O, and such a model is right on every word but the ones wanted."""
+    with pytest.raises(InvalidRequest, match=f"'{format_}' names no spans") as raised:
+        data.rows(recipe_of(tmp_path, kind="extract", format_=format_), "train")
+    assert raised.value.remedy.startswith("Use text-spans, or a decoder")
+
+
 @pytest.mark.parametrize(
     ("changed", "said", "remedy"),
     [

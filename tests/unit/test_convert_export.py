@@ -163,6 +163,18 @@ def test_task_must_fit_the_model(tmp_path: Path, task: str, said: str) -> None:
         exported(tmp_path, whole)
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_model_whose_outputs_are_not_one_label_is_refused(tmp_path: Path, problem: str) -> None:
+    """Softmax over the outputs of such a model would be served as probabilities, and they are none."""
+    tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
+    edited(tmp_path / "prepare" / "checkpoint" / "config.json", problem_type=problem)
+    with pytest.raises(InvalidRequest, match=f"problem_type '{problem}'"):
+        exported(
+            tmp_path,
+            "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: classify, labels: [refund, price, other]}\n",
+        )
+
+
 def test_echo_has_nothing_to_export(tmp_path: Path) -> None:
     """Only the runtimes with a model have a format."""
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
@@ -176,6 +188,15 @@ def test_roberta_counts_positions_from_behind_the_padding(tmp_path: Path) -> Non
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "roberta", "embed")
     with pytest.raises(InvalidRequest, match="allows 512 tokens; the model has 511 positions"):
         exported(tmp_path, "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: embed}\n")
+
+
+def test_positions_are_counted_as_each_architecture_counts_them() -> None:
+    """Those of RoBERTa's kin begin behind the padding token; where a model says nothing there is no limit."""
+    table = {"max_position_embeddings": 514, "pad_token_id": 1}
+    assert [514, 512, 512] == [
+        models.positions_of({"model_type": kind, **table}) for kind in ("bert", "roberta", "xlm-roberta")
+    ]
+    assert 0 == models.positions_of({"model_type": "modernbert"})
 
 
 def test_outputs_without_names_are_counted_from_zero() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,17 @@ def test_reading_is_shown(tmp_path: Path):
 def test_changes_are_named():
     """What is new, gone or other is listed; what stayed is not."""
     assert fingerprint.changed({"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}) == ["a", "b", "d"]
-    assert fingerprint.of_inputs({"a": "1", "b": "2"}) == fingerprint.of_inputs({"b": "2", "a": "1"})
-    assert fingerprint.of_inputs({"a": "1"}) != fingerprint.of_inputs({"a": "2"})
+
+
+def test_what_a_stage_left_is_its_files_and_its_report(tmp_path: Path):
+    """Either changes the hash; the order of a report's keys does not."""
+    left = folder(tmp_path / "a", w="1")
+
+    def of(where: Path, report: dict[str, Any]) -> str:
+        return fingerprint.of_output(where, report, lambda *_: None)
+
+    assert of(left, {"a": 1, "b": 2}) == of(folder(tmp_path / "b", w="1"), {"b": 2, "a": 1})
+    assert 3 == len({of(left, {"a": 1}), of(left, {"a": 2}), of(folder(tmp_path / "c", w="2"), {"a": 1})})
 
 
 def test_versions_are_those_installed():

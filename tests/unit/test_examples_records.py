@@ -95,6 +95,15 @@ def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_
     assert ("Anna Meyer takes ibuprofen", '{"PATIENT":["Anna Meyer"]}') == (kept.input, kept.output)
 
 
+def test_numbers_of_a_record_are_redacted(tmp_path):
+    """A telephone number that a model writes as a number is not stored, in the record nor in the input."""
+    said = answered(
+        1, manifest=manifest("visit"), text="reach me at 491712345678", scores=(), output='{"phone": 491712345678}'
+    )
+    kept = read(recorder(tmp_path).prediction(said, NOW).record)
+    assert ("reach me at [PHONE_1]", '{"phone":"[PHONE_1]"}') == (kept.input, kept.output)
+
+
 def test_feedback_is_redacted_without_reusing_numbers(tmp_path):
     """A reviewer who types a card gets a placeholder that the prediction does not have."""
     writes = recorder(tmp_path)

@@ -28,7 +28,7 @@ from convert.recipe import Finetune
 from convert.stage import Job, Report
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Prompt, Task
-from tests import pos_intents, tiny_decoder, tiny_encoder
+from tests import pos_intents, tiny_decoder, tiny_encoder, tiny_models
 from tests.recipes import recipe_of, text_label
 
 INTENTS = ("refund", "price", "stock", "hours")
@@ -182,6 +182,16 @@ def test_an_encoder_learns_to_classify(encoder: Path, tmp_path: Path, method: st
     assert all(same) == (method == "head")
     ids = AutoTokenizer.from_pretrained(encoder / "checkpoint")("How much is this?")["input_ids"]
     assert ids == AutoTokenizer.from_pretrained(made.out / "checkpoint")("How much is this?")["input_ids"]
+
+
+@pytest.mark.slow
+def test_rows_longer_than_the_positions_of_roberta_are_left_out(tmp_path: Path) -> None:
+    """Its table of 514 positions holds 511 tokens where padding is token 2; a row of 512 and more is counted."""
+    tiny_models.encoder(tmp_path / "prepared" / "checkpoint", "roberta")
+    long = [("a" + " a" * (tokens - 1), "refund") for tokens in (511, 512, 513, 514)]
+    settings = {"method": "head", "epochs": 1, "tokens_max": 514}
+    made = job(tmp_path / "job", tmp_path / "prepared", settings, train=text_label(*EXAMPLES, *long))
+    assert 3 == finetune.run(made)["rows"]["too_long"]
 
 
 def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:

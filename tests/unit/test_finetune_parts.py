@@ -85,6 +85,24 @@ def test_rows_are_kept_back_by_label_and_family() -> None:
     assert kept != keep_back(rows, 0.3, seed=2)
 
 
+class CountedRow(Row):
+    """A row that counts how often it is compared with another."""
+
+    compared = 0
+    __hash__ = Row.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedRow.compared += 1
+        return super().__eq__(other)
+
+
+def test_keeping_back_compares_no_row_with_another() -> None:
+    """Its work grows with the rows, not with their square."""
+    rows = [CountedRow(f"text {n}", label=str(n % 3)) for n in range(300)]
+    keep_back(rows, 0.3, seed=1)
+    assert 0 == CountedRow.compared
+
+
 def test_at_least_one_row_is_kept_back() -> None:
     """A split too small for the share gives one row of its largest label; one that cannot is refused."""
     rows = [Row("x", label="a"), Row("y", label="b"), Row("z", label="b")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from edge_agent.errors import ConfigInvalid
 from edge_agent.examples.redact.names import name_detector
 from edge_agent.examples.redact.redactor import Redactor
+from edge_agent.examples.redact.rules import Rule
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
 CARD, OTHER = "4111 1111 1111 1111", "5500 0000 0000 0004"
@@ -59,6 +61,36 @@ def test_marked_fields_of_a_record_are_replaced_in_record_and_input():
     assert {"patient": ["[PATIENT_1]"], "age": "[AGE_1]", "drug": "ibuprofen", "none": None} == record
     assert "[PATIENT_1], [AGE_1], takes ibuprofen" == redaction.text("Anna Meyer, 41, takes ibuprofen")
     assert {"schema_field": 4} == redaction.counts
+
+
+def test_numbers_nested_values_and_keys_of_a_record_run_through_the_rules():
+    """A number becomes a placeholder, a key tells what its digits are, and what was found so is found in the input."""
+    redaction = Redactor().start()
+    record = {
+        "phone": 491712345678,
+        "count": 3,
+        "paid": True,
+        "cards": [{"no": 4111111111111111}, ["4111111111111111", 2.5, None]],
+        "a@example.com": {"home_phone": "030 901820"},
+    }
+    assert {
+        "phone": "[PHONE_1]",
+        "count": 3,
+        "paid": True,
+        "cards": [{"no": "[CARD_1]"}, ["[CARD_1]", 2.5, None]],
+        "[EMAIL_1]": {"home_phone": "[PHONE_2]"},
+    } == redaction.value(record)
+    assert "of [PHONE_1]" == redaction.text("of 491712345678")
+
+
+def test_a_site_rule_that_reads_the_whole_text_reads_a_value_alone():
+    """The key before it takes nothing from what is found without it, and what begins in the key ends in the value."""
+    rules = [
+        Rule("ticket", "TICKET", lambda text: (match.span() for match in re.finditer(r"^T\d{4}$", text))),
+        Rule("bed", "BED", lambda text: (match.span() for match in re.finditer(r"bed: \d+", text))),
+    ]
+    redaction = Redactor(rules).start()
+    assert {"no": "[TICKET_1]", "bed": "[BED_1]"} == redaction.value({"no": "T1234", "bed": 12})
 
 
 @given(st.text(alphabet="0123456789 .-+@[]_/ABCDEabcdecomDE:\u00e9", max_size=200))

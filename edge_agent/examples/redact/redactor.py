@@ -35,14 +35,19 @@ class Redaction:
     _numbers: Counter[str] = field(default_factory=Counter)
     _known: dict[str, None] = field(default_factory=dict)
 
-    def text(self, text: str) -> str:
-        """Replace what the rules find, and whatever was replaced in an earlier text of the example."""
+    def text(self, text: str, context: str = "") -> str:
+        """Replace what the rules find, and whatever was replaced in an earlier text of the example.
+
+        `context` is read before the text and not replaced: the key of a value may tell what its digits are.
+        """
         self.reserved.update(_PLACEHOLDER.findall(text) if "[" in text else ())
-        spans = self.found(text)
+        spans = self.found(text, context)
         if not spans:
             return text
         parts, end = [], 0
         for start, stop, rule, word in spans:
+            if context:
+                self._known[text[start:stop]] = None  # another text may hold it without what tells what it is
             parts += [text[end:start], self._placeholder(text[start:stop], word)]
             self.counts[rule] += 1
             end = stop
@@ -51,6 +56,24 @@ class Redaction:
     def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Replace the values of fields in a record, and note them so that `text` finds them in the input."""
         return {key: self._field(value, key) if key in names else value for key, value in record.items()}
+
+    def value(self, value: Any, key: str = "") -> Any:
+        """Replace what the rules find in a JSON value: in strings, in numbers, and in keys, however deep they stand.
+
+        A number in which something is found becomes the placeholder, a string. `key` is where the value stands.
+        """
+        if isinstance(value, dict):
+            return {self.text(name): self.value(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.value(each, key) for each in value]
+        context = f"{key.replace('_', ' ')}: " if key else ""
+        if isinstance(value, str):
+            return self.text(value, context)
+        if value is None or isinstance(value, bool):
+            return value
+        said = json.dumps(value)
+        replaced = self.text(said, context)
+        return value if replaced == said else replaced
 
     def restore(self, text: str) -> str:
         """Put the values back into a text that holds placeholders of this example."""
@@ -67,9 +90,21 @@ class Redaction:
         self._known[said] = None
         return self._placeholder(said, _word(name))
 
-    def found(self, text: str) -> list[tuple[int, int, str, str]]:
-        """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text."""
-        return sorted(_disjoint(self._found(text), len(text)))
+    def found(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
+        """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text.
+
+        `context` is read before the text: what begins in it and ends in the text is found from the text's start.
+        """
+        every = self._found(text)
+        if context:
+            every = itertools.chain(every, self._found_behind(context, text))
+        return sorted(_disjoint(every, len(text)))
+
+    def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
+        before = len(context)
+        for start, end, rule, word in self._found(context + text):
+            if end > before:
+                yield max(start - before, 0), end - before, rule, word
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
         for value in sorted(self._known, key=len, reverse=True):
