@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.calibrate import TUNING_ROWS_MAX, TUNING_SHARE, temperature
-from convert.calibrate.threshold import Risk, choose, lowest_below
+from convert.calibrate.threshold import Risk, choose, lowest_below, start_of
 
 RESAMPLES, SEED = 1000, 1
 
@@ -68,7 +68,8 @@ def _once(population: Population, risk: Risk, rows: Integers) -> tuple[float, fl
     tuning = min(round(TUNING_SHARE * len(rows)), TUNING_ROWS_MAX)
     fitted = temperature.fit(log_probabilities[rows[:tuning]], truth[rows[:tuning]])
     confidences, proving = temperature.confidences(log_probabilities, fitted), rows[tuning:]
-    chosen = choose(confidences[proving], right[proving], risk).threshold
+    start = start_of(confidences[proving], (confidences[rows[:tuning]], right[rows[:tuning]]), risk)
+    chosen = choose(confidences[proving], right[proving], risk, start=start).threshold
     lowest = lowest_below(confidences[proving], right[proving], risk.target)
     best = lowest_below(confidences, right, risk.target)
     return (

@@ -2,9 +2,13 @@
 
 Pure arithmetic lies beside this module; the answers come from `convert.evaluate`, through the engine that will serve.
 
-The calibration rows are divided once, by a hash of their texts: a part for the temperature and the larger part for the
-threshold. With more than two labels a temperature changes which of two rows is the surer one, so it has to stand before
-the threshold is tested. It is one number and needs some hundred rows; the threshold takes whatever there is.
+The calibration rows are divided once, by a hash of their families or texts: a part for the temperature and the larger
+part for the threshold. With more than two labels a temperature changes which of two rows is the surer one, so it has to
+stand before the threshold is tested. It is one number and needs some hundred rows; the threshold takes whatever there
+is. The rows of the temperature also say where the walk over the thresholds starts.
+
+Rows of one family are right or wrong together, so the test takes one of each, chosen by a hash: the promise is for
+requests in which every family is as frequent as every other.
 
 extract: the confidence of a record is the smallest probability of its words, at the temperature. The temperature is the
 one on TEMPERATURES under which records are right as often as they say, by maximum likelihood; the answers come from the
@@ -56,6 +60,16 @@ class Answers:
         """Return them as served."""
         return np.array([each.confidence for each in self.predictions])
 
+    def one_of_each_family(self) -> Answers:
+        """Return one row of each family: the one whose text has the smallest hash."""
+        first: dict[str, int] = {}
+        for place in sorted(range(len(self.rows)), key=lambda place: _hashed(self.rows[place].key)):
+            first.setdefault(_family(self.rows[place]), place)
+        places = sorted(first.values())
+        return Answers(
+            [self.rows[place] for place in places], [self.predictions[place] for place in places], self.right[places]
+        )
+
 
 def run(job: Job) -> Report:
     """Leave confidence.json; report temperature, threshold, walk, reliability before and after, labels needed.
@@ -84,12 +98,15 @@ def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progres
         fitted, tuned = fit(ask, bundle, tuning)
         proof = ask(bundle.at_temperature(fitted), proving)
         raw = _at_one(ask, bundle, proof)
-    choice = threshold.choose(proof.confidences(), proof.right, risk)
+    tested = proof.one_of_each_family()
+    known = (_tuned_confidences(bundle, tuned, fitted), tuned.right)
+    start = threshold.start_of(tested.confidences(), known, risk)
+    choice = threshold.choose(tested.confidences(), tested.right, risk, start=start)
     seen = [*tuned.predictions, *proof.predictions]
     usual = novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
     report = described(choice, risk) | {
         "temperature": fitted,
-        "rows": {"temperature": len(tuned.rows), "threshold": len(proof.rows), "failed": len(rows) - len(seen)},
+        "rows": {"temperature": len(tuned.rows), "threshold": len(tested.rows), "failed": len(rows) - len(seen)},
         "accuracy": share(int(proof.right.sum()), len(proof.rows)).plain(),
         "reliability": {
             "before": _reliability(raw, proof.right),
@@ -103,16 +120,24 @@ def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progres
 def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Return the rows for the temperature and those for the threshold; too few to fit anything: none and all.
 
-    Rows with the same text stay together.
+    Rows of one family, or with the same text, stay together.
     """
-    # A hash of the hash: nobody sorts files by that, so the parts are alike whatever the order of the file.
-    ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
+    ordered = sorted(rows, key=lambda row: (_hashed(_family(row)), _hashed(row.key)))
     count = min(round(TUNING_SHARE * len(ordered)), TUNING_ROWS_MAX)
     if count < temperature.ROWS_MIN:
         return [], ordered
-    while count < len(ordered) and ordered[count].key == ordered[count - 1].key:
+    while count < len(ordered) and _family(ordered[count]) == _family(ordered[count - 1]):
         count += 1
     return ordered[:count], ordered[count:]
+
+
+def _family(row: Row) -> str:
+    return row.family or row.key
+
+
+def _hashed(text: str) -> str:
+    """Hash a name or a hash: nobody sorts files by that, so what it chooses is alike whatever the order of a file."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 Ask = Callable[[Bundle, Sequence[Row]], Answers]
@@ -139,6 +164,13 @@ def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[float, 
     losses = {each: temperature.log_loss(said.confidences(), said.right) for each, said in tried.items()}
     best = min(losses, key=losses.__getitem__)
     return best, tried[best]
+
+
+def _tuned_confidences(bundle: Bundle, tuned: Answers, fitted: float) -> Floats:
+    """Return the confidences of the rows of the temperature at that temperature."""
+    if bundle.manifest.task.kind == "classify" and tuned.rows:
+        return temperature.confidences(matrix(tuned.predictions), fitted)
+    return tuned.confidences()  # those of records were asked for at it
 
 
 def _at_one(ask: Ask, bundle: Bundle, proof: Answers) -> Floats:
@@ -173,7 +205,7 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
     if choice.threshold is not None:
         return (
             f"At confidence {choice.threshold:g} or more {100 * choice.coverage:.1f} % of the answers are sure; with"
-            f" {sure} certainty at most {100 * choice.bound:.2f} % of them are wrong (target {target})."
+            f" {sure} certainty at most {target} of them are wrong, if requests are like these rows."
         )
     said = f"No threshold reaches the target of {target} wrong answers with {sure} certainty: always escalate."
     if needed is None:

@@ -1,13 +1,15 @@
 """From confidences and whether each answer was right to the threshold above which an answer counts as sure. Pure.
 
 Exact-binomial fixed-sequence testing: Angelopoulos et al., Learn then Test (arXiv 2110.01052). The thresholds are fixed
-beforehand and walked from the strictest down. Each is tested on the rows at or above it: the hypothesis that the risk
-is over the target is rejected when as few errors as were seen, or fewer, have a probability of `delta` at most. The
-first that is not rejected ends the walk; the last that was is the result. So, for rows like those of the site, the
-probability that the risk of the sure answers exceeds the target is at most `delta`.
+beforehand and walked down. Each is tested on the rows at or above it: the hypothesis that the risk is over the target
+is rejected when as few errors as were seen, or fewer, have a probability of `delta` at most. The first that is not
+rejected ends the walk; the last that was is the result. So, for rows like those of the site, the probability that the
+risk of the sure answers exceeds the target is at most `delta`. The rows must be independent: of a family of rows, one.
 
-A threshold with so few rows that not even an answer without error would pass is skipped. This spoils nothing: how many
-rows it has follows from the confidences alone, so for given confidences the sequence is still fixed beforehand.
+The walk starts where it is likely to pass, and not at the strictest threshold, which has the fewest rows: other rows,
+whose labels are used for nothing else here, say how many errors to expect at each threshold (`start_of`). Neither that
+nor skipping a threshold with so few rows that not even an answer without error would pass spoils the proof: both follow
+from the other rows and from the confidences alone, so for these the sequence is still fixed beforehand.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from convert.intervals import upper_bound
-
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Verdict = Literal["too few", "passed", "failed", "not tested"]
 
 # 0.99, 0.98, ... 0.01: with many labels a confidence below one half can be sure enough.
 GRID: tuple[float, ...] = tuple(round(0.99 - 0.01 * step, 2) for step in range(99))
+_START_CHANCE = 0.95
+"""Of the best chance to pass that any threshold has: the strictest one with so much of it is the start."""
 # A guess of the labels needed rests on at least so many accepted rows.
 _GUESS_ROWS_MIN = 5
 _ROWS_MAX = 100_000_000
@@ -71,34 +73,57 @@ class Choice:
     rows: int
     """Of the calibration, all of them."""
     bound: float
-    """Proved bound on the risk at the threshold; 1 without one."""
+    """Proved bound on the risk at the threshold: the target, since the threshold was chosen by the same rows; 1 without
+    one."""
     coverage: float
     """Share of the rows at or above the threshold; 0 without one."""
     steps: tuple[Step, ...] = field(repr=False)
 
 
-def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...] = GRID) -> Choice:
+def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...] = GRID, start: float = 1.0) -> Choice:
     """Walk the grid.
 
     Args:
         confidences: [rows], 0 to 1, as the agent computes them with the bundle's temperature.
-        right: [rows], whether the answer was right.
+        right: [rows], whether the answer was right; independent of each other.
         risk: what is asked for.
         grid: thresholds, falling.
+        start: the first threshold that is tested, chosen without `right`; 1 = the strictest.
     """
     steps, open_ = [], True
     for threshold, (rows, errors) in zip(grid, counts(confidences, right, grid), strict=True):
-        verdict = _verdict(rows, errors, risk) if open_ else "not tested"
+        verdict = _verdict(rows, errors, risk) if open_ and threshold <= start else "not tested"
         open_ = open_ and verdict != "failed"
         steps.append(Step(threshold, rows, errors, verdict))
     return _chosen(tuple(steps), len(confidences), risk)
+
+
+def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk, grid: tuple[float, ...] = GRID) -> float:
+    """Return the threshold where a walk over rows with these confidences should start.
+
+    For each threshold, the rows of `tuning` at or above it give a distribution of the risk there (beta, with the prior
+    of Jeffreys), and that the chance that so many rows as will be tested have few enough errors (beta-binomial).
+
+    Args:
+        confidences: [rows] that are going to be tested; their labels are not known here.
+        tuning: [other rows], confidence and whether the answer was right.
+        risk: what is asked for.
+        grid: thresholds, falling.
+    """
+    rows = np.array([n for n, _ in counts(confidences, np.ones(len(confidences), np.bool_), grid)])
+    seen, wrong = np.array(counts(*tuning, grid)).T
+    most = stats.binom.ppf(risk.delta, rows, risk.target)
+    most -= stats.binom.cdf(most, rows, risk.target) > risk.delta
+    chances = stats.betabinom.cdf(most, rows, wrong + 0.5, seen - wrong + 0.5)
+    chances[(rows < risk.rows_min) | (seen == 0)] = 0.0
+    return grid[int(np.argmax(chances >= _START_CHANCE * chances.max()))] if chances.max() > 0 else 1.0
 
 
 def _chosen(steps: tuple[Step, ...], rows: int, risk: Risk) -> Choice:
     last = next((step for step in reversed(steps) if step.verdict == "passed"), None)
     if last is None:
         return Choice(None, rows, 1.0, 0.0, steps)
-    return Choice(last.threshold, rows, upper_bound(last.errors, last.rows, risk.delta), last.rows / rows, steps)
+    return Choice(last.threshold, rows, risk.target, last.rows / rows, steps)
 
 
 def _verdict(rows: int, errors: int, risk: Risk) -> Verdict:

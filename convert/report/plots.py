@@ -65,25 +65,34 @@ def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
 
 
 def risk_coverage(made: Made) -> Figure | None:
-    """Draw the share of wrong answers among the sure ones over how many are sure, with its proved bound."""
+    """Draw the share of wrong answers among the sure ones over how many are sure, beside the most that passes the test.
+
+    What was tested stands out, in green where it passed and in orange where it failed; the rest is grey.
+    """
     found = made.report("calibrate")
     if not found.get("walk"):
         return None
     rows, errors = np.array(column(found["walk"], "rows")), np.array(column(found["walk"], "errors"))
     coverage, risk = rows / found["rows"]["threshold"], errors / rows
-    # Clopper-Pearson, one-sided; where all are wrong there is no bound but 1.
-    bound = np.nan_to_num(stats.beta.ppf(1 - found["delta"], errors + 1, rows - errors), nan=1.0)
+    target = found["target_risk"]
+    most = stats.binom.ppf(found["delta"], rows, target)
+    most -= stats.binom.cdf(most, rows, target) > found["delta"]
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(coverage, risk, bound, color=_BLUE, alpha=0.12, linewidth=0)
-    label = f"bound that holds with {percent(1 - found['delta'], 0)}"
-    axes.plot(coverage, bound, color=_BLUE, linewidth=1, alpha=0.6, label=label)
-    axes.plot(coverage, risk, color=_BLUE, linewidth=2, label="seen on the calibration rows")
-    target = found["target_risk"]
+    axes.plot(coverage, risk, color=_GREY, linewidth=1.5, zorder=2)
+    able = most >= 0
+    label = f"most that passes, to keep {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
+    axes.plot(coverage[able], most[able] / rows[able], color=_BLUE, linewidth=1.5, drawstyle="steps-mid", label=label)
     axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {percent(target, 0)}")
-    # The bound of few rows is wide: it would press all else to the floor.
-    top = min(1.0, 1.25 * max(target, risk.max(), bound[coverage > 0.1].max(initial=0)))
-    axes.set(xlim=(0, 1.02), ylim=(0, top), xlabel="answers that are sure", ylabel="wrong among them")
+    verdicts = np.array(column(found["walk"], "verdict"))
+    for verdict, colour, words in (("passed", _GREEN, "tested and passed"), ("failed", _ORANGE, "tested and failed")):
+        here = verdicts == verdict
+        if here.any():
+            axes.scatter(coverage[here], risk[here], color=colour, s=22, zorder=3, label=words)
+    top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
+    axes.set(
+        xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="answers that are sure", ylabel="wrong among them, as seen"
+    )
     _mark_threshold(axes, found, top)
     _shares(axes)
     axes.legend(loc="upper left", fontsize=9, frameon=False)

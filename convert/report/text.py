@@ -171,8 +171,11 @@ def _how(rows: Mapping[str, int], temperature: float) -> str:
     if not rows["temperature"]:
         fitted = "There were too few rows to fit a temperature as well"
     return (
-        f"{fitted}; the threshold was tested on {plural(rows['threshold'], 'other row')}, by the exact binomial test of"
-        " a fixed sequence of thresholds (Learn then Test)."
+        f"{fitted}; the threshold was tested on {plural(rows['threshold'], 'other row')}, of each family one. Those of"
+        " the temperature said where to begin, and from there each lower threshold was tested in turn: it passes when"
+        " so few wrong answers would be that unlikely if more than the target were wrong (exact binomial test, Learn"
+        " then Test). The last that passed before the first that failed is the threshold; errors further down are not"
+        " looked at, and the certainty is of the target, not of the share that was seen."
     )
 
 

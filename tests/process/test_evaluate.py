@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from convert.calibrate import calibrate, divided
+from convert.calibrate import Answers, calibrate, divided
 from convert.calibrate.threshold import Risk
 from convert.data import Row, Span
 from convert.evaluate import compare, evaluate, predict
 from convert.evaluate.bundle import opened
+from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import serving
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
@@ -187,6 +189,21 @@ def test_the_rows_are_divided_by_their_texts():
     assert not {row.key for row in tuning} & {row.key for row in proving}
     assert (340, True) == (len(tuning) + len(proving), 100 <= len(tuning) <= 104)
     assert ([], 90) == (divided(rows[:90])[0], len(divided(rows[:90])[1]))
+
+
+def test_a_family_is_in_one_part_and_tested_once():
+    """Its rows are right or wrong together: they fit or prove together, and one of them is tested, always the same."""
+    rows = [replace(row, family=f"family {place % 60}") for place, row in enumerate(intents(300))]
+    tuning, proving = divided(rows)
+    assert not {row.family for row in tuning} & {row.family for row in proving}
+    assert tuning
+    answers = Answers(proving, [Prediction(row.label, 0.9) for row in proving], np.arange(len(proving)) % 2 == 0)
+    once = answers.one_of_each_family()
+    assert len({row.family for row in proving}) == len(once.rows) == len(once.predictions) == len(once.right)
+    places = [proving.index(row) for row in once.rows]
+    assert [bool(answers.right[place]) for place in places] == once.right.tolist()
+    back = Answers(proving[::-1], answers.predictions[::-1], answers.right[::-1]).one_of_each_family()
+    assert {row.key for row in once.rows} == {row.key for row in back.rows}
 
 
 @pytest.mark.release

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mapie.risk_control import BinaryRisk, MultiClassificationLTTController
 from scipy import stats
 
-from convert.calibrate.threshold import GRID, Choice, Risk, Step, choose, counts, lowest_below, rows_needed
+from benchmarks.shapes import SHAPES, Draws, measure
+from convert.calibrate.threshold import GRID, Choice, Risk, Step, choose, counts, lowest_below, rows_needed, start_of
 
 FIVE = Risk(0.05, 0.1)
 RNG = np.random.default_rng(4)
@@ -49,7 +50,7 @@ def test_the_walk_skips_passes_fails_and_ends():
         Step(0.7, 600, 30, "not tested"),
     ] == list(choice.steps)
     assert (0.85, 600, pytest.approx(100 / 600)) == (choice.threshold, choice.rows, choice.coverage)
-    assert stats.binom.cdf(0, 100, choice.bound) == pytest.approx(FIVE.delta)
+    assert FIVE.target == choice.bound  # the same rows chose the threshold: an interval at it would be too narrow
 
 
 @given(outcomes, risks)
@@ -98,6 +99,42 @@ def test_the_promise_holds_where_the_naive_rule_breaks_it():
         naive += lowest is not None and true_risk[lowest] > risk.target
     assert broken / 2000 <= risk.delta + 2 * math.sqrt(risk.delta * (1 - risk.delta) / 2000)
     assert naive / 2000 > 0.3
+
+
+def test_the_walk_starts_where_it_is_likely_to_pass():
+    """Strict thresholds with few rows, at which one error ends a walk, are not tested where other rows are good."""
+    tuning = (np.full(100, 0.7), np.arange(100) >= 2)
+    confidences, right = np.concatenate([np.full(50, 0.995), np.full(350, 0.7)]), np.ones(400, bool)
+    right[:3] = False
+    assert choose(confidences, right, FIVE).threshold is None
+    start = start_of(confidences, tuning, FIVE)
+    assert 0.7 == start
+    choice = choose(confidences, right, FIVE, start=start)
+    assert (0.01, 1.0) == (choice.threshold, choice.coverage)
+    assert {"not tested"} == {step.verdict for step in choice.steps if step.threshold > 0.7}
+
+
+@given(outcomes, outcomes, risks)
+def test_a_start_is_a_threshold_that_can_pass(outcome, tuning, risk):
+    """It has rows enough, and other rows that say something of it; without either the walk starts at the strictest."""
+    start = start_of(outcome[0], tuning, risk)
+    able = [t for t, (rows, _) in zip(GRID, counts(*outcome, GRID), strict=True) if rows >= risk.rows_min]
+    known = [t for t, (rows, _) in zip(GRID, counts(*tuning, GRID), strict=True) if rows]
+    both = sorted(set(able) & set(known))
+    assert start in both if both else start == 1.0
+
+
+def test_where_no_other_rows_are_the_walk_starts_at_the_strictest():
+    """Too few rows to divide: all are tested."""
+    assert 1.0 == start_of(honest(50)[0], (np.zeros(0), np.zeros(0, bool)), FIVE)
+
+
+@pytest.mark.parametrize(("one_each", "kept"), [(True, True), (False, False)])
+def test_families_break_the_promise_unless_one_row_of_each_is_tested(one_each, kept):
+    """Of families of 8 whose errors go together, each row counted as one proves what must not be proved."""
+    draws = Draws(rows=800, resamples=150, family_rows=8, correlation=0.6)
+    found = measure(SHAPES["flat, just over the target"], draws, Risk(0.1, 0.1), one_each=one_each)
+    assert kept == (found.broken <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 150))
 
 
 def _mapie(probabilities, truth, risk: Risk, kept: list[float]) -> MultiClassificationLTTController:

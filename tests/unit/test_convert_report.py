@@ -115,7 +115,10 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
     "changed",
     [
         {"calibrate": CALIBRATE | {"threshold": None, "coverage": 0.0}},
-        {"calibrate": CALIBRATE | {"walk": [{"threshold": 0.9, "rows": 3, "errors": 3}], "threshold": None}},
+        {
+            "calibrate": CALIBRATE
+            | {"walk": [{"threshold": 0.9, "rows": 3, "errors": 3, "verdict": "failed"}], "threshold": None}
+        },
         {"quantize": QUANTIZE | {"candidates": QUANTIZE["candidates"][:1], "chosen": "F16"}},
         {"calibrate": {"verdict": "A task of kind generate has no confidence.", "kind": "generate"}},
     ],
