@@ -238,6 +238,8 @@ finetune:
   # Mean Kullback-Leibler divergence of the answers, in nats.
   # kl_mean_max: 0.05
   # accuracy_loss_max: 0.02
+  # Golden answers that a site has to find alike; fewer, and the bundle is not made.
+  # golden_cases_min: 8
 
 # What a sure answer promises: wrong with at most `target`, except with probability `delta`.
 risk:

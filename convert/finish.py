@@ -24,7 +24,7 @@ from convert.evaluate.predictions import Prediction
 from convert.evaluate.serving import serving
 from convert.stage import Job, Report
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.golden import Case, Said, differences, encode
+from edge_agent.formats.golden import Case, Said, differences, encode, is_binding
 from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"
@@ -43,13 +43,15 @@ def run(job: Job) -> Report:
     """Leave `bundle/`; report its digest, size, files, golden cases, and what is missing in it.
 
     Raises:
-        ModelFailed: the finished bundle does not repeat its golden answers on this machine.
+        ModelFailed: the finished bundle does not repeat its golden answers on this machine, or too few of them bind.
         What `assemble`, `data.rows` and serving raise.
     """
     with tempfile.TemporaryDirectory(dir=job.out) as made:
         folder = Path(made)
         parts = _parts(job, folder)
-        cases, memory_bytes = _asked(job, _made(job, parts, folder / "without"))
+        without = _made(job, parts, folder / "without")
+        cases, memory_bytes = _asked(job, without)
+        _check_binding(job, without, cases)
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
         sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
@@ -110,6 +112,18 @@ def _rows(job: Job, bundle: Bundle) -> list[Row]:
     return [*test, *(row for row in more if row.label and row.label not in there)]
 
 
+def _check_binding(job: Job, bundle: Bundle, cases: Sequence[Case]) -> None:
+    """Raise ModelFailed where a site could not tell that the bundle computes something else there."""
+    binding, least = sum(map(is_binding, cases)), job.recipe.budget.golden_cases_min
+    if bundle.manifest.task.kind != "generate" and binding < least:
+        raise ModelFailed(
+            f"{binding} of {len(cases)} golden cases bind: a site could hardly tell that the bundle computes something"
+            f" else there; {least} are wanted",
+            remedy="Give the test split more rows, or train a surer model. To ship it all the same, set"
+            f" 'golden_cases_min: {binding}' under 'budget' in the recipe.",
+        )
+
+
 def _check(bundle: Bundle, cases: Sequence[Case]) -> None:
     with serving([bundle]) as served:
         answers = served.predict(bundle, [case.input for case in cases])
@@ -128,7 +142,7 @@ def _differing(bundle: Bundle, cases: Sequence[Case], answers: Sequence[Predicti
     found = []
     for case, each in zip(cases, answers, strict=True):
         told = Said("" if kind == "embed" else each.answer, golden.scores(kind, each))
-        found += [(case, said) for said in differences(case, told, vector=kind == "embed") if not case.report_only]
+        found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
     return found
 
 
@@ -140,7 +154,7 @@ def _report(bundle: Bundle, cases: Sequence[Case]) -> Report:
         "size_bytes": manifest.size_bytes,
         "files": {artifact.path: artifact.size_bytes for artifact in manifest.artifacts},
         "memory_bytes": manifest.requires.memory_bytes,
-        "golden": {"cases": len(cases), "report_only": sum(case.report_only for case in cases)},
+        "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases))},
         "labels_without_case": golden.uncovered(manifest.task, cases),
         "licence": manifest.provenance.licence or "not said: write provenance.licence into task.yaml",
     }

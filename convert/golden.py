@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 from convert.data import Row
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import is_right
-from edge_agent.formats.golden import TOLERANCE, Case
-from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
+from edge_agent.formats.golden import TOLERANCE, Case, may_turn
+from edge_agent.formats.manifest import Kind, Manifest, Task
 
 CASES_MAX = 200
 PER_LABEL_MAX = 3
+CASES_WANTED = 12
+"""Of a classify task: with few labels there are more cases of each."""
 _TRIED_MAX = 8
 _DIGITS = 4
 
@@ -41,9 +44,10 @@ def cases(manifest: Manifest, rows: Sequence[Row], said: Sequence[Prediction]) -
     kind, labels = manifest.task.kind, manifest.task.labels
     answered = [pair for pair in zip(rows, said, strict=True) if not pair[1].failure]
     # Stable: what is equally good keeps the order of the rows.
-    ranked = sorted(answered, key=lambda pair: _rank(kind, manifest.confidence, *pair))
+    ranked = sorted(answered, key=lambda pair: _rank(kind, *pair))
     if kind == "classify":
-        most = max(1, min(PER_LABEL_MAX, CASES_MAX // len(labels)))
+        wanted = max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(labels)))
+        most = max(1, min(wanted, CASES_MAX // len(labels)))
         ranked = [pair for label in labels for pair in _with_label(ranked, label)[:most]]
     return [case(manifest, row.text, each) for row, each in ranked]
 
@@ -58,17 +62,17 @@ def uncovered(task: Task, cases: Sequence[Case]) -> list[str]:
     return [label for label in task.labels if task.kind == "classify" and label not in shown]
 
 
-def _rank(kind: Kind, confidence: Confidence, row: Row, each: Prediction) -> tuple[bool, bool]:
+def _rank(kind: Kind, row: Row, each: Prediction) -> tuple[bool, bool]:
     wrong = kind != "embed" and not is_right(kind, row, each)
-    return wrong, _may_turn(kind, confidence, each)
+    return wrong, _may_turn(kind, each)
 
 
 def case(manifest: Manifest, text: str, said: Prediction) -> Case:
     """Return the case of one text and its answer."""
     kind = manifest.task.kind
     answer = "" if kind == "embed" else said.answer
-    may_turn = _may_turn(kind, manifest.confidence, said)
-    return Case(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=may_turn)
+    turns = _may_turn(kind, said)
+    return Case(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
 
 
 def scores(kind: Kind, said: Prediction) -> tuple[float, ...]:
@@ -77,28 +81,6 @@ def scores(kind: Kind, said: Prediction) -> tuple[float, ...]:
     return tuple(round(each, _DIGITS) for each in plain)
 
 
-def _may_turn(kind: Kind, confidence: Confidence, said: Prediction) -> bool:
-    """Tell whether a difference within the tolerance could give another answer, or move it over the threshold."""
-    return _MAY_TURN[kind](said) or (kind in ("classify", "extract") and _at_threshold(confidence, said))
-
-
-def _at_threshold(confidence: Confidence, said: Prediction) -> bool:
-    return isinstance(confidence, Threshold) and abs(said.confidence - confidence.threshold) <= TOLERANCE
-
-
-def _labels_near(said: Prediction) -> bool:
-    best, second = sorted((*said.scores, 0.0), reverse=True)[:2]
-    return best - second <= 2 * TOLERANCE
-
-
-def _word_near(said: Prediction) -> bool:
-    """Tell whether some word is nearly as likely to have another tag."""
-    return said.confidence <= 0.5 + TOLERANCE
-
-
-_MAY_TURN: dict[str, Callable[[Prediction], bool]] = {
-    "classify": _labels_near,
-    "extract": _word_near,
-    "generate": lambda _said: True,  # each token decides about those after it
-    "embed": lambda _said: False,
-}
+def _may_turn(kind: Kind, said: Prediction) -> bool:
+    """Tell whether a difference within the tolerance could give another answer."""
+    return kind != "embed" and may_turn(scores(kind, said))

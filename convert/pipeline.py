@@ -78,7 +78,7 @@ STAGES: dict[str, Step] = {
     "assemble": Step(
         "convert.finish",
         ("export", "quantize", "calibrate", "evaluate"),
-        (),
+        ("budget",),
         ("source", "train", "importance", "calibration", "test", "task.yaml"),
         (*_TORCH, *_SERVING),
     ),

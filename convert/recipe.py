@@ -119,6 +119,8 @@ class Budget(_Section):
     """Mean Kullback-Leibler divergence of the answer's distribution, in nats."""
     accuracy_loss_max: float = Field(default=0.02, ge=0.0, le=1.0)
     """On the calibration rows that fit the temperature, against the full-precision model."""
+    golden_cases_min: int = Field(default=8, ge=0, le=200)
+    """Answers that a site has to find alike before it takes the bundle over; tasks that generate have none."""
 
 
 class Risk(_Section):

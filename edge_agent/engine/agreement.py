@@ -1,7 +1,7 @@
 """Whether a device computes for a bundle what was computed where it was made: its golden cases, asked at attach.
 
 Another device rounds differently, and a broken driver computes nonsense without an error. The rule is the self-test's:
-answers that a rounding error may turn are marked in the golden file and count for nothing, scores have the tolerance of
+answers that a rounding error may turn count for nothing, scores have the tolerance of
 their case, and nearly all of the others must be alike. Only a device is asked; of the processor the self-test of an
 update asks more.
 """
@@ -17,7 +17,7 @@ from edge_agent.engine.golden import question, said
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Run
 from edge_agent.engine.runtimes import Runtime
 from edge_agent.errors import BundleUnreadable, CallerError, DeviceUnusable
-from edge_agent.formats.golden import Case, differences, parse
+from edge_agent.formats.golden import Case, differences, is_binding, parse
 from edge_agent.formats.manifest import Manifest
 
 CASES_MAX = 32
@@ -54,7 +54,7 @@ def _cases(golden: str) -> Sequence[Case]:
         found = parse(Path(golden).read_bytes())
     except (OSError, BundleUnreadable):  # there is none, or its own fault is the self-test's to tell
         return []
-    return [case for case in found if case.answer is not None and not case.report_only][:CASES_MAX]
+    return list(filter(is_binding, found))[:CASES_MAX]
 
 
 def _difference(runtime: Runtime, job: Run, case: Case, manifest: Manifest, others: Others) -> str:

@@ -3,8 +3,9 @@
 One JSON object a line, UTF-8. Running them again on another machine shows whether the model computes there what it
 computed here: another processor, a damaged file or another library may change it without an error. A case without
 `answer` only shows what the task is for. Numbers differ a little between processors, so they have a tolerance. An
-answer that such a difference may turn is for information, `report_only`: two labels nearly equal, a confidence at the
-threshold, a generated text.
+answer that such a difference may turn is for information, `report_only`: two labels nearly equal, a word that is
+nearly as likely something else, a generated text. Whether an answer is sure is not compared, so a confidence near the
+threshold is as good a case as another; version 0.1 marked these too, and `is_binding` looks at the scores instead.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Case(BaseModel):
     tolerance: float = Field(default=TOLERANCE, ge=0.0, le=2.0)
     """Largest difference between scores, each for itself. embed: largest cosine distance."""
     report_only: bool = False
-    """A difference is shown and fails nothing."""
+    """A difference fails nothing, unless the scores say that no difference within the tolerance may turn the answer."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,23 @@ class Said:
 
     answer: str
     scores: tuple[float, ...] = ()
+
+
+def may_turn(scores: Sequence[float]) -> bool:
+    """Tell whether a difference within TOLERANCE could give another answer; without scores any difference could.
+
+    Of several scores the best two must be far enough apart; a single one is the confidence of a record, whose least
+    sure word must not be nearly as likely something else.
+    """
+    if len(scores) < 2:
+        return not scores or scores[0] <= 0.5 + TOLERANCE
+    best, second = sorted(scores, reverse=True)[:2]
+    return best - second <= 2 * TOLERANCE
+
+
+def is_binding(case: Case) -> bool:
+    """Tell whether a bundle has to answer a case alike."""
+    return case.answer is not None and not (case.report_only and may_turn(case.scores))
 
 
 def encode(cases: Iterable[Case]) -> bytes:

@@ -87,7 +87,7 @@ source: {{checkpoint: model}}
 data: {{train: train.jsonl, calibration: calibration.jsonl, test: test.jsonl}}
 finetune: {{method: {"lora" if decoder else "full"}, epochs: 2, tokens_max: 64}}
 quantize: {{types: [{"F16" if decoder else "fp32"}]}}
-budget: {{agreement_min: 0.5, kl_mean_max: 5.0, accuracy_loss_max: 0.5}}
+budget: {{agreement_min: 0.5, kl_mean_max: 5.0, accuracy_loss_max: 0.5, golden_cases_min: 0}}
 risk: {{target: 0.3}}
 """
     )

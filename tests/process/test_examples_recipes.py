@@ -30,7 +30,7 @@ def trimmed(name: str, folder: Path) -> recipe.Recipe:
     plain["work"] = "work"
     plain["finetune"] |= {"epochs": 1}
     plain["quantize"] = {"types": plain["quantize"]["types"][-1:]}
-    plain["budget"] = {"agreement_min": 0.0, "kl_mean_max": 100.0, "accuracy_loss_max": 1.0}
+    plain["budget"] = {"agreement_min": 0.0, "kl_mean_max": 100.0, "accuracy_loss_max": 1.0, "golden_cases_min": 0}
     file.write_text(yaml.safe_dump(plain), encoding="utf-8")
     return recipe.read(file.parent)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from convert import calibrate, evaluate, finish
 from convert.choose import Candidate, choose
 from convert.evaluate import predict
+from convert.recipe import Budget
 from convert.stage import Job
-from edge_agent.formats.golden import parse
+from edge_agent.errors import ModelFailed
+from edge_agent.formats.golden import is_binding, parse
 from edge_agent.formats.manifest import Threshold
 from tests.bundles import INTENTS, digest_of, manifest_of
 from tests.stages import after, stage_job
@@ -21,7 +24,8 @@ RISK = {"target": 0.1, "delta": 0.1}
 
 def finished(folder: Path, kind: str = "classify", samples: str = "", **more) -> Job:
     """Run the stages from quantize to assemble and return the last job."""
-    job = stage_job(folder, "quantize", kind, risk=RISK, **more)
+    budget = {"golden_cases_min": 0}  # its test split has ten rows
+    job = stage_job(folder, "quantize", kind, risk=RISK, budget=budget, **more)
     (folder / "model").mkdir()
     (folder / "model" / "LICENSE").write_text("do what you like")
     (folder / "model" / "config.json").write_text("{}")
@@ -73,13 +77,19 @@ def test_the_golden_set_covers_the_labels(tmp_path):
     assert "how much is the mug?" == cases[0].input
     assert labels <= {case.answer for case in cases}
     assert set(INTENTS) - {case.answer for case in cases} == set(report["labels_without_case"])
-    assert {"cases": len(cases), "report_only": sum(case.report_only for case in cases)} == report["golden"]
+    assert {"cases": len(cases), "binding": sum(map(is_binding, cases))} == report["golden"]
     said = predict(folder, [case.input for case in cases])
     assert [case.answer for case in cases] == [each.answer for each in said]
-    confidence = manifest_of(folder).confidence
-    assert isinstance(confidence, Threshold)
-    near = [case for case in cases if abs(max(case.scores) - confidence.threshold) <= case.tolerance]
-    assert all(case.report_only for case in near)
+
+
+@pytest.mark.slow
+def test_a_bundle_that_a_site_could_hardly_check_is_refused(tmp_path):
+    """Fewer golden cases that bind than the recipe wants: the error says how many there are and how to ship it."""
+    job = finished(tmp_path / "run")
+    strict = replace(job, recipe=job.recipe.model_copy(update={"budget": Budget(golden_cases_min=200)}))
+    with pytest.raises(ModelFailed, match=r"\d+ of \d+ golden cases bind") as caught:
+        finish.run(strict)
+    assert "golden_cases_min" in caught.value.remedy
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_the_nearest_key_is_suggested(tmp_path: Path):
     assert raised.value.remedy == "Did you mean 'epochs'?"
     with pytest.raises(ManifestInvalid) as raised:
         recipe.read(written(tmp_path, LEAST + "budget: {zzz: 3}\n"))
-    assert raised.value.remedy == "Known keys there: agreement_min, kl_mean_max, accuracy_loss_max."
+    assert raised.value.remedy == "Known keys there: agreement_min, kl_mean_max, accuracy_loss_max, golden_cases_min."
 
 
 def test_a_recipe_cannot_say_where_it_lies(tmp_path: Path):

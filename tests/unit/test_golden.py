@@ -10,7 +10,7 @@ from convert import golden as chosen
 from convert.data import Row, Span
 from convert.evaluate.predictions import Found, Prediction
 from edge_agent.errors import BundleUnreadable
-from edge_agent.formats.golden import TOLERANCE, Case, Said, differences, encode, parse
+from edge_agent.formats.golden import TOLERANCE, Case, Said, differences, encode, is_binding, parse
 from edge_agent.formats.manifest import AlwaysEscalate, Manifest, Task, Threshold
 
 AT_80 = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=100, bound=0.04, coverage=0.7)
@@ -95,17 +95,28 @@ def test_a_vector_is_compared_by_its_direction():
     ("scores", "confidence", "report_only"),
     [
         ((0.95, 0.03, 0.02), AT_80, False),
-        ((0.84, 0.1, 0.06), AT_80, True),
-        ((0.76, 0.2, 0.04), AT_80, True),
+        ((0.84, 0.1, 0.06), AT_80, False),
+        ((0.76, 0.2, 0.04), AT_80, False),
         ((0.84, 0.1, 0.06), AlwaysEscalate(), False),
         ((0.52, 0.43, 0.05), AlwaysEscalate(), True),
         ((0.6, 0.3, 0.1), AT_80, False),
     ],
 )
 def test_what_may_turn_is_only_reported(scores, confidence, report_only):
-    """A confidence within the tolerance of the threshold, or two labels that near, fail nothing on another machine."""
+    """Two labels that near fail nothing on another machine; a confidence near the threshold binds like any other."""
     case = chosen.case(manifest(confidence=confidence), "text", said(*scores))
     assert (report_only, scores, TOLERANCE) == (case.report_only, case.scores, case.tolerance)
+
+
+def test_a_case_marked_in_version_0_1_binds_where_nothing_may_turn_it():
+    """It marked confidences near the threshold; labels far enough apart are compared all the same."""
+    marked = [
+        Case(input="x", answer="a", scores=scores, report_only=True)
+        for scores in ((0.98, 0.02), (0.54, 0.46), (0.93,), (0.53,), ())
+    ]
+    assert [True, False, True, False, False] == [is_binding(case) for case in marked]
+    assert is_binding(Case(input="x", answer="a"))
+    assert not is_binding(Case(input="x"))
 
 
 def test_a_generated_text_is_only_reported():
@@ -119,7 +130,7 @@ def test_a_generated_text_is_only_reported():
 
 
 def test_every_label_has_cases_and_the_sure_ones_come_first():
-    """Of each label at most three, right and firm before near and wrong; a label never right shows what it gives."""
+    """Of each of three labels at most four, right and firm before near and wrong; one never right shows what it gives."""
     rows = [Row(f"r{i}", "refund") for i in range(5)] + [Row("p", "price"), Row("f", "hours")]
     answers = [
         said(0.82, 0.1, 0.08),
@@ -129,8 +140,8 @@ def test_every_label_has_cases_and_the_sure_ones_come_first():
         Prediction(failure="X"),
     ]
     made = chosen.cases(manifest(), rows, answers)
-    assert ["r2", "r3", "r4", "p"] == [case.input for case in made]
-    assert ["refund"] * 4 == [case.answer for case in made]
+    assert ["r0", "r2", "r3", "r4", "p"] == [case.input for case in made]
+    assert ["refund"] * 5 == [case.answer for case in made]
 
 
 def test_with_many_labels_each_has_fewer():

@@ -90,12 +90,27 @@ async def test_scores_count_as_well_as_answers():
     assert "GOLDEN_DIFFERS" == (await examined(candidate))[1]
 
 
-async def test_cases_that_may_turn_are_only_shown():
-    """The factory has marked them."""
-    cases = tuple(case.model_copy(update={"report_only": True}) for case in CASES)
+async def test_cases_that_may_turn_are_not_compared():
+    """The factory has marked them, and their labels are nearly equal; the outcome says how many they are."""
+    near = tuple(
+        case.model_copy(update={"report_only": True, "scores": (0.52, 0.48)} if place < 5 else {})
+        for place, case in enumerate(CASES)
+    )
     candidate = Bundle()
-    candidate.says = {case.input: Said("no", (0.9, 0.1)) for case in cases}
-    assert End.PASSED == (await examined(candidate, of=exam(cases)))[0]
+    candidate.says = {case.input: Said("no", (0.9, 0.1)) for case in near[:5]}
+    end, _, message = await examined(candidate, of=exam(near))
+    assert (End.PASSED, True) == (
+        end,
+        message.endswith("; 5 more were not compared, as rounding may turn their answers"),
+    )
+
+
+async def test_labels_that_are_reversed_fail_where_the_file_marks_every_case():
+    """A bundle with a threshold of 0.98 had every case marked, and passed whatever it answered."""
+    cases = tuple(case.model_copy(update={"report_only": True, "scores": (0.01, 0.99)}) for case in CASES)
+    candidate = Bundle()
+    candidate.says = {case.input: Said("no", (0.99, 0.01)) for case in cases}
+    assert "GOLDEN_DIFFERS" == (await examined(candidate, of=exam(cases)))[1]
 
 
 @pytest.mark.parametrize(
