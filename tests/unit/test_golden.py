@@ -130,7 +130,7 @@ def test_a_generated_text_is_only_reported():
 
 
 def test_every_label_has_cases_and_the_sure_ones_come_first():
-    """Of each of three labels at most four, right and firm before near and wrong; one never right shows what it gives."""
+    """Of each of three labels at most four, right and firm before near and wrong; a label never right shows another."""
     rows = [Row(f"r{i}", "refund") for i in range(5)] + [Row("p", "price"), Row("f", "hours")]
     answers = [
         said(0.82, 0.1, 0.08),
