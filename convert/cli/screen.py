@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,9 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from convert.pipeline import Screen
+from convert.report.made import duration
 from convert.stage import Progress as Advance
 
 _STAGE_WIDTH = 10
+LINE_SECONDS = 60.0
+"""Between two lines of progress in a log."""
 
 
 def out() -> Console:
@@ -21,11 +25,17 @@ def out() -> Console:
 
 
 @contextmanager
-def bar(console: Console | None = None) -> Iterator[Advance]:
-    """Yield a callback (what, done, total) that draws one bar on a terminal, by default where errors go."""
+def bar(console: Console | None = None, monotonic: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
+    """Yield a callback (what, done, total) that draws one bar on a terminal, by default where errors go.
+
+    Elsewhere, in a log, it prints a line a minute while something long goes on.
+    """
     console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console, monotonic)
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
 
         def advance(what: str, done: int, total: int) -> None:
@@ -34,6 +44,24 @@ def bar(console: Console | None = None) -> Iterator[Advance]:
                 bars.reset(task, description=what)
 
         yield advance
+
+
+class _Lines:
+    """What a log shows of a bar."""
+
+    def __init__(self, console: Console, monotonic: Callable[[], float]) -> None:
+        self._console, self._monotonic = console, monotonic
+        self._began = self._printed = monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self._monotonic()
+        if now - self._printed < LINE_SECONDS:
+            return
+        self._printed = now
+        share = f", {done} of {total}" if total else ""
+        self._console.print(
+            f"{duration(now - self._began)}: {plain(what)}{share}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 @contextmanager

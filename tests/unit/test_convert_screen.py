@@ -53,6 +53,18 @@ def test_a_bar_follows_what_goes_on():
     assert "measuring [x]" in drawn
 
 
+def test_a_log_gets_a_line_a_minute():
+    """Half an hour of training off a terminal: what goes on, how much is done, and for how long, once in a minute."""
+    log, now = io.StringIO(), 0.0
+    with screen.bar(Console(file=log), monotonic=lambda: now) as advance:
+        for step in range(1, 1801):
+            now = float(step)
+            advance(f"training: epoch 1, loss 0.5, {1800 - step} s left [x]", step, 1800)
+    lines = log.getvalue().splitlines()
+    assert "1 min 00 s: training: epoch 1, loss 0.5, 1740 s left [x], 60 of 1800" == lines[0]
+    assert 30 == len(lines)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
