@@ -113,6 +113,14 @@ def open_tokenizer(checkpoint: Path) -> Any:
     return tokenizer
 
 
+def encoded(tokenizer: Any, text: str, *, offsets: bool = False) -> Any:
+    """Return a text as an encoder reads it, for training, export and verification alike; the agent encodes so, too.
+
+    A text that says "[SEP]" has these five characters and no separator. Nothing is cut off.
+    """
+    return tokenizer(text, split_special_tokens=True, truncation=False, return_offsets_mapping=offsets)
+
+
 def read_config(checkpoint: Path) -> dict[str, Any]:
     """Return a checkpoint's config.json."""
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from convert.data import Row
 from convert.encoder.tags import UNREAD, tagged
 from convert.finetune.loop import Validation
+from convert.models import encoded
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Task
 
@@ -77,10 +78,10 @@ class Reading:
 
     def _item(self, row: Row) -> Item:
         if self.task.kind == "extract":
-            encoding = self.tokenizer(row.text, return_offsets_mapping=True)
+            encoding = encoded(self.tokenizer, row.text, offsets=True)
             found = tagged(row.text, encoding, row.spans, self.task.labels)
             return Item(_plain(encoding), found.tags, found.misfits)
-        return Item(_plain(self.tokenizer(row.text)), (self.task.labels.index(row.label),))
+        return Item(_plain(encoded(self.tokenizer, row.text)), (self.task.labels.index(row.label),))
 
 
 def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:

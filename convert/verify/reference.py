@@ -56,7 +56,7 @@ def tag_log_probabilities(
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return an encoder's tokens for a text as the agent cuts it: whole, and "[SEP]" in it is five characters."""
-    return list(tokenizer(text, split_special_tokens=True, truncation=False)["input_ids"])
+    return list(models.encoded(tokenizer, text)["input_ids"])
 
 
 def encoder_rows(

@@ -9,6 +9,7 @@ from typing import Any
 
 import peft
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -230,6 +231,20 @@ def test_a_new_head_learns_faster_than_the_body(method: str, rates: set[float], 
     assert rates == {group["lr"] for group in groups}
     assert len(trained(model)) == sum(len(group["params"]) for group in groups)
     assert all((weight.ndim > 1) == (group["weight_decay"] > 0) for group in groups for weight in group["params"])
+
+
+@pytest.mark.parametrize("kind", ["classify", "extract"])
+def test_a_text_that_names_a_special_token_is_learnt_as_it_is_served(kind: str) -> None:
+    """Training reads "[SEP]" in a text as the agent does: as characters, and not as a separator."""
+    text = "the sign says [SEP] and [MASK], what does it cost"
+    served = tokenizers.Tokenizer.from_file(str(models.minilm_dir() / "tokenizer.json"))
+    served.encode_special_tokens = True
+    labels = {"classify": LABELS, "extract": ("O", "B-x", "I-x")}[kind]
+    task = Task(name="t", kind=kind, labels=labels)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    [item] = Reading(tokenizer, task, 64).of([Row(text, label="price" if kind == "classify" else "")]).items
+    assert served.encode(text).ids == item.given["input_ids"]
+    assert 1 == item.given["input_ids"].count(tokenizer.sep_token_id)
 
 
 def test_rows_too_long_for_an_encoder_are_counted(tmp_path: Path) -> None:
