@@ -14,9 +14,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edge_agent.errors import BundleUnreadable
+from edge_agent.formats import strict_json
 
 TOLERANCE = 0.05
 
@@ -69,14 +70,12 @@ _REMEDY = "Copy the bundle again; if it repeats, make it again with edge-convert
 
 def _case(number: int, line: str) -> Case:
     try:
-        return Case.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the line"
-        said = (
-            f"the golden file must hold one JSON object with 'input' a line; line {number}: {where}: {problem['msg']}"
-        )
-        raise BundleUnreadable(said, remedy=_REMEDY) from None
+        return strict_json.validate(Case, strict_json.decode(line))
+    except ValueError as error:
+        said = strict_json.first_problem(error, show=True)
+        raise BundleUnreadable(
+            f"the golden file must hold one JSON object with 'input' a line; line {number}: {said}", remedy=_REMEDY
+        ) from None
 
 
 def differences(case: Case, said: Said, *, vector: bool = False) -> list[str]:
