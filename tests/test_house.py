@@ -55,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
         "edge_agent.engine.agreement",
@@ -242,6 +243,7 @@ ENTRIES = {
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
+    "convert.assemble": "only a prompt with 'chat: true' is held against a model file, and loads what reads that",
     "edge_agent.cli": "help needs nothing that a command leads to",
     "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
     "edge_agent.cli.site": "only a daemon over the network is shown certificates",

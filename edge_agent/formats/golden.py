@@ -9,10 +9,13 @@ threshold, a generated text.
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +23,8 @@ from edge_agent.errors import BundleUnreadable
 from edge_agent.formats import strict_json
 
 TOLERANCE = 0.05
+CASES_MAX = 10_000
+LINE_BYTES_MAX = 4 * 1024 * 1024
 
 
 class Case(BaseModel):
@@ -57,18 +62,25 @@ def encode(cases: Iterable[Case]) -> bytes:
 
 def parse(raw: bytes) -> tuple[Case, ...]:
     """Read a golden file. Raises BundleUnreadable, with the line that is none."""
-    try:
-        text = raw.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError:
-        raise BundleUnreadable("the golden file is not UTF-8", remedy=_REMEDY) from None
-    # Not splitlines: a text may hold other characters that end a line.
-    return tuple(_case(number, line) for number, line in enumerate(text.split("\n"), 1)) if text else ()
+    return tuple(read(io.BytesIO(raw)))
+
+
+def read(file: BinaryIO) -> Iterator[Case]:
+    """Read a golden file case by case, and never more than a line of it. Raises BundleUnreadable."""
+    for number in itertools.count(1):
+        line = file.readline(LINE_BYTES_MAX + 1)
+        if not line:
+            return
+        if len(line) > LINE_BYTES_MAX or number > CASES_MAX:
+            said = f"the golden file may have {CASES_MAX} lines of {LINE_BYTES_MAX} bytes; line {number} is over that"
+            raise BundleUnreadable(said, remedy=_REMEDY)
+        yield _case(number, line)
 
 
 _REMEDY = "Copy the bundle again; if it repeats, make it again with edge-convert."
 
 
-def _case(number: int, line: str) -> Case:
+def _case(number: int, line: bytes) -> Case:
     try:
         return strict_json.validate(Case, strict_json.decode(line))
     except ValueError as error:
