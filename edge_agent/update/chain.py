@@ -63,6 +63,11 @@ class Chain:
         return {role: metadata.signed.version for role, metadata in self.metadata.items()}
 
     @property
+    def listed(self) -> dict[str, int]:
+        """The version of each metadata file that the snapshot names, by file name."""
+        return {name: each.version for name, each in self.metadata["snapshot"].signed.meta.items()}
+
+    @property
     def expires(self) -> float:
         """When the first of them expires, in seconds since 1970."""
         return float(min(metadata.signed.expires.timestamp() for metadata in self.metadata.values()))
