@@ -23,6 +23,7 @@ BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "field", "routing", "store", "update")
 }
+SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
     "edge_agent.errors": set(),
@@ -31,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.durable": {"edge_agent.errors"},
     "edge_agent.v1": set(),
     "edge_agent.client": {"edge_agent.v1"},
-    "edge_agent.logs": {"edge_agent.config"},
+    "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
     "edge_agent.systemd": set(),
     # Who owns what runs in the background.
     "edge_agent.supervision": set(),
@@ -112,7 +113,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")},
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")}
+    | SHARED,
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
     | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.
@@ -120,7 +122,8 @@ ROOMS: dict[str, set[str]] = {
     "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
     # Scores come from the code that will serve.
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
-    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
+    **{room: {"edge_agent.errors"} for room in SHARED},
+    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"} | SHARED,
     "installer": set(),
     # Runs on the target under its Python, before anything else is there.
     "installer.setup": set(),

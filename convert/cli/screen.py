@@ -11,19 +11,20 @@ from rich.text import Text
 
 from convert.pipeline import Screen
 from convert.stage import Progress as Advance
+from edge_agent.cli.terminal import Terminal
 
 _STAGE_WIDTH = 10
 
 
 def out() -> Console:
     """Return a console on standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    return Terminal(soft_wrap=True)
 
 
 @contextmanager
 def bar(console: Console | None = None) -> Iterator[Advance]:
     """Yield a callback (what, done, total) that draws one bar on a terminal, by default where errors go."""
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("", total=None)
@@ -48,8 +49,3 @@ def stages() -> Iterator[Screen]:
             console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
 
         yield Screen(note, advance)
-
-
-def plain(text: str) -> str:
-    """Return a text from elsewhere without what a terminal would obey: escape sequences, line breaks."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

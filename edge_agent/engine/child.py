@@ -25,6 +25,7 @@ from edge_agent.engine.confinement import confine
 from edge_agent.engine.memory import Need
 from edge_agent.engine.runtimes.jobs import DeviceLost, failed
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, ModelFailed, ModelLoadFailed, RequirementUnmet
+from edge_agent.errors.printable import one_line, printable_lines
 from edge_agent.formats import manifest
 
 RECEIVE_BYTES = 1 << 16
@@ -112,7 +113,7 @@ class Child:
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library throws becomes that request's failure.
-            traceback.print_exc()
+            sys.stderr.write(printable_lines(traceback.format_exc()))
             self._send([failed(_about(message), _unforeseen(message, error))])
 
     def _load(self, message: protocol.Load) -> protocol.Ready:
@@ -224,7 +225,7 @@ def main(descriptor: int, parent: int) -> None:
         except MemoryError:
             os._exit(protocol.EXIT_OUT_OF_MEMORY)
         except DeviceLost as error:
-            sys.stderr.write(f"the device was lost: {error}\n")
+            sys.stderr.write(f"the device was lost: {one_line(str(error))}\n")
             sys.stderr.flush()
             os._exit(protocol.EXIT_DEVICE_LOST)
 
