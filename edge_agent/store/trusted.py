@@ -28,6 +28,8 @@ class Floor:
     """Newest time that the role's metadata were signed with, in seconds since 1970."""
     listed: Mapping[str, int] = field(default_factory=dict)
     """snapshot: the version of each metadata file that it names, by file name."""
+    sha256: str = ""
+    """timestamp: of what is signed in it; empty = an earlier agent did not write it down."""
 
 
 class Trusted:
@@ -55,7 +57,8 @@ class Trusted:
             try:
                 read = json.loads(value)
                 listed = {str(name): int(version) for name, version in read.get("listed", {}).items()}
-                floors[role] = Floor(int(read["version"]), tuple(read["signers"]), float(read["issued_at"]), listed)
+                seen = listed, str(read.get("sha256", ""))
+                floors[role] = Floor(int(read["version"]), tuple(read["signers"]), float(read["issued_at"]), *seen)
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise self._db.damaged(f"{self._db.path} says nonsense of the role '{role}'") from None
         return floors

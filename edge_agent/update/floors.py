@@ -21,6 +21,7 @@ from edge_agent.update.chain import Chain
 
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site keeps."""
+_TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
 _NONE = Floor(0, (), 0.0)
 Floors = Mapping[str, Floor]
 """By role; that of `plan.json` goes by the number in the plan."""
@@ -36,7 +37,7 @@ def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: obj
 
     Raises:
         UpdateOutdated: a version is below its floor.
-        UpdateUntrusted: the snapshot no longer names a file that it named.
+        UpdateUntrusted: the snapshot no longer names a file that it named, or there are two timestamps of a version.
     """
     floors = {}
     for name, version in versions.items():
@@ -49,8 +50,12 @@ def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: obj
             )
         listed = found.listed if name == "snapshot" else {}
         _require_listed(listed, floor.listed, where)
+        sha256 = found.sha256(name) if name == "timestamp" else ""
+        if version == floor.version and floor.sha256 not in ("", sha256):
+            said = f"{where} has another {name} {version} than the one that this site has seen"
+            raise UpdateUntrusted(said, remedy=_TWO_REMEDY, path=where, role=name)
         issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
-        floors[name] = Floor(version, found.signers(role), issued_at, listed)
+        floors[name] = Floor(version, found.signers(role), issued_at, listed, sha256)
     return floors
 
 

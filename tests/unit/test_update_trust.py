@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -227,14 +228,42 @@ def test_a_role_that_no_site_reads_may_not_go_back_either(centre, site, tmp_path
     assert site.believe().problem is None
 
 
+def test_one_version_has_one_timestamp(centre, site, tmp_path):
+    """With a stolen online key: another one of the same number is refused, where the specification would ignore it."""
+    hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
+    stamp = hostile.read("timestamp")
+    stamp.signed.expires = datetime(2099, 1, 1, tzinfo=UTC)
+    hostile.sign("timestamp", stamp)
+    with pytest.raises(UpdateUntrusted, match=r"has another timestamp \d+ than the one that this site has seen"):
+        site.believe(hostile.folder)
+    assert 2 == site.again().believe(copied(centre.folder, tmp_path / "same")).plan_version
+
+
+@pytest.mark.parametrize(("fits", "missing"), [(True, 0), (False, 1)])
+def test_every_hash_that_is_signed_has_to_fit(centre, tmp_path, fits, missing):
+    """A sha512 beside the sha256 of a bundle counts: a manifest that does not have it has not come in."""
+    (digest,) = centre.held.bundles()
+    raw = (centre.folder / "blobs" / digest).read_bytes()
+    hostile = Hostile(centre, copied(centre.folder, tmp_path / "hostile"), centre.folder)
+
+    def name_sha512(targets: Targets) -> None:
+        (target,) = targets.targets.values()
+        target.hashes["sha512"] = hashlib.sha512(raw if fits else b"").hexdigest()
+
+    hostile.forge("targets", name_sha512)
+    site = TrustingSite(tmp_path / "site", centre.root_bytes)
+    assert missing == len(site.intake.missing(hostile.folder, site.believe(hostile.folder), digest))
+
+
 def test_floors_of_an_earlier_agent_are_read(centre, site):
     """What its snapshot named was not written down: the next one is."""
     floors = site.store.trusted.floors()
     with sqlite3.connect(site.config.state_dir / "state.db") as database:
-        (value,) = database.execute("SELECT value FROM trust WHERE name = 'snapshot'").fetchone()
-        older = {key: each for key, each in json.loads(value).items() if key != "listed"}
-        database.execute("UPDATE trust SET value = ? WHERE name = 'snapshot'", (json.dumps(older),))
-    assert {} == site.again().store.trusted.floors()["snapshot"].listed
+        for name, value in database.execute("SELECT name, value FROM trust").fetchall():
+            older = {key: each for key, each in json.loads(value).items() if key not in ("listed", "sha256")}
+            database.execute("UPDATE trust SET value = ? WHERE name = ?", (json.dumps(older), name))
+    before = site.again().store.trusted.floors()
+    assert ({}, "") == (before["snapshot"].listed, before["timestamp"].sha256)
     site.believe()
     assert floors == site.store.trusted.floors()
 
