@@ -11,6 +11,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import Any, get_args
 
 from convert import task as tasks
 from edge_agent import __version__
-from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
+from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid, ModelLoadFailed
 from edge_agent.formats import golden
 from edge_agent.formats.manifest import (
     MANIFEST_NAME,
     ROLES_NEEDED,
     Artifact,
     Manifest,
+    Prompt,
     Role,
     digest_of,
     encode,
@@ -35,6 +37,10 @@ from edge_agent.formats.manifest import (
 SAMPLES_NAME = "samples.txt"
 GOLDEN_NAME = "golden.jsonl"
 _CHUNK_BYTES = 1024 * 1024
+_CHAT_REMEDY = (
+    "Leave 'chat' out of 'prompt' in task.yaml and write the whole text into 'template'; or take weights of a model"
+    " that was trained to chat, whose file has a template."
+)
 _SEE_REMEDY = "docs/task-yaml.md explains every key."
 _COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
 
@@ -75,6 +81,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
     Raises:
         FileMissing: the recipe or a model file is not there.
         ManifestInvalid: the recipe, with these files, breaks a rule of the manifest.
+        BundleUnreadable: the golden file is none.
         InvalidRequest: the output exists, or is no place for a bundle.
         OSError: the disk is full or not writable.
     """
@@ -84,6 +91,7 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
         if not source.is_file():
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
     _check_roles(plain, request.files)
+    _check_golden(request.files)
     _check_out(request.out, request.force)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
@@ -93,6 +101,8 @@ def assemble(request: Request, progress: Progress = lambda _name, _done, _size: 
         artifacts = [_artifact(path, progress) for path in sorted(bundle.iterdir())]
         manifest_bytes = encode(tasks.manifest_of(plain, artifacts, str(recipe)))
         manifest = parse(manifest_bytes)
+        if manifest.runtime == "llama" and manifest.task.prompt.chat:
+            _check_chat(manifest.task.prompt, request.files["weights"])
         (bundle / MANIFEST_NAME).write_bytes(manifest_bytes)
         made = bundle
         if request.out.suffix == ".tar":
@@ -129,6 +139,24 @@ def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
         if role not in files:
             said = f"task.yaml: runtime '{runtime}' needs an artifact of role '{role}'"
             raise ManifestInvalid(said, remedy=f"Give the file: --{role} FILE.")
+
+
+def _check_golden(files: Mapping[Role, Path]) -> None:
+    if "golden" in files:
+        with files["golden"].open("rb") as file:
+            deque(golden.read(file), maxlen=0)
+
+
+def _check_chat(prompt: Prompt, weights: Path) -> None:
+    """Put a prompt into the chat template of its weights, as the agent will at the install."""
+    # They read model files, which most bundles need not have done.
+    from convert.decoder.prompts import check_chat  # noqa: PLC0415
+    from convert.gguf import chat_template  # noqa: PLC0415
+
+    try:
+        check_chat(prompt, *chat_template(weights))
+    except ModelLoadFailed as error:
+        raise ManifestInvalid(f"{weights.name}: {error.message}", remedy=_CHAT_REMEDY) from None
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -132,8 +132,9 @@ def fastest(measured: Sequence[dict[str, Any]], budget: Budget) -> dict[str, Any
     """
     inside = list(filter(itemgetter("inside_budget"), measured))
     if not inside:
-        said = f"no candidate is inside the recipe's budget:\n{table(measured)}"
-        raise ModelFailed(said, remedy=_remedy(budget))
+        failure = ModelFailed("no candidate is inside the recipe's budget", remedy=_remedy(budget))
+        failure.details = tuple(table(measured).splitlines())
+        raise failure
     limit = min(map(_p50, inside)) * (1 + _SAME_SPEED)
     return min((each for each in inside if _p50(each) <= limit), key=itemgetter("size_bytes"))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from convert import task as tasks
 from convert.recipe import DataFormat, Recipe, Split
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Kind, Task
 
 LINE_BYTES_MAX = 1024 * 1024
@@ -210,8 +210,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not raw.strip():
                 continue
             try:
-                plain = json.loads(raw)
-            except (ValueError, RecursionError) as error:  # ValueError: also what is not UTF-8
+                plain = strict_json.decode(raw)
+            except ValueError as error:  # ValueError: also what is not UTF-8
                 raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
             if not isinstance(plain, dict):
                 raise InvalidRequest(f"{where} must be a JSON object", remedy=_SEE)

@@ -105,6 +105,23 @@ def read_fields(path: Path) -> dict[str, Any]:
     return {name: each.contents() for name, each in _reader(path).fields.items()}
 
 
+def chat_template(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the chat template, empty if there is none, and the texts of the begin and end tokens, by template name.
+
+    Raises:
+        FileMissing, ModelLoadFailed: the file is not there, or cannot be read.
+    """
+    fields = _reader(path).fields
+    try:
+        template = str(fields["tokenizer.chat_template"].contents()) if "tokenizer.chat_template" in fields else ""
+        tokens = fields.get("tokenizer.ggml.tokens")
+        ids = {name: fields.get(f"tokenizer.ggml.{name}_id") for name in ("bos_token", "eos_token")}
+        texts = {name: str(tokens.contents(int(each.contents()))) for name, each in ids.items() if tokens and each}
+    except (*_DAMAGED, TypeError) as error:
+        raise ModelLoadFailed(f"{path} is damaged: {error}", remedy="Copy the file again.") from None
+    return template, texts
+
+
 def contents(path: Path) -> Contents:
     """Count what a file's tensors really are. Raises FileMissing, ModelLoadFailed."""
     tensors = _reader(path).tensors

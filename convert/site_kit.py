@@ -44,8 +44,9 @@ from convert.publish.keyring import ANCHOR
 from convert.publish.layout import check_root
 from convert.sites import check_site
 from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
-from edge_agent.formats.document import first_problem, timestamp
+from edge_agent.formats.document import timestamp
 from edge_agent.formats.kit import Kit
+from edge_agent.formats.strict_json import first_problem
 
 _SEE = "'edge-convert site-kit --help' and docs/enrolment.md show a fleet.yaml."
 _FILE_BYTES_MAX = 512 * 1024

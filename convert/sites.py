@@ -15,10 +15,11 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from convert import durable, yaml_file
+from convert import durable
 from edge_agent.errors import InvalidRequest, ManifestInvalid
+from edge_agent.formats import strict_json
 from edge_agent.formats.document import At, SiteId
 from edge_agent.formats.kit import code
 
@@ -106,9 +107,10 @@ class Sites:
         """Read it; a file that is not there holds no site. Raises ManifestInvalid."""
         self._path = path
         try:
-            self._document = _Document.model_validate_json(path.read_bytes() if path.is_file() else b"{}")
-        except ValidationError as error:
-            said = f"{path}: {yaml_file.first_problem(error, 'the registry')}"
+            plain = strict_json.decode(path.read_bytes() if path.is_file() else b"{}")
+            self._document = strict_json.validate(_Document, plain)
+        except ValueError as error:
+            said = f"{path}: {strict_json.first_problem(error, show=True)}"
             raise ManifestInvalid(said, remedy="Correct it, or take it from its backup.") from None
 
     def names(self) -> list[str]:

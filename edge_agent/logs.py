@@ -8,6 +8,7 @@ import sys
 import structlog
 
 from edge_agent.config import LogConfig
+from edge_agent.errors.printable import printable_event
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -17,7 +18,13 @@ def configure(config: LogConfig) -> None:
     pretty = config.format == "console" or (config.format == "auto" and sys.stderr.isatty())
     last: list[structlog.typing.Processor] = (
         # Not its own way of showing exceptions, which prints local variables: inputs, keys.
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [
+            structlog.processors.format_exc_info,
+            printable_event,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

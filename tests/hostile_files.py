@@ -36,7 +36,7 @@ from tests.fuzzed_daemon import Found
 from tests.fuzzing import each_of
 from tests.gguf_head import gguf
 from tests.hostile_bytes import documents, edits, torn
-from tests.store_cases import LIMITS, bundle, tar_of
+from tests.store_cases import GOLDEN, LIMITS, bundle, tar_of
 
 READ_SECONDS_MAX = 20.0
 KEYS = {public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)}
@@ -290,7 +290,7 @@ def _gguf(place: Path) -> Format:
 
 
 def _tar(place: Path) -> Format:
-    sound = tar_of(bundle(place / "bundle", weights=b"w" * 600, golden=b"g"), place / "sound.tar").read_bytes()
+    sound = tar_of(bundle(place / "bundle", weights=b"w" * 600, golden=GOLDEN), place / "sound.tar").read_bytes()
     with_checksum = torn(sound).map(_checksummed)
 
     def read(raw: bytes) -> None:

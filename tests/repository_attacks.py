@@ -160,6 +160,24 @@ def rollback_of_the_plan(hostile: Hostile) -> None:
     hostile.link(SNAPSHOT, hostile.sign(SNAPSHOT, snapshot))
 
 
+def drop(file: str) -> Spoil:
+    """With a stolen online key: the newest snapshot does not name a metadata file any more."""
+
+    def attack(hostile: Hostile) -> None:
+        snapshot = hostile.read(SNAPSHOT)
+        del snapshot.signed.meta[file]
+        snapshot.signed.version += 1
+        hostile.link(SNAPSHOT, hostile.sign(SNAPSHOT, snapshot))
+
+    return attack
+
+
+def drop_with_its_delegation(hostile: Hostile) -> None:
+    """With the keys of targets, too: nothing says any more that there was a plan."""
+    hostile.forge(TARGETS, lambda signed: setattr(signed, "delegations", None))
+    drop("plan.json")(hostile)
+
+
 def mixed(role: str) -> Spoil:
     """Show an older file of one role under the name of the newest."""
 
@@ -282,6 +300,8 @@ def _stolen(make: Spoil, reasons: set[str]) -> Attack:
 ATTACKS: dict[str, Attack] = {
     "rollback": Attack(rollback, OUTDATED),
     "rollback of the plan": _stolen(rollback_of_the_plan, OUTDATED),
+    "a plan dropped from the snapshot": _stolen(drop("plan.json"), UNTRUSTED),
+    "a plan dropped from targets and snapshot": _stolen(drop_with_its_delegation, UNTRUSTED),
     **{f"expired {role}": _stolen(expired(role), EXPIRED) for role in (TIMESTAMP, SNAPSHOT, TARGETS, PLAN)},
     **{f"an older {role} mixed in": Attack(mixed(role), DAMAGED) for role in (SNAPSHOT, TARGETS, PLAN)},
     "another fleet": Attack(another_fleet, UNTRUSTED),

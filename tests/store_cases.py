@@ -1,6 +1,6 @@
 """What the tests of the store share: small bundles with chosen files, tars of them, and a look at the disk.
 
-folder = bundle(tmp_path / "b", version="1.1.0", weights=b"w", golden=b"g")
+folder = bundle(tmp_path / "b", version="1.1.0", weights=b"w", golden=GOLDEN)
 tar = tar_of(folder, tmp_path / "b.tar")
 """
 
@@ -16,6 +16,8 @@ from edge_agent.store.store import Store, StoreLimits
 from tests.bundles import echo_bundle
 
 LIMITS = StoreLimits(disk_reserve_bytes=0)
+GOLDEN = b'{"input": "g"}'
+"""The smallest golden file with a case."""
 
 
 def bundle(directory: Path, version: str = "1.0.0", task: str = "pos", more: Any = None, **files: bytes) -> Path:

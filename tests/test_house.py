@@ -23,6 +23,7 @@ BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "field", "routing", "store", "update")
 }
+SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
     "edge_agent.errors": set(),
@@ -31,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.durable": {"edge_agent.errors"},
     "edge_agent.v1": set(),
     "edge_agent.client": {"edge_agent.v1"},
-    "edge_agent.logs": {"edge_agent.config"},
+    "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
     "edge_agent.systemd": set(),
     # Who owns what runs in the background.
     "edge_agent.supervision": set(),
@@ -55,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
         "edge_agent.engine.agreement",
@@ -111,7 +113,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
-    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")},
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")}
+    | SHARED,
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
     | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
     # Training sees the tokens that the served model will see, by the same code.
@@ -119,7 +122,8 @@ ROOMS: dict[str, set[str]] = {
     "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
     # Scores come from the code that will serve.
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
-    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"},
+    **{room: {"edge_agent.errors"} for room in SHARED},
+    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"} | SHARED,
     "installer": set(),
     # Runs on the target under its Python, before anything else is there.
     "installer.setup": set(),
@@ -242,6 +246,7 @@ ENTRIES = {
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
+    "convert.assemble": "only a prompt with 'chat: true' is held against a model file, and loads what reads that",
     "edge_agent.cli": "help needs nothing that a command leads to",
     "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
     "edge_agent.cli.site": "only a daemon over the network is shown certificates",

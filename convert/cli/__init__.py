@@ -11,9 +11,6 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-from rich.console import Console
-from rich.text import Text
-from typer.core import TyperGroup
 
 from convert.cli import (
     assemble,
@@ -42,7 +39,10 @@ from convert.cli import (
 )
 from convert.pipeline import STAGES
 from edge_agent import __version__
+from edge_agent.cli.terminal import report, say
+from edge_agent.cli.usage import PrintableUsage
 from edge_agent.errors import CapacityError, EdgeAgentError, ModelError, RequirementUnmet, SiteError
+from edge_agent.errors.printable import printable_event
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model does not stand the test, 2 wrong usage or bad input, 3 something on this machine"
@@ -63,33 +63,26 @@ def code_of(error: type[EdgeAgentError]) -> int:
     return next((code for family, code in _FAMILIES if issubclass(error, family)), _BAD_INPUT)
 
 
-class _Root(TyperGroup):
+class _Root(PrintableUsage):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except EdgeAgentError as error:
-            _report(error.message, error.remedy)
+            report(error.message, error.remedy, error.details)
             raise typer.Exit(code_of(type(error))) from error
         except OSError as error:
             if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            _report(f"{where}{error.strerror}", "Name a path that this user may use, or free some space.")
+            report(f"{where}{error.strerror}", "Name a path that this user may use, or free some space.")
             raise typer.Exit(_SITE) from error
         except typer.Exit:
             raise
         except (KeyboardInterrupt, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not stopping.is_asked():
                 raise
-            _report("stopped", "What was done stays done: the same command goes on from there.")
+            report("stopped", "What was done stays done: the same command goes on from there.")
             raise typer.Exit(stopping.INTERRUPTED) from None
-
-
-def _report(message: str, remedy: str) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text.assemble(("error: ", "bold red"), message))
-    if remedy:
-        console.print(Text.assemble(("  what to do: ", "bold"), remedy))
 
 
 app = typer.Typer(cls=_Root, epilog=_EPILOG, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -97,7 +90,7 @@ app = typer.Typer(cls=_Root, epilog=_EPILOG, no_args_is_help=True, add_completio
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"edge-convert {__version__}")
+        say(f"edge-convert {__version__}")
         raise typer.Exit
 
 
@@ -157,6 +150,14 @@ def main() -> None:
     stopping.listen()
     # The engine's log is the daemon's; here only what is wrong is of interest, and standard output holds the answer.
     structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            printable_event,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

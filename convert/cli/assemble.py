@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from convert import assemble
-from convert.cli import run
+from convert.cli import run, screen
 from convert.recipe import RECIPE_NAME
+from edge_agent.cli.terminal import Terminal
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Role
 
@@ -67,7 +67,7 @@ class Command:
         with _hashing() as progress:
             made = assemble.assemble(request, progress)
         manifest = made.manifest
-        Console(highlight=False, soft_wrap=True).print(
+        screen.out().print(
             f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
             f" {len(manifest.artifacts)} files, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
         )
@@ -77,7 +77,7 @@ class Command:
 def _hashing() -> Iterator[assemble.Progress]:
     """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
     columns = (TextColumn("hashing {task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         ids: dict[str, int] = {}
 

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from convert import pipeline
+from convert.cli import screen
 from convert.report.made import plural
+from edge_agent.cli.terminal import Rows, write_exactly
 
 _PAIRS_SHOWN_MAX = 10
 
@@ -34,9 +35,9 @@ def command(
     assess = pipeline.load("convert.assess")  # needs the extra, which other commands do without
     found = assess.assess(collected, task, assess.Risk(target, delta))
     if as_json:
-        typer.echo(json.dumps(found.plain(), ensure_ascii=False))
+        write_exactly(json.dumps(found.plain(), ensure_ascii=False))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.out()
     console.print(f"{task}: {found.examples} examples, {found.reviewed} reviewed, {found.usable} usable to learn from")
     console.print(f"mark {found.mark}: {assess.MARKS.get(found.mark, 'too few for anything but reading them')}")
     console.print(
@@ -54,7 +55,7 @@ def command(
 def _print_labels(console: Console, found: Any) -> None:
     if not found.labels:
         return
-    table = Table("label", "usable", title=f"labels, as varied as {found.labels_even:.1f} equally frequent ones")
+    table = Rows("label", "usable", title=f"labels, as varied as {found.labels_even:.1f} equally frequent ones")
     for label, rows in found.labels.items():
         table.add_row(label, f"{rows}{'  few' if label in found.short else ''}")
     console.print(table)

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from convert import keys, pipeline
+from convert.cli import screen
 from convert.cli.keys import asking
 from convert.collect.sources import Source, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
 from convert.report.made import plural
 from convert.stage import Progress as Advance
+from edge_agent.cli.terminal import Terminal, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example import Feedback
 from edge_agent.formats.kit import code
@@ -100,7 +102,7 @@ class Command:
 
     def _print(self, report: Any) -> None:
         if self.as_json:
-            typer.echo(json.dumps(report.plain(), ensure_ascii=False))
+            write_exactly(json.dumps(report.plain(), ensure_ascii=False))
         else:
             _print(report)
 
@@ -124,7 +126,7 @@ def _option(written: str) -> tuple[str, str]:
 
 
 def _print(report: Any) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.out()
     console.print(
         f"{plural(report.segments_taken, 'new segment')} with {plural(report.records_taken, 'record')};"
         f" {plural(report.segments_held, 'segment')} of {plural(report.sites, 'site')} in all;"
@@ -158,7 +160,7 @@ def _list(console: Console, title: str, lines: list[str]) -> None:
 @contextmanager
 def _drawn() -> Iterator[Advance]:
     """Yield a callback that draws a bar on a terminal, and nothing elsewhere."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", total=None)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from convert import pipeline
 from convert.dataset import formats
 from convert.report.made import plural
+from edge_agent.cli.terminal import errors, say
 from edge_agent.errors import InvalidRequest
 
 Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
@@ -72,9 +72,7 @@ class Command:
         review = pipeline.load("convert.dataset.review")  # needs the extra, which other commands do without
         asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max)
         count = review.write(asking, self.out, force=self.force)
-        typer.echo(
-            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too"
-        )
+        say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
 
     def _write(self) -> None:
         write = pipeline.load("convert.dataset.write")  # likewise
@@ -83,14 +81,14 @@ class Command:
         choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed)
         written = write.write(choice, self.form.value, self.out, force=self.force)
         for split, count in written.rows.items():
-            typer.echo(f"{self.out / split}.jsonl: {plural(count, 'row')}")
-        typer.echo(_left_out(asdict(written.left_out)))
+            say(f"{self.out / split}.jsonl: {plural(count, 'row')}")
+        say(_left_out(asdict(written.left_out)))
         empty = [split for split, count in written.rows.items() if not count]
         if empty:
             said = (
                 f"{', '.join(empty)} without a row: collect more, or name fewer splits or other shares with --shares."
             )
-            Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("warning: ", "yellow"), said))
+            errors().print(Text.assemble(("warning: ", "yellow"), said))
 
 
 def _left_out(counts: dict[str, int]) -> str:

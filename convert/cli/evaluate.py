@@ -64,8 +64,8 @@ def compare(
 def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
     console = screen.out()
     if as_json:
-        console.print(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False), markup=False)
+        console.print(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
     elif console.is_terminal:
         console.print(Markdown(markdown))
     else:
-        console.print(markdown, markup=False, end="")
+        console.print(markdown, end="")

@@ -19,6 +19,7 @@ from convert.fleet import progress, statuses
 from convert.fleet.progress import Reason, Report, SiteAlarm, TaskProgress
 from convert.fleet.standing import Stand
 from convert.sites import FILE_NAME, Sites
+from edge_agent.cli.terminal import Rows, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse
 
@@ -75,7 +76,7 @@ class Command:
             known=sites.names() if sites else (),
         )
         if self.as_json:
-            typer.echo(json.dumps(report.plain(), ensure_ascii=False))
+            write_exactly(json.dumps(report.plain(), ensure_ascii=False))
         else:
             _print(screen.out(), report, proven=sites is not None)
         if report.halts:
@@ -111,13 +112,13 @@ def _print(console: Console, report: Report, *, proven: bool) -> None:
     _list(console, "never heard", dict.fromkeys(report.unheard, ""))
     _list(console, "refused", report.refused)
     for trouble in report.troubles:
-        console.print(Text.assemble(("failed: ", "bold red"), screen.plain(trouble)))
+        console.print(Text.assemble(("failed: ", "bold red"), trouble))
     for task in report.halts:
         console.print(Text.assemble(("halt recommended: ", "bold red"), _advice(task)))
 
 
 def _overview(tasks: Iterable[TaskProgress]) -> Table:
-    table = Table("task", "channel", "wanted", box=None, pad_edge=False)
+    table = Rows("task", "channel", "wanted", box=None, pad_edge=False)
     rows = [(task, _counts(task)) for task in tasks]
     for name in rows[0][1]:
         table.add_column(name, justify="right")
@@ -144,7 +145,7 @@ def _counts(task: TaskProgress) -> dict[str, int]:
 def _print_task(console: Console, task: TaskProgress) -> None:
     name = f"{task.task} on {task.channel}"
     if task.waves:
-        table = Table(f"waves of {name}", "", box=None, pad_edge=False)
+        table = Rows(f"waves of {name}", "", box=None, pad_edge=False)
         for title in ("sites", "there", "failed"):
             table.add_column(title, justify="right")
         for wave in task.waves:
@@ -159,15 +160,14 @@ def _print_task(console: Console, task: TaskProgress) -> None:
 def _said(name: str, reason: Reason) -> str:
     more = ", …" if reason.sites > len(reason.named) else ""
     count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
-    text = f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
-    return screen.plain(text)
+    return f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
 
 
 def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
     for each in alarms[:_SHOWN_MAX]:
         shadow = " In shadow there." if each.demoted else ""
         said = f"{each.site}, {each.task} {each.version}, {each.alarm} since {each.since[:10]}: {each.message}."
-        console.print(Text.assemble(("alarm: ", "bold red"), screen.plain(f"{said}{shadow} {each.remedy}")))
+        console.print(Text.assemble(("alarm: ", "bold red"), f"{said}{shadow} {each.remedy}"))
     if len(alarms) > _SHOWN_MAX:
         console.print(f"alarm: {len(alarms) - _SHOWN_MAX:,} more, with --json")
 
@@ -181,6 +181,6 @@ def _advice(task: TaskProgress) -> str:
 
 def _list(console: Console, title: str, sites: Mapping[str, str]) -> None:
     for site, said in list(sites.items())[:_SHOWN_MAX]:
-        console.print(Text.assemble((f"{title}: ", "bold"), screen.plain(f"{site} {said}".strip())))
+        console.print(Text.assemble((f"{title}: ", "bold"), f"{site} {said}".strip()))
     if len(sites) > _SHOWN_MAX:
         console.print(f"{title}: {len(sites) - _SHOWN_MAX:,} more, with --json")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from convert import keys
 from convert.cli.screen import out
 from convert.publish import ceremony, keyring, layout
+from edge_agent.cli.terminal import Rows, say
 from edge_agent.errors import InvalidRequest
 
 app = typer.Typer(
@@ -92,7 +92,7 @@ class Signer:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if chosen:
             keyring.lock(self.folder, chosen)
-        typer.echo(described(self._made()))
+        say(described(self._made()))
 
     def _made(self) -> keyring.Named:
         if self.public is None:
@@ -154,14 +154,14 @@ def _quorum(written: str) -> ceremony.Quorum:
 
 
 def _print_signing(folder: Path) -> None:
-    table = Table("key", "role", "is", "private half", box=None, pad_edge=False)
+    table = Rows("key", "role", "is", "private half", box=None, pad_edge=False)
     for named in keyring.read_folder(folder):
         table.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
     out().print(table)
     if (folder / keyring.ANCHOR).is_file():
         root = keyring.root_of(folder).signed
-        typer.echo(f"Every site needs {folder / keyring.ANCHOR}: 'root_file' under 'update' in agent.yaml.")
-        typer.echo(
+        say(f"Every site needs {folder / keyring.ANCHOR}: 'root_file' under 'update' in agent.yaml.")
+        say(
             f"It is version {root.version} and expires on {root.expires:%Y-%m-%d}: edge-convert renew root targets plan"
         )
 
@@ -179,4 +179,4 @@ def _private(named: keyring.Named) -> str:
 
 
 def _print(public: keys.Public) -> None:
-    typer.echo(f"site:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")
+    say(f"site:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")

@@ -13,6 +13,7 @@ from convert.cli.repository import OnRepository, Stage, Yes
 from convert.publish import plan_text, plans, reading
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held
+from edge_agent.cli.terminal import report, say, write_exactly
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, encode
 
@@ -57,10 +58,10 @@ class Show(OnRepository):
         """Run the command."""
         held = self.publisher().held()
         if self.as_json:
-            typer.echo(encode(held.plan).decode(), nl=False)
+            write_exactly(encode(held.plan).decode(), end="")
         else:
-            typer.echo(f"# plan {held.plan.version} of {held.plan.issued_at}; signed bundles:\n{_bundles(held)}")
-            typer.echo(plan_text.write(held.plan) or "# The plan is empty: every site keeps what it has.\n", nl=False)
+            say(f"# plan {held.plan.version} of {held.plan.issued_at}; signed bundles:\n{_bundles(held)}")
+            say(plan_text.write(held.plan).rstrip("\n") or "# The plan is empty: every site keeps what it has.")
         repository.show_expiry(held, err=True)
 
 
@@ -102,7 +103,7 @@ class Diff(OnRepository):
         new = _from_file(self.file, held) if self.file else held.plan
         plans.require_signed(new, held.bundles())
         if plans.same_plan(old, new):
-            typer.echo("no difference")
+            say("no difference")
         _show(old, new)
         repository.show_expiry(held, err=True)
 
@@ -183,7 +184,7 @@ def _from_editor(held: Held) -> Plan:
             plan = plan_text.read(edited, held.bundles())
             plans.require_signed(plan, held.bundles())
         except PlanInvalid as error:
-            typer.echo(f"{error.message}\n{error.remedy}", err=True)
+            report(error.message, error.remedy)
             if not typer.confirm("Edit it again?", default=True, err=True):
                 _KEPT.write_text(edited, encoding="utf-8")
                 raise PlanInvalid(f"{error.message}; your text is in {_KEPT}", remedy=error.remedy) from None

@@ -49,6 +49,6 @@ def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     made = gguf.quantize(gguf.Request(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"
-    screen.out().print(f"{said} weight; tensors: {held}", markup=False)
+    screen.out().print(f"{said} weight; tensors: {held}")
     for line in made.fallbacks:
-        screen.out().print(f"not as asked: {line}", markup=False)
+        screen.out().print(f"not as asked: {line}")

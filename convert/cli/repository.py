@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from convert import keys as collecting
@@ -22,6 +21,7 @@ from convert.publish.keyring import Keyring
 from convert.publish.places import open_place
 from convert.publish.publisher import Publisher, Store
 from convert.publish.reading import Held
+from edge_agent.cli.terminal import errors
 from edge_agent.errors import InvalidRequest
 
 Repo = Annotated[
@@ -101,7 +101,7 @@ def show_expiry(held: Held, *, err: bool = False) -> None:
     days = (expires - datetime.now(UTC)).total_seconds() / 86_400
     when, style = _when(expires, days)
     renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{_renewed(role)}'"
-    console = Console(stderr=True, highlight=False, soft_wrap=True) if err else screen.out()
+    console = errors() if err else screen.out()
     console.print(Text.assemble(("earliest expiry: ", "bold"), (f"{role}, {when}{renew}", style)))
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from convert.pipeline import Screen
 from convert.report.made import duration
 from convert.stage import Progress as Advance
+from edge_agent.cli.terminal import Terminal
 
 _STAGE_WIDTH = 10
 LINE_SECONDS = 60.0
@@ -21,7 +22,7 @@ LINE_SECONDS = 60.0
 
 def out() -> Console:
     """Return a console on standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    return Terminal(soft_wrap=True)
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def bar(console: Console | None = None, monotonic: Callable[[], float] = time.mo
 
     Elsewhere, in a log, it prints a line a minute while something long goes on.
     """
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     if not console.is_terminal:
         yield _Lines(console, monotonic)
         return
@@ -59,9 +60,7 @@ class _Lines:
             return
         self._printed = now
         share = f", {done} of {total}" if total else ""
-        self._console.print(
-            f"{duration(now - self._began)}: {plain(what)}{share}", markup=False, highlight=False, soft_wrap=True
-        )
+        self._console.print(f"{duration(now - self._began)}: {what}{share}", soft_wrap=True)
 
 
 @contextmanager
@@ -76,8 +75,3 @@ def stages() -> Iterator[Screen]:
             console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
 
         yield Screen(note, advance)
-
-
-def plain(text: str) -> str:
-    """Return a text from elsewhere without what a terminal would obey: escape sequences, line breaks."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

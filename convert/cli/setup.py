@@ -31,4 +31,4 @@ def run(
     """
     with screen.bar() as progress:
         made = pipeline.load("convert.export.converter").setup(cache, archive, progress)
-    screen.out().print(f"llama.cpp's converter is in {made}.", markup=False)
+    screen.out().print(f"llama.cpp's converter is in {made}.")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from convert.cli import screen
 from convert.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
+from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.kit import CODE_DIGITS, code, digits
@@ -105,7 +106,7 @@ def list_(
 def _print_json(centre: _Centre) -> None:
     sites = centre.sites
     plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
-    typer.echo(json.dumps({"sites": plain, "waiting": centre.waiting()}))
+    write_exactly(json.dumps({"sites": plain, "waiting": centre.waiting()}))
 
 
 @app.command()
@@ -150,10 +151,10 @@ def accept(
     found = centre.key_of(site, key)
     if former:
         centre.sites.retire(site, found)
-        typer.echo(f"what {found} has sealed for {site} is taken, by {centre.path}")
+        say(f"what {found} has sealed for {site} is taken, by {centre.path}")
     else:
         centre.sites.accept(site, found, replaces=replaces)
-        typer.echo(f"{site} may sign with {found}, by {centre.path}")
+        say(f"{site} may sign with {found}, by {centre.path}")
 
 
 @app.command()
@@ -165,7 +166,7 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
     centre = _centre(collected, registry)
     found = centre.key_of(site, key)
     centre.sites.reject(site, found)
-    typer.echo(f"nothing that {found} signs for {site} is taken, by {centre.path}")
+    say(f"nothing that {found} signs for {site} is taken, by {centre.path}")
 
 
 @app.command()
@@ -178,7 +179,7 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
     """
     centre = _centre(collected, registry)
     centre.sites.revoke(site, timestamp(time.time()))
-    typer.echo(f"{site} is revoked, by {centre.path}; withdraw its credential for the store, too")
+    say(f"{site} is revoked, by {centre.path}; withdraw its credential for the store, too")
 
 
 @app.command()
@@ -189,7 +190,7 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     """
     centre = _centre(collected, registry)
     centre.sites.restore(site)
-    typer.echo(f"{site} counts again, by {centre.path}")
+    say(f"{site} counts again, by {centre.path}")
 
 
 def _centre(collected: Path | None, registry: Path | None) -> _Centre:

@@ -53,4 +53,5 @@ class Command:
                 file.writelines(map(making.line, found.rows[done:]))
                 file.flush()  # what was paid for is kept, whatever happens next
                 done = len(found.rows)
-        screen.out().print("\n".join(making.summary(found, wanted, str(self.out))))
+        for line in making.summary(found, wanted, str(self.out)):
+            screen.out().print(line)

@@ -18,6 +18,7 @@ from convert.publish.check import Scope
 from convert.publish.places import open_place
 from convert.publish.reading import Held
 from convert.report.made import size
+from edge_agent.cli.terminal import write_exactly
 
 _FAILED = 1
 
@@ -51,7 +52,7 @@ class Command:
         with screen.bar() as advance:
             found = check.check(place, self.root.read_bytes(), time.time(), scope, advance)
         if self.as_json:
-            typer.echo(json.dumps(found.plain(), ensure_ascii=False))
+            write_exactly(json.dumps(found.plain(), ensure_ascii=False))
         else:
             _print(found)
         if found.problems:

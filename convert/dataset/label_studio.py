@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 from pydantic import ValidationError
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.document import first_problem
+from edge_agent.formats import strict_json
 from edge_agent.formats.example import Feedback
 
 EXPORT_BYTES_MAX = 1024 * 1024 * 1024
@@ -64,8 +64,8 @@ def feedback_of(export: bytes) -> list[Feedback]:
         InvalidRequest: it is no such export, or a task in it was not made by `task_of`; the message has its number.
     """
     try:
-        tasks = json.loads(export)
-    except (ValueError, RecursionError) as error:
+        tasks = strict_json.decode(export)
+    except ValueError as error:
         raise InvalidRequest(f"the export is not valid JSON: {error}", remedy=_REMEDY) from None
     if not isinstance(tasks, list):
         raise InvalidRequest("the export must hold a list of tasks", remedy=_REMEDY)
@@ -74,7 +74,9 @@ def feedback_of(export: bytes) -> list[Feedback]:
         try:
             found += list(_reviews(task))
         except ValidationError as error:
-            raise InvalidRequest(f"task {number} of the export: {first_problem(error)}", remedy=_REMEDY) from None
+            raise InvalidRequest(
+                f"task {number} of the export: {strict_json.first_problem(error)}", remedy=_REMEDY
+            ) from None
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             said = f"task {number} of the export lacks what 'edge-convert dataset' wrote: {error}"
             raise InvalidRequest(said, remedy=_REMEDY) from None

@@ -34,6 +34,7 @@ from tuf.api.metadata import Metadata, Root
 from convert import durable
 from convert.publish.layout import KEY_NAME, decode
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
+from edge_agent.formats import strict_json
 
 ANCHOR, FIRST_TARGETS = "root.json", "targets.json"
 PUBLIC, PLAIN, SEALED = ".pub", ".pem", ".age"
@@ -272,7 +273,7 @@ def read_public(path: Path) -> Named:
         InvalidRequest: it holds no public key.
     """
     try:
-        plain = json.loads(path.read_bytes())
+        plain = strict_json.decode(path.read_bytes())
         key = Key.from_dict(plain["keyid"], dict(plain["key"]))
         return Named(path.stem, str(plain["role"]), key, str(plain.get("uri", "")), path.parent)
     except FileNotFoundError:

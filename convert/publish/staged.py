@@ -28,6 +28,7 @@ from convert.publish.publisher import Publisher
 from convert.publish.reading import Held, Reading
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 from edge_agent.formats import plan as plans
+from edge_agent.formats import strict_json
 from edge_agent.formats.plan import PLAN_BYTES_MAX
 
 _SCHEMA = "edge-agent/staged/v1"
@@ -117,7 +118,7 @@ def _draft(folder: Path) -> Draft:
 
 def _head(folder: Path) -> dict[str, Any]:
     try:
-        head = json.loads((folder / STAGED).read_bytes())
+        head = strict_json.decode((folder / STAGED).read_bytes())
     except FileNotFoundError:
         remedy = "Name the folder that 'edge-convert publish … --stage FOLDER' has made."
         raise FileMissing(f"{folder} holds no staged change", remedy=remedy) from None

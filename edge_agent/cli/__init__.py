@@ -15,6 +15,7 @@ import typer
 from edge_agent import __version__
 from edge_agent.cli.lazy import CommandEntry, LazyGroup
 from edge_agent.cli.options import GlobalOptions
+from edge_agent.cli.usage import PrintableUsage, UsageError
 
 _EPILOG = (
     "Exit codes: 0 done, 1 the model or the daemon failed (or doctor found a problem), 2 wrong usage or bad input,"
@@ -25,8 +26,6 @@ _EPILOG = (
 
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """New objects after which Python looks for garbage; its own default, 700, is for what runs long, as the daemon does."""
-# typer has no public name for it.
-_UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def _entry(module: str, summary: str, name: str = "run") -> CommandEntry:
@@ -87,14 +86,14 @@ COMMANDS = {
 """Every command, in the order of the help; the summary is the first line of the command's own help."""
 
 
-class _Root(LazyGroup):
+class _Root(PrintableUsage, LazyGroup):
     entries = COMMANDS
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for number, given in enumerate(args, 1):
             shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
             if shown != given:
-                raise _UsageError(f"argument {number} is not UTF-8: {shown}", ctx=ctx)
+                raise UsageError(f"argument {number} is not UTF-8: {shown}", ctx=ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -104,11 +103,11 @@ class _Root(LazyGroup):
         try:
             with reported_errors():
                 return super().invoke(ctx)
-        except _UsageError as error:
+        except UsageError as error:
             # An option of ours that stands behind the command is told from one that does not exist.
             name = getattr(error, "option_name", "")
             if name in {option for parameter in self.params for option in parameter.opts}:
-                raise _UsageError(f"{name} stands before the command: edge-agent {name} …", ctx=error.ctx) from None
+                raise UsageError(f"{name} stands before the command: edge-agent {name} …", ctx=error.ctx) from None
             raise
 
 
@@ -117,7 +116,9 @@ app = typer.Typer(cls=_Root, epilog=_EPILOG, no_args_is_help=True, add_completio
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"edge-agent {__version__}")
+        from edge_agent.cli.terminal import say  # noqa: PLC0415
+
+        say(f"edge-agent {__version__}")
         raise typer.Exit
 
 

@@ -222,4 +222,4 @@ def _say_file(name: str, said: str) -> None:
 
 def _say(*lines: str) -> None:
     for line in lines:
-        out().print(line, soft_wrap=True, markup=False)
+        out().print(line, soft_wrap=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edge_agent.cli.asking import TIMEOUT_SECONDS, Asking
@@ -69,8 +70,8 @@ def _cells(result: Classification) -> tuple[Text, str]:
     return label, f"{result.confidence:.2f}"
 
 
-def _ranked_cells(result: Classification) -> tuple[Text | str, ...]:
-    return *_cells(result), Text("\n".join(f"{score:.2f}  {label}" for label, score in result.scores))
+def _ranked_cells(result: Classification) -> tuple[RenderableType, ...]:
+    return *_cells(result), Group(*(Text(f"{score:.2f}  {label}") for label, score in result.scores))
 
 
 FORM = Form("classification", ("label", "confidence"), _cells, note, right=("confidence",))

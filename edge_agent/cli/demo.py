@@ -21,6 +21,7 @@ from edge_agent.cli import demo_compare as compare
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
+from edge_agent.cli.terminal import write_answer
 from edge_agent.client import Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing
 from edge_agent.formats import golden
@@ -71,8 +72,9 @@ def run(
             status.show(console, admin.status(), datetime.now(UTC))
         with console.status("Stopping"):
             seconds = daemon.stop()
-    console.print(f"\n[green]✓[/green] stopped cleanly in {seconds:.1f} s; nothing of the demo is left on this machine")
-    console.print(f"[green]✓[/green] [bold]done in {time.monotonic() - started:.1f} s[/bold]")
+    console.print()
+    _done(console, f"stopped cleanly in {seconds:.1f} s; nothing of the demo is left on this machine")
+    _done(console, f"done in {time.monotonic() - started:.1f} s", "bold")
 
 
 def read_show(path: Path) -> Show:
@@ -99,7 +101,7 @@ def read_show(path: Path) -> Show:
 def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Show]) -> None:
     with console.status("Starting the daemon"):
         seconds = daemon.wait_serving(client)
-    console.print(f"[green]✓[/green] daemon serves after {seconds:.1f} s")
+    _done(console, f"daemon serves after {seconds:.1f} s")
     for show in shows:
         name, size = show.manifest.task.name, decimal(show.manifest.size_bytes)
         started = time.monotonic()
@@ -126,7 +128,7 @@ def _compare(
         with console.status(f"Asking {name}") as line:
             said.append(compare.ask(client, name, rows, partial(_update, line, name)))
     compare.show(console, [show.manifest for show in shows], rows, said)
-    console.print("[dim]each message one call, one after the other; ± is a 95 % interval[/dim]")
+    console.print("each message one call, one after the other; ± is a 95 % interval", style="dim")
 
 
 def _update(line: Status, name: str, done: int) -> None:
@@ -149,7 +151,7 @@ def _classify(console: Console, client: Client, show: Show) -> None:
             else:
                 made.add_row(Text(text), Text(result.label, style="bold"), f"{result.confidence:.2f}", latency)
     print_trimmed(console, made)
-    console.print(f"[dim]{len(milliseconds)} calls one after the other, median {median(milliseconds):.0f} ms[/dim]")
+    console.print(f"{len(milliseconds)} calls one after the other, median {median(milliseconds):.0f} ms", style="dim")
     _honest(console, show.manifest)
 
 
@@ -163,14 +165,18 @@ def _generate(console: Console, client: Client, show: Show) -> None:
     with client.generate(name, text) as stream:
         for piece in stream:
             first = first or time.monotonic()
-            console.print(piece, end="", markup=False, soft_wrap=True)
+            write_answer(piece)
         ended = time.monotonic()
     console.print()
     if stream.finish and first:
         tokens = stream.finish.output_tokens
         rate = f", {(tokens - 1) / (ended - first):.0f} tokens/s" if tokens > 1 else ""
-        console.print(f"[dim]{tokens} tokens, first text after {(first - started) * 1000:.0f} ms{rate}[/dim]")
+        console.print(f"{tokens} tokens, first text after {(first - started) * 1000:.0f} ms{rate}", style="dim")
     _honest(console, show.manifest)
+
+
+def _done(console: Console, said: str, style: str = "") -> None:
+    console.print(Text.assemble(("✓ ", "green"), (said, style)))
 
 
 def _heading(console: Console, text: str) -> None:
@@ -183,7 +189,7 @@ def _honest(console: Console, manifest: Manifest) -> None:
     if manifest.provenance.base:
         console.print(Text(f"model: {manifest.provenance.base}", style="dim"))
     if manifest.task.kind == "classify" and manifest.confidence.policy == "always_escalate":
-        console.print("[dim]its confidence is not calibrated: no answer counts as sure[/dim]")
+        console.print("its confidence is not calibrated: no answer counts as sure", style="dim")
 
 
 _KINDS: dict[str, Callable[[Console, Client, Show], None]] = {"classify": _classify, "generate": _generate}

@@ -88,7 +88,7 @@ class DemoDaemon:
         started = time.monotonic()
         code = self._end()
         if code != 0:
-            raise DemoFailed(f"the daemon ended with exit code {code}, not 0:\n{self._last_lines()}")
+            raise self._failure(f"the daemon ended with exit code {code}, not 0; its log ends so:")
         return time.monotonic() - started
 
     def _end(self) -> int:
@@ -97,8 +97,8 @@ class DemoDaemon:
         try:
             return self._process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            said = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s:\n{self._last_lines()}"
-            raise DemoFailed(said) from None
+            said = f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s; its log ends so:"
+            raise self._failure(said) from None
         finally:  # Also after a second Ctrl-C: nothing of the demo may stay behind.
             if self._process.poll() is None:
                 self._process.kill()
@@ -108,7 +108,7 @@ class DemoDaemon:
         started, pause = time.monotonic(), 0.05
         while time.monotonic() - started < seconds_max:
             if self._process.poll() is not None:
-                raise DemoFailed(f"the daemon ended too early:\n{self._last_lines()}")
+                raise self._failure("the daemon ended too early; its log ends so:")
             try:
                 if met():
                     return time.monotonic() - started
@@ -117,10 +117,14 @@ class DemoDaemon:
                     raise
             time.sleep(pause)
             pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
-        raise DemoFailed(f"the daemon was not {what} after {seconds_max:.0f} s:\n{self._last_lines()}")
+        raise self._failure(f"the daemon was not {what} after {seconds_max:.0f} s; its log ends so:")
 
-    def _last_lines(self) -> str:
-        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
+    def _failure(self, said: str) -> DemoFailed:
+        failure = DemoFailed(said)
+        failure.details = tuple(
+            self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+        )
+        return failure
 
 
 def _short_folder() -> str | None:

@@ -15,6 +15,7 @@ from edge_agent.cli import large_model
 from edge_agent.cli.output import table
 from edge_agent.cli.rates import Rates
 from edge_agent.cli.styles import LINK_STYLES, STATE_STYLES, UPDATE_STYLES, duration
+from edge_agent.cli.terminal import Rows
 from edge_agent.client import Engine, ExamplesStatus, FieldAlarm, LargeModel, Status, UplinkStatus
 
 BAR_CELLS = 8
@@ -52,7 +53,7 @@ def _parts(look: Look, now: datetime) -> Iterator[RenderableType]:
     yield Text()
     yield _engines(status)
     yield Text()
-    notes = Table.grid(padding=(0, 2, 0, 0))
+    notes = Rows.grid(padding=(0, 2, 0, 0))
     for label, said in _notes(status, now):
         notes.add_row(label, said)
     yield notes

@@ -16,6 +16,7 @@ from rich.text import Text
 from edge_agent.cli.inputs import as_text
 from edge_agent.cli.output import err
 from edge_agent.cli.site import Target, TaskArgument, site_of
+from edge_agent.cli.terminal import Rows, write_answer
 from edge_agent.client import CallFailed, Finish, GenerateOptions
 
 _TIMEOUT_SECONDS = 300
@@ -78,16 +79,15 @@ class Command:
             _remedies(),
         ):
             for piece in stream:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
+                write_answer(piece)
+            write_answer("\n")
         if stream.finish:
             self._remark(stream.finish)
 
     def _remark(self, finish: Finish) -> None:
         """Say on standard error what the text alone does not."""
         if finish.reason == "LENGTH":
-            err().print(f"[dim]cut at {finish.output_tokens} tokens[/dim]")
+            err().print(Text(f"cut at {finish.output_tokens} tokens", style="dim"))
         if self.logprobs is not None:
             err().print(_likelihoods(finish))
         if self.escalate:
@@ -98,7 +98,7 @@ def _likelihoods(finish: Finish) -> Table | Text:
     """Return a table of the written tokens, a row each."""
     if not finish.tokens:
         return Text("no probabilities: who wrote this knows none", style="dim")
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = Rows(box=None, header_style="dim", pad_edge=False)
     table.add_column("token")
     table.add_column("probability", justify="right")
     table.add_column("the likeliest in its place", style="dim")

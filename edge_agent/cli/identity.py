@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from edge_agent.cli.output import out, print_facts, print_json
 from edge_agent.cli.site import AsJson, site_of
@@ -96,7 +97,7 @@ def _say_key(console: Console, found: Identity) -> None:
         console.print("The daemon has not made the site's key yet; 'edge-agent site' shows it later.")
         return
     console.print(f"The site's key: {found.key}")
-    console.print(f"Read its code to the centre: [bold]{found.code}[/bold]")
+    console.print(Text.assemble("Read its code to the centre: ", (found.code, "bold")))
     console.print(f"There: edge-convert sites accept {found.site} {found.code} --collected …")
 
 

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from edge_agent.cli.terminal import errors
 from edge_agent.client import Client, Failure, Retry
 from edge_agent.errors import EmptyInput, InvalidRequest
 
@@ -100,7 +101,7 @@ def answers(
 def watched(items: Iterable[_A], count: int | None, console: Console | None = None) -> Iterator[_A]:
     """Yield the items, with a bar on standard error that is gone at the end; None = their number is not known."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("answered,"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console or Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console or errors(), transient=True) as progress:
         bar = progress.add_task("", total=count)
         for item in items:
             progress.advance(bar)

@@ -41,7 +41,7 @@ def _show(plan: MemoryPlan) -> None:
     made.add_row("engines", decimal(plan.engines) if plan.engines else "what there is")
     made.add_row("reserve beside them", decimal(plan.reserve))
     made.add_row("daemon", decimal(plan.daemon))
-    made.add_row("[bold]all together (MemoryMax)[/bold]", f"[bold]{decimal(plan.memory_max)}[/bold]")
+    made.add_row("all together (MemoryMax)", decimal(plan.memory_max), style="bold")
     made.add_row("machine", decimal(plan.machine))
     print_trimmed(out(), made)
 

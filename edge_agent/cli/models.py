@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
+from rich.text import Text
 
 from edge_agent.cli.output import out, plain, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
@@ -40,8 +41,8 @@ def run(
             bundle.ref.digest[:12],
             bundle.kind.lower(),
             bundle.runtime,
-            "[green]active[/green]" if bundle.active else "for rollback" if bundle.previous else "-",
-            "yes" if bundle.signed else "[yellow]no[/yellow]",
+            Text("active", "green") if bundle.active else "for rollback" if bundle.previous else "-",
+            "yes" if bundle.signed else Text("no", "yellow"),
             decimal(bundle.size_bytes),
             f"{bundle.install_time:%Y-%m-%d %H:%M}",
         )

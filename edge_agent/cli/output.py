@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.cli import terminal
 from edge_agent.cli.exits import REMEDIES, exit_code
+from edge_agent.cli.terminal import Rows, Terminal
 from edge_agent.client import CallFailed
 from edge_agent.errors import EdgeAgentError
 
@@ -24,19 +25,18 @@ _COLUMNS_OFF_TERMINAL = 100
 
 def out() -> Console:
     """Return a console on standard output."""
-    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL)
+    return Terminal(width=None if sys.stdout.isatty() else _COLUMNS_OFF_TERMINAL)
 
 
 def err() -> Console:
     """Return a console on standard error."""
-    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    return terminal.errors()
 
 
 def report(error: EdgeAgentError | CallFailed) -> None:
     """Print an error and what to do about it."""
-    console = err()
-    console.print(Text.assemble(("error: ", "bold red"), error.message))
-    console.print(Text.assemble(("  what to do: ", "bold"), error.remedy or REMEDIES[exit_code(error.reason)]))
+    details = error.details if isinstance(error, EdgeAgentError) else ()
+    terminal.report(error.message, error.remedy or REMEDIES[exit_code(error.reason)], details)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()) -> Table:
@@ -44,7 +44,7 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
 
     Nothing is cut: what does not fit goes on below.
     """
-    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    made = Rows(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(
             column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
@@ -54,7 +54,7 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
 
 def print_facts(console: Console, facts: Mapping[str, str]) -> None:
     """Print names and what is to be said of each, in two columns; what has nothing to say is left out."""
-    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid = Rows.grid(padding=(0, 3, 0, 0))
     for name, said in facts.items():
         if said:
             grid.add_row(name, Text(said))
@@ -76,7 +76,7 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """Print a value as JSON, dataclasses and times included."""
-    typer.echo(json.dumps(plain(value), ensure_ascii=False, indent=indent, default=_encode))
+    terminal.write_exactly(json.dumps(plain(value), ensure_ascii=False, indent=indent, default=_encode))
 
 
 def _encode(value: object) -> str:

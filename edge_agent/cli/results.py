@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edge_agent.cli.exits import Exit, exit_code
@@ -24,7 +25,7 @@ class Form(Generic[_A]):
     """Of an answer in JSON."""
     columns: tuple[str, ...]
     """Between the input, and the milliseconds and the note."""
-    cells: Callable[[_A], Sequence[Text | str]]
+    cells: Callable[[_A], Sequence[RenderableType]]
     """What stands in them."""
     note: Callable[[_A], Text]
     right: tuple[str, ...] = ()
@@ -55,15 +56,15 @@ def _shown(text: str) -> str:
     return f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
 
 
-def _row(result: _A | Failure, form: Form[_A]) -> list[Text | str]:
+def _row(result: _A | Failure, form: Form[_A]) -> list[RenderableType]:
     if isinstance(result, Failure):
         return [*("-" for _ in form.columns), "", _failure(result)]
     return [*form.cells(result), f"{result.timings.total_ms:.0f}", form.note(result)]
 
 
-def _failure(failure: Failure) -> Text:
-    remedy = f"\nwhat to do: {failure.remedy}" if failure.remedy else ""
-    return Text(f"{failure.reason}: {failure.message}{remedy}", style="red")
+def _failure(failure: Failure) -> RenderableType:
+    said = Text(f"{failure.reason}: {failure.message}", style="red")
+    return Group(said, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else said
 
 
 def note(result: Classification | Extraction) -> Text:

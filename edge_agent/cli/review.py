@@ -54,7 +54,8 @@ def run(
 
 
 def _show(console: Console, shown: Prediction) -> None:
-    title = f"\n{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{_sureness(shown)})"
+    console.print()
+    title = f"{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{_sureness(shown)})"
     console.print(Text.assemble((title, "bold")))
     console.print(Text.assemble(("  input   ", "dim"), shown.input))
     console.print(Text.assemble(("  answer  ", "dim"), shown.output))

@@ -105,8 +105,8 @@ def _show_tasks(console: Console, status: Status) -> None:
             task.kind.lower(),
             task.bundle.version,
             task.bundle.digest[:12],
-            "[green]yes[/green]" if task.ready else "[red]no[/red]",
-            "yes" if task.signed else "[yellow]no[/yellow]",
+            Text("yes", "green") if task.ready else Text("no", "red"),
+            "yes" if task.signed else Text("no", "yellow"),
             _mode(task),
             "-" if task.threshold is None else f"{task.threshold:.2f}",
         )

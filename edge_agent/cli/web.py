@@ -41,7 +41,7 @@ def run(ctx: typer.Context, link: Link = False) -> None:
     if config.web.remote_file and not site.remote_path:
         site = dataclasses.replace(site, remote_path=Path(config.web.remote_file))
     if link:
-        out().print(serving.printed_link(config.web, token_path(config.web)), soft_wrap=True, markup=False)
+        out().print(serving.printed_link(config.web, token_path(config.web)), soft_wrap=True)
         return
     ways = {role: Way(*site.way(role)) for role in config.web.roles}
     logs.configure(config.log)
@@ -52,6 +52,6 @@ def run(ctx: typer.Context, link: Link = False) -> None:
 def _tell(address: str) -> None:
     """Print the address; a log is no place for the token in it."""
     if sys.stdout.isatty():
-        out().print(f"Open in a browser: {address}", soft_wrap=True, markup=False)
+        out().print(f"Open in a browser: {address}", soft_wrap=True)
     else:
-        out().print(f"listening: {address.partition('?')[0]}", soft_wrap=True, markup=False)
+        out().print(f"listening: {address.partition('?')[0]}", soft_wrap=True)

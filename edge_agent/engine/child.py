@@ -22,8 +22,10 @@ from pathlib import Path
 
 from edge_agent.engine import agreement, protocol, runtimes
 from edge_agent.engine.confinement import confine
+from edge_agent.engine.memory import Need
 from edge_agent.engine.runtimes.jobs import DeviceLost, failed
 from edge_agent.errors import DeviceUnusable, EdgeAgentError, ModelFailed, ModelLoadFailed, RequirementUnmet
+from edge_agent.errors.printable import one_line, printable_lines
 from edge_agent.formats import manifest
 
 RECEIVE_BYTES = 1 << 16
@@ -111,9 +113,8 @@ class Child:
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library throws becomes that request's failure.
-            traceback.print_exc()
-            fallback = ModelLoadFailed if isinstance(message, protocol.Load) else ModelFailed
-            self._send([failed(_about(message), fallback(f"the runtime raised {type(error).__name__}"))])
+            sys.stderr.write(printable_lines(traceback.format_exc()))
+            self._send([failed(_about(message), _unforeseen(message, error))])
 
     def _load(self, message: protocol.Load) -> protocol.Ready:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
@@ -139,6 +140,8 @@ class Child:
                 remedy=DEVICE_REMEDY,
                 needed=needed,
             )
+        # Of each bundle: an engine is loaded for the first, and others come to it.
+        Need(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, described.requires.memory_bytes)
         self._runtime.attach(message.digest, described, message.paths)
         if device != "cpu":
             agreement.check(self._runtime, message.digest, described, message.paths.get("golden", ""), self._meanwhile)
@@ -171,6 +174,22 @@ class Child:
                 self._attach(message)
                 return [protocol.Attached(digest=message.digest)]
         return []
+
+
+def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
+    """Return the failure that stands for an error which nobody expected, with the library's own words.
+
+    What a job raises may quote its input, so there only the kind of error is told.
+    """
+    match message:
+        case protocol.Load():
+            about = f"{Path(message.weights).name or message.runtime} cannot be loaded"
+        case protocol.Attach():
+            about = f"bundle {message.digest[:12]} cannot be used with the model"
+        case _:
+            return ModelFailed(f"the model does not compute this input: an unexpected {type(error).__name__}")
+    words = " ".join(str(error).split())[:200] or "without a word"
+    return ModelLoadFailed(f"{about}: {words} ({type(error).__name__})")
 
 
 def _about(message: protocol.ToChild) -> str:
@@ -206,7 +225,7 @@ def main(descriptor: int, parent: int) -> None:
         except MemoryError:
             os._exit(protocol.EXIT_OUT_OF_MEMORY)
         except DeviceLost as error:
-            sys.stderr.write(f"the device was lost: {error}\n")
+            sys.stderr.write(f"the device was lost: {one_line(str(error))}\n")
             sys.stderr.flush()
             os._exit(protocol.EXIT_DEVICE_LOST)
 

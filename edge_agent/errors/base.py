@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from edge_agent.errors.printable import one_line
+
 
 class EdgeAgentError(Exception):
     """The root: never raised itself."""
@@ -13,16 +15,12 @@ class EdgeAgentError(Exception):
     retryable: ClassVar[bool] = False
     """The same call, unchanged, may succeed later without anybody acting."""
 
+    details: tuple[str, ...] = ()
+    """Lines that a command shows below the sentence, such as the end of a log."""
+
     def __init__(self, message: str, *, remedy: str = "", **metadata: object) -> None:
-        """Keep the sentence, the remedy and the dynamic values (as text)."""
-        super().__init__(shown(message))
-        self.message = shown(message)
-        self.remedy = shown(remedy) or self.remedy_default
+        """Keep the sentence, the remedy and the dynamic values (as text). A sentence may quote a hostile file."""
+        super().__init__(one_line(message))
+        self.message = one_line(message)
+        self.remedy = one_line(remedy) or self.remedy_default
         self.metadata = {key: str(value) for key, value in metadata.items()}
-
-
-def shown(text: str) -> str:
-    """Return a text with everything escaped that a terminal would obey: a sentence may quote a hostile file."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)

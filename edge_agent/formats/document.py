@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
+from edge_agent.formats import strict_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,7 +42,11 @@ def _in_the_calendar(at: str) -> str:
 
 
 # RFC 3339 in UTC. What `timestamp` wrote sorts as text; with and without a fraction of a second it does not.
-At = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$"), AfterValidator(_in_the_calendar)]
+At = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"),
+    AfterValidator(_in_the_calendar),
+]
 
 
 class Exchanged(BaseModel):
@@ -119,35 +124,26 @@ def validate(plain: dict[str, Any], model: type[Body], what: str) -> Body:
         DocumentInvalid: a rule is broken; the message names the field.
     """
     try:
-        return model.model_validate(plain)
-    except ValidationError as error:
-        raise DocumentInvalid(f"{what}: {first_problem(error)}") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """Say in words which rule was broken first, and in which field. Never shows the value, which may be private."""
-    problem = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])[:200] or "the whole"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')[:300]}"
+        return strict_json.validate(model, plain)
+    except ValueError as error:
+        raise DocumentInvalid(f"{what}: {strict_json.first_problem(error)}") from None
 
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:
     if len(raw) > DOCUMENT_BYTES_MAX:
         raise DocumentInvalid(f"{what} has {len(raw)} bytes; the limit is {DOCUMENT_BYTES_MAX}")
     try:
-        plain = json.loads(raw, parse_float=no_float, parse_constant=no_float)
-    except (ValueError, RecursionError) as error:
+        plain = strict_json.decode(raw, fractions=False)
+    except ValueError as error:
         raise DocumentInvalid(f"{what} is not valid JSON: {error}") from None
     if not isinstance(plain, dict):
         raise DocumentInvalid(f"{what} must hold a JSON object")
     return plain
 
 
-def no_float(text: str) -> float:
-    """Refuse a number that is not whole, for json.loads. Raises ValueError."""
-    raise ValueError(f"a signed document holds no numbers like {text[:20]}")
-
-
 def canonical(body: dict[str, Any]) -> bytes:
-    """Return the bytes of a body that are signed. Raises ValueError: half of a surrogate pair, which has no bytes."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """Return the bytes of a body that are signed. Raises ValueError: half a character, or nested too deep."""
+    try:
+        return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError(strict_json.TOO_DEEP) from None

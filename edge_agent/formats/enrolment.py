@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats.document import At, Exchanged, SiteId, first_problem
+from edge_agent.formats import strict_json
+from edge_agent.formats.document import At, Exchanged, SiteId
 from edge_agent.formats.manifest import Sha256
 
 FILE_NAME = "enrolment.json"
@@ -39,6 +40,6 @@ def encode(enrolment: Enrolment) -> bytes:
 def parse(raw: bytes) -> Enrolment:
     """Read the file. Raises DocumentInvalid."""
     try:
-        return Enrolment.model_validate_json(raw)
-    except ValidationError as error:
-        raise DocumentInvalid(f"{FILE_NAME}: {first_problem(error)}") from None
+        return strict_json.validate(Enrolment, strict_json.decode(raw))
+    except ValueError as error:
+        raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

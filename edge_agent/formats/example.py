@@ -11,13 +11,13 @@ with different content.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from edge_agent.errors import RecordInvalid
-from edge_agent.formats.document import At, Exchanged, SiteId, first_problem
+from edge_agent.formats import strict_json
+from edge_agent.formats.document import At, Exchanged, SiteId
 from edge_agent.formats.manifest import Kind, Sha256, TaskName, Version
 
 SCHEMA = "edge-agent/example/v1"
@@ -157,9 +157,9 @@ def parse(line: bytes) -> AnyRecord:
     if len(line) > RECORD_BYTES_MAX:
         raise RecordInvalid(f"a record has {len(line)} bytes; the limit is {RECORD_BYTES_MAX}")
     try:
-        return _RECORDS.validate_json(line)
-    except ValidationError as error:
-        raise RecordInvalid(f"a record breaks a rule: {first_problem(error)}") from None
+        return strict_json.validate_as(_RECORDS, strict_json.decode(line))
+    except ValueError as error:
+        raise RecordInvalid(f"a record breaks a rule: {strict_json.first_problem(error)}") from None
 
 
 def stored(raw: bytes) -> dict[str, Any]:
@@ -169,9 +169,9 @@ def stored(raw: bytes) -> dict[str, Any]:
         RecordInvalid: as `parse`.
     """
     try:
-        plain = json.loads(raw)
-        _RECORDS.validate_python({"kept": {"because": "routine"}, **plain})
-    except (ValueError, TypeError, RecursionError):  # a ValidationError is a ValueError
+        plain = strict_json.decode(raw)
+        strict_json.validate_as(_RECORDS, {"kept": {"because": "routine"}, **plain})
+    except (ValueError, TypeError):  # TypeError: not an object
         raise RecordInvalid("a kept record breaks a rule") from None
     record: dict[str, Any] = plain
     return record

@@ -10,16 +10,22 @@ threshold is as good a case as another; version 0.1 marked these too, and `is_bi
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edge_agent.errors import BundleUnreadable
+from edge_agent.formats import strict_json
 
 TOLERANCE = 0.05
+CASES_MAX = 10_000
+LINE_BYTES_MAX = 4 * 1024 * 1024
 
 
 class Case(BaseModel):
@@ -74,27 +80,32 @@ def encode(cases: Iterable[Case]) -> bytes:
 
 def parse(raw: bytes) -> tuple[Case, ...]:
     """Read a golden file. Raises BundleUnreadable, with the line that is none."""
-    try:
-        text = raw.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError:
-        raise BundleUnreadable("the golden file is not UTF-8", remedy=_REMEDY) from None
-    # Not splitlines: a text may hold other characters that end a line.
-    return tuple(_case(number, line) for number, line in enumerate(text.split("\n"), 1)) if text else ()
+    return tuple(read(io.BytesIO(raw)))
+
+
+def read(file: BinaryIO) -> Iterator[Case]:
+    """Read a golden file case by case, and never more than a line of it. Raises BundleUnreadable."""
+    for number in itertools.count(1):
+        line = file.readline(LINE_BYTES_MAX + 1)
+        if not line:
+            return
+        if len(line) > LINE_BYTES_MAX or number > CASES_MAX:
+            said = f"the golden file may have {CASES_MAX} lines of {LINE_BYTES_MAX} bytes; line {number} is over that"
+            raise BundleUnreadable(said, remedy=_REMEDY)
+        yield _case(number, line)
 
 
 _REMEDY = "Copy the bundle again; if it repeats, make it again with edge-convert."
 
 
-def _case(number: int, line: str) -> Case:
+def _case(number: int, line: bytes) -> Case:
     try:
-        return Case.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the line"
-        said = (
-            f"the golden file must hold one JSON object with 'input' a line; line {number}: {where}: {problem['msg']}"
-        )
-        raise BundleUnreadable(said, remedy=_REMEDY) from None
+        return strict_json.validate(Case, strict_json.decode(line))
+    except ValueError as error:
+        said = strict_json.first_problem(error, show=True)
+        raise BundleUnreadable(
+            f"the golden file must hold one JSON object with 'input' a line; line {number}: {said}", remedy=_REMEDY
+        ) from None
 
 
 def differences(case: Case, said: Said, *, vector: bool = False) -> list[str]:

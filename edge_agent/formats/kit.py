@@ -24,7 +24,8 @@ import pyrage
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.errors import KitInvalid
-from edge_agent.formats.document import At, SiteId, canonical, first_problem, no_float
+from edge_agent.formats import strict_json
+from edge_agent.formats.document import At, SiteId, canonical
 from edge_agent.formats.manifest import TaskName
 
 SCHEMA = "edge-agent/kit/v1"
@@ -177,8 +178,8 @@ def parse(raw: bytes) -> tuple[Kit, str]:
     """
     _check_size(raw)
     try:
-        plain = json.loads(raw, parse_float=no_float, parse_constant=no_float)
-    except (ValueError, RecursionError) as error:
+        plain = strict_json.decode(raw, fractions=False)
+    except ValueError as error:
         raise KitInvalid(f"the file is no kit, or was cut off: {error}", remedy=_ANEW) from None
     if not isinstance(plain, dict) or not isinstance(plain.get("body"), dict):
         raise KitInvalid("the file is no kit: it needs 'body' and 'sha256'", remedy=_ANEW)
@@ -227,8 +228,8 @@ def _sha256(plain: dict[str, Any]) -> str:
 
 def _kit(body: dict[str, Any]) -> Kit:
     try:
-        return Kit.model_validate(body)
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        newer = problem["type"] == "extra_forbidden"
-        raise KitInvalid(f"the kit: {first_problem(error)}", remedy=_NEWER if newer else _ANEW) from None
+        return strict_json.validate(Kit, body)
+    except ValueError as error:
+        newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
+        said = f"the kit: {strict_json.first_problem(error)}"
+        raise KitInvalid(said, remedy=_NEWER if newer else _ANEW) from None

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
-from edge_agent.formats import record_schema
+from edge_agent.formats import record_schema, strict_json
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
@@ -48,7 +48,7 @@ TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 # https://semver.org, without build metadata: two versions that differ only there would sort as equal.
-Version = Annotated[str, Field(max_length=64, pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$")]
+Version = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$")]
 
 
 _MAKE_REMEDY = "Make the bundle again with 'edge-convert assemble'."
@@ -246,7 +246,7 @@ class Provenance(_Section):
 class Requires(_Section):
     """What the machine must have."""
 
-    agent: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    agent: str = Field(default="0.1.0", max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     """The oldest agent that can run it."""
     memory_bytes: int = Field(default=0, ge=0, le=2**62)
     device: Literal["any", "cuda", "vulkan"] = "any"
@@ -340,8 +340,8 @@ def parse(manifest_bytes: bytes) -> Manifest:
         said = f"manifest.json has {len(manifest_bytes)} bytes; the limit is {MANIFEST_BYTES_MAX}"
         raise ManifestInvalid(said, remedy=_MAKE_REMEDY)
     try:
-        plain = json.loads(manifest_bytes)
-    except (ValueError, RecursionError) as error:
+        plain = strict_json.decode(manifest_bytes)
+    except ValueError as error:
         remedy = f"Copy the bundle again; if it repeats: {_MAKE_REMEDY}"
         raise ManifestInvalid(f"manifest.json is not valid JSON: {error}", remedy=remedy) from None
     if not isinstance(plain, dict):
@@ -351,22 +351,24 @@ def parse(manifest_bytes: bytes) -> Manifest:
         shown = repr(schema)[:100]
         raise SchemaUnknown(f"manifest.json has schema {shown}; this agent knows {SCHEMA!r}", schema=shown)
     try:
-        return Manifest.model_validate(plain)
-    except ValidationError as error:
+        return strict_json.validate(Manifest, plain)
+    except ValueError as error:
         said, remedy = _first_problem(error)
         raise ManifestInvalid(f"manifest.json: {said}", remedy=remedy) from None
 
 
-def _first_problem(error: ValidationError) -> tuple[str, str]:
+def _first_problem(error: ValueError) -> tuple[str, str]:
     """Return the first broken rule in words, and what to do about it."""
+    said = strict_json.first_problem(error, show=True)
+    if not isinstance(error, ValidationError):
+        return said, _MEND_REMEDY
     problem = error.errors()[0]
     names = [str(part) for part in problem["loc"]]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    said = problem["msg"].removeprefix("Value error, ")
     words = _IN_WORDS.get(names[-1]) if names else None
     if words and problem["type"].startswith("string"):
-        said = f"{ascii(problem['input'])[:100]} is not {words}"
+        said = f"{'.'.join(names)[:200]}: {strict_json.shown(problem['input'])} is not {words}"
     known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
     close = difflib.get_close_matches(str(problem["input"])[:100], known, n=1)
     remedy = f"Did you mean '{close[0]}'?" if close else _MEND_REMEDY
-    return f"{'.'.join(names)[:200] or 'the manifest'}: {said[:500]}{more}", remedy
+    return f"{said}{more}", remedy

@@ -14,11 +14,12 @@ import itertools
 import json
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_agent.errors import PlanInvalid
+from edge_agent.formats import strict_json
 from edge_agent.formats.alarms import Alarm
-from edge_agent.formats.document import At, SiteId, first_problem, seconds
+from edge_agent.formats.document import At, SiteId, seconds
 from edge_agent.formats.manifest import Sha256, TaskName, Version
 
 SCHEMA = "edge-agent/plan/v1"
@@ -26,7 +27,7 @@ FILE_NAME = "plan.json"
 PLAN_BYTES_MAX = 4 * 1024 * 1024
 
 Channel = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
-Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 
 
@@ -163,6 +164,6 @@ def parse(raw: bytes) -> Plan:
     if len(raw) > PLAN_BYTES_MAX:
         raise PlanInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {PLAN_BYTES_MAX}")
     try:
-        return Plan.model_validate_json(raw)
-    except ValidationError as error:
-        raise PlanInvalid(f"{FILE_NAME}: {first_problem(error)}") from None
+        return strict_json.validate(Plan, strict_json.decode(raw))
+    except ValueError as error:
+        raise PlanInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

@@ -15,11 +15,11 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats import plan
-from edge_agent.formats.document import Exchanged, first_problem
+from edge_agent.formats import plan, strict_json
+from edge_agent.formats.document import Exchanged
 from edge_agent.formats.manifest import Sha256
 
 TIMESTAMP = "timestamp.json"
@@ -31,7 +31,7 @@ ROOT_BYTES_MAX = 512_000
 ROOTS_MAX = 1024
 """Roots of one repository; about one a year is usual."""
 
-_Number = Annotated[int, Field(strict=True, ge=1, le=2**31)]
+_Number = Annotated[int, Field(ge=1, le=2**31)]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Hashes(Exchanged):
 
 class _Entry(Exchanged):
     version: _Number
-    length: Annotated[int, Field(strict=True, ge=0)] | None = None
+    length: Annotated[int, Field(ge=0)] | None = None
     hashes: _Hashes = _Hashes()
 
 
@@ -83,7 +83,7 @@ class _TargetHashes(Exchanged):
 
 
 class _Target(Exchanged):
-    length: Annotated[int, Field(strict=True, ge=0, le=plan.PLAN_BYTES_MAX)]
+    length: Annotated[int, Field(ge=0, le=plan.PLAN_BYTES_MAX)]
     hashes: _TargetHashes
 
 
@@ -189,6 +189,6 @@ def _named(entry: _Entry, role: str, bytes_max: int) -> Named:
 
 def _read(model: type[_File], raw: bytes, name: str) -> _File:
     try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        raise DocumentInvalid(f"{name}: {first_problem(error)}") from None
+        return strict_json.validate(model, strict_json.decode(raw))
+    except ValueError as error:
+        raise DocumentInvalid(f"{name}: {strict_json.first_problem(error, show=True)}") from None

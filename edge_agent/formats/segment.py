@@ -30,7 +30,7 @@ SEALED_BYTES_MAX = 64 * 1024 * 1024
 PLAIN_BYTES_MAX = 256 * 1024 * 1024
 ZSTD_LEVEL = 3
 SEALED_SUFFIX, MANIFEST_SUFFIX = ".age", ".json"
-_NAME = re.compile(r"([0-9a-f]{16})-(\d{10})")
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9]{10})")
 
 Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{10,3000}$")]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats.document import At, Exchanged, first_problem
+from edge_agent.formats import strict_json
+from edge_agent.formats.document import At, Exchanged
 
 SCHEMA = "edge-agent/uplink/v1"
 FILE_NAME = "uplink.json"
@@ -94,9 +95,9 @@ def parse(raw: bytes) -> UplinkState:
     if len(raw) > STATE_BYTES_MAX:
         raise DocumentInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {STATE_BYTES_MAX}")
     try:
-        return UplinkState.model_validate_json(raw)
-    except ValidationError as error:
-        raise DocumentInvalid(f"{FILE_NAME}: {first_problem(error)}") from None
+        return strict_json.validate(UplinkState, strict_json.decode(raw))
+    except ValueError as error:
+        raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
 
 
 def online(state: UplinkState | None, running_seconds: float) -> bool:

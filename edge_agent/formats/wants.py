@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats.document import At, Exchanged, first_problem
+from edge_agent.formats import strict_json
+from edge_agent.formats.document import At, Exchanged
 from edge_agent.formats.manifest import Sha256
 
 SCHEMA = "edge-agent/wants/v1"
@@ -58,6 +59,6 @@ def parse(raw: bytes) -> Wants:
     if len(raw) > WANTS_BYTES_MAX:
         raise DocumentInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {WANTS_BYTES_MAX}")
     try:
-        return Wants.model_validate_json(raw)
-    except ValidationError as error:
-        raise DocumentInvalid(f"{FILE_NAME}: {first_problem(error)}") from None
+        return strict_json.validate(Wants, strict_json.decode(raw))
+    except ValueError as error:
+        raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

@@ -20,12 +20,13 @@ import fcntl
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import edge_agent
-from edge_agent.durable.disk import Ballast
+from edge_agent.durable.disk import Ballast, disk_errors
 from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,
@@ -41,6 +42,7 @@ from edge_agent.errors import (
     StoreDamaged,
     UnknownBundle,
 )
+from edge_agent.formats import golden
 from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
@@ -305,12 +307,20 @@ class Store:
         with ExitStack() as closing:
             closing.callback(self._collect)
             self._copy(bundle.manifest, members)
+            self._check_golden(bundle.manifest)
             try:
                 return self._state.add(bundle, self._limits.bundles_per_task_max)
             except StoreDamaged:
                 # The commit failed but may be on the disk all the same; the next open tells. So the blobs stay.
                 closing.pop_all()
                 raise
+
+    def _check_golden(self, manifest: Manifest) -> None:
+        """Read the golden file to its end. Raises BundleUnreadable."""
+        for artifact in manifest.by_role("golden"):
+            path = self._blobs.path(artifact.sha256)
+            with disk_errors(path), path.open("rb") as file:
+                deque(golden.read(file), maxlen=0)
 
     def _copy(self, manifest: Manifest, members: dict[str, Member]) -> None:
         """Put the files among `members` into the store; the others are there."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from edge_agent.durable.database import Database
 
@@ -26,6 +26,10 @@ class Floor:
     """Ids of the keys whose signatures made it count."""
     issued_at: float
     """Newest time that the role's metadata were signed with, in seconds since 1970."""
+    listed: Mapping[str, int] = field(default_factory=dict)
+    """snapshot: the version of each metadata file that it names, by file name."""
+    sha256: str = ""
+    """timestamp: of what is signed in it; empty = an earlier agent did not write it down."""
 
 
 class Trusted:
@@ -52,8 +56,10 @@ class Trusted:
         for role, value in self._db.rows("SELECT name, value FROM trust"):
             try:
                 read = json.loads(value)
-                floors[role] = Floor(int(read["version"]), tuple(read["signers"]), float(read["issued_at"]))
-            except (ValueError, TypeError, KeyError):
+                listed = {str(name): int(version) for name, version in read.get("listed", {}).items()}
+                seen = listed, str(read.get("sha256", ""))
+                floors[role] = Floor(int(read["version"]), tuple(read["signers"]), float(read["issued_at"]), *seen)
+            except (ValueError, TypeError, KeyError, AttributeError):
                 raise self._db.damaged(f"{self._db.path} says nonsense of the role '{role}'") from None
         return floors
 

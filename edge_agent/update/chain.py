@@ -7,6 +7,7 @@ here. So this says: signed as the roots demand, whole, and not expired by this m
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -61,6 +62,15 @@ class Chain:
     def versions(self) -> dict[str, int]:
         """The version of each role's metadata."""
         return {role: metadata.signed.version for role, metadata in self.metadata.items()}
+
+    @property
+    def listed(self) -> dict[str, int]:
+        """The version of each metadata file that the snapshot names, by file name."""
+        return {name: each.version for name, each in self.metadata["snapshot"].signed.meta.items()}
+
+    def sha256(self, role: str) -> str:
+        """Return the sha256 of what is signed in a role's metadata."""
+        return hashlib.sha256(self.metadata[role].signed_bytes).hexdigest()
 
     @property
     def expires(self) -> float:

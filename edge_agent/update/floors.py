@@ -13,7 +13,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata
 
-from edge_agent.errors import UpdateExpired, UpdateOutdated
+from edge_agent.errors import UpdateExpired, UpdateOutdated, UpdateUntrusted
 from edge_agent.formats.document import seconds
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.store.trusted import Floor
@@ -21,6 +21,7 @@ from edge_agent.update.chain import Chain
 
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site keeps."""
+_TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
 _NONE = Floor(0, (), 0.0)
 Floors = Mapping[str, Floor]
 """By role; that of `plan.json` goes by the number in the plan."""
@@ -32,7 +33,12 @@ def holding(found: Chain, before: Floors) -> Floors:
 
 
 def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
-    """Return the floors that these versions make. Raises UpdateOutdated: one of them is below its floor."""
+    """Return the floors that these versions make.
+
+    Raises:
+        UpdateOutdated: a version is below its floor.
+        UpdateUntrusted: the snapshot no longer names a file that it named, or there are two timestamps of a version.
+    """
     floors = {}
     for name, version in versions.items():
         floor, role = before.get(name, _NONE), _role(name)
@@ -42,8 +48,14 @@ def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: obj
             raise UpdateOutdated(
                 f"{where} is older than what this site has seen: {made}{numbers}", path=where, role=name
             )
+        listed = found.listed if name == "snapshot" else {}
+        _require_listed(listed, floor.listed, where)
+        sha256 = found.sha256(name) if name == "timestamp" else ""
+        if version == floor.version and floor.sha256 not in ("", sha256):
+            said = f"{where} has another {name} {version} than the one that this site has seen"
+            raise UpdateUntrusted(said, remedy=_TWO_REMEDY, path=where, role=name)
         issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
-        floors[name] = Floor(version, found.signers(role), issued_at)
+        floors[name] = Floor(version, found.signers(role), issued_at, listed, sha256)
     return floors
 
 
@@ -59,6 +71,17 @@ def require_current(found: Chain, clock: float, signed: float, where: object) ->
         if expires.timestamp() <= max(clock, signed):
             said = f"the update in {where} is no longer valid: '{role}' expired at {_day(expires)}"
             raise UpdateExpired(f"{said}; {_by(clock, signed)}", path=where, role=role)
+
+
+def _require_listed(now: Mapping[str, int], before: Mapping[str, int], where: object) -> None:
+    """Hold what a snapshot names against what it named before: TUF 1.0.34, section 5.5.5."""
+    for file, version in before.items():
+        if file not in now:
+            said = f"the snapshot in {where} no longer names {file}, which it named when this site saw it last"
+            raise UpdateUntrusted(said, path=where, role="snapshot")
+        if now[file] < version:
+            said = f"{where} is older than what this site has seen: its snapshot names {file} {now[file]}"
+            raise UpdateOutdated(f"{said}, not {version}", path=where, role="snapshot")
 
 
 def _role(name: str) -> str:

@@ -146,7 +146,7 @@ class Intake:
             raw = folder.read(BLOBS, digest, min(signed.size_bytes, MANIFEST_BYTES_MAX))
         except TooLong:
             return None
-        return raw if raw is not None and digest_of(raw) == digest else None
+        return raw if raw is not None and digest_of(raw) == digest and signed.is_this(raw) else None
 
     def _needed(self, raw: bytes) -> list[Want]:
         """Return the files of a bundle that the store does not have."""

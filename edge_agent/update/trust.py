@@ -171,7 +171,7 @@ def _bundles(found: Chain) -> Iterator[tuple[str, SignedBundle]]:
     for path, target in found.metadata["targets"].signed.targets.items():
         named = _TARGET.fullmatch(path)
         if named and named[2] == target.hashes.get("sha256") and target.length <= MANIFEST_BYTES_MAX:
-            yield named[2], SignedBundle(named[1], _version(target.custom), target.length)
+            yield named[2], SignedBundle(named[1], _version(target.custom), target.length, target.hashes)
 
 
 def _version(custom: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,15 @@ class SignedBundle:
     version: str
     size_bytes: int
     """Of its manifest."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Of its manifest, by algorithm: all that the metadata name."""
+
+    def is_this(self, manifest_bytes: bytes) -> bool:
+        """Tell whether a manifest has every hash that was signed; an algorithm that nobody knows fits nothing."""
+        try:
+            return all(hashlib.new(name, manifest_bytes).hexdigest() == value for name, value in self.hashes.items())
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)

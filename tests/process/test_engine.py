@@ -26,12 +26,13 @@ from edge_agent.errors import (
     EngineNotReady,
     InputQuarantined,
     InputTooLong,
+    MemoryShort,
     ModelFailed,
     ModelLoadFailed,
     QueueFull,
     StreamBroken,
 )
-from edge_agent.formats.manifest import Limits, Manifest, Prompt, Task, encode
+from edge_agent.formats.manifest import Limits, Manifest, Prompt, Requires, Task, encode
 from tests.eventually import eventually, eventually_sync, turns
 
 CONFIG = EngineConfig(
@@ -100,6 +101,29 @@ async def test_bundles_on_one_base_share_one_engine() -> None:
         await pool.detach("generate", drain_seconds=1)
         assert [] == pool.statuses()
         assert 0 == resident_bytes(status.pid)
+
+
+async def test_every_bundle_of_an_engine_has_the_memory_that_it_asks_for() -> None:
+    """Also the second on one base, and also without weights: the first and its engine stay."""
+    async with pool_of() as pool:
+        greedy = CLASSIFY.model_copy(update={"requires": Requires(memory_bytes=2**50)})
+        with pytest.raises(MemoryShort, match=r"the bundle asks for 1125899906\.8 MB of memory"):
+            await pool.attach("greedy", greedy, encode(greedy), {})
+        assert (await answer(pool, run("refund"))).done.scores
+        assert [("classify", "generate")] == [status.digests for status in pool.statuses()]
+
+
+async def test_what_a_bundle_breaks_in_the_runtime_is_told_in_words() -> None:
+    """The bundle, and what the library found: the name of an exception alone tells nobody what to do."""
+    async with pool_of() as pool:
+        odd = GENERATE.model_copy(update={"task": Task(name="talk", kind="generate", prompt=_ODD_PROMPT)})
+        with pytest.raises(ModelLoadFailed) as caught:
+            await pool.attach("odd", odd, encode(odd), {})
+        said = "bundle odd cannot be used with the model: invalid literal for int() with base 10: 'x' (ValueError)"
+        assert said == caught.value.message
+
+
+_ODD_PROMPT = Prompt(template="!slow 1 after x {input}")
 
 
 async def test_a_generation_streams() -> None:

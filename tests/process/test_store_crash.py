@@ -17,7 +17,7 @@ import pytest
 
 from edge_agent.store.state import State
 from edge_agent.store.store import Store
-from tests.store_cases import LIMITS, bundle, require_whole
+from tests.store_cases import GOLDEN, LIMITS, bundle, require_whole
 from tests.strace import (
     QUICK_POINTS,
     SEED,
@@ -62,8 +62,8 @@ class Site:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.old = bundle(root / "old", "1.0.0", weights=b"base", golden=b"old")
-        self.new = bundle(root / "new", "2.0.0", weights=b"base", golden=b"new", tokenizer=b"t" * 70_000)
+        self.old = bundle(root / "old", "1.0.0", weights=b"base", golden=GOLDEN)
+        self.new = bundle(root / "new", "2.0.0", weights=b"base", golden=GOLDEN + b"\n", tokenizer=b"t" * 70_000)
         assert 0 == self.update(root / "ready", self.old).returncode
 
     def fresh(self) -> Path:

@@ -9,13 +9,15 @@ import tarfile
 from pathlib import Path
 from typing import get_args
 
+import gguf
 import pytest
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from convert.assemble import Request, assemble
 from convert.cli import app
-from edge_agent.errors import FileMissing, InvalidRequest, ManifestInvalid
+from convert.gguf import chat_template
+from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest, ManifestInvalid
 from edge_agent.formats.manifest import EngineSettings, Limits, Manifest, digest_of, parse
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,62 @@ def test_a_tar_starts_with_the_manifest(task):
         entries = tar.getmembers()
     assert ["manifest.json", "tokenizer.json", "weights.onnx"] == [entry.name for entry in entries]
     assert {(0, 0, 0, "")} == {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries}
+
+
+def chat_bundle(task: Path, template: str | None) -> Request:
+    """Ask for a bundle with `chat: true` of a GGUF file that has this template; None = none."""
+    recipe = "version: 1.0.0\nruntime: llama\ntask: {name: talk, kind: generate, prompt: {chat: true}}\n"
+    (task / "task.yaml").write_text(f"{recipe}engine: {{context_tokens: 2048}}\n")
+    weights = weights_with(template, task.parent / "model.gguf")
+    return request(task, files={"weights": weights})
+
+
+def weights_with(template: str | None, weights: Path) -> Path:
+    """Write the head of a GGUF file with that chat template; None = none."""
+    writer = gguf.GGUFWriter(weights, "llama")
+    writer.add_token_list(["<s>", "</s>", "a"])
+    writer.add_bos_token_id(0)
+    if template is not None:
+        writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "model.gguf: the prompt has 'chat: true', but the weights file has no chat template"),
+        ("{{ messages", "model.gguf: the chat template of the weights file does not render"),
+        ("{{ 1 + messages }}", "model.gguf: the chat template of the weights file does not render"),
+        ("always this", "model.gguf: the chat template of the weights file writes the user's message 0 times"),
+    ],
+    ids=["none", "broken", "of another type", "without the message"],
+)
+def test_a_chat_prompt_needs_the_template_of_its_weights(task, template, said):
+    """What an agent would refuse to install is not made, and nothing is left behind."""
+    asked = chat_bundle(task, template)
+    with pytest.raises(ManifestInvalid, match=said) as caught:
+        assemble(asked)
+    assert "Leave 'chat' out" in caught.value.remedy
+    assert not asked.out.exists()
+
+
+def test_a_chat_prompt_with_its_template_is_assembled(task):
+    """The template is rendered as the agent will, with the begin token of the file."""
+    made = assemble(chat_bundle(task, "{{ bos_token }}{% for each in messages %}{{ each.content }}{% endfor %}"))
+    assert made.manifest.task.prompt.chat
+    assert {"bos_token": "<s>"} == chat_template(made.path / "weights.gguf")[1]
+
+
+def test_a_golden_file_that_is_none_is_refused(task):
+    """The line and the rule are named."""
+    golden = task.parent / "golden.jsonl"
+    golden.write_bytes(os.urandom(100))
+    files = {"weights": task.parent / "model.onnx", "tokenizer": task.parent / "tokenizer.json", "golden": golden}
+    with pytest.raises(BundleUnreadable, match="the golden file must hold one JSON object with 'input' a line; line 1"):
+        assemble(request(task, files=files))
 
 
 def test_progress_counts_every_byte(task):
@@ -227,8 +285,7 @@ def test_the_document_explains_every_key():
 @pytest.mark.parametrize("name", ["pos-intent", "assistant"])
 def test_the_examples_assemble(tmp_path, name):
     """Both examples make bundles, over the same weights and for the same engine."""
-    weights = tmp_path / "model.gguf"
-    weights.write_bytes(b"GGUF")
+    weights = weights_with("{{ messages[-1].content }}", tmp_path / "model.gguf")
     made = assemble(Request(ROOT / "examples" / name, {"weights": weights}, tmp_path / name))
     other = assemble(Request(ROOT / "examples" / "assistant", {"weights": weights}, tmp_path / "other"))
     assert made.manifest.engine_key() == other.manifest.engine_key()

@@ -42,6 +42,14 @@ def test_control_tokens_count_in_the_template_only() -> None:
     assert 2 == tokens.prompt("<|im_end|>").count(end)
 
 
+def test_a_chat_prompt_needs_a_chat_template() -> None:
+    """The stage that proves the export reads the task by the agent's rule, and refuses what an install would."""
+    tokenizer = tiny_decoder.tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ModelLoadFailed, match="'chat: true', but the weights file has no chat template"):
+        task_tokens(task(chat=True), tokenizer)
+
+
 def test_begin_token_is_added_where_the_tokenizer_adds_it() -> None:
     """A tokenizer that writes no begin token gets none."""
     assert begin_token(tiny_decoder.tokenizer()) is None

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from convert.cli import screen
 from convert.report.text import compared, measured
+from edge_agent.cli.terminal import Terminal
 from tests.report_cases import EVALUATE, share
 
 COMPARISON: dict[str, Any] = {
@@ -56,7 +57,7 @@ def test_a_bar_follows_what_goes_on():
 def test_a_log_gets_a_line_a_minute():
     """Half an hour of training off a terminal: what goes on, how much is done, and for how long, once in a minute."""
     log, now = io.StringIO(), 0.0
-    with screen.bar(Console(file=log), monotonic=lambda: now) as advance:
+    with screen.bar(Terminal(file=log), monotonic=lambda: now) as advance:
         for step in range(1, 1801):
             now = float(step)
             advance(f"training: epoch 1, loss 0.5, {1800 - step} s left [x]", step, 1800)

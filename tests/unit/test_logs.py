@@ -117,6 +117,21 @@ def test_a_traceback_shows_no_values():
     assert "number 4111" not in text
 
 
+def test_values_are_shown_as_text_to_a_person():
+    """What a file or a server said cannot clear the screen or write a line of its own; a traceback keeps its lines."""
+
+    def say(log: structlog.typing.FilteringBoundLogger) -> None:
+        try:
+            raise ValueError("bad\x1b[2J\nlabel")
+        except ValueError:
+            log.exception("failed", task="till\x1b[2J\nerror", count=3)
+
+    text = written(LogConfig(format="console"), say, io.StringIO())
+    assert ESCAPE not in text
+    assert r"task=till\x1b[2J\nerror" in text.replace("'", "")
+    assert "ValueError: bad\\x1b[2J\nlabel" in text
+
+
 def test_every_level_of_the_configuration_is_known():
     """Each level that agent.yaml takes has its severity."""
     assert SEVERITIES == list(logs.LEVELS)

@@ -15,6 +15,7 @@ import pytest
 from edge_agent.errors import (
     BundleError,
     BundleTooLarge,
+    BundleUnreadable,
     BundleUnsigned,
     DiskFull,
     FileMissing,
@@ -26,9 +27,10 @@ from edge_agent.errors import (
     StateDirUnwritable,
     StoreDamaged,
 )
+from edge_agent.formats import golden
 from edge_agent.store.store import Store
 from tests.bundles import digest_of
-from tests.store_cases import LIMITS, blob_names, bundle, sha256_of, tar_of
+from tests.store_cases import GOLDEN, LIMITS, blob_names, bundle, sha256_of, tar_of
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a bundle of two files."""
-    return bundle(tmp_path / "b", weights=b"w" * 100, golden=b"g")
+    return bundle(tmp_path / "b", weights=b"w" * 100, golden=GOLDEN)
 
 
 def refusal(store: Store, path: Path, kind: type[BundleError]) -> BundleError:
@@ -71,8 +73,8 @@ def test_a_bundle_is_installed(store: Store, folder: Path, tmp_path: Path, as_ta
     assert [installed] == store.bundles()
     assert {} == store.active()
     files = {role: path.read_bytes() for role, path in store.paths(installed).items()}
-    assert {"weights": b"w" * 100, "golden": b"g"} == files
-    assert 101 == store.usage()[0]
+    assert {"weights": b"w" * 100, "golden": GOLDEN} == files
+    assert 100 + len(GOLDEN) == store.usage()[0]
 
 
 def test_installing_again_changes_nothing(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -99,9 +101,10 @@ def test_an_unsigned_bundle_needs_consent(store: Store, folder: Path, tmp_path: 
 
 def test_a_wrong_hash_names_the_file_and_both_hashes(store: Store, folder: Path) -> None:
     """One flipped bit is enough, also when files before it were fine."""
-    (folder / "golden.bin").write_bytes(b"f")
+    other = GOLDEN.replace(b"g", b"f")
+    (folder / "golden.bin").write_bytes(other)
     error = refusal(store, folder, HashMismatch)
-    assert f"golden.bin has sha256 {sha256_of(b'f')}; the manifest says {sha256_of(b'g')}" == error.message
+    assert f"golden.bin has sha256 {sha256_of(other)}; the manifest says {sha256_of(GOLDEN)}" == error.message
 
 
 def test_a_wrong_size_names_the_file_and_both_sizes(store: Store, folder: Path) -> None:
@@ -145,17 +148,52 @@ def test_a_bundle_for_a_newer_agent_is_refused(store: Store, tmp_path: Path) -> 
     assert "needs edge-agent 0.10.0 or newer" in refusal(store, folder, RequirementUnmet).message
 
 
+@pytest.mark.parametrize("agent", ["9" * 5000 + ".0.0", "0.1." + "9" * 62, "\u0660.\u0661.\u0660", "0.1", " 0.1.0"])
+def test_a_requirement_that_is_no_version_is_refused(store: Store, tmp_path: Path, agent: str) -> None:
+    """Thousands of digits, and digits of other scripts, which Python reads as numbers."""
+    folder = bundle(tmp_path / "b")
+    change_manifest(folder, requires={"agent": agent})
+    said = refusal(store, folder, ManifestInvalid).message
+    assert said.startswith("manifest.json: requires.agent: ")
+    assert "is not a version such as 0.1.0" in said
+    assert len(said) < 200
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (os.urandom(2000), "line 1: "),
+        (b"", ""),
+        (GOLDEN + b"\n[]\n", "line 2: the whole: [] is not an object"),
+        (GOLDEN + b"\n\n", "line 2: Expecting value"),
+        (b'{"input": "a", "scores": ["1"]}', 'line 1: scores.0: "1" is not a number'),
+        (b'{"input": "a", "scores": [NaN]}', "line 1: NaN is not a number in JSON"),
+        (b'{"input": "a", "input": "b"}', 'line 1: the key "input" occurs twice'),
+        ((GOLDEN + b"\n") * (golden.CASES_MAX + 1), "line 10001 is over that"),
+        (b" " * (golden.LINE_BYTES_MAX + 1), "line 1 is over that"),
+    ],
+    ids=["random", "empty", "list", "blank line", "text for a number", "NaN", "two keys", "lines", "long line"],
+)
+def test_a_golden_file_is_read_before_it_is_installed(store: Store, tmp_path: Path, content: bytes, said: str) -> None:
+    """Whoever installs it: what is none is refused with its line, and nothing is left behind."""
+    folder = bundle(tmp_path / "b", weights=b"w", golden=content)
+    if not said:
+        store.install(folder, allow_unsigned=True)
+        return
+    assert said in refusal(store, folder, BundleUnreadable).message
+
+
 def test_a_bundle_over_the_limit_is_refused(tmp_path: Path, folder: Path) -> None:
     """The sum counts, with both numbers in the message."""
     store = Store.open(tmp_path / "state", replace(LIMITS, bundle_bytes_max=100))
-    assert "the bundle has 101 bytes; the limit is 100" == refusal(store, folder, BundleTooLarge).message
+    assert "the bundle has 114 bytes; the limit is 100" == refusal(store, folder, BundleTooLarge).message
     store.close()
 
 
 def test_the_reserve_of_the_disk_is_kept(tmp_path: Path, folder: Path) -> None:
     """The message has all three numbers; nothing is copied. What is installed already needs no room."""
     store = Store.open(tmp_path / "state", replace(LIMITS, disk_reserve_bytes=2**60))
-    with pytest.raises(DiskFull, match=r"needs 101 bytes; the disk has \d+ free, of which 1152921504606846976"):
+    with pytest.raises(DiskFull, match=r"needs 114 bytes; the disk has \d+ free, of which 1152921504606846976"):
         store.install(folder, allow_unsigned=True)
     assert set() == blob_names(tmp_path / "state")
     store.install(bundle(tmp_path / "empty"), allow_unsigned=True)
@@ -180,7 +218,7 @@ def test_a_damaged_store_is_mended_by_installing_again(store: Store, folder: Pat
 
 def test_an_artifact_used_twice_is_stored_once(store: Store, tmp_path: Path) -> None:
     """Content is what counts, not the role."""
-    installed, _ = store.install(bundle(tmp_path / "b", weights=b"same", golden=b"same"), allow_unsigned=True)
+    installed, _ = store.install(bundle(tmp_path / "b", weights=b"same", adapter=b"same"), allow_unsigned=True)
     assert 1 == len(set(store.paths(installed).values()))
     assert 4 == store.usage()[0]
 

@@ -41,7 +41,11 @@ class Source:
 def source(task: str, version: str) -> Source:
     """Write a bundle once; all share a base, and each major version shares an adapter."""
     at = _sticks() / task / version
-    files = {"weights": b"base", "adapter": version[:1].encode(), "golden": f"{task} {version}".encode()}
+    files = {
+        "weights": b"base",
+        "adapter": version[:1].encode(),
+        "golden": b'{"input": "%s %s"}' % (task.encode(), version.encode()),
+    }
     folder = bundle(at / "whole", version, task, **files)
     spoilt = bundle(at / "spoilt", version, task, **files)
     (spoilt / "golden.bin").write_bytes(b"?" * len(files["golden"]))

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.errors import AmbiguousBundle, BundleInUse, StoreDamaged, UnknownBundle
 from edge_agent.store.store import InstalledBundle, Store
-from tests.store_cases import LIMITS, as_of_another_agent, blob_names, bundle, sha256_of
+from tests.store_cases import GOLDEN, LIMITS, as_of_another_agent, blob_names, bundle, sha256_of
 
 BASE = b"the base that all versions share"
 _numbers = count()
@@ -76,7 +76,7 @@ def test_an_unknown_task_is_answered_with_the_known_ones(store: Store, tmp_path:
 
 def test_one_version_twice_is_ambiguous(store: Store, tmp_path: Path) -> None:
     """The message has both digests, and each of them finds its bundle."""
-    both = [install(store, tmp_path, "1.0.0", golden=golden) for golden in (b"a", b"b")]
+    both = [install(store, tmp_path, "1.0.0", golden=golden) for golden in (GOLDEN, GOLDEN + b"\n")]
     with pytest.raises(AmbiguousBundle) as caught:
         store.find("pos", "1.0.0")
     assert all(each.digest[:12] in caught.value.message for each in both)

@@ -1,0 +1,134 @@
+"""JSON that others wrote: one reader, and one check against a model that converts nothing.
+
+`decode` takes JSON as RFC 8259 has it, in UTF-8, and refuses what two readers may read differently: a key that occurs
+twice in an object, NaN and Infinity, a number out of range. `validate` takes a value only in the type that the model
+names: `true`, `"64"` and `1e3` are not whole numbers. A whole number is taken where a fraction may be.
+
+Both raise a ValueError; `first_problem` turns that of `validate` into a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+DIGITS_MAX = 40
+"""Of a whole number; the largest that any field takes has 19."""
+TOO_DEEP = "it is nested too deep"
+_SHOWN_MAX = 60
+
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+# What a value must be, by pydantic's name of the rule.
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+_ABSENT = {"missing", "extra_forbidden", "value_error", "json_invalid", "union_tag_not_found"}
+
+
+def decode(raw: bytes | str, *, fractions: bool = True) -> Any:
+    """Read a JSON text; without `fractions` only whole numbers are numbers.
+
+    Raises:
+        ValueError: not JSON, or it may be read in two ways; the message ends a sentence such as "FILE is not valid
+            JSON: …".
+    """
+    text = raw if isinstance(raw, str) else raw.decode("utf-8")
+    parse_float = _fraction if fractions else _no_fraction
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_whole_number,
+            parse_float=parse_float,
+            parse_constant=_no_constant,
+        )
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
+def validate(model: type[Model], plain: Any) -> Model:
+    """Check what `decode` returned against a model. Raises ValidationError, or ValueError for half a character."""
+    return model.model_validate_json(_encoded(plain), strict=True)
+
+
+def validate_as(adapter: TypeAdapter[Value], plain: Any) -> Value:
+    """Check what `decode` returned against a type. Raises as `validate`."""
+    return adapter.validate_json(_encoded(plain), strict=True)
+
+
+def first_problem(error: ValueError, *, show: bool = False) -> str:
+    """Say which rule was broken first, and in which field.
+
+    Args:
+        error: what `validate` raised.
+        show: quote the start of the value. Not where it may be private.
+    """
+    if not isinstance(error, ValidationError):
+        return str(error)[:300]
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])[:200] or "the whole"
+    return f"{where}: {_rule(problem['type'], problem['msg'], problem['input'], show)}"
+
+
+def shown(value: object) -> str:
+    """Return the start of a value as JSON, in ASCII."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
+
+def _rule(kind: str, said: str, value: object, show: bool) -> str:
+    if kind in _TYPES:
+        return f"{shown(value)} is not {_TYPES[kind]}" if show else f"must be {_TYPES[kind]}"
+    said = said.removeprefix("Value error, ")[:300]
+    return f"{said}; it is {shown(value)}" if show and kind not in _ABSENT else said
+
+
+def _encoded(plain: Any) -> bytes:
+    try:
+        return json.dumps(plain, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character (a lone surrogate)") from None
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
+    return found
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > DIGITS_MAX:
+        raise ValueError(f"a number has {len(text)} digits; the limit is {DIGITS_MAX}")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return number
+
+
+def _no_fraction(text: str) -> float:
+    raise ValueError(f"a signed document holds no numbers like {text[:20]}")
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number in JSON")

@@ -1,0 +1,129 @@
+"""What reaches a terminal: nothing in it that the terminal would obey, whoever wrote it; JSON stays exact."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import pytest
+from rich.console import Group, RenderableType
+from rich.text import Text
+from typer.testing import CliRunner
+
+from convert.cli import app as edge_convert
+from edge_agent.cli import app as edge_agent
+from edge_agent.cli import output, terminal
+from edge_agent.cli.terminal import Rows, Terminal
+from edge_agent.errors.printable import one_line, printable, printable_lines
+
+HOSTILE = "a\x1b[2J\x9b1mb\nc\td\u202ee\u2028f\x7f"
+SHOWN = r"a\x1b[2J\x9b1mb\nc\td\u202ee\u2028f\x7f"
+OBEYED = set("\x1b\x9b\r\t\u202e\u2028\x7f")
+
+
+class Screen(io.StringIO):
+    """A standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(thing: RenderableType) -> str:
+    """Return what a terminal gets to see of something."""
+    written = io.StringIO()
+    Terminal(file=written, width=200).print(thing)
+    return written.getvalue()
+
+
+def table(cell: RenderableType) -> Rows:
+    """Return a table with one cell."""
+    made = Rows.grid()
+    made.add_row(cell)
+    return made
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [HOSTILE, Text(HOSTILE, style="bold"), Group(Text(HOSTILE)), table(HOSTILE), table(Text(HOSTILE, "red"))],
+    ids=["string", "text", "group", "cell", "styled cell"],
+)
+def test_what_comes_from_elsewhere_is_one_line_of_text(thing: RenderableType) -> None:
+    """Escape sequences, line breaks, and marks that reorder what stands beside them are shown, not obeyed."""
+    said = shown(thing)
+    assert SHOWN == said.strip("\n ").replace("\n", "")
+    assert not OBEYED & set(said)
+
+
+@pytest.mark.parametrize(
+    "text", ["café 漢字 नमस्ते", "10\N{NO-BREAK SPACE}%", "👩\N{ZERO WIDTH JOINER}🔬", "[bold]x[/]", ":smile:"]
+)
+def test_words_of_every_script_stay(text: str) -> None:
+    """Also what looks like markup, or like the name of a picture."""
+    assert text == printable(text)
+    assert [f"{text}\n"] * 2 == [shown(text), shown(table(text)).rstrip(" \n") + "\n"]
+
+
+def test_styles_stay_where_they_were() -> None:
+    """What is escaped grows longer; the colours around it move along."""
+    text = Text.assemble("a\x1b", ("red", "red"), "\n", ("blue", "blue"))
+    made = terminal.printable_text(text)
+    assert r"a\x1bred\nblue" == made.plain
+    assert [("red", "red"), ("blue", "blue")] == [(made.plain[s.start : s.end], str(s.style)) for s in made.spans]
+
+
+def test_a_message_is_one_line() -> None:
+    """What it quotes cannot write a line of ours; the lines of a library's message are joined."""
+    assert "no YAML: line 1, column 2: here" == one_line("no YAML:\n  line 1,\r\n  column 2: here\n")
+    assert r"x what to do: \x1b[31mrun me" == one_line("x\nwhat to do: \x1b[31mrun me")
+
+
+def test_an_error_has_its_lines_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence, what belongs to it line by line, and the remedy."""
+    terminal.report("bad\nerror: worse \x1b[2J", "do\nthis", ["a log line\x9b", "another\n  what to do: harm"])
+    assert [
+        r"error: bad error: worse \x1b[2J",
+        r"  a log line\x9b",
+        r"  another\n  what to do: harm",
+        "  what to do: do this",
+    ] == capsys.readouterr().err.splitlines()
+
+
+def test_an_answer_is_exact_in_a_file_and_printable_on_a_terminal() -> None:
+    """A generated text keeps its lines on both."""
+    for stream, expected in ((Screen(), "a\\x1b[2J\n\tb"), (io.StringIO(), "a\x1b[2J\n\tb")):
+        with contextlib.redirect_stdout(stream):
+            terminal.write_answer("a\x1b[2J\n\tb")
+        assert expected == stream.getvalue()
+
+
+def test_json_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program reads what was there, every character of it."""
+    output.print_json({"label": HOSTILE})
+    assert {"label": HOSTILE} == json.loads(capsys.readouterr().out)
+
+
+def test_lines_that_are_said_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """For what is cut apart by lines, on both streams."""
+    terminal.say("one\x1b\ntwo")
+    terminal.say("three\x9b", err=True)
+    assert ("one\\x1b\ntwo\n", "three\\x9b\n") == tuple(capsys.readouterr())
+    assert "a\n\tb\\r" == printable_lines("a\n\tb\r")
+
+
+@pytest.mark.parametrize("app", [edge_agent, edge_convert], ids=["edge-agent", "edge-convert"])
+@pytest.mark.parametrize("arguments", [["\x1b[2J"], ["--\x1b[2J"], ["assemble", "a", "\x1b[2J"]], ids=repr)
+def test_wrong_arguments_are_quoted_as_text(app: object, arguments: list[str]) -> None:
+    """A shell puts the name of any file there."""
+    done = CliRunner().invoke(app, arguments)  # type: ignore[arg-type] # both are
+    assert 2 == done.exit_code
+    assert "\x1b[2J" not in done.output
+    assert r"\x1b[2J" in done.output or "assemble" in arguments
+
+
+@pytest.mark.parametrize("command", [["assemble"], ["verify-repo", "--root"]])
+def test_names_of_files_are_quoted_as_text(command: list[str], tmp_path: object) -> None:
+    """Also in the errors of the system."""
+    done = CliRunner().invoke(edge_convert, [*command, f"{tmp_path}/\x1b[2J\nerror: x", "--out", f"{tmp_path}/o"])
+    assert "\x1b[2J" not in done.output
+    assert "\nerror: x" not in done.output
