@@ -95,6 +95,10 @@ class OnnxRuntime:
         rows_max = self._proven(manifest, output, (encoding.ids, encoding.type_ids))
         self._bundles[digest] = _Bundle(manifest, tokenizer, path, output, rows_max)
 
+    def score_variance(self, digest: str) -> str:
+        """Return nothing: what has a score is computed alone."""
+        return ""
+
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle and its jobs."""
         self._bundles.pop(digest, None)

@@ -24,6 +24,7 @@ ROWS = (256, 128, 64)
 """In a batch that computes no score."""
 NEIGHBOURS = "scores would depend on what else is computed"
 SAME, OTHERS = "the same", "others"
+NEIGHBOURLY = "neighbours"
 FILLED = ((15, 16), (30, 32))
 """Rows of two steps each: where the second takes less time by a twentieth, rows are multiplied in groups."""
 _LESS = 0.95
@@ -98,7 +99,7 @@ def verdict(usual: float, trial: Trial) -> str:
 def measured_scores(settings: Mapping[str, str], name: str) -> str:
     """Return what was found out of scores; empty = it was not, or somebody has edited it."""
     found = settings.get(name, "")
-    return found if found in (SAME, OTHERS) else ""
+    return found if found in (SAME, OTHERS, NEIGHBOURLY) else ""
 
 
 def groups_of(seconds: Sequence[tuple[float, float]]) -> int:

@@ -1,0 +1,66 @@
+"""A bundle whose scores depend on what else is computed, from its install to the answer that a device gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edge_agent.client import Classification, Extraction
+from tests.bundles import echo_bundle
+from tests.daemon import RunningDaemon
+
+CALIBRATED = {"policy": "threshold", "temperature": 1.0, "threshold": 0.5, "target_risk": 0.05, "delta": 0.1}
+CALIBRATED |= {"n": 100, "bound": 0.04, "coverage": 0.9}
+WHY = "the echo model was told to let scores depend on the batch"
+
+
+def run(daemon: RunningDaemon, *words: str) -> str:
+    return subprocess.run([*daemon.command(), *words], capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def told(daemon: RunningDaemon, task: str) -> Classification | Extraction:
+    with daemon.client() as client:
+        asked = client.extract if task == "numbers" else client.classify
+        (answer,) = asked(task, ["a refund of 5"])
+    assert isinstance(answer, Classification | Extraction)
+    return answer
+
+
+@pytest.mark.slow
+def test_a_bundle_whose_scores_vary_is_never_confident(tmp_path: Path) -> None:
+    """Each answer has no threshold, is below it and says why; so do install, the task, status, the log and doctor. A
+    bundle on another engine is as confident as before."""
+    varying = {"confidence": CALIBRATED, "task": {"prompt": {"template": "!vary {input}"}}}
+    labels = ("refund", "price")
+    with RunningDaemon(tmp_path / "site") as daemon:
+        said = run(daemon, "install", str(echo_bundle(tmp_path / "a", "varying", labels=labels, **varying)))
+        daemon.install(
+            echo_bundle(tmp_path / "b", "numbers", "extract", ("number",), **varying),
+            echo_bundle(tmp_path / "c", "steady", labels=labels, confidence=CALIBRATED),
+        )
+        for task in ("varying", "numbers"):
+            answer = told(daemon, task)
+            assert answer.confidence > CALIBRATED["threshold"]
+            assert (None, True, "SCORES_VARY") == (answer.threshold, answer.below_threshold, answer.route_reason)
+            assert ("SCORES_VARY",) == answer.degraded
+        steady = told(daemon, "steady")
+        assert (0.5, False, ()) == (steady.threshold, steady.below_threshold, steady.degraded)
+        with daemon.client() as client, daemon.admin() as admin:
+            blockers = {task.name: task.confidence_blocker for task in client.tasks()}
+            status = admin.status()
+            listed = {each.ref.task: each.confidence_blocker for each in admin.bundles()}
+        found = json.loads(run(daemon, "doctor", "--json"))["findings"]
+    assert {"varying": WHY, "numbers": WHY, "steady": ""} == blockers == listed
+    assert f"warning: no answer of it is confident: {WHY}" in " ".join(said.split())
+    assert [f"Task {task} answers, but no answer is confident: {WHY}." for task in ("numbers", "varying")] == [
+        each for each in status.warnings if each.startswith("Task ")
+    ]
+    confidence = {each["about"]: each for each in found if each["check"] == "confidence"}
+    assert {"varying", "numbers"} == set(confidence)
+    assert {"warning"} == {each["verdict"] for each in confidence.values()}
+    assert all("edge-convert quantize" in each["remedy"] for each in confidence.values())
+    logged = [json.loads(line) for line in daemon.log.read_text().splitlines() if '"scores_vary"' in line]
+    assert [("varying", WHY), ("numbers", WHY)] == [(each["task"], each["message"]) for each in logged]
