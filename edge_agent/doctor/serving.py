@@ -262,7 +262,9 @@ def _confidence(status: Status) -> Iterator[Finding]:
     for task in status.tasks:
         if task.confidence_blocker:
             said = f"no answer of {task.bundle.version} is confident: {task.confidence_blocker}"
-            remedy = "Ask whoever made the bundle to convert it to another format: 'edge-convert quantize' measures each one."
+            remedy = (
+                "Ask whoever made the bundle to convert it to another format: 'edge-convert quantize' measures each."
+            )
             yield CONFIDENCE.warning(said, remedy, "edge-agent status", about=task.name)
 
 

@@ -29,6 +29,22 @@ def told(daemon: RunningDaemon, task: str) -> Classification | Extraction:
     return answer
 
 
+def require_unconfident(daemon: RunningDaemon, task: str) -> None:
+    """Require that an answer with a high score has no threshold, is below it and says why."""
+    answer = told(daemon, task)
+    assert answer.confidence > CALIBRATED["threshold"]
+    assert (None, True) == (answer.threshold, answer.below_threshold)
+    assert ("SCORES_VARY", ("SCORES_VARY",)) == (answer.route_reason, answer.degraded)
+
+
+def require_found(findings: list[dict[str, str]]) -> None:
+    """Require that doctor warns of both tasks, with what to do."""
+    confidence = {each["about"]: each for each in findings if each["check"] == "confidence"}
+    assert {"varying", "numbers"} == set(confidence)
+    assert {"warning"} == {each["verdict"] for each in confidence.values()}
+    assert all("edge-convert quantize" in each["remedy"] for each in confidence.values())
+
+
 @pytest.mark.slow
 def test_a_bundle_whose_scores_vary_is_never_confident(tmp_path: Path) -> None:
     """Each answer has no threshold, is below it and says why; so do install, the task, status, the log and doctor. A
@@ -41,11 +57,8 @@ def test_a_bundle_whose_scores_vary_is_never_confident(tmp_path: Path) -> None:
             echo_bundle(tmp_path / "b", "numbers", "extract", ("number",), **varying),
             echo_bundle(tmp_path / "c", "steady", labels=labels, confidence=CALIBRATED),
         )
-        for task in ("varying", "numbers"):
-            answer = told(daemon, task)
-            assert answer.confidence > CALIBRATED["threshold"]
-            assert (None, True, "SCORES_VARY") == (answer.threshold, answer.below_threshold, answer.route_reason)
-            assert ("SCORES_VARY",) == answer.degraded
+        require_unconfident(daemon, "varying")
+        require_unconfident(daemon, "numbers")
         steady = told(daemon, "steady")
         assert (0.5, False, ()) == (steady.threshold, steady.below_threshold, steady.degraded)
         with daemon.client() as client, daemon.admin() as admin:
@@ -58,9 +71,6 @@ def test_a_bundle_whose_scores_vary_is_never_confident(tmp_path: Path) -> None:
     assert [f"Task {task} answers, but no answer is confident: {WHY}." for task in ("numbers", "varying")] == [
         each for each in status.warnings if each.startswith("Task ")
     ]
-    confidence = {each["about"]: each for each in found if each["check"] == "confidence"}
-    assert {"varying", "numbers"} == set(confidence)
-    assert {"warning"} == {each["verdict"] for each in confidence.values()}
-    assert all("edge-convert quantize" in each["remedy"] for each in confidence.values())
+    require_found(found)
     logged = [json.loads(line) for line in daemon.log.read_text().splitlines() if '"scores_vary"' in line]
     assert [("varying", WHY), ("numbers", WHY)] == [(each["task"], each["message"]) for each in logged]

@@ -148,7 +148,7 @@ def test_an_unusual_input_is_marked(seen, expected):
 
 @pytest.mark.parametrize("confidence", [0.0, 0.8, 1.0])
 def test_an_answer_whose_score_varies_is_never_confident(confidence):
-    """Where scores depend on what else is computed no threshold holds, whatever the confidence: the answer says so, it is
+    """Where scores depend on what else is computed no threshold holds, whatever the confidence: the answer says so, is
     withheld from callers who want none that is unsure, and a large model is asked."""
     varying, named = Seen(10, scores_vary=True), (Reason.SCORES_VARY,)
     expected = Decision("local", Reason.SCORES_VARY, None, True, named)
