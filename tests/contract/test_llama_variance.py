@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.tuning import NEIGHBOURLY, OTHERS, SAME
+from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, OTHERS, SAME
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, WEIGHTS, make
 
 SPEC = Load(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, threads=1, sequences_max=2)
@@ -20,7 +20,7 @@ def test_what_was_measured_of_the_weights_is_reported_of_each_bundle() -> None:
     measuring = LlamaRuntime()
     settings = measuring.load(SPEC)
     measuring.close()
-    for found, varies in ((NEIGHBOURLY, True), (OTHERS, False), (SAME, False)):
+    for found, varies in ((DEPENDENT, True), (OTHERS, False), (SAME, False)):
         runtime = LlamaRuntime()
         told = msgspec.structs.replace(SPEC, tune=True, settings=settings | {"bulk_scores": found})
         details = runtime.load(told)

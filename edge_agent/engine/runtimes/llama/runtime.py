@@ -31,7 +31,7 @@ from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
 from edge_agent.engine.runtimes.llama.threads import ThreadTuner, thread_counts
-from edge_agent.engine.runtimes.llama.tuning import NEIGHBOURLY, SAME
+from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, SAME
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
@@ -123,7 +123,7 @@ class LlamaRuntime:
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
         described = model.describe()
-        if tuned.bulk_scores == NEIGHBOURLY:
+        if tuned.bulk_scores == DEPENDENT:
             said = f"scores of {described['quantization']} weights depend on what else is computed"
             self._score_variance = f"{said} by llama.cpp's code for {self._code}"
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
