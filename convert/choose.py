@@ -28,6 +28,7 @@ from convert import task as tasks
 from convert.calibrate import divided
 from convert.data import Row
 from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.paired import agreeing, answered, cosine
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
@@ -89,7 +90,8 @@ def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Ref
 
     Report: `chosen`; `candidates`: name, size_bytes, the details, `latency_ms` {p50}, `agreement` (same answer as at
     full precision; embed: cosine of 0.99 or more), classify: `kl_mean`, `kl_p999`, `kl_max` in nats, `accuracy`,
-    `accuracy_loss` (of the full precision's, on the same rows) and `inside_budget`, with `outside`, the reasons.
+    `accuracy_loss` (of the full precision's, on the same rows), `batch_invariance` (see `evaluate.invariance`) and
+    `inside_budget`, with `outside`, the reasons.
 
     Raises:
         ModelFailed: none is inside the budget; the message has the table.
@@ -161,10 +163,12 @@ def _line(each: Mapping[str, Any]) -> str:
 def judge(line: Mapping[str, Any], budget: Budget) -> list[str]:
     """Return why a candidate is outside the budget; nothing when it is inside."""
     loss = line["accuracy_loss"] or 0.0  # None: there were no labels to look at
+    varies = (line.get("batch_invariance") or {}).get("problem", "")
     rules = {
         f"agreement under {budget.agreement_min:g}": line["agreement"]["value"] < budget.agreement_min,
         f"mean KL over {budget.kl_mean_max:g}": line.get("kl_mean", 0.0) > budget.kl_mean_max,
         f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
+        varies: bool(varies),
     }
     return [said for said, broken in rules.items() if broken]
 
@@ -191,6 +195,7 @@ def _said(bundle: Bundle, texts: Sequence[str], job: Job) -> list[Prediction]:
 
 def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -> dict[str, Any]:
     said = _said(bundle, ground.texts, job)
+    invariance = measure_batch_invariance(bundle, ground.texts, job.progress)
     line: dict[str, Any] = {
         "name": candidate.name,
         "size_bytes": candidate.weights.stat().st_size,
@@ -199,6 +204,7 @@ def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -
         "failed": sum(bool(each.failure) for each in said),
         **_loss(ground, said),
         **_accuracy(ground, said),
+        "batch_invariance": invariance.report() if invariance else None,
     }
     outside = judge(line, job.recipe.budget)
     return line | {"inside_budget": not outside, "outside": outside}
@@ -254,5 +260,6 @@ def _remedy(budget: Budget) -> str:
     return (
         "Add a larger type under quantize.types (Q8_0 or F16; matmul8-gather8 or fp32), use importance_matrix: true for"
         f" types of 4 bits, or widen the budget, now agreement_min {budget.agreement_min:g},"
-        f" kl_mean_max {budget.kl_mean_max:g}, accuracy_loss_max {budget.accuracy_loss_max:g}."
+        f" kl_mean_max {budget.kl_mean_max:g}, accuracy_loss_max {budget.accuracy_loss_max:g}. A type whose scores"
+        " depend on what else is computed is outside of any budget: no threshold would hold for it."
     )

@@ -20,6 +20,7 @@ from convert.choose import LINE_NAME
 from convert.data import Row
 from convert.evaluate import QUALITY_NAME
 from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.invariance import sentence
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.serving import serving
 from convert.stage import Job, Report
@@ -28,6 +29,8 @@ from edge_agent.formats.golden import Case, Said, differences, encode, is_bindin
 from edge_agent.formats.manifest import Role
 
 BUNDLE = "bundle"
+INVARIANCE_KEY = "batch invariance"
+"""In provenance.converter, which agents of any version carry and never interpret."""
 _QUANTIZATION = ("type", "bits_per_weight", "fallback_tensors")
 
 
@@ -70,7 +73,10 @@ def _parts(job: Job, folder: Path) -> _Parts:
     files = {**provisional.files(job, provisional.chosen(job)), "report": folder / "report.json"}
     licence = provenance.licence_file(job.recipe)
     stored = {key: quality["quantize"][key] for key in _QUANTIZATION if key in quality["quantize"]}
-    sections: dict[str, Any] = {"confidence": quality["calibrate"], "provenance": provenance.section(job)}
+    origin = provenance.section(job)
+    if invariance := quality["quantize"].get("batch_invariance"):
+        origin["converter"][INVARIANCE_KEY] = sentence(invariance)
+    sections: dict[str, Any] = {"confidence": quality["calibrate"], "provenance": origin}
     if {"type", "bits_per_weight"} <= stored.keys():
         sections["engine"] = {"quantization": stored}
     return _Parts(files | ({"licence": licence} if licence else {}), sections)

@@ -26,7 +26,12 @@ CALIBRATED = Threshold(
     coverage=0.7,
     novelty=Novelty(input_tokens_min=3, input_tokens_max=20),
 )
-DOUBTS = {"sure": (0.9, Seen(5)), "unusual": (0.9, Seen(50)), "unsure": (0.3, Seen(5))}
+DOUBTS = {
+    "sure": (0.9, Seen(5)),
+    "unusual": (0.9, Seen(50)),
+    "unsure": (0.3, Seen(5)),
+    "varying": (0.9, Seen(5, scores_vary=True)),
+}
 MODES: tuple[Mode, ...] = get_args(Mode)
 WISHES: tuple[Wish, ...] = get_args(Wish)
 OBSTACLES: tuple[Reason | None, ...] = (None, *BLOCKS)

@@ -15,6 +15,7 @@ from convert import data, provisional
 from convert.data import Row
 from convert.evaluate import paired
 from convert.evaluate.bundle import Bundle, opened
+from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import entity_types, expected, measure
 from convert.evaluate.serving import predict, quiet, serving
@@ -100,7 +101,9 @@ def _measured(bundle: Bundle, rows: Sequence[Row], progress: Progress) -> tuple[
     with serving([bundle]) as served:
         served.predict(bundle, [row.text for row in rows[:1]])  # the first answer of an engine takes longer
         predictions = served.predict(bundle, [row.text for row in rows], progress)
-    return measure(bundle.manifest, rows, predictions), predictions
+    invariance = measure_batch_invariance(bundle, [row.text for row in rows], progress)
+    report = measure(bundle.manifest, rows, predictions)
+    return report | ({"batch_invariance": invariance.report()} if invariance else {}), predictions
 
 
 def _check_labels(bundle: Bundle, rows: Sequence[Row]) -> None:

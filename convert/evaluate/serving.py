@@ -62,16 +62,30 @@ class Serving:
         self._at_once = at_once
         self._ids = itertools.count()
 
-    def predict(self, bundle: Bundle, texts: Sequence[str], progress: Progress = quiet) -> list[Prediction]:
-        """Answer texts in order; a bundle that is not there yet is loaded first."""
-        return self._runner.run(self._predict(bundle, texts, progress))
+    def predict(
+        self, bundle: Bundle, texts: Sequence[str], progress: Progress = quiet, at_once: int = 0
+    ) -> list[Prediction]:
+        """Answer texts in order; a bundle that is not there yet is loaded first.
+
+        `at_once` texts are in the engine at the same time; 0 = as many as it takes.
+        """
+        return self._runner.run(self._predict(bundle, texts, progress, at_once or self._at_once))
+
+    def score_variance(self, bundle: Bundle) -> str:
+        """Return why scores of a loaded bundle depend on what else is computed; empty = they do not."""
+        return self._pool.score_variance(bundle.digest)
+
+    def details(self, bundle: Bundle) -> dict[str, str]:
+        """Return what the engine of a loaded bundle reports of itself."""
+        return next(dict(each.details) for each in self._pool.statuses() if bundle.digest in each.digests)
 
     def memory_bytes(self, bundle: Bundle) -> int:
         """Return what the agent says the bundle's engine needs, in bytes; 0 for a runtime that needs no model."""
-        statuses = [status for status in self._pool.statuses() if bundle.digest in status.digests]
-        return int(statuses[0].details.get("memory_estimated_bytes", 0))
+        return int(self.details(bundle).get("memory_estimated_bytes", 0))
 
-    async def _predict(self, bundle: Bundle, texts: Sequence[str], progress: Progress) -> list[Prediction]:
+    async def _predict(
+        self, bundle: Bundle, texts: Sequence[str], progress: Progress, at_once: int
+    ) -> list[Prediction]:
         if not self._pool.ready(bundle.digest):
             await _attach(self._pool, bundle)
         answers: list[Prediction] = [Prediction()] * len(texts)
@@ -84,7 +98,7 @@ class Serving:
                 progress(bundle.name, next(done), len(texts))
 
         async with asyncio.TaskGroup() as workers:
-            for _ in range(self._at_once):
+            for _ in range(at_once):
                 workers.create_task(work())
         return answers
 

@@ -47,6 +47,8 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     width = accuracy["high"] - accuracy["low"]
     if width > _WIDTH_MAX:
         yield f"The test split is small: the accuracy is known to about ±{percent(width / 2)} only."
+    if problem := evaluate.get("batch_invariance", {}).get("problem"):
+        yield f"No answer of this bundle is confident on a site like this machine: {problem}."
     for label, each in evaluate.get("per_label", {}).items():
         yield from _label(label, each["rows"], each["recall"])
 

@@ -74,9 +74,19 @@ def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
     if "sure" in quality:
         coverage, wrong = interval(quality["sure"]["coverage"]), interval(quality["sure"]["wrong"])
         yield f"{coverage} of the answers are sure, and {wrong} of these wrong."
+    if invariance := quality.get("batch_invariance"):
+        yield _in_company(invariance)
     times = quality.get("latency_ms")
     if times:
         yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."
+
+
+def _in_company(invariance: Mapping[str, Any]) -> str:
+    texts, sizes = plural(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
+    same = "are the same to the last bit"
+    if invariance["varied"]:
+        same = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
+    return f"Its answers to {texts} alone and in batches of {sizes} {same} ({invariance['build']})."
 
 
 def _sentences(made: Made) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from edge_agent.cli.output import err, out
 from edge_agent.cli.site import site_of
@@ -29,6 +30,9 @@ def run(
     out().print(f"{'Installed' if new else 'Already installed:'} {named(bundle)}.")
     if bundle.active:
         out().print(f"It answers '{bundle.ref.task}' now.")
+        if bundle.confidence_blocker:
+            said = f"no answer of it is confident: {bundle.confidence_blocker}. Convert it to another format."
+            out().print(Text.assemble(("warning: ", "yellow"), said))
     else:
         out().print(f"To let it answer: edge-agent activate {bundle.ref.task} {name}")
 

@@ -71,7 +71,7 @@ def note(result: Classification | Extraction) -> Text:
     """Say what to know about an answer that has a confidence."""
     notes = [f"by {result.model}"] if result.model else []
     notes += [f"below the threshold {result.threshold:.2f}"] if result.threshold and result.below_threshold else []
-    if result.threshold is None:
+    if result.threshold is None and "SCORES_VARY" not in result.degraded:
         notes.append("not calibrated")
     notes += [word.lower().replace("_", " ") for word in result.degraded]
     return Text(", ".join(notes), style="yellow" if result.below_threshold else "")

@@ -108,7 +108,7 @@ def _show_tasks(console: Console, status: Status) -> None:
             Text("yes", "green") if task.ready else Text("no", "red"),
             "yes" if task.signed else Text("no", "yellow"),
             _mode(task),
-            "-" if task.threshold is None else f"{task.threshold:.2f}",
+            _threshold(task),
         )
     print_trimmed(console, tasks)
 
@@ -117,6 +117,12 @@ def _mode(task: Task) -> Text:
     """Say the mode; marked where an alarm put the task into it, which says so itself."""
     said = task.mode.lower()
     return Text(f"{said}*", style="yellow") if task.mode_by == "alarm" else Text(said)
+
+
+def _threshold(task: Task) -> Text:
+    """Return the threshold; marked where it does not hold on this machine, which a warning explains."""
+    said = "-" if task.threshold is None else f"{task.threshold:.2f}"
+    return Text(f"{said}*", style="yellow") if task.confidence_blocker else Text(said)
 
 
 def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) -> None:

@@ -69,9 +69,9 @@ class Classification(Answer):
     confidence: float
     """Calibrated probability that the label is right, 0 to 1."""
     threshold: float | None
-    """None when the bundle has none."""
+    """None when the bundle has none, or none holds on this machine."""
     below_threshold: bool
-    """True also when the bundle has no threshold."""
+    """True also when there is no threshold."""
     scores: tuple[tuple[str, float], ...]
     """Labels with their probability, best first."""
     label_mass: float
@@ -164,6 +164,8 @@ class Task:
     """operator, plan, configuration, bundle or alarm: who put it into that mode; empty from a daemon that says not."""
     record_schema: str = ""
     """Only from `task`: the JSON Schema that its records keep to; empty where it writes none."""
+    confidence_blocker: str = ""
+    """Why no answer of it is confident on this machine; empty = nothing prevents it."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,8 @@ class Bundle:
     size_bytes: int
     install_time: datetime
     """UTC."""
+    confidence_blocker: str = ""
+    """As in `Task`; known only while the bundle is loaded."""
 
 
 @dataclass(frozen=True)

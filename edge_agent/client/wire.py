@@ -218,6 +218,7 @@ def task(message: task_pb2.Task) -> Task:
         threshold=message.threshold if message.HasField("threshold") else None,
         mode=word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL",
         mode_by=message.mode_by,
+        confidence_blocker=message.confidence_blocker,
     )
 
 
@@ -237,6 +238,7 @@ def bundle(message: admin_pb2.Bundle) -> Bundle:
         signed=message.signed,
         size_bytes=message.size_bytes,
         install_time=message.install_time.ToDatetime(tzinfo=UTC),
+        confidence_blocker=message.confidence_blocker,
     )
 
 

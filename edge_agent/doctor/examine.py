@@ -94,6 +94,7 @@ LOOKS = (
             serving.DEVICE,
             serving.CONFINED,
             serving.TASKS,
+            serving.CONFIDENCE,
             serving.SIGNATURES,
             serving.REVOKED,
             serving.WARNINGS,

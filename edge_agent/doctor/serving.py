@@ -19,6 +19,7 @@ DEVICE = Check("device", "daemon")
 COMPONENT = Check("component", "daemon")
 CONFINED = Check("confinement", "daemon")
 TASKS = Check("tasks", "daemon")
+CONFIDENCE = Check("confidence", "daemon")
 SIGNATURES = Check("signatures", "daemon")
 REVOKED = Check("revoked", "daemon")
 WARNINGS = Check("daemon-warnings", "daemon")
@@ -82,6 +83,7 @@ def daemon(facts: Answering) -> Iterator[Finding]:
     for engine in status.engines:
         yield from _engine(engine)
     yield from _tasks(status)
+    yield from _confidence(status)
     yield from _provenance(status)
     yield from field.alarms(status.alarms)
 
@@ -253,6 +255,17 @@ def _tasks(status: Status) -> Iterator[Finding]:
         name = said.split()[1]
         if "does not answer" in said and name not in named:
             yield TASKS.fault(said, "Go back, or install its bundle again.", f"edge-agent rollback {name}", about=name)
+
+
+def _confidence(status: Status) -> Iterator[Finding]:
+    """Judge whether the threshold of each task holds on this machine."""
+    for task in status.tasks:
+        if task.confidence_blocker:
+            said = f"no answer of {task.bundle.version} is confident: {task.confidence_blocker}"
+            remedy = (
+                "Ask whoever made the bundle to convert it to another format: 'edge-convert quantize' measures each."
+            )
+            yield CONFIDENCE.warning(said, remedy, "edge-agent status", about=task.name)
 
 
 def _provenance(status: Status) -> Iterator[Finding]:

@@ -56,6 +56,11 @@ class AttachedBundles(dict[str, AttachedBundle]):
         bundle = self.get(digest)
         return bundle is not None and succeeded(bundle.attached)
 
+    def failed(self, digest: str) -> bool:
+        """Tell whether the last try to attach a bundle failed."""
+        bundle = self.get(digest)
+        return bundle is not None and bundle.failed
+
     def raise_failure(self, digest: str) -> None:
         """Raise what a bundle failed with, if it did."""
         bundle = self.get(digest)

@@ -172,7 +172,8 @@ class Child:
             case protocol.Attach():
                 self._send([protocol.Progress()])  # the last for long, perhaps: the parent has to know why
                 self._attach(message)
-                return [protocol.Attached(digest=message.digest)]
+                variance = self._runtime.score_variance(message.digest)
+                return [protocol.Attached(digest=message.digest, score_variance=variance)]
         return []
 
 

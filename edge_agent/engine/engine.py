@@ -133,10 +133,13 @@ class Engine:
         """Return what came of the inputs of a bundle; of one that is not here, nothing."""
         return self._jobs.tallies.get(digest, Tally())
 
+    def score_variance(self, digest: str) -> str:
+        """Return why scores of that bundle depend on what else is computed; empty = they do not, as far as is known."""
+        return self._jobs.score_variances.get(digest, "")
+
     def failed(self, digest: str) -> bool:
         """Tell whether the last try to attach that bundle failed."""
-        bundle = self._bundles.get(digest)
-        return bundle is not None and bundle.failed
+        return self._bundles.failed(digest)
 
     def start(self) -> None:
         """Start the supervising task; also again after FAILED. Raises EngineNotReady after `stop` and `drain`."""
@@ -192,7 +195,7 @@ class Engine:
             await self._jobs.drained(digest, drain_seconds)
         finally:
             if digest not in self._bundles:  # it may be back
-                self._jobs.tallies.pop(digest, None)
+                self._jobs.forget_bundle(digest)
                 self._send(protocol.Detach(digest=digest))
 
     def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
@@ -221,16 +224,11 @@ class Engine:
         return self._jobs.events(run, deadline, priority, client)
 
     def answer(
-        self,
-        run: protocol.Run,
-        deadline: float,
-        priority: int = 0,
-        client: str = "",
-        reservation: Reservation | None = None,
+        self, run: protocol.Run, deadline: float, priority: int = 0, client: str = "", places: Reservation | None = None
     ) -> Awaitable[Answer]:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
         self._require_ready(run.digest)
-        return self._jobs.answer(run, deadline, priority, client, reservation)
+        return self._jobs.answer(run, deadline, priority, client, places)
 
     def alive(self, every_seconds: float) -> bool:
         """Tell whether it computes, or need not now: that it loads or starts again is no fault of the daemon.
@@ -299,6 +297,7 @@ class Engine:
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
             case protocol.Attached():
+                self._jobs.score_variances[message.digest] = message.score_variance
                 self._resolve_attach(message.digest, None)
             case protocol.Failed():
                 self._on_failed(message)

@@ -43,6 +43,8 @@ class Computed(NamedTuple):
     device: str = "cpu"
     degraded: tuple[str, ...] = ()
     """Why that is less than it could be, as answers say it."""
+    scores_vary: bool = False
+    """Scores of the bundle depend on what else is computed, so that no threshold holds for them."""
 
 
 BY_CPU = Computed()
@@ -136,6 +138,8 @@ class Jobs:
         self._forgotten = asyncio.Event()
         self.computed = BY_CPU
         """By the child that there is."""
+        self.score_variances: dict[str, str] = {}
+        """Why scores of a bundle depend on what else is computed, by digest; empty = they do not."""
         self.tallies: dict[str, Tally] = {}
         """What came of the jobs, by digest; of bundles that are not here, nothing is counted."""
 
@@ -194,6 +198,11 @@ class Jobs:
                 pass
         finally:
             self._forget(job)
+
+    def forget_bundle(self, digest: str) -> None:
+        """Drop what is known of a bundle that is not here any more."""
+        self.tallies.pop(digest, None)
+        self.score_variances.pop(digest, None)
 
     def pump(self) -> None:
         """Give the child what it can take."""
@@ -279,6 +288,8 @@ class Jobs:
         job.sent_at = now
         job.run.seconds = max(job.deadline - now, SECONDS_MIN)
         job.computed = self.computed
+        if self.score_variances.get(job.run.digest):
+            job.computed = self.computed._replace(scores_vary=True)
         job.tries += 1
         self._running[job.run.job_id] = job
         self._child.send(job.run)

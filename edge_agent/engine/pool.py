@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine import cores, memory, offers
@@ -31,6 +32,8 @@ from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
 from edge_agent.supervision import Supervisor
+
+log = structlog.get_logger("edge_agent.engine")
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,9 @@ class EnginePool:
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
+        if why := engine.score_variance(message.digest):
+            task = self._tasks.get(message.digest, "")
+            log.warning("scores_vary", task=task, digest=message.digest, engine=engine.name, message=why)
 
     def _prepare(self, engine: Engine) -> None:
         """Note what there is for an engine that is about to start, and whose last child is gone."""
@@ -213,6 +219,11 @@ class EnginePool:
         ):
             return ""
         return engine.problem or "it does not load"
+
+    def score_variance(self, digest: str) -> str:
+        """Return why scores of a bundle depend on what else is computed; empty = they do not, as far as is known."""
+        engine = self._by_digest.get(digest)
+        return engine.score_variance(digest) if engine else ""
 
     def holds(self, digest: str) -> bool:
         """Tell whether a bundle was attached, be it ready or not."""

@@ -130,6 +130,8 @@ class Attached(Message, tag="attached"):
     """The bundle is ready and warmed."""
 
     digest: str
+    score_variance: str = ""
+    """Why its scores depend on what else is computed at that time; empty = they do not."""
 
 
 class Found(msgspec.Struct, array_like=True):

@@ -37,6 +37,8 @@ RUNTIME_KINDS: dict[str, frozenset[str]] = {
     # No model of its own: only the large one answers. The definition of a task that has none yet.
     "upstream": frozenset({"classify", "extract", "generate"}),
 }
+SCORED_KINDS: frozenset[Kind] = frozenset({"classify", "extract"})
+"""Kinds whose answers have a confidence, which is compared with the bundle's threshold."""
 ROLES_NEEDED: dict[str, tuple[str, ...]] = {
     "llama": ("weights",),
     "onnx": ("weights", "tokenizer"),

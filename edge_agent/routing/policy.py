@@ -36,6 +36,8 @@ class Reason(StrEnum):
     BELOW_THRESHOLD = "BELOW_THRESHOLD"
     INPUT_UNUSUAL = "INPUT_UNUSUAL"
     """Sure, but unlike the texts that it was calibrated with, so that the threshold promises nothing."""
+    SCORES_VARY = "SCORES_VARY"
+    """The scores depend on what else is computed, so that no threshold holds and no answer is confident."""
     UPSTREAM_NOT_CONFIGURED = "UPSTREAM_NOT_CONFIGURED"
     UPSTREAM_NOT_ALLOWED = "UPSTREAM_NOT_ALLOWED"
     """The site does not let inputs of this task leave."""
@@ -48,6 +50,8 @@ class Reason(StrEnum):
     """It was asked, and gave no usable answer; or it could not be asked, as where a rule of redaction failed."""
 
 
+UNCONFIDENT = frozenset({Reason.BELOW_THRESHOLD, Reason.SCORES_VARY})
+"""Why an answer is withheld from a caller who wants none that is unsure."""
 NEVER = frozenset({Reason.UPSTREAM_NOT_CONFIGURED, Reason.UPSTREAM_NOT_ALLOWED})
 """What no later moment mends: nothing is put off because of these."""
 
@@ -92,6 +96,8 @@ class Seen:
     input_tokens: int
     """In the rendered prompt."""
     label_mass: float = 1.0
+    scores_vary: bool = False
+    """Its scores depend on what else was computed."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +148,16 @@ def first(asked: Asked) -> Decision | None:
 def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen | None = None) -> Decision:
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
     threshold = calibration.threshold if isinstance(calibration, Threshold) else None
+    varies = seen is not None and seen.scores_vary and threshold is not None
+    if varies:
+        threshold = None  # it was proved with scores that other neighbours do not give
     below = threshold is None or not confidence >= threshold  # a confidence that is not a number is below, too
     usual = calibration.novelty
     unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
     doubt = Reason.BELOW_THRESHOLD if below else Reason.INPUT_UNUSUAL if unusual else None
-    chosen = _graded(asked, doubt)
-    return replace(chosen, threshold=threshold, below_threshold=below, degraded=(*chosen.degraded, *unusual))
+    chosen = _graded(asked, Reason.SCORES_VARY if varies else doubt)
+    less = (*chosen.degraded, *unusual, *((Reason.SCORES_VARY,) if varies else ()))
+    return replace(chosen, threshold=threshold, below_threshold=below, degraded=less)
 
 
 def ungraded(asked: Asked) -> Decision:
@@ -194,13 +204,13 @@ def _graded(asked: Asked, doubt: Reason | None) -> Decision:
 
 def _kept(asked: Asked, doubt: Reason) -> Decision:
     """Nobody is asked. Abstaining is for what is below the threshold: what is only unusual is said."""
-    withheld = asked.wish == "abstain" and doubt is Reason.BELOW_THRESHOLD
+    withheld = asked.wish == "abstain" and doubt in UNCONFIDENT
     return Decision("abstained" if withheld else "local", doubt)
 
 
 def _unanswered(asked: Asked, doubt: Reason | None) -> Decision:
     """The large model would answer, and cannot: a sure answer stands, an unsure one as the caller wishes."""
-    withheld = doubt is Reason.BELOW_THRESHOLD and asked.wish == "abstain"
+    withheld = doubt in UNCONFIDENT and asked.wish == "abstain"
     return _without(asked, "abstained" if withheld else "local")
 
 

@@ -219,8 +219,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         ]
 
     def _task(self, bundle: InstalledBundle) -> task_pb2.Task:
-        ready, mode = self._rooms.engines.ready(bundle.digest), self._rooms.escalation.mode(bundle.manifest)
-        message = messages.task_message(bundle, mode, ready=ready)
+        engines, mode = self._rooms.engines, self._rooms.escalation.mode(bundle.manifest)
+        ready, variance = engines.ready(bundle.digest), engines.score_variance(bundle.digest)
+        message = messages.task_message(bundle, mode, ready=ready, score_variance=variance)
         message.mode_by = "bundle" if bundle.manifest.runtime == "upstream" else self._rooms.mode_by(message.name)
         return message
 
@@ -244,7 +245,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             for broken in activation.inventory.unreadable
             if broken.error.message not in said
         ]
-        return silent + idle
+        variances = ((task, engines.score_variance(bundle.digest)) for task, bundle in sorted(serving.items()))
+        unsure = [f"Task {task} answers, but no answer is confident: {why}." for task, why in variances if why]
+        return silent + idle + unsure
 
     def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
         activation = self._rooms.activation
@@ -253,6 +256,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             bundle,
             active=active is not None and active.digest == bundle.digest,
             previous=bundle.digest in activation.inventory.previous,
+            score_variance=self._rooms.engines.score_variance(bundle.digest),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -76,9 +77,10 @@ def unasked(text: str, bundle: InstalledBundle, decision: Decision, said: Said |
 def judge(finished: Finished, asked: Asked) -> Decision:
     """Decide on a local answer that has a confidence."""
     done, confidence = finished.answer.done, finished.bundle.manifest.confidence
+    seen = Seen(done.input_tokens, scores_vary=finished.answer.computed.scores_vary)
     if finished.bundle.manifest.task.kind == "classify":
-        return decide(max(done.scores), confidence, asked, Seen(done.input_tokens, done.label_mass))
-    return decide(done.confidence, confidence, asked, Seen(done.input_tokens))
+        return decide(max(done.scores), confidence, asked, replace(seen, label_mass=done.label_mass))
+    return decide(done.confidence, confidence, asked, seen)
 
 
 def classify(message: pb.Classification, finished: Finished, top_k: int) -> float | None:

@@ -220,7 +220,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def _describe(self, task: str) -> task_pb2.Task:
         bundle = self._activation.bundle_of(task)
         mode = self._escalation.mode(bundle.manifest)
-        return messages.task_message(bundle, mode, ready=self._engines.ready(bundle.digest))
+        ready, variance = self._engines.ready(bundle.digest), self._engines.score_variance(bundle.digest)
+        return messages.task_message(bundle, mode, ready=ready, score_variance=variance)
 
     def _bundle(self, task: str, kind: str) -> InstalledBundle:
         bundle = self._activation.bundle_of(task)

@@ -76,8 +76,8 @@ def bundle_ref(bundle: InstalledBundle) -> task_pb2.BundleRef:
     return task_pb2.BundleRef(task=manifest.task.name, version=manifest.version, digest=bundle.digest)
 
 
-def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool) -> task_pb2.Task:
-    """Describe a task."""
+def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_variance: str = "") -> task_pb2.Task:
+    """Describe a task; `score_variance` is why its scores depend on what else is computed, if they do."""
     manifest = bundle.manifest
     limits = manifest.task.limits
     message = task_pb2.Task(
@@ -93,6 +93,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool) -> task_pb
         ready=ready,
         signed=bundle.signed,
         mode=MODES[mode],
+        confidence_blocker=score_variance,
     )
     if isinstance(manifest.confidence, Threshold):
         message.threshold = manifest.confidence.threshold
@@ -105,8 +106,10 @@ def record_schema(bundle: InstalledBundle) -> str:
     return "" if schema is None else json.dumps(schema, ensure_ascii=False)
 
 
-def bundle_message(bundle: InstalledBundle, *, active: bool, previous: bool) -> admin_pb2.Bundle:
-    """Describe an installed bundle."""
+def bundle_message(
+    bundle: InstalledBundle, *, active: bool, previous: bool, score_variance: str = ""
+) -> admin_pb2.Bundle:
+    """Describe an installed bundle; `score_variance` as for its task."""
     message = admin_pb2.Bundle(
         ref=bundle_ref(bundle),
         kind=KINDS[bundle.manifest.task.kind],
@@ -115,6 +118,7 @@ def bundle_message(bundle: InstalledBundle, *, active: bool, previous: bool) -> 
         previous=previous,
         signed=bundle.signed,
         size_bytes=bundle.manifest.size_bytes,
+        confidence_blocker=score_variance,
     )
     message.install_time.FromMilliseconds(int(bundle.installed_at * 1000))
     return message

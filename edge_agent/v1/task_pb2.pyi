@@ -141,7 +141,7 @@ class TaskLimits(_message.Message):
     def __init__(self, input_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., inputs_max: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode", "mode_by")
+    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode", "mode_by", "confidence_blocker")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +152,7 @@ class Task(_message.Message):
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     MODE_BY_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_BLOCKER_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: TaskKind
     bundle: BundleRef
@@ -162,4 +163,5 @@ class Task(_message.Message):
     threshold: float
     mode: Mode
     mode_by: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ..., mode_by: _Optional[str] = ...) -> None: ...
+    confidence_blocker: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ..., mode_by: _Optional[str] = ..., confidence_blocker: _Optional[str] = ...) -> None: ...

@@ -70,39 +70,45 @@ def tiny(tmp_path_factory) -> OnnxRuntime:
 
 
 @pytest.fixture(scope="module")
+def embedder(tmp_path_factory) -> OnnxRuntime:
+    """A random embedder, which computes inputs together."""
+    return opened(bundles.tiny_onnx_bundle(tmp_path_factory.mktemp("embedder"), "embed"))
+
+
+@pytest.fixture(scope="module")
 def minilm(tmp_path_factory) -> OnnxRuntime:
     """all-MiniLM-L6-v2 as an embedder."""
     return opened(bundles.minilm_bundle(tmp_path_factory.mktemp("minilm")))
 
 
-def test_a_batch_is_one_step(tiny):
+def test_a_batch_is_one_step(embedder):
     """Up to 8 waiting jobs are computed in one step, the oldest among them; the ninth waits."""
-    submit(tiny, ["refund"] * 9)
-    assert [str(i) for i in range(8)] == [event.job_id for event in tiny.step()]
-    assert ["8"] == [event.job_id for event in tiny.step()]
+    submit(embedder, ["refund"] * 9)
+    assert [str(i) for i in range(8)] == [event.job_id for event in embedder.step()]
+    assert ["8"] == [event.job_id for event in embedder.step()]
 
 
-def test_a_batch_holds_jobs_of_one_bundle(tiny, tmp_path):
+def test_a_batch_holds_jobs_of_one_bundle(embedder, tmp_path):
     """Jobs of another bundle wait for a step of their own, and get it as soon as one of them is the oldest."""
-    attach(tiny, "b", bundles.tiny_onnx_bundle(tmp_path, version="2.0.0"))
+    attach(embedder, "b", bundles.tiny_onnx_bundle(tmp_path, "embed", version="2.0.0"))
     for job_id, digest, text in [
         ("short", "a", "no"),
         ("other", "b", "no"),
         *((f"long{i}", "a", "no " * 60) for i in range(8)),
     ]:
-        tiny.submit(Run(job_id=job_id, digest=digest, text=text))
-    first = [event.job_id for event in tiny.step()]
+        embedder.submit(Run(job_id=job_id, digest=digest, text=text))
+    first = [event.job_id for event in embedder.step()]
     assert "short" == first[0]
     assert "other" not in first
-    assert ["other"] == [event.job_id for event in tiny.step()]
-    while tiny.busy:
-        tiny.step()
-    tiny.detach("b")
+    assert ["other"] == [event.job_id for event in embedder.step()]
+    while embedder.busy:
+        embedder.step()
+    embedder.detach("b")
 
 
 def test_idle_workers_share_what_waits(tmp_path):
     """Jobs that wait for two idle workers are halved: the answers come in two batches, or in one step both."""
-    runtime = opened(bundles.tiny_onnx_bundle(tmp_path), threads=2)
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path, "embed"), threads=2)
     submit(runtime, ["refund"] * 8)
     first = runtime.step()
     assert 0 == len(first) % 4

@@ -92,6 +92,7 @@ def test_candidates_are_measured_and_one_is_chosen(tmp_path):
     assert 0.0 < near["kl_mean"] <= near["kl_p999"] <= near["kl_max"] < broken["kl_max"]
     assert 1.0 == pytest.approx(near["accuracy"]["value"] + near["accuracy_loss"])
     assert all(each["latency_ms"]["p50"] > 0 for each in report["candidates"])
+    assert ["", ""] == [each["batch_invariance"]["problem"] for each in report["candidates"]]
     assert ["chosen", "chosen.json"] == sorted(path.name for path in job.out.iterdir())
     assert {key: near[key] for key in near if key != "latency_ms"} == json.loads((job.out / "chosen.json").read_text())
 

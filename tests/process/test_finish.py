@@ -60,6 +60,8 @@ def test_the_finished_bundle_has_everything(tmp_path):
     assert {"source.checkpoint", "data.calibration", "data.test"} == set(manifest.provenance.sources)
     assert manifest.provenance.sources["data.test"].startswith("120 rows, 0 synthetic, sha256 ")
     assert {"edge-convert", "torch", "onnxruntime"} <= set(manifest.provenance.converter)
+    measured = manifest.provenance.converter["batch invariance"]
+    assert "answers to 32 texts alone and in batches of 2 and 8: the same to the last bit; onnxruntime " in measured
     assert 80e6 < manifest.requires.memory_bytes < 400e6
     quality = json.loads((folder / "report.json").read_text())
     assert {"evaluate", "calibrate", "quantize"} == set(quality)

@@ -143,6 +143,16 @@ def test_a_task_that_does_not_answer_says_why(status_of):
     assert ("warning", "warning") == (only(found, "revoked").verdict, only(found, "daemon-warnings").verdict)
 
 
+def test_a_task_without_a_confident_answer_is_worth_a_look(status_of):
+    """doctor says of which task, why, and what to do; a task whose threshold holds is not mentioned."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    daemon.admin.status.tasks[0].confidence_blocker = "scores of Q4_K_M weights depend on what else is computed"
+    found = judged(status_of(daemon))
+    assert ("warning", True) == told(found, "confidence")
+    assert daemon.admin.status.tasks[0].name == only(found, "confidence").about
+    assert "Q4_K_M" in only(found, "confidence").seen
+
+
 def test_an_empty_daemon_is_worth_a_look(status_of):
     """Nothing installed is a warning; signed bundles are well."""
     daemon = FakeDaemon("127.0.0.1:0")

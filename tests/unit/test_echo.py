@@ -49,6 +49,23 @@ def test_answers_repeat(answers):
     assert first != other
 
 
+@pytest.mark.parametrize(("kind", "varies"), [("classify", True), ("extract", True), ("generate", False)])
+def test_a_bundle_may_be_told_to_let_its_scores_vary(tmp_path, kind, varies):
+    """With `!vary` the runtime reports that scores depend on the batch, where answers have a score."""
+    runtime = EchoRuntime()
+    for name, template in (("d", "!vary {input}"), ("e", "{input}")):
+        folder = bundles.echo_bundle(tmp_path / name, kind=kind, task={"prompt": {"template": template}})
+        runtime.attach(name, bundles.manifest_of(folder), {})
+    assert [varies, False] == [bool(runtime.score_variance(name)) for name in "de"]
+
+
+def test_scores_that_vary_depend_on_the_batch(answers):
+    """The same text has another score beside one more; without `!vary` it has the same."""
+    for template, expected in (("!vary {input}", 2), ("{input}", 1)):
+        alone, beside = (answers("classify", "one", jobs=jobs, template=template)[0].scores for jobs in (1, 2))
+        assert expected == len({alone, beside})
+
+
 def test_generation_says_the_text_again(answers):
     """A generation streams the input word by word and stops at its end."""
     *chunks, done = answers("generate", "Good  morning\nall", output_tokens_max=9)

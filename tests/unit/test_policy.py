@@ -146,6 +146,24 @@ def test_an_unusual_input_is_marked(seen, expected):
     assert not asking.below_threshold
 
 
+@pytest.mark.parametrize("confidence", [0.0, 0.8, 1.0])
+def test_an_answer_whose_score_varies_is_never_confident(confidence):
+    """Where scores depend on what else is computed no threshold holds, whatever the confidence: the answer says so, is
+    withheld from callers who want none that is unsure, and a large model is asked."""
+    varying, named = Seen(10, scores_vary=True), (Reason.SCORES_VARY,)
+    expected = Decision("local", Reason.SCORES_VARY, None, True, named)
+    assert expected == decide(confidence, CALIBRATED, Asked(), varying)
+    assert replace(expected, route="abstained") == decide(confidence, CALIBRATED, Asked(wish="abstain"), varying)
+    assert replace(expected, route="upstream") == decide(
+        confidence, CALIBRATED, Asked("hybrid", "as_mode", None), varying
+    )
+
+
+def test_without_a_threshold_it_does_not_matter_whether_scores_vary():
+    """A bundle that was never calibrated is below its threshold, and nothing else."""
+    assert decide(0.9, NONE, Asked()) == decide(0.9, NONE, Asked(), Seen(10, scores_vary=True))
+
+
 def test_what_nobody_measured_is_not_unusual():
     """Without limits in the bundle, or without figures of the input, nothing is marked."""
     assert () == decide(0.9, CALIBRATED, Asked(), Seen(0, 0.0)).degraded

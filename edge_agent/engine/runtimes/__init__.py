@@ -8,7 +8,8 @@ Contract (tests/contract/test_runtimes.py holds every runtime to it):
 - `load` once, then everything else. It raises ModelLoadFailed, never returns a half-loaded model.
 - every submitted job ends with exactly one Done or Failed, whatever happens; a failure of one job is that job's alone.
 - `submit` raises CallerError for what is wrong with the input; the job then does not exist.
-- a score does not depend on which other jobs ran in the same step.
+- a score does not depend on which other jobs ran in the same step; a runtime that cannot ensure that for a bundle says
+  so (`score_variance`), and no answer of the bundle is confident.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ class Runtime(Protocol):
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Make a bundle ready and prove that it computes. Raises ModelLoadFailed."""
+
+    def score_variance(self, digest: str) -> str:
+        """Return why the scores of an attached bundle depend on what else is computed; empty = they do not.
+
+        That is measured for the format of the weights and the build of the library that run.
+        """
 
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle; return Failed(CANCELLED) for its running jobs. Unknown digests are ignored."""

@@ -8,7 +8,8 @@ text that starts with one of these words behaves as it says:
     !leak N   N megabytes are never given back  !lose     this job is never answered
 
 So does every text of a bundle whose prompt template begins with one of them. There the first two lines may be followed
-by `after N`: it begins when the process has had N jobs of the bundle. A bundle of `!stall` is never attached.
+by `after N`: it begins when the process has had N jobs of the bundle. A bundle of `!stall` is never attached. Scores of
+a bundle of `!vary` depend on how many jobs are computed in the same step, and the runtime reports it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Found, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing
 from edge_agent.errors import ModelFailed, ModelLoadFailed
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 
 VECTOR_LENGTH = 8
 
@@ -67,6 +68,11 @@ class EchoRuntime:
             signal.pause()
         self._bundles[digest] = manifest
 
+    def score_variance(self, digest: str) -> str:
+        """Return why scores depend on what else is computed, for a bundle that is told so."""
+        varies = "!vary" in _orders(self._bundles[digest], 0) and self._bundles[digest].task.kind in SCORED_KINDS
+        return "the echo model was told to let scores depend on the batch" if varies else ""
+
     def detach(self, digest: str) -> list[Event]:
         """Forget the bundle and its jobs."""
         self._bundles.pop(digest, None)
@@ -103,8 +109,9 @@ class EchoRuntime:
     def step(self) -> list[Event]:
         """Write one word of every generation; finish everything else."""
         events: list[Event] = []
-        for job in list(self._jobs.values()):
-            made = self._advance(job)
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            made = self._advance(job, len(jobs))
             events += made
             if any(isinstance(event, Done | Failed) for event in made):
                 del self._jobs[job.run.job_id]
@@ -115,7 +122,7 @@ class EchoRuntime:
         self._bundles.clear()
         self._jobs.clear()
 
-    def _advance(self, job: _Job) -> list[Event]:
+    def _advance(self, job: _Job, batch: int) -> list[Event]:
         _obey(job.words)
         _obey(job.orders)
         if "!fail" in (job.words[0], job.orders[0]):
@@ -125,7 +132,7 @@ class EchoRuntime:
             return _generate(job)
         done = Done(job_id=job.run.job_id, input_tokens=len(job.words))
         if manifest.task.kind == "classify":
-            done.scores = _scores(job.run.text, manifest)
+            done.scores = _scores(job.run.text, manifest, batch if "!vary" in job.orders else 1)
         elif manifest.task.kind == "embed":
             done.vector = _vector(job.run.text)
         else:
@@ -170,10 +177,10 @@ def _fraction(*parts: str) -> float:
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4], "big") / 2**32
 
 
-def _scores(text: str, manifest: Manifest) -> tuple[float, ...]:
-    """A label that occurs in the text wins clearly; otherwise the hash of the text decides."""
+def _scores(text: str, manifest: Manifest, batch: int) -> tuple[float, ...]:
+    """A label that occurs in the text wins clearly; otherwise the hash of the text decides. All of it over `batch`."""
     lowered = text.lower()
-    raw = [8.0 * (label.lower() in lowered) + _fraction(lowered, label) for label in manifest.task.labels]
+    raw = [(8.0 * (label.lower() in lowered) + _fraction(lowered, label)) / batch for label in manifest.task.labels]
     weights = [math.exp(score / manifest.confidence.temperature) for score in raw]
     return tuple(weight / sum(weights) for weight in weights)
 

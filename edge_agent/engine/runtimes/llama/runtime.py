@@ -31,10 +31,10 @@ from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
 from edge_agent.engine.runtimes.llama.threads import ThreadTuner, thread_counts
-from edge_agent.engine.runtimes.llama.tuning import SAME
+from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, SAME
 from edge_agent.engine.runtimes.llama.work import Generation, Scoring
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 from edge_agent.formats.record_schema import Schema
 
 WARM_UP_TEXT = "Hello"
@@ -77,6 +77,7 @@ class LlamaRuntime:
         self._scheduler = Scheduler()
         self._crowds = False
         """Inputs to classify may share bulk steps: without an adapter that moves no score."""
+        self._score_variance = ""
         self._admission = Admission()
         self._writers: list[Generation] = []
         """All jobs, where the last step was one more token of each; what comes or ends makes it empty."""
@@ -121,8 +122,12 @@ class LlamaRuntime:
         self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, spec.memory_bytes_max
         self._sequences = spec.sequences_max
+        described = model.describe()
+        if tuned.bulk_scores == DEPENDENT:
+            said = f"scores of {described['quantization']} weights depend on what else is computed"
+            self._score_variance = f"{said} by llama.cpp's code for {self._code}"
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
-        return model.describe() | about | tuned.details() | need.details(spec.memory_bytes_max) | place.details
+        return described | about | tuned.details() | need.details(spec.memory_bytes_max) | place.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.
@@ -168,6 +173,10 @@ class LlamaRuntime:
         """Free an adapter, unless another bundle has the same."""
         if adapter and not any(bundle.adapter == adapter for bundle in self._bundles.values()):
             self._adapters.free(adapter.identity)
+
+    def score_variance(self, digest: str) -> str:
+        """Return why scores of a bundle depend on what else is computed, as the weights' load has measured it."""
+        return self._score_variance if self._bundles[digest].task.kind in SCORED_KINDS else ""
 
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle."""

@@ -23,7 +23,8 @@ TOLERANCE = 0.5
 ROWS = (256, 128, 64)
 """In a batch that computes no score."""
 NEIGHBOURS = "scores would depend on what else is computed"
-SAME, OTHERS = "the same", "others"
+SAME, OTHERS, DEPENDENT = "the same", "others", "neighbours"
+"""How scores come out of larger steps; `neighbours`: out of small ones, too, as what else is computed will have it."""
 FILLED = ((15, 16), (30, 32))
 """Rows of two steps each: where the second takes less time by a twentieth, rows are multiplied in groups."""
 _LESS = 0.95
@@ -64,7 +65,7 @@ class Tuned:
     notes: str = ""
     """What was tried and not kept."""
     bulk_scores: str = ""
-    """SAME or OTHERS: what comes out of bulk steps, beside small ones; empty = not measured."""
+    """SAME, OTHERS or DEPENDENT: what comes out of bulk steps, beside small ones; empty = not measured."""
     thread_scores: str = ""
     """Likewise what comes out of steps of other numbers of threads, beside those of all threads."""
 
@@ -98,7 +99,7 @@ def verdict(usual: float, trial: Trial) -> str:
 def measured_scores(settings: Mapping[str, str], name: str) -> str:
     """Return what was found out of scores; empty = it was not, or somebody has edited it."""
     found = settings.get(name, "")
-    return found if found in (SAME, OTHERS) else ""
+    return found if found in (SAME, OTHERS, DEPENDENT) else ""
 
 
 def groups_of(seconds: Sequence[tuple[float, float]]) -> int:

@@ -1,0 +1,107 @@
+"""Scores of encoders alone and in company, for each way in which `edge-convert` stores their weights (decision 52)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from convert.quantize import graph
+from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.runtimes.onnx import OnnxRuntime
+from tests import bundles
+
+WORDS = (
+    "refund",
+    "price",
+    "stock",
+    "where is",
+    "my parcel",
+    "42",
+    "hours",
+    "a",
+    "the red jacket",
+    "in size XL",
+    "cost",
+)
+
+
+def texts(count: int) -> list[str]:
+    """Return texts of 1 to 40 words, no two alike."""
+    drawn = random.Random(24)
+    return [" ".join(drawn.choices(WORDS, k=1 + place % 40)) for place in range(count)]
+
+
+def opened(folder: Path, stored: str, threads: int = 1) -> OnnxRuntime:
+    """Store the weights of a bundle in that way, and load it as "a"."""
+    made = folder / "stored.onnx"
+    graph.quantize(folder / "model.onnx", made, stored)
+    made.replace(folder / "model.onnx")
+    runtime = OnnxRuntime()
+    runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx"), threads=threads))
+    runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
+    return runtime
+
+
+def answered(runtime: OnnxRuntime, asked: list[str]) -> dict[str, tuple[object, ...]]:
+    """Compute texts together; return all that an answer is judged by, by text."""
+    for place, text in enumerate(asked):
+        runtime.submit(Run(job_id=str(place), digest="a", text=text))
+    found = {}
+    while runtime.busy:
+        for event in runtime.step():
+            assert isinstance(event, Done)
+            entities = tuple((each.label, each.start, each.end, each.score) for each in event.entities)
+            found[asked[int(event.job_id)]] = (event.scores, event.label_mass, event.confidence, entities)
+    return found
+
+
+def require_the_same_in_company(runtime: OnnxRuntime, asked: list[str]) -> None:
+    """Require the same bits alone, in batches of 2 to 64, and in other orders."""
+    alone = {text: answered(runtime, [text])[text] for text in asked}
+    for size in (2, 3, 5, 8, 64):
+        shuffled = random.Random(size).sample(asked, len(asked))
+        for start in range(0, len(shuffled), size):
+            batch = shuffled[start : start + size]
+            assert {text: alone[text] for text in batch} == answered(runtime, batch)
+    assert "" == runtime.score_variance("a")
+
+
+@pytest.mark.parametrize("kind", ["classify", "extract"])
+@pytest.mark.parametrize("stored", graph.TYPES)
+def test_scores_are_the_same_alone_and_in_company(tmp_path, stored, kind):
+    """No bit of a score depends on how many inputs are there, on their lengths or on their order."""
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path, kind), stored)
+    require_the_same_in_company(runtime, texts(16))
+    runtime.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", graph.TYPES)
+def test_scores_of_a_real_encoder_are_the_same_alone_and_in_company(tmp_path, stored):
+    """So it is with MiniLM, on two threads."""
+    runtime = opened(bundles.minilm_bundle(tmp_path, "classify"), stored, threads=2)
+    require_the_same_in_company(runtime, texts(12))
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "expected"),
+    [
+        ("classify", "fp32", 1),
+        ("classify", "dynamic-int8", 1),
+        ("extract", "dynamic-int8", 1),
+        ("embed", "dynamic-int8", 1),
+        ("embed", "fp32", 8),
+    ],
+)
+def test_inputs_share_a_batch_only_where_it_changes_nothing(tmp_path, kind, stored, expected):
+    """Inputs to classify are computed one by one, and so are all inputs of a model with dynamic quantization."""
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path, kind), stored)
+    for place, text in enumerate(texts(8)):
+        runtime.submit(Run(job_id=str(place), digest="a", text=text))
+    assert expected == len(runtime.step())
+    while runtime.busy:
+        runtime.step()
+    runtime.close()

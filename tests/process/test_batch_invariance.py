@@ -1,0 +1,117 @@
+"""Whether a bundle's answers depend on the texts that are computed at the same time, as edge-convert measures it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.choose import judge
+from convert.cli import app
+from convert.evaluate.bundle import opened
+from convert.evaluate.invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
+from convert.evaluate.predictions import Found, Prediction
+from convert.recipe import Budget
+from tests.bundles import echo_bundle, tiny_onnx_bundle
+
+TEXTS = [f"!slow 2 a refund of {number}" for number in range(16)]  # each is there long enough to have company
+BUDGET = Budget(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)
+INSIDE = {"agreement": {"value": 1.0}, "kl_mean": 0.0, "accuracy_loss": 0.0}
+VARYING = BatchInvariance(
+    32, (2, 8), 12, 0.082, "", "llama-cpp-python 0.3.36; code for haswell processors", scored=True
+)
+
+
+def varying(folder: Path, kind: str = "classify") -> Path:
+    return echo_bundle(folder, kind=kind, task={"prompt": {"template": "!vary {input}"}})
+
+
+def test_answers_differ_by_their_largest_number():
+    """A bit is a difference, however small; other words are one without a number; the time is none."""
+    said = Prediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=1.0)
+    assert difference(said, Prediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=2.0)) is None
+    other = Prediction("refund", 0.5, scores=(0.5, 0.3000000001), label_mass=0.9)
+    assert pytest.approx(1e-10, rel=1e-3) == difference(said, other)
+    assert 0.0 == difference(Prediction("a"), Prediction("b"))
+    assert 0.0 == difference(Prediction(entities=(Found(0, 1, "x"),)), Prediction())
+
+
+def test_a_candidate_whose_scores_vary_is_outside_of_any_budget():
+    """It is dropped with the reason, though it agrees with full precision on every row."""
+    (reason,) = judge({**INSIDE, "batch_invariance": VARYING.report()}, BUDGET)
+    assert "scores of 12 of 32 texts depend on what else is computed, by up to 0.082" == reason
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        BatchInvariance(32, (2, 8), 0, 0.0, "", "onnxruntime 1", scored=True).report(),
+        BatchInvariance(32, (2, 8), 12, 1e-6, "", "onnxruntime 1", scored=False).report(),
+    ],
+    ids=["not measured", "the same", "vectors"],
+)
+def test_what_no_threshold_depends_on_is_inside(found):
+    """Written text is not measured, and a vector may move by rounding."""
+    assert [] == judge({**INSIDE, "batch_invariance": found}, BUDGET)
+
+
+def test_a_candidate_that_the_engine_calls_unfit_is_outside():
+    """A site would not be confident, even if none of these texts had another score."""
+    reported = BatchInvariance(32, (2, 8), 0, 0.0, "measured at load", "", scored=True)
+    assert ["measured at load"] == judge({**INSIDE, "batch_invariance": reported.report()}, BUDGET)
+
+
+def test_the_manifest_carries_what_was_measured_and_where():
+    """One line with the number of texts, the batches, what came of it and the build."""
+    build = "llama-cpp-python 0.3.36; code for haswell processors"
+    assert f"answers to 32 texts alone and in batches of 2 and 8: others for 12; {build}" == sentence(VARYING.report())
+    same = BatchInvariance(8, (2, 8), 0, 0.0, "", build, scored=True)
+    assert sentence(same.report()).endswith(f"2 and 8: the same to the last bit; {build}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classify", "extract"])
+def test_scores_that_vary_are_found_out(tmp_path: Path, kind: str):
+    """Texts are computed alone and in company, and the engine's own finding is told, too."""
+    found = measure_batch_invariance(opened(varying(tmp_path / "bundle", kind)), TEXTS)
+    assert found is not None
+    assert (16, BATCHES, True) == (found.texts, found.batches, found.scored)
+    assert "the echo model was told" in found.engine
+    assert found.problem
+    if kind == "classify":  # echo finds the same numbers in a text, whoever else is there
+        assert found.varied > 0
+        assert found.difference_max > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classify", "embed"])
+def test_an_encoder_does_not_vary(tmp_path: Path, kind: str):
+    """Its answers are the same to the last bit, and the library and the processor are named."""
+    found = measure_batch_invariance(opened(tiny_onnx_bundle(tmp_path / "bundle", kind)), [each[8:] for each in TEXTS])
+    assert found is not None
+    assert (0, 0.0, "", kind == "classify") == (found.varied, found.difference_max, found.problem, found.scored)
+    assert found.build.startswith("onnxruntime ")
+
+
+def test_written_text_is_not_measured(tmp_path: Path):
+    """Streams share steps until one of them ends: nothing is promised of their bits."""
+    assert measure_batch_invariance(opened(echo_bundle(tmp_path / "bundle", kind="generate")), TEXTS) is None
+
+
+@pytest.mark.slow
+def test_evaluate_reports_it(tmp_path: Path):
+    """`edge-convert evaluate` warns people in a sentence, and gives programs all of it."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text, "label": "refund"}) + "\n" for text in TEXTS))
+    bundle = str(varying(tmp_path / "bundle"))
+    said = CliRunner().invoke(app, ["evaluate", bundle, str(rows)])
+    assert 0 == said.exit_code
+    assert "No answer of this bundle is confident on a site like this machine" in " ".join(said.output.split())
+    command = [sys.executable, "-c", "from convert.cli import main; main()", "evaluate", bundle, str(rows), "--json"]
+    plain = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert plain["batch_invariance"]["varied"] > 0
