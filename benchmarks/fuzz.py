@@ -22,7 +22,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 MINUTES = 20.0
 CACHE = Path(".cache/fuzz")
-EXECUTIONS_MIN = 20
+EXECUTIONS_MIN = 10
 """A target that reads fewer was not fuzzed."""
 NAMES = {
     "crash": "crashes",
