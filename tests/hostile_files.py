@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from edge_agent import config
 from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import header
 from edge_agent.errors import EdgeAgentError
+from edge_agent.errors.printable import OBEYED
 from edge_agent.examples.site_key import site_key
 from edge_agent.formats import golden, manifest, plan, receipts, segment
 from edge_agent.formats.document import public_key_hex, sign, timestamp
@@ -40,8 +40,6 @@ from tests.gguf_head import gguf
 from tests.hostile_bytes import documents, edits, torn
 from tests.store_cases import GOLDEN, LIMITS, bundle, tar_of
 
-# What a terminal obeys: controls, other ends of lines, marks of direction, and halves of characters.
-OBEYED = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 READ_SECONDS_MAX = 20.0
 TIMERS = {False: (signal.ITIMER_REAL, signal.SIGALRM), True: (signal.ITIMER_PROF, signal.SIGPROF)}
 KEYS = {public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)}
@@ -82,7 +80,7 @@ def outcome(
     try:
         read(case)
     except EdgeAgentError as error:
-        sound = error.message and not OBEYED.search(error.message.replace("\n", " "))
+        sound = error.message and not OBEYED.search(error.message)
         return error.reason, "" if sound else f"the sentence of {error.reason} is none: {ascii(error.message)[:200]}"
     except KeyboardInterrupt:
         raise

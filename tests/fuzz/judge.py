@@ -20,7 +20,7 @@ from typing import Any
 
 from edge_agent.errors import BY_REASON
 from tests.fuzz.targets import Target
-from tests.hostile_files import OBEYED, outcome
+from tests.hostile_files import outcome
 
 SENTENCE_CHARACTERS_MAX = 4000
 AGAIN = 3
@@ -168,8 +168,6 @@ def _unexplained(how: str, raised: list[Any]) -> str:
         return f"the reason {how} is none of the API"
     if len(error.message) > SENTENCE_CHARACTERS_MAX:
         return f"the sentence of {how} has {len(error.message)} characters"
-    if OBEYED.search(error.message):
-        return f"the sentence of {how} has control characters: {ascii(error.message)[:300]}"
     if _NAMES_AN_EXCEPTION.search(error.message):
         return f"the sentence of {how} names an exception: {error.message[:300]}"
     if not error.remedy:
