@@ -24,14 +24,14 @@ from tests.kits import a_kit
 def formats(_: Path) -> Iterator[Format]:
     """Yield the formats."""
     sound = json.loads(kit.encode(a_kit()))
-    resealed = edits(sound["body"]).map(_with_its_sha256)
+    resealed = edits(sound["body"]).map(with_its_sha256)
     yield Format("kit", documents(sound) | resealed, kit.parse, 6)
     pair = certs.client(certs.authority("site", time.time()), "till", ("infer",), time.time(), 30)
     yield Format("certificate", _pems(pair.certificate), lambda raw: certificates(raw, "a certificate"), 6)
     yield Format("private key", _pems(pair.key), lambda raw: check_pair(pair.certificate, raw, "a certificate"), 2)
 
 
-def _with_its_sha256(body: Any) -> bytes:
+def with_its_sha256(body: Any) -> bytes:
     """Let a kit that somebody changed say the sha256 of what it holds now, where that has one."""
     try:
         sha256 = hashlib.sha256(canonical(body)).hexdigest()

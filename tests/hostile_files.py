@@ -23,6 +23,7 @@ from edge_agent import config
 from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import header
 from edge_agent.errors import EdgeAgentError
+from edge_agent.errors.printable import OBEYED
 from edge_agent.examples.site_key import site_key
 from edge_agent.formats import golden, manifest, plan, receipts, segment
 from edge_agent.formats.document import public_key_hex, sign, timestamp
@@ -32,6 +33,7 @@ from edge_agent.store import archive
 from edge_agent.update.intake import Intake
 from tests.bundles import RECORD_SCHEMA
 from tests.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
+from tests.fuzz.mutations import checksummed
 from tests.fuzzed_daemon import Found
 from tests.fuzzing import each_of
 from tests.gguf_head import gguf
@@ -39,6 +41,7 @@ from tests.hostile_bytes import documents, edits, torn
 from tests.store_cases import GOLDEN, LIMITS, bundle, tar_of
 
 READ_SECONDS_MAX = 20.0
+TIMERS = {False: (signal.ITIMER_REAL, signal.SIGALRM), True: (signal.ITIMER_PROF, signal.SIGPROF)}
 KEYS = {public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)}
 
 
@@ -67,22 +70,25 @@ def fuzz_file(kind: Format, cases: int, begin: int, found: Found) -> None:
     each_of(kind.cases, cases, begin, one)
 
 
-def outcome(read: Callable[[Any], object], case: Any, seconds_max: float = READ_SECONDS_MAX) -> tuple[str, str]:
-    """Return how reading ended, and what is wrong with that."""
-    before = signal.signal(signal.SIGALRM, _hung)
-    signal.setitimer(signal.ITIMER_REAL, seconds_max)
+def outcome(
+    read: Callable[[Any], object], case: Any, seconds_max: float = READ_SECONDS_MAX, *, processor: bool = False
+) -> tuple[str, str]:
+    """Return how reading ended, and what is wrong with that; `processor` counts the seconds that it computes."""
+    timer, signum = TIMERS[processor]
+    before = signal.signal(signum, _hung)
+    signal.setitimer(timer, seconds_max)
     try:
         read(case)
     except EdgeAgentError as error:
-        sound = (error.message and str(error).isprintable()) or "\n" in error.message
+        sound = error.message and not OBEYED.search(error.message)
         return error.reason, "" if sound else f"the sentence of {error.reason} is none: {ascii(error.message)[:200]}"
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - Rust's panics are no Exceptions
         return type(error).__name__, f"{type(error).__name__}: {ascii(str(error))[:300]}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0)
+        signal.signal(signum, before)
     return "read", ""
 
 
@@ -92,10 +98,10 @@ def _hung(*_: object) -> None:
 
 def formats(folder: Path) -> Iterator[Format]:
     """Yield the formats; `folder` is where their readers work."""
-    yield Format("manifest.json", documents(*_manifests()), manifest.parse, 8)
+    yield Format("manifest.json", documents(*manifests()), manifest.parse, 8)
     yield Format("golden file", _lines(), golden.parse)
-    yield Format("plan.json", documents(_plan()), plan.parse, 8)
-    yield _signed("receipts.json", _receipts(), lambda raw: receipts.verify(raw, KEYS))
+    yield Format("plan.json", documents(a_plan()), plan.parse, 8)
+    yield _signed("receipts.json", some_receipts(), lambda raw: receipts.verify(raw, KEYS))
     stem = segment.name_of(EPOCH, 1)
     yield _signed(f"{stem}.json", segment_manifest(), lambda raw: segment.verify(raw, stem, KEYS))
     for make in (_uplink_json, _wants_json, _agent_yaml, _site_yaml, _site_key, _gguf, _tar, _bundle_folder):
@@ -107,7 +113,7 @@ def formats(folder: Path) -> Iterator[Format]:
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
-def _manifests() -> list[Any]:
+def manifests() -> list[Any]:
     echo = {"name": "pos-intent", "kind": "classify", "labels": ["refund", "price"], "limits": {"inputs_max": 4}}
     weights = {"role": "weights", "path": "model.gguf", "sha256": "0" * 64, "size_bytes": 1}
     whole = {
@@ -134,7 +140,7 @@ def _lines(draw: st.DrawFn) -> bytes:
     return b"\n".join(draw(st.lists(documents(case), min_size=1, max_size=3)))
 
 
-def _plan() -> Any:
+def a_plan() -> Any:
     offer = {"bundle": DIGEST, "version": "1.0.0", "requires": {"memory_bytes_min": 1, "devices": ["cpu"]}}
     task = {
         **{"offers": [offer], "waves": [{"start": timestamp(NOW), "percent": 10}], "mode": "local", "halted": False},
@@ -147,7 +153,7 @@ def _plan() -> Any:
     }
 
 
-def _receipts() -> receipts.Receipts:
+def some_receipts() -> receipts.Receipts:
     span = receipts.Range(first=1, last=3, manifest_sha256=DIGEST)
     refused = receipts.Refused(sequence=4, manifest_sha256=DIGEST, why="damaged")
     epoch = receipts.EpochReceipts(epoch=EPOCH, received=(span,), refused=(refused,))
@@ -158,10 +164,10 @@ def _signed(name: str, body: Any, read: Callable[[bytes], object]) -> Format:
     """Documents whose body was changed after they were signed, or before: by somebody with the key."""
     plain = body.model_dump(mode="json", by_alias=True)
     changed_after = documents(json.loads(sign(body, CENTRE_KEY)))
-    return Format(name, changed_after | edits(plain).map(_signed_by_the_centre), read, 6)
+    return Format(name, changed_after | edits(plain).map(signed_by_the_centre), read, 6)
 
 
-def _signed_by_the_centre(body: Any) -> bytes:
+def signed_by_the_centre(body: Any) -> bytes:
     try:
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     except (ValueError, TypeError):  # what has no canonical bytes, nobody can sign
@@ -291,23 +297,13 @@ def _gguf(place: Path) -> Format:
 
 def _tar(place: Path) -> Format:
     sound = tar_of(bundle(place / "bundle", weights=b"w" * 600, golden=GOLDEN), place / "sound.tar").read_bytes()
-    with_checksum = torn(sound).map(_checksummed)
+    with_checksum = torn(sound).map(checksummed)
 
     def read(raw: bytes) -> None:
         (place / "bundle.tar").write_bytes(raw)
         _read_all(place / "bundle.tar")
 
     return Format("bundle as tar", torn(sound) | with_checksum, read, 6)
-
-
-def _checksummed(raw: bytes) -> bytes:
-    """Write the right checksums into the headers, so that they are read further."""
-    out = bytearray(raw)
-    for at in range(0, len(out) - 511, 512):
-        block = out[at : at + 512]
-        if block[257:262] == b"ustar":
-            out[at + 148 : at + 156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 8 * 32)
-    return bytes(out)
 
 
 def _read_all(path: Path) -> None:

@@ -34,6 +34,9 @@ from tests.site_cases import ASite, answered, judgement
 from tests.store_cases import LIMITS, bundle
 from tests.trust_cases import TrustingSite
 
+ROLES = (TIMESTAMP, SNAPSHOT, TARGETS, PLAN, ROOT, FILE_NAME)
+"""Whose files are spoilt."""
+
 
 def formats(folder: Path) -> Iterator[Format]:
     """Yield the formats; `folder` is where their readers work."""
@@ -42,11 +45,11 @@ def formats(folder: Path) -> Iterator[Format]:
     centre = Centre(folder / "centre")
     digest = centre.publish(echo_bundle(folder / "bundle", weights=b"w"))
     centre.plan(centre.offering(digest))
-    yield Format("root.json", documents(json.loads(centre.root_bytes)), _root, 2)
-    yield _repository(folder / "repository", centre, digest)
+    yield Format("root.json", documents(json.loads(centre.root_bytes)), read_root, 2)
+    yield repository(folder / "repository", centre, digest)
 
 
-def _root(raw: bytes) -> None:
+def read_root(raw: bytes) -> None:
     try:
         root_of(raw)
     except ValueError as error:
@@ -130,10 +133,9 @@ class Spoilt:
     """It was brought on a stick."""
 
 
-def _repository(place: Path, centre: Centre, digest: str) -> Format:
+def repository(place: Path, centre: Centre, digest: str) -> Format:
     place.mkdir()
     sound = Hostile(centre, centre.folder, centre.folder)
-    roles = st.sampled_from([TIMESTAMP, SNAPSHOT, TARGETS, PLAN, ROOT, FILE_NAME])
     site = TrustingSite(place / "site", centre.root_bytes)
 
     def spoilt(role: str) -> st.SearchStrategy[Spoilt]:
@@ -150,6 +152,7 @@ def _repository(place: Path, centre: Centre, digest: str) -> Format:
         before = _remembered(site)
         try:
             verified = site.believe(folder)
+            assert case.stolen or {digest} == set(verified.bundles), "what nobody signed is believed"
             for each in verified.bundles:
                 site.intake.missing(folder, verified, each)
                 site.intake.admit(folder, each)
@@ -157,7 +160,7 @@ def _repository(place: Path, centre: Centre, digest: str) -> Format:
             if before != _remembered(site):  # what was believed must not shield the next cases
                 site = _anew(site, centre)
 
-    return Format("repository of updates", roles.flatmap(spoilt), read, 2)
+    return Format("repository of updates", st.sampled_from(ROLES).flatmap(spoilt), read, 2)
 
 
 def _remembered(site: TrustingSite) -> Any:

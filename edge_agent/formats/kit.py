@@ -31,9 +31,14 @@ from edge_agent.formats.manifest import TaskName
 SCHEMA = "edge-agent/kit/v1"
 KIT_BYTES_MAX = 2 * 1024 * 1024
 SUFFIX = ".kit"
+SCRYPT_WORK_MAX = 21
+"""Of a sealed kit: 2 to that power rounds, which take 2 GB. The age format itself lets a file ask for far more. A kit
+that `seal` makes has what takes its machine about a second: 20 on a processor of 2026."""
 CODE_DIGITS = 20
 """80 bits: nobody makes another kit, or key, with the same ones."""
 _AGE = b"age-encryption.org/"
+_SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
+_HEAD_BYTES_MAX = 64 * 1024
 _PEM_CHARACTERS_MAX = 64 * 1024
 _NEWER = "Update edge-agent on this machine, or have the kit made by an edge-convert of its version."
 _ANEW = "Copy the kit again; if it repeats, have the centre make a new one: 'edge-convert site-kit'."
@@ -161,8 +166,12 @@ def sealed(raw: bytes) -> bool:
 
 
 def unseal(raw: bytes, passphrase: str) -> bytes:
-    """Open a kit that is under a passphrase. Raises KitInvalid."""
+    """Open a kit that is under a passphrase. Raises KitInvalid, also before the work where that is too much."""
     _check_size(raw)
+    for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
+        if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
+            rounds = f"2 to the power {ascii(asked[:20].decode(errors='replace'))[1:-1]} rounds of scrypt"
+            raise KitInvalid(f"the kit asks for {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW)
     try:
         return bytes(pyrage.passphrase.decrypt(raw, passphrase))
     except (pyrage.DecryptError, ValueError, OSError):

@@ -389,14 +389,15 @@ def test_broken_adapter_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> Non
         (0, "the file is 0 bytes"),
         (3, "not a GGUF file"),
         (1000, "does not load: .*read"),
-        (5_000_000, "does not load: .*bounds"),
+        (5_000_000, "does not load: a tensor starts at byte .* the file is cut off"),
+        (-1000, "does not load: .*bounds"),
     ],
 )
 def test_truncated_weights_are_refused(tmp_path: Path, size: int, reason: str) -> None:
-    """The error has the file's name without its folder, and the reason; closing is safe."""
+    """The error has the file's name without its folder, and the reason; llama.cpp finds what lacks only its end."""
     path = tmp_path / "cut.gguf"
     with WEIGHTS.open("rb") as file:
-        path.write_bytes(file.read(size))
+        path.write_bytes(file.read(size if size >= 0 else WEIGHTS.stat().st_size + size))
     runtime = LlamaRuntime()
     with pytest.raises(ModelLoadFailed, match=rf"^(model|weights) file cut\.gguf .*{reason}"):
         runtime.load(Load(runtime="llama", weights=str(path)))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from edge_agent.errors import KitInvalid
 from edge_agent.formats import kit
 from edge_agent.formats.document import canonical
+from tests.fuzz import corpus
+from tests.fuzz.corpus import sealed_quickly
 from tests.kits import LARGE_MODEL, a_kit, resealed
 
 PASSPHRASE = "nine purple herons"
@@ -129,6 +131,14 @@ def test_what_a_newer_centre_says_is_not_ignored():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [b"22", b"23", b"63", b"+22", b"9" * 5000])
+def test_a_sealed_kit_may_not_ask_for_endless_work(asked: bytes):
+    """Its head says how often scrypt is to be repeated: 23 would take 8 GB. It is refused with the number."""
+    with pytest.raises(KitInvalid, match="rounds of scrypt; the limit is 21"):
+        kit.unseal(sealed_quickly(RAW).replace(b" 1\n", b" %s\n" % asked, 1), corpus.PASSPHRASE)
+    assert RAW == kit.unseal(sealed_quickly(RAW), corpus.PASSPHRASE)
+
+
 def test_a_sealed_kit_opens_with_its_passphrase_only():
     """Without it nobody can read or change it."""
     sealed = kit.seal(RAW, PASSPHRASE)

@@ -1,13 +1,17 @@
-"""Which provider onnxruntime is asked for, and what is said of one that it does not have."""
+"""Which provider onnxruntime is asked for, what is said of one that is not there, and which graphs are refused."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnx
 import onnxruntime
 import pytest
 
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, providers
-from edge_agent.errors import DeviceUnusable
+from edge_agent.errors import DeviceUnusable, ModelLoadFailed
 from tests import bundles
+from tests.fuzz import corpus
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -38,3 +42,27 @@ def test_a_session_asks_what_is_installed(tmp_path):
     with pytest.raises(DeviceUnusable):
         OnnxSession(weights, "cuda")
     assert "cpu" == OnnxSession(weights).device
+
+
+def spoiled(how: str) -> bytes:
+    """Return a sound graph without outputs, or with a name that is no text."""
+    model = onnx.ModelProto.FromString(corpus.sound("onnx-graph"))
+    name = model.graph.output[0].name.encode()
+    if how == "no output":
+        del model.graph.output[:]
+    raw = model.SerializeToString()
+    return raw.replace(name, b"\xff" * len(name)) if how == "no text" else raw
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("no output", "m.onnx has no output"),
+        ("no text", "m.onnx does not load: a name in its graph is not UTF-8"),
+    ],
+)
+def test_a_graph_that_nobody_can_read_from_is_refused(how: str, said: str, tmp_path: Path):
+    """Without outputs, or with names that are no text: with the file's name and a reason. Fuzzing found both."""
+    (tmp_path / "m.onnx").write_bytes(spoiled(how))
+    with pytest.raises(ModelLoadFailed, match=said):
+        OnnxSession(str(tmp_path / "m.onnx"))

@@ -42,6 +42,7 @@ _ERRORS = (
     ort.NotImplemented,
     ort.RuntimeException,
     RuntimeError,
+    UnicodeDecodeError,  # it quotes names of the graph, which may be no text
 )
 
 
@@ -55,9 +56,13 @@ class OnnxSession:
         chosen = providers(device, index, onnxruntime.get_available_providers())
         try:
             session = onnxruntime.InferenceSession(weights, _options(), providers=chosen)
+            self._details = _described(session)
+            self.outputs: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
         except (ort.InvalidProtobuf, ort.NoModel):
             size = path.stat().st_size
             raise ModelLoadFailed(f"{path.name} ({size} bytes) is no ONNX model, or it is cut short") from None
+        except UnicodeDecodeError:
+            raise ModelLoadFailed(f"{path.name} does not load: a name in its graph is not UTF-8") from None
         except _ERRORS as error:
             raise ModelLoadFailed(f"{path.name} does not load: {_first_line(error)}") from None
         self._session = session
@@ -65,17 +70,12 @@ class OnnxSession:
         _check_taken(device, session.get_providers())
         dtypes = _dtypes(path.name, session.get_inputs())
         self._inputs = [(name, INPUTS_KNOWN.index(name), dtype) for name, dtype in dtypes.items()]
-        self.outputs: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
+        if not self.outputs:
+            raise ModelLoadFailed(f"{path.name} has no output; an encoder has one with its scores or token vectors")
 
     def details(self) -> dict[str, str]:
         """Return who made the model, and its inputs and outputs with their shapes."""
-
-        def told(values: Sequence[onnxruntime.NodeArg]) -> str:
-            return ", ".join(f"{value.name}[{','.join(map(str, value.shape))}]" for value in values)
-
-        inputs, outputs = told(self._session.get_inputs()), told(self._session.get_outputs())
-        producer = self._session.get_modelmeta().producer_name
-        return {"model": "onnx", "producer": producer, "inputs": inputs, "outputs": outputs}
+        return dict(self._details)
 
     def run(self, output: str, rows: Sequence[Row]) -> list[Floats]:
         """Compute some inputs together; return what belongs to each, without the padding.
@@ -146,6 +146,17 @@ def _dtypes(name: str, inputs: Sequence[onnxruntime.NodeArg]) -> dict[str, type[
         if kind not in _DTYPES:
             raise ModelLoadFailed(f"{name}: input {each} is {kind}; it must be tensor(int64) or tensor(int32)")
     return {each: _DTYPES[kind] for each, kind in given.items()}
+
+
+def _described(session: onnxruntime.InferenceSession) -> dict[str, str]:
+    """Return what `details` tells. Raises UnicodeDecodeError."""
+
+    def told(values: Sequence[onnxruntime.NodeArg]) -> str:
+        return ", ".join(f"{value.name}[{','.join(map(str, value.shape))}]" for value in values)
+
+    inputs, outputs = told(session.get_inputs()), told(session.get_outputs())
+    producer = session.get_modelmeta().producer_name
+    return {"model": "onnx", "producer": producer, "inputs": inputs, "outputs": outputs}
 
 
 def _first_line(error: BaseException) -> str:

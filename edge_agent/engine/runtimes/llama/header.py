@@ -154,11 +154,16 @@ class _Reader:
         found = sorted(self._tensor() for _ in range(count))
         names = {name for _, _, name in found}
         starts = [start for start, _, _ in found]
-        # A file that is cut off in its last tensors is llama.cpp's to refuse.
-        end = max([self._size - -(-self._at // alignment) * alignment, *starts])
+        # A file that is cut off in its last tensor is llama.cpp's to refuse.
+        end = self._size - -(-self._at // alignment) * alignment
+        if starts and starts[-1] > max(end, 0):
+            said = (
+                f"a tensor starts at byte {starts[-1]} of the data, which has {max(end, 0)} bytes: the file is cut off"
+            )
+            raise _Damaged(said)
         return [
             _Product(kind, name, after - start)
-            for (start, kind, name), after in zip(found, [*starts[1:], end], strict=True)
+            for (start, kind, name), after in zip(found, [*starts[1:], max([end, *starts])], strict=True)
             if name != _LOOKUP_TABLE or _OUTPUT not in names
         ]
 
