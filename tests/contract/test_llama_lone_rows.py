@@ -110,7 +110,7 @@ def test_one_thread_needs_no_company(narrow: Opened) -> None:
 
 def test_float_weights_score_alike_alone(tmp_path: Path) -> None:
     """Where weights are floats it depends on the build: the bits are the same, with company or without."""
-    single = Opened(tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.sharp()), 1)
+    single = Opened(tiny_gguf.write(tmp_path / "tiny.gguf", sharpened=True), 1)
     try:
         assert single.row(SHALLOW, alone=False) == single.row(SHALLOW, alone=True)
     finally:
