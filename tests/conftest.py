@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import onnxruntime
+import pytest
 from hypothesis import settings
 
 from tests import llama_builds
@@ -37,3 +39,14 @@ def _apart(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 onnxruntime.InferenceSession.run = _apart(onnxruntime.InferenceSession.run)  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What collecting makes stays until the end: keep the garbage collector from going through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -91,6 +91,7 @@ def test_a_lone_row_among_few_cells_needs_none(narrow: Opened) -> None:
     assert 1 == narrow.rows[-1]
 
 
+@pytest.mark.slow
 @by_row
 def test_with_attention_by_row_it_needs_none(opened: Opened) -> None:
     """Nor are they with the agent's."""

@@ -66,7 +66,7 @@ def running_jobs(daemon: RunningDaemon) -> int:
         return sum(engine.pending for engine in admin.status().engines)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, signum: int) -> None:
     """Calls and streams that run when everybody gets the signal end whole, and no engine is lost or started again."""
     started = starts_of_engines(daemon)
@@ -170,6 +170,7 @@ class Load:
                 self.failed.append(failed)
 
 
+@pytest.mark.slow
 def test_a_restart_under_load_fails_no_call_of_a_client_that_tries_again(daemon: RunningDaemon) -> None:
     """Of both clients: while the daemon is away, starts, and loads its model, their calls wait within their time."""
     load = Load(daemon)

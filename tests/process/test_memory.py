@@ -210,6 +210,7 @@ async def test_engines_share_one_cap(tmp_path: Path) -> None:
         await pool.stop()
 
 
+@pytest.mark.slow
 async def test_what_there_is_is_measured_again_at_each_start(tmp_path: Path) -> None:
     """An engine that dies is loaded into what the others have left since its first start."""
     one = bundles.tiny_onnx_bundle(tmp_path / "a")

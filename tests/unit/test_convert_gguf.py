@@ -83,6 +83,7 @@ def test_llama_cpp_computes_the_same_model(tiny: Path) -> None:
     assert gap.passes, gap
 
 
+@pytest.mark.slow
 def test_weights_in_another_order_are_caught(tmp_path: Path) -> None:
     """A file that loads and computes something else fails the gate."""
     model, prompts = tiny_gguf.sharp(), probes.prompts(tiny_decoder.tokenizer())
