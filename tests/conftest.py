@@ -14,6 +14,9 @@ from hypothesis import settings
 
 from tests import llama_builds
 
+LONG = ("tests/contract/test_llama_builds.py", "tests/e2e/", "tests/process/", "tests/sim/")
+"""Files that take minutes, then folders whose files take seconds; tests/contract and tests/unit come behind."""
+
 llama_builds.use_chosen()  # before anything loads llama.cpp
 
 # The same examples on every run and machine; a shared core may be slow, so no example has a time limit.
@@ -50,3 +53,9 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that two workers end together: each takes the next file when it is done."""
+    items.sort(key=lambda item: next((at for at, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
