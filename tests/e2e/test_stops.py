@@ -84,6 +84,7 @@ async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, sig
     assert ([], started) == (complaints(daemon), starts_of_engines(daemon))
 
 
+@pytest.mark.slow
 async def test_an_engine_that_dies_while_the_daemon_stops_is_not_started_again(daemon: RunningDaemon) -> None:
     """Its calls are refused, with the time after which they may be made again: the daemon will be back."""
     started = starts_of_engines(daemon)

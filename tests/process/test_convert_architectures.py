@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,11 +10,6 @@ from tests import architectures
 from tests.architectures import CASES, Case
 
 QUICK = [case for case in CASES if "gemma3," in case.name or case == Case("bert", "classify", "onnx")]
-
-
-def slow_unless_bert(case: Case) -> Any:
-    """Mark a case of which the fast tests have another one."""
-    return case if case.name == "bert" else pytest.param(case, marks=pytest.mark.slow)
 
 
 def rows() -> list[str]:
@@ -37,7 +31,8 @@ def test_nothing_is_answered_wrongly() -> None:
         assert ("works", "same as PyTorch", "works") == (export, verify, serve) or any(refused), line
 
 
-@pytest.mark.parametrize("case", [*map(slow_unless_bert, QUICK)], ids=lambda case: case.key.strip("| "))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.key.strip("| "))
 def test_row_is_what_is_found_out_again(tmp_path: Path, case: Case) -> None:
     """Making the row anew gives the very text of the document."""
     assert architectures.row(case, tmp_path) in rows()
