@@ -108,13 +108,12 @@ def lonely_interfaces(sources: Sequence[Source]) -> list[str]:
     """Find protocols and abstract classes with fewer than two classes that have all their methods."""
     classes = [(source, node) for source in sources for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)]
     by_name = {node.name: node for _, node in classes}
-    interfaces = [(source, node) for source, node in classes if _is_interface(node)]
-    concrete = [(node.name, _methods(node, by_name)) for _, node in classes if not _is_interface(node)]
+    methods = {id(node): _methods(node, by_name) for _, node in classes}
+    concrete = [node for _, node in classes if not _is_interface(node)]
     found = []
-    for source, node in interfaces:
-        wanted = _methods(node, by_name)
-        fitting = [name for name, methods in concrete if wanted <= methods]
-        if len(fitting) < 2:
+    for source, node in classes:
+        fitting = [other.name for other in concrete if methods[id(node)] <= methods[id(other)]]
+        if _is_interface(node) and len(fitting) < 2:
             found.append(source.at(node, f"interface {node.name} has {len(fitting)} implementation(s) {fitting}"))
     return found
 
