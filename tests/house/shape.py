@@ -108,13 +108,14 @@ def lonely_interfaces(sources: Sequence[Source]) -> list[str]:
     """Find protocols and abstract classes with fewer than two classes that have all their methods."""
     classes = [(source, node) for source in sources for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)]
     by_name = {node.name: node for _, node in classes}
-    methods = {id(node): _methods(node, by_name) for _, node in classes}
     concrete = [node for _, node in classes if not _is_interface(node)]
     found = []
     for source, node in classes:
-        fitting = [other.name for other in concrete if methods[id(node)] <= methods[id(other)]]
-        if _is_interface(node) and len(fitting) < 2:
-            found.append(source.at(node, f"interface {node.name} has {len(fitting)} implementation(s) {fitting}"))
+        if _is_interface(node):
+            wanted = _methods(node, by_name)
+            fitting = [other.name for other in concrete if wanted <= _methods(other, by_name)]
+            if len(fitting) < 2:
+                found.append(source.at(node, f"interface {node.name} has {len(fitting)} implementation(s) {fitting}"))
     return found
 
 
