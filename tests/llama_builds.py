@@ -118,9 +118,10 @@ _ASSUMES_LONG_STEPS = _of("interruption", "a_step_ends_when_a_job_in_it_is_cance
 """It assumes how many rows of its text one step reads. The engine plans steps by time, and this code is by far the
 slowest."""
 
-_NEIGHBOURS = (
+_SAME_BITS = (
     *_of("runtime", "scores_do_not_depend_on_neighbours"),
     *_of("extract", "a_record_does_not_depend_on_its_neighbours"),
+    *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
 )
 
 BUILDS = {
@@ -134,7 +135,7 @@ BUILDS = {
             by_row=False,
             tier="not slow and not release",
             left_out=_ASSUMES_LONG_STEPS,
-            also=_NEIGHBOURS,
+            also=_SAME_BITS,
         ),
         Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),
         Build("avx512", _OPTIONS, (*_AVX2, *(f"avx512{each}" for each in ("f", "cd", "bw", "dq", "vl"))), by_row=True),

@@ -71,6 +71,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     found.close()
 
 
+@pytest.mark.slow
 def test_a_lone_row_among_few_cells_is_computed_alone(opened: Opened) -> None:
     """Four-bit weights compute it as they compute two rows."""
     together = opened.row(SHALLOW, alone=False)
