@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import onnxruntime
+import pytest
 from hypothesis import settings
 
 from tests import llama_builds
+
+LONG = ("tests/contract/test_llama_builds.py", "tests/e2e/", "tests/process/", "tests/sim/")
+"""Files that take minutes, then folders whose files take seconds; tests/contract and tests/unit come behind."""
 
 llama_builds.use_chosen()  # before anything loads llama.cpp
 
@@ -37,3 +42,25 @@ def _apart(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 onnxruntime.InferenceSession.run = _apart(onnxruntime.InferenceSession.run)  # type: ignore[method-assign]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What collecting makes stays until the end: keep the garbage collector from going through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter end as it does without: it complains of files that are open in what is frozen."""
+    gc.unfreeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that two workers end together: each takes the next file when it is done."""
+    items.sort(key=lambda item: next((at for at, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))

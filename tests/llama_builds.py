@@ -53,7 +53,18 @@ class Build:
     tier: str = "not release"
     """Which tests of the contract run on it, as pytest's -m."""
     left_out: tuple[str, ...] = ()
-    """Tests that do not, by their ids: see `_TOO_SLOW_FOR`."""
+    """Tests that do not, by their ids."""
+    also: tuple[str, ...] = ()
+    """Tests that do although they are of another tier."""
+
+    @property
+    def runs(self) -> list[list[str]]:
+        """Arguments of pytest for each run of the contract on it."""
+        suite = [
+            f"tests/contract/{path.name}" for path in sorted((ROOT / "tests" / "contract").glob("test_llama_*.py"))
+        ]
+        left_out = [f"--deselect={test}" for test in (*_SAY_NOTHING_OF_THE_CODE, *self.left_out)]
+        return [["-m", self.tier, *left_out, *suite], *([[*self.also]] if self.also else [])]
 
     @property
     def runs_here(self) -> bool:
@@ -69,19 +80,62 @@ class Build:
         return CACHE / f"{self.name}-{content.hexdigest()[:12]}"
 
 
-_TOO_SLOW_FOR = (
-    "tests/contract/test_llama_interruption.py::test_a_step_ends_when_a_job_in_it_is_cancelled",
-    "tests/contract/test_llama_planning.py::test_a_job_that_cannot_be_in_time_is_not_computed",
+def _of(file: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/contract/test_llama_{file}.py::test_{name}" for name in names)
+
+
+_SAY_NOTHING_OF_THE_CODE = (
+    # Who is computed when, and what the cache says it holds.
+    "tests/contract/test_llama_planning.py",
+    "tests/contract/test_llama_cache.py",
+    # What is refused, and in which words.
+    *_of("runtime", "details_name_model_and_quantization", "long_input_is_refused_with_count_and_limit"),
+    *_of("runtime", "broken_adapter_is_refused", "adapter_with_nan_is_refused", "truncated_weights_are_refused"),
+    *_of("runtime", "missing_weights_and_too_much_context_are_refused", "tasks_that_cannot_work_are_refused"),
+    *_of("runtime", "a_prompt_that_cannot_be_kept_is_refused", "installed_release_is_the_pinned_one"),
+    *_of("extract", "a_schema_without_a_record_is_refused", "a_hostile_schema_ends_in_words"),
+    *_of("extract", "a_draft_does_not_get_past_the_limit", "a_record_that_gets_too_long_fails_alone"),
+    *_of("extract", "records_need_memory_of_their_own"),
+    *_of("faults", "a_prompt_without_end_is_refused_at_once", "a_job_without_its_adapter_fails_alone"),
+    # What is made of tokens, whichever they are.
+    *_of("runtime", "a_stream_comes_in_pieces_that_a_reader_can_follow", "chunks_add_up_to_the_text"),
+    *_of("runtime", "stop_string_ends_the_text", "stop_string_of_the_bundle_counts", "emoji_come_whole"),
+    *_of("runtime", "output_limit_of_the_task_is_the_ceiling", "control_tokens_in_the_input_are_text"),
+    *_of("extract", "a_record_fits_its_schema_whatever_the_text", "whatever_is_chosen_fits_the_schema"),
+    # What is left over, and when something is tried.
+    *_of("runtime", "cancel_in_the_middle_frees_the_sequence"),
+    *_of("extract", "cancelled_records_free_their_places"),
+    *_of("faults", "memory_stays_flat_over_thousands_of_jobs"),
+    *_of("threads", "no_stream_waits_for_a_try", "it_is_found_out_at_the_first_load_and_remembered"),
+    *_of("threads", "without_tuning_the_given_threads_compute"),
+    *_of("trying", "a_busy_machine_is_not_measured", "without_time_the_usual_settings_stay"),
+    *_of("trying", "nothing_is_tried_unasked_or_on_a_device", "the_processor_has_a_name"),
 )
-"""They assume how many rows of their text one step reads. The engine plans steps by time, and this code is by far the
+"""Beginnings of the ids of tests that run on the native build only. The rule: a test runs on each build if it asserts
+bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there."""
+
+_ASSUMES_LONG_STEPS = _of("interruption", "a_step_ends_when_a_job_in_it_is_cancelled")
+"""It assumes how many rows of its text one step reads. The engine plans steps by time, and this code is by far the
 slowest."""
+
+_SAME_BITS = (
+    *_of("runtime", "scores_do_not_depend_on_neighbours"),
+    *_of("extract", "a_record_does_not_depend_on_its_neighbours"),
+    *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
+)
 
 BUILDS = {
     build.name: build
     for build in (
-        # A quarter of an hour for all, and three minutes for these: half floats are converted by a table.
+        # Many times slower than the others, so the fast tests do: half floats are converted by a table.
         Build(
-            "sse42", _OPTIONS[:1], ("sse4_2",), by_row=False, tier="not slow and not release", left_out=_TOO_SLOW_FOR
+            "sse42",
+            _OPTIONS[:1],
+            ("sse4_2",),
+            by_row=False,
+            tier="not slow and not release",
+            left_out=_ASSUMES_LONG_STEPS,
+            also=_SAME_BITS,
         ),
         Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),
         Build("avx512", _OPTIONS, (*_AVX2, *(f"avx512{each}" for each in ("f", "cd", "bw", "dq", "vl"))), by_row=True),

@@ -60,7 +60,7 @@ def tiny_runtime(
 ) -> LlamaRuntime:
     """Return a runtime with the tiny decoder and no bundles."""
     runtime = runtime or LlamaRuntime()
-    weights = str(tiny_gguf.write(folder / "tiny.gguf", tiny_gguf.sharp()))
+    weights = str(tiny_gguf.write(folder / "tiny.gguf", sharpened=True))
     runtime.load(
         Load(
             runtime="llama",

@@ -7,6 +7,7 @@ with s3() as served:
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.azure_container import create_container
@@ -26,6 +28,9 @@ BUCKET = "fleet"
 # Azurite's own, the same for everybody.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+_containers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,13 @@ def google() -> Iterator[Served]:
 @contextmanager
 def azure() -> Iterator[Served]:
     """Serve Azure's blobs."""
+    with azurite_server() as endpoint:
+        yield azure_container(endpoint)
+
+
+@contextmanager
+def azurite_server() -> Iterator[str]:
+    """Start Azurite; yield its endpoint."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,12 +88,27 @@ def azure() -> Iterator[Served]:
         with subprocess.Popen([*command, "--disableTelemetry"], stdout=subprocess.DEVNULL) as process:
             try:
                 eventually_sync(lambda: _listens(port), 60)
-                endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
-                create_container(endpoint, BUCKET, ACCOUNT, ACCOUNT_KEY)
-                keys = {"account_name": ACCOUNT, "account_key": ACCOUNT_KEY}
-                yield Served(f"az://{BUCKET}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
+                yield f"http://127.0.0.1:{port}/{ACCOUNT}"
             finally:
                 process.kill()
+
+
+def azure_container(endpoint: str) -> Served:
+    """Create an empty container on a server that runs."""
+    name = f"{BUCKET}-{next(_containers)}"
+    create_container(endpoint, name, ACCOUNT, ACCOUNT_KEY)
+    keys = {"account_name": ACCOUNT, "account_key": ACCOUNT_KEY}
+    return Served(f"az://{name}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
+
+
+@contextmanager
+def stored(kind: str, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Serve a bucket of that kind to a test of the contract suites."""
+    if kind == "azure":
+        yield azure_container(request.getfixturevalue("azurite_endpoint"))
+    else:
+        with {"s3": s3, "google": google}[kind]() as served:
+            yield served
 
 
 def _listens(port: int) -> bool:

@@ -405,6 +405,7 @@ def test_functions_are_short_and_simple():
     require_none(shape.oversized(shape.functions(OURS + TESTS), FUNCTION_MAX), remedy)
 
 
+@pytest.mark.slow
 def test_names_say_what_is_inside():
     """No module or class has a name that fits anything."""
     require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")
@@ -430,12 +431,14 @@ def test_background_work_has_an_owner():
     require_none(gone, "BACKGROUND names a module that is not there.")
 
 
+@pytest.mark.slow
 def test_tests_do_not_sleep():
     """No test waits by sleeping."""
     remedy = "Wait for the event, or poll with a deadline through tests/eventually.py."
     require_none(habits.sleeping(TESTS, SLEEPING_TESTS), remedy)
 
 
+@pytest.mark.slow
 def test_tests_do_not_patch():
     """No test replaces a part of our code."""
     require_none(
@@ -443,6 +446,7 @@ def test_tests_do_not_patch():
     )
 
 
+@pytest.mark.slow
 def test_tests_state_facts():
     """Every test says in its docstring what holds."""
     require_none(habits.without_fact(TESTS), "Write the behaviour as one sentence.")

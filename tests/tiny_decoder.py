@@ -1,26 +1,27 @@
-"""A decoder of a few thousand weights, random but fixed, with a byte-level BPE tokenizer trained on our sentences."""
+"""A decoder of a few thousand weights, random but fixed, with a byte-level BPE tokenizer trained on our sentences.
+
+PyTorch and transformers take seconds to load: they are, when something is made.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
-import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import pos_intents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Models this small are slower on several threads, and far slower beside another busy process.
-torch.set_num_threads(1)
-
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _VOCABULARY = 600
 
@@ -47,6 +48,8 @@ def vocabulary() -> dict[str, Any]:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Return the tokenizer, with a chat template."""
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - see the top
+
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer.from_str(_trained()),
         bos_token="<|im_start|>",
@@ -61,6 +64,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def model(layers: int = 3, hidden: int = 32, heads: int = 4, shared: int = 2) -> Any:
     """Return the model; the same weights each time. `shared` heads of queries have one of keys and values."""
+    import torch  # noqa: PLC0415 - see the top
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - see the top
+
+    # Models this small are slower on several threads, and far slower beside another busy process.
+    torch.set_num_threads(1)
     config = LlamaConfig(
         vocab_size=_VOCABULARY,
         hidden_size=hidden,

@@ -5,19 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertModel
-
 from tests import models
-
-# Models this small are slower on several threads, and far slower beside another busy process.
-torch.set_num_threads(1)
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def checkpoint(folder: Path, hidden: int = 16) -> Path:
     """Write model and tokenizer as transformers does; return the folder."""
+    import torch  # noqa: PLC0415 - takes seconds to load
+    from transformers import BertConfig, BertModel  # noqa: PLC0415 - likewise
+
+    # Models this small are slower on several threads, and far slower beside another busy process.
+    torch.set_num_threads(1)
     config = BertConfig(
         vocab_size=30522,
         hidden_size=hidden,

@@ -1,18 +1,31 @@
-"""Writes the tiny decoder of tests/tiny_decoder.py as GGUF, by hand: so that reading one back needs no converter."""
+"""Writes the tiny decoder of tests/tiny_decoder.py as GGUF, by hand: so that reading one back needs no converter.
+
+What is written of its own weights is kept in .cache/tiny-gguf by everything that it is made of: loading PyTorch takes
+far longer than a test on so small a model.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from convert import gguf as quantize
 from tests import tiny_decoder
 
+_HERE = Path(__file__).parent
+_CACHE = _HERE.parent / ".cache" / "tiny-gguf"
+_MADE_BY = ("tiny_gguf.py", "tiny_decoder.py", "pos_intents.py", "data/pos_intents.jsonl")
+_MADE_WITH = ("torch", "transformers", "tokenizers", "gguf", "llama-cpp-python")
 _NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -28,6 +41,8 @@ _NAMES = {
 
 def sharp() -> Any:
     """Return the tiny decoder with attention that looks at something: fresh weights look at everything alike."""
+    import torch  # noqa: PLC0415 - see the top
+
     model = tiny_decoder.model()
     with torch.no_grad():
         for name, tensor in model.named_parameters():
@@ -38,20 +53,31 @@ def sharp() -> Any:
 
 def narrow(folder: Path) -> Path:
     """Write a decoder with heads of 32 numbers, in eight bits: of a form that llama.cpp's own attention computes."""
-    whole, path = write(folder / "whole.gguf", tiny_decoder.model(hidden=128)), folder / "narrow.gguf"
-    quantize.quantize(quantize.Request(whole, path, "Q8_0"))
-    return path
+
+    def make(path: Path) -> None:
+        whole = write_model(path.with_suffix(".whole"), tiny_decoder.model(hidden=128))
+        quantize.quantize(quantize.Request(whole, path, "Q8_0"))
+
+    return _kept("narrow", make, folder / "narrow.gguf")
 
 
-def write(path: Path, model: Any = None, *, pre: str = "gpt-2", shuffled: bool = True, begin: bool = False) -> Path:
+def write(path: Path, *, sharpened: bool = False, pre: str = "gpt-2", begin: bool = False) -> Path:
+    """Write the tiny decoder's own weights, or what `sharp` returns; the rest as of `write_model`."""
+
+    def make(path: Path) -> None:
+        write_model(path, sharp() if sharpened else tiny_decoder.model(), pre=pre, begin=begin)
+
+    return _kept(f"tiny-{sharpened}-{pre}-{begin}", make, path)
+
+
+def write_model(path: Path, model: Any, *, pre: str = "gpt-2", shuffled: bool = True, begin: bool = False) -> Path:
     """Write the file; llama.cpp wants the rows of queries and keys `shuffled`, and computes nonsense otherwise.
 
     `begin` says that a begin token stands before every text.
     """
-    model, tokenizer = model or tiny_decoder.model(), tiny_decoder.tokenizer()
     writer = gguf.GGUFWriter(path, "llama")
     _describe(writer, model.config)
-    _vocabulary(writer, tokenizer, pre, begin)
+    _vocabulary(writer, tiny_decoder.tokenizer(), pre, begin)
     config = model.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
@@ -66,6 +92,30 @@ def write(path: Path, model: Any = None, *, pre: str = "gpt-2", shuffled: bool =
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _kept(name: str, make: Callable[[Path], None], path: Path) -> Path:
+    """Copy the file of that name to `path`, made first if it is not there."""
+    kept = _CACHE / f"{name}-{_content()}.gguf"
+    if not kept.is_file():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
+            made = Path(folder) / "made.gguf"
+            make(made)
+            made.replace(kept)  # whole, whoever else makes it
+        for older in set(_CACHE.glob(f"{name}-{'?' * 12}.gguf")) - {kept}:
+            older.unlink(missing_ok=True)
+    shutil.copyfile(kept, path)
+    return path
+
+
+@functools.cache
+def _content() -> str:
+    """Return a hash of all that the files are made of."""
+    content = hashlib.sha256(repr([importlib.metadata.version(name) for name in _MADE_WITH]).encode())
+    for name in _MADE_BY:
+        content.update((_HERE / name).read_bytes())
+    return content.hexdigest()[:12]
 
 
 def _describe(writer: gguf.GGUFWriter, config: Any) -> None:

@@ -2,7 +2,7 @@
 
 Decoders and RoBERTa have the BPE of SmolLM2, as llama.cpp knows a pre-tokenizer by what it does; the other encoders
 have the WordPiece of MiniLM. The weights are larger than fresh ones, so that attention looks at something and a mistake
-shows.
+shows. PyTorch and transformers take seconds to load: they are, when something is made.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from convert import gguf
-from convert.prepare import tokenizer as tokenizers
 from tests import models
 
 LABELS = ("refund", "price", "other")
@@ -53,12 +49,16 @@ _HEADS = {"classify": "ForSequenceClassification", "extract": "ForTokenClassific
 @functools.cache
 def bpe() -> Any:
     """Return SmolLM2's tokenizer."""
+    from convert.prepare import tokenizer as tokenizers  # noqa: PLC0415 - see the top
+
     return tokenizers.build(gguf.read_fields(models.smollm2_path()))
 
 
 @functools.cache
 def wordpiece() -> Any:
     """Return MiniLM's tokenizer."""
+    import transformers  # noqa: PLC0415 - see the top
+
     return transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
 
 
@@ -85,6 +85,9 @@ def encoder(folder: Path, name: str, kind: str = "classify") -> Path:
 
 
 def _write(folder: Path, config_class: str, model_class: str, config: dict[str, Any], tokenizer: Any) -> Path:
+    import torch  # noqa: PLC0415 - see the top
+    import transformers  # noqa: PLC0415 - see the top
+
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     spread = {"initializer_range": SPREAD, "initializer_cutoff_factor": 3.0}
     whole = getattr(transformers, config_class)(**{**ids, **spread, **config})

@@ -115,7 +115,7 @@ def off(folder: Path, depth: int, heads: int, shared: int) -> float:
         for name, weights in decoder.named_parameters():
             if "q_proj" in name or "k_proj" in name:  # so that scores differ by one or two: all cells count
                 weights.div_(0.2 * math.sqrt(depth * heads))
-    model = Model(str(tiny_gguf.write(folder / "tiny.gguf", decoder)))
+    model = Model(str(tiny_gguf.write_model(folder / "tiny.gguf", decoder)))
     tokens = [int(token) for token in np.random.default_rng(1).integers(3, 600, TOKENS)]
     with torch.no_grad():
         expected = decoder(torch.tensor([tokens])).logits[0, -ASKED:].numpy()

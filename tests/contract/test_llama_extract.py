@@ -240,6 +240,7 @@ def turmoil(runtime: LlamaRuntime, asked: dict[str, str]) -> Iterator[Event]:
     yield from finish(runtime)
 
 
+@pytest.mark.slow
 def test_a_record_does_not_depend_on_its_neighbours(runtime: LlamaRuntime) -> None:
     """Beside other extractions, streams and cancellations it is the same to the last bit."""
     alone = {text: said(extract(runtime, text)) for text in TEXTS}

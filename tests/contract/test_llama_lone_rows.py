@@ -71,6 +71,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     found.close()
 
 
+@pytest.mark.slow
 def test_a_lone_row_among_few_cells_is_computed_alone(opened: Opened) -> None:
     """Four-bit weights compute it as they compute two rows."""
     together = opened.row(SHALLOW, alone=False)
@@ -91,6 +92,7 @@ def test_a_lone_row_among_few_cells_needs_none(narrow: Opened) -> None:
     assert 1 == narrow.rows[-1]
 
 
+@pytest.mark.slow
 @by_row
 def test_with_attention_by_row_it_needs_none(opened: Opened) -> None:
     """Nor are they with the agent's."""
@@ -110,7 +112,7 @@ def test_one_thread_needs_no_company(narrow: Opened) -> None:
 
 def test_float_weights_score_alike_alone(tmp_path: Path) -> None:
     """Where weights are floats it depends on the build: the bits are the same, with company or without."""
-    single = Opened(tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.sharp()), 1)
+    single = Opened(tiny_gguf.write(tmp_path / "tiny.gguf", sharpened=True), 1)
     try:
         assert single.row(SHALLOW, alone=False) == single.row(SHALLOW, alone=True)
     finally:

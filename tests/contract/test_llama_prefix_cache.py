@@ -101,7 +101,7 @@ def compare(weights: Path, adapters: list[Path], jobs: int, kept: int, tolerance
 
 def tiny(folder: Path) -> tuple[Path, list[Path]]:
     """Return a model of three layers whose attention looks at something, and adapters for it."""
-    weights = tiny_gguf.write(folder / "tiny.gguf", tiny_gguf.sharp())
+    weights = tiny_gguf.write(folder / "tiny.gguf", sharpened=True)
     return weights, [write_adapter(folder / f"{seed}.gguf", seed, model=TINY) for seed in range(BUNDLES - 1)]
 
 

@@ -178,6 +178,7 @@ def turmoil(runtime: LlamaRuntime, texts: list[str], asked: dict[str, str]) -> I
     yield from finish(runtime)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_neighbours() -> None:
     """Whatever else is computed, cancelled, attached or detached meanwhile: a score is the same to the last bit."""
     runtime = load(sequences_max=6)

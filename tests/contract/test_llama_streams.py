@@ -162,7 +162,7 @@ def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("at", [0, 3, 16])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime, at: int) -> None:
     """One row of each of five streams, ended twice: as they wrote on, and as planned. Nothing is lost or said twice."""
     texts = []
@@ -199,6 +199,7 @@ def in_a_row(place: Place) -> bool:
     return len(tail) == 20 and tail == list(range(tail[0], tail[0] + 20))
 
 
+@pytest.mark.slow
 def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) -> None:
     """While nobody leaves holes, each says what it says where every step is planned; nothing is left behind."""
     things = [f"{colour} {thing}" for colour in ("old", "small") for thing in THINGS]

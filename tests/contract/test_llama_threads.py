@@ -99,6 +99,7 @@ def test_no_stream_waits_for_a_try() -> None:
     assert ("both", 1) not in steps
 
 
+@pytest.mark.slow
 def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
     """With several threads; a child of one has nothing to change. What somebody has edited is measured."""
     model = Model(str(WEIGHTS))
@@ -114,6 +115,7 @@ def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
         model.close()
 
 
+@pytest.mark.slow
 def test_without_tuning_the_given_threads_compute() -> None:
     """As they are told, however slow the steps are."""
     runtime = LlamaRuntime()

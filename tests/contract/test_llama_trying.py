@@ -121,6 +121,7 @@ def test_nothing_is_tried_unasked_or_on_a_device(model: Model) -> None:
         assert ("off", SHAPE, "") == (tuned.source, tuned.shape, tuned.notes)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> None:
     """A runtime that remembers fewer rows plans no step that its buffer could not take."""
     folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")

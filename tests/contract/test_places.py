@@ -12,7 +12,7 @@ from convert.publish.places import CHUNK_BYTES, Folder, Place, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.bundles import echo_bundle
 from tests.fleet_cases import Centre
-from tests.object_stores import azure, azurite, google, s3
+from tests.object_stores import azurite, stored
 from tests.tuf_client import Client
 
 KINDS = [
@@ -31,7 +31,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "folder":
         yield open_place(str(tmp_path / "place"), {})
     else:
-        with {"s3": s3, "google": google, "azure": azure}[request.param]() as served:
+        with stored(request.param, request) as served:
             yield open_place(served.url, served.options)
 
 

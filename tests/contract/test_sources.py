@@ -11,7 +11,7 @@ import pytest
 from convert.collect.sources import Bucket, Folder, Source, SourceFailed, listings, open_source, path_of
 from edge_agent.errors import InvalidRequest
 from tests.examples import feedback, prediction
-from tests.object_stores import azure, azurite, google, s3
+from tests.object_stores import azurite, stored
 from tests.segments import Centre, SealingSite
 
 PLACES = [
@@ -29,7 +29,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
         (tmp_path / "place").mkdir()
         yield open_source(str(tmp_path / "place"), {})
     else:
-        with {"s3": s3, "google": google, "azure": azure}[request.param]() as served:
+        with stored(request.param, request) as served:
             yield open_source(served.url, served.options)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.errors import EdgeAgentError, ExchangeError, UploadConflict, UpstreamMissing
 from tests.answering_server import AnsweringServer
-from tests.object_stores import azure, azurite, google, s3
+from tests.object_stores import azurite, stored
 from tests.uplink_cases import PREFIX, UplinkCase, signed_receipts
 
 KINDS = [
@@ -50,7 +50,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UplinkCase]
             given.server = server
             yield given
     else:
-        with {"s3": s3, "google": google, "azure": azure}[request.param]() as served:
+        with stored(request.param, request) as served:
             yield UplinkCase(tmp_path, served.url, served.options)
 
 

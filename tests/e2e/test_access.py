@@ -209,6 +209,7 @@ def test_what_operators_do_and_who_is_denied_is_written_down(site: TlsSite, tmp_
     assert secret not in text
 
 
+@pytest.mark.slow
 def test_the_audit_log_says_what_came_of_a_change_whose_caller_left(tmp_path: Path) -> None:
     """An install goes on without its caller, and its line says that it was made; a refused one says why."""
     broken = echo_bundle(tmp_path / "broken", "broken", "classify", LABELS)

@@ -107,6 +107,7 @@ def test_paths_that_are_no_bundle(tmp_path: Path) -> None:
             stub.InstallBundle(InstallBundleRequest(path="file"), timeout=5)
 
 
+@pytest.mark.slow
 def test_a_killed_model_comes_back_by_itself(tmp_path: Path) -> None:
     """The task's health turns bad and good again; the daemon's own stays good; calls in between may be retried."""
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin, daemon.client() as client:

@@ -106,6 +106,7 @@ def another_label(tab: Tab) -> tuple[str, str]:
     return tab.value(f"{button}.value"), tab.value(f"{button}.dataset.key")
 
 
+@pytest.mark.slow
 def test_answers_are_judged_with_keys_alone(console, tab):
     """Without a mouse: Enter, a label's key, !, - and Backspace reach the daemon as what they mean."""
     order = asked(console)

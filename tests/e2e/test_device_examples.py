@@ -115,6 +115,7 @@ def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way)
         assert "noted" == device.ask("= refund")
 
 
+@pytest.mark.slow
 @programs
 def test_a_device_keeps_to_what_a_busy_daemon_says(tmp_path, program):
     """It tries again after its delay, under the same request_id; an error that stays is said with its remedy."""
@@ -183,6 +184,7 @@ def test_a_device_without_its_certificate_does_not_start(tmp_path, program):
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @needs_node
 def test_the_till_finds_the_api_wherever_it_is_laid(tmp_path):
     """Taken out of the checkout it uses a copy next to it, or a folder that it is told; without one it says so."""

@@ -37,6 +37,7 @@ def engine_of(admin: AdminClient, task: str) -> Engine:
     return next(engine for engine in admin.status().engines if task in engine.tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.release)], ids=["kill", "stop"]
 )

@@ -122,6 +122,7 @@ async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemo
         assert await client.classify("sort", [TEXT], timeout_seconds=2)
 
 
+@pytest.mark.slow
 async def test_a_storm_of_deadlines_leaves_nothing_behind(daemon: RunningDaemon) -> None:
     """Three hundred callers who wait for 1 to 60 ms are answered, refused or too late; then there is peace."""
     dice, outcomes = random.Random(1), Counter[str]()

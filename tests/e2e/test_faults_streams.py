@@ -164,6 +164,7 @@ def test_a_killed_client_leaves_nothing_pending(daemon: RunningDaemon) -> None:
     assert [] == callers.lost
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_never_read_ends_at_its_deadline(daemon: RunningDaemon) -> None:
     """The buffers of a connection fill up and the deadline passes: nothing stays pending."""
     with daemon.admin() as admin:
@@ -186,6 +187,7 @@ def test_a_stream_that_is_never_read_and_has_no_deadline_ends_at_the_default_one
         channel.close()
 
 
+@pytest.mark.slow
 def test_a_daemon_killed_with_16_streams_starts_again(daemon: RunningDaemon) -> None:
     """kill -9 of the daemon ends its children; the state directory opens again and the tasks answer."""
     with daemon.admin() as admin, streaming_client(daemon, SLOW_TEXT) as client:

@@ -14,7 +14,7 @@ from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
 from tests.hostile_calls import Ended, call
 from tests.rpcs import METHODS, path_of
 
-QUICK, ALL = 12, 300
+SAMPLE, QUICK, ALL = 4, 12, 300
 BEGIN = 20  # the bench begins at 0: these are others
 RESIDENT_GROWTH_MAX = 32 * 2**20
 REFLECTION = next(method for method in METHODS if method.name == "ServerReflectionInfo")
@@ -68,7 +68,9 @@ def _code(ended: Ended) -> tuple[str, str]:
     return ended.code, ended.reason
 
 
-@pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
+@pytest.mark.parametrize(
+    "cases", [SAMPLE, pytest.param(QUICK, marks=pytest.mark.slow), pytest.param(ALL, marks=pytest.mark.release)]
+)
 def test_no_request_is_more_than_refused(at: Fuzzed, cases: int) -> None:
     """No UNKNOWN, no INTERNAL, no hang, no engine started again, and the other task answers as before."""
     found, before = Found(), at.resident_bytes()

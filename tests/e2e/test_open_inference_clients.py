@@ -111,6 +111,7 @@ def test_tritonclient_with_certificates(site: Site) -> None:
     check_triton(told("triton", "triton_sync", site.tls.address, *site.certificates))
 
 
+@pytest.mark.slow
 def test_tritonclient_aio(site: Site) -> None:
     """Sixteen calls at a time and a stream of two requests."""
     found = told("triton", "triton_aio", site.daemon.inference)

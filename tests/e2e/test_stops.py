@@ -66,7 +66,7 @@ def running_jobs(daemon: RunningDaemon) -> int:
         return sum(engine.pending for engine in admin.status().engines)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, signum: int) -> None:
     """Calls and streams that run when everybody gets the signal end whole, and no engine is lost or started again."""
     started = starts_of_engines(daemon)
@@ -84,6 +84,7 @@ async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, sig
     assert ([], started) == (complaints(daemon), starts_of_engines(daemon))
 
 
+@pytest.mark.slow
 async def test_an_engine_that_dies_while_the_daemon_stops_is_not_started_again(daemon: RunningDaemon) -> None:
     """Its calls are refused, with the time after which they may be made again: the daemon will be back."""
     started = starts_of_engines(daemon)
@@ -170,6 +171,7 @@ class Load:
                 self.failed.append(failed)
 
 
+@pytest.mark.slow
 def test_a_restart_under_load_fails_no_call_of_a_client_that_tries_again(daemon: RunningDaemon) -> None:
     """Of both clients: while the daemon is away, starts, and loads its model, their calls wait within their time."""
     load = Load(daemon)

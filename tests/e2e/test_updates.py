@@ -141,6 +141,7 @@ def test_the_centre_sees_what_became_of_it(tmp_path: Path, centre: Centre, site:
     assert ["GOLDEN_DIFFERS"] == [reason["reason"] for reason in found["reasons"]]
 
 
+@pytest.mark.slow
 def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, centre: Centre, site: FleetSite):
     """The plan alone stops it, without the keys of bundles; the site says that it waits, and why."""
     release(centre, tmp_path, "1.0.0")

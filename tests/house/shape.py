@@ -111,10 +111,11 @@ def lonely_interfaces(sources: Sequence[Source]) -> list[str]:
     concrete = [node for _, node in classes if not _is_interface(node)]
     found = []
     for source, node in classes:
-        wanted = _methods(node, by_name)
-        fitting = [other.name for other in concrete if wanted <= _methods(other, by_name)]
-        if _is_interface(node) and len(fitting) < 2:
-            found.append(source.at(node, f"interface {node.name} has {len(fitting)} implementation(s) {fitting}"))
+        if _is_interface(node):
+            wanted = _methods(node, by_name)
+            fitting = [other.name for other in concrete if wanted <= _methods(other, by_name)]
+            if len(fitting) < 2:
+                found.append(source.at(node, f"interface {node.name} has {len(fitting)} implementation(s) {fitting}"))
     return found
 
 

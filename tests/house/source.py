@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
@@ -16,7 +17,11 @@ class Source:
     """Dotted name; a package is called after its folder."""
     path: str
     text: str
-    tree: ast.Module
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """Its syntax, parsed when a rule asks for it: every run of the tests collects the rules, and few run them."""
+        return ast.parse(self.text, self.path)
 
     @property
     def lines(self) -> int:
@@ -33,7 +38,7 @@ def parse(path: str, text: str) -> Source:
     parts = list(Path(path).with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()
-    return Source(".".join(parts), path, text, ast.parse(text, path))
+    return Source(".".join(parts), path, text)
 
 
 def load(root: Path, folders: Iterable[str], *, without: tuple[str, ...] = ()) -> list[Source]:

@@ -31,6 +31,7 @@ def test_nothing_is_answered_wrongly() -> None:
         assert ("works", "same as PyTorch", "works") == (export, verify, serve) or any(refused), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.key.strip("| "))
 def test_row_is_what_is_found_out_again(tmp_path: Path, case: Case) -> None:
     """Making the row anew gives the very text of the document."""

@@ -124,7 +124,7 @@ def test_a_failing_disk_loses_nothing(field, error):
     assert len(reasons) > 1
 
 
-@pytest.mark.parametrize("cut", [1, 10, 100, 5000, 40_000])
+@pytest.mark.parametrize("cut", [1, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (10, 100, 40_000)), 5000])
 def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(field, cut):
     """SQLite's log cut anywhere, as after lost power on a disk without barriers, opens; what was sealed is sealed."""
     folder = field.fresh()
@@ -140,7 +140,7 @@ def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(field, cut)
     check(field, torn, "")
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 7)), 7])
 def test_flipped_bits_of_a_sealed_segment_are_found_and_mended(field, part):
     """Before a receipt came, the site itself notices and seals again what it has."""
     folder = field.fresh()

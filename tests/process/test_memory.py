@@ -191,6 +191,7 @@ async def attached(pool: EnginePool, folder: Path, digest: str) -> None:
     await pool.attach(digest, about, manifest.encode(about), paths)
 
 
+@pytest.mark.slow
 async def test_engines_share_one_cap(tmp_path: Path) -> None:
     """The cap is for all engines: what one takes is not there for the next, and comes back when it stops. Two that are
     loaded at once are not promised the same memory."""
@@ -210,6 +211,7 @@ async def test_engines_share_one_cap(tmp_path: Path) -> None:
         await pool.stop()
 
 
+@pytest.mark.slow
 async def test_what_there_is_is_measured_again_at_each_start(tmp_path: Path) -> None:
     """An engine that dies is loaded into what the others have left since its first start."""
     one = bundles.tiny_onnx_bundle(tmp_path / "a")

@@ -73,7 +73,9 @@ async def outcome(pool: EnginePool, made: Manifest, cases: tuple[Case, ...]) -> 
         return outcome_of(error)
 
 
-@pytest.mark.parametrize("kind", ["classify", "extract", "generate", "embed"])
+@pytest.mark.parametrize(
+    "kind", ["classify", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("extract", "generate", "embed"))]
+)
 async def test_a_good_bundle_passes(pool: EnginePool, kind: str):
     """Of each kind, in the words of its golden file."""
     found = await outcome(pool, manifest(kind=kind), await golden(pool, kind))
@@ -150,6 +152,7 @@ async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
     assert 0 == resident_bytes(pids[0])
 
 
+@pytest.mark.slow
 async def test_a_crash_in_a_trial_is_forgotten(pool: EnginePool):
     """The input is not quarantined: the bundle is to blame, not the text."""
     for _ in range(2):

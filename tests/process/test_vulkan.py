@@ -45,7 +45,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny decoder that scores three labels: a driver in software computes large ones for minutes."""
     folder = tmp_path_factory.mktemp("bundle")
-    weights = tiny_gguf.write(folder / "tiny.gguf", tiny_gguf.sharp())
+    weights = tiny_gguf.write(folder / "tiny.gguf", sharpened=True)
     fields = {
         "task": {"name": "tiny", "kind": "classify", "labels": ["one", "two", "three"]},
         "version": "1.0.0",

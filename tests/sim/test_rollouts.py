@@ -27,6 +27,7 @@ def test_no_wave_takes_more_sites_than_it_may(waves: Waves):
     assert sum(site.kind != "away" for site in SITES) == len(found.switched)
 
 
+@pytest.mark.slow
 def test_a_halt_stops_a_rollout_within_one_look():
     """Sites that are online read of it at their next look; after that none switches, and few ever had."""
     online = [site for site in population(1200, seed=3) if site.kind == "always on"]

@@ -105,6 +105,7 @@ def test_nothing_at_all_is_no_error(tmp_path: Path):
         assert [(0,)] == connection.execute("SELECT count(filename) FROM records").fetchall()
 
 
+@pytest.mark.slow
 def test_many_examples_fit_into_little_memory(tmp_path: Path):
     """Ten thousand examples within the least memory: joined, duplicates found, nothing left of what was spilt."""
     site, centre = SealingSite(tmp_path / "store"), Centre(tmp_path, memory_bytes=database.MEMORY_BYTES_MIN)

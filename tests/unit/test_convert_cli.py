@@ -130,6 +130,7 @@ def without_extra(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
     """The demo makes its bundles on a machine without torch; a recipe there says what to install."""
     made = without_extra("assemble", "examples/echo", "--out", tmp_path / "echo")

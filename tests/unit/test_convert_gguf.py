@@ -83,11 +83,12 @@ def test_llama_cpp_computes_the_same_model(tiny: Path) -> None:
     assert gap.passes, gap
 
 
+@pytest.mark.slow
 def test_weights_in_another_order_are_caught(tmp_path: Path) -> None:
     """A file that loads and computes something else fails the gate."""
     model, prompts = tiny_gguf.sharp(), probes.prompts(tiny_decoder.tokenizer())
     for shuffled in (True, False):
-        path = tiny_gguf.write(tmp_path / f"{shuffled}.gguf", model, shuffled=shuffled)
+        path = tiny_gguf.write_model(tmp_path / f"{shuffled}.gguf", model, shuffled=shuffled)
         answer = probe.ask("convert.probe.llama", {"model": str(path), "prompts": prompts})
         assert shuffled == probes.compare(probes.last_logits(model, prompts), answer.arrays["logits"]).passes
 
