@@ -31,7 +31,7 @@ CACHE = ROOT / ".cache" / "llama-builds"
 VARIABLE = "EDGE_AGENT_LLAMA_BUILD"
 NATIVE = "native"
 """What scripts/setup has built for this machine."""
-HEADERS = tuple(ROOT / "installer" / "build" / name for name in ("attention.h", "dot.h"))
+HEADERS = tuple(ROOT / "installer" / "build" / name for name in ("attention.h", "rows.h", "dot.h"))
 _COMPUTES = "libggml-cpu.so.0"
 _OTHERS = ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0")
 _OPTIONS = ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512")

@@ -35,7 +35,7 @@ FLAGS = (
 )
 BUILD = 1
 """Another one is built with other flags."""
-KERNELS = [Path(__file__).resolve().parents[2] / "installer" / "build" / name for name in ("attention.h", "dot.h")]
+KERNELS = [Path(__file__).resolve().parents[2] / "installer" / "build" / name for name in ("attention.h", "rows.h", "dot.h")]
 """What scripts/setup has the compiler include."""
 WITHOUT = "-mno-avx512fp16"
 _SHOWN_EVERY = 10  # percent

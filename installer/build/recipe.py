@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GLIBC_HEADER = Path(__file__).with_name("glibc.h")
-HEADERS = (GLIBC_HEADER, *(Path(__file__).with_name(name) for name in ("attention.h", "dot.h")))
+HEADERS = (GLIBC_HEADER, *(Path(__file__).with_name(name) for name in ("attention.h", "rows.h", "dot.h")))
 """Included before every file of llama.cpp, in this order."""
 GLIBC_MAX = (2, 36)
 """Debian 12; Ubuntu 24.04 has 2.39, Debian 13 has 2.41."""

@@ -35,6 +35,8 @@ _SCALARS = {
     for kind, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
 _LAYER = re.compile(rb"blk\.(\d{1,4})\.")
+_LEFT_AS_THEY_ARE = {10, 12}
+"""Q2_K and Q4_K, by ggml's numbers: laid out anew, rows in groups of four would add up otherwise than others."""
 _LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
 
 _Value = int | float | bytes | list[int | float] | None
@@ -80,6 +82,11 @@ class Header:
     """`cell_elements` of each layer."""
     output_bytes: int = 0
     """Bytes of what stands outside the layers and is multiplied with."""
+
+    @property
+    def may_be_repacked(self) -> bool:
+        """Whether llama.cpp may lay weights out anew for the processor: for a file, it does so or it does not."""
+        return not _LEFT_AS_THEY_ARE & set(self.product_bytes)
 
 
 def read(path: str) -> Header:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import llama_cpp as llama
 
-from edge_agent.engine.runtimes.llama import backends
+from edge_agent.engine.runtimes.llama import backends, header
+from edge_agent.engine.runtimes.llama.header import Header
 from edge_agent.engine.runtimes.llama.text import whole
 from edge_agent.errors import ModelLoadFailed
 
@@ -68,8 +69,8 @@ class Written(NamedTuple):
 class Model:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
-    def __init__(self, path: str, device: int | None = None, layers: int = 0) -> None:
-        """Load a GGUF file; give so many of its layers to a device, by its pointer.
+    def __init__(self, path: str, device: int | None = None, layers: int = 0, head: Header | None = None) -> None:
+        """Load a GGUF file; give so many of its layers to a device, by its pointer. `head` is read where it is not given.
 
         Raises:
             ModelLoadFailed: another llama-cpp-python than PIN, or the file is missing, empty, cut off or damaged.
@@ -91,6 +92,8 @@ class Model:
         devices = (ctypes.c_void_p * 2)(device, None)
         params.devices = ctypes.addressof(devices)
         params.n_gpu_layers = layers
+        # With Q2_K and Q4_K laid out anew, a row would depend on how many there are (decision 0051).
+        params.use_extra_bufts = (head or header.read(path)).may_be_repacked
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)
         if not self.pointer:

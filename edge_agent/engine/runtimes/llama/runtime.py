@@ -100,7 +100,7 @@ class LlamaRuntime:
         place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
         need = place.beside(need)
         need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
-        model = Model(spec.weights, place.pointer, place.layers)
+        model = Model(spec.weights, place.pointer, place.layers, head)
         try:
             if spec.context_tokens > model.context_tokens_max:
                 raise ModelLoadFailed(

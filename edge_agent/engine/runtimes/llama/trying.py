@@ -17,7 +17,7 @@ from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.threads import thread_counts
-from edge_agent.engine.runtimes.llama.tuning import FILLED, OTHERS, SAME, Limits, Trial, Tuned
+from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, FILLED, OTHERS, SAME, Limits, Trial, Tuned
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 TRIES, _GROUP_TRIES = 2, 4
@@ -33,6 +33,9 @@ paid twice, and a boy asks for batteries that fit a radio from 1987. Nobody has 
 doors are locked, the till is counted, and what was sold is written down for the next morning."""
 _BULK, _PIECE, _TURNS = 128, 16, 2
 """Rows of a bulk step, those of a small one, and how many texts are read in steps of both kinds."""
+_SMALL, _READ, _ASKED = (3, 8), 18, 6
+"""Rows of small steps that llama.cpp has different kernels for; tokens of a text that is read in each, and in one step,
+and how many of them are looked at. The last step of eights has two rows. A lone row has company where it needs it."""
 
 
 def processor() -> str:
@@ -47,8 +50,9 @@ def processor() -> str:
 def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
-    `named` is the processor and its code. It is measured, too, whether scores come out of bulk steps as of small ones,
-    and of fewer threads as of all.
+    `named` is the processor and its code. On the processor it is always measured whether scores depend on what else is
+    computed; and, where it is asked for, whether they come out of bulk steps as of small ones, and of fewer threads as
+    of all.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
@@ -63,6 +67,9 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
             else:
                 tuned = _Search(model, shape, limits).run(key)
             tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
+        elif spec.device == "cpu":
+            same = _scores_are_independent(model, shape)
+            tuned = replace(tuned, bulk_scores=OTHERS if same else DEPENDENT)
     except ModelFailed as error:  # the first answer says what is wrong with it
         return Tuned(shape, key, "off", error.message)
     return tuned
@@ -70,13 +77,29 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
 
 def _with_scores(model: Model, tuned: Tuned, threads: int, seconds: float) -> Tuned:
     """Measure what scores depend on, where it is not remembered: on bulk steps, and on fewer threads than these."""
-    if not tuned.bulk_scores and tuned.shape.rows >= _BULK:
-        same = _bulk_scores_are_the_same(model, tuned.shape, seconds)
-        tuned = replace(tuned, bulk_scores=SAME if same else OTHERS)
+    if not tuned.bulk_scores:
+        tuned = replace(tuned, bulk_scores=_scores_in_company(model, tuned.shape, seconds))
     if not tuned.thread_scores and threads > 1:
         same = _thread_scores_are_the_same(model, replace(tuned.shape, threads=threads))
         tuned = replace(tuned, thread_scores=SAME if same else OTHERS)
     return tuned
+
+
+def _scores_in_company(model: Model, shape: Shape, seconds: float) -> str:
+    if not _scores_are_independent(model, shape):
+        return DEPENDENT
+    return SAME if shape.rows >= _BULK and _bulk_scores_are_the_same(model, shape, seconds) else OTHERS
+
+
+def _scores_are_independent(model: Model, shape: Shape) -> bool:
+    """Tell whether prose has the same logits in small steps of any size, and beside another text.
+
+    It depends on the type of the weights, and on whose kernels multiply them (decision 0051).
+    """
+    text = model.tokenize(_PROSE, special=False)[:_READ]
+    with _opened(model, shape) as bench:
+        usual = bench.last(text, len(text), _ASKED)
+        return all(usual == bench.last(text, rows, _ASKED, beside) for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in _SMALL)])
 
 
 def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> bool:
@@ -90,7 +113,7 @@ def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> boo
         for turn in range(_TURNS):
             begin = turn * len(prose) // _TURNS
             text = (prose[begin:] + prose * _BULK)[:_BULK]
-            small, bulk = (bench.behind(text, rows) for rows in (_PIECE, _BULK))
+            small, bulk = (bench.last(text, rows, _PIECE) for rows in (_PIECE, _BULK))
             if small != bulk:
                 return False
             if time.monotonic() > until:
@@ -247,12 +270,23 @@ class _Bench:
         self.context.drop(0)
         return logits
 
-    def behind(self, text: list[int], rows: int) -> list[bytes]:
-        """Return digests of the logits behind a text's last tokens, computed in steps of so many rows."""
+    def last(self, text: list[int], rows: int, asked: int, beside: int = 0) -> list[bytes]:
+        """Return digests of the logits behind each of a text's last tokens, computed in steps of so many rows.
+
+        In each step are `beside` rows of another text.
+        """
+        found: list[bytes] = []
         for start in range(0, len(text), rows):
-            self.context.decode([Rows(0, start, text[start : start + rows], logits=_PIECE)])
-        self.context.drop(0)
-        return [hashlib.blake2b(self.context.logits(row).tobytes()).digest() for row in range(rows - _PIECE, rows)]
+            step = text[start : start + rows]
+            wanted = max(0, min(len(step), start + len(step) - (len(text) - asked)))
+            others = self._text[start // rows * beside :][:beside]
+            company = [Rows(1, start // rows * beside, others, logits=0)] if beside else []
+            self.context.decode([*company, Rows(0, start, step, logits=wanted)])
+            places = range(beside + len(step) - wanted, beside + len(step))
+            found += [hashlib.blake2b(self.context.logits(place).tobytes()).digest() for place in places]
+        for sequence in (0, 1):
+            self.context.drop(sequence)
+        return found
 
     def digests(self) -> list[bytes]:
         """Return digests of the logits behind a text, behind one token more, and behind as much as bulk steps read."""

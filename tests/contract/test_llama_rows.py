@@ -1,0 +1,208 @@
+"""A row comes out the same however many rows there are, for each type that weights may have (decision 0051)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert import gguf
+from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.runtimes.llama import header, trying, tuning
+from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
+from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from tests import pos_intents, products, tiny_decoder, tiny_gguf
+from tests.attention import by_row
+from tests.contract.test_llama_attention import ASKED, FEW, cut
+from tests.contract.test_llama_runtime import finish, make
+from tests.gguf_adapter import write_adapter
+from tests.models import smollm2_path
+
+FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")
+"""What edge-convert makes: `convert.recipe.GgufType`."""
+K_TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K")
+WIDTH, LAYERS = 256, 2
+"""Rows of 256 numbers, which K types need."""
+ROUNDING = 1e-5
+"""Of the numbers' spread: ten times what sums in single precision are off by."""
+ROWS = (2, 3, 5, 8, 9, 17, 30, 64)
+BATCHES = (2, 3, 7, 16, 50, 64)
+TEXTS = [text for text, _ in pos_intents.held_out()[:50]]
+LABELS = ("refund", "price", "opening hours", "opening hours today")
+CONTEXT_TOKENS = 96
+format_of_weights = pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=() if each in ("F16", "Q4_K_M") else pytest.mark.slow) for each in FORMATS]
+)
+
+
+@functools.cache
+def _whole(folder: Path) -> Path:
+    return tiny_gguf.write(folder / "whole.gguf", tiny_decoder.model(layers=LAYERS, hidden=WIDTH))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where weights are written."""
+    return tmp_path_factory.mktemp("weights")
+
+
+def weights(folder: Path, kind: str) -> Path:
+    """Return a tiny decoder at a format."""
+    path = folder / f"{kind}.gguf"
+    if not path.exists():
+        gguf.quantize(gguf.Request(_whole(folder), path, kind))
+    return path
+
+
+@pytest.mark.parametrize("kind", products.TYPES)
+def test_a_product_is_right_and_the_same_for_any_number_of_rows(kind: str) -> None:
+    """As float64 has it of the same rounded numbers; in either layout, but that of Q2_K and Q4_K, which nobody uses."""
+    matrix, given = products.weights(kind, 32, 512), products.activations(max(ROWS), 512)
+    right = products.exact(matrix, given)
+    again = products.is_repacked(kind) and kind not in ("Q2_K", "Q4_K")
+    for layout in (products.PLAIN, products.REPACKED)[: 1 + again]:
+        alone = np.concatenate([products.product(matrix, row[None], layout=layout) for row in given])
+        assert np.abs(alone - right).max() < ROUNDING * right.std()
+        moved = [
+            rows
+            for rows in ROWS
+            if not np.array_equal(alone[:rows], products.product(matrix, given[:rows], layout=layout))
+        ]
+        assert [] == moved, layout
+
+
+@pytest.mark.parametrize(
+    ("kind", "repacked"),
+    [("Q4_K_M", False), *(pytest.param(kind, True, marks=pytest.mark.slow) for kind in ("Q5_K_M", "Q6_K", "Q4_0"))],
+)
+def test_what_would_come_out_otherwise_is_not_laid_out_anew(folder: Path, kind: str, repacked: bool) -> None:
+    """Q4_K; Q4_0 is, which is twice as fast, and whose rows are the same."""
+    assert repacked == header.read(str(weights(folder, kind))).may_be_repacked
+
+
+@format_of_weights
+def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> None:
+    """One row, few, as many as have other kernels, and with another text's rows before them."""
+    model = Model(str(weights(folder, kind)))
+    try:
+        same_in_any_step(model)
+        shape = Shape(cells=300, sequences=4, kv_type="f16", threads=1)
+        found = trying.settle(Load(runtime="llama", threads=1), model, shape, "this one").bulk_scores
+        assert tuning.OTHERS == found, "unasked, only small steps are measured"
+    finally:
+        model.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", K_TYPES)
+def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path, kind: str) -> None:
+    """SmolLM2, in whose narrow matrices other types stand in for K types."""
+    path = tmp_path / "weights.gguf"
+    gguf.quantize(gguf.Request(smollm2_path(), path, kind, requantize=True))
+    model = Model(str(path))
+    try:
+        same_in_any_step(model, sizes=(7, 8, ROWS_MAX))
+    finally:
+        model.close()
+
+
+def same_in_any_step(model: Model, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8, 17, ROWS_MAX)) -> None:
+    """Require it of a text's last rows."""
+    tokens = (model.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
+    usual = np.array(cut(model, tokens, 16, threads=1))
+    others = {f"steps of {rows}": cut(model, tokens, rows, threads=1) for rows in sizes}
+    others["beside others"] = cut(model, tokens, 5, before=4, threads=1)
+    others["two threads"] = cut(model, tokens, 4, threads=2)
+    assert (ASKED,) == usual.shape[:1]
+    assert [] == [name for name, found in others.items() if not np.array_equal(usual, np.array(found))]
+
+
+@by_row
+@pytest.mark.parametrize("kind", ["F16", "Q4_K_M"])
+def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
+    """With the agent's kernels it is measured so, for floats and K types, too."""
+    model = Model(str(weights(folder, kind)))
+    try:
+        shape = Shape(cells=600, sequences=4, kv_type="f16", threads=1)
+        spec, limits = Load(runtime="llama", threads=1, tune=True), tuning.Limits(seconds=0, share=0.0)
+        assert tuning.SAME == trying.settle(spec, model, shape, "this one", limits).bulk_scores
+    finally:
+        model.close()
+
+
+@by_row
+def test_weights_that_are_laid_out_anew_are_found_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q4_K as llama.cpp has it by itself: that scores depend on their neighbours is measured, not assumed."""
+    monkeypatch.setattr(header.Header, "may_be_repacked", True)
+    model = Model(str(weights(folder, "Q4_K_M")))
+    try:
+        shape = Shape(cells=300, sequences=4, kv_type="f16", threads=1)
+        for tune in (False, True):
+            spec, limits = Load(runtime="llama", threads=1, tune=tune), tuning.Limits(seconds=0, share=0.0)
+            tuned = trying.settle(spec, model, shape, "this one", limits)
+            assert tuning.DEPENDENT == tuned.bulk_scores == tuned.details()["bulk_scores"]
+    finally:
+        model.close()
+
+
+class Company:
+    """A runtime that answers many at once."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.runtime = LlamaRuntime()
+        more: dict[str, Any] = {"context_tokens": CONTEXT_TOKENS, "threads": 1, "sequences_max": max(BATCHES) + 1}
+        self.runtime.load(Load(runtime="llama", weights=str(path), **more))
+        limits = {"input_tokens_max": CONTEXT_TOKENS - 30, "output_tokens_max": 24}
+        sort = {"prompt": {"template": "{input}\nWants:"}, "labels": LABELS, "limits": limits}
+        adapter = {"adapter": str(write_adapter(folder / "tuned.gguf", 1, model=(WIDTH, LAYERS)))}
+        self.runtime.attach("sort", make(**sort), {})
+        self.runtime.attach("tuned", make(**sort), adapter)
+        self.runtime.attach("write", make("generate", prompt={"template": "{input}"}, limits=limits), {})
+
+    def scores(self, texts: Sequence[str], *, beside: str = "") -> list[tuple[float, ...]]:
+        """Return what texts score that are computed together, beside jobs of another bundle."""
+        events = []
+        if beside:
+            self.runtime.submit(Run(job_id="beside", digest=beside, text=TEXTS[-1], output_tokens_max=24))
+            events = [event for _ in range(2) if self.runtime.busy for event in self.runtime.step()]
+        for place, text in enumerate(texts):
+            self.runtime.submit(Run(job_id=str(place), digest="sort", text=text))
+            if beside == "tuned":
+                self.runtime.submit(Run(job_id=f"tuned {place}", digest="tuned", text=text))
+        events += finish(self.runtime)
+        self.runtime.tidy()
+        done = {event.job_id: event for event in events if isinstance(event, Done)}
+        return [(*done[str(place)].scores, done[str(place)].label_mass) for place in range(len(texts))]
+
+
+@pytest.fixture
+def company(kind: str, folder: Path) -> Iterator[Company]:
+    """Load weights of a format."""
+    loaded = Company(weights(folder, kind), folder)
+    yield loaded
+    loaded.runtime.close()
+
+
+@format_of_weights
+def test_fifty_texts_score_in_any_company_as_alone(company: Company) -> None:
+    """To the last bit: in batches of 2 to 64, in another order, beside a text that is written, beside an adapter."""
+    alone = {text: company.scores([text])[0] for text in TEXTS}
+    assert len(TEXTS) == len(set(alone.values()))
+    asked = [*TEXTS, *TEXTS[: max(BATCHES) - len(TEXTS)]]
+    found = {}
+    for size in BATCHES:
+        batches = [asked[start : start + size] for start in range(0, len(asked), size)]
+        found[f"batches of {size}"] = [scores for batch in batches for scores in company.scores(batch)]
+    found["the other way round"] = company.scores(asked[::-1])[::-1]
+    for beside in ("write", "tuned"):
+        found[f"beside {beside}"] = company.scores(asked[:30], beside=beside)
+    wrong = {
+        name: sum(alone[text] != scores for text, scores in zip(asked, each, strict=False))
+        for name, each in found.items()
+    }
+    assert dict.fromkeys(found, 0) == wrong
