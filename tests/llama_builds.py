@@ -49,7 +49,7 @@ class Build:
     needs: tuple[str, ...]
     """What the processor must have, by the names of /proc/cpuinfo."""
     by_row: bool
-    """It has the agent's own kernels (decisions 0043 and 0045)."""
+    """It has the agent's own kernels (decisions 0043, 0045 and 0051)."""
     tier: str = "not release"
     """Which tests of the contract run on it, as pytest's -m."""
     left_out: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as
 scripts/setup builds that package's wheel: optimized, for this machine's processor but for AVX512-FP16 (decision 0022),
 with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has kernels of our own, too (decisions
-0043, 0045). llama-server is what its makers publish; a second one has those kernels as well, to tell what an engine is
+0043, 0045, 0051). llama-server is what its makers publish; a second one has those kernels as well, to tell what an engine is
 worth from what a kernel is.
 """
 
@@ -35,7 +35,9 @@ FLAGS = (
 )
 BUILD = 1
 """Another one is built with other flags."""
-KERNELS = [Path(__file__).resolve().parents[2] / "installer" / "build" / name for name in ("attention.h", "rows.h", "dot.h")]
+KERNELS = [
+    Path(__file__).resolve().parents[2] / "installer" / "build" / name for name in ("attention.h", "rows.h", "dot.h")
+]
 """What scripts/setup has the compiler include."""
 WITHOUT = "-mno-avx512fp16"
 _SHOWN_EVERY = 10  # percent

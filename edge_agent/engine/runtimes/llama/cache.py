@@ -1,8 +1,8 @@
 """Who has which sequence of the context, what is kept of prompts, and the rules that make a score independent.
 
-llama.cpp computes a row of quantized weights the same way, to the last bit, whatever other rows are in the batch, if
-three rules are kept (measured on the pinned build; the contract tests hold them). Where the last weights are not
-quantized, how many rows ask for logits moves them by 1e-6; nothing is done about that.
+llama.cpp, as this agent builds it, computes a row the same way, to the last bit, whatever other rows are in the batch,
+if three rules are kept (the contract tests hold them). As others build it, its products have another order of sums
+with many rows than with few (decision 0051); `trying.py` finds that out.
 
 1. Fewer than 64 rows in a micro-batch: from 64 on, llama.cpp's own flash attention takes another kernel. The scheduler
    sees to it. With the one that this agent's builds have, nothing depends on that (decision 0043).

@@ -99,7 +99,10 @@ def _scores_are_independent(model: Model, shape: Shape) -> bool:
     text = model.tokenize(_PROSE, special=False)[:_READ]
     with _opened(model, shape) as bench:
         usual = bench.last(text, len(text), _ASKED)
-        return all(usual == bench.last(text, rows, _ASKED, beside) for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in _SMALL)])
+        return all(
+            usual == bench.last(text, rows, _ASKED, beside)
+            for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in _SMALL)]
+        )
 
 
 def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> bool:
