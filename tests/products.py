@@ -241,9 +241,9 @@ def report(kinds: Sequence[str]) -> None:
                 off, loss = (float(np.abs(found - each[:rows]).max()) / size for each in (right, whole))
                 same = int((found == alone[:rows]).all(axis=1).sum())
                 moved = float(np.abs(found - alone[:rows]).max()) / size
-                print(
+                sys.stdout.write(
                     f"{kind:7} {layout:8} {rows:3} rows: off by {off:.1e} (by {loss:.1e} of unrounded activations), "
-                    f"{same} rows as alone, moved by {moved:.1e}"
+                    f"{same} rows as alone, moved by {moved:.1e}\n"
                 )
 
 

@@ -2,8 +2,8 @@
 
 Their source is in the source archive of the pinned llama-cpp-python, which is held to its hash. They are built as
 scripts/setup builds that package's wheel: optimized, for this machine's processor but for AVX512-FP16 (decision 0022),
-with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has kernels of our own, too (decisions
-0043, 0045, 0051). llama-server is what its makers publish; a second one has those kernels as well, to tell what an engine is
+with OpenMP, and with what CFLAGS, CXXFLAGS and CMAKE_ARGS say. That wheel has kernels of our own, too (decisions 0043,
+0045, 0051). llama-server is what its makers publish; a second one has those kernels as well, to tell what an engine is
 worth from what a kernel is.
 """
 

@@ -70,7 +70,7 @@ class Model:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
     def __init__(self, path: str, device: int | None = None, layers: int = 0, head: Header | None = None) -> None:
-        """Load a GGUF file; give so many of its layers to a device, by its pointer. `head` is read where it is not given.
+        """Load a GGUF file, whose `head` may have been read; give so many of its layers to a device, by its pointer.
 
         Raises:
             ModelLoadFailed: another llama-cpp-python than PIN, or the file is missing, empty, cut off or damaged.

@@ -25,8 +25,8 @@ STATE_BYTES = 512  # of the automaton of one record: 450 measured
 ADAPTER_COST = 1.2  # of its file: the tensors, and what each loaded adapter adds to the graph; measured on 100 of them
 KV_BITS = {"f16": 16.0, "q8_0": 8.5}
 # Types of which ggml-cpu may keep a second copy, laid out for the processor (repack.cpp), by ggml's numbers: Q4_0,
-# IQ4_NL, MXFP4 on x86; on ARM also Q8_0, Q5_K, Q6_K, Q1_0. Whether it does depends on the processor and on the number of
-# rows: the copy is always counted. Of a file with Q2_K or Q4_K in it there is none (Header.may_be_repacked).
+# IQ4_NL, MXFP4 on x86; on ARM also Q8_0, Q5_K, Q6_K, Q1_0. Whether it does depends on the processor and on the number
+# of rows: the copy is always counted. Of a file with Q2_K or Q4_K in it there is none (Header.may_be_repacked).
 _REPACKED = {2, 20, 39}
 _REPACKED_ELSEWHERE = _REPACKED | {8, 13, 14, 41}
 
