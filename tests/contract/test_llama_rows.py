@@ -26,7 +26,6 @@ from tests.models import smollm2_path
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")
 """What edge-convert makes: `convert.recipe.GgufType`."""
-K_TYPES = ("Q4_K_M", "Q5_K_M", "Q6_K")
 WIDTH, LAYERS = 256, 2
 """Rows of 256 numbers, which K types need."""
 ROUNDING = 1e-5
@@ -100,11 +99,10 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", K_TYPES)
-def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path, kind: str) -> None:
-    """SmolLM2, in whose narrow matrices other types stand in for K types."""
+def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path) -> None:
+    """SmolLM2 at Q4_K_M: matrices of Q4_K and Q6_K, and of the types that stand in for them where rows are narrow."""
     path = tmp_path / "weights.gguf"
-    gguf.quantize(gguf.Request(smollm2_path(), path, kind, requantize=True))
+    gguf.quantize(gguf.Request(smollm2_path(), path, "Q4_K_M", requantize=True))
     model = Model(str(path))
     try:
         same_in_any_step(model, sizes=(7, 8, ROWS_MAX))
@@ -118,7 +116,6 @@ def same_in_any_step(model: Model, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8, 17,
     usual = np.array(cut(model, tokens, 16, threads=1))
     others = {f"steps of {rows}": cut(model, tokens, rows, threads=1) for rows in sizes}
     others["beside others"] = cut(model, tokens, 5, before=4, threads=1)
-    others["two threads"] = cut(model, tokens, 4, threads=2)
     assert (ASKED,) == usual.shape[:1]
     assert [] == [name for name, found in others.items() if not np.array_equal(usual, np.array(found))]
 
