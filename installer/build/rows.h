@@ -7,7 +7,8 @@
    - Q4_K, Q5_K, Q6_K: from 8 rows on `tiled` kernels, which sum up a block of 256 products in whole numbers;
      below one vec_dot for each number, which sums up in eight lanes. Here is a vec_dot that adds up as the tiled kernels
      do. Other types that have tiled kernels (Q2_K, Q3_K, IQ types), and processors without AVX2, do without them.
-   - F32, F16, BF16, IQ4_NL, without AVX2 also Q4_0: from 2 rows on llamafile's kernels, below vec_dot. Here is the same for one row.
+   - F32, F16, BF16, IQ4_NL, without AVX2 also Q4_0 and Q8_0: from 2 rows on llamafile's kernels, below vec_dot. Here is
+     the same for one row.
 
    Weights that llama.cpp has laid out anew do not come here: the engine has it leave K types as they are. */
 #if !defined(__ASSEMBLER__) && !defined(__cplusplus) && defined(__AVX__)
@@ -186,9 +187,10 @@ static inline bool edge_mul_mat_id_tiled(const struct ggml_compute_params * para
    with AVX2 for F32 and F16, where that takes longer: there the functions below add up as llamafile's do. Of other types
    vec_dot does. */
 static inline bool edge_sgemm(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int Atype, int Btype, int Ctype) {
-    bool twice = Atype == GGML_TYPE_BF16 || Atype == GGML_TYPE_IQ4_NL;
-#ifndef EDGE_ATTENTION
-    twice = twice || Atype == GGML_TYPE_F32 || Atype == GGML_TYPE_F16 || Atype == GGML_TYPE_Q4_0;
+#ifdef EDGE_ATTENTION
+    const bool twice = Atype == GGML_TYPE_BF16 || Atype == GGML_TYPE_IQ4_NL;
+#else
+    const bool twice = true;
 #endif
     if (n == 1 && twice) return llamafile_sgemm(params, m, 2, k, A, lda, B, 0, C, 0, Atype, Btype, Ctype);
     return llamafile_sgemm(params, m, n, k, A, lda, B, ldb, C, ldc, Atype, Btype, Ctype);
