@@ -35,6 +35,14 @@ def test_only_types_that_the_processor_lays_out_anew_are_copied(machine: str, co
     assert copies == need_of(HEADER, 0, SHAPE, 1, machine).copies
 
 
+@pytest.mark.parametrize("kind", [10, 12])
+def test_nothing_is_copied_of_a_file_with_types_that_are_left_as_they_are(kind: int) -> None:
+    """Q2_K and Q4_K, in which rows would come out by their number; then Q4_0 beside them is not laid out anew either."""
+    header = dataclasses.replace(HEADER, product_bytes={2: 700, kind: 9})
+    assert (True, False) == (HEADER.may_be_repacked, header.may_be_repacked)
+    assert 0 == need_of(header, 0, SHAPE, 1, "x86_64").copies
+
+
 @pytest.mark.parametrize(("kv_type", "size"), [("f16", 1024 * 128 * 2), ("q8_0", 1024 * 128 * 34 // 32)])
 def test_the_cache_is_rounded_up_as_llama_cpp_does(kv_type: str, size: int) -> None:
     """1,000 cells take the room of 1,024."""
