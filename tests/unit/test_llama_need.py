@@ -37,7 +37,7 @@ def test_only_types_that_the_processor_lays_out_anew_are_copied(machine: str, co
 
 @pytest.mark.parametrize("kind", [10, 12])
 def test_nothing_is_copied_of_a_file_with_types_that_are_left_as_they_are(kind: int) -> None:
-    """Q2_K and Q4_K, in which rows would come out by their number; then Q4_0 beside them is not laid out anew either."""
+    """Q2_K and Q4_K, whose rows would come out by their number; Q4_0 beside them is not laid out anew, either."""
     header = dataclasses.replace(HEADER, product_bytes={2: 700, kind: 9})
     assert (True, False) == (HEADER.may_be_repacked, header.may_be_repacked)
     assert 0 == need_of(header, 0, SHAPE, 1, "x86_64").copies
