@@ -42,7 +42,7 @@ format_of_weights = pytest.mark.parametrize(
 
 @functools.cache
 def _whole(folder: Path) -> Path:
-    return tiny_gguf.write(folder / "whole.gguf", tiny_decoder.model(layers=LAYERS, hidden=WIDTH))
+    return tiny_gguf.write_model(folder / "whole.gguf", tiny_decoder.model(layers=LAYERS, hidden=WIDTH))
 
 
 @pytest.fixture(scope="module")
