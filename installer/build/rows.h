@@ -10,7 +10,7 @@
    - F32, F16, BF16, IQ4_NL, without AVX2 also Q4_0 and Q8_0: from 2 rows on llamafile's kernels, below vec_dot. Here is
      the same for one row.
 
-   Weights that llama.cpp has laid out anew do not come here: the engine has it leave K types as they are. */
+   Weights that llama.cpp has laid out anew do not come here: the engine has it leave Q2_K and Q4_K as they are. */
 #if !defined(__ASSEMBLER__) && !defined(__cplusplus) && defined(__AVX__)
 #if __has_include("ggml-cpu-impl.h") && __has_include("quants.h")
 #define EDGE_ROWS
