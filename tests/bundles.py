@@ -77,7 +77,7 @@ def echo_bundle(
     """
     given = {role: more.pop(role, b"") for role in ("weights", "adapter", "golden")}
     files = {role: (f"echo.{role}.bin", content) for role, content in given.items() if content}
-    return write(directory, _fields("echo", name, kind, labels, version), more, files)
+    return write(directory, fields_of("echo", name, kind, labels, version), more, files)
 
 
 def tiny_onnx_bundle(
@@ -91,7 +91,7 @@ def tiny_onnx_bundle(
     """Write a bundle with a random BERT of 2 layers; the number of its outputs is always that of the default labels."""
     weights = tiny_onnx(kind)
     files: _Files = {"weights": ("model.onnx", weights), "tokenizer": ("tokenizer.json", bert_onnx.tiny_tokenizer())}
-    return write(directory, _fields("onnx", name, kind, labels, version), more, files)
+    return write(directory, fields_of("onnx", name, kind, labels, version), more, files)
 
 
 def minilm_bundle(directory: Path, kind: str = "embed", name: str = "", version: str = "1.0.0", **more: Any) -> Path:
@@ -101,7 +101,7 @@ def minilm_bundle(directory: Path, kind: str = "embed", name: str = "", version:
         "weights": ("model.onnx", weights),
         "tokenizer": ("tokenizer.json", models.minilm_dir() / "tokenizer.json"),
     }
-    return write(directory, _fields("onnx", name, kind, None, version), more, files)
+    return write(directory, fields_of("onnx", name, kind, None, version), more, files)
 
 
 def smollm2_bundle(
@@ -113,7 +113,7 @@ def smollm2_bundle(
     **more: Any,
 ) -> Path:
     """Write a bundle with SmolLM2-135M-Instruct: "classify" or "extract" by a few examples, or "generate" as a chat."""
-    fields = _fields("llama", name, kind, () if kind == "extract" else labels, version)
+    fields = fields_of("llama", name, kind, () if kind == "extract" else labels, version)
     fields["task"]["prompt"] = _PROMPTS[kind]
     if kind == "extract":
         fields["task"]["record_schema"] = RECORD_SCHEMA
@@ -168,7 +168,9 @@ def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _fields(runtime: str, name: str, kind: str, labels: Sequence[str] | None, version: str) -> dict[str, Any]:
+def fields_of(
+    runtime: str, name: str, kind: str, labels: Sequence[str] | None = None, version: str = "1.0.0"
+) -> dict[str, Any]:
     chosen = DEFAULT_LABELS[kind] if labels is None else tuple(labels)
     task = {"name": name or NAMES[kind], "kind": kind, "labels": chosen}
     confidence = {"policy": "always_escalate"}

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.engine import protocol
-from edge_agent.engine.process import ChildProcess
 from tests.bundles import manifest_of, paths_of
+from tests.children import spawned
 from tests.corrupt import Corruption, corrupted, corruption
 
 CASE_SECONDS_MAX = 30.0
@@ -44,7 +44,7 @@ class Trial:
 
     async def _lived(self) -> str:
         events: asyncio.Queue[protocol.FromChild | int] = asyncio.Queue()
-        child = await ChildProcess.spawn(events.put_nowait, events.put_nowait)
+        child = await spawned(events.put_nowait, events.put_nowait, RESIDENT_BYTES_MAX)
         manifest = manifest_of(self.bundle)
         paths = paths_of(self.bundle)
         encoded = (self.bundle / "manifest.json").read_bytes()

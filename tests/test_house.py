@@ -282,6 +282,7 @@ BACKGROUND = {
     "edge_agent.update.activation": "a change runs to its end whoever waits; `stop` awaits it, and a mistake is logged",
     "edge_agent.update.examining": "a self-test, awaited where it begins; a task so that `stop` can end it alone",
     "edge_agent.service.audit": "owns the thread that writes its log; `close` awaits what waits, a failure is logged",
+    "edge_agent.update.turns": "work that is given up when a caller leaves; whoever waits for it ends it",
     "edge_agent.service.detached_task": "an answer or a change that outlives its callers; `ended` tells its owner",
     "edge_agent.engine.jobs": "a probe of a second; what it raises is logged",
     "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",

@@ -82,6 +82,11 @@ class EngineConfig(Section):
     load_seconds_max: Seconds = Field(
         default=120, description="Longest time that loading a model may take, in seconds."
     )
+    attach_seconds_max: Seconds = Field(
+        default=120,
+        description="Longest time that making a bundle ready in a loaded model may take, in seconds; then it is"
+        " refused. Only what needs the same engine waits for it.",
+    )
     heartbeat_seconds_max: Seconds = Field(
         default=30,
         description="Longest silence of an engine with work, in seconds; then it is killed and started again.",

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -90,6 +90,19 @@ class Child:
         fresh = [self._inbox[place] for place in range(known, len(self._inbox))]
         return self._stopped or any(isinstance(each, protocol.Cancel) and each.job_id in jobs for each in fresh)
 
+    def request_memory(self, needed_bytes: int, known: int, headroom: int = 0) -> int:
+        """Say what will be taken, and return how much there is when the parent has set the limit."""
+        del known
+        estimate = protocol.MemoryEstimate(needed_bytes=needed_bytes, headroom_bytes=headroom)
+        estimate.threads, estimate.device = self._spec.threads, self._spec.device
+        self._send([estimate])
+        while not self._stopped:
+            self._read()
+            for grant in [each for each in self._inbox if isinstance(each, protocol.MemoryGrant)]:
+                self._inbox.remove(grant)
+                return grant.available_bytes
+        raise BrokenPipeError  # nobody is there for whom to load it
+
     def _step(self) -> None:
         assert self._runtime is not None
         self._send(self._runtime.step())
@@ -120,12 +133,14 @@ class Child:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
         runtime = runtimes.create(message.runtime)
         runtime.mailbox, runtime.hear = self._socket.fileno(), self.hear
+        runtime.request_memory = self.request_memory
+        self._spec = message
         confined = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
         if message.device != "cpu" and confined.landlock != "on":
             said = "what opens a device for writing needs Landlock to keep it from other files"
             raise DeviceUnusable(f"{said}: {confined.landlock}", lasting=True)
         details = runtime.load(message)
-        self._runtime, self._spec = runtime, message
+        self._runtime = runtime
         return protocol.Ready(device=runtime.device, details={**details, **asdict(confined)})
 
     def _attach(self, message: protocol.Attach) -> None:
@@ -155,7 +170,8 @@ class Child:
                 self._runtime.submit(message)
                 return []
             case protocol.Load():
-                return [self._load(message)]
+                with time_limit(message.seconds_max):
+                    return [self._load(message)]
             case protocol.Ping():
                 runtime = self._runtime
                 return [protocol.Pong(cache=runtime.cache_use, threads=runtime.threads) if runtime else protocol.Pong()]
@@ -171,7 +187,8 @@ class Child:
                 return self._runtime.detach(message.digest)
             case protocol.Attach():
                 self._send([protocol.Progress()])  # the last for long, perhaps: the parent has to know why
-                self._attach(message)
+                with time_limit(message.seconds_max):
+                    self._attach(message)
                 variance = self._runtime.score_variance(message.digest)
                 return [protocol.Attached(digest=message.digest, score_variance=variance)]
         return []
@@ -191,6 +208,17 @@ def _unforeseen(message: protocol.ToChild, error: Exception) -> EdgeAgentError:
             return ModelFailed(f"the model does not compute this input: an unexpected {type(error).__name__}")
     words = " ".join(str(error).split())[:200] or "without a word"
     return ModelLoadFailed(f"{about}: {words} ({type(error).__name__})")
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """End this process by SIGALRM if the block takes longer: also inside a library that never returns. 0 = never."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def _about(message: protocol.ToChild) -> str:

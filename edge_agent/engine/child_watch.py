@@ -15,6 +15,11 @@ from edge_agent.engine.pulse import Effort
 log = structlog.get_logger("edge_agent.engine")
 
 
+def now() -> float:
+    """Return the time of the running event loop, in seconds: what deadlines are given in."""
+    return asyncio.get_running_loop().time()
+
+
 class ChildWatch:
     """Of one engine, over the lives of its children. Times are those of the event loop, in seconds."""
 
@@ -32,13 +37,21 @@ class ChildWatch:
         """Watch another child from now on."""
         self.heard_at, self.killed = now, False
 
+    async def until_done(
+        self, child: ChildProcess | None, ended: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
+    ) -> None:
+        """Wait until a future is done, the child is gone or has loaded for so long."""
+        until = now() + seconds
+        while not (future.done() or ended.done() or now() > until):
+            await self.look(child, ended, [future, ended], loads=True)
+
     async def look(
         self, child: ChildProcess | None, ended: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
     ) -> None:
         """Wait for one of `awaited`, not for long, and kill a child that is silent for too long; one that `loads` may
         compute for `load_seconds_max` more. `ended` is done when the child is gone.
         """
-        limit, now = self._silence_seconds_max, asyncio.get_running_loop().time
+        limit = self._silence_seconds_max
         done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
         if done or child is None:
             return

@@ -20,14 +20,15 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.attached import AttachedBundle, AttachedBundles
-from edge_agent.engine.child_watch import ChildWatch
+from edge_agent.engine.child_watch import ChildWatch, now
 from edge_agent.engine.interruption import Interruption
 from edge_agent.engine.jobs import Answer, Computed, Jobs, Limits, ToChild
+from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.engine.outcome import not_started, resolve
 from edge_agent.engine.placing import CPU, FALLBACK, PARTIAL, Placing
 from edge_agent.engine.process import ChildProcess
-from edge_agent.engine.pulse import Pulse
-from edge_agent.engine.quarantine import Quarantine, death, is_to_blame
+from edge_agent.engine.pulse import Pulse, patience_seconds
+from edge_agent.engine.quarantine import ALARM_SECONDS, Quarantine, death, is_to_blame, load_death, seconds_max
 from edge_agent.engine.restart import RestartPolicy
 from edge_agent.engine.state import BUSY, State
 from edge_agent.engine.tally import Tally
@@ -36,9 +37,6 @@ from edge_agent.errors import DeviceUnusable, EdgeAgentError, EngineCrashed, Eng
 from edge_agent.supervision import Component, Policy, Supervisor
 
 STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
-# More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
-PATIENCE_HEARTBEATS = 1.5
-PATIENCE_SECONDS_MIN = 2.0
 ENDS = "the engine is stopping"
 WHY_RESTARTED = "the child that it watched has ended with it; the other engines go on"
 
@@ -73,6 +71,8 @@ class Engine:
         self.cache: protocol.CacheUse | None = None  # as the child said when it was asked last
         self.before_start: Callable[[], None] = lambda: None
         """Called before each start of a child, which may be long after the first: brings `load` up to date."""
+        self.available: Callable[[], int] = lambda: 0
+        """Measures the memory that there is for it now, in bytes; 0 = nobody does."""
         self._config = config
         self._on_change = on_change
         self._policy = RestartPolicy(config)
@@ -81,10 +81,12 @@ class Engine:
         self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
         self._bundles = AttachedBundles()
         self._child: ChildProcess | None = None
+        self.cap = MemoryCap()
+        """What its child may take."""
         self._exit: asyncio.Future[int] = asyncio.Future()
         self._loaded: asyncio.Future[None] = asyncio.Future()
         self._watch = ChildWatch(name, config)
-        self._pulse = Pulse(PATIENCE_HEARTBEATS * config.heartbeat_seconds_max + PATIENCE_SECONDS_MIN)
+        self._pulse = Pulse(patience_seconds(config.heartbeat_seconds_max))
         # The supervisor owns the child: nobody else starts, ends or awaits one, and nobody cancels the supervisor.
         self._supervisor: asyncio.Task[None] | None = None
         self._interruption = Interruption()
@@ -124,8 +126,7 @@ class Engine:
         return list(self._bundles)
 
     def ready(self, digest: str) -> bool:
-        """Tell whether that bundle answers now."""
-        # STARTING counts as well: the bundle may be attached a moment before the supervisor notes that all of them are.
+        """Tell whether that bundle answers now; while others are still being attached to the child, too."""
         up = self.state in (State.STARTING, State.READY)
         return up and self._bundles.ready(digest)
 
@@ -291,12 +292,14 @@ class Engine:
             case protocol.Done():
                 self._policy.answered()
                 self._jobs.finish(message)
+            case protocol.MemoryEstimate():
+                self._send(self.cap.grant(message, self.available()))
             case protocol.Ready():
                 self.device, self.details, self.loaded = message.device, message.details, self._told
                 self._jobs.computed = Computed(self.device, tuple(self.shortfalls))
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
-            case protocol.Attached():
+            case protocol.Attached() if message.digest in self._bundles:
                 self._jobs.score_variances[message.digest] = message.score_variance
                 self._resolve_attach(message.digest, None)
             case protocol.Failed():
@@ -322,9 +325,8 @@ class Engine:
             log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
 
     def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
-        if bundle := self._bundles.get(digest):
-            resolve(bundle.attached, error)
-            self._report_change()
+        resolve(self._bundles[digest].attached, error)
+        self._report_change()
 
     # --- supervision ---------------------------------------------------------------------------------------------
 
@@ -372,9 +374,11 @@ class Engine:
         try:
             self.before_start()
             device = self._placing.next(started)
-            self._told = msgspec.structs.replace(self.load, device=device, fallback=self._placing.fallback)
+            more = {"device": device, "fallback": self._placing.fallback, "seconds_max": self._config.load_seconds_max}
+            self._told = msgspec.structs.replace(self.load, **more)
             self._childless.clear()
             self._child = await ChildProcess.spawn(self._on_message, self._on_exit)
+            self.cap = MemoryCap.of(self._child.pid)
         except OSError as error:
             return self._after_start_failure(str(error))
         try:
@@ -413,14 +417,10 @@ class Engine:
 
     async def _await_child(self, future: asyncio.Future[None], what: str) -> None:
         """Wait for the child to do as told. Raises its answer, or ModelLoadFailed when it dies or takes too long."""
-        limit = self._config.load_seconds_max
-        until = now() + limit
-        while not future.done():
-            if self._exit.done():
-                raise ModelLoadFailed(f"the model's process died during {what}: {death(self._exit.result())}")
-            if now() > until:
-                raise ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
-            await self._watch.look(self._child, self._exit, [future, self._exit], loads=True)
+        limit = seconds_max(self._config, what) + ALARM_SECONDS
+        await self._watch.until_done(self._child, self._exit, future, limit)
+        if not future.done():
+            raise load_death(what, self._exit, self._config, self.cap)
         future.result()
 
     async def _until_gone(self) -> bool:
@@ -434,23 +434,27 @@ class Engine:
         return True
 
     def _on_exit(self, code: int) -> None:
+        self.cap.peak_bytes = self._child.peak_bytes if self._child else 0
         if not self._exit.done():
             self._exit.set_result(code)
 
     def _after_crash(self, code: int) -> None:
-        self.problem = f"the model's process died: {death(code)}"
+        attaching = self._bundles.attaching(self._watch.heard_at)  # which is at work then, and no job
+        error: EdgeAgentError = EngineCrashed(f"the model's process died: {death(code)}{self.cap.told}")
+        if attaching and not self._watch.killed:
+            error = load_death("attach", self._exit, self._config, self.cap)
+        self.problem = error.message
         self._set_state(State.BACKING_OFF)
         by_itself = is_to_blame(code, wedged=self._watch.killed)
-        on_device = self._told.device != CPU
-        if on_device and by_itself:
+        if (on_device := self._told.device != CPU) and by_itself:
             self._placing.failed(EngineCrashed(self.problem), now())
-        to_blame = by_itself and not on_device  # a driver may be: on the CPU an input shows what it does
+        to_blame = by_itself and not (on_device or attaching)  # on the CPU an input shows what it does
         log.error("engine_died", engine=self.name, how=death(code), running=self._jobs.in_flight, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)
         for tally in self._jobs.tallies.values():
             tally.crashes += to_blame
         if not on_device:  # else the next child attaches them, on the CPU if need be
-            self._bundles.resolve_all(EngineCrashed(self.problem))
+            self._bundles.resolve_all(error)
 
     def _after_load_failure(self, error: EdgeAgentError) -> float | None:
         """Return the pause before the next try: none where the CPU, or the device once more, is what is tried."""
@@ -479,6 +483,8 @@ class Engine:
                 await self._child.stop(STOP_SECONDS_MAX)
         finally:
             self._child = None
+            self.cap.remove()
+            self.cap = MemoryCap()
             self._childless.set()
 
     def _set_state(self, state: State) -> None:
@@ -492,8 +498,3 @@ class Engine:
             self._on_change()
         except Exception:
             log.exception("engine_change_not_reported", engine=self.name)
-
-
-def now() -> float:
-    """Return the time of the running event loop, in seconds: what deadlines are given in."""
-    return asyncio.get_running_loop().time()

@@ -8,8 +8,10 @@ bound, within 1.5 times of what the child takes (tests/process/test_memory.py me
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_agent.errors import MemoryShort
 
@@ -50,15 +52,15 @@ class Need:
             return
         if self.total <= available:
             raise MemoryShort(
-                f"the bundle asks for {_megabytes(wanted)} of memory; {_megabytes(available)} is available",
+                f"the bundle asks for {megabytes(wanted)} of memory; {megabytes(available)} is available",
                 needed_bytes=wanted,
                 available_bytes=available,
             )
-        adapters = f" + adapters {_megabytes(self.adapters)}" if self.adapters else ""
+        adapters = f" + adapters {megabytes(self.adapters)}" if self.adapters else ""
         raise MemoryShort(
-            f"the model needs {_megabytes(self.total)} of memory (weights {_megabytes(self.weights)} + repacked copies "
-            f"{_megabytes(self.copies)} + key-value cache {_megabytes(self.cache)} + compute {_megabytes(self.compute)}"
-            f" + process {_megabytes(self.process)}{adapters}); {_megabytes(available)} is available",
+            f"the model needs {megabytes(self.total)} of memory (weights {megabytes(self.weights)} + repacked copies "
+            f"{megabytes(self.copies)} + key-value cache {megabytes(self.cache)} + compute {megabytes(self.compute)}"
+            f" + process {megabytes(self.process)}{adapters}); {megabytes(available)} is available",
             needed_bytes=self.total,
             available_bytes=available,
             **{f"{part}_bytes": size for part, size in asdict(self).items()},
@@ -69,18 +71,39 @@ class Need:
         return {"memory_estimated_bytes": str(self.total), "memory_limit_bytes": str(available)}
 
 
-def available(reserve: int, cap: int, used: int, root: Path = Path("/")) -> int:
-    """Return how much one more engine may take, in bytes, at least 1.
+class Use(NamedTuple):
+    """What one engine takes, in bytes."""
+
+    resident: int
+    granted: int | None = None
+    """What it was granted and takes step by step, while it loads; 0 = it has not asked yet. None = it does not load."""
+
+    @property
+    def counted(self) -> int:
+        """What is not there for others. A child that has not asked yet asks after them."""
+        if self.granted is None:
+            return self.resident
+        return max(self.granted, self.resident) if self.granted else 0
+
+    @property
+    def coming(self) -> int:
+        """What of that it has not taken yet."""
+        return max(0, self.counted - self.resident)
+
+
+def available(reserve: int, cap: int, own: int, others: Sequence[Use], root: Path = Path("/")) -> int:
+    """Return how much one engine may take in all, in bytes, at least 1.
 
     Args:
         reserve: what stays for the rest of the machine.
         cap: the most that all engines together may take; 0 = no such limit.
-        used: what the engines that run take.
+        own: what it has taken already, in bytes.
+        others: the other engines.
         root: where proc and sys are mounted.
     """
     limits = [_free_in_machine(root), *_free_in_cgroups(root)]
-    free = min(limit - reserve for limit in limits)
-    return max(1, min(free, cap - used) if cap else free)
+    free = min(limit - reserve for limit in limits) + own - sum(each.coming for each in others)
+    return max(1, min(free, cap - sum(each.counted for each in others)) if cap else free)
 
 
 def _free_in_machine(root: Path) -> int:
@@ -117,5 +140,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _megabytes(size: int) -> str:
+def megabytes(size: int) -> str:
+    """Write a size as messages have it."""
     return f"{size / 1e6:.1f} MB"

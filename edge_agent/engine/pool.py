@@ -126,15 +126,17 @@ class EnginePool:
         self._tasks[digest] = manifest.task.name
         self._share_out()
         message = Attach(
-            digest=digest, manifest=manifest_bytes, paths={role: str(path) for role, path in paths.items()}
+            digest=digest,
+            manifest=manifest_bytes,
+            paths={role: str(path) for role, path in paths.items()},
+            seconds_max=self._config.attach_seconds_max,
         )
         try:
-            # One after the other: what is measured for one must not be promised to another as well.
+            if not keep:
+                await self._attach(engine, message)
+                return
+            # At the start of the daemon one after the other: a model that measures what suits it is not disturbed.
             async with self._loading:
-                if engine.ready(digest):
-                    return
-                if engine.failed(digest):
-                    await engine.restart()  # its files may be others now: the child holds the old ones
                 await self._attach(engine, message)
         except BaseException:
             if not keep:
@@ -161,6 +163,10 @@ class EnginePool:
             await engine.stop()
 
     async def _attach(self, engine: Engine, message: Attach) -> None:
+        if engine.ready(message.digest):
+            return
+        if engine.failed(message.digest):
+            await engine.restart()  # its files may be others now: the child holds the old ones
         if self._by_digest.get(message.digest) is not engine:
             raise EngineNotReady("the bundle was taken off while it waited for another to load")
         await engine.attach(message)
@@ -170,12 +176,20 @@ class EnginePool:
 
     def _prepare(self, engine: Engine) -> None:
         """Note what there is for an engine that is about to start, and whose last child is gone."""
-        pools = (self, self._beside, self._trial)
-        used = sum(resident_bytes(pid) for pool in pools if pool for pid in pool.pids)
-        limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
         engine.load = msgspec.structs.replace(
-            engine.load, settings=self.tuned.recall(engine.load), memory_bytes_max=memory.available(*limits, used)
+            engine.load, settings=self.tuned.recall(engine.load), memory_bytes_max=self._available(engine)
         )
+
+    def _available(self, engine: Engine) -> int:
+        """Measure what there is for an engine, in bytes, what it has already included.
+
+        What is granted to one that loads is not there for another that loads at the same time.
+        """
+        pools = (self, self._beside, self._trial)
+        others = [each for pool in pools if pool for each in (*pool._engines.values(), *pool._leaving)]
+        uses = [memory.Use(resident_bytes(each.pid), _granted(each)) for each in others if each is not engine]
+        limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
+        return memory.available(*limits, resident_bytes(engine.pid), uses)
 
     @contextlib.asynccontextmanager
     async def trial(self, seconds_max: float) -> AsyncIterator[EnginePool]:
@@ -191,6 +205,7 @@ class EnginePool:
                 "quarantine_seconds": 0.0,
                 "heartbeat_seconds_max": min(seconds_max, self._config.heartbeat_seconds_max),
                 "load_seconds_max": min(seconds_max, self._config.load_seconds_max),
+                "attach_seconds_max": min(seconds_max, self._config.attach_seconds_max),
             }
         )
         readable = [Path(each) for each in self._readable]
@@ -356,6 +371,7 @@ class EnginePool:
             placing = self._placing_for(manifest)
             engine = Engine(name, load, self._config, self._quarantine, self._changed, placing, self.owner)
             engine.before_start = partial(self._prepare, engine)
+            engine.available = partial(self._available, engine)
             self._engines[key] = engine
         return self._engines[key]
 
@@ -389,6 +405,11 @@ class EnginePool:
 def _or_all(setting: int | str) -> int:
     """Return a setting as a child is told it: -1 = auto."""
     return setting if isinstance(setting, int) else -1
+
+
+def _granted(engine: Engine) -> int | None:
+    """Return what a child that loads was granted, in bytes; None = none loads."""
+    return engine.cap.granted_bytes if engine.state is State.STARTING else None
 
 
 def resident_bytes(pid: int) -> int:

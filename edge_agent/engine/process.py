@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -70,6 +71,7 @@ KEPT = (
 )
 
 LAST_WORDS_SECONDS_MAX = 1.0
+_BYTES_IN_KIB = 1024
 
 
 def _environment() -> dict[str, str]:
@@ -160,6 +162,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _reaped(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """Reap a process that has ended; return its code, and the most that it had in memory, in bytes; 0 = not known."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # A process that was made by vfork begins with the peak of its parent.
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return process.returncode, usage.ru_maxrss * _BYTES_IN_KIB if usage.ru_maxrss > ours else 0
+
+
 class ChildProcess:
     """A running child."""
 
@@ -170,6 +181,8 @@ class ChildProcess:
         self._process = process
         self._pipe = pipe
         self._pidfd = pidfd
+        self.peak_bytes = 0
+        """The most that it has held in memory, known when it is gone; 0 = not known, for it is less than ours."""
         self._waiter = asyncio.create_task(self._wait(on_exit))
 
     @classmethod
@@ -236,7 +249,7 @@ class ChildProcess:
 
     async def _wait(self, on_exit: Callable[[int], None]) -> None:
         await self._pidfd.exited()
-        code = self._process.wait()
+        code, self.peak_bytes = _reaped(self._process)
         # What the child said before it died stands in the socket: it is read before the end of file.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._pipe.lost.wait(), LAST_WORDS_SECONDS_MAX)

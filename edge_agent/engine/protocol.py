@@ -6,6 +6,8 @@ Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Progress` when an
 `Progress` after steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and
 none of these is wedged. Only an attach that has begun may be silent for longer, as long as it computes.
 
+A child that loads or attaches sends `MemoryEstimate` before it gives a file to a library, and waits for `MemoryGrant`.
+
 A frame is a 4-byte little-endian length and that many bytes of one msgpack map with its type in `t`.
 """
 
@@ -67,6 +69,8 @@ class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a datacla
     """Try which settings suit the processor, unless `settings` say so for it."""
     settings: dict[str, str] = {}
     """Of an earlier Ready, those of its details that are named in REMEMBERED."""
+    seconds_max: float = 0.0
+    """Time that loading may take; then the process ends itself. 0 = no limit. Likewise in Attach."""
     fallback: str = ""
     """Why it is not the device that was wanted, for a bundle that needs that one."""
 
@@ -79,6 +83,7 @@ class Attach(Message, tag="attach"):
     """The stored bytes of manifest.json."""
     paths: dict[str, str]
     """Path of each artifact of the bundle, by role."""
+    seconds_max: float = 0.0
 
 
 class Detach(Message, tag="detach"):
@@ -117,6 +122,23 @@ class Ping(Message, tag="ping"):
 
 class Stop(Message, tag="stop"):
     """End the process; nothing is answered."""
+
+
+class MemoryGrant(Message, tag="memory_grant"):
+    """The limit is set; go on."""
+
+    available_bytes: int
+    """What there is for the child now, in bytes; 0 = nobody measured it."""
+
+
+class MemoryEstimate(Message, tag="memory_estimate"):
+    """What the child will take in all, as it has added up; nothing that others made has been given to a library."""
+
+    needed_bytes: int
+    headroom_bytes: int = 0
+    """What the longest inputs may take for a moment, in bytes: no reason to refuse, and not over the limit."""
+    threads: int = 1
+    device: str = "cpu"
 
 
 class Ready(Message, tag="ready"):
@@ -223,8 +245,8 @@ class Pong(Message, tag="pong"):
     """With how many it computes now; 0 = with those that it was given, always."""
 
 
-ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop
-FromChild = Ready | Attached | Chunk | Done | Failed | Progress | Pong
+ToChild = Load | Attach | Detach | Run | Cancel | Ping | Stop | MemoryGrant
+FromChild = MemoryEstimate | Ready | Attached | Chunk | Done | Failed | Progress | Pong
 Event = Chunk | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()

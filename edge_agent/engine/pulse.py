@@ -6,6 +6,15 @@ that owes one for longer than its patience is stuck.
 
 from __future__ import annotations
 
+# More than it takes until a silent child is killed: a child's fault is the engine's to mend, not the watchdog's.
+PATIENCE_HEARTBEATS = 1.5
+PATIENCE_SECONDS_MIN = 2.0
+
+
+def patience_seconds(heartbeat_seconds_max: float) -> float:
+    """Return for how long an engine may owe a sign."""
+    return PATIENCE_HEARTBEATS * heartbeat_seconds_max + PATIENCE_SECONDS_MIN
+
 
 class Pulse:
     """See the module."""

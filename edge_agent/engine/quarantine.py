@@ -7,19 +7,24 @@ says nothing of the input. Time is an argument.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import signal
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from edge_agent.config import EngineConfig
+from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, Run
-from edge_agent.errors import InputQuarantined
+from edge_agent.errors import InputQuarantined, ModelLoadFailed
 
 ENTRIES_MAX = 1024
 
+ALARM_SECONDS = 5.0
+"""Beyond its limit: a child that cannot end itself by its alarm is ended then."""
 _LAST_WORDS = {EXIT_OUT_OF_MEMORY: "it ran out of memory", EXIT_DEVICE_LOST: "it lost its device"}
-_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGALRM})
 
 
 def is_to_blame(exit_code: int, *, wedged: bool) -> bool:
@@ -31,6 +36,20 @@ def death(exit_code: int) -> str:
     """Return how a child ended, in words."""
     by_signal = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     return _LAST_WORDS.get(exit_code, by_signal)
+
+
+def seconds_max(config: EngineConfig, what: str) -> float:
+    """Return the time that a "load" or an "attach" may take."""
+    return config.load_seconds_max if what == "load" else config.attach_seconds_max
+
+
+def load_death(what: str, ended: asyncio.Future[int], config: EngineConfig, cap: MemoryCap) -> ModelLoadFailed:
+    """Return what a load or an attach is told whose child has ended, with its limits, or did not end in time."""
+    if not ended.done() or ended.result() == -signal.SIGALRM:
+        limit = seconds_max(config, what)
+        return ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
+    said = f"the model's process died during {what}: {death(ended.result())}{cap.told}"
+    return ModelLoadFailed(said, **cap.metadata)
 
 
 def fingerprint(run: Run) -> str:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.engine.engine import now
+from edge_agent.engine.child_watch import now
 from edge_agent.engine.golden import question, said
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.pool import EnginePool

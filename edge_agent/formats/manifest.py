@@ -303,9 +303,13 @@ class Manifest(_Section):
         return tuple(artifact for artifact in self.artifacts if artifact.role == role)
 
     def engine_key(self) -> str:
-        """Return what bundles must share to share an engine: runtime, weights and the settings they load with."""
-        weights = [artifact.sha256 for artifact in self.by_role("weights")]
-        identity = [self.runtime, weights, self.engine.context_tokens, self.engine.kv_type]
+        """Return what bundles must share to share an engine: runtime, weights and the settings they load with.
+
+        For onnx the tokenizer, too: a hostile one is parsed in a process that answers for nobody else.
+        """
+        roles = ("weights", "tokenizer") if self.runtime == "onnx" else ("weights",)
+        files = [artifact.sha256 for role in roles for artifact in self.by_role(role)]
+        identity = [self.runtime, files, self.engine.context_tokens, self.engine.kv_type]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @property

@@ -19,6 +19,7 @@ from edge_agent.field.figures import Series, Standing
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.counting import Counts
 from edge_agent.service import field, guard, messages
+from edge_agent.service.changes import caller_left
 from edge_agent.service.escalating import Escalation
 from edge_agent.service.uplink import uplink_message
 from edge_agent.service.upstream import Link
@@ -119,7 +120,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def InstallBundle(self, request: pb.InstallBundleRequest, context: guard.Context) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
         path = _absolute(request.path)
-        bundle, new = await self._rooms.activation.install(path, activate=not request.no_activate)
+        bundle, new = await self._rooms.activation.install(
+            path, activate=not request.no_activate, left=caller_left.get()
+        )
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
     @guard.call
@@ -127,13 +130,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ActivateBundleRequest, context: guard.Context
     ) -> pb.ActivateBundleResponse:
         """Let an installed bundle answer."""
-        bundle = await self._rooms.activation.activate(request.task, request.bundle)
+        bundle = await self._rooms.activation.activate(request.task, request.bundle, caller_left.get())
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
     @guard.call
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: guard.Context) -> pb.RollbackTaskResponse:
         """Let the bundle before answer again."""
-        return pb.RollbackTaskResponse(bundle=self._describe(await self._rooms.activation.rollback(request.task)))
+        bundle = await self._rooms.activation.rollback(request.task, caller_left.get())
+        return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
     @guard.call
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: guard.Context) -> pb.RemoveBundleResponse:

@@ -1,7 +1,8 @@
 """What operators change: each change runs in a task of its own, which has its line in the audit log when it ends.
 
 A change that has begun comes to its end whoever waits for it, so its line says what came of the change, and not what
-became of the caller. The line is on the disk before the caller has its answer.
+became of the caller. The line is on the disk before the caller has its answer. Only a bundle that is not ready yet when
+its caller leaves is given up, as one that does not load (`caller_left`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from edge_agent.errors import EdgeAgentError, RequestCancelled
@@ -17,6 +19,9 @@ from edge_agent.service.admission import Admission, Place
 from edge_agent.service.audit import Audit
 from edge_agent.service.callers import Caller
 from edge_agent.service.detached_task import DetachedTask
+
+caller_left: ContextVar[asyncio.Event | None] = ContextVar("caller_left", default=None)
+"""In the task of a change: set when its caller has left. A change that can be given up as a whole looks at it."""
 
 CHANGES_MAX = 64
 """In progress at a time, those included whose caller has left; each client has its share, as of calls."""
@@ -67,7 +72,9 @@ class Changes:
 
     def _begin(self, change: Change, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]) -> DetachedTask[Any]:
         place = self._places.call(change.caller.account)
-        running = DetachedTask(change.call, self._made(change, act, place), lambda: self._over(running, ended))
+        left = asyncio.Event()
+        made = self._made(change, act, place, left)
+        running = DetachedTask(change.call, made, lambda: self._over(running, ended), left.set)
         self._running.add(running.task)
         return running
 
@@ -75,7 +82,8 @@ class Changes:
         self._running.discard(running.task)
         ended()
 
-    async def _made(self, change: Change, act: Callable[[], Awaitable[Any]], place: Place) -> Any:
+    async def _made(self, change: Change, act: Callable[[], Awaitable[Any]], place: Place, left: asyncio.Event) -> Any:
+        caller_left.set(left)
         with place:
             outcome = RequestCancelled.reason
             try:

@@ -19,11 +19,20 @@ Result = TypeVar("Result")
 class DetachedTask(Generic[Result]):
     """See the module. Whoever makes one owns it until `ended` was called."""
 
-    def __init__(self, name: str, work: Coroutine[Any, Any, Result], ended: Callable[[], None]) -> None:
-        """Begin the work; `ended` is called when it is over, before those who wait go on. The log has the name."""
+    def __init__(
+        self,
+        name: str,
+        work: Coroutine[Any, Any, Result],
+        ended: Callable[[], None],
+        left: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin the work; the log has the name.
+
+        `ended` is called when it is over, before those who wait go on; `left` when nobody waits for it any more.
+        """
         self._name = name
         self._attending = 0
-        self._ended = ended
+        self._ended, self._left = ended, left
         self.task = asyncio.create_task(work)
         self.task.add_done_callback(self._over)
 
@@ -42,6 +51,8 @@ class DetachedTask(Generic[Result]):
         except asyncio.CancelledError:
             if self._attending == 1 and self.task.done():
                 self._tell()  # it failed in the moment in which the last one left
+            elif self._attending == 1:
+                self._left()
             raise
         finally:
             self._attending -= 1

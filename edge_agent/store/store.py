@@ -31,6 +31,7 @@ from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,
     BundleTooLarge,
+    BundleUnreadable,
     BundleUnsigned,
     DiskFull,
     FileMissing,
@@ -113,11 +114,17 @@ class Store:
         """Close the files and give up the directory; closing twice is fine."""
         self._closing.close()
 
-    def install(self, path: Path, allow_unsigned: bool) -> tuple[InstalledBundle, bool]:
+    def task_of(self, path: Path) -> str:
+        """Return the task of a bundle directory or tar. Raises BundleError."""
+        with archive.opened(path, self._limits) as members:
+            return parse(archive.manifest_bytes(members)).task.name
+
+    def install(self, path: Path, allow_unsigned: bool, task: str = "") -> tuple[InstalledBundle, bool]:
         """Verify a bundle directory or tar and keep it; return it, and whether it was new.
 
         Installing a bundle again checks the stored files too and replaces damaged ones. A new bundle does not answer
-        until `set_active`. It may push out the oldest idle bundle of its task: see `bundles_per_task_max`.
+        until `set_active`. It may push out the oldest idle bundle of its task: see `bundles_per_task_max`. With `task`
+        it has to be of that one.
 
         Raises:
             BundleError: the bundle is refused; the message names the file and the rule. Nothing is left behind.
@@ -126,6 +133,8 @@ class Store:
         with archive.opened(path, self._limits) as members:
             manifest_bytes = archive.manifest_bytes(members)
             manifest = parse(manifest_bytes)
+            if task not in ("", manifest.task.name):
+                raise BundleUnreadable(f"{path} was of task {task} and is of task {manifest.task.name} now")
             _check_files(manifest, members, self._limits)
             _check_agent(manifest, edge_agent.__version__)
             if not allow_unsigned:

@@ -3,17 +3,19 @@
 A new bundle is ready in its engine before the pointer in state.db moves; only then is the old one drained and detached.
 A bundle that does not load is never activated: the task goes on with what it had. With `swap: pause` the old one stops
 before the new one loads, if both would need an engine of their own: half the memory, and a gap, in which health says
-NOT_SERVING. One change at a time. The engines are handed in as callables, so this room knows nothing of processes.
+NOT_SERVING. One change of a task at a time; those of other tasks do not wait for it. The engines are handed in as
+callables, so this room knows nothing of processes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -23,6 +25,7 @@ from edge_agent.formats.manifest import Manifest
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle, UnreadableBundle
 from edge_agent.store.store import Store
+from edge_agent.update.turns import TaskLocks, unless
 
 log = structlog.get_logger("edge_agent.update")
 KNOWN_SHOWN_MAX = 20
@@ -83,6 +86,8 @@ class Change:
     """What running calls of the bundle before get to finish."""
     first: First | None = None
     """Awaited between the two, where they take turns."""
+    left: asyncio.Event | None = None
+    """Set when the caller has left: a bundle that is not ready yet is given up."""
 
 
 class Activation:
@@ -110,7 +115,7 @@ class Activation:
         self._allow_unsigned = allow_unsigned
         self._drain_seconds = drain_seconds
         self._serving: dict[str, InstalledBundle] = {}
-        self._lock = asyncio.Lock()
+        self._turns = TaskLocks()
         self._changes: set[asyncio.Task[object]] = set()
         self._loading: set[asyncio.Task[None]] = set()
         self.problems: dict[str, EdgeAgentError] = {}
@@ -151,52 +156,59 @@ class Activation:
         for bundle in self._serving.values():
             self._load_in_background(bundle)
 
-    async def install(self, path: Path, *, activate: bool) -> tuple[InstalledBundle, bool]:
+    async def install(
+        self, path: Path, *, activate: bool, left: asyncio.Event | None = None
+    ) -> tuple[InstalledBundle, bool]:
         """Verify a bundle and copy it into the store. Returns it and whether it is new.
 
         Raises:
             BundleError, SiteError, ModelError: refused, or it does not load. Nothing new is left in the store, and the
                 task goes on with what it had.
+            RequestCancelled: `left` was set before the bundle was ready. Likewise.
         """
 
-        async def change() -> tuple[InstalledBundle, bool]:
-            bundle, new = await self.on_store(self._store.install, path, self._allow_unsigned)
+        async def change(task: str) -> tuple[InstalledBundle, bool]:
+            bundle, new = await self.on_store(self._store.install, path, self._allow_unsigned, task)
             log.info("bundle_verified", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
             if activate:
                 try:
-                    await self._activate(bundle)
+                    await self._activate(bundle, Change(None, self._drain_seconds, left=left))
                 except EdgeAgentError as error:
                     if new:
                         await self.on_store(self._store.remove, bundle.digest)
                     raise _naming(bundle, error) from None
-            for task in self.problems.keys() & self._serving.keys():  # what was damaged may be whole again
-                self._load_in_background(self._serving[task])
+            for each in self.problems.keys() & self._serving.keys():  # what was damaged may be whole again
+                self._load_in_background(self._serving[each])
             return bundle, new
 
-        return await self._alone(change)
+        async def installed() -> tuple[InstalledBundle, bool]:
+            task = await self.on_store(self._store.task_of, path)
+            return await self._locked(task, functools.partial(change, task))
 
-    async def activate(self, task: str, wanted: str) -> InstalledBundle:
-        """Let an installed bundle answer. Raises UnknownBundle, AmbiguousBundle, ModelError."""
+        return await self._to_the_end(installed())
+
+    async def activate(self, task: str, wanted: str, left: asyncio.Event | None = None) -> InstalledBundle:
+        """Let an installed bundle answer. Raises UnknownBundle, AmbiguousBundle, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
             bundle = await self.on_store(self._store.find, task, wanted)
-            await self._activate(bundle)
+            await self._activate(bundle, Change(None, self._drain_seconds, left=left))
             return bundle
 
-        return await self._alone(change)
+        return await self._alone(task, change)
 
-    async def rollback(self, task: str) -> InstalledBundle:
-        """Let the bundle before answer again. Raises UnknownTask, NothingToRollBack, ModelError."""
+    async def rollback(self, task: str, left: asyncio.Event | None = None) -> InstalledBundle:
+        """Let the bundle before answer again. Raises UnknownTask, NothingToRollBack, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
             previous = await self.on_store(self._store.previous, task)
             if previous is None:
                 active = self.bundle_of(task)
                 raise NothingToRollBack(f"task {task!r} has no bundle before {active.manifest.version}", task=task)
-            await self._activate(previous)
+            await self._activate(previous, Change(None, self._drain_seconds, left=left))
             return previous
 
-        return await self._alone(change)
+        return await self._alone(task, change)
 
     async def switch(self, progress: Progress, digest: str, expected: str, first: First | None = None) -> bool:
         """Let an installed bundle answer, and write `progress` to the journal in the same moment.
@@ -221,11 +233,11 @@ class Activation:
             await self._activate(bundle, Change(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), first))
             return True
 
-        return await self._alone(change)
+        return await self._alone(progress.task, change)
 
-    async def admit(self, take: Callable[..., InstalledBundle], *args: object) -> InstalledBundle:
-        """Let a function put a bundle into the store, on its thread. It does not answer yet."""
-        return await self._alone(lambda: self.on_store(take, *args))
+    async def admit(self, task: str, take: Callable[..., InstalledBundle], *args: object) -> InstalledBundle:
+        """Let a function put a bundle of a task into the store, on its thread. It does not answer yet."""
+        return await self._alone(task, lambda: self.on_store(take, *args))
 
     def pauses(self, bundle: InstalledBundle) -> bool:
         """Tell whether what answers now stops before a bundle loads, to make room for it."""
@@ -252,7 +264,7 @@ class Activation:
                 await self._engines.detach(gone.digest, self._drain_seconds)
             return freed
 
-        return await self._alone(change)
+        return await self._alone(task, change)
 
     async def stop(self) -> bool:
         """Let a change that is under way come to its end; stop the loading that `resume` began.
@@ -274,11 +286,16 @@ class Activation:
         """How long the thread that uses the store has worked on one call; 0 = on none. A large copy takes its time."""
         return self._store_thread.stalled_seconds
 
-    async def _alone(self, change: Callable[[], Awaitable[Result]]) -> Result:
-        task = asyncio.create_task(self._locked(change))
-        self._changes.add(task)
-        task.add_done_callback(self._changed)
-        return await asyncio.shield(task)
+    async def _alone(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
+        """Make a change when those of the same task that came before have ended."""
+        return await self._to_the_end(self._locked(task, change))
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, Result]) -> Result:
+        """Let a change run to its end, whoever waits for it."""
+        running = asyncio.create_task(change)
+        self._changes.add(running)
+        running.add_done_callback(self._changed)
+        return await asyncio.shield(running)
 
     def _changed(self, task: asyncio.Task[Result]) -> None:
         self._changes.discard(task)
@@ -286,8 +303,8 @@ class Activation:
             mistake = None if isinstance(error, EdgeAgentError) else error  # with its traceback: it is one of ours
             log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=mistake)
 
-    async def _locked(self, change: Callable[[], Awaitable[Result]]) -> Result:
-        async with self._lock:
+    async def _locked(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
+        async with self._turns.held(task):
             try:
                 return await change()
             finally:
@@ -304,11 +321,10 @@ class Activation:
             unreadable=tuple(self._store.unreadable()),
         )
 
-    async def _activate(self, bundle: InstalledBundle, change: Change | None = None) -> None:
-        change = change or Change(None, self._drain_seconds)
+    async def _activate(self, bundle: InstalledBundle, change: Change) -> None:
         before = self._serving.get(bundle.manifest.task.name)
         if before is None or before.digest == bundle.digest:
-            await self._make_active(bundle, change.progress, same=before is not None)
+            await self._make_active(bundle, change, same=before is not None)
         elif self.pauses(bundle):
             await self._take_turns(before, bundle, change)
         else:
@@ -318,7 +334,7 @@ class Activation:
         """Load a bundle while the one before answers."""
         pausing_helps = self._engines.replaces(before.digest, bundle.manifest)
         try:
-            await self._make_active(bundle, change.progress, same=False)
+            await self._make_active(bundle, change, same=False)
         except MemoryShort as error:
             error.remedy = PAUSE_REMEDY if pausing_helps else error.remedy
             raise
@@ -332,7 +348,7 @@ class Activation:
         try:
             if change.first is not None:
                 await change.first()
-            await self._make_active(bundle, change.progress, same=False)
+            await self._make_active(bundle, change, same=False)
         except EdgeAgentError:
             await self._load(before)
             raise
@@ -342,12 +358,12 @@ class Activation:
         await asyncio.sleep(0)
         await self._engines.detach(before.digest, change.drain_seconds)
 
-    async def _make_active(self, bundle: InstalledBundle, progress: Progress | None, *, same: bool) -> None:
+    async def _make_active(self, bundle: InstalledBundle, change: Change, *, same: bool) -> None:
         """Make a bundle ready, and only then move the pointer. `same`: it is the one that answers already."""
         if not (same and self._engines.ready(bundle.digest)):
-            await self._attach(bundle, keep=same)
+            await unless(change.left, self._attach(bundle, keep=same))
         try:
-            await self.on_store(self._store.set_active, bundle.digest, progress)
+            await self.on_store(self._store.set_active, bundle.digest, change.progress)
         except EdgeAgentError:
             if not same:
                 await self._engines.detach(bundle.digest, 0)

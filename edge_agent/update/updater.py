@@ -247,7 +247,7 @@ class Updater:
     async def _admitted(self, row: Progress, folder: Path) -> bool:
         assert self._source is not None, "without a source nothing is admitted"
         try:
-            await self._activation.admit(self._source.admit, folder, row.candidate)
+            await self._activation.admit(row.task, self._source.admit, folder, row.candidate)
         except (BundleError, UpdateError, SiteError) as error:
             mendable = not isinstance(error, BundleError) or error.reason in MENDABLE
             outcome = Outcome(End.HINDERED if mendable else End.FAILED, error.reason, error.message)

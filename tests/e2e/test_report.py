@@ -67,7 +67,7 @@ def await_answers(site, answers):
 
 def begin(site):
     """Install the definition of a task, which has no model; let the large one answer six inputs."""
-    fields = bundles._fields("upstream", TASK, "classify", None, "0.1.0")
+    fields = bundles.fields_of("upstream", TASK, "classify", None, "0.1.0")
     site.admin.install(bundles.write(site.folder / "definition", fields, DEFINITION, {}))
     ask(site, *LABELS)
     await_money(site, 6)

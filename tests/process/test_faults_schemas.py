@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from edge_agent.engine import protocol
-from edge_agent.engine.process import ChildProcess
 from edge_agent.formats.manifest import SCHEMA
 from tests import record_schemas, tiny_gguf
+from tests.children import spawned
 
 STEP_SECONDS_MAX = 60.0
 QUICK, ALL = 12, 150
@@ -42,7 +42,7 @@ async def said(events: asyncio.Queue[Any]) -> Any:
 async def test_no_schema_ends_the_child(tmp_path: Path, seeds: int) -> None:
     """One child takes them all: each is refused, fails in words or gives a record, and at the end it still lives."""
     events: asyncio.Queue[Any] = asyncio.Queue()
-    child = await ChildProcess.spawn(events.put_nowait, events.put_nowait)
+    child = await spawned(events.put_nowait, events.put_nowait)
     weights = str(tiny_gguf.write(tmp_path / "w.gguf"))
     outcomes = set()
     try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,15 @@ from edge_agent.engine.runtimes.llama.need import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
 from tests import bundles, models
+from tests.children import spawned
 from tests.eventually import eventually
 from tests.gguf_adapter import write_adapter
 
 MIB = 2**20
 BARE_BYTES_MAX = 100 * MIB  # a child with its libraries and no model
 INPUTS = 2
+DIFFERENT_INPUTS = 10
+GEMMA = Path(__file__).parents[2] / ".cache/models/gemma-3-270m-Q4_K_M.gguf"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 BundleMaker = Callable[[Path], Path]
 
@@ -53,10 +57,10 @@ class Talk:
 
 
 @contextlib.asynccontextmanager
-async def child() -> AsyncIterator[Talk]:
-    """Start a child; kill it in the end."""
+async def child(memory_bytes_max: int = 0) -> AsyncIterator[Talk]:
+    """Start a child to which so much is available; kill it in the end."""
     heard: list[FromChild] = []
-    process = await ChildProcess.spawn(heard.append, lambda _: None)
+    process = await spawned(heard.append, lambda _: None, memory_bytes_max)
     try:
         yield Talk(process, heard)
     finally:
@@ -92,11 +96,21 @@ def smollm2_q4_0(folder: Path) -> Path:
     return folder
 
 
+def gemma(folder: Path) -> Path:
+    """Return a bundle of the model with a vocabulary of 262,144."""
+    if not GEMMA.is_file():
+        pytest.skip("Gemma comes under terms of its own and is no part of this project: 'scripts/bench llm' loads it")
+    bundles.smollm2_bundle(folder, "generate", task={"prompt": {"chat": False, "system": "", "template": "{input}"}})
+    (folder / "model.gguf").unlink()
+    shutil.copyfile(GEMMA, folder / "model.gguf")
+    return folder
+
+
 def minilm(folder: Path) -> Path:
     return bundles.minilm_bundle(folder)
 
 
-async def worked(talk: Talk, folder: Path) -> int:
+async def worked(talk: Talk, folder: Path, inputs: int) -> int:
     """Load a bundle and compute inputs as long as it allows; return the reckoned need."""
     talk.process.send(load_of(folder))
     ready = await talk.next(Ready)
@@ -104,22 +118,34 @@ async def worked(talk: Talk, folder: Path) -> int:
     about = bundles.manifest_of(folder)
     talk.process.send(Attach(digest="a", manifest=manifest.encode(about), paths=bundles.paths_of(folder)))
     await talk.next(Attached)
-    text = " the" * (about.task.limits.input_tokens_max - 40)
-    for number in range(INPUTS):
-        talk.process.send(Run(job_id=str(number), digest="a", text=text, output_tokens_max=4))
-    await eventually(lambda: INPUTS == sum(isinstance(each, Done) for each in talk.heard), seconds=60)
+    text = " the" * (about.task.limits.input_tokens_max - 60)
+    for number in range(inputs):
+        talk.process.send(Run(job_id=str(number), digest="a", text=f"{number}{text}", output_tokens_max=4))
+    await eventually(lambda: inputs == sum(isinstance(each, Done | Failed) for each in talk.heard), seconds=300)
+    assert [] == [each for each in talk.heard if isinstance(each, Failed)]
     return int(ready.details["memory_estimated_bytes"])
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("bundle", [smollm2_q4_1, smollm2_q4_0, minilm])
-async def test_the_reckoning_is_an_upper_bound_and_not_a_loose_one(tmp_path: Path, bundle: BundleMaker) -> None:
+async def test_the_estimate_of_an_encoder_is_an_upper_bound_and_not_a_loose_one(tmp_path: Path) -> None:
     """After full-length inputs a child holds at most what was reckoned before loading, and at least two thirds."""
-    folder = bundle(tmp_path)
-    async with child() as talk:
-        reckoned = await worked(talk, folder)
-        taken = resident_bytes(talk.process.pid)
+    taken, reckoned = await measured(minilm(tmp_path), INPUTS)
     assert taken <= reckoned <= 1.5 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("bundle", [smollm2_q4_1, smollm2_q4_0, gemma])
+async def test_the_estimate_of_a_decoder_is_within_a_tenth(tmp_path: Path, bundle: BundleMaker) -> None:
+    """When different long inputs have filled what a child keeps of prompts, it holds what was reckoned, within 10 %."""
+    taken, reckoned = await measured(bundle(tmp_path), DIFFERENT_INPUTS)
+    assert 0.9 * taken <= reckoned <= 1.1 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
+
+
+async def measured(folder: Path, inputs: int) -> tuple[int, int]:
+    """Return what a child has taken after that many inputs, and what it had reckoned."""
+    async with child() as talk:
+        reckoned = await worked(talk, folder, inputs)
+        return resident_bytes(talk.process.pid), reckoned
 
 
 @pytest.mark.slow
@@ -128,7 +154,7 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
     """A need one byte over the limit is refused, with all numbers, by a child that has loaded nothing; one that fits
     exactly is loaded."""
     folder = bundle(tmp_path)
-    async with child() as talk:
+    async with child(200 * MIB) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=200 * MIB))
         refused = await talk.next(Failed)
         refusing = talk.process.processor_seconds
@@ -141,7 +167,7 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
     assert str(200 * MIB) == refused.metadata["available_bytes"]
     assert f"needs {needed / 1e6:.1f} MB" in refused.message
     assert taken < BARE_BYTES_MAX
-    async with child() as talk:
+    async with child(needed) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=needed))
         ready = await talk.next(Ready)
         loading = talk.process.processor_seconds
@@ -160,12 +186,12 @@ async def test_adapters_count_too(tmp_path: Path) -> None:
     def attach(digest: str, adapter: str) -> Attach:
         return Attach(digest=digest, manifest=about, paths={**bundles.paths_of(folder), "adapter": adapter})
 
-    async with child() as talk:
+    async with child(1) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=1))
         refused = await talk.next(Failed)
     assert isinstance(refused, Failed)
     room = int(refused.metadata["needed_bytes"]) + int(1.5 * adapter_bytes(Path(one).stat().st_size))
-    async with child() as talk:
+    async with child(room) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=room))
         await talk.next(Ready)
         talk.process.send(attach("one", one))
@@ -202,11 +228,13 @@ async def test_engines_share_one_cap(tmp_path: Path) -> None:
         results = await asyncio.gather(
             attached(pool, one, "one"), attached(pool, other, "other"), return_exceptions=True
         )
-        assert [type(None), MemoryShort] == [type(result) for result in results]
-        assert pool.ready("one")
-        await pool.detach("one", drain_seconds=0)
-        await attached(pool, other, "other")
-        assert pool.ready("other")
+        assert {type(None), MemoryShort} == {type(result) for result in results}
+        first, second = ("one", "other") if pool.ready("one") else ("other", "one")
+        folder = {"one": one, "other": other}[second]
+        assert not pool.ready(second)
+        await pool.detach(first, drain_seconds=0)
+        await attached(pool, folder, second)
+        assert pool.ready(second)
     finally:
         await pool.stop()
 

@@ -11,11 +11,13 @@ import structlog
 
 from edge_agent.errors import (
     BundleInUse,
+    BundleUnreadable,
     BundleUnsigned,
     EdgeAgentError,
     FileMissing,
     ModelLoadFailed,
     NothingToRollBack,
+    RequestCancelled,
     StoreDamaged,
     UnknownBundle,
     UnknownTask,
@@ -77,6 +79,48 @@ async def test_changes_come_one_after_the_other(site):
     site.engines.may_load.set()
     first, second = await asyncio.gather(*changes)
     assert [("attach", first, ""), ("attach", second, first), ("detach", first, second)] == site.engines.notes
+
+
+async def test_a_task_does_not_wait_for_the_change_of_another(site):
+    """While a bundle of one task loads, one of another is installed and answers."""
+    site.engines.may_load.clear()
+    loading = asyncio.Event()
+    site.engines.on_attach = loading.set
+    slow = asyncio.create_task(site.install("1.0.0"))
+    await loading.wait()
+    held, site.engines.may_load = site.engines.may_load, asyncio.Event()
+    site.engines.may_load.set()
+    other = await site.install("1.0.0", "other")
+    assert other == site.activation.bundle_of("other").digest
+    assert not slow.done()
+    held.set()
+    assert await slow == site.active()
+
+
+@pytest.mark.parametrize(("swap", "brought_back"), [("overlap", 0), ("pause", 1)])
+async def test_a_bundle_whose_caller_leaves_is_given_up(site, swap, brought_back):
+    """Before it is ready: the old bundle goes on and nothing is kept of the new one. With `swap: pause` the old one is
+    brought back."""
+    await site.stop()
+    site.start(swap=swap)
+    old = await site.install("1.0.0")
+    site.engines.may_load.clear()
+    left = asyncio.Event()
+    attaching = [site.engines.may_load.set, left.set]
+    site.engines.on_attach = lambda: attaching.pop()()
+    path = echo_bundle(site.tmp_path / "new", "pos", version="2.0.0", weights=b"w")
+    with pytest.raises(RequestCancelled):
+        await site.activation.install(path, activate=True, left=left)
+    assert old == site.active()
+    assert ["1.0.0"] == [bundle.manifest.version for bundle in site.activation.inventory.bundles]
+    assert 1 + brought_back == [what for what, digest, _ in site.engines.notes if digest == old].count("attach")
+
+
+async def test_a_bundle_that_changes_while_it_is_read_is_refused(site, tmp_path):
+    """The task whose turn it was is not the one that the files name now."""
+    path = echo_bundle(tmp_path / "bundle", "pos")
+    with pytest.raises(BundleUnreadable, match="was of task other and is of task pos now"):
+        site.store.install(path, True, "other")
 
 
 async def test_a_bundle_that_does_not_load_changes_nothing(site):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import structlog
 
-from edge_agent.errors import BundleInUse, QueueFull, ShareExceeded
+from edge_agent.errors import BundleInUse, QueueFull, RequestCancelled, ShareExceeded
 from edge_agent.service.audit import FILE_NAME, Audit
 from edge_agent.service.callers import Caller
-from edge_agent.service.changes import CHANGES_MAX, Change, Changes, Progress
+from edge_agent.service.changes import CHANGES_MAX, Change, Changes, Progress, caller_left
 from edge_agent.v1 import admin_pb2
 from tests.eventually import eventually, turns
 
@@ -175,3 +175,23 @@ async def test_who_leaves_while_told_leaves_the_change(changes: Changes, tmp_pat
     await changes.stop()
     assert [("InstallBundle", "OK")] == outcomes(tmp_path)
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_a_change_can_see_that_its_caller_has_left(changes: Changes, tmp_path: Path) -> None:
+    """One that looks is given up as a whole, and has its line; no change sees the callers of others."""
+    left = asyncio.Event()
+
+    async def act() -> None:
+        seen = caller_left.get()
+        assert seen is not None
+        assert not seen.is_set()
+        left.set()
+        await seen.wait()
+        raise RequestCancelled("the caller left")
+
+    call = asyncio.create_task(changes.run(INSTALL, act))
+    await left.wait()
+    await given_up(call)
+    await changes.stop()
+    assert [("InstallBundle", "CANCELLED")] == outcomes(tmp_path)
+    assert caller_left.get() is None

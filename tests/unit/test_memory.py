@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.memory import Need, available
+from edge_agent.engine.memory import Need, Use, available
 from edge_agent.errors import MemoryShort
 
 MB = 10**6
@@ -65,20 +65,20 @@ def test_status_shows_both_numbers() -> None:
 
 def test_the_machine_keeps_its_reserve(tmp_path: Path) -> None:
     """What is available is MemAvailable without the reserve."""
-    assert 1000 * 1024 - 24 == available(24, 0, 500, machine(tmp_path))
+    assert 1000 * 1024 - 24 == available(24, 0, 0, [Use(500)], machine(tmp_path))
 
 
 def test_nothing_left_is_not_the_same_as_no_limit(tmp_path: Path) -> None:
     """An exhausted machine has 1 byte, because 0 would mean that nobody measured."""
-    assert 1 == available(10**9, 0, 0, machine(tmp_path))
-    assert 1 == available(0, 100, 100, tmp_path)
+    assert 1 == available(10**9, 0, 0, [], machine(tmp_path))
+    assert 1 == available(0, 100, 0, [Use(100)], tmp_path)
 
 
 def test_the_cap_is_for_all_engines_together(tmp_path: Path) -> None:
     """What running engines take is no longer there; a cap above what the machine has changes nothing."""
     root = machine(tmp_path)
-    assert 700 == available(24, 1000, 300, root)
-    assert 1000 * 1024 - 24 == available(24, 10**9, 300, root)
+    assert 700 == available(24, 1000, 0, [Use(300)], root)
+    assert 1000 * 1024 - 24 == available(24, 10**9, 0, [Use(300)], root)
 
 
 def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
     root = machine(tmp_path, 1000, "/system.slice/edge-agent.service")
     limit(root, "system.slice", memory_max="50000", memory_current="30000")
     limit(root, "system.slice/edge-agent.service", memory_max="max", memory_high="90000", memory_current="1000")
-    assert 20_000 == available(0, 0, 0, root)
+    assert 20_000 == available(0, 0, 0, [], root)
     limit(root, "system.slice", memory_stat="anon 1\ninactive_file 25000\nactive_file 3")
-    assert 45_000 == available(0, 0, 0, root)
+    assert 45_000 == available(0, 0, 0, [], root)
     limit(root, "system.slice/edge-agent.service", memory_high="9000")
-    assert 7_999 == available(1, 0, 0, root)
+    assert 7_999 == available(1, 0, 0, [], root)
 
 
 @pytest.mark.parametrize("group", ["", "/", "/gone"])
 def test_without_a_limit_the_machine_counts(tmp_path: Path, group: str) -> None:
     """No control groups, the root group, and one whose files are not there leave MemAvailable."""
-    assert 1000 * 1024 == available(0, 0, 0, machine(tmp_path, group=group))
+    assert 1000 * 1024 == available(0, 0, 0, [], machine(tmp_path, group=group))

@@ -22,8 +22,10 @@ TO_CHILD = [
     protocol.Cancel(job_id="1"),
     protocol.Ping(),
     protocol.Stop(),
+    protocol.MemoryGrant(available_bytes=7),
 ]
 FROM_CHILD = [
+    protocol.MemoryEstimate(needed_bytes=7, headroom_bytes=1, threads=2, device="cuda"),
     protocol.Ready(device="cpu", details={"model": "m"}),
     protocol.Attached(digest="d"),
     protocol.Chunk(job_id="1", text="\u00fc"),

@@ -35,6 +35,10 @@ class Runtime(Protocol):
     """Reads the mailbox while a step computes, from another thread; true when one of these jobs was cancelled, or the
     caller is gone. What was read is acted on after the step."""
 
+    request_memory: Callable[[int, int, int], int]
+    """Says what the runtime will take with what it is about to load or attach, before a library opens a file of it, and
+    returns how much there is, in bytes: (what it will take in all, what was known before, headroom for long inputs)."""
+
     def load(self, spec: Load) -> dict[str, str]:
         """Load the base; return details for status. Raises ModelLoadFailed."""
 

@@ -24,12 +24,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Found, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing
+from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing, no_parent
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 
 VECTOR_LENGTH = 8
+PROCESS_BYTES = 48 * 2**20  # Python: 30 MiB resident
 
 
 @dataclass
@@ -46,6 +48,7 @@ class EchoRuntime:
 
     mailbox = -1
     hear = staticmethod(hear_nothing)
+    request_memory = staticmethod(no_parent)
     threads = 0
 
     def __init__(self) -> None:
@@ -59,8 +62,11 @@ class EchoRuntime:
         """Load nothing; a path to weights must exist all the same. What device it is told, it claims to be on."""
         if spec.weights and not os.path.exists(spec.weights):  # noqa: PTH110
             raise ModelLoadFailed(f"weights file {spec.weights} does not exist")
+        need = Need(weights=0, copies=0, cache=0, compute=0, process=PROCESS_BYTES)
+        available = self.request_memory(need.total, spec.memory_bytes_max, 0)
+        need.check(available, spec.memory_bytes_wanted)
         self.device = spec.device if spec.device == "cpu" else f"{spec.device}:0"
-        return {"model": "echo"}
+        return {"model": "echo"} | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Note the bundle."""

@@ -15,18 +15,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
+from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import Done, Event, Load, Run
-from edge_agent.engine.runtimes import onnx_outputs
-from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing
+from edge_agent.engine.runtimes import onnx_graph, onnx_outputs, tokenizer_file
+from edge_agent.engine.runtimes.jobs import cancelled, checked_length, failed, hear_nothing, no_parent
 from edge_agent.engine.runtimes.onnx_batch import ROWS_MAX, Row, chosen
-from edge_agent.engine.runtimes.onnx_need import need_of
+from edge_agent.engine.runtimes.onnx_need import long_input_bytes, need_of
 from edge_agent.engine.runtimes.onnx_outputs import Floats
 from edge_agent.engine.runtimes.onnx_session import OnnxSession
 from edge_agent.engine.runtimes.onnx_workers import Workers
@@ -49,6 +50,7 @@ class _Bundle:
     manifest: Manifest
     tokenizer: tokenizers.Tokenizer
     tokenizer_path: str
+    tokenizer_bytes: int
     output: str
     rows_max: int
 
@@ -68,12 +70,16 @@ class OnnxRuntime:
 
     mailbox = -1
     hear = staticmethod(hear_nothing)
+    request_memory = staticmethod(no_parent)
     threads = 0
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
         self.device = "cpu"
         self._session: OnnxSession | None = None
+        self._spec = Load(runtime="onnx")
+        self._need: Need
+        self._available = 0
         self._workers: Workers[_Batch] | None = None
         self._bundles: dict[str, _Bundle] = {}
         self._waiting: dict[str, _Job] = {}
@@ -82,21 +88,36 @@ class OnnxRuntime:
     def load(self, spec: Load) -> dict[str, str]:
         """Open the model, if memory holds it, and start the threads."""
         need = need_of(spec.weights, spec.threads, spec.device)
-        need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
+        available = self.request_memory(need.total, spec.memory_bytes_max, 0)
+        need.check(available, spec.memory_bytes_wanted)
+        onnx_graph.check(spec.weights)
+        self._spec, self._need, self._available = spec, need, available
         self._session = OnnxSession(spec.weights, spec.device, spec.device_index)
         self.device = self._session.device
         self._workers = Workers(spec.threads)
-        return self._session.details() | {"threads": str(spec.threads)} | need.details(spec.memory_bytes_max)
+        return self._session.details() | {"threads": str(spec.threads)} | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
         path = paths["tokenizer"]
         same = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
+        size = tokenizer_file.check(path)
+        self._claim({path: size}, manifest.task.limits.input_tokens_max)
         tokenizer = next(same, None) or _opened(path)
         encoding = tokenizer.encode(_WARM_TEXT)
         output = onnx_outputs.output_for(manifest.task.kind, self._opened_session.outputs)
         rows_max = self._proven(manifest, output, (encoding.ids, encoding.type_ids))
-        self._bundles[digest] = _Bundle(manifest, tokenizer, path, output, rows_max)
+        self._bundles[digest] = _Bundle(manifest, tokenizer, path, size, output, rows_max)
+
+    def _claim(self, tokenizer: Mapping[str, int], input_tokens_max: int) -> None:
+        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        others = {each.tokenizer_path: each.tokenizer_bytes for each in self._bundles.values()}
+        size = sum(({**others, **tokenizer}).values())
+        limits = [each.manifest.task.limits.input_tokens_max for each in self._bundles.values()]
+        headroom = self._spec.threads * long_input_bytes(max([input_tokens_max, *limits]))
+        need = replace(self._need, process=self._need.process + size)
+        self.request_memory(need.total, self._available, headroom)
+        need.check(self._available)
 
     def score_variance(self, digest: str) -> str:
         """Return nothing: what has a score is computed alone."""
@@ -213,6 +234,8 @@ class OnnxRuntime:
         try:
             return self._opened_session.run(output, [row])[0]
         except ModelFailed as error:
+            if error.metadata.get("memory_short") == "True":
+                raise MemoryError from None  # the process ends, and its parent says how much it was allowed
             raise ModelLoadFailed(error.message + more, **error.metadata) from None
 
 

@@ -15,7 +15,11 @@ PROCESS_BYTES = 80 * 2**20  # Python with numpy, onnxruntime and tokenizers, and
 ARENA_BYTES = 16 * 2**20  # for each thread, whatever the model
 ARENA_SHARE = 0.3  # and as a part of the file, which grows with the activations
 ARENA_BYTES_MAX = 128 * 2**20
-
+TOKENS_COUNTED = 512  # of one input, in the above
+ATTENTION_BYTES = 2 * 16 * 4  # for each pair of tokens: scores and their softmax, of 16 heads, as float32
+TOKENIZER_BYTES = 4 * 2**20
+TOKENIZER_SHARE = 4.0  # of its file: 3.5 to 3.8 measured while it loads, with 260,000 tokens of WordPiece and BPE
+UNIGRAM_TOKEN_BYTES = 120  # for each byte of the tokens: 118 measured
 
 DRIVER_BYTES = {"cuda": 640 * 2**20}  # in the machine's memory, as others report it
 
@@ -34,3 +38,14 @@ def need_of(weights: str, threads: int, device: str = "cpu") -> Need:
         compute=threads * min(ARENA_BYTES + int(ARENA_SHARE * size), ARENA_BYTES_MAX),
         process=PROCESS_BYTES + DRIVER_BYTES.get(device, 0),
     )
+
+
+def tokenizer_bytes(path: str) -> int:
+    """Return what the tokenizer of a file takes, but for a trie of Unigram; a file that is not there has no size."""
+    file = Path(path)
+    return TOKENIZER_BYTES + (int(file.stat().st_size * TOKENIZER_SHARE) if file.is_file() else 0)
+
+
+def long_input_bytes(tokens: int) -> int:
+    """Return what attention over one input takes beyond what `need_of` counts: it grows with the square."""
+    return max(0, tokens**2 - TOKENS_COUNTED**2) * ATTENTION_BYTES

@@ -29,6 +29,7 @@ Provider = str | tuple[str, dict[str, str]]
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cuda": "CUDAExecutionProvider"}
 _OF_DEVICES = re.compile("CUDA|CUDNN|CUBLAS")
+_OF_MEMORY = re.compile("allocate memory|bad_alloc|bad allocation")
 
 # onnxruntime's exceptions have no base class of their own.
 _ERRORS = (
@@ -92,8 +93,10 @@ class OnnxSession:
             traceback.print_exc(limit=0)
             if self.device != "cpu" and _OF_DEVICES.search(str(error)):
                 raise DeviceLost(_first_line(error)) from None
-            tokens = arrays.shape[2]
-            raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens) from None
+            tokens, short = arrays.shape[2], bool(_OF_MEMORY.search(str(error)))
+            raise ModelFailed(
+                f"the model does not compute {tokens} tokens", tokens=tokens, memory_short=short
+            ) from None
         if values.ndim == 3:
             return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
         return list(values)

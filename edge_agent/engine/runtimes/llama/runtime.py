@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing
+from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing, no_parent
 from edge_agent.engine.runtimes.llama import backends, header, trying
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.admission import Admission
@@ -53,6 +53,7 @@ class LlamaRuntime:
 
     mailbox = -1
     hear = staticmethod(hear_nothing)
+    request_memory = staticmethod(no_parent)
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
@@ -99,7 +100,8 @@ class LlamaRuntime:
         need = replace(need, cache=need.cache + kept)
         place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
         need = place.beside(need)
-        need.check(spec.memory_bytes_max, spec.memory_bytes_wanted)
+        available = self.request_memory(need.total, spec.memory_bytes_max, 0)
+        need.check(available, spec.memory_bytes_wanted)
         model = Model(spec.weights, place.pointer, place.layers, head)
         try:
             if spec.context_tokens > model.context_tokens_max:
@@ -120,14 +122,14 @@ class LlamaRuntime:
         if self.mailbox >= 0:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
         self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
-        self._need, self._available = need, spec.memory_bytes_max
+        self._need, self._available = need, available
         self._sequences = spec.sequences_max
         described = model.describe()
         if tuned.bulk_scores == DEPENDENT:
             said = f"scores of {described['quantization']} weights depend on what else is computed"
             self._score_variance = f"{said} by llama.cpp's code for {self._code}"
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
-        return described | about | tuned.details() | need.details(spec.memory_bytes_max) | place.details
+        return described | about | tuned.details() | need.details(available) | place.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.
@@ -156,18 +158,26 @@ class LlamaRuntime:
         if self._tokens is None:
             more = record_bytes(self._model.vocab_size, self._sequences)
             need = replace(self._need, process=self._need.process + more)
-            need.check(self._available)
+            self._claim(replace(need, adapters=self._adapter_bytes()))
             self._need, self._tokens = need, tokens_of(self._model)
         return Grammar(self._tokens, schema)
+
+    def _claim(self, need: Need) -> None:
+        """Raise MemoryShort unless there is as much for what a bundle adds."""
+        self.request_memory(need.total, self._available, 0)
+        need.check(self._available)
 
     def _adapter(self, manifest: Manifest, path: str) -> Adapter:
         """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
         check_file(path)
         identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
         adapter = Adapter(identity, path, adapter_bytes(Path(path).stat().st_size))
-        others = [bundle.adapter for bundle in self._bundles.values() if bundle.adapter]
-        replace(self._need, adapters=memory_of([*others, adapter])).check(self._available)
+        self._claim(replace(self._need, adapters=self._adapter_bytes(adapter)))
         return adapter
+
+    def _adapter_bytes(self, *more: Adapter) -> int:
+        """Return what the adapters of all bundles take, and these."""
+        return memory_of([*(bundle.adapter for bundle in self._bundles.values() if bundle.adapter), *more])
 
     def _free_adapter(self, adapter: Adapter | None) -> None:
         """Free an adapter, unless another bundle has the same."""

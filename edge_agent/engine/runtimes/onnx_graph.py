@@ -1,0 +1,313 @@
+"""What an ONNX graph may be, found out before onnxruntime opens it: nesting, number of nodes, sizes of constants.
+
+onnxruntime computes what follows from constants while it loads: a node of 30 bytes that fills a tensor of 1e9 elements
+takes 4 GB. Where such a node's size stands in the file it is held against a limit here. Where it is computed, the
+child's limit on memory holds.
+
+The file is read as hostile, over a memory map: of its tensors only names, dimensions and integers of at most
+SHAPE_ITEMS_MAX items. Format: protocol buffers, encoding and onnx.proto of ONNX 1.x; what is unknown is skipped, and
+what is damaged is onnxruntime's to refuse.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.errors import ModelLoadFailed
+
+NODES_MAX = 65_536
+"""Of all graphs together, calls of functions written out; encoders of 24 layers have some thousands."""
+NESTING_MAX = 16
+"""Graphs within nodes within graphs (If, Loop, Scan); exported encoders have 2 at most."""
+CONSTANT_ELEMENTS_MAX = 1 << 26
+"""Elements of a tensor whose shape stands in the file and whose content does not: 256 MB as float32."""
+SHAPE_ITEMS_MAX = 64
+"""Items of a constant that may be a shape."""
+
+_Message = memoryview
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_INT32, _INT64, _FLOAT, _DOUBLE = 6, 7, 1, 11
+_UNPACK: Mapping[object, str] = {_INT32: "<i", _INT64: "<q", _FLOAT: "<f", _DOUBLE: "<d"}
+
+_SHAPED_BY_ATTRIBUTE = ("RandomNormal", "RandomUniform")
+
+
+class _Damaged(Exception):
+    """It is no message, or it is cut short."""
+
+
+@dataclass
+class _Constant:
+    """What is known of a tensor of the file."""
+
+    elements: int
+    values: tuple[float, ...] = ()
+    """Of a small one."""
+
+
+@dataclass
+class _Count:
+    """Over the whole model."""
+
+    name: str
+    functions: Mapping[tuple[bytes, bytes], _Message] = field(default_factory=dict)
+    nodes: int = 0
+
+
+def check(weights: str) -> None:
+    """Raise ModelLoadFailed if a graph is over a limit. What cannot be read is left to onnxruntime."""
+    path = Path(weights)
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # goes with the last view of it
+    try:
+        _check_model(memoryview(data), path.name)
+    except _Damaged:
+        return
+
+
+def _check_model(model: _Message, name: str) -> None:
+    graphs, functions = [], {}
+    for number, value in _fields(model):
+        if number == 7 and isinstance(value, _Message):
+            graphs.append(value)
+        elif number == 25 and isinstance(value, _Message):
+            parts = dict(_fields(value))
+            functions[_text(parts.get(10)), _text(parts.get(1))] = value
+    count = _Count(name, functions)
+    for graph in graphs:
+        _check_graph(graph, count, 1, {})
+
+
+def _check_graph(graph: _Message, count: _Count, depth: int, outer: Mapping[bytes, _Constant]) -> None:
+    """Check a graph, and those in it; names of the graphs around it are seen from within."""
+    if depth > NESTING_MAX:
+        raise _over(count, f"graphs nested {depth} deep", depth, NESTING_MAX)
+    constants, nodes = dict(outer), []
+    for number, value in _fields(graph):
+        if number == 5 and isinstance(value, _Message):
+            tensor_name, constant = _tensor(value)
+            constants[tensor_name] = constant
+        elif number == 1 and isinstance(value, _Message):
+            nodes.append(value)
+    for node in nodes:
+        _check_node(_Node.read(node), count, depth, constants)
+
+
+def _check_function(function: _Message, count: _Count, depth: int) -> None:
+    """Check the body of a function where it is called: onnxruntime writes it out there."""
+    if depth > NESTING_MAX:
+        raise _over(count, f"functions nested {depth} deep", depth, NESTING_MAX)
+    constants: dict[bytes, _Constant] = {}
+    for number, value in _fields(function):
+        if number == 7 and isinstance(value, _Message):
+            _check_node(_Node.read(value), count, depth, constants)
+
+
+@dataclass
+class _Node:
+    kind: bytes = b""
+    domain: bytes = b""
+    inputs: Sequence[bytes] = ()
+    outputs: Sequence[bytes] = ()
+    attributes: Mapping[bytes, _Message] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, node: _Message) -> _Node:
+        inputs: list[bytes] = []
+        outputs: list[bytes] = []
+        attributes: dict[bytes, _Message] = {}
+        found = cls(inputs=inputs, outputs=outputs, attributes=attributes)
+        for number, value in _fields(node):
+            if number == 1:
+                inputs.append(_text(value))
+            elif number == 2:
+                outputs.append(_text(value))
+            elif number == 4:
+                found.kind = _text(value)
+            elif number == 7:
+                found.domain = _text(value)
+            elif number == 5 and isinstance(value, _Message):
+                attributes[_text(next((each for part, each in _fields(value) if part == 1), b""))] = value
+        return found
+
+
+def _check_node(node: _Node, count: _Count, depth: int, constants: dict[bytes, _Constant]) -> None:
+    count.nodes += 1
+    if count.nodes > NODES_MAX:
+        raise _over(count, f"{count.nodes} nodes", count.nodes, NODES_MAX)
+    for attribute in node.attributes.values():
+        for number, value in _fields(attribute):
+            if number in (6, 11) and isinstance(value, _Message):
+                _check_graph(value, count, depth + 1, constants)
+    if (function := count.functions.get((node.domain, node.kind))) is not None:
+        _check_function(function, count, depth + 1)
+    made = _constant_of(node) if node.kind == b"Constant" else _made_by(node, count, constants)
+    if made is not None and node.outputs:
+        constants[node.outputs[0]] = made
+
+
+def _made_by(node: _Node, count: _Count, constants: Mapping[bytes, _Constant]) -> _Constant | None:
+    """Return what a node makes of what stands in the file. Raises ModelLoadFailed if that is too much."""
+    kind = node.kind[:40].decode("utf-8", "replace")
+    if kind in _SHAPED_BY_ATTRIBUTE:
+        elements = _product(_integers(node.attributes[b"shape"])) if b"shape" in node.attributes else 0.0
+    else:
+        elements = _SIZES.get(kind, _unknown)([constants.get(each) for each in node.inputs])
+    if elements > CONSTANT_ELEMENTS_MAX:
+        raise _over(count, f"a node {kind} that makes {elements:.0f} elements", elements, CONSTANT_ELEMENTS_MAX)
+    return _Constant(int(elements)) if elements else None
+
+
+_Inputs = Sequence[_Constant | None]
+
+
+def _values(inputs: _Inputs, place: int) -> tuple[float, ...]:
+    """Return what is known of an input; nothing where it is computed."""
+    constant = inputs[place] if place < len(inputs) else None
+    return constant.values if constant else ()
+
+
+def _unknown(_: _Inputs) -> float:
+    return 0.0
+
+
+def _shaped(place: int) -> Callable[[_Inputs], float]:
+    """Return how many elements an operator makes of the shape that is its input at that place."""
+    return lambda inputs: _product(_values(inputs, place))
+
+
+def _tiled(inputs: _Inputs) -> float:
+    repeated = inputs[0] if inputs else None
+    return _product(_values(inputs, 1)) * (repeated.elements if repeated else 1)
+
+
+def _padded(inputs: _Inputs) -> float:
+    """Each dimension becomes at least what is put at its two ends."""
+    pads = _values(inputs, 1)
+    half = len(pads) // 2
+    return _product([max(1.0, begin + end) for begin, end in zip(pads[:half], pads[half:], strict=False)])
+
+
+def _ranged(inputs: _Inputs) -> float:
+    ends = [_values(inputs, place)[:1] for place in range(3)]
+    if not all(ends):
+        return 0.0
+    (start,), (limit,), (delta,) = ends
+    return max(0.0, (limit - start) / delta) if delta else math.inf
+
+
+_SIZES: Mapping[str, Callable[[_Inputs], float]] = {
+    "ConstantOfShape": _shaped(0),
+    "Expand": _shaped(1),
+    "OneHot": lambda inputs: _product(_values(inputs, 1)[:1]),
+    "Pad": _padded,
+    "Range": _ranged,
+    "Resize": _shaped(3),
+    "Tile": _tiled,
+}
+
+
+def _product(values: Sequence[float]) -> float:
+    return math.prod((max(0.0, float(each)) for each in values), start=1.0) if values else 0.0
+
+
+def _constant_of(node: _Node) -> _Constant | None:
+    """Return what a node of type Constant holds."""
+    for name, attribute in node.attributes.items():
+        if name == b"value":
+            tensor = next((each for number, each in _fields(attribute) if number == 5), None)
+            return _tensor(tensor)[1] if isinstance(tensor, _Message) else None
+        if name in (b"value_ints", b"value_int"):
+            values = tuple(map(float, _integers(attribute)))
+            return _Constant(len(values), values)
+    return None
+
+
+def _integers(attribute: _Message) -> list[int]:
+    """Return `i` and `ints` of an attribute."""
+    return _numbers(list(_fields(attribute)), 3, 8)
+
+
+def _tensor(tensor: _Message) -> tuple[bytes, _Constant]:
+    """Return the name of a tensor and what is known of it."""
+    parts = list(_fields(tensor))
+    dims = _numbers(parts, 1)
+    elements = int(_product(dims)) if dims else 1
+    last = dict(parts)
+    name = _text(last.get(8))
+    if not 0 < elements <= SHAPE_ITEMS_MAX:
+        return name, _Constant(elements)
+    layout, raw = _UNPACK.get(last.get(2), ""), last.get(9)
+    values: Sequence[float] = _numbers(parts, 5, 7)
+    if layout and isinstance(raw, _Message) and len(raw) == elements * struct.calcsize(layout):
+        values = [each for (each,) in struct.iter_unpack(layout, raw)]
+    return name, _Constant(elements, tuple(map(float, values)))
+
+
+def _numbers(parts: Sequence[tuple[int, int | _Message]], *wanted: int) -> list[int]:
+    """Return the integers of some fields, packed or not; no more than a shape has."""
+    found: list[int] = []
+    for number, value in parts:
+        if number in wanted and len(found) <= SHAPE_ITEMS_MAX:
+            found += [_signed(value)] if isinstance(value, int) else _packed(value)
+    return found
+
+
+def _packed(data: _Message) -> list[int]:
+    values: list[int] = []
+    place = 0
+    while place < len(data) and len(values) <= SHAPE_ITEMS_MAX:
+        value, place = _varint(data, place)
+        values.append(_signed(value))
+    return values
+
+
+def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
+    """Yield number and value of each field. Raises _Damaged."""
+    place, end = 0, len(message)
+    while place < end:
+        key, place = _varint(message, place)
+        number, kind = key >> 3, key & 7
+        if kind == _VARINT:
+            value, place = _varint(message, place)
+            yield number, value
+            continue
+        length = {_FIXED64: 8, _FIXED32: 4}.get(kind, -1)
+        if kind == _BYTES:
+            length, place = _varint(message, place)
+        if length < 0 or place + length > end:
+            raise _Damaged
+        if kind == _BYTES:
+            yield number, message[place : place + length]
+        place += length
+
+
+def _varint(data: _Message, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while place < len(data) and shift < 70:
+        byte = data[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            return value, place
+    raise _Damaged
+
+
+def _signed(value: int) -> int:
+    value &= 2**64 - 1
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _text(value: object) -> bytes:
+    return bytes(value[:65_536]) if isinstance(value, _Message) else b""
+
+
+def _over(count: _Count, what: str, found: float, limit: int) -> ModelLoadFailed:
+    return ModelLoadFailed(f"{count.name} has {what}; the limit is {limit}", count=f"{found:.0f}", limit=limit)

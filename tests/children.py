@@ -1,0 +1,26 @@
+"""A child without an engine: it is granted what it asks for, as the engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_agent.engine.memory_cap import MemoryCap
+from edge_agent.engine.process import ChildProcess
+from edge_agent.engine.protocol import FromChild, MemoryEstimate
+
+
+async def spawned(
+    on_message: Callable[[FromChild], object], on_exit: Callable[[int], object], available_bytes: int = 0
+) -> ChildProcess:
+    """Start a child which is limited by its estimates, and told that so much is available; 0 = nobody measured."""
+    cap = MemoryCap()
+
+    def heard(message: FromChild) -> None:
+        if isinstance(message, MemoryEstimate):
+            process.send(cap.grant(message, available_bytes))
+        else:
+            on_message(message)
+
+    process = await ChildProcess.spawn(heard, lambda code: (on_exit(code), None)[1])
+    cap.pid = process.pid
+    return process

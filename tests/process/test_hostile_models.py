@@ -1,0 +1,80 @@
+"""A bundle that takes without end is refused, with what it was allowed, and nothing else notices."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import EngineConfig
+from edge_agent.engine import memory_cap
+from edge_agent.engine.pool import EnginePool
+from edge_agent.errors import ModelLoadFailed
+from edge_agent.formats import manifest
+from tests import bundles, hostile_models
+
+MB = 10**6
+
+
+@pytest.fixture
+async def pool(tmp_path: Path) -> AsyncIterator[EnginePool]:
+    """Engines of one thread each, in which a good bundle answers."""
+    made = EnginePool(EngineConfig(cpu_threads=1), lambda: None, [tmp_path])
+    await attach(made, bundles.tiny_onnx_bundle(tmp_path / "good"), "good")
+    yield made
+    assert made.ready("good")
+    assert [0] == [each.restarts for each in made.statuses()]
+    await made.stop()
+
+
+async def attach(pool: EnginePool, folder: Path, digest: str) -> None:
+    about = bundles.manifest_of(folder)
+    paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
+    await pool.attach(digest, about, manifest.encode(about), paths)
+
+
+async def refusal(pool: EnginePool, folder: Path) -> ModelLoadFailed:
+    with pytest.raises(ModelLoadFailed) as caught:
+        await attach(pool, folder, "hostile")
+    return caught.value
+
+
+def check_numbers(refused: ModelLoadFailed) -> None:
+    """The refusal has estimate and limit, in words and as numbers."""
+    estimated, limit = (int(refused.metadata[f"memory_{name}_bytes"]) for name in ("estimated", "limit"))
+    assert f"estimated to need {estimated / MB:.1f} MB of memory, was limited to {limit / MB:.1f} MB" in refused.message
+    assert estimated < limit <= 2 * estimated + memory_cap.RUNTIME_BYTES + memory_cap.THREAD_BYTES
+    assert limit < 1000 * MB
+    assert int(refused.metadata["memory_peak_bytes"]) <= limit + 100 * MB  # mapped files are in the one alone
+
+
+@pytest.mark.slow
+async def test_a_tokenizer_that_grows_meets_the_limit(pool: EnginePool, tmp_path: Path) -> None:
+    """Of a few kilobytes it makes 10^12 characters: its child ends at its limit, which the refusal names with the
+    estimate. The good bundle on the same weights has another child."""
+    folder = hostile_models.bundle(tmp_path / "hostile", tokenizer=hostile_models.growing_tokenizer())
+    check_numbers(await refusal(pool, folder))
+
+
+async def test_a_graph_that_fills_memory_meets_the_limit(pool: EnginePool, tmp_path: Path) -> None:
+    """A tensor of 4 GB whose size only the computation tells is refused likewise."""
+    folder = hostile_models.bundle(tmp_path / "hostile", hostile_models.computed_filling_graph())
+    check_numbers(await refusal(pool, folder))
+
+
+async def test_a_graph_that_says_so_is_not_opened(pool: EnginePool, tmp_path: Path) -> None:
+    """A size that stands in the file is refused before onnxruntime sees it, with the limit."""
+    refused = await refusal(pool, hostile_models.bundle(tmp_path / "hostile", hostile_models.filling_graph()))
+    assert (
+        "model.onnx has a node ConstantOfShape that makes 1000000000 elements; the limit is 67108864" == refused.message
+    )
+
+
+@pytest.mark.slow
+async def test_a_graph_that_does_not_end_meets_the_time_limit(tmp_path: Path) -> None:
+    """A loop of 2^60 turns is ended by the child's own alarm, within the library that computes it."""
+    pool = EnginePool(EngineConfig(cpu_threads=1, attach_seconds_max=2), lambda: None, [tmp_path])
+    refused = await refusal(pool, hostile_models.bundle(tmp_path / "hostile", hostile_models.endless_graph()))
+    await pool.stop()
+    assert ("attach took longer than 2 s", "2.0") == (refused.message, refused.metadata["limit_seconds"])

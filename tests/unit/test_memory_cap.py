@@ -1,0 +1,119 @@
+"""What a child may take: the limit that follows from its estimate, and how it is set and told."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engine.child_groups import ChildGroup, delegated, group_for
+from edge_agent.engine.memory_cap import DEVICE_BYTES, RUNTIME_BYTES, THREAD_BYTES, MemoryCap, cap_bytes
+from edge_agent.engine.protocol import MemoryEstimate, MemoryGrant
+
+MIB = 2**20
+ESTIMATE = MemoryEstimate(needed_bytes=400 * MIB, headroom_bytes=40 * MIB, threads=2)
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as made:
+        yield made
+        made.kill()
+
+
+def limits(pid: int) -> tuple[int, int]:
+    return resource.prlimit(pid, resource.RLIMIT_DATA)
+
+
+def test_the_limit_follows_from_the_estimate() -> None:
+    """One and a half times what is needed and what long inputs take, with something for the runtime, each thread and a
+    driver."""
+    assert 660 * MIB + RUNTIME_BYTES + 2 * THREAD_BYTES == cap_bytes(ESTIMATE)
+    device = MemoryEstimate(needed_bytes=0, threads=0, device="cuda")
+    assert RUNTIME_BYTES + DEVICE_BYTES == cap_bytes(device)
+
+
+def test_a_grant_limits_the_process(process: subprocess.Popen[bytes]) -> None:
+    """The soft limit is set, the hard one stays, and the child is told what there is."""
+    hard = limits(process.pid)[1]
+    cap = MemoryCap(process.pid)
+    assert MemoryGrant(available_bytes=7) == cap.grant(ESTIMATE, 7)
+    assert (cap_bytes(ESTIMATE), hard) == limits(process.pid)
+    assert (cap.limit_bytes, cap.granted_bytes) == (cap_bytes(ESTIMATE), 0)
+    cap.grant(ESTIMATE, 400 * MIB)
+    assert 400 * MIB == cap.granted_bytes
+
+
+def test_a_later_estimate_never_lowers_the_limit(process: subprocess.Popen[bytes]) -> None:
+    """What a bundle adds raises it; one that needs less leaves it, for the others are still there."""
+    cap = MemoryCap(process.pid)
+    cap.grant(ESTIMATE, 0)
+    before = limits(process.pid)[0]
+    cap.grant(MemoryEstimate(needed_bytes=MIB), 0)
+    assert before == limits(process.pid)[0]
+    cap.grant(MemoryEstimate(needed_bytes=800 * MIB), 0)
+    assert before < limits(process.pid)[0]
+
+
+def test_a_child_gets_no_more_than_it_was_started_with(process: subprocess.Popen[bytes]) -> None:
+    """The hard limit, which is what was free then, holds."""
+    resource.prlimit(process.pid, resource.RLIMIT_DATA, (300 * MIB, 300 * MIB))
+    cap = MemoryCap(process.pid)
+    cap.grant(ESTIMATE, 0)
+    assert (300 * MIB, 300 * MIB) == limits(process.pid)
+    assert 300 * MIB == cap.limit_bytes
+
+
+def test_the_numbers_are_told() -> None:
+    """Estimate, limit and peak, as words and as metadata; before an estimate there are none."""
+    assert ("", {}) == (MemoryCap().told, MemoryCap().metadata)
+    cap = MemoryCap(estimated_bytes=4 * 10**6, limit_bytes=6 * 10**6, peak_bytes=5 * 10**6)
+    said = "; it was estimated to need 4.0 MB of memory, was limited to 6.0 MB, and had taken 5.0 MB"
+    assert said == cap.told
+    assert ["4000000", "6000000", "5000000"] == list(cap.metadata.values())
+
+
+def tree(root: Path, own: str = "/unit/serve", shared: str = "cpu memory", marked: bool = True) -> Path:
+    """Write the files of a machine on which the group of this process is `own`; return the group above it."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(f"0::{own}\n")
+    group = root / "sys/fs/cgroup" / own[1:]
+    group.mkdir(parents=True)
+    (group.parent / "cgroup.subtree_control").write_text(shared)
+    if marked:
+        os.setxattr(group.parent, "user.delegate", b"1")
+    return group.parent
+
+
+def test_a_delegated_group_is_found(tmp_path: Path) -> None:
+    """It is the one above the daemon's own, marked by systemd; its controller is shared out if it is not yet."""
+    folder = tree(tmp_path / "a")
+    assert folder == delegated(tmp_path / "a")
+    folder = tree(tmp_path / "b", shared="")
+    assert folder == delegated(tmp_path / "b")
+    assert "+memory" == (folder / "cgroup.subtree_control").read_text()
+
+
+def test_a_group_of_others_is_left_alone(tmp_path: Path) -> None:
+    """Root may write everywhere: without the mark, without cgroup v2 and in the topmost group there is none."""
+    tree(tmp_path / "a", marked=False)
+    assert [None, None] == [delegated(tmp_path / "a"), delegated(tmp_path / "nothing")]
+    (tmp_path / "b/proc/self").mkdir(parents=True)
+    (tmp_path / "b/proc/self/cgroup").write_text("4:memory:/x\n0::/\n")
+    assert delegated(tmp_path / "b") is None
+
+
+def test_a_child_has_a_group_and_its_limit(tmp_path: Path) -> None:
+    """Its id and its limit are written there."""
+    folder = tree(tmp_path)
+    group = group_for(folder, 4321)
+    assert isinstance(group, ChildGroup)
+    group.limit(1000)
+    assert ["4321", "1000"] == [(folder / "engine-4321" / name).read_text() for name in ("cgroup.procs", "memory.max")]
+    assert (None, None) == (group_for(None, 1), group_for(tmp_path / "gone", 1))
