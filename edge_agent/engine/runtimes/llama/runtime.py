@@ -93,7 +93,7 @@ class LlamaRuntime:
         """
         head = header.read(spec.weights)
         shape = shape_of(spec.context_tokens, spec.sequences_max, spec.kv_type, spec.threads)
-        need = need_of(head, Path(spec.weights).stat().st_size, shape, spec.sequences_max)
+        need = need_of(head, Path(spec.weights).stat().st_size, shape)
         kept = kept_bytes(head, shape, spec.context_tokens, spec.prompt_cache_bytes_max)
         need = replace(need, cache=need.cache + kept)
         place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
@@ -434,7 +434,6 @@ class LlamaRuntime:
             self._written_under.add(job.bundle.grammar)
         if job.place is not None:
             self._cache.leave(job.place)
-        job.close()
 
 
 def _keeps_streams_waiting(plan: Plan) -> bool:

@@ -13,10 +13,11 @@ from typing import ClassVar
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
 from edge_agent.engine.runtimes.llama.bundle import Bundle
-from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows, Sampler
+from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
-from edge_agent.engine.runtimes.llama.labels import Tally, likeliest, log_probs, scores_of
+from edge_agent.engine.runtimes.llama.labels import Tally, log_probs, scores_of
 from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.sampling import Sampler, likeliest
 from edge_agent.engine.runtimes.llama.scheduler import Lane
 from edge_agent.engine.runtimes.llama.sequences import Place
 from edge_agent.engine.runtimes.llama.text import TextStream
@@ -161,9 +162,6 @@ class Scoring(Job):
         done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
         return done
 
-    def close(self) -> None:
-        """Free nothing: all a scoring job has is its sequence."""
-
 
 class Generation(Job):
     """Generate: the prompt first, then token after token."""
@@ -242,8 +240,3 @@ class Generation(Job):
         done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._told)
         self._held += self._text.finish()
         return [*self._hand_out(), done]
-
-    def close(self) -> None:
-        """Free the sampler."""
-        if self._sampler is not None:
-            self._sampler.close()
