@@ -12,11 +12,18 @@ A step computes lanes of one adapter group, because adapters belong to the whole
 
 A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
 
+What counts is the work, not the calls. A job of many rows, those that it has had and those that it is known to want,
+stands behind smaller ones: it waits as if it had come later, by LARGE_ROUNDS rounds of all lanes if it has LARGE_ROWS or
+more. So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within three rounds
+(classes of jobs by size, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II, chapters 3 and
+4). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
+
 Nobody starves. A lane waits since its last step ended, or since it came; a step of priority counts as PRIORITY_SECONDS
 less. Each quantum begins with the lane that has waited longest, whatever group it is of. Hence, whoever else comes: a
 lane of priority p among at most n lanes moves within
 
-    (p + 1) * PRIORITY_SECONDS, and from then on (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
+    (p + 1) * PRIORITY_SECONDS + LARGE_ROUNDS rounds, and from then on
+    (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
 
 because from then on nobody who comes or moves stands before it any more. The extra second is what others may have
 waited for a place in the cache before they came.
@@ -43,6 +50,11 @@ WRITING_ROWS_MAX = 32
 """Lanes that write, in a step that computes prompts too."""
 ROWS_MIN = 16
 """A prompt that moves at all moves so far, whatever it costs."""
+LARGE_ROWS = 5 * EXACT_ROWS_MAX
+"""A job of so many stands behind smaller ones by LARGE_ROUNDS, one of EXACT_ROWS_MAX or fewer behind none."""
+LARGE_ROUNDS = 2
+FILL_SHARE = 0.5
+"""By so much a lane that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
 QUANTUM_SECONDS = (0.1, 0.5)
 CHANGES_SHARE = 0.05
@@ -93,6 +105,8 @@ class Scheduler:
         """Since when each lane waits, later by what its priority costs: who has the least is first."""
         self._moved: dict[str, int] = {}
         """The lanes of the last step."""
+        self._served: dict[str, int] = {}
+        """Rows that each lane which reads has had."""
         self._was_bulk = False
         self._group: str | None = None
         self._group_until = 0.0
@@ -107,6 +121,9 @@ class Scheduler:
         self._arrive(lanes, max(now, self._now + _TICK))
         plan = self._share(self._of_one_group(lanes), lone=len(lanes) == 1)
         self._moved = {lane.key: rows for lane, rows in plan}
+        for lane, rows in plan:
+            if not lane.decoding:
+                self._served[lane.key] = self._served.get(lane.key, 0) + rows
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
@@ -159,14 +176,25 @@ class Scheduler:
         before, since = self._since, {}
         for lane in lanes:
             key = lane.key
-            if key in self._moved:
-                since[key] = turn_of(now, lane.priority)
-            elif key in before:
+            if key not in self._moved and key in before:
                 since[key] = before[key]
-            else:
-                came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
-                since[key] = turn_of(came, lane.priority)
+                continue
+            came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
+            since[key] = turn_of(now if key in self._moved else came, lane.priority)
+            if not lane.decoding:
+                since[key] += self._behind(lane) * self.round_seconds(len(lanes))
         self._since, self._now = since, now
+        self._served = {lane.key: self._served[lane.key] for lane in lanes if lane.key in self._served}
+
+    def _behind(self, lane: Lane) -> float:
+        """Return by how many rounds a lane stands behind smaller ones."""
+        size = self._served.get(lane.key, 0) + lane.rows
+        return LARGE_ROUNDS * min(max(size - EXACT_ROWS_MAX, 0) / (LARGE_ROWS - EXACT_ROWS_MAX), 1.0)
+
+    def round_seconds(self, lanes: int) -> float:
+        """Return the seconds in which each of so many lanes has a step, as long as steps for exact lanes are planned."""
+        small = self.costs.small
+        return lanes * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 
     def _turn(self, lane: Lane) -> float:
         return self._since[lane.key]
@@ -277,18 +305,27 @@ def _inexact(lanes: Sequence[Lane]) -> Sequence[Lane]:
 
 
 def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: int, seconds: float) -> Plan:
-    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left."""
+    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
+
+    Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
+    """
     plan = [(lane, 1) for lane in writing]
     left = most - len(plan)
-    seconds = fit.left(seconds, len(plan), sum(lane.depth for lane in writing)) if seconds else 0.0
+    depths = sum(lane.depth for lane in writing)
+    taken = fit.cost(len(plan), depths)
+    seconds = fit.left(seconds, len(plan), depths) if seconds else 0.0
     for lane in prompts:
         least = max(lane.least, min(lane.rows, ROWS_MIN))
         rows = min(lane.rows, left, fit.affordable(seconds, lane.depth))
         if len(plan) == len(writing):
             rows = max(rows, min(least, left))
-        elif rows < least:
-            continue
+        else:
+            if rows < lane.rows:
+                rows = min(rows, fit.affordable(FILL_SHARE * taken, lane.depth))
+            if rows < least:
+                continue
         plan.append((lane, rows))
         left -= rows
-        seconds -= fit.per_row * rows + fit.per_pair * pairs_of(rows, lane.depth)
+        spent = fit.per_row * rows + fit.per_pair * pairs_of(rows, lane.depth)
+        seconds, taken = seconds - spent, taken + spent
     return plan
