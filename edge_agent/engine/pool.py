@@ -292,7 +292,7 @@ class EnginePool:
                 digests=tuple(engine.digests),
                 details=engine.details,
                 running=engine.in_flight,
-                running_max=engine.load.sequences_max,
+                running_max=engine.running_max,
                 waiting=max(0, engine.pending - engine.in_flight),
                 waiting_max=self._config.queue_requests_max,
                 loads=engine.loads,

@@ -29,6 +29,10 @@ REMEMBERED = (
     *("tuned_for", "tuning"),
 )
 """Details of Ready that say which settings suit the processor, and for what they were measured."""
+SEQUENCES = "sequences_max"
+"""The detail of Ready that says how many requests are computed together."""
+SEQUENCES_USUAL = 8
+"""So many where neither the site nor the child says it."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -45,7 +49,7 @@ class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a datacla
     context_tokens: int = 1024
     kv_type: str = "f16"
     sequences_max: int = 8
-    """Requests computed together."""
+    """Requests computed together; 0 = as many as memory allows, which Ready then says as SEQUENCES."""
     threads: int = 1
     readable: tuple[str, ...] = ()
     """All that the child may read once it is confined, beside the runtime's own code: the folder of the blobs."""
@@ -180,6 +184,8 @@ class Done(Message, tag="done"):
     """generate, where `logprobs` was set and the runtime knows them: what was written."""
     input_tokens: int = 0
     output_tokens: int = 0
+    rows: int = 0
+    """What was computed for it, in tokens; what it had in common with others is not. 0 = that is not counted."""
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
 

@@ -13,8 +13,8 @@ A step computes lanes of one adapter group, because adapters belong to the whole
 A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
 
 What counts is the work, not the calls. A job of many rows, those that it has had and those that it is known to want,
-stands behind smaller ones: it waits as if it had come later, by LARGE_ROUNDS rounds of all lanes if it has LARGE_ROWS or
-more. So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within three rounds
+stands behind smaller ones: with LARGE_ROWS or more it waits as if it had come LARGE_ROUNDS rounds of all lanes later.
+So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within three rounds
 (classes of jobs by size, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II, chapters 3 and
 4). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
 
@@ -192,7 +192,7 @@ class Scheduler:
         return LARGE_ROUNDS * min(max(size - EXACT_ROWS_MAX, 0) / (LARGE_ROWS - EXACT_ROWS_MAX), 1.0)
 
     def round_seconds(self, lanes: int) -> float:
-        """Return the seconds in which each of so many lanes has a step, as long as steps for exact lanes are planned."""
+        """Return the seconds in which each of so many lanes has a step of exact rows, as long as one may be."""
         small = self.costs.small
         return lanes * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 

@@ -49,6 +49,10 @@ class Job:
     """Its prompt has been offered to others."""
     _rows: int = field(init=False, default=0)
     """Taken in the last step."""
+    _found: int = field(init=False, default=0)
+    """Tokens that were in the cache when it came in."""
+    beside: int = field(init=False, default=0)
+    """Rows that were computed for it and are none of `tokens`."""
     _started: float = field(init=False, default=0.0)
     _prefilled: float = field(init=False, default=0.0)
 
@@ -78,7 +82,7 @@ class Job:
 
     def start(self, place: Place, computed: int) -> None:
         """Take a place that holds so many tokens."""
-        self.place, self.computed = place, computed
+        self.place, self.computed, self._found = place, computed, computed
         self._started = time.perf_counter()
 
     def undo(self) -> None:
@@ -109,6 +113,7 @@ class Job:
         return Done(
             job_id=self.run.job_id,
             input_tokens=self.input_tokens,
+            rows=self.computed - self._found + self.beside,
             prefill_ms=(self._prefilled - self._started) * 1000,
             decode_ms=(time.perf_counter() - self._prefilled) * 1000,
         )
@@ -155,6 +160,7 @@ class Scoring(Job):
         else:
             self._tally.add_chunk(self._chunk, map(context.logits, range(row + self._chunk.known, row + rows)))
             self._next_branch = self._chunk.next
+            self.beside += rows
         return [] if self._tree.rows(self._next_branch) else [self._done()]
 
     def _done(self) -> Done:
