@@ -77,7 +77,7 @@ class Engine:
         self._on_change = on_change
         self._policy = RestartPolicy(config)
         self._placing = placing or Placing()
-        limits = Limits(config.queue_requests_max, load.sequences_max or protocol.SEQUENCES_USUAL)
+        limits = Limits(config.queue_requests_max, protocol.places_of(load, {}))
         self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
         self._bundles = AttachedBundles()
         self._child: ChildProcess | None = None
@@ -112,11 +112,6 @@ class Engine:
     def in_flight(self) -> int:
         """Jobs that the child has."""
         return self._jobs.in_flight
-
-    @property
-    def running_max(self) -> int:
-        """The most jobs that the child is given at once."""
-        return self._jobs.running_max
 
     def ask(self) -> None:
         """Let the child say how it stands, in its own time."""
@@ -300,9 +295,7 @@ class Engine:
                 self._jobs.finish(message)
             case protocol.Ready():
                 self.device, self.details, self.loaded = message.device, message.details, self._told
-                self._jobs.computed = Computed(self.device, tuple(self.shortfalls))
-                if not self._told.sequences_max and (told := message.details.get(protocol.SEQUENCES, "")).isdecimal():
-                    self._jobs.share_places(int(told))
+                self._jobs.loaded(Computed(self.device, tuple(self.shortfalls)), self._told, self.details)
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
             case protocol.Attached():

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -128,7 +128,7 @@ class Jobs:
     def __init__(self, limits: Limits, quarantine: Quarantine, child: ToChild) -> None:
         """Start with none."""
         self._waiting = Waiting(limits.queue)
-        self.running_max = limits.running
+        self._running_max = limits.running
         self._of_one_client = limits.running
         """The most of them that are one client's."""
         self._quarantine = quarantine
@@ -197,17 +197,22 @@ class Jobs:
         finally:
             self._forget(job)
 
-    def share_places(self, places: int) -> None:
-        """Give the child so many jobs at once, as it says that it takes, and leave some of them to other clients."""
-        self.running_max = max(places, 1)
-        self._of_one_client = shares.most_of(self.running_max)
+    def loaded(self, computed: Computed, load: protocol.Load, details: Mapping[str, str]) -> None:
+        """Take note of what computes from now on, and how many jobs at once.
+
+        Where the site has not set that, some of the places are kept from each single client.
+        """
+        self.computed = computed
+        self._running_max = self._of_one_client = protocol.places_of(load, details)
+        if not load.sequences_max and protocol.SEQUENCES in details:
+            self._of_one_client = shares.most_of(self._running_max)
 
     def pump(self) -> None:
         """Give the child what it can take."""
         if not self._waiting or not self._child.ready():
             return
         running = [job.ticket for job in self._running.values()]
-        while ticket := self._waiting.next(running, self.running_max, self._of_one_client):
+        while ticket := self._waiting.next(running, self._running_max, self._of_one_client):
             running.append(ticket)
             self._start(self._jobs[ticket.job_id], _now())
 

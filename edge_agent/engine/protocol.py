@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -73,6 +73,12 @@ class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a datacla
     """Of an earlier Ready, those of its details that are named in REMEMBERED."""
     fallback: str = ""
     """Why it is not the device that was wanted, for a bundle that needs that one."""
+
+
+def places_of(load: Load, details: Mapping[str, str]) -> int:
+    """Return how many requests a child computes together, which has said `details` when it was ready."""
+    told = details.get(SEQUENCES, "")
+    return load.sequences_max or (max(int(told), 1) if told.isdecimal() else SEQUENCES_USUAL)
 
 
 class Attach(Message, tag="attach"):

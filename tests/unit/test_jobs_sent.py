@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.engine import protocol
-from edge_agent.engine.jobs import Jobs, Limits, ToChild
+from edge_agent.engine.jobs import BY_CPU, Jobs, Limits, ToChild
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.tally import Tally
 from edge_agent.errors import EngineNotReady
@@ -104,7 +104,7 @@ async def test_clients_share_the_child_by_rows_and_not_by_calls() -> None:
 async def test_no_client_has_all_places_of_a_child() -> None:
     """Of eight places that a child says to have one client gets six, though it asks for more; another gets the rest."""
     site = Site()
-    site.jobs.share_places(8)
+    site.jobs.loaded(BY_CPU, protocol.Load(runtime="llama", sequences_max=0), {protocol.SEQUENCES: "8"})
     for number in range(10):
         site.ask(f"many {number}", 30.0, 0, "many")
     many = [await site.next() for _ in range(6)]
@@ -113,7 +113,7 @@ async def test_no_client_has_all_places_of_a_child() -> None:
         site.ask(f"few {number}", 30.0, 0, "few")
     assert ["few", "few"] == [(await site.next()).digest for _ in range(2)]
     assert site.sent.empty()
-    assert (8, 8) == (site.jobs.in_flight, site.jobs.running_max)
+    assert 8 == site.jobs.in_flight
     site.finish(many[0].job_id)
     assert "many" == (await site.next()).digest, "its turn is older"
     site.jobs.fail_all(EngineNotReady("the test is over"))

@@ -189,7 +189,7 @@ def test_one_alone_is_no_crowd() -> None:
 
 def test_a_crowd_and_exact_prompts_alternate() -> None:
     """Who has waited longest decides, and what is exact is in no bulk step."""
-    scheduler, lanes = taught(FAST), [prompt("exact", 60, exact=True), *crowd(150)]
+    scheduler, lanes = taught(FAST), [prompt("exact", 30, exact=True), *crowd(150)]
     plans = [set(rows_of(scheduler.plan(lanes, at))) for at in (1.0, 2.0, 3.0)]
     assert [{"exact"}, {lane.key for lane in crowd(150)}, {"exact"}] == plans
 

@@ -13,10 +13,10 @@ A step computes lanes of one adapter group, because adapters belong to the whole
 A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
 
 What counts is the work, not the calls. A job of many rows, those that it has had and those that it is known to want,
-stands behind smaller ones: with LARGE_ROWS or more it waits as if it had come LARGE_ROUNDS rounds of all lanes later.
-So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within three rounds
-(classes of jobs by size, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II, chapters 3 and
-4). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
+stands behind smaller ones: with LARGE times the rows of the smallest it waits as if it had come LARGE_ROUNDS rounds of
+all lanes later. So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within
+three rounds (shorter jobs first, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II,
+chapter 3). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
 
 Nobody starves. A lane waits since its last step ended, or since it came; a step of priority counts as PRIORITY_SECONDS
 less. Each quantum begins with the lane that has waited longest, whatever group it is of. Hence, whoever else comes: a
@@ -50,9 +50,10 @@ WRITING_ROWS_MAX = 32
 """Lanes that write, in a step that computes prompts too."""
 ROWS_MIN = 16
 """A prompt that moves at all moves so far, whatever it costs."""
-LARGE_ROWS = 5 * EXACT_ROWS_MAX
-"""A job of so many stands behind smaller ones by LARGE_ROUNDS, one of EXACT_ROWS_MAX or fewer behind none."""
-LARGE_ROUNDS = 2
+SMALL_ROWS = 32
+"""Jobs of so many rows or fewer are all the same."""
+LARGE, LARGE_ROUNDS = 2.0, 2
+"""A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part."""
 FILL_SHARE = 0.5
 """By so much a lane that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
@@ -86,6 +87,8 @@ class Lane(NamedTuple):
     """On the clock of `plan`; 0 = since the last step."""
     deadline: float = 0.0
     """Likewise; 0 = none."""
+    ahead: int = 0
+    """Rows that it is known to want behind these."""
 
 
 def turn_of(since: float, priority: int) -> float:
@@ -102,7 +105,9 @@ class Scheduler:
         self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._now = 0.0
         self._since: dict[str, float] = {}
-        """Since when each lane waits, later by what its priority costs: who has the least is first."""
+        """Since when each lane waits, later by what its priority costs."""
+        self._behind: dict[str, float] = {}
+        """By what each lane that reads stands behind smaller ones, in seconds."""
         self._moved: dict[str, int] = {}
         """The lanes of the last step."""
         self._served: dict[str, int] = {}
@@ -123,7 +128,7 @@ class Scheduler:
         self._moved = {lane.key: rows for lane, rows in plan}
         for lane, rows in plan:
             if not lane.decoding:
-                self._served[lane.key] = self._served.get(lane.key, 0) + rows
+                self._served[lane.key] += rows
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
@@ -181,15 +186,17 @@ class Scheduler:
                 continue
             came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
             since[key] = turn_of(now if key in self._moved else came, lane.priority)
-            if not lane.decoding:
-                since[key] += self._behind(lane) * self.round_seconds(len(lanes))
         self._since, self._now = since, now
-        self._served = {lane.key: self._served[lane.key] for lane in lanes if lane.key in self._served}
+        self._line_up([lane for lane in lanes if not lane.decoding], LARGE_ROUNDS * self.round_seconds(len(lanes)))
 
-    def _behind(self, lane: Lane) -> float:
-        """Return by how many rounds a lane stands behind smaller ones."""
-        size = self._served.get(lane.key, 0) + lane.rows
-        return LARGE_ROUNDS * min(max(size - EXACT_ROWS_MAX, 0) / (LARGE_ROWS - EXACT_ROWS_MAX), 1.0)
+    def _line_up(self, reading: Sequence[Lane], seconds: float) -> None:
+        """Let large lanes stand behind smaller ones, by so many seconds at most."""
+        self._served = {lane.key: self._served.get(lane.key, 0) for lane in reading}
+        sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
+        small = max(min(sizes.values(), default=0), SMALL_ROWS)
+        self._behind = {
+            key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        }
 
     def round_seconds(self, lanes: int) -> float:
         """Return the seconds in which each of so many lanes has a step of exact rows, as long as one may be."""
@@ -197,7 +204,8 @@ class Scheduler:
         return lanes * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 
     def _turn(self, lane: Lane) -> float:
-        return self._since[lane.key]
+        """Return when a lane's turn is: the smallest is first."""
+        return self._since[lane.key] + self._behind.get(lane.key, 0.0)
 
     def _of_one_group(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
         """Return the lanes whose adapter computes now."""

@@ -90,10 +90,12 @@ class Job:
         self.computed -= self._rows
         self._rows = 0
 
-    def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False) -> Lane:
-        """Return what could be computed now: `least` to `rows` rows."""
+    def lane_of(
+        self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False, ahead: int = 0
+    ) -> Lane:
+        """Return what could be computed now: `least` to `rows` rows, and `ahead` more behind them."""
         run, exact = self.run, self.exact and not crowding
-        asked = (run.priority, self.came_at, self.deadline)
+        asked = (run.priority, self.came_at, self.deadline, ahead)
         return Lane(run.job_id, self.bundle.group, rows, least, decoding, exact, crowding, self.computed, *asked)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> Rows:
@@ -137,7 +139,7 @@ class Scoring(Job):
     def lane(self) -> Lane:
         """Return what could be computed now."""
         if self.pending:
-            return self.lane_of(self.pending, crowding=self._crowds)
+            return self.lane_of(self.pending, crowding=self._crowds, ahead=self._tree.rows(0))
         return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
     def parts(self, rows: int, fork: Fork) -> list[Part]:
