@@ -24,7 +24,13 @@ _THINGS = (
     *("kettle", "lamp", "shirt", "clock", "chair", "kite", "radio", "ladder", "carpet", "bottle"),
     *("mirror", "candle", "basket", "jacket", "blanket", "hammer", "pillow", "saddle", "teapot", "violin"),
 )
-MANY_LABELS = tuple(f"{kind} {thing}" for kind in _KINDS for thing in _THINGS)
+_PLACES = ("in the window", "on the shelf", "at the till", "under the counter")
+MANY_LABELS = tuple(
+    f"{kind} {thing} {_PLACES[(first + second) % len(_PLACES)]}"
+    for first, kind in enumerate(_KINDS)
+    for second, thing in enumerate(_THINGS)
+)
+"""Which begin alike in pairs at most, so that each is some rows of its own."""
 FEW = Task("few-labels", "classify", SHORT, labels=(*goals.LABELS, "greeting"))
 MANY = Task("many-labels", "classify", SHORT, labels=MANY_LABELS)
 

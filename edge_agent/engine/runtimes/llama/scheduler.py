@@ -51,9 +51,10 @@ WRITING_ROWS_MAX = 32
 ROWS_MIN = 16
 """A prompt that moves at all moves so far, whatever it costs."""
 SMALL_ROWS = 32
-"""Jobs of so many rows or fewer are all the same."""
+"""A prompt of so many or fewer is not cut where it is first and nobody writes."""
 LARGE, LARGE_ROUNDS = 2.0, 2
-"""A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part."""
+"""A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part. All of
+ROWS_MIN or fewer are the same."""
 FILL_SHARE = 0.5
 """By so much a lane that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
@@ -193,7 +194,7 @@ class Scheduler:
         """Let large lanes stand behind smaller ones, by so many seconds at most."""
         self._served = {lane.key: self._served.get(lane.key, 0) for lane in reading}
         sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
-        small = max(min(sizes.values(), default=0), SMALL_ROWS)
+        small = max(min(sizes.values(), default=0), ROWS_MIN)
         self._behind = {
             key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
         }
@@ -326,7 +327,8 @@ def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: in
         least = max(lane.least, min(lane.rows, ROWS_MIN))
         rows = min(lane.rows, left, fit.affordable(seconds, lane.depth))
         if len(plan) == len(writing):
-            rows = max(rows, min(least, left))
+            whole = lane.rows if not writing and lane.rows <= SMALL_ROWS else least
+            rows = max(rows, min(whole, left))
         else:
             if rows < lane.rows:
                 rows = min(rows, fit.affordable(FILL_SHARE * taken, lane.depth))
