@@ -17,6 +17,8 @@ stands behind smaller ones: with LARGE times the rows of the smallest it waits a
 all lanes later. So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within
 three rounds (shorter jobs first, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II,
 chapter 3). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
+Who has had an answer probably asks again at once: where a job has ended and only large ones are left, the next step
+takes no longer than ANTICIPATION times what such a job takes (anticipatory scheduling: Iyer and Druschel 2001).
 
 Nobody starves. A lane waits since its last step ended, or since it came; a step of priority counts as PRIORITY_SECONDS
 less. Each quantum begins with the lane that has waited longest, whatever group it is of. Hence, whoever else comes: a
@@ -55,6 +57,7 @@ SMALL_ROWS = 32
 LARGE, LARGE_ROUNDS = 2.0, 2
 """A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part. All of
 ROWS_MIN or fewer are the same."""
+ANTICIPATION = 1.5
 FILL_SHARE = 0.5
 """By so much a lane that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
@@ -109,6 +112,10 @@ class Scheduler:
         """Since when each lane waits, later by what its priority costs."""
         self._behind: dict[str, float] = {}
         """By what each lane that reads stands behind smaller ones, in seconds."""
+        self._sizes: dict[str, int] = {}
+        """Rows of each job that reads, those that it has had and those that it is known to want."""
+        self._ended = 0
+        """Rows of the smallest job that ended with the last step; 0 = none did."""
         self._moved: dict[str, int] = {}
         """The lanes of the last step."""
         self._served: dict[str, int] = {}
@@ -179,6 +186,9 @@ class Scheduler:
 
     def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
+        here = {lane.key for lane in lanes}
+        ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
+        self._ended = min(ended, default=0)
         before, since = self._since, {}
         for lane in lanes:
             key = lane.key
@@ -193,7 +203,7 @@ class Scheduler:
     def _line_up(self, reading: Sequence[Lane], seconds: float) -> None:
         """Let large lanes stand behind smaller ones, by so many seconds at most."""
         self._served = {lane.key: self._served.get(lane.key, 0) for lane in reading}
-        sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
+        sizes = self._sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
         small = max(min(sizes.values(), default=0), ROWS_MIN)
         self._behind = {
             key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
@@ -237,6 +247,8 @@ class Scheduler:
 
     def _read(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
+        if self._ended and min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN):
+            seconds = min(seconds, ANTICIPATION * self.costs.small.cost(self._ended, 0.0))
         long = self._worth_bulk(prompts)
         if self._bulk_is_due([*writing, *prompts], long):
             plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
