@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 from edge_agent.engine.runtimes.llama.rates import Fit, pairs_of
-from edge_agent.engine.runtimes.llama.scheduler import FILL_SHARE, LARGE_ROUNDS, Lane, Scheduler
+from edge_agent.engine.runtimes.llama.scheduler import FILL_SHARE, LARGE_ROUNDS, Lane, Plan, Scheduler
 
 DEPTH = 240
 """Tokens of the prompt that all of them share."""
@@ -60,21 +60,17 @@ class Machine:
 
     def serve(self, clients: dict[str, tuple[int, ...]], calls: int, counted: str) -> None:
         """Run until one of the clients has had so many answers."""
-        scheduler = Scheduler()
-        for rows in (1, 16, 63, 64, 200) * 12:
-            scheduler.costs.learn(rows, pairs_of(rows, DEPTH), self.cost.cost(rows, pairs_of(rows, DEPTH)))
+        scheduler = taught(self.cost)
         self.latencies = {client: [] for client in clients}
         running = {client: Call(f"{client} 0", parts, self.now) for client, parts in clients.items()}
         away = ""
         while len(self.latencies[counted]) < calls:
             by_key = {call.key: client for client, call in running.items()}
             plan = scheduler.plan([call.lane() for client, call in running.items() if client != away], self.now)
-            total = sum(rows for _, rows in plan)
-            seconds = self.cost.cost(total, sum(pairs_of(rows, lane.depth) for lane, rows in plan))
-            scheduler.measured(plan, seconds)
-            if away and len(clients) > 1:  # it called in this step, now soon and now late
-                running[away].came_at = self.now + seconds * (len(self.latencies[away]) % 4) / 8
-            self.now, self.rows, away = self.now + seconds, self.rows + total, ""
+            seconds = self.compute(scheduler, plan)
+            if away:  # it called in this step, now soon and now late
+                running[away].came_at = self.now - seconds * (1 - len(self.latencies[away]) % 4 / 8)
+            away = ""
             for lane, rows in plan:
                 client = by_key[lane.key]
                 if running[client].advance(rows):
@@ -83,6 +79,22 @@ class Machine:
                     running[client] = Call(f"{client} {number}", clients[client], self.now)
                     # Clients need a moment, in which the next step begins.
                     away = client if len(clients) > 1 else ""
+
+    def compute(self, scheduler: Scheduler, plan: Plan) -> float:
+        """Let the time of a step pass, and return it."""
+        seconds = self.cost.cost(sum(rows for _, rows in plan), sum(pairs_of(rows, lane.depth) for lane, rows in plan))
+        scheduler.measured(plan, seconds)
+        self.now += seconds
+        self.rows += sum(rows for _, rows in plan)
+        return seconds
+
+
+def taught(cost: Fit) -> Scheduler:
+    """Return a scheduler that knows what steps cost on a machine."""
+    scheduler = Scheduler()
+    for rows in (1, 16, 63, 64, 200) * 12:
+        scheduler.costs.learn(rows, pairs_of(rows, DEPTH), cost.cost(rows, pairs_of(rows, DEPTH)))
+    return scheduler
 
 
 def p50_of_short(cost: Fit, others: int, long: tuple[int, ...] = LONG) -> float:
