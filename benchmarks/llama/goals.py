@@ -23,6 +23,19 @@ GENERATE = {
     )
     for streams in STREAMS
 }
+BESIDE_BARE = {
+    streams: Goal(
+        f"generate {TOKENS} tokens on one thread, {name}: vs bare",
+        better="higher",
+        unit="tokens/s",
+        limit=0.95,
+        by_interval=True,
+        than="bare llama.cpp",
+    )
+    for streams, name in ((1, "1 stream"), (8, "8 streams"), (16, "16 clients"))
+}
+DRAWING_SHARE = 0.05
+FAIR_WAIT, FAIR_WORK = 3.0, 0.9
 FIRST_TOKEN = Goal("first token behind a shared prefix, p50", better="lower", unit="ms", limit=0.95)
 CLASSIFY = Goal(f"classify, {len(LABELS)} labels, 1 client, p50", better="lower", unit="ms", limit=0.85)
 CLASSIFY_BARE = Goal(

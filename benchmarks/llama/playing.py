@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bars import Bar
-from benchmarks.llama import adapters, figures, goals, parts, tasks
+from benchmarks.llama import adapters, beside_bare, fairness, figures, goals, parts, tasks
 from benchmarks.llama.bare import BareScorer
 from benchmarks.llama.building import Programs
 from benchmarks.llama.http import Pool
@@ -38,14 +38,19 @@ REPORTED: dict[str, Callable[[Match, Table], Awaitable[list[Bar]]]] = {
     "hot-loop": lambda match, table: figures.hot_loop(match, table.settings),
     "prefill": lambda match, table: figures.prefill(match, table.settings, table.programs.bench),
 }
-ADAPTERS = "adapters"
+APART: dict[str, Callable[[Path, Path, int], list[Bar]]] = {
+    "adapters": adapters.measure,
+    "bare": beside_bare.measure,
+    "fairness": fairness.measure,
+}
+"""With a daemon of their own, and without llama-server."""
 ENGINE = {
     "device": "cpu",
     "cpu_threads": len(os.sched_getaffinity(0)),
     "sequences_max": max(goals.STREAMS),
     "tune": True,
 }
-PARTS = (*COMPARED, *REPORTED, ADAPTERS)
+PARTS = (*COMPARED, *REPORTED, *APART)
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,24 @@ class Wanted:
     rounds_max: int
 
 
-def play(weights: Path, programs: Programs, wanted: Wanted) -> Iterator[Bar]:
+def needs_programs(wanted: Wanted) -> bool:
+    """Tell whether llama-server is one of the sides."""
+    return any(part not in APART for part in wanted.parts)
+
+
+def play(weights: Path, programs: Programs | None, wanted: Wanted) -> Iterator[Bar]:
     """Run the wanted parts with a model; each part's bars as soon as they are known."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        beside = [part for part in PARTS if part in wanted.parts and part != ADAPTERS]
+        beside = [part for part in PARTS if part in wanted.parts and part not in APART]
         if beside:
+            assert programs is not None
             with _laid(weights, programs, folder, wanted.rounds_max) as table:
                 yield from figures.told(table.settings, table.details)
                 for part in beside:
                     yield from asyncio.run(_played(table, part))
-        if ADAPTERS in wanted.parts:
-            yield from adapters.measure(weights, folder / ADAPTERS, wanted.rounds_max)
+        for part in (part for part in APART if part in wanted.parts):
+            yield from APART[part](weights, folder / part, wanted.rounds_max)
 
 
 @contextmanager

@@ -75,7 +75,12 @@ class EngineConfig(Section):
         default=3600, description="Time until a device that was left is tried again, in seconds; doubles with each try."
     )
     cpu_threads: int = Field(default=0, ge=0, le=1024, description="Threads for all engines; 0 = one for each core.")
-    sequences_max: int = Field(default=8, ge=1, le=64, description="Requests that one engine computes together.")
+    sequences_max: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Requests that one engine computes together; 0 = as many as memory allows, at most 32.",
+    )
     queue_requests_max: int = Field(
         default=64, ge=1, le=100_000, description="Inputs waiting for one engine; one more is refused."
     )

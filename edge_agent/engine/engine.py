@@ -77,7 +77,7 @@ class Engine:
         self._on_change = on_change
         self._policy = RestartPolicy(config)
         self._placing = placing or Placing()
-        limits = Limits(config.queue_requests_max, load.sequences_max)
+        limits = Limits(config.queue_requests_max, protocol.places_of(load, {}))
         self._jobs = Jobs(limits, quarantine, ToChild(lambda: self.state is State.READY, self._send))
         self._bundles = AttachedBundles()
         self._child: ChildProcess | None = None
@@ -296,7 +296,7 @@ class Engine:
                 self._send(self.cap.grant(message, self.available()))
             case protocol.Ready():
                 self.device, self.details, self.loaded = message.device, message.details, self._told
-                self._jobs.computed = Computed(self.device, tuple(self.shortfalls))
+                self._jobs.loaded(Computed(self.device, tuple(self.shortfalls)), self._told, self.details)
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
             case protocol.Attached() if message.digest in self._bundles:

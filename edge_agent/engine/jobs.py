@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from edge_agent.engine import protocol
+from edge_agent.engine import protocol, shares
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.tally import Tally
 from edge_agent.engine.waiting import Reservation, Ticket, Waiting
@@ -131,6 +131,8 @@ class Jobs:
         """Start with none."""
         self._waiting = Waiting(limits.queue)
         self._running_max = limits.running
+        self._of_one_client = limits.running
+        """The most of them that are one client's."""
         self._quarantine = quarantine
         self._child = child
         self._jobs: dict[str, Job] = {}
@@ -204,12 +206,22 @@ class Jobs:
         self.tallies.pop(digest, None)
         self.score_variances.pop(digest, None)
 
+    def loaded(self, computed: Computed, load: protocol.Load, details: Mapping[str, str]) -> None:
+        """Take note of what computes from now on, and how many jobs at once.
+
+        Where the site has not set that, some of the places are kept from each single client.
+        """
+        self.computed = computed
+        self._running_max = self._of_one_client = protocol.places_of(load, details)
+        if not load.sequences_max and protocol.SEQUENCES in details:
+            self._of_one_client = shares.most_of(self._running_max)
+
     def pump(self) -> None:
         """Give the child what it can take."""
         if not self._waiting or not self._child.ready():
             return
         running = [job.ticket for job in self._running.values()]
-        while ticket := self._waiting.next(running, self._running_max):
+        while ticket := self._waiting.next(running, self._running_max, self._of_one_client):
             running.append(ticket)
             self._start(self._jobs[ticket.job_id], _now())
 
@@ -224,7 +236,13 @@ class Jobs:
         job = self._running.pop(event.job_id, None)
         if job is None:
             return False
-        if tally := self._tally(job):
+        tally = self._tally(job)
+        if isinstance(event, protocol.Done) and event.rows:
+            turns = shares.turns_of(event.rows)
+            self._waiting.settle(job.ticket, turns)
+            if tally:
+                tally.took(turns)
+        if tally:
             tally.done(event, _now() - job.sent_at)
         job.events.put(event)
         self.pump()
@@ -270,7 +288,8 @@ class Jobs:
         _require_frame(run)
         self._quarantine.check(run, now)
         run.priority = priority
-        job = Job(run, Ticket(run.job_id, now, priority, client=client), deadline)
+        tally = self.tallies.get(run.digest)
+        job = Job(run, Ticket(run.job_id, now, priority, client=client, turns=tally.turns if tally else 1.0), deadline)
         if self._running or self._waiting or not self._child.ready():
             self._waiting.add(job.ticket, reservation)
             self._jobs[run.job_id] = job

@@ -23,7 +23,7 @@ from edge_agent.engine.budget import share
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.placing import CPU, Offered, Placing, wanted_devices
-from edge_agent.engine.protocol import Attach, CacheUse, Chunk, Load, Run
+from edge_agent.engine.protocol import Attach, CacheUse, Chunk, Load, Run, places_of
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
 from edge_agent.engine.tally import Tally
@@ -318,7 +318,7 @@ class EnginePool:
                 digests=tuple(engine.digests),
                 details=engine.details,
                 running=engine.in_flight,
-                running_max=engine.load.sequences_max,
+                running_max=places_of(engine.loaded, engine.details),
                 waiting=max(0, engine.pending - engine.in_flight),
                 waiting_max=self._config.queue_requests_max,
                 loads=engine.loads,

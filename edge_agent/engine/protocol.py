@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -31,6 +31,10 @@ REMEMBERED = (
     *("tuned_for", "tuning"),
 )
 """Details of Ready that say which settings suit the processor, and for what they were measured."""
+SEQUENCES = "sequences_max"
+"""The detail of Ready that says how many requests are computed together."""
+SEQUENCES_USUAL = 8
+"""So many where neither the site nor the child says it."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -47,7 +51,7 @@ class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a datacla
     context_tokens: int = 1024
     kv_type: str = "f16"
     sequences_max: int = 8
-    """Requests computed together."""
+    """Requests computed together; 0 = as many as memory allows, which Ready then says as SEQUENCES."""
     threads: int = 1
     readable: tuple[str, ...] = ()
     """All that the child may read once it is confined, beside the runtime's own code: the folder of the blobs."""
@@ -73,6 +77,12 @@ class Load(Message, tag="load", frozen=True):  # type: ignore[misc]  # a datacla
     """Time that loading may take; then the process ends itself. 0 = no limit. Likewise in Attach."""
     fallback: str = ""
     """Why it is not the device that was wanted, for a bundle that needs that one."""
+
+
+def places_of(load: Load, details: Mapping[str, str]) -> int:
+    """Return how many requests a child computes together, which has said `details` when it was ready."""
+    told = details.get(SEQUENCES, "")
+    return load.sequences_max or (max(int(told), 1) if told.isdecimal() else SEQUENCES_USUAL)
 
 
 class Attach(Message, tag="attach"):
@@ -204,6 +214,8 @@ class Done(Message, tag="done"):
     """generate, where `logprobs` was set and the runtime knows them: what was written."""
     input_tokens: int = 0
     output_tokens: int = 0
+    rows: int = 0
+    """What was computed for it, in tokens; what it had in common with others is not. 0 = that is not counted."""
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
 

@@ -4,8 +4,9 @@ One client alone may fill the room. Beyond that there are places that only other
 times what is left free (dynamic thresholds, Choudhury and Hahne 1998). So clients that all want more than there is come
 to have the same, and what comes free is a new one's. Nothing is known of who may come, and nobody is thrown out.
 
-Turns are dealt in rounds (start-time fair queueing): a client has one turn in each, so that whoever asks for little is
-behind one turn of each other client, however many those have waiting.
+Turns are dealt in rounds (start-time fair queueing: Goyal, Vin and Cheng 1996): a client has one turn in each, so that
+whoever asks for little is behind one turn of each other client, however many those have waiting. A turn is so much
+work, not a call: a job of more rows takes several, one of fewer a part of one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ import math
 
 GENEROSITY = 3
 """How many times what is left free one client may hold."""
+TURN_ROWS = 64
+"""Rows of one turn, which a step of the llama engine may have."""
+TURNS_MIN = 0.25
+"""What a job takes at least: it costs more than its rows."""
+KEPT_PLACES = 4
+"""Of the places where jobs run, one in so many is kept from each single client."""
 CLIENTS_MAX = 1024
 """Clients that a round knows at most; a round with more ends, and the next begins."""
 
@@ -33,6 +40,16 @@ def fits(held: int, total: int, more: int, limit: int) -> bool:
     return held + more + GENEROSITY * (total + more) <= (GENEROSITY + 1) * limit
 
 
+def turns_of(rows: int) -> float:
+    """Return the turns that a job of so many rows takes. One takes a turn where rows are not counted."""
+    return max(rows / TURN_ROWS, TURNS_MIN)
+
+
+def most_of(places: int) -> int:
+    """Return how many places one client may have jobs in."""
+    return max(places - places // KEPT_PLACES, 1)
+
+
 class Rounds:
     """Deals out turns."""
 
@@ -40,18 +57,24 @@ class Rounds:
         """Begin with the first round."""
         self.now = 0
         """The round of the last turn that was taken."""
-        self._last: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+        """Of each client, where its turns end."""
 
-    def deal(self, client: str) -> int:
-        """Return the round of this client's next turn: one after its last, and none that is over."""
-        if len(self._last) >= CLIENTS_MAX:
+    def deal(self, client: str, turns: float = 1.0) -> int:
+        """Return the round in which the next turns of this client begin: behind its last, and not in the past."""
+        if len(self._until) >= CLIENTS_MAX:
             self.started(self.now + 1)
-        dealt = max(self.now, self._last.get(client, -1) + 1)
-        self._last[client] = dealt
-        return dealt
+        begin = max(float(self.now), self._until.get(client, 0.0))
+        self._until[client] = begin + turns
+        return int(begin)
+
+    def correct(self, client: str, turns: float) -> None:
+        """Count so many turns more of a client, or fewer, than were dealt."""
+        if client in self._until:
+            self._until[client] += turns
 
     def started(self, dealt: int) -> None:
         """Note that a turn of this round was taken: the ones before are over."""
         if dealt > self.now:
             self.now = dealt
-            self._last = {client: last for client, last in self._last.items() if last >= dealt}
+            self._until = {client: until for client, until in self._until.items() if until > dealt}

@@ -13,6 +13,8 @@ from edge_agent.engine.protocol import Done, Failed
 from edge_agent.errors import BY_REASON, ModelError
 
 LATEST = 256
+TURNS_LATEST = 4
+"""The mean of turns is mostly of so many."""
 _FAILURES = frozenset(reason for reason, cls in BY_REASON.items() if issubclass(cls, ModelError))
 
 
@@ -25,6 +27,8 @@ class Tally:
         self.failures = 0
         self.crashes = 0
         """Deaths of its child that are the bundle's own."""
+        self.turns = 1.0
+        """What an input takes, as `shares.turns_of` counts it: the mean of the latest."""
         self._milliseconds: deque[float] = deque(maxlen=LATEST)
 
     def done(self, event: Done | Failed, seconds: float) -> None:
@@ -35,6 +39,10 @@ class Tally:
             self._milliseconds.append(1000.0 * seconds / (event.output_tokens or 1))
         elif event.reason in _FAILURES:
             self.failed()
+
+    def took(self, turns: float) -> None:
+        """Note what an input has taken."""
+        self.turns += (turns - self.turns) / TURNS_LATEST
 
     def failed(self) -> None:
         """Note an input that the model failed."""

@@ -1,6 +1,7 @@
 """The queue in front of one engine: pure and bounded.
 
-Clients take turns, one job each in a round, and may fill the queue so far as others find room in it (`shares.py`).
+Clients take turns, so much work each in a round, and may fill the queue, and the places where jobs run, so far as
+others find room in them (`shares.py`).
 In a round jobs start in the order in which they came, PRIORITY_SECONDS later for each step of priority. So a call of
 the operator overtakes those of devices that came within the last second or so, and no job waits for ever: whoever comes
 later than that, or has jobs of its own waiting, stands behind it. Jobs that were in flight when a child died come
@@ -32,8 +33,10 @@ class Ticket:
     alone: bool = False
     client: str = ""
     """Whose it is; what nobody asked for waits its time only."""
-    round: int = 0
-    """Given by the queue."""
+    turns: float = 1.0
+    """What it will take, as far as is known before."""
+    round: int = -1
+    """Given by the queue; -1 = there was nobody to wait for."""
 
     @property
     def turn(self) -> tuple[int, float]:
@@ -120,7 +123,7 @@ class Waiting:
         """Take a job, into a place that was reserved if one is left. Raises QueueFull, ShareExceeded."""
         if reservation is None or not reservation.take_place(self):
             self._require_room(1, ticket.client)
-        ticket.round = self._rounds.deal(ticket.client) if ticket.client else self._rounds.now
+        ticket.round = self._rounds.deal(ticket.client, ticket.turns) if ticket.client else self._rounds.now
         self._held[ticket.client] += 1
         insort(self._tickets, ticket, key=lambda other: other.turn)
 
@@ -142,15 +145,22 @@ class Waiting:
         self._again = kept
         return found
 
-    def next(self, running: list[Ticket], running_max: int) -> Ticket | None:
-        """Remove and return the job to start now, or None."""
+    def settle(self, ticket: Ticket, turns: float) -> None:
+        """Count what a job has taken, which was dealt as many turns as it was expected to take."""
+        if ticket.client and ticket.round >= 0:
+            self._rounds.correct(ticket.client, turns - ticket.turns)
+
+    def next(self, running: list[Ticket], running_max: int, client_max: int = 0) -> Ticket | None:
+        """Remove and return the job to start now, or None. One client has `client_max` running at most; 0 = all."""
         if len(running) >= running_max or any(ticket.alone for ticket in running):
             return None
         if self._again:
             return None if self._again[0].alone and running else self._again.pop(0)
-        if not self._tickets:
+        full = _full(running, client_max)
+        ticket = next((each for each in self._tickets if each.client not in full), None)
+        if ticket is None:
             return None
-        ticket = self._tickets.pop(0)
+        self._tickets.remove(ticket)
         self._release(ticket)
         self._rounds.started(ticket.round)
         return ticket
@@ -165,3 +175,12 @@ class Waiting:
         self._held[ticket.client] -= 1
         if not self._held[ticket.client]:
             del self._held[ticket.client]
+
+
+def _full(running: list[Ticket], client_max: int) -> set[str]:
+    """Return the clients that have as many jobs running as one may have."""
+    if not client_max or len(running) < client_max:
+        return set()
+    return {
+        client for client, jobs in Counter(each.client for each in running).items() if client and jobs >= client_max
+    }

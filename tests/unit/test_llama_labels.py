@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
-from edge_agent.engine.runtimes.llama.labels import Tally, likeliest, log_probs, scores_of
+from edge_agent.engine.runtimes.llama.labels import Tally, log_probs, scores_of
 
 VOCABULARY = 12
 
@@ -57,12 +57,6 @@ def test_log_probs_agree_with_double_precision() -> None:
     logits = np.random.default_rng(3).normal(0, 4, 152_000).astype(np.float32)
     exact = logits[:50].astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
     assert pytest.approx(exact, abs=1e-6) == log_probs(logits, range(50))
-
-
-@pytest.mark.parametrize(("count", "best"), [(0, []), (1, [3]), (3, [3, 0, 4])])
-def test_the_likeliest_come_in_their_order(count: int, best: list[int]) -> None:
-    """As many as were asked for, the highest logit first."""
-    assert best == likeliest(np.array([2.0, -1.0, 0.0, 5.0, 1.0], np.float32), count)
 
 
 def test_log_probs_leave_the_logits_alone() -> None:

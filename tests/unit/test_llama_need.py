@@ -26,13 +26,13 @@ SHAPE = Shape(cells=1000, sequences=80, kv_type="f16", threads=1)
 
 def test_mapped_weights_count_whole() -> None:
     """The file has to stay in memory, whatever is copied of it."""
-    assert 12_345 == need_of(HEADER, 12_345, SHAPE, 1).weights
+    assert 12_345 == need_of(HEADER, 12_345, SHAPE).weights
 
 
 @pytest.mark.parametrize(("machine", "copies"), [("x86_64", 700), ("aarch64", 709), ("riscv64", 709)])
 def test_only_types_that_the_processor_lays_out_anew_are_copied(machine: str, copies: int) -> None:
     """Q4_0 everywhere, Q8_0 on ARM, Q4_1 never; an unknown processor is counted as the one that copies most."""
-    assert copies == need_of(HEADER, 0, SHAPE, 1, machine).copies
+    assert copies == need_of(HEADER, 0, SHAPE, machine).copies
 
 
 @pytest.mark.parametrize("kind", [10, 12])
@@ -40,29 +40,26 @@ def test_nothing_is_copied_of_a_file_with_types_that_are_left_as_they_are(kind: 
     """Q2_K and Q4_K, whose rows would come out by their number; Q4_0 beside them is not laid out anew, either."""
     header = dataclasses.replace(HEADER, product_bytes={2: 700, kind: 9})
     assert (True, False) == (HEADER.may_be_repacked, header.may_be_repacked)
-    assert 0 == need_of(header, 0, SHAPE, 1, "x86_64").copies
+    assert 0 == need_of(header, 0, SHAPE, "x86_64").copies
 
 
 @pytest.mark.parametrize(("kv_type", "size"), [("f16", 1024 * 128 * 2), ("q8_0", 1024 * 128 * 34 // 32)])
 def test_the_cache_is_rounded_up_as_llama_cpp_does(kv_type: str, size: int) -> None:
     """1,000 cells take the room of 1,024."""
-    assert size == need_of(HEADER, 0, dataclasses.replace(SHAPE, kv_type=kv_type), 1).cache
+    assert size == need_of(HEADER, 0, dataclasses.replace(SHAPE, kv_type=kv_type)).cache
 
 
-def test_compute_grows_with_jobs_and_vocabulary() -> None:
-    """Each job holds a candidate for each token; each row that a step gives out has its logits twice, once where
-    activations lie before."""
-    one, two = (need_of(HEADER, 0, SHAPE, jobs).compute for jobs in (1, 2))
-    assert 12 * 1000 == two - one
+def test_compute_grows_with_the_vocabulary() -> None:
+    """Each row that a step gives out has its logits twice, once where activations lie before; one row is worked on."""
     given = ROWS_MAX * 1000 * 4
-    assert given + max(given, activation_bytes(HEADER, SHAPE)) + 12 * 1000 == one
-    assert need_of(HEADER, 0, SHAPE, 1).process > PROCESS_BYTES
+    assert given + max(given, activation_bytes(HEADER, SHAPE)) + 1000 * 4 == need_of(HEADER, 0, SHAPE).compute
+    assert need_of(HEADER, 0, SHAPE).process > PROCESS_BYTES
 
 
 def test_absurd_claims_are_large_numbers() -> None:
     """What a hostile head claims is reckoned without overflow, so that it is refused."""
     huge = dataclasses.replace(HEADER, cell_elements=4096 * 2**31 * 2**32, vocabulary=2**31 - 1)
-    assert need_of(huge, 2**40, SHAPE, 64).total > 2**80
+    assert need_of(huge, 2**40, SHAPE).total > 2**80
 
 
 def test_an_encoder_takes_its_file_twice_and_room_for_each_thread(tmp_path) -> None:

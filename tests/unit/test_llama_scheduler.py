@@ -166,7 +166,7 @@ def crowd(rows: int, each: int = 30) -> list[Lane]:
 
 def test_a_crowd_is_read_in_bulk_steps() -> None:
     """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
-    for rows, expected in ((BULK_ROWS_LEAST - 1, 60), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
+    for rows, expected in ((BULK_ROWS_LEAST - 1, 63), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
         assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
     alike = [lane._replace(crowding=False) for lane in crowd(250)]
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan(alike, 1.0)).values()), "others keep to small steps"
@@ -189,7 +189,7 @@ def test_one_alone_is_no_crowd() -> None:
 
 def test_a_crowd_and_exact_prompts_alternate() -> None:
     """Who has waited longest decides, and what is exact is in no bulk step."""
-    scheduler, lanes = taught(FAST), [prompt("exact", exact=True), *crowd(150)]
+    scheduler, lanes = taught(FAST), [prompt("exact", 30, exact=True), *crowd(150)]
     plans = [set(rows_of(scheduler.plan(lanes, at))) for at in (1.0, 2.0, 3.0)]
     assert [{"exact"}, {lane.key for lane in crowd(150)}, {"exact"}] == plans
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Fit, pairs_of
 from edge_agent.engine.runtimes.llama.scheduler import (
     BULK_ROWS,
+    LARGE_ROUNDS,
     PRIORITY_SECONDS,
     QUANTUM_SECONDS,
     QUANTUM_STEPS,
@@ -61,6 +62,7 @@ class Site:
     """Steps since then."""
     came: int = 0
     longest_step: float = 0.0
+    behind_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.bulk_rows)
@@ -93,7 +95,9 @@ class Site:
         return plan
 
     def _note(self, key: str) -> None:
-        self.due_at[key] = self.now + (self.waiting[key].priority + 1) * PRIORITY_SECONDS
+        # What a lane of many rows stands back by; what a step costs may have been learnt since.
+        self.behind_seconds = max(self.behind_seconds, LARGE_ROUNDS * self.scheduler.round_seconds(LANES_MAX))
+        self.due_at[key] = self.now + (self.waiting[key].priority + 1) * PRIORITY_SECONDS + self.behind_seconds
         self.due_steps[key] = 0
 
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.shares import CLIENTS_MAX, GENEROSITY, Rounds, fits, room
+from edge_agent.engine.shares import (
+    CLIENTS_MAX,
+    GENEROSITY,
+    TURN_ROWS,
+    TURNS_MIN,
+    Rounds,
+    fits,
+    most_of,
+    room,
+    turns_of,
+)
 
 LIMITS = st.integers(1, 500)
 
@@ -121,4 +131,37 @@ def test_the_table_of_a_round_is_bounded(clients: int) -> None:
     rounds = Rounds()
     dealt = [rounds.deal(str(number)) for number in range(clients)]
     assert sorted(dealt) == dealt
-    assert len(rounds._last) <= CLIENTS_MAX
+    assert len(rounds._until) <= CLIENTS_MAX
+
+
+def test_turns_are_work_and_not_calls() -> None:
+    """In ten rounds a client of large jobs starts two of five turns each, one of small jobs forty."""
+    rounds = Rounds()
+    begun = {
+        client: [rounds.deal(client, turns) for _ in range(40)] for client, turns in (("large", 5.0), ("small", 0.25))
+    }
+    assert [0, 5] == [each for each in begun["large"] if each < 10]
+    assert [4] * 10 == [begun["small"].count(each) for each in range(10)]
+
+
+def test_what_a_job_has_taken_is_counted_afterwards() -> None:
+    """A client whose job was dealt one turn and took five begins its next one as much later; another does not."""
+    rounds = Rounds()
+    rounds.deal("large")
+    rounds.deal("small")
+    rounds.correct("large", 4.0)
+    assert (5, 1) == (rounds.deal("large"), rounds.deal("small"))
+    rounds.correct("gone", 4.0)
+    assert 0 == rounds.deal("gone"), "of whom nothing is known, nothing is remembered"
+
+
+@pytest.mark.parametrize(("rows", "turns"), [(1, TURNS_MIN), (TURN_ROWS, 1.0), (5 * TURN_ROWS, 5.0)])
+def test_a_turn_is_so_many_rows(rows: int, turns: float) -> None:
+    """A job of few rows takes a part of a turn, but costs something."""
+    assert turns == turns_of(rows)
+
+
+@pytest.mark.parametrize(("places", "most"), [(1, 1), (3, 3), (8, 6), (32, 24)])
+def test_no_client_has_all_places(places: int, most: int) -> None:
+    """One in four is left to others, where there are so many."""
+    assert most == most_of(places)

@@ -1,4 +1,4 @@
-"""The context half of the adapter over llama_cpp's C API: sequences, one batch, logits, samplers.
+"""The context half of the adapter over llama_cpp's C API: sequences, one batch, logits.
 
 All sequences share one key-value buffer (kv_unified), so copying a sequence copies no data. What makes a result
 independent of its neighbours is explained, and seen to, in `cache.py`.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes.jobs import DeviceLost
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model
+from edge_agent.engine.runtimes.llama.sampling import Sampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 ROWS_MAX = 63
@@ -300,7 +301,10 @@ class Context:
         best = int(values.argmax())  # the first NaN, if there is one
         if math.isnan(values[best]):
             raise ModelFailed(NOT_NUMBERS)
-        return best if sampler is None else int(llama.llama_sampler_sample(sampler.pointer, self._pointer, row))
+        token = best if sampler is None else sampler.draw(values, best)
+        if token < 0:
+            raise ModelFailed(NOT_NUMBERS)
+        return token
 
     def close(self) -> None:
         """Free batch and buffer."""
@@ -308,20 +312,3 @@ class Context:
             llama.llama_batch_free(self._batch)
             llama.llama_free(self._pointer)
         self._pointer = None
-
-
-class Sampler:
-    """How one generation draws its tokens."""
-
-    def __init__(self, temperature: float, seed: int) -> None:
-        """Draw by a temperature above 0; the seed determines what."""
-        self.pointer: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_temp(temperature))
-        # 0xFFFFFFFF would mean: a random seed.
-        llama.llama_sampler_chain_add(self.pointer, llama.llama_sampler_init_dist(seed % 0xFFFFFFFF))
-
-    def close(self) -> None:
-        """Free the chain."""
-        if self.pointer:
-            llama.llama_sampler_free(self.pointer)
-        self.pointer = None

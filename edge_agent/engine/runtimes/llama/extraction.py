@@ -104,6 +104,3 @@ class Extraction(Job):
         done.record, done.fields = self._written.text, self._written.fields()
         done.confidence, done.output_tokens = self._written.confidence(), len(self._written)
         return done
-
-    def close(self) -> None:
-        """Free nothing: the walk goes with the job."""

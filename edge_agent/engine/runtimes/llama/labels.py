@@ -21,20 +21,12 @@ Logits = NDArray[np.float32]
 LogProbs = NDArray[np.float64]
 
 
-def likeliest(logits: Logits, count: int) -> list[int]:
-    """Return the tokens with the highest logits, the highest first."""
-    if not count:
-        return []
-    most = np.argpartition(logits, -count)[-count:]
-    return [int(token) for token in most[np.argsort(-logits[most], kind="stable")]]
-
-
 def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogProbs:
     """Return the log-softmax over the vocabulary at the given tokens.
 
     Summed pairwise in single precision: 1e-7 from the sum in double precision, which takes a third longer.
     """
-    peak, shares = logits.max(), _room(logits.size)
+    peak, shares = logits.max(), scratch(logits.size)
     np.subtract(logits, peak, out=shares)
     total = np.exp(shares, out=shares).sum()
     chosen: LogProbs = logits[np.asarray(tokens, np.intp)].astype(np.float64)
@@ -42,8 +34,8 @@ def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogPr
 
 
 @functools.lru_cache(1)
-def _room(size: int) -> Logits:
-    """Return where the one thread that computes takes such a sum: memory that is new each time costs as much again."""
+def scratch(size: int) -> Logits:
+    """Return where the one thread that computes works on a row: memory that is new each time costs as much again."""
     return np.empty(size, np.float32)
 
 

@@ -16,7 +16,6 @@ from edge_agent.engine.runtimes.llama.header import Header
 
 PROCESS_BYTES = 64 * 2**20  # Python with numpy, jinja2 and llama_cpp: 55 MiB resident
 TOKEN_BYTES = 256  # a token in the vocabulary, with its text and its merges
-CANDIDATE_BYTES = 12  # llama_token_data: what a sampler holds for each token
 LOGIT_BYTES = 4
 CELLS_STEP = 256  # llama.cpp rounds the cells of a context up to it
 MASK_BYTES = 6  # the attention mask as float32 and as float16
@@ -31,8 +30,8 @@ _REPACKED = {2, 20, 39}
 _REPACKED_ELSEWHERE = _REPACKED | {8, 13, 14, 41}
 
 
-def need_of(header: Header, file_bytes: int, shape: Shape, jobs: int, machine: str = platform.machine()) -> Need:
-    """Return what loading the file, a context of that shape and `jobs` generations take."""
+def need_of(header: Header, file_bytes: int, shape: Shape, machine: str = platform.machine()) -> Need:
+    """Return what loading the file and a context of that shape take."""
     repacked = _REPACKED if machine in ("x86_64", "AMD64") else _REPACKED_ELSEWHERE
     # Rows that a step gives out, once as computed and once as given out. The buffers are larger, but what no step uses
     # takes no memory. In the graph's own buffer logits lie where activations lay.
@@ -42,7 +41,7 @@ def need_of(header: Header, file_bytes: int, shape: Shape, jobs: int, machine: s
         weights=file_bytes,
         copies=sum(size for kind, size in header.product_bytes.items() if kind in repacked) * header.may_be_repacked,
         cache=cache_bytes(header.cell_elements, shape),
-        compute=given + computed + jobs * header.vocabulary * CANDIDATE_BYTES,
+        compute=given + computed + header.vocabulary * LOGIT_BYTES,  # of one row, while it is read
         process=PROCESS_BYTES + header.vocabulary * TOKEN_BYTES,
     )
 

@@ -14,19 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import CacheUse, Done, Event, Failed, Load, Run
+from edge_agent.engine.protocol import SEQUENCES, CacheUse, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing, no_parent
 from edge_agent.engine.runtimes.llama import backends, header, trying
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.admission import Admission
 from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
-from edge_agent.engine.runtimes.llama.cache import Cache, shape_of
+from edge_agent.engine.runtimes.llama.cache import Cache
+from edge_agent.engine.runtimes.llama.capacity import capacity_of
 from edge_agent.engine.runtimes.llama.context import Aborted, Part
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
 from edge_agent.engine.runtimes.llama.interruption import Interruption
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
-from edge_agent.engine.runtimes.llama.need import adapter_bytes, kept_bytes, need_of, record_bytes
+from edge_agent.engine.runtimes.llama.need import adapter_bytes, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
 from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
 from edge_agent.engine.runtimes.llama.sequences import Writers
@@ -94,10 +95,7 @@ class LlamaRuntime:
         Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
         """
         head = header.read(spec.weights)
-        shape = shape_of(spec.context_tokens, spec.sequences_max, spec.kv_type, spec.threads)
-        need = need_of(head, Path(spec.weights).stat().st_size, shape, spec.sequences_max)
-        kept = kept_bytes(head, shape, spec.context_tokens, spec.prompt_cache_bytes_max)
-        need = replace(need, cache=need.cache + kept)
+        places, shape, need = capacity_of(head, Path(spec.weights).stat().st_size, spec)
         place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
         need = place.beside(need)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
@@ -110,7 +108,7 @@ class LlamaRuntime:
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
             tuned = trying.settle(spec, model, shape, self._code)
-            self._cache = Cache(model, spec.sequences_max, tuned.shape, spec.prompt_cache_bytes_max)
+            self._cache = Cache(model, places, tuned.shape, spec.prompt_cache_bytes_max)
         except ModelLoadFailed:
             model.close()
             raise
@@ -123,12 +121,13 @@ class LlamaRuntime:
             self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
         self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, available
-        self._sequences = spec.sequences_max
+        self._sequences = places
         described = model.describe()
         if tuned.bulk_scores == DEPENDENT:
             said = f"scores of {described['quantization']} weights depend on what else is computed"
             self._score_variance = f"{said} by llama.cpp's code for {self._code}"
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
+        about[SEQUENCES] = str(places)
         return described | about | tuned.details() | need.details(available) | place.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
@@ -453,7 +452,6 @@ class LlamaRuntime:
             self._written_under.add(job.bundle.grammar)
         if job.place is not None:
             self._cache.leave(job.place)
-        job.close()
 
 
 def _keeps_streams_waiting(plan: Plan) -> bool:

@@ -12,11 +12,20 @@ A step computes lanes of one adapter group, because adapters belong to the whole
 
 A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
 
+What counts is the work, not the calls. A job of many rows, those that it has had and those that it is known to want,
+stands behind smaller ones: with LARGE times the rows of the smallest it waits as if it had come LARGE_ROUNDS rounds of
+all lanes later. So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within
+three rounds (shorter jobs first, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II,
+chapter 3). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
+Who has had an answer probably asks again at once: where a job has ended and only large ones are left, the next step
+takes no longer than ANTICIPATION times what such a job takes (anticipatory scheduling: Iyer and Druschel 2001).
+
 Nobody starves. A lane waits since its last step ended, or since it came; a step of priority counts as PRIORITY_SECONDS
 less. Each quantum begins with the lane that has waited longest, whatever group it is of. Hence, whoever else comes: a
 lane of priority p among at most n lanes moves within
 
-    (p + 1) * PRIORITY_SECONDS, and from then on (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
+    (p + 1) * PRIORITY_SECONDS + LARGE_ROUNDS rounds, and from then on
+    (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
 
 because from then on nobody who comes or moves stands before it any more. The extra second is what others may have
 waited for a place in the cache before they came.
@@ -43,6 +52,14 @@ WRITING_ROWS_MAX = 32
 """Lanes that write, in a step that computes prompts too."""
 ROWS_MIN = 16
 """A prompt that moves at all moves so far, whatever it costs."""
+SMALL_ROWS = 32
+"""A prompt of so many or fewer is not cut where it is first and nobody writes."""
+LARGE, LARGE_ROUNDS = 2.0, 2
+"""A job of LARGE times the rows of the smallest stands behind it by so many rounds; others in between by a part. All of
+ROWS_MIN or fewer are the same."""
+ANTICIPATION = 1.5
+FILL_SHARE = 0.5
+"""By so much a lane that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
 QUANTUM_SECONDS = (0.1, 0.5)
 CHANGES_SHARE = 0.05
@@ -74,6 +91,8 @@ class Lane(NamedTuple):
     """On the clock of `plan`; 0 = since the last step."""
     deadline: float = 0.0
     """Likewise; 0 = none."""
+    ahead: int = 0
+    """Rows that it is known to want behind these."""
 
 
 def turn_of(since: float, priority: int) -> float:
@@ -90,9 +109,17 @@ class Scheduler:
         self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._now = 0.0
         self._since: dict[str, float] = {}
-        """Since when each lane waits, later by what its priority costs: who has the least is first."""
+        """Since when each lane waits, later by what its priority costs."""
+        self._behind: dict[str, float] = {}
+        """By what each lane that reads stands behind smaller ones, in seconds."""
+        self._sizes: dict[str, int] = {}
+        """Rows of each job that reads, those that it has had and those that it is known to want."""
+        self._ended = 0
+        """Rows of the smallest job that ended with the last step; 0 = none did."""
         self._moved: dict[str, int] = {}
         """The lanes of the last step."""
+        self._served: dict[str, int] = {}
+        """Rows that each lane which reads has had."""
         self._was_bulk = False
         self._group: str | None = None
         self._group_until = 0.0
@@ -107,6 +134,9 @@ class Scheduler:
         self._arrive(lanes, max(now, self._now + _TICK))
         plan = self._share(self._of_one_group(lanes), lone=len(lanes) == 1)
         self._moved = {lane.key: rows for lane, rows in plan}
+        for lane, rows in plan:
+            if not lane.decoding:
+                self._served[lane.key] += rows
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
@@ -156,20 +186,37 @@ class Scheduler:
 
     def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
+        here = {lane.key for lane in lanes}
+        ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
+        self._ended = min(ended, default=0)
         before, since = self._since, {}
         for lane in lanes:
             key = lane.key
-            if key in self._moved:
-                since[key] = turn_of(now, lane.priority)
-            elif key in before:
+            if key not in self._moved and key in before:
                 since[key] = before[key]
-            else:
-                came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
-                since[key] = turn_of(came, lane.priority)
+                continue
+            came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
+            since[key] = turn_of(now if key in self._moved else came, lane.priority)
         self._since, self._now = since, now
+        self._line_up([lane for lane in lanes if not lane.decoding], LARGE_ROUNDS * self.round_seconds(len(lanes)))
+
+    def _line_up(self, reading: Sequence[Lane], seconds: float) -> None:
+        """Let large lanes stand behind smaller ones, by so many seconds at most."""
+        self._served = {lane.key: self._served.get(lane.key, 0) for lane in reading}
+        sizes = self._sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
+        small = max(min(sizes.values(), default=0), ROWS_MIN)
+        self._behind = {
+            key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        }
+
+    def round_seconds(self, lanes: int) -> float:
+        """Return the seconds in which each of so many lanes has a step of exact rows, as long as one may be."""
+        small = self.costs.small
+        return lanes * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 
     def _turn(self, lane: Lane) -> float:
-        return self._since[lane.key]
+        """Return when a lane's turn is: the smallest is first."""
+        return self._since[lane.key] + self._behind.get(lane.key, 0.0)
 
     def _of_one_group(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
         """Return the lanes whose adapter computes now."""
@@ -200,6 +247,8 @@ class Scheduler:
 
     def _read(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
+        if self._ended and min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN):
+            seconds = min(seconds, ANTICIPATION * self.costs.small.cost(self._ended, 0.0))
         long = self._worth_bulk(prompts)
         if self._bulk_is_due([*writing, *prompts], long):
             plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
@@ -277,18 +326,28 @@ def _inexact(lanes: Sequence[Lane]) -> Sequence[Lane]:
 
 
 def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: int, seconds: float) -> Plan:
-    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left."""
+    """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
+
+    Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
+    """
     plan = [(lane, 1) for lane in writing]
     left = most - len(plan)
-    seconds = fit.left(seconds, len(plan), sum(lane.depth for lane in writing)) if seconds else 0.0
+    depths = sum(lane.depth for lane in writing)
+    taken = fit.cost(len(plan), depths)
+    seconds = fit.left(seconds, len(plan), depths) if seconds else 0.0
     for lane in prompts:
         least = max(lane.least, min(lane.rows, ROWS_MIN))
         rows = min(lane.rows, left, fit.affordable(seconds, lane.depth))
         if len(plan) == len(writing):
-            rows = max(rows, min(least, left))
-        elif rows < least:
-            continue
+            whole = lane.rows if not writing and lane.rows <= SMALL_ROWS else least
+            rows = max(rows, min(whole, left))
+        else:
+            if rows < lane.rows:
+                rows = min(rows, fit.affordable(FILL_SHARE * taken, lane.depth))
+            if rows < least:
+                continue
         plan.append((lane, rows))
         left -= rows
-        seconds -= fit.per_row * rows + fit.per_pair * pairs_of(rows, lane.depth)
+        spent = fit.per_row * rows + fit.per_pair * pairs_of(rows, lane.depth)
+        seconds, taken = seconds - spent, taken + spent
     return plan

@@ -13,10 +13,11 @@ from typing import ClassVar
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
 from edge_agent.engine.runtimes.llama.bundle import Bundle
-from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows, Sampler
+from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
-from edge_agent.engine.runtimes.llama.labels import Tally, likeliest, log_probs, scores_of
+from edge_agent.engine.runtimes.llama.labels import Tally, log_probs, scores_of
 from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.sampling import Sampler, likeliest
 from edge_agent.engine.runtimes.llama.scheduler import Lane
 from edge_agent.engine.runtimes.llama.sequences import Place
 from edge_agent.engine.runtimes.llama.text import TextStream
@@ -48,6 +49,10 @@ class Job:
     """Its prompt has been offered to others."""
     _rows: int = field(init=False, default=0)
     """Taken in the last step."""
+    _found: int = field(init=False, default=0)
+    """Tokens that were in the cache when it came in."""
+    beside: int = field(init=False, default=0)
+    """Rows that were computed for it and are none of `tokens`."""
     _started: float = field(init=False, default=0.0)
     _prefilled: float = field(init=False, default=0.0)
 
@@ -77,7 +82,7 @@ class Job:
 
     def start(self, place: Place, computed: int) -> None:
         """Take a place that holds so many tokens."""
-        self.place, self.computed = place, computed
+        self.place, self.computed, self._found = place, computed, computed
         self._started = time.perf_counter()
 
     def undo(self) -> None:
@@ -85,10 +90,12 @@ class Job:
         self.computed -= self._rows
         self._rows = 0
 
-    def lane_of(self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False) -> Lane:
-        """Return what could be computed now: `least` to `rows` rows."""
+    def lane_of(
+        self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False, ahead: int = 0
+    ) -> Lane:
+        """Return what could be computed now: `least` to `rows` rows, and `ahead` more behind them."""
         run, exact = self.run, self.exact and not crowding
-        asked = (run.priority, self.came_at, self.deadline)
+        asked = (run.priority, self.came_at, self.deadline, ahead)
         return Lane(run.job_id, self.bundle.group, rows, least, decoding, exact, crowding, self.computed, *asked)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> Rows:
@@ -108,6 +115,7 @@ class Job:
         return Done(
             job_id=self.run.job_id,
             input_tokens=self.input_tokens,
+            rows=self.computed - self._found + self.beside,
             prefill_ms=(self._prefilled - self._started) * 1000,
             decode_ms=(time.perf_counter() - self._prefilled) * 1000,
         )
@@ -131,7 +139,7 @@ class Scoring(Job):
     def lane(self) -> Lane:
         """Return what could be computed now."""
         if self.pending:
-            return self.lane_of(self.pending, crowding=self._crowds)
+            return self.lane_of(self.pending, crowding=self._crowds, ahead=self._tree.rows(0))
         return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
     def parts(self, rows: int, fork: Fork) -> list[Part]:
@@ -154,15 +162,13 @@ class Scoring(Job):
         else:
             self._tally.add_chunk(self._chunk, map(context.logits, range(row + self._chunk.known, row + rows)))
             self._next_branch = self._chunk.next
+            self.beside += rows
         return [] if self._tree.rows(self._next_branch) else [self._done()]
 
     def _done(self) -> Done:
         done = self.done()
         done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
         return done
-
-    def close(self) -> None:
-        """Free nothing: all a scoring job has is its sequence."""
 
 
 class Generation(Job):
@@ -242,8 +248,3 @@ class Generation(Job):
         done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._told)
         self._held += self._text.finish()
         return [*self._hand_out(), done]
-
-    def close(self) -> None:
-        """Free the sampler."""
-        if self._sampler is not None:
-            self._sampler.close()
