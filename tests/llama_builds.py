@@ -52,8 +52,6 @@ class Build:
     """It has the agent's own kernels (decisions 0043 and 0045)."""
     tier: str = "not release"
     """Which tests of the contract run on it, as pytest's -m."""
-    left_out: tuple[str, ...] = ()
-    """Tests that do not, by their ids: see `_TOO_SLOW_FOR`."""
 
     @property
     def runs_here(self) -> bool:
@@ -69,20 +67,11 @@ class Build:
         return CACHE / f"{self.name}-{content.hexdigest()[:12]}"
 
 
-_TOO_SLOW_FOR = (
-    "tests/contract/test_llama_interruption.py::test_a_step_ends_when_a_job_in_it_is_cancelled",
-    "tests/contract/test_llama_planning.py::test_a_job_that_cannot_be_in_time_is_not_computed",
-)
-"""They assume how many rows of their text one step reads. The engine plans steps by time, and this code is by far the
-slowest."""
-
 BUILDS = {
     build.name: build
     for build in (
         # A quarter of an hour for all, and three minutes for these: half floats are converted by a table.
-        Build(
-            "sse42", _OPTIONS[:1], ("sse4_2",), by_row=False, tier="not slow and not release", left_out=_TOO_SLOW_FOR
-        ),
+        Build("sse42", _OPTIONS[:1], ("sse4_2",), by_row=False, tier="not slow and not release"),
         Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),
         Build("avx512", _OPTIONS, (*_AVX2, *(f"avx512{each}" for each in ("f", "cd", "bw", "dq", "vl"))), by_row=True),
     )
