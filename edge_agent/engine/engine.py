@@ -179,7 +179,7 @@ class Engine:
             self._jobs.tallies.setdefault(attach.digest, Tally())
             if self.state is State.READY:
                 bundle.sent_at = now()
-                self._send(attach)
+                self._send(bundle.attach)
         await asyncio.shield(bundle.attached)
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
@@ -299,7 +299,7 @@ class Engine:
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
             case protocol.Attached():
-                self._resolve_attach(message.digest, None)
+                self._resolve_attach(message.digest, message.number, None)
             case protocol.Failed():
                 self._on_failed(message)
             case protocol.Pong():  # its loop turns; that is not computing
@@ -317,13 +317,13 @@ class Engine:
         elif isinstance(error, DeviceUnusable):  # for all that is on it, whichever bundle found out
             self._placing.failed(error, now())
             self._send(protocol.Stop())
-        elif message.job_id in self._bundles:
-            self._resolve_attach(message.job_id, error)
+        elif message.attach:
+            self._resolve_attach(message.job_id, message.attach, error)
         else:
             log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
 
-    def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
-        if bundle := self._bundles.get(digest):
+    def _resolve_attach(self, digest: str, number: int, error: EdgeAgentError | None) -> None:
+        if bundle := self._bundles.wanted(digest, number):
             resolve(bundle.attached, error)
             self._report_change()
 
