@@ -171,8 +171,7 @@ class Daemon:
             await self._activation.resume()
             await self._report()  # before the first call can ask
             await self._edge.start()
-            stack.push_async_callback(self._edge.stop, self._config.service.drain_seconds)
-            stack.push_async_callback(self._admission.until_quiet)
+            stack.push_async_callback(self._close_edge)
             for component in self._components():
                 self._supervisor.add(component)
             self._supervisor.start()
@@ -204,6 +203,11 @@ class Daemon:
             yield Component("watchdog", lambda: systemd.keep_alive(self._computes), Policy.STOP, why)
         why = "memory is given back later"
         yield Component("memory", trimming.keep_trimmed, restart, why, may_return=True)
+
+    async def _close_edge(self) -> None:
+        await self._edge.drain(self._config.service.drain_seconds)
+        await self._admission.until_quiet()
+        self.closed &= await self._edge.stop()
 
     async def _close_examples(self) -> None:
         self.closed &= await asyncio.to_thread(self._collection.stop)

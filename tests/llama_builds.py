@@ -52,8 +52,6 @@ class Build:
     """It has the agent's own kernels (decisions 0043, 0045 and 0051)."""
     tier: str = "not release"
     """Which tests of the contract run on it, as pytest's -m."""
-    left_out: tuple[str, ...] = ()
-    """Tests that do not, by their ids."""
     also: tuple[str, ...] = ()
     """Tests that do although they are of another tier."""
 
@@ -63,7 +61,7 @@ class Build:
         suite = [
             f"tests/contract/{path.name}" for path in sorted((ROOT / "tests" / "contract").glob("test_llama_*.py"))
         ]
-        left_out = [f"--deselect={test}" for test in (*_SAY_NOTHING_OF_THE_CODE, *self.left_out)]
+        left_out = [f"--deselect={test}" for test in _SAY_NOTHING_OF_THE_CODE]
         return [["-m", self.tier, *left_out, *suite], *([[*self.also]] if self.also else [])]
 
     @property
@@ -114,10 +112,6 @@ _SAY_NOTHING_OF_THE_CODE = (
 """Beginnings of the ids of tests that run on the native build only. The rule: a test runs on each build if it asserts
 bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there."""
 
-_ASSUMES_LONG_STEPS = _of("interruption", "a_step_ends_when_a_job_in_it_is_cancelled")
-"""It assumes how many rows of its text one step reads. The engine plans steps by time, and this code is by far the
-slowest."""
-
 _SAME_BITS = (
     *_of("runtime", "scores_do_not_depend_on_neighbours"),
     *_of("extract", "a_record_does_not_depend_on_its_neighbours"),
@@ -134,7 +128,6 @@ BUILDS = {
             ("sse4_2",),
             by_row=False,
             tier="not slow and not release",
-            left_out=_ASSUMES_LONG_STEPS,
             also=_SAME_BITS,
         ),
         Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),

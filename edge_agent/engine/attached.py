@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass
+
+import msgspec
 
 from edge_agent.engine import protocol
 from edge_agent.engine.outcome import resolve, succeeded
@@ -31,10 +34,21 @@ class AttachedBundle:
 class AttachedBundles(dict[str, AttachedBundle]):
     """By digest."""
 
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()
+        self._numbers = itertools.count(1)
+
     def add(self, attach: protocol.Attach) -> AttachedBundle:
-        """Want a bundle; it has not been sent to a child."""
-        bundle = self[attach.digest] = AttachedBundle(attach, asyncio.get_running_loop().create_future())
+        """Want a bundle; it has not been sent to a child. Each time it is another attach, with a number of its own."""
+        numbered = msgspec.structs.replace(attach, number=next(self._numbers))
+        bundle = self[attach.digest] = AttachedBundle(numbered, asyncio.get_running_loop().create_future())
         return bundle
+
+    def wanted(self, digest: str, number: int) -> AttachedBundle | None:
+        """Return the bundle of an attach; None = it was taken off meanwhile, whether or not it came again."""
+        bundle = self.get(digest)
+        return bundle if bundle is not None and bundle.attach.number == number else None
 
     def begin(self) -> None:
         """Forget what was said to the child before: the next one has to hear it all."""

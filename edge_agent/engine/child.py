@@ -20,6 +20,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.engine import agreement, protocol, runtimes
 from edge_agent.engine.confinement import confine
 from edge_agent.engine.memory import Need
@@ -121,13 +123,13 @@ class Child:
         try:
             self._send(self._act(message))
         except EdgeAgentError as error:
-            self._send([failed(_about(message), error)])
+            self._send([_failure(message, error)])
         except (BrokenPipeError, ConnectionResetError, MemoryError, DeviceLost):
             raise
         except Exception as error:  # noqa: BLE001 - the pipe is a process boundary
             # Whatever a model library throws becomes that request's failure.
             sys.stderr.write(printable_lines(traceback.format_exc()))
-            self._send([failed(_about(message), _unforeseen(message, error))])
+            self._send([_failure(message, _unforeseen(message, error))])
 
     def _load(self, message: protocol.Load) -> protocol.Ready:
         """Import the runtime, give up all that it does not need, and only then open a file that others made."""
@@ -190,7 +192,7 @@ class Child:
                 with time_limit(message.seconds_max):
                     self._attach(message)
                 variance = self._runtime.score_variance(message.digest)
-                return [protocol.Attached(digest=message.digest, score_variance=variance)]
+                return [protocol.Attached(digest=message.digest, number=message.number, score_variance=variance)]
         return []
 
 
@@ -221,12 +223,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
-def _about(message: protocol.ToChild) -> str:
-    """Return what a failure names: the job, the bundle, or nothing for the load."""
+def _failure(message: protocol.ToChild, error: EdgeAgentError) -> protocol.Failed:
+    """Write what a message came to: it names the job, the bundle and which attach of it, or nothing for the load."""
     match message:
-        case protocol.Run(job_id=about) | protocol.Attach(digest=about):
-            return about
-    return ""
+        case protocol.Run():
+            return failed(message.job_id, error)
+        case protocol.Attach():
+            return msgspec.structs.replace(failed(message.digest, error), attach=message.number)
+    return failed("", error)
 
 
 def _memory_limit(message: protocol.Load) -> int:

@@ -127,8 +127,7 @@ class Engine:
 
     def ready(self, digest: str) -> bool:
         """Tell whether that bundle answers now; while others are still being attached to the child, too."""
-        up = self.state in (State.STARTING, State.READY)
-        return up and self._bundles.ready(digest)
+        return self.state in (State.STARTING, State.READY) and self._bundles.ready(digest)
 
     def tally(self, digest: str) -> Tally:
         """Return what came of the inputs of a bundle; of one that is not here, nothing."""
@@ -183,7 +182,7 @@ class Engine:
             self._jobs.tallies.setdefault(attach.digest, Tally())
             if self.state is State.READY:
                 bundle.sent_at = now()
-                self._send(attach)
+                self._send(bundle.attach)
         await asyncio.shield(bundle.attached)
 
     async def detach(self, digest: str, drain_seconds: float) -> None:
@@ -299,9 +298,9 @@ class Engine:
                 self._jobs.loaded(Computed(self.device, tuple(self.shortfalls)), self._told, self.details)
                 self.loads, self.cache = self.loads + 1, None
                 resolve(self._loaded, None)
-            case protocol.Attached() if message.digest in self._bundles:
+            case protocol.Attached() if self._bundles.wanted(message.digest, message.number):
                 self._jobs.score_variances[message.digest] = message.score_variance
-                self._resolve_attach(message.digest, None)
+                self._resolve_attach(message.digest, message.number, None)
             case protocol.Failed():
                 self._on_failed(message)
             case protocol.Pong():  # its loop turns; that is not computing
@@ -319,14 +318,15 @@ class Engine:
         elif isinstance(error, DeviceUnusable):  # for all that is on it, whichever bundle found out
             self._placing.failed(error, now())
             self._send(protocol.Stop())
-        elif message.job_id in self._bundles:
-            self._resolve_attach(message.job_id, error)
+        elif message.attach:
+            self._resolve_attach(message.job_id, message.attach, error)
         else:
             log.warning("engine_complained", engine=self.name, reason=message.reason, message=message.message)
 
-    def _resolve_attach(self, digest: str, error: EdgeAgentError | None) -> None:
-        resolve(self._bundles[digest].attached, error)
-        self._report_change()
+    def _resolve_attach(self, digest: str, number: int, error: EdgeAgentError | None) -> None:
+        if bundle := self._bundles.wanted(digest, number):
+            resolve(bundle.attached, error)
+            self._report_change()
 
     # --- supervision ---------------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 Parent to child: `Load` once, then `Attach`, `Detach`, `Run`, `Cancel`, `Ping`, `Stop` in any order.
 Child to parent: `Ready` or `Failed(job_id="")` after `Load`; `Progress` when an `Attach` begins, then `Attached` or
-`Failed(job_id=<digest>)`; for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`; `Pong`; and
-`Progress` after steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work pending and
-none of these is wedged. Only an attach that has begun may be silent for longer, as long as it computes.
+`Failed(job_id=<digest>)` with its number; for each `Run` any number of `Chunk`s, then exactly one `Done` or `Failed`;
+`Pong`; and `Progress` after steps of work, at most one in PROGRESS_SECONDS, which is the heartbeat: a child with work
+pending and none of these is wedged. Only an attach that has begun may be silent for longer, as long as it computes.
 
 A child that loads or attaches sends `MemoryEstimate` before it gives a file to a library, and waits for `MemoryGrant`.
 
@@ -94,6 +94,9 @@ class Attach(Message, tag="attach"):
     paths: dict[str, str]
     """Path of each artifact of the bundle, by role."""
     seconds_max: float = 0.0
+    number: int = 0
+    """Of this attach, from 1 for what an engine asks: the outcome repeats it. A bundle can be attached again before the
+    outcome of an earlier attach has come."""
 
 
 class Detach(Message, tag="detach"):
@@ -162,6 +165,8 @@ class Attached(Message, tag="attached"):
     """The bundle is ready and warmed."""
 
     digest: str
+    number: int = 0
+    """That of the Attach."""
     score_variance: str = ""
     """Why its scores depend on what else is computed at that time; empty = they do not."""
 
@@ -228,6 +233,8 @@ class Failed(Message, tag="failed"):
     message: str
     remedy: str = ""
     metadata: dict[str, str] = {}
+    attach: int = 0
+    """The number of the Attach that failed; 0 = a job or the load did."""
 
 
 class Progress(Message, tag="progress"):

@@ -38,7 +38,7 @@ class EmptyInput(CallerError):
 
 
 class InputTooLong(CallerError):
-    """An input has more tokens than the task allows."""
+    """An input has more tokens or characters than the task allows, or more than 65 MiB on its way to the model."""
 
     reason = "INPUT_TOO_LONG"
     remedy_default = "Shorten the text, or split it over several inputs."

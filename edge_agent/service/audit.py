@@ -4,7 +4,9 @@ What changes something has a line each time, on the disk before the answer goes 
 have a line the first time and then one a minute with a count: neither `status --watch` nor an attacker fills it.
 It is bounded: at half of `audit_bytes_max` the file becomes audit.1.jsonl, in place of the one before.
 
-One thread writes, in the order in which lines came; the event loop never waits for the disk.
+One thread writes, in the order in which lines came; the event loop never waits for the disk. A change waits for its
+line, and a stop for all lines, no longer than `Patience` says: status shows that lines are missing, and they are
+written if the disk comes back.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 import structlog
 
 from edge_agent.durable.disk import sync_directory
+from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.formats.document import timestamp
 from edge_agent.service.callers import NOBODY, Caller
 from edge_agent.service.repeats import Repeats
@@ -37,6 +40,19 @@ TOLD = ("task", "bundle", "path", "no_activate", "prediction_id")
 VALUE_CHARS_MAX = 300
 WAITING_LINES_MAX = 1024
 """Lines that wait for the disk; one more of what was only seen is not written. Changes wait with their callers."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a disk is waited for that takes no lines."""
+
+    change_seconds_max: float = 10.0
+    """By a change, for its line."""
+    close_seconds_max: float = 5.0
+    """By a stop, for all lines."""
+
+
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -61,10 +77,12 @@ class Audit:
         bytes_max: int,
         wall: Callable[[], float] = time.time,
         waiting_lines_max: int = WAITING_LINES_MAX,
+        patience: Patience = PATIENCE,
     ) -> None:
         """Go on where the file ends."""
         self._file = _File(state_dir, bytes_max // 2)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._thread = DiskThread("audit")
+        self._patience = patience
         self._waiting = threading.Semaphore(waiting_lines_max)
         self._waiting_max = waiting_lines_max
         self._wall = wall
@@ -78,14 +96,18 @@ class Audit:
         return self._file.problem
 
     async def changed(self, caller: Caller, call: str, outcome: str, request: Any) -> None:
-        """Write down that an operator did something; it is on the disk when this returns.
+        """Write down that an operator did something; it is on the disk when this returns, or `problem` says why not.
 
         The line is written also when the caller does not wait for it.
         """
+        seconds = self._patience.change_seconds_max
         line = self._line(Entry(caller, call, outcome), _told(request))
         written = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
-        await asyncio.wait([written])  # which leaves the line to be written when this is cancelled
-        written.result()
+        done, _ = await asyncio.wait([written], timeout=seconds)  # leaves the line to be written when this is cancelled
+        if done:
+            written.result()
+        else:
+            self._file.fail(f"the disk has not taken a line for {seconds:g} s")
 
     def seen(self, caller: Caller, call: str, outcome: str) -> None:
         """Write down that somebody looked or was denied, unless it was written a moment ago."""
@@ -96,10 +118,14 @@ class Audit:
         if self._repeats.first(entry, now):
             self._tell(entry, {})
 
-    async def close(self) -> None:
-        """Write down what was only counted so far; return when all is written."""
+    async def close(self) -> bool:
+        """Write down what was only counted so far; tell whether the disk took all that waits, in the time it has."""
         self._tell_counts(self._repeats.rest())
-        await asyncio.to_thread(self._thread.shutdown)
+        seconds = self._patience.close_seconds_max
+        closed = await asyncio.to_thread(self._thread.stop, seconds)
+        if not closed:
+            log.error("audit_not_closed", seconds=seconds)
+        return closed
 
     def _tell(self, entry: Entry, more: dict[str, Any]) -> None:
         if not self._waiting.acquire(blocking=False):

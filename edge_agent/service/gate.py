@@ -6,6 +6,7 @@ exception; this answers with INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
@@ -23,6 +24,7 @@ from edge_agent.service.callers import Caller, Identify
 from edge_agent.service.changes import Change, Changes
 from edge_agent.service.rates import Rates
 from edge_agent.service.roles import Treatment, treatment
+from edge_agent.service.running_calls import RunningCalls
 
 
 class Gate:
@@ -37,6 +39,8 @@ class Gate:
         self._rates = rates
         self._audit = audit
         self._changes = changes
+        self.running = RunningCalls()
+        """All calls but changes, which come to their end whatever stops."""
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code adds the same handlers by the method below."""
@@ -57,7 +61,12 @@ class Gate:
 
         async def plain(data: bytes, context: Any) -> Any:
             await self._enter(method, kind, context)
-            return await inner(await _parsed(parse, data, context), context)
+            task = self.running.begin()
+            try:
+                return await inner(await _parsed(parse, data, context), context)
+            except asyncio.CancelledError:
+                await self._end_cancelled(task, context)
+                raise
 
         make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
         behaviour = self._changing(method, handler) if kind == "change" else plain
@@ -85,6 +94,14 @@ class Gate:
     def _gated_dialogue(self, method: str, handler: Any) -> Any:
         async def behaviour(requests: Any, context: Any) -> None:
             await self._enter(method, treatment(method), context)
+            task = self.running.begin()
+            try:
+                await converse(requests, context)
+            except asyncio.CancelledError:
+                await self._end_cancelled(task, context)
+                raise
+
+        async def converse(requests: Any, context: Any) -> None:
             async with contextlib.aclosing(read(requests, context)) as asked:
                 answers = handler.stream_stream(asked, context)
                 if not inspect.isasyncgen(answers):
@@ -99,6 +116,13 @@ class Gate:
                 yield await _parsed(handler.request_deserializer, data, context)
 
         return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
+
+    async def _end_cancelled(self, task: asyncio.Task[Any], context: Any) -> None:
+        """End a call with its status if the daemon has cancelled it; return if its caller has."""
+        try:
+            self.running.raise_refusal(task)
+        except EdgeAgentError as error:
+            await guard.abort(error, context)
 
     async def _enter(self, method: str, kind: Treatment, context: Any) -> None:
         try:

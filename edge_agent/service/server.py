@@ -20,7 +20,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 import grpc.aio
@@ -44,6 +44,7 @@ from edge_agent.service.open_inference import wire
 from edge_agent.service.open_inference.dialogues import Dialogues
 from edge_agent.service.open_inference.servicer import OpenInferenceServicer
 from edge_agent.service.rates import Rates
+from edge_agent.service.running_calls import REFUSAL_SECONDS
 from edge_agent.service.watch import Health, HealthServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
@@ -59,6 +60,8 @@ ANSWER_MS_MAX = 20_000
 """How long it has to say so."""
 AGE_GRACE_MS = 600_000
 """How long the calls of a connection go on that has reached its age."""
+OPERATION_SECONDS = 1.0
+"""What calls of operators and reviewers are given to end by a stop."""
 _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
 LISTED = (
@@ -93,32 +96,32 @@ class Edge:
             _Inference(InferenceServicer(rooms, service, priority, self._remembered), rooms, self._dialogues)
             for priority in (service.devices_priority, service.operator_priority)
         )
-        self._devices, gate = self._socket("inference.sock", roles.INFER)
-        devices.add_to(gate)
-        self._reviewers, gate = self._socket("review.sock", roles.FEEDBACK)
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
-        self._operator, gate = self._socket("admin.sock", roles.OPERATOR)
-        operator.add_to(gate)
-        _add_operation(gate, admin, LISTED)
+        self._devices = self._socket("inference.sock", roles.INFER)
+        devices.add_to(self._devices.gate)
+        self._reviewers = self._socket("review.sock", roles.FEEDBACK)
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.gate)
+        self._operator = self._socket("admin.sock", roles.OPERATOR)
+        operator.add_to(self._operator.gate)
+        _add_operation(self._operator.gate, admin, LISTED)
         self.tls, identify = _over_tls(config.access)
         """None where TCP is off or plain."""
-        self._network, gate = self._listener(identify, _over_network(config))
-        devices.add_to(gate)
+        self._network = self._listener(identify, _over_network(config))
+        devices.add_to(self._network.gate)
         if self.tls:
-            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, gate)
-            _add_operation(gate, admin, (FEEDBACK, *LISTED))
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network.gate)
+            _add_operation(self._network.gate, admin, (FEEDBACK, *LISTED))
 
-    def _socket(self, name: str, given: frozenset[Role]) -> tuple[grpc.aio.Server, Gate]:
+    def _socket(self, name: str, given: frozenset[Role]) -> _Listener:
         """Return the listener of a Unix socket, which gives its callers those roles."""
         accounts = Accounts(self._config.access.socket_clients_max)
         return self._listener(callers.on_socket(name, given, accounts))
 
-    def _listener(self, identify: Identify, options: Options = ()) -> tuple[grpc.aio.Server, Gate]:
-        """Return a server with the health service, and the gate through which to add more."""
+    def _listener(self, identify: Identify, options: Options = ()) -> _Listener:
+        """Return a listener with the health service."""
         server = grpc.aio.server(options=[*_everywhere(self._config), *options])
         gate = Gate(server, identify, self._rates, self._audit, self._changes)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), gate)
-        return server, gate
+        return _Listener(server, gate)
 
     async def start(self) -> None:
         """Bind every address and serve.
@@ -135,13 +138,13 @@ class Edge:
             raise SiteError(
                 f"run_dir {run_dir} cannot be made: {error.strerror}", remedy="Choose another --run-dir."
             ) from None
-        _bind_unix(self._devices, self._config.inference_socket, 0o660, _group(service, "inference_group"))
-        _bind_unix(self._reviewers, self._config.review_socket, 0o660, _group(service, "review_group"))
-        _bind_unix(self._operator, self._config.admin_socket, 0o600, None)
+        _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group(service, "inference_group"))
+        _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
+        _bind_unix(self._operator.server, self._config.admin_socket, 0o600, None)
         if service.tcp_address:
-            _bind_tcp(self._network, service.tcp_address, self.tls.credentials() if self.tls else None)
-        for server in (self._devices, self._network, self._reviewers, self._operator):
-            await server.start()
+            _bind_tcp(self._network.server, service.tcp_address, self.tls.credentials() if self.tls else None)
+        for listener in (self._devices, self._network, self._reviewers, self._operator):
+            await listener.server.start()
 
     @property
     def denied(self) -> Mapping[str, int]:
@@ -163,18 +166,34 @@ class Edge:
         """Tell health what is ready: "" is the daemon, every other name a task."""
         self._health.tell(ready, serving=serving)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, let running ones finish for that long, end the rest, remove the sockets."""
+    async def drain(self, seconds: float) -> None:
+        """Let the calls of devices end for that long, and refuse the rest; new ones are refused by admission."""
         self._health.end()
         self._dialogues.close()
-        await asyncio.gather(self._devices.stop(grace_seconds), self._network.stop(grace_seconds))
+        await asyncio.gather(*(each.gate.running.drain(seconds) for each in (self._devices, self._network)))
+
+    async def stop(self) -> bool:
+        """Close the listeners and remove the sockets; to be called after `drain`, when no more calls come.
+
+        Tell whether the disk took the whole of the audit log.
+        """
+        await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in (self._devices, self._network)))
         await self._remembered.stop()
-        await self._reviewers.stop(min(grace_seconds, 1.0))
-        await self._operator.stop(min(grace_seconds, 1.0))
+        operation = self._reviewers, self._operator
+        await asyncio.gather(*(each.gate.running.drain(OPERATION_SECONDS) for each in operation))
+        await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in operation))
         await self._changes.stop()
-        await self._audit.close()
+        closed = await self._audit.close()
         for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
             path.unlink(missing_ok=True)
+        return closed
+
+
+class _Listener(NamedTuple):
+    """A server, and what its calls pass."""
+
+    server: grpc.aio.Server
+    gate: Gate
 
 
 class _Inference:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine.protocol import Done, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.interruption import Interruption
+from edge_agent.engine.runtimes.llama.interruption import Interruption, is_long
+from edge_agent.engine.runtimes.llama.rates import TRUSTED_STEPS
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, finish, make
 
@@ -102,11 +103,21 @@ def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) 
 
 
 def test_short_steps_are_not_listened_to(runtime: LlamaRuntime, talker: Talker) -> None:
-    """A step of few rows is over before anything could be heard."""
+    """A step of few rows is over before anything could be heard, as far as the engine knows."""
+    for _ in range(2 * TRUSTED_STEPS):  # then a slow step or two change little
+        runtime._scheduler.costs.learn(4, 400.0, 1e-6)
     talker.say()
     runtime.submit(Run(job_id="c", digest="c", text="Hi"))
     assert ["c"] == [event.job_id for event in finish(runtime) if isinstance(event, Done)]
     assert [] == talker.heard
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "listened"), [(16, 0.02, False), (17, 0.02, True), (16, 0.3, True), (1, 0.3, True)]
+)
+def test_a_step_of_many_rows_or_of_much_time_is_listened_to(rows: int, seconds: float, listened: bool) -> None:
+    """A machine whose steps read a few rows in a third of a second ends them for a cancelled job as well."""
+    assert listened == is_long(rows, seconds)
 
 
 def test_a_listener_closes_while_it_waits(talker: Talker) -> None:

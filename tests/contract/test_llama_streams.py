@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run, Token
-from edge_agent.engine.runtimes.llama.runtime import LONG_ROWS, LlamaRuntime
+from edge_agent.engine.runtimes.llama.interruption import LONG_ROWS
+from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.scheduler import ROWS_MIN
 from edge_agent.engine.runtimes.llama.sequences import Place
 from edge_agent.formats.manifest import Manifest

@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Classification, Client, Retry
+from edge_agent.daemon import EXIT_FAILED
+from edge_agent.service.audit import FILE_NAME
 from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
 from tests.eventually import eventually, eventually_sync
@@ -125,6 +127,55 @@ async def test_a_stop_refuses_what_it_does_not_answer_as_retryable(daemon: Runni
         await asyncio.to_thread(daemon.stop)
         over.set()
     assert {"UNAVAILABLE"} == codes
+
+
+@pytest.fixture
+def hasty(tmp_path: Path, bundles: tuple[Path, Path]) -> Iterator[RunningDaemon]:
+    """A daemon that gives calls a second to end, and drops nobody who is slow to read."""
+    with RunningDaemon(tmp_path, service={"drain_seconds": 1}) as running:
+        running.install(*bundles)
+        yield running
+
+
+async def test_calls_that_outlast_a_stop_are_told_that_they_may_try_again(hasty: RunningDaemon) -> None:
+    """A call, one with a request_id, a stream of each protocol: each ends with DRAINING and the time to come back."""
+    ends: list[tuple[str, str, bool]] = []
+
+    async def ends_refused(call: Awaitable[object]) -> None:
+        with pytest.raises(CallFailed) as caught:
+            await call
+        ends.append((caught.value.code, caught.value.reason, bool(caught.value.retry_after_seconds)))
+
+    async def read(client: AsyncClient) -> None:
+        async with client.generate(WRITER, "!slow 300 " + "word " * 200) as stream:
+            async for _ in stream:
+                pass
+
+    async with AsyncClient(hasty.inference) as client, asyncio.TaskGroup() as callers:
+        for request_id in ("", "once"):
+            text = f"!slow 60000 refund {request_id}"
+            call = client.classify(TASK, [text], request_id=request_id, timeout_seconds=60)
+            callers.create_task(ends_refused(call))
+        callers.create_task(ends_refused(read(client)))
+        await eventually(lambda: running_jobs(hasty) == 3)
+        await asyncio.to_thread(hasty.stop)
+    assert [("UNAVAILABLE", "DRAINING", True)] * 3 == ends
+
+
+@pytest.mark.slow
+def test_a_disk_that_hangs_under_the_audit_log_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """The daemon ends by itself, with the code after which systemd starts it again, and its log says why."""
+    with RunningDaemon(tmp_path) as daemon:
+        (daemon.state_dir / FILE_NAME).unlink(missing_ok=True)
+        os.mkfifo(daemon.state_dir / FILE_NAME)  # nothing can be written before somebody reads
+        with daemon.admin() as admin:
+            admin.status()
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        assert EXIT_FAILED == daemon.process.wait(60)
+        assert ["audit_not_closed"] == [line["event"] for line in complaints(daemon)]
+        (daemon.state_dir / FILE_NAME).unlink()
+        daemon.start()
 
 
 class Load:

@@ -338,6 +338,27 @@ async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
         assert (await engine.answer(run("refund"), now() + 10)).done.scores[0] > 0.5
 
 
+@pytest.mark.parametrize("abandoned", [GENERATE, NEEDY])
+async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(abandoned: Manifest) -> None:
+    """The bundle is taken off and attached again before the child has answered: who attached it hears of the second."""
+    wanted = NEEDY if abandoned is GENERATE else GENERATE
+    first, second = (Attach(digest="d", manifest=encode(each), paths={}) for each in (abandoned, wanted))
+    async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(20):
+        await engine.attach(Attach(digest="classify", manifest=encode(CLASSIFY), paths={}))
+        await eventually(lambda: State.READY is engine.state)
+        os.kill(engine.pid, signal.SIGSTOP)
+        attaching = asyncio.create_task(engine.attach(first))
+        await eventually(lambda: "d" in engine.digests)
+        await engine.detach("d", drain_seconds=0)
+        again = asyncio.create_task(engine.attach(second))
+        await eventually(lambda: "d" in engine.digests)
+        os.kill(engine.pid, signal.SIGCONT)
+        outcomes = await asyncio.gather(attaching, again, return_exceptions=True)
+        expected = RequirementUnmet if wanted is NEEDY else type(None)
+        assert [EngineNotReady, expected] == [type(outcome) for outcome in outcomes]
+        assert (wanted is GENERATE) == engine.ready("d")
+
+
 async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
     """Neither an attach nor a restart brings it back, whatever comes after `stop`."""
     message = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from edge_agent.service.audit import FILE_NAME, OLDER_NAME, WAITING_LINES_MAX, Audit
+from edge_agent.service.audit import FILE_NAME, OLDER_NAME, PATIENCE, WAITING_LINES_MAX, Audit, Patience
 from edge_agent.service.callers import Caller
 from edge_agent.v1 import admin_pb2, feedback_pb2
 from tests.eventually import turns
@@ -23,8 +23,13 @@ DRAIN = admin_pb2.DrainRequest()
 AT = "2026-11-25T18:00:00.000Z"
 
 
-def audit(folder: Path, bytes_max: int = 2**20, waiting_lines_max: int = WAITING_LINES_MAX) -> Audit:
-    return Audit(folder, bytes_max, lambda: 1_795_629_600.0, waiting_lines_max)
+def audit(
+    folder: Path,
+    bytes_max: int = 2**20,
+    waiting_lines_max: int = WAITING_LINES_MAX,
+    patience: Patience = PATIENCE,
+) -> Audit:
+    return Audit(folder, bytes_max, lambda: 1_795_629_600.0, waiting_lines_max, patience)
 
 
 def lines(folder: Path, name: str = FILE_NAME) -> list[dict[str, Any]]:
@@ -177,3 +182,22 @@ async def test_the_lines_that_wait_are_bounded(tmp_path: Path) -> None:
     assert ["GetStatus", "ListBundles", "Drain"] == await disk.read(3)
     await change
     await log.close()
+
+
+async def test_a_disk_that_hangs_holds_up_neither_a_change_nor_a_stop(tmp_path: Path) -> None:
+    """Each waits its time, and status says what is missing; the line is written when the disk comes back."""
+    disk, log = SlowDisk(tmp_path), audit(tmp_path, patience=Patience(0.05, 0.05))
+    await log.changed(BOSS, "Drain", "OK", DRAIN)
+    assert "the disk has not taken a line for 0.05 s" in log.problem
+    with structlog.testing.capture_logs() as logged:
+        assert not await log.close()
+    assert ["audit_not_closed"] == [entry["event"] for entry in logged]
+    assert ["Drain"] == await disk.read(1)
+
+
+async def test_a_log_that_is_written_is_closed(tmp_path: Path) -> None:
+    """A disk that works takes all lines."""
+    log = audit(tmp_path)
+    log.seen(BOSS, "GetStatus", "OK")
+    assert await log.close()
+    assert ["GetStatus"] == [line["call"] for line in lines(tmp_path)]

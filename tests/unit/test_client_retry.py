@@ -421,3 +421,11 @@ def test_a_stream_may_be_cancelled_from_another_thread(daemon):
         for _ in stream:
             threading.Thread(target=stream.cancel).start()
     assert stream.finish is None
+
+
+def test_the_decision_says_what_has_replaced_its_budget() -> None:
+    """With the numbers of today."""
+    (page,) = (Path(__file__).parent.parent.parent / "docs/decisions").glob("0031-*.md")
+    note = " ".join(page.read_text().partition("**Replaced in part**")[2].replace(">", "").split())
+    assert f"the budget, which is {Retry().budget_max:g} tries" in note
+    assert (0.1, "an answer still earns a tenth of one" in note) == (Retry().earned, True)

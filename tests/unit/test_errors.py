@@ -8,6 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from edge_agent import errors
+from edge_agent.engine.protocol import FRAME_BYTES_MAX
 from edge_agent.engine.runtimes.jobs import failed
 from edge_agent.errors import (
     BY_REASON,
@@ -15,6 +16,7 @@ from edge_agent.errors import (
     CapacityError,
     DeadlineUnattainable,
     EdgeAgentError,
+    InputTooLong,
     ModelFailed,
     QueueFull,
     from_wire,
@@ -141,3 +143,9 @@ def test_the_delay_of_a_child_reaches_the_caller() -> None:
     delay = error_details_pb2.RetryInfo()
     assert retry.Unpack(delay)
     assert (750, "30") == (delay.retry_delay.ToMilliseconds(), back.metadata["tokens"])
+
+
+def test_an_input_can_be_too_long_for_the_task_or_for_its_way() -> None:
+    """docs/errors.md is made from this: it names both causes, and the limit of the second."""
+    said = InputTooLong.__doc__ or ""
+    assert ("tokens" in said, f"{FRAME_BYTES_MAX >> 20} MiB" in said) == (True, True)

@@ -136,22 +136,22 @@ def measured(costs: Costs, rows: int, seconds: float, at: float, times: int = 1)
 def test_a_job_is_given_up_only_for_sure() -> None:
     """What takes less than half of what is predicted is tried, and nothing is predicted before much was measured."""
     costs = Costs()
-    assert 0.0 == costs.certain(630, 0, 63, 1.0), "nothing has been measured"
+    assert 0.0 == costs.certain(630, 0, 63, 63, 1.0), "nothing has been measured"
     measured(costs, 63, 0.1, 1.0, TRUSTED_STEPS - 1)
-    assert 0.0 == costs.certain(630, 0, 63, 1.0)
+    assert 0.0 == costs.certain(630, 0, 63, 63, 1.0)
     measured(costs, 63, 0.1, 1.0)
-    assert costs.certain(630, 0, 63, 1.0) == pytest.approx(costs.alone(630, 0, 63) / 2)
+    assert costs.certain(630, 0, 63, 63, 1.0) == pytest.approx(costs.alone(630, 0, 63) / 2)
 
 
 def test_what_nothing_confirms_counts_less_and_less() -> None:
     """Half as much after each HALF_SECONDS without a step that reads as much; a step that was measured restores it."""
     costs = Costs()
     measured(costs, 63, 0.1, 10.0, 50)
-    whole = costs.certain(63, 0, 63, 10.0)
-    aged = [costs.certain(63, 0, 63, 10.0 + halves * HALF_SECONDS) for halves in range(5)]
+    whole = costs.certain(63, 0, 63, 63, 10.0)
+    aged = [costs.certain(63, 0, 63, 63, 10.0 + halves * HALF_SECONDS) for halves in range(5)]
     assert aged == pytest.approx([whole / 2**halves for halves in range(5)])
     measured(costs, 63, 0.1, 20.0)
-    assert whole == pytest.approx(costs.certain(63, 0, 63, 20.0))
+    assert whole == pytest.approx(costs.certain(63, 0, 63, 63, 20.0))
 
 
 @pytest.mark.parametrize(("rows", "confirms"), [(1, False), (8, False), (15, False), (32, True), (63, True)])
@@ -160,7 +160,7 @@ def test_small_steps_confirm_nothing_about_large_ones(rows: int, confirms: bool)
     costs = Costs()
     measured(costs, 60, 0.1, 10.0, 50)
     measured(costs, rows, costs.cost(rows, pairs_of(rows, 0)), 20.0)
-    assert confirms == (costs.certain(60, 0, 63, 20.0) > 0.01)
+    assert confirms == (costs.certain(60, 0, 63, 60, 20.0) > 0.01)
 
 
 def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
@@ -169,7 +169,7 @@ def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
     measured(costs, 63, 1.0, 10.0, 50)
     measured(costs, 63, 0.1, 10.0)
     assert costs.alone(63, 0, 63) > 0.5, "the estimate itself moves more slowly"
-    assert costs.certain(63, 0, 63, 10.0) == pytest.approx(0.05)
+    assert costs.certain(63, 0, 63, 63, 10.0) == pytest.approx(0.05)
 
 
 def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
@@ -177,11 +177,11 @@ def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
     costs, pairs = Costs(), pairs_of(63, 0)
     measured(costs, 63, 1.0, 10.0, 50)
     now = 10.0 + 3 * HALF_SECONDS
-    left = costs.certain(63, 0, 63, now)
+    left = costs.certain(63, 0, 63, 63, now)
     costs.cut_off(63, pairs, left * 0.9, now)
-    assert left == costs.certain(63, 0, 63, now)
+    assert left == costs.certain(63, 0, 63, 63, now)
     costs.cut_off(63, pairs, left * 1.1, now)
-    assert 8 * left == pytest.approx(costs.certain(63, 0, 63, now))
+    assert 8 * left == pytest.approx(costs.certain(63, 0, 63, 63, now))
 
 
 @given(
@@ -200,7 +200,7 @@ def test_every_deadline_is_tried_again_after_a_pause(
         costs.learn(step, pairs_of(step, at), took)
         costs.confirm(step, pairs_of(step, at), took, 0.0)
     now, pauses = 0.0, 0
-    while (certain := costs.certain(rows, depth, chunk, now)) >= seconds:
+    while (certain := costs.certain(rows, depth, chunk, min(rows, chunk), now)) >= seconds:
         pause = retry_seconds(certain, seconds)
         assert HALF_SECONDS <= pause <= RETRY_SECONDS_MAX
         now, pauses = now + pause * 1.001, pauses + 1

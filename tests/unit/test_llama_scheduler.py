@@ -278,11 +278,13 @@ def test_what_cannot_be_in_time_is_known() -> None:
     for rows in (63, 256):
         pairs = pairs_of(rows, 0)
         scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
-    assert scheduler.refused_for(prompt("p", 3000)._replace(deadline=10.5), 10.0) > 0
-    assert 0 == scheduler.refused_for(prompt("p", 300)._replace(deadline=10.5), 10.0)
-    assert 0 == scheduler.refused_for(prompt("p", 3_000_000), 10.0)
+    hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
+    lanes = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
+    for lane, expected in zip(lanes, (["p"], [], []), strict=True):
+        assert expected == [refused.key for refused, _ in scheduler.refused([lane], 10.0)]
+    assert ["p"] == [refused.key for refused, _ in scheduler.refused([*lanes, stream("s")], 10.0)]
 
 
 def test_time_that_is_over_is_over() -> None:
     """Nothing can be computed in no time, measured or not."""
-    assert Scheduler().refused_for(prompt("p")._replace(deadline=10.0), 10.0) > 0
+    assert ["p"] == [lane.key for lane, _ in Scheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]

@@ -16,9 +16,17 @@ import threading
 from collections.abc import Callable, Collection
 from types import TracebackType
 
+LONG_ROWS, LONG_SECONDS = 17, 0.1
+"""A step of fewer rows is over before a listener has heard anything, except on a machine where it takes so long."""
+
 Hear = Callable[[Collection[str]], bool]
 """Reads what has come, for the owner of the mailbox to act on later; tells whether one of these jobs was cancelled, or
 nobody is there any more."""
+
+
+def is_long(rows: int, seconds: float) -> bool:
+    """Tell whether a step that is expected to take so long is listened to while it computes."""
+    return rows >= LONG_ROWS or seconds >= LONG_SECONDS
 
 
 class Interruption:

@@ -188,11 +188,13 @@ class Costs:
         fit = self._fit(min(rows, chunk))
         return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * pairs_of(rows, depth)
 
-    def certain(self, rows: int, depth: int, chunk: int, now: float) -> float:
-        """Return the seconds that these tokens take at least, as far as the estimate counts now; 0 = it does not."""
+    def certain(self, rows: int, depth: int, chunk: int, first: int, now: float) -> float:
+        """Return the seconds that these tokens take at least, as far as the estimate counts now; 0 = it does not.
+
+        They would be read in steps of `chunk` rows with nobody beside them, and `first` of them in the next step.
+        """
         if self.small.steps + self.bulk.steps < TRUSTED_STEPS:
             return 0.0
-        first = min(rows, chunk)
         weight = self._fit(first).weight(first, pairs_of(first, depth), now)
         return OPTIMISM * weight * self.alone(rows, depth, chunk)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edge_agent.engine.runtimes.llama.capacity import capacity_of
 from edge_agent.engine.runtimes.llama.context import Aborted, Part
 from edge_agent.engine.runtimes.llama.extraction import Extraction
 from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
-from edge_agent.engine.runtimes.llama.interruption import Interruption
+from edge_agent.engine.runtimes.llama.interruption import LONG_ROWS, Interruption, is_long
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
 from edge_agent.engine.runtimes.llama.need import adapter_bytes, record_bytes
 from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
@@ -39,9 +39,6 @@ from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 from edge_agent.formats.record_schema import Schema
 
 WARM_UP_TEXT = "Hello"
-LONG_ROWS = 17
-"""A step of fewer rows is over before a listener has heard anything."""
-
 LEARN_EACH = 4
 """Of the steps in which streams write on, one in so many tells what it took."""
 ENDS = (Done, Failed)
@@ -247,7 +244,8 @@ class LlamaRuntime:
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
         self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
-        events += self._compute(turns)
+        long = is_long(sum(rows for _, rows in plan), self._scheduler.expected(plan))
+        events += self._compute(turns, long=long)
         if self._computed_at > started:  # and was not aborted
             self._learn(plan, self._computed_at - started)
             self._writers = self._all_write(plan)
@@ -297,10 +295,9 @@ class LlamaRuntime:
     def _refuse(self, lanes: list[Lane], now: float) -> list[Event]:
         """Take out the lanes that are read for nothing, since they cannot be in time; return how they end."""
         events: list[Event] = []
-        for lane in [lane for lane in lanes if lane.deadline and not lane.decoding]:
-            if pause := self._scheduler.refused_for(lane, now):
-                lanes.remove(lane)
-                events.append(_too_late(lane, self._scheduler.alone(lane), now, pause))
+        for lane, pause in self._scheduler.refused(lanes, now):
+            lanes.remove(lane)
+            events.append(_too_late(lane, self._scheduler.alone(lane), now, pause))
         return events
 
     def _learn(self, plan: Plan, seconds: float) -> None:
@@ -381,18 +378,21 @@ class LlamaRuntime:
             job.start(*entered)
         return entered is not None
 
-    def _compute(self, turns: list[tuple[Job, int]]) -> list[Event]:
-        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed."""
+    def _compute(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
+        """Run one batch. Where it fails, its jobs are computed one by one: who fails alone has failed.
+
+        One that is `long` ends when one of its jobs is cancelled.
+        """
         if not turns:  # nobody found a place who could be in time
             return []
         try:
-            return self._batch(turns)
+            return self._batch(turns, long=long)
         except ModelFailed as error:
             if len(turns) == 1:
                 return [failed(turns[0][0].run.job_id, error)]
-        return [event for turn in turns for event in self._compute([turn])]
+        return [event for turn in turns for event in self._compute([turn], long=long)]
 
-    def _batch(self, turns: list[tuple[Job, int]]) -> list[Event]:
+    def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
         """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
         jobs = [job for job, _ in turns]
         adapter = self._adapters.pointer(jobs[0].bundle.adapter)
@@ -400,7 +400,7 @@ class LlamaRuntime:
         self._cache.settle(exact)
         try:
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
-            with self._interruptible(turns):
+            with self._interruptible(turns) if long else nullcontext():
                 self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
         except (ModelFailed, Aborted) as stopped:
             self._cache.drop_forks()
@@ -417,8 +417,8 @@ class LlamaRuntime:
 
     @contextmanager
     def _interruptible(self, turns: list[tuple[Job, int]]) -> Iterator[None]:
-        """Let a step that may take long end when one of its jobs is cancelled."""
-        if self._interruption is None or sum(rows for _, rows in turns) < LONG_ROWS:
+        """Let a step end when one of its jobs is cancelled."""
+        if self._interruption is None:
             yield
             return
         try:

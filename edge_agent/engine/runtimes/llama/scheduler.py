@@ -168,21 +168,30 @@ class Scheduler:
 
     def alone(self, lane: Lane) -> float:
         """Return the seconds that the rows of a lane would take with nobody beside it."""
-        return self.costs.alone(lane.rows, lane.depth, self._chunk(lane))
+        return self.costs.alone(lane.rows, lane.depth, self._chunk(lane, ALONE_SECONDS))
 
-    def refused_for(self, lane: Lane, now: float) -> float:
-        """Return after how many seconds a lane is worth another try that cannot be in time, even if it had the machine
-        for itself from now on; 0 = it is worth one now.
+    def refused(self, lanes: Sequence[Lane], now: float) -> list[tuple[Lane, float]]:
+        """Return the lanes that would be read for nothing: they could not be in time with the machine for themselves.
+
+        Each comes with the seconds after which it is worth another try.
         """
+        reading = [lane for lane in lanes if not lane.decoding]
+        seconds = ALONE_SECONDS if len(lanes) == 1 else STEP_SECONDS
+        pauses = [self._pause(lane, seconds, now) for lane in self._with_crowd(reading)]
+        return [(lane, pause) for lane, pause in zip(reading, pauses, strict=True) if pause]
+
+    def _pause(self, lane: Lane, seconds: float, now: float) -> float:
+        """Return after how long a lane is worth another try, whose next step may take so long; 0 = it is worth one."""
         if not lane.deadline:
             return 0.0
-        left, certain = lane.deadline - now, self.costs.certain(lane.rows, lane.depth, self._chunk(lane), now)
+        left, chunk = lane.deadline - now, self._chunk(lane, ALONE_SECONDS)
+        first = chunk if seconds == ALONE_SECONDS else self._chunk(lane, seconds)
+        certain = self.costs.certain(lane.rows, lane.depth, chunk, first, now)
         return 0.0 if left > certain else retry_seconds(certain, left)
 
-    def _chunk(self, lane: Lane) -> int:
-        """Return the rows of the steps that would read a lane alone."""
-        bulk = not lane.exact and self._is_long(lane) and self._affords_bulk(lane)
-        return self._bulk_rows if bulk else EXACT_ROWS_MAX
+    def _chunk(self, lane: Lane, seconds: float) -> int:
+        """Return the rows of the step that would be planned for a lane alone, if it may take so long."""
+        return _rows_of(self._read([], [lane], seconds))
 
     def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
