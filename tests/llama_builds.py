@@ -84,7 +84,8 @@ def _of(file: str, *names: str) -> tuple[str, ...]:
 
 _SAY_NOTHING_OF_THE_CODE = (
     # Who is computed when, and what the cache says it holds.
-    "tests/contract/test_llama_planning.py",
+    *_of("planning", "jobs_find_a_place_by_priority", "calls_are_answered_again_when_a_load_has_gone"),
+    *_of("planning", "a_job_with_time_is_computed"),
     "tests/contract/test_llama_cache.py",
     # What is refused, and in which words.
     *_of("runtime", "details_name_model_and_quantization", "long_input_is_refused_with_count_and_limit"),
@@ -110,7 +111,8 @@ _SAY_NOTHING_OF_THE_CODE = (
     *_of("trying", "nothing_is_tried_unasked_or_on_a_device", "the_processor_has_a_name"),
 )
 """Beginnings of the ids of tests that run on the native build only. The rule: a test runs on each build if it asserts
-bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there."""
+bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there; or
+if it has failed for how slow a build is."""
 
 _SAME_BITS = (
     *_of("runtime", "scores_do_not_depend_on_neighbours"),
