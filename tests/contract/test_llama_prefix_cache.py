@@ -18,14 +18,12 @@ from edge_agent.engine.runtimes.llama.context import Context, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from tests import tiny_gguf
-from tests.attention import BY_ROW
 from tests.contract.test_llama_runtime import LONG, TEMPLATE, finish, make
 from tests.gguf_adapter import TINY, write_adapter
 from tests.models import smollm2_path
 
 WORDS = (LONG + "Where are the toilets, and when do you close on Sundays? Size nine boots, please.").split()
 BUNDLES = 5
-ROUNDED = 1e-6
 
 
 def texts(dice: random.Random, count: int) -> list[str]:
@@ -61,7 +59,7 @@ def attach(runtime: LlamaRuntime, adapters: list[Path]) -> list[str]:
     return digests
 
 
-def compare(weights: Path, adapters: list[Path], jobs: int, kept: int, tolerance: float = 0.0) -> tuple[int, int]:
+def compare(weights: Path, adapters: list[Path], jobs: int, kept: int) -> tuple[int, int]:
     """Run the jobs in a random order beside each other, then each alone without a cache; return hits and lookups."""
     dice = random.Random(jobs)
     inputs = texts(dice, max(20, jobs // 10))
@@ -93,8 +91,8 @@ def compare(weights: Path, adapters: list[Path], jobs: int, kept: int, tolerance
             assert isinstance(done, Done)
             alone[question] = done
         expected, answer = alone[question], answers[job_id]
-        assert expected.scores == pytest.approx(answer.scores, rel=0, abs=tolerance)
-        assert expected.label_mass == pytest.approx(answer.label_mass, rel=0, abs=tolerance)
+        assert expected.scores == answer.scores
+        assert expected.label_mass == answer.label_mass
     fresh.close()
     return use.hits, use.lookups
 
@@ -105,8 +103,8 @@ def tiny(folder: Path) -> tuple[Path, list[Path]]:
     return weights, [write_adapter(folder / f"{seed}.gguf", seed, model=TINY) for seed in range(BUNDLES - 1)]
 
 
-def test_how_many_rows_ask_for_logits_changes_their_last_bits(tmp_path: Path) -> None:
-    """What the tolerance for weights that are not quantized stands on."""
+def test_how_many_rows_ask_for_logits_changes_no_bit(tmp_path: Path) -> None:
+    """Of weights that are not quantized, too, on every build (decision 0051)."""
     weights, _ = tiny(tmp_path)
     model = Model(str(weights))
     context = Context(model, Shape(cells=256, sequences=2, kv_type="f16", threads=1))
@@ -121,22 +119,20 @@ def test_how_many_rows_ask_for_logits_changes_their_last_bits(tmp_path: Path) ->
         context.drop(0)
     context.close()
     model.close()
-    assert worst < ROUNDED * 4
-    if BY_ROW:  # measured: on code for SSE4.2 these bits do not change at all
-        assert worst > 0
+    assert 0 == worst
 
 
 @pytest.mark.slow
 def test_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
     """Every answer, while beginnings are found, cut, and driven out by others."""
-    hits, lookups = compare(*tiny(tmp_path), jobs=200, kept=60_000, tolerance=ROUNDED)
+    hits, lookups = compare(*tiny(tmp_path), jobs=200, kept=60_000)
     assert 0 < hits < lookups
 
 
 @pytest.mark.release
 def test_thousands_of_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
     """The same at length."""
-    hits, lookups = compare(*tiny(tmp_path), jobs=4000, kept=60_000, tolerance=ROUNDED)
+    hits, lookups = compare(*tiny(tmp_path), jobs=4000, kept=60_000)
     assert 0 < hits < lookups
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.jobs import Answer
+from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.placing import Offered
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.protocol import Run
@@ -74,7 +74,7 @@ async def test_an_answer_names_the_device() -> None:
     """auto takes the card that is there; the child is confined, and nothing is degraded."""
     async with pool_of() as pool:
         said = await answer(pool, "a refund")
-        assert ("vulkan:0", ()) == said.computed
+        assert Computed("vulkan:0", ()) == said.computed
         assert ("vulkan:0", "") == (engine(pool).device, fallback(pool))
         assert ("on", "on") == tuple(engine(pool).details[measure] for measure in ("seccomp", "landlock"))
         assert {"cpu", "vulkan"} == pool.devices
@@ -83,7 +83,7 @@ async def test_an_answer_names_the_device() -> None:
 async def test_cpu_is_what_was_asked_for() -> None:
     """With the setting cpu nothing is missing, whatever the machine has."""
     async with pool_of(device="cpu") as pool:
-        assert ("cpu", ()) == (await answer(pool, "a refund")).computed
+        assert Computed("cpu", ()) == (await answer(pool, "a refund")).computed
         assert {"cpu"} == pool.devices
 
 
@@ -93,7 +93,7 @@ async def test_what_is_not_built_is_told_and_left_alone() -> None:
     pool = EnginePool(CONFIG.model_copy(update={"device": "cuda"}), lambda: None, offered=lambda _: without)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
-        assert ("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).computed
+        assert Computed("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).computed
         assert "cuda is not used: what is installed of echo is not built for it" == fallback(pool)
     finally:
         await pool.stop()
@@ -134,7 +134,7 @@ async def test_a_device_under_which_children_die_is_left() -> None:
         slow = asyncio.create_task(answer(pool, "!slow 400 refund"))
         await eventually(lambda: pool.in_flight("intent") == 1)
         os.kill(engine(pool).pid, signal.SIGABRT)
-        assert ("cpu", ("DEVICE_FALLBACK",)) == (await slow).computed
+        assert Computed("cpu", ("DEVICE_FALLBACK",)) == (await slow).computed
         assert "2 failures, the last: the model's process died: killed by signal 6" in fallback(pool)
         assert 0 == pool.tally("intent").crashes
 
@@ -155,7 +155,7 @@ async def test_a_kill_from_outside_blames_no_device() -> None:
             killed = engine(pool).pid
             os.kill(killed, signal.SIGKILL)
             await eventually(lambda killed=killed: pool.ready("intent") and engine(pool).pid not in (0, killed))
-        assert ("vulkan:0", ()) == (await answer(pool, "a refund")).computed
+        assert Computed("vulkan:0", ()) == (await answer(pool, "a refund")).computed
 
 
 async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
@@ -165,7 +165,7 @@ async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "cpu")
         assert ("DEVICE_FALLBACK",) == (await answer(pool, "a refund")).computed.degraded
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "vulkan:0", seconds=20)
-        assert ("vulkan:0", ()) == (await answer(pool, "a refund")).computed
+        assert Computed("vulkan:0", ()) == (await answer(pool, "a refund")).computed
 
 
 def golden(folder: Path, answers: list[str]) -> dict[str, Path]:

@@ -51,9 +51,9 @@ def test_every_refusal_of_an_archive_has_a_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": "1.0"}, "version: '1.0' is not a semantic version such as 1.2.0"),
-        ({"requires": {"agent": "new"}}, "requires.agent: 'new' is not a version such as 0.1.0"),
-        ({"task": {"name": "Talk!", "kind": "generate"}}, "task.name: 'Talk!' is not a name of 1 to 63 lower-case"),
+        ({"version": "1.0"}, 'version: "1.0" is not a semantic version such as 1.2.0'),
+        ({"requires": {"agent": "new"}}, 'requires.agent: "new" is not a version such as 0.1.0'),
+        ({"task": {"name": "Talk!", "kind": "generate"}}, 'task.name: "Talk!" is not a name of 1 to 63 lower-case'),
         ({"task": {"name": "talk", "kind": "generat"}}, "task.kind: Input should be"),
         ({"more": 1}, "more: Extra inputs are not permitted"),
     ],

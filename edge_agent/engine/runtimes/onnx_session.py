@@ -93,10 +93,9 @@ class OnnxSession:
             traceback.print_exc(limit=0)
             if self.device != "cpu" and _OF_DEVICES.search(str(error)):
                 raise DeviceLost(_first_line(error)) from None
-            tokens, short = arrays.shape[2], bool(_OF_MEMORY.search(str(error)))
-            raise ModelFailed(
-                f"the model does not compute {tokens} tokens", tokens=tokens, memory_short=short
-            ) from None
+            tokens = arrays.shape[2]
+            short = {"memory_short": True} if _OF_MEMORY.search(str(error)) else {}
+            raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens, **short) from None
         if values.ndim == 3:
             return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
         return list(values)

@@ -1,0 +1,130 @@
+"""Which room may import which: the table that tests/test_house.py holds every import against."""
+
+from __future__ import annotations
+
+BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
+MIDDLE = {
+    f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "field", "routing", "store", "update")
+}
+SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
+# Room: the rooms it may import. A room is a package or a module; the most exact one counts.
+ROOMS: dict[str, set[str]] = {
+    "edge_agent.errors": set(),
+    "edge_agent.config": {"edge_agent.errors"},
+    "edge_agent.formats": {"edge_agent.errors"},
+    "edge_agent.durable": {"edge_agent.errors"},
+    "edge_agent.v1": set(),
+    "edge_agent.client": {"edge_agent.v1"},
+    "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
+    "edge_agent.systemd": set(),
+    # Who owns what runs in the background.
+    "edge_agent.supervision": set(),
+    "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
+    "edge_agent.metrics": set(),
+    "edge_agent.metrics.field": {"edge_agent.field", "edge_agent.formats", "edge_agent.metrics"},
+    # What the rooms know, as numbers: part of the composition root.
+    "edge_agent.metrics.site": BASE
+    | MIDDLE
+    | {"edge_agent.metrics", "edge_agent.metrics.field", "edge_agent.service", "edge_agent.v1"},
+    "edge_agent.engine.protocol": set(),
+    "edge_agent.engine.memory": {"edge_agent.errors"},
+    "edge_agent.engine.runtimes": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
+    },
+    # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
+    "edge_agent.engine.child": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
+        "edge_agent.engine.runtimes",
+        "edge_agent.engine.confinement",
+        "edge_agent.engine.agreement",
+    },
+    "edge_agent.engine.golden": {"edge_agent.formats", "edge_agent.engine.protocol"},
+    # In the child, too: golden cases asked of a device.
+    "edge_agent.engine.agreement": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.runtimes",
+        "edge_agent.engine.golden",
+    },
+    "edge_agent.engine.confinement": set(),
+    "edge_agent.engine": BASE
+    | {"edge_agent.engine.protocol", "edge_agent.engine.memory", "edge_agent.engine.golden", "edge_agent.supervision"},
+    "edge_agent.routing": BASE,
+    # Arithmetic for site and factory alike.
+    "edge_agent.intervals": set(),
+    "edge_agent.field": BASE | {"edge_agent.durable", "edge_agent.intervals"},
+    "edge_agent.store": BASE | {"edge_agent.durable"},
+    # What is kept is counted in the same transaction.
+    "edge_agent.examples": BASE | {"edge_agent.durable", "edge_agent.field"},
+    "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
+    "edge_agent.uplink": BASE | {"edge_agent.durable"},
+    "edge_agent.uplink.escalation": BASE
+    | {f"edge_agent.{name}" for name in ("durable", "supervision", "uplink", "v1")},
+    # The other daemon's root.
+    "edge_agent.uplink.daemon": BASE
+    | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision", "systemd")},
+    # Who may do what, for the console too.
+    "edge_agent.service.roles": BASE,
+    # The audit log's file is durable.
+    "edge_agent.service": BASE
+    | MIDDLE
+    | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "intervals", "service.roles", "supervision")},
+    "edge_agent.tasks": BASE | MIDDLE,
+    "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
+    "edge_agent.daemon": BASE
+    | MIDDLE
+    | {"edge_agent.alarms", "edge_agent.tasks"}
+    | {"edge_agent.metrics", "edge_agent.metrics.site"}
+    | {f"edge_agent.{name}" for name in ("service", "logs", "supervision", "systemd")},
+    "edge_agent.doctor": BASE
+    | {"edge_agent.client", "edge_agent.store", "edge_agent.examples"}
+    | {"edge_agent.engine.confinement"},
+    # Looks at a site through the client, and only reckons.
+    "edge_agent.report": {"edge_agent.client", "edge_agent.intervals"},
+    # A process of its own, and a client like any other.
+    "edge_agent.web": BASE
+    | {f"edge_agent.{name}" for name in ("client", "report", "service.roles", "supervision", "systemd")},
+    "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples"},
+    # A root of its own, which runs while the daemon need not.
+    "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
+    "edge_agent.cli": BASE
+    | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")}
+    | SHARED,
+    "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
+    | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
+    # Training sees the tokens that the served model will see, by the same code.
+    "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
+    "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
+    # Scores come from the code that will serve.
+    "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
+    **{room: {"edge_agent.errors"} for room in SHARED},
+    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"} | SHARED,
+    "installer": set(),
+    # Runs on the target under its Python, before anything else is there.
+    "installer.setup": set(),
+    # The man pages are written from the commands and the configuration themselves.
+    "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
+    "benchmarks": BASE
+    | {f"edge_agent.{name}" for name in ("cli", "examples", "client", "logs", "v1")}
+    | {"convert", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"},
+    # What a call costs in the rooms that it goes through, without a daemon around them.
+    "benchmarks.asking.bookkeeping": BASE
+    | MIDDLE
+    | {f"edge_agent.{name}" for name in ("service", "tasks", "uplink.escalation", "v1")}
+    | {"benchmarks", "tests"},
+    # What the loop of an engine costs beside its model, without a child around it.
+    "benchmarks.bare.streams": {"edge_agent.engine.runtimes"},
+    "benchmarks.bare.hot_loop": BASE
+    | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
+    # What batches would gain, which the runtime does not allow.
+    "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
+    "tests": set(),
+}
