@@ -13,6 +13,7 @@ from convert import data, pipeline
 from convert.cli import run, screen
 from convert.recipe import DataFormat
 from convert.report import text
+from edge_agent.cli.terminal import write_exactly
 
 Format = Annotated[DataFormat | None, typer.Option("--format", help="Of the rows; left out: their keys tell it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the whole report as JSON.")]
@@ -64,8 +65,9 @@ def compare(
 def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
     console = screen.out()
     if as_json:
-        console.print(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
+        write_exactly(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
     elif console.is_terminal:
         console.print(Markdown(markdown))
     else:
-        console.print(markdown, end="")
+        for line in markdown.splitlines():
+            console.print(line)
