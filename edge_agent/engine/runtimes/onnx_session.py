@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -94,7 +95,7 @@ class OnnxSession:
             if self.device != "cpu" and _OF_DEVICES.search(str(error)):
                 raise DeviceLost(_first_line(error)) from None
             tokens = arrays.shape[2]
-            short = {"memory_short": True} if _OF_MEMORY.search(str(error)) else {}
+            short: dict[str, Any] = {"memory_short": True} if _OF_MEMORY.search(str(error)) else {}
             raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens, **short) from None
         if values.ndim == 3:
             return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
