@@ -137,6 +137,7 @@ def hasty(tmp_path: Path, bundles: tuple[Path, Path]) -> Iterator[RunningDaemon]
         yield running
 
 
+@pytest.mark.slow
 async def test_calls_that_outlast_a_stop_are_told_that_they_may_try_again(hasty: RunningDaemon) -> None:
     """A call, one with a request_id, a stream of each protocol: each ends with DRAINING and the time to come back."""
     ends: list[tuple[str, str, bool]] = []

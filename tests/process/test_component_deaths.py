@@ -111,6 +111,7 @@ def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_answers(tmp_path, run_dir):
     """For each component: the traceback is logged; status, metrics name it; it runs again, also after two deaths."""
     site = Site(settings_of(tmp_path, run_dir))

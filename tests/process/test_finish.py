@@ -41,6 +41,7 @@ def finished(folder: Path, kind: str = "classify", samples: str = "", **more) ->
     return after(job, "assemble")
 
 
+@pytest.mark.slow
 def test_the_finished_bundle_has_everything(tmp_path):
     """It is calibrated, says where it comes from and what it needs, and carries report, licence and golden answers."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")

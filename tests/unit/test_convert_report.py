@@ -101,6 +101,7 @@ def test_a_table_survives_what_labels_may_hold():
     assert "| refund | a\\|b | 1 |" in markdown(made(), [])
 
 
+@pytest.mark.slow
 def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
     """A plot holds no time and no version."""
     for folder in ("a", "b"):

@@ -148,6 +148,7 @@ def test_a_failed_stage_has_no_time():
     assert ["one"] == [*screen.seconds]
 
 
+@pytest.mark.slow
 def test_the_rule_keeps_its_promise_on_a_population():
     """Resampled calibrations of a model with honest confidences break the target no oftener than delta allows."""
     rng = np.random.default_rng(3)

@@ -35,7 +35,7 @@ def test_new_keys_open_and_sign_what_their_public_halves_say(tmp_path: Path):
     assert "site-1" == receipts.verify(raw, [public.receipts]).body.site
 
 
-@pytest.mark.parametrize("passphrase", ["", PASSPHRASE])
+@pytest.mark.parametrize("passphrase", ["", pytest.param(PASSPHRASE, marks=pytest.mark.slow)])
 def test_only_the_owner_may_read(tmp_path: Path, passphrase: str):
     """Folder and files are closed to group and others."""
     keys.create(tmp_path / "keys", passphrase)
