@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
+from edge_agent.formats.gate import Gate
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
@@ -222,7 +223,11 @@ class Threshold(_Section):
     n: int = Field(ge=1)
     bound: float = Field(ge=0.0, le=1.0)
     coverage: float = Field(ge=0.0, le=1.0)
+    floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    """A confident answer is at least so probable on its own, whatever the threshold."""
     novelty: Novelty | None = None
+    gate: Gate | None = None
+    """None: the bundle has no gate, and no input is held up."""
 
 
 class AlwaysEscalate(_Section):
@@ -231,6 +236,7 @@ class AlwaysEscalate(_Section):
     policy: Literal["always_escalate"] = "always_escalate"
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
     novelty: Novelty | None = None
+    gate: Gate | None = None
 
 
 Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
