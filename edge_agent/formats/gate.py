@@ -41,6 +41,12 @@ class Gate(BaseModel):
             raise ValueError("'scores' must rise")
         return self
 
+    def score_of(self, ood_score: float | None, label_mass: float) -> float:
+        """Return the score of an input from what its engine said of it; NaN where it said nothing."""
+        if self.score == "label_mass":
+            return mass_score(label_mass)
+        return math.nan if ood_score is None else ood_score
+
     def p_value(self, score: float) -> float:
         """Return the p-value of an input; the smallest there is for a score that is not a number."""
         rows = len(self.scores)

@@ -229,6 +229,16 @@ class Threshold(_Section):
     gate: Gate | None = None
     """None: the bundle has no gate, and no input is held up."""
 
+    def is_confident(self, probability: float, score: float) -> bool:
+        """Tell whether an answer passes threshold, floor and gate.
+
+        Args:
+            probability: of the answer, calibrated.
+            score: of the input, as `gate.score_of` has it; without a gate it does not matter.
+        """
+        sure = probability >= self.threshold and probability >= self.floor
+        return sure and not (self.gate is not None and self.gate.holds_up(score))
+
 
 class AlwaysEscalate(_Section):
     """No calibration: no answer counts as sure."""
