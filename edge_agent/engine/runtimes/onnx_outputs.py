@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edge_agent.engine.protocol import Found
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import gate
-from edge_agent.formats.manifest import Manifest, Task, Threshold
+from edge_agent.formats.manifest import Manifest, Task
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def output_for(kind: str, names: Sequence[str]) -> str:
 def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]:
     """Return the output of a model that answers a task, and that of the gate, if there is one.
 
-    A bundle that has not been calibrated yet may have the output and no gate: none of its answers is confident.
+    A manifest may have no gate where the model has its output: before the bundle is calibrated, or with too few rows.
 
     Args:
         manifest: of the bundle.
@@ -54,12 +54,9 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]
         ModelLoadFailed: manifest and model do not agree on whether there is a gate; or its output has another type.
     """
     names = [name for name in types if name != gate.OUTPUT_NAME]
-    found, confidence = types.get(gate.OUTPUT_NAME), manifest.confidence
-    if confidence.gate and found is None:
+    found = types.get(gate.OUTPUT_NAME)
+    if manifest.confidence.gate and found is None:
         raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {gate.OUTPUT_NAME}")
-    if found is not None and not confidence.gate and isinstance(confidence, Threshold):
-        told = f"the model has the output {gate.OUTPUT_NAME}, and the manifest has a threshold and no gate"
-        raise ModelLoadFailed(told)
     if not names:
         raise ModelLoadFailed(f"the model has no output but {gate.OUTPUT_NAME}")
     answering = output_for(manifest.task.kind, names)
