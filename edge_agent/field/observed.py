@@ -77,7 +77,7 @@ class Observed:
 
     @property
     def reach(self) -> float | None:
-        """The threshold from which down it would be confident: 0 where the gate holds it up, whatever its confidence."""
+        """The threshold up to which it would be confident: 0 where the gate holds it up, whatever its confidence."""
         return 0.0 if self.held_up == OUT_OF_DISTRIBUTION else self.confidence
 
     def names(self) -> Iterator[str]:

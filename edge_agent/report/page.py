@@ -200,7 +200,7 @@ def _held_up(figures: Figures) -> tuple[str, str, str]:
     parts = [f"{count(held_up[reason])} {words}" for reason, words in _LIMITS.items() if held_up.get(reason)]
     if figures.gate == "none":
         parts.append("no gate: an input unlike the training data can get a confident answer")
-    share = percent(sum(held_up.values()) / graded) if graded else "not yet"
+    share = percent(sum(day.unsure for day in figures.recent) / graded) if graded else "not yet"
     return "Not confident", share, "; ".join(parts) or f"of {counted(graded, 'answer')}"
 
 
