@@ -95,7 +95,10 @@ def _gate(stored: str, weights: Path, folder: Path, vector: tuple[str, int]) -> 
 def _bundle(folder: Path, name: str, graph: bytes, gate: dict[str, Any] | None) -> Path:
     confidence = {"policy": "always_escalate", "gate": gate}
     tokenizer = models.minilm_dir() / "tokenizer.json"
-    files = {"weights": ("model.onnx", graph), "tokenizer": ("tokenizer.json", tokenizer)}
+    files: dict[str, tuple[str, bytes | Path]] = {
+        "weights": ("model.onnx", graph),
+        "tokenizer": ("tokenizer.json", tokenizer),
+    }
     return bundles.write(folder, bundles.fields_of("onnx", name, "classify"), {"confidence": confidence}, files)
 
 
