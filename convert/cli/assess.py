@@ -47,6 +47,11 @@ def command(
     _print_labels(console, found)
     _print_reviewers(console, found)
     console.print(_promised(found))
+    if found.unjudged:
+        console.print(
+            f"left out there: {plural(found.unjudged, 'review')} of a large model's answer, without a local answer"
+            " beside it whose worth is known"
+        )
     if found.audit.answers:
         console.print(_audited(found))
     console.print(_verdict(found, assess.READY_ROWS_MIN))
@@ -77,7 +82,7 @@ def _verdict(found: Any, rows_min: int) -> str:
 
 def _promised(found: Any) -> str:
     promise, right = found.promise, found.right
-    seen = f"of the reviewed answers {right.low:.1%} to {right.high:.1%} are right; "
+    seen = f"of the reviewed local answers {right.low:.1%} to {right.high:.1%} are right; "
     if not promise.reviews:
         return f"{seen}none has a confidence, so there is no threshold to prove yet"
     wanted = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"

@@ -18,7 +18,8 @@ TASKS_NAME, INTERFACE_NAME = "tasks.json", "interface.xml"
 Which = Literal["unreviewed", "conflicts"]
 _CONDITIONS: dict[str, str] = {"unreviewed": "verdict IS NULL AND duplicate_of IS NULL", "conflicts": "conflict"}
 _ASKED = """
-    SELECT site, prediction_id, $task, input, output, confidence, bundle_version || ' ' || left(bundle_digest, 12)
+    SELECT site, prediction_id, $task, input, output, local_answer, confidence,
+           bundle_version || ' ' || left(bundle_digest, 12), teacher_answer, model
     FROM examples WHERE {condition}
     ORDER BY confidence NULLS FIRST, answered_at, site, prediction_id LIMIT $limit
 """

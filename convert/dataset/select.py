@@ -19,6 +19,7 @@ import duckdb
 
 from convert import splits
 from convert.collect import joined
+from convert.data import LABELED_BY_CHARS_MAX, LabelSource
 from edge_agent.errors import FileMissing, InvalidRequest
 
 Answers = Literal["reviewed", "sure", "opinions"]
@@ -27,14 +28,16 @@ SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
 # What each purpose takes: a condition, and the answer that makes two rows the same.
 _TRUE = ("truth IS NOT NULL", "truth")
-_LARGE = "coalesce(opinion, CASE WHEN model <> '' THEN output END)"
+_LARGE = "coalesce(opinion, teacher_answer)"
 _WANTED = {
     "reviewed": _TRUE,
     "opinions": (f"truth IS NOT NULL OR (verdict IS NULL AND {_LARGE} IS NOT NULL)", f"coalesce(truth, {_LARGE})"),
-    "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure)", "coalesce(truth, output)"),
+    "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure)", "coalesce(truth, local_answer)"),
     "corrected": ("truth IS NOT NULL AND truth <> output", "truth"),
     "judged": ("verdict IS NOT NULL AND NOT conflict", "coalesce(truth, '') || chr(0) || output"),
 }
+MACHINE_LABELLED: dict[str, LabelSource] = {"opinions": "teacher", "sure": "model"}
+"""Purposes that take what people did not label, and where those labels come from."""
 _POOL = """
     CREATE OR REPLACE TEMP TABLE pool AS
     SELECT site, prediction_id, answered_at, text_key, cluster, verdict IS NOT NULL AS reviewed,
@@ -131,8 +134,26 @@ def open_examples(connection: duckdb.DuckDBPyConnection, collected: Path, task: 
 
 
 def right_answer(purpose: str) -> str:
-    """Return the expression for the right answer of a row of that purpose; NULL = the output, or nobody knows it."""
-    return _WANTED[purpose][1] if purpose == "opinions" else "truth"
+    """Return the expression for the right answer of a row of that purpose; NULL = nobody knows it."""
+    return _WANTED[purpose][1] if purpose in MACHINE_LABELLED else "truth"
+
+
+def label_source(purpose: str) -> str:
+    """Return the expression for where the label of a row of that purpose comes from (docs/data-formats.md)."""
+    by_people = "CASE verdict WHEN 'corrected' THEN 'corrected' ELSE 'reviewed' END"
+    if purpose not in MACHINE_LABELLED:
+        return by_people
+    return f"CASE WHEN truth IS NOT NULL THEN {by_people} ELSE '{MACHINE_LABELLED[purpose]}' END"
+
+
+def labeled_by(purpose: str) -> str:
+    """Return the expression for who or what gave the label of a row of that purpose."""
+    machine = {
+        "opinions": "CASE WHEN opinion IS NOT NULL THEN opinion_model ELSE model END",
+        "sure": "concat($task, ' ', bundle_version, ' ', left(bundle_digest, 12))",
+    }
+    by = f"CASE WHEN truth IS NOT NULL THEN reviewer ELSE {machine[purpose]} END" if purpose in machine else "reviewer"
+    return f"left(coalesce({by}, ''), {LABELED_BY_CHARS_MAX})"
 
 
 def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:

@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 10_000
 _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
-    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict
+    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by}
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY c.place, e.answered_at, e.site, e.prediction_id
 """
@@ -64,8 +64,14 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
         if not left.chosen:
             said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
             raise InvalidRequest(said, remedy="'edge-convert assess' says what there is, and what is missing.")
-        query = _ROWS.format(right=select.right_answer(choice.purpose))
-        rows, labels = _write_rows(connection.execute(query), form, [folder / f"{name}.jsonl" for name in names])
+        purpose = choice.purpose
+        query = _ROWS.format(
+            right=select.right_answer(purpose), source=select.label_source(purpose), by=select.labeled_by(purpose)
+        )
+        values = {"task": choice.task} if "$task" in query else {}
+        rows, labels = _write_rows(
+            connection.execute(query, values), form, [folder / f"{name}.jsonl" for name in names]
+        )
         written = Written(
             choice.task,
             form,

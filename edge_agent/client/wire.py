@@ -431,6 +431,9 @@ def prediction(message: feedback_pb2.Prediction) -> Prediction:
         scores=tuple([(score.label, score.score) for score in message.scores]),
         feedback=tuple(map(_feedback, message.feedback)),
         reviewed=message.reviewed,
+        local_answer=message.local_answer if message.HasField("local_answer") else None,
+        teacher_answer=message.teacher_answer if message.HasField("teacher_answer") else None,
+        teacher_model=message.teacher_model,
     )
 
 

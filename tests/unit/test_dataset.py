@@ -253,9 +253,10 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, draw
 
 # --- formats ----------------------------------------------------------------------------------------------------------
 
-RIGHT = Example("s", "p", "in", "out", "out", "accept")
-WRONG = Example("s", "p", "in", "out", "right", "corrected")
-BAD = Example("s", "p", "in", "out", None, "reject")
+BY_ANNA = ("corrected", "anna")
+RIGHT = Example("s", "p", "in", "out", "out", "accept", *BY_ANNA)
+WRONG = Example("s", "p", "in", "out", "right", "corrected", *BY_ANNA)
+BAD = Example("s", "p", "in", "out", None, "reject", *BY_ANNA)
 ASKED = [{"role": "user", "content": "in"}]
 
 
@@ -284,7 +285,7 @@ def said(content: str) -> list[dict[str, str]]:
 )
 def test_formats(form: formats.Format, example: Example, expected: list[dict[str, Any]]):
     """Each format has the keys that its reader wants, and says where the row came from."""
-    origin = {"site": "s", "prediction_id": "p"}
+    origin = {"site": "s", "prediction_id": "p", "label_source": "corrected", "labeled_by": "anna"}
     assert [{**row, **origin} for row in expected] == formats.rows_of(example, form)
 
 

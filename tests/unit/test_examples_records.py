@@ -31,8 +31,14 @@ def read(record: bytes) -> example.Prediction:
     [
         {},
         {"confidence": 0.9, "sure": True, "threshold": None, "label_mass": None},
-        {"manifest": manifest("talk"), "scores": (), "confidence": None, "threshold": None, "output": 'Hello.\n"You"'},
-        {"manifest": manifest("visit"), "scores": (), "output": '{"PATIENT": ["Anna"], "DRUG": []}'},
+        {
+            "manifest": manifest("talk"),
+            "scores": (),
+            "confidence": None,
+            "threshold": None,
+            "local_answer": 'Hello.\n"You"',
+        },
+        {"manifest": manifest("visit"), "scores": (), "local_answer": '{"PATIENT": ["Anna"], "DRUG": []}'},
         {"route": "abstained", "reasons": ("UPSTREAM_NOT_CONFIGURED",), "text": "\u00e9\U0001f600\n\x00"},
     ],
 )
@@ -72,7 +78,7 @@ def test_consent_is_that_of_the_task(tmp_path):
 def test_inputs_and_texts_are_redacted_together(tmp_path):
     """A card in the input and in the answer is the same placeholder, and the record says which rules ran."""
     said = answered(
-        1, manifest=manifest("talk"), text=f"pay {CARD}", output=f"charged {CARD}", confidence=None, scores=()
+        1, manifest=manifest("talk"), text=f"pay {CARD}", local_answer=f"charged {CARD}", confidence=None, scores=()
     )
     record = read(recorder(tmp_path).prediction(said, NOW).record)
     assert ("pay [CARD_1]", "charged [CARD_1]") == (record.input, record.output)
@@ -87,7 +93,7 @@ def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_
         manifest=manifest("visit"),
         text="Anna Meyer takes ibuprofen",
         scores=(),
-        output='{"PATIENT": ["Anna Meyer"]}',
+        local_answer='{"PATIENT": ["Anna Meyer"]}',
     )
     hidden = read(recorder(tmp_path).prediction(said, NOW).record)
     assert ("[PATIENT_1] takes ibuprofen", '{"PATIENT":["[PATIENT_1]"]}') == (hidden.input, hidden.output)
@@ -98,7 +104,11 @@ def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_
 def test_numbers_of_a_record_are_redacted(tmp_path):
     """A telephone number that a model writes as a number is not stored, in the record nor in the input."""
     said = answered(
-        1, manifest=manifest("visit"), text="reach me at 491712345678", scores=(), output='{"phone": 491712345678}'
+        1,
+        manifest=manifest("visit"),
+        text="reach me at 491712345678",
+        scores=(),
+        local_answer='{"phone": 491712345678}',
     )
     kept = read(recorder(tmp_path).prediction(said, NOW).record)
     assert ("reach me at [PHONE_1]", '{"phone":"[PHONE_1]"}') == (kept.input, kept.output)
