@@ -19,6 +19,7 @@ import numpy as np
 from convert.calibrate import threshold
 from convert.calibrate.threshold import Risk
 from convert.dataset import select
+from convert.dataset.scope import Scope, Scoped, open_examples
 from convert.dataset.select import Choice
 from convert.intervals import Interval, share
 
@@ -72,14 +73,15 @@ _PAIRS = """
 # rejected another one, the large model's, without saying what is right.
 _REVIEWED = """
     SELECT confidence, truth IS NOT DISTINCT FROM local_answer FROM examples
-    WHERE verdict IS NOT NULL AND NOT conflict AND {known} ORDER BY confidence NULLS LAST, site, prediction_id
+    WHERE judged AND verdict IS NOT NULL AND NOT conflict AND {known}
+    ORDER BY confidence NULLS LAST, site, prediction_id
 """
 _KNOWN_LOCAL = "(local_answer IS NOT NULL AND (truth IS NOT NULL OR local_answer = output))"
-_UNKNOWN_LOCAL = "SELECT count(*) FROM examples WHERE verdict IS NOT NULL AND NOT conflict AND NOT {known}"
+_UNKNOWN_LOCAL = "SELECT count(*) FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND NOT {known}"
 # What people could not agree on says nothing, whatever the large model thinks of it.
 _AUDIT = """
     SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = local_answer)
-    FROM examples WHERE opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
+    FROM examples WHERE judged AND opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
 """
 
 
@@ -153,6 +155,8 @@ class Assessment:
     """Share of the reviewed local answers that were right, which is no fair sample."""
     promise: Promise
     audit: Audit
+    scope: Scoped
+    """Which bundles had answered, and which of them `right`, `promise`, `audit` and `unjudged` are of."""
 
     @property
     def short(self) -> list[str]:
@@ -180,9 +184,15 @@ class Assessment:
         return {"schema": "edge-agent/assessment/v1", **found, **verdict}
 
 
-def assess(collected: Path, task: str, risk: Risk) -> Assessment:
-    """Look at everything that was collected of a task. Raises FileMissing when that is nothing."""
+def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> Assessment:  # noqa: B008 - it cannot change
+    """Look at what was collected of a task.
+
+    Raises:
+        FileMissing: that is nothing.
+        InvalidRequest: nothing of it is of that version or site.
+    """
     with duckdb.connect() as connection:
+        scoped = open_examples(connection, collected, task, scope)
         usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
         examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
@@ -205,6 +215,7 @@ def assess(collected: Path, task: str, risk: Risk) -> Assessment:
             right=share(sum(right for _, right in judged), len(judged)),
             promise=_promise(judged, risk),
             audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
+            scope=scoped,
         )
 
 

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -105,6 +105,8 @@ class Summary:
     synthetic: dict[Split, int]
     warnings: tuple[str, ...]
     """Whole sentences for the report."""
+    label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
+    """Rows by where their label comes from, in the order of LABEL_SOURCES."""
 
 
 def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[Row]:  # noqa: A002 - the key's name
@@ -182,6 +184,7 @@ def check(recipe: Recipe) -> Summary:
         rows={split: len(found[split]) for split in named},
         labels={split: _in_order(counts[split], known) for split in named},
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
+        label_sources={split: count_label_sources(found[split]) for split in named},
         warnings=(
             *_doubts(found),
             *_families(found),
@@ -189,6 +192,12 @@ def check(recipe: Recipe) -> Summary:
             *_few(len(found["calibration"]), recipe),
         ),
     )
+
+
+def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:
+    """Count rows by where their label comes from."""
+    counts = Counter(row.label_source for row in found)
+    return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
 
 
 def _check_trainable(recipe: Recipe, task: Task) -> None:
