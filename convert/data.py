@@ -341,13 +341,8 @@ def labels(split: Sequence[Row]) -> Iterator[str]:
 
 
 def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: bool) -> None:
-    if split in ("calibration", "test") and any(row.synthetic for row in found):
-        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
-        raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
-    machine = [row for row in found if row.label_source in MACHINES]
-    if split in ("calibration", "test") and machine:
-        said = f"{path}: {_by_machine(machine)}; the {split} split takes labels of people only"
-        raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
+    if split in ("calibration", "test"):
+        _check_made_by_people(found, split, path)
     seen = Counter(labels(found))
     known = known_labels(task)
     for label in seen if known else ():
@@ -361,8 +356,22 @@ def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: b
         raise InvalidRequest(said, remedy="Draw the splits anew, so that each has rows of several labels.")
 
 
-def _by_machine(rows: list[Row]) -> str:
-    """Say how many rows a teacher, and how many a model labelled, and which one."""
+def _check_made_by_people(found: list[Row], split: Split, path: Path) -> None:
+    """Raise InvalidRequest for texts or labels that a machine made."""
+    if any(row.synthetic for row in found):
+        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
+        raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
+    machine = labelled_by_machine(found)
+    if machine:
+        said = f"{path}: {machine}; the {split} split takes labels of people only"
+        raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
+
+
+def labelled_by_machine(found: Sequence[Row]) -> str:
+    """Say how many rows a teacher, and how many a model labelled, and which one; empty = none."""
+    rows = [row for row in found if row.label_source in MACHINES]
+    if not rows:
+        return ""
     counts = Counter((row.label_source, row.labeled_by) for row in rows)
     each = [f"{count} by {' '.join(filter(None, by))}" for by, count in counts.most_common(_SHOWN_MAX)]
     more = f" and {len(counts) - _SHOWN_MAX} others" if len(counts) > _SHOWN_MAX else ""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.data import LabelSource
+from convert.data import LabelSource, Summary
+from convert.recipe import Split
 from convert.report.doubts import doubts, of_quality
 from convert.report.made import UNKNOWN, Made, duration, interval, number, percent, plural, size
 
@@ -244,17 +245,27 @@ def _data(made: Made) -> Iterator[str]:
     yield "## Data"
     splits, data = list(made.data.rows), made.data
     rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
-    counts = [data.label_sources.get(split, {}) for split in splits]
-    sources = [source for source in LABEL_SOURCES if any(source in found for found in counts)]
-    rows += [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
+    rows += _label_sources([data.label_sources.get(split, {}) for split in splits])
     for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
         rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
     yield _table(["", *splits], rows)
-    imported = [split for split in ("calibration", "test") if data.label_sources.get(split, {}).get("imported")]
+    yield from _assumed(data)
+
+
+def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
+    """Return a row for each source that labels come from."""
+    sources = [source for source in LABEL_SOURCES if any(source in found for found in counts)]
+    return [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
+
+
+def _assumed(data: Summary) -> Iterator[str]:
+    """Say what figures rest on that no row shows."""
+    measured: tuple[Split, ...] = ("calibration", "test")
+    imported = [split for split in measured if data.label_sources.get(split, {}).get("imported")]
     if imported:
         yield (
-            f"Of the {' and the '.join(imported)} split, rows of the team's own files do not say who labelled them. It"
-            " is assumed that people did, and figures and threshold rest on that: no row shows it."
+            f"Rows of the team's own files do not say who labelled them ({' and '.join(imported)}). It is assumed that"
+            " people did: figures and threshold rest on that."
         )
 
 

@@ -59,7 +59,7 @@ def _show(console: Console, shown: Prediction) -> None:
     title = f"{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{'' if both else _sureness(shown)})"
     console.print(Text.assemble((title, "bold")))
     console.print(Text.assemble(("  input   ", "dim"), shown.input))
-    given = (f"  {shown.teacher_model}, the large model", "dim") if both else ""
+    given = (f"  by {shown.teacher_model or 'the large model'}", "dim") if both else ""
     console.print(Text.assemble(("  answer  ", "dim"), shown.output, given))
     if both and shown.local_answer is not None:
         console.print(Text.assemble(("  local   ", "dim"), shown.local_answer, (_sureness(shown), "dim")))
