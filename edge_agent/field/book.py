@@ -20,6 +20,7 @@ from edge_agent.field.figures import Agreed, AtConfidence, AtLabel, Disagreement
 from edge_agent.field.observed import FAIR, Observed, Pair, Source
 from edge_agent.field.tables import SeriesRow, Tables
 from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.example import local_answer
 from edge_agent.intervals import upper_bound
 
 DAY_SECONDS = 86_400
@@ -104,7 +105,7 @@ class Book:
         pair = Pair(
             source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
         )
-        confidence = prediction["confidence"]
+        confidence = observing.local_confidence(prediction)
         self._pair(row, [(prediction["prediction_id"], confidence, pair)], at)
         if source in FAIR:
             self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
@@ -200,7 +201,7 @@ class Book:
         self, row: SeriesRow, prediction: Mapping[str, Any], feedback: Mapping[str, Any], theirs: str | None
     ) -> None:
         """Note a person's first word on an answer that both models gave without doubt: there it is the truth."""
-        ours, confidence = observing.local_output(prediction), prediction["confidence"]
+        ours, confidence = observing.local_output(prediction), observing.local_confidence(prediction)
         wrong = observing.verdict(prediction, feedback)
         if theirs is None or ours is None or confidence is None or wrong is None:
             return
@@ -294,9 +295,11 @@ def _theirs(prediction: Mapping[str, Any]) -> str | None:
 
 
 def _accepted(prediction: Mapping[str, Any]) -> bool:
+    local = local_answer(prediction)
     return (
-        prediction["confidence"] is not None
-        and bool(prediction["sure"])
+        local is not None
+        and local["confidence"] is not None
+        and bool(local["sure"])
         and not any(word in prediction["reason"] for word in UNUSUAL)
     )
 

@@ -35,7 +35,7 @@ def sure(number: int, **changes):
 
 
 def shadowed(number: int, theirs: str, **changes):
-    return answered(number, manifest=calibrated(), output=theirs, **{**SHADOW, **changes})
+    return answered(number, manifest=calibrated(), teacher_answer=theirs, **{**SHADOW, **changes})
 
 
 def only(site: ASite):
@@ -116,8 +116,10 @@ def test_records_are_compared_whatever_their_spelling(site):
     """Two records with the same fields agree; their values are kept nowhere."""
     same = {"manifest": manifest("visit"), "scores": (), "model": "large-1", "route": "upstream"}
     site.keep(
-        answered(1, output='{"DRUG": ["x"], "PATIENT": []}', ours='{"PATIENT": [], "DRUG": ["x"]}', **same),
-        answered(2, output='{"DRUG": ["Secretol"]}', ours='{"DRUG": []}', **same),
+        answered(
+            1, teacher_answer='{"DRUG": ["x"], "PATIENT": []}', local_answer='{"PATIENT": [], "DRUG": ["x"]}', **same
+        ),
+        answered(2, teacher_answer='{"DRUG": ["Secretol"]}', local_answer='{"DRUG": []}', **same),
     )
     (series,) = site.house.book.report("visit")
     assert [("escalated", "", 2, 1)] == [(e.source, e.label, e.pairs, e.agreed) for e in series.agreement]
@@ -178,7 +180,9 @@ def test_many_corrections_refute_the_promise(site):
 def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
     """Let people judge that many answers of the large model, before there was a small one."""
     for number in range(right + wrong):
-        site.keep(answered(number, manifest=manifest(), ours=None, confidence=None, route="upstream", scores=()))
+        site.keep(
+            answered(number, local_answer=None, teacher_answer="refund", confidence=None, route="upstream", scores=())
+        )
         site.house.book.judged(
             {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
             Said({"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True),
@@ -294,7 +298,7 @@ def test_an_alarm_of_drift_goes_away_when_it_is_as_before(site):
 @pytest.mark.parametrize(
     ("alarm", "change"),
     [
-        ("labels", {"scores": [("price", 0.95), ("refund", 0.05)], "output": "price"}),
+        ("labels", {"scores": [("price", 0.95), ("refund", 0.05)], "local_answer": "price"}),
         ("length", {"text": "refund " * 100}),
         ("novelty", {"reasons": ("SURE", "LABEL_MASS_UNUSUAL")}),
     ],
