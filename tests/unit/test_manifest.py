@@ -100,7 +100,7 @@ def test_a_gate_that_cannot_work_is_refused(more: dict[str, Any], said: str) -> 
 
 @pytest.mark.parametrize("policy", [CALIBRATED, {"policy": "always_escalate"}])
 def test_a_manifest_without_a_gate_is_written_as_before(policy: dict[str, Any]) -> None:
-    """No gate and no floor are written where there are none: an agent before them refuses keys that it does not know."""
+    """No gate and no floor are written where there are none: an older agent refuses keys that it does not know."""
     first = parsed(confidence=policy)
     assert set() == {"gate", "floor"} & json.loads(encode(first))["confidence"].keys()
     assert ("none", first) == (first.gate_name, parse(encode(first)))
