@@ -231,6 +231,7 @@ def observed(answered: Answered, seconds: float) -> Observed:
         answered.held_up,
         pair,
         answered.output if answered.manifest.task.kind == "classify" else "",
+        answered.p_value,
     )
 
 

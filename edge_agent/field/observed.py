@@ -70,6 +70,8 @@ class Observed:
     pair: Pair | None = None
     label: str = ""
     """That was given; empty = none was."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none, or the local model was not asked."""
 
     @property
     def accepted(self) -> bool:

@@ -1,5 +1,7 @@
 """What is counted of answers and of what is said of them: once, by bundle and day, and bounded."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from edge_agent.field import tables
@@ -82,6 +84,46 @@ def test_a_word_on_a_stranger_changes_no_threshold(site):
     site.judge(judgement(1, **ACCEPT), prediction=kept(1, **prediction))
     (found,) = only(site).confidences
     assert (0, 1, 1, 1) == (found.hundredths, found.answers, found.pairs, found.reviewed)
+
+
+def gated(number: int, p_value: float):
+    gate = {"score": "label_mass", "held_up_max": 0.03, "scores": [each / 100 for each in range(400)]}
+    said = calibrated(gate=gate, coverage=1.0)
+    return answered(number, manifest=said, p_value=p_value, **SURE)
+
+
+def test_more_inputs_outside_the_gate_raise_an_alarm(site):
+    """Small p-values beyond what chance explains raise an alarm that says since when, and it ends when they do."""
+    site.keep(*(gated(each, (1 + each * 37 % 401) / 401) for each in range(400)))
+    assert [] == standing(site)
+    site.clock.wall += DAY
+    site.keep(*(gated(1000 + each, 1 / 401) for each in range(40)))
+    (alarm,) = site.house.book.standing()
+    assert "new_inputs" == alarm.alarm
+    began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
+    assert alarm.said.startswith(f"since {began} about ")
+    assert "40 of 40 have" in alarm.said
+    site.keep(*(gated(2000 + each, (1 + each * 37 % 401) / 401) for each in range(1200)))
+    assert [] == standing(site)
+
+
+def test_the_evidence_of_new_inputs_survives_a_restart(site):
+    """Two processes, one after the other, find what one would have found."""
+    site.keep(*(gated(each, 1 / 401) for each in range(4)))
+    site.reopen()
+    assert [] == standing(site)
+    site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
+    (alarm,) = site.house.book.standing()
+    assert "8 of 8 have" in alarm.said
+
+
+def test_a_task_may_have_a_level_of_its_own(tmp_path):
+    """A stricter level takes more evidence for the same alarm."""
+    site = ASite(tmp_path, new_inputs_level={"pos-intent": 1e-9})
+    site.keep(*(gated(each, 1 / 401) for each in range(8)))
+    assert [] == standing(site)
+    site.keep(*(gated(100 + each, 1 / 401) for each in range(40)))
+    assert ["new_inputs"] == standing(site)
 
 
 def test_an_answer_that_is_kept_twice_is_counted_once(site):
