@@ -48,6 +48,13 @@ def share(value: float, half: float) -> dict[str, float]:
     return {"value": value, "low": value - half, "high": min(1.0, value + half), "level": 0.95}
 
 
+def label(rows: int, precision: float | None, recall: float, f1: float) -> dict[str, Any]:
+    """Return the figures of a label as the evaluate stage reports them."""
+    unknown = {"value": None, "low": 0.0, "high": 1.0, "level": 0.95}
+    first = unknown if precision is None else share(precision, 0.05)
+    return {"rows": rows, "precision": first, "recall": share(recall, 0.05), "f1": share(f1, 0.05)}
+
+
 def candidate(name: str, megabytes: float, milliseconds: float, agreement: float, *, inside: bool) -> dict[str, Any]:
     """Return a candidate as the quantize stage reports it."""
     return {
@@ -79,9 +86,9 @@ EVALUATE: dict[str, Any] = {
     "latency_ms": {"p50": 20.3, "p90": 24.0, "p95": 26.1, "p99": 31.0, "mean": 20.9},
     "confusion": {"refund": {"refund": 40, "exchange": 3, "a|b": 1}, "other": {"price": 9, "other": 14}},
     "per_label": {
-        "refund": {"rows": 44, "precision": 0.95, "recall": 0.909, "f1": 0.93},
-        "other": {"rows": 23, "precision": 0.8, "recall": 0.435, "f1": 0.7},
-        "stock": {"rows": 7, "precision": None, "recall": 0.9, "f1": 0.7},
+        "refund": label(44, 0.95, 0.909, 0.93),
+        "other": label(23, 0.8, 0.435, 0.7),
+        "stock": label(7, None, 0.9, 0.7),
     },
 }
 FINETUNE: dict[str, Any] = {
