@@ -1,13 +1,9 @@
 """Intervals and tests on right and wrong answers: of one system, and of two on the same rows. Pure.
 
-Independent rows: Clopper and Pearson 1934 for one share, by the rule that sites use, too; McNemar 1947, exact, for two
-systems; Bonett and Price 2012 (doi 10.1002/sim.4415) for the difference between these two.
-
-Rows of one family are right or wrong together. So counts are first brought down to as many independent rows as say the
-same (Korn and Graubard 1998, the interval that the US health surveys use), by the variance between families; the tests
-exchange the two systems in whole families. Errors are few: the variance is measured with a quarter of a family of each
-extreme added, or families that happen to agree would pass for independent rows (tests/unit/test_intervals.py draws
-both). Where no two rows share a family, the results are those of the exact rules to the last bit.
+Shares by the rule that sites use, too (edge_agent/intervals.py). Two systems: McNemar 1947, exact; Bonett and Price
+2012 (doi 10.1002/sim.4415) for the difference between their shares. Rows of one family are right or wrong together:
+counts are brought down to independent rows as there, and the tests exchange the two systems in whole families. Where no
+two rows share a family, the results are those of the exact rules to the last bit.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from edge_agent.intervals import LEVEL, Interval, share, upper_bound
+from edge_agent.intervals import LEVEL, Interval, independent_rows, share, share_of_families, upper_bound
 
 __all__ = [
     "Interval",
@@ -41,7 +37,6 @@ Numbers = npt.NDArray[np.int64]
 
 EXCHANGES = 4000
 """Random exchanges of a test that has no exact distribution: a p-value of 0.05 is known to about 0.003."""
-_PSEUDO_FAMILIES = 0.25
 _SEED = 20261128
 _CELLS_AT_ONCE = 2_000_000
 
@@ -59,15 +54,11 @@ def clustered_share(right: Sequence[bool] | npt.NDArray[np.bool_], families: Num
         families: [rows], as `family_numbers` gives them.
         level: of the interval.
     """
-    flags = np.asarray(right, dtype=np.bool_)
-    rows, hits = len(flags), int(flags.sum())
-    if not rows or _are_alone(families):
-        return share(hits, rows, level)
-    count = _independent_rows(flags.astype(np.float64), families, (0.0, 1.0), level)
-    worth, tail = hits / rows * count, (1 - level) / 2
-    low = float(stats.beta.ppf(tail, worth, count - worth + 1)) if hits else 0.0
-    high = float(stats.beta.isf(tail, worth + 1, count - worth)) if hits < rows else 1.0
-    return Interval(hits / rows, low, high, level)
+    flags = np.asarray(right, dtype=np.int64)
+    sizes, there = _sizes(families)
+    return share_of_families(
+        list(zip(np.bincount(families, flags)[there].astype(int).tolist(), sizes, strict=True)), level
+    )
 
 
 def clustered_difference(differences: Numbers, families: Numbers, level: float = LEVEL) -> Interval:
@@ -75,7 +66,9 @@ def clustered_difference(differences: Numbers, families: Numbers, level: float =
     rows, gained, lost = len(differences), int((differences > 0).sum()), int((differences < 0).sum())
     if not rows or _are_alone(families):
         return paired_difference(lost, gained, rows, level)
-    count = _independent_rows(differences.astype(np.float64), families, (-1.0, 1.0), level)
+    sizes, there = _sizes(families)
+    sums = np.bincount(families, differences)[there].tolist()
+    count = independent_rows(sizes, sums, float(gained + lost), (-1.0, 1.0), level)
     return paired_difference(lost * count / rows, gained * count / rows, count, level)
 
 
@@ -163,24 +156,10 @@ def _are_alone(families: Numbers) -> bool:
     return len(np.unique(families)) == len(families)
 
 
-def _independent_rows(values: Floats, families: Numbers, extremes: tuple[float, float], level: float) -> float:
-    """Return the number of independent rows whose mean is known as well as that of these, from families."""
+def _sizes(families: Numbers) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """Return the rows of each family that is there, and which numbers are."""
     sizes = np.bincount(families)
-    sizes = sizes[sizes > 0]
-    rows, number = len(values), len(sizes)
-    fewest = rows**2 / float((sizes**2).sum())  # the rows of a family all alike
-    extra = _PSEUDO_FAMILIES * rows / number
-    whole = rows + 2 * extra
-    mean = (float(values.sum()) + extra * sum(extremes)) / whole
-    between = float((np.bincount(families, values - mean) ** 2).sum())
-    between += _PSEUDO_FAMILIES * sum((rows / number * (extreme - mean)) ** 2 for extreme in extremes)
-    alone = float(((values - mean) ** 2).sum()) + extra * sum((extreme - mean) ** 2 for extreme in extremes)
-    counted = number + 2 * _PSEUDO_FAMILIES
-    count = rows / max(1.0, between * counted / (counted - 1) / alone) if number > 1 else fewest
-    if number > 1:  # few families tell the variance badly
-        tail = (1 + level) / 2
-        count *= float(stats.t.ppf(tail, rows - 1) / stats.t.ppf(tail, number - 1)) ** 2
-    return min(float(rows), max(fewest, count))
+    return sizes[sizes > 0].tolist(), sizes > 0
 
 
 def _gap(change: Floats, whole: Floats, statistic: Callable[[Floats], Floats]) -> Floats:

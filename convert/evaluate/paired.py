@@ -33,7 +33,7 @@ def compare(
     if kind == "embed":
         return report | {"cosine": cosine(first, second)}
     left, right = outcomes(manifests[0], rows, first), outcomes(manifests[1], rows, second)
-    same = np.array(_same(first, second), dtype=np.bool_)
+    same = np.array(same_answers(first, second), dtype=np.bool_)
     found = figures.differences(left, right)
     report |= {
         "first": summary(manifests[0].confidence, left),
@@ -52,15 +52,11 @@ def compare(
     return report
 
 
-def _same(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[bool]:
+def same_answers(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[bool]:
+    """Tell which texts got the same answer from both; two failures are the same."""
     return [
         (left.answer, left.failure) == (right.answer, right.failure) for left, right in zip(first, second, strict=True)
     ]
-
-
-def agreeing(first: Sequence[Prediction], second: Sequence[Prediction]) -> int:
-    """Return how many texts got the same answer from both; two failures are the same."""
-    return sum(_same(first, second))
 
 
 def cosine(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, float]:

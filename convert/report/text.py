@@ -279,21 +279,53 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
     yield "## Confidence"
     yield calibrate["verdict"]
     if "rows" in calibrate:
-        yield _how(calibrate["rows"], calibrate["temperature"])
+        yield _test(calibrate)
+        yield from _all_passed(calibrate)
+        yield _temperature(calibrate)
+        yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
     yield from _images(plots, "reliability.png", "risk-coverage.png")
 
 
-def _how(rows: Mapping[str, int], temperature: float) -> str:
-    fitted = f"The temperature, {number(temperature)}, was fitted on {plural(rows['temperature'], 'row')}"
-    if not rows["temperature"]:
-        fitted = "There were too few rows to fit a temperature as well"
+def _test(calibrate: Mapping[str, Any]) -> str:
+    """Return the test in three sentences."""
+    target, sure = percent(calibrate["target_risk"], 0), percent(1 - calibrate["delta"], 0)
+    tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
+    start = f", here {max(tested):g}" if tested else ""
     return (
-        f"{fitted}; the threshold was tested on {plural(rows['threshold'], 'other row')}, of each family one. Those of"
-        " the temperature said where to begin, and from there each lower threshold was tested in turn: it passes when"
-        " so few wrong answers would be that unlikely if more than the target were wrong (exact binomial test, Learn"
-        " then Test). The last that passed before the first that failed is the threshold; errors further down are not"
-        " looked at, and the certainty is of the target, not of the share that was seen."
+        f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose labels"
+        f" nothing else has seen; the rows of the temperature said where to start{start}. From there each lower"
+        f" threshold was tested in turn, and passed where so few wrong answers have a probability of"
+        f" {percent(calibrate['delta'], 0)} at most if more than {target} are wrong (exact binomial test, Learn then"
+        " Test). The last that passed before the first that failed is the threshold: that at most"
+        f" {target} are wrong is what is certain to {sure}, whatever share was seen there, and nothing below the first"
+        " failure counts, however few errors it shows."
     )
+
+
+def _all_passed(calibrate: Mapping[str, Any]) -> Iterator[str]:
+    if calibrate["walk"] and calibrate["walk"][-1]["verdict"] == "passed":
+        yield (
+            f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed: the"
+            f" answers together are wrong in less than the target, so hardly any has to escalate. A lower 'risk.target'"
+            " would tell the surer answers apart."
+        )
+
+
+def _temperature(calibrate: Mapping[str, Any]) -> str:
+    fit, rows = calibrate["temperature_fit"], calibrate["rows"]["temperature"]
+    if not rows:
+        return "There were too few rows to fit a temperature as well: it is 1."
+    after = calibrate["reliability"]["after"]["log_loss"]
+    before = calibrate["reliability"]["before"]["log_loss"]
+    tried = (
+        f"A temperature of {number(fit['tried'])} was fitted on {plural(rows, 'row')}. On rows of these that were held"
+        f" out of the fit it changes the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
+    )
+    if not fit["kept"]:
+        return f"{tried} no gain beyond chance, so the temperature stays 1."
+    said = f"{tried} it is kept. On the rows of the threshold the log loss of being right goes from {before:.4f}"
+    worse = ", which is worse: expect no better calibration from it" if after > before else ""
+    return f"{said} to {after:.4f}{worse}."
 
 
 def _images(plots: Sequence[str], *names: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from edge_agent.cli.demo_compare import Labelled, Said, Score
 from edge_agent.client import BundleRef, Classification, Failure, Timings
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest, parse
+from edge_agent.intervals import share
 
 ROWS = [Labelled("money back", "refund"), Labelled("how much", "price"), Labelled("hello", "other")]
 
@@ -48,7 +49,7 @@ def shown(manifests: list[Manifest], answers: list[list[Said]]) -> str:
 def test_right_and_sure_answers_are_counted():
     """A sure answer that is wrong counts against the sure ones."""
     answers = [Said("refund", True, 1.0), Said("refund", True, 9.0), Said("other", False, 2.0)]
-    assert Score(3, 2, 2, 1, 2.0) == demo_compare.score(ROWS, answers)
+    assert Score(3, share(2, 3), 2, share(1, 2), 2.0) == demo_compare.score(ROWS, answers)
 
 
 def test_a_sample_is_spread_and_always_the_same():
@@ -78,7 +79,7 @@ def test_the_table_marks_answers_and_names_the_models_apart():
 def test_the_figures_have_intervals():
     """2 of 3 right says little, and the figure says so; without a threshold nothing is said of sure answers."""
     page = shown([manifest("pos-intent")], [said("refund", "other", "other")])
-    assert "67% ±37" in page
+    assert "67% ±45" in page
     assert "2.0 ms" in page
     assert "-                -" in page
     sure = shown([manifest("pos-intent", calibrated=True)], [said("refund", "other", "other", sure=True)])
