@@ -52,6 +52,17 @@ def test_right_and_sure_answers_are_counted():
     assert Score(3, share(2, 3), 2, share(1, 2), 2.0) == demo_compare.score(ROWS, answers)
 
 
+def test_messages_of_a_family_say_less_than_others():
+    """Answers that are right or wrong by family have a wider interval than as many on their own."""
+    alone = [Labelled(str(number), "refund") for number in range(40)]
+    kin = [Labelled(str(number), "refund", f"family {number // 8}") for number in range(40)]
+    answers = said(*["refund"] * 32, *["price"] * 8)
+    first, second = (demo_compare.score(rows, answers).right for rows in (alone, kin))
+    assert share(32, 40) == first
+    assert first.value == second.value
+    assert second.high - second.low > 2 * (first.high - first.low)
+
+
 def test_a_sample_is_spread_and_always_the_same():
     """All rows, if they are few enough; otherwise from the first to near the last."""
     rows = [Labelled(str(number), "x") for number in range(10)]
@@ -109,7 +120,7 @@ def test_labelled_messages_are_read(tmp_path: Path):
     """Other columns and blank lines do not matter."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "money back", "label": "refund", "family": "x"}\n\n')
-    assert (Labelled("money back", "refund"),) == demo_compare.read_labelled(file)
+    assert (Labelled("money back", "refund", "x"),) == demo_compare.read_labelled(file)
     with pytest.raises(FileMissing, match="does not exist"):
         demo_compare.read_labelled(tmp_path / "nothing.jsonl")
 

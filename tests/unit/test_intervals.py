@@ -92,14 +92,15 @@ def test_a_difference_turns_its_sign_with_the_systems(first, second, ties):
 # --- families of rows ---------------------------------------------------------------------------------------------
 
 FLAGS = st.lists(st.booleans(), min_size=1, max_size=60)
-RNG = np.random.default_rng(3)
 
 
-def in_families(rows: int, size: int, correlation: float, chance: float) -> tuple[np.ndarray, np.ndarray]:
+def in_families(
+    drawn: np.random.Generator, rows: int, size: int, correlation: float, chance: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return right answers in families of one size, each pair of a family as correlated as that, and the families."""
-    common = np.repeat(RNG.random(rows // size) < chance, size)
-    takes = RNG.random(rows) < math.sqrt(correlation)
-    return np.where(takes, common, RNG.random(rows) < chance), np.arange(rows) // size
+    common = np.repeat(drawn.random(rows // size) < chance, size)
+    takes = drawn.random(rows) < math.sqrt(correlation)
+    return np.where(takes, common, drawn.random(rows) < chance), np.arange(rows) // size
 
 
 @given(FLAGS)
@@ -116,8 +117,9 @@ def test_rows_on_their_own_have_the_exact_interval(flags):
 def test_the_interval_holds_the_true_share_of_families(size, correlation, chance):
     """In 93 draws of 100 or more, less two standard errors; counted as independent rows it would in far fewer."""
     draws, held, naive = 400, 0, 0
+    drawn = np.random.default_rng(3)
     for _ in range(draws):
-        right, families = in_families(304, size, correlation, chance)
+        right, families = in_families(drawn, 304, size, correlation, chance)
         found, other = clustered_share(right, families), share(int(right.sum()), len(right))
         held += found.low <= chance <= found.high
         naive += other.low <= chance <= other.high
@@ -157,9 +159,10 @@ def test_a_family_changes_sides_as_a_whole(sums, p_value):
 def test_false_alarms_of_the_paired_test_are_rare():
     """Of two equally good versions that err by families, at most one in twenty looks different, give or take."""
     draws, alarms = 300, 0
+    drawn = np.random.default_rng(3)
     for _ in range(draws):
-        first, families = in_families(160, 4, 0.6, 0.85)
-        second, _ = in_families(160, 4, 0.6, 0.85)
+        first, families = in_families(drawn, 160, 4, 0.6, 0.85)
+        second, _ = in_families(drawn, 160, 4, 0.6, 0.85)
         alarms += paired_p_value(second.astype(int) - first.astype(int), families) <= 0.05
     assert alarms <= (0.05 + 2 * math.sqrt(0.05 * 0.95 / draws)) * draws
 
