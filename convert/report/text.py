@@ -380,6 +380,8 @@ def _data(made: Made) -> Iterator[str]:
         rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
     yield _table(["", *splits], rows)
     yield from _assumed(data)
+    for copies in data.near_copies:
+        yield f"{copies.sentence()}."
 
 
 def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
