@@ -18,6 +18,7 @@ from scipy import stats
 from edge_agent.intervals import LEVEL, Interval, independent_rows, share, share_of_families, upper_bound
 
 __all__ = [
+    "LEVEL",
     "Interval",
     "clustered_difference",
     "clustered_share",

@@ -62,7 +62,7 @@ def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | N
     """
     common = common_hashes(left, right)
     found: npt.NDArray[np.bool_] = common >= ALIKE_HASHES_MIN
-    for place in np.flatnonzero(~found & (common >= _COUNTED_HASHES_MIN)):
+    for place in np.flatnonzero(~found & (common >= _COUNTED_HASHES_MIN)).tolist():
         first, second = texts[place]
         found[place] = first is not None and second is not None and common_share(first, second) >= ALIKE_SHARE_MIN
     return found

@@ -89,7 +89,7 @@ def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) 
         "rows": len(wanted),
         "precision": share_of(said, families).plain(),
         "recall": share_of(wanted, families).plain(),
-        "f1": Interval(*map(_f1, (overlap.value, overlap.low, overlap.high)), overlap.level).plain(),
+        "f1": Interval(_f1(overlap.value), _f1(overlap.low), _f1(overlap.high), overlap.level).plain(),
     }
 
 
@@ -137,22 +137,27 @@ def _paired(first: Flags, second: Flags, families: Numbers) -> tuple[Interval, f
 
 
 def _risks(first: Outcomes, second: Outcomes) -> tuple[Interval, float | None]:
-    shares = [clustered_share(~each.right[each.confident], each.families[each.confident]) for each in (first, second)]
+    gap = difference_of(_risk(first), _risk(second))
     if not (first.confident.any() and second.confident.any()):
-        return difference_of(*shares), None
-    sums = [
-        _by_family(each, np.stack([each.confident & ~each.right, each.confident], axis=1)) for each in (first, second)
-    ]
-    return difference_of(*shares), exchange_p_value(*sums, _ratio)
+        return gap, None
+    return gap, exchange_p_value(_wrong_by_family(first), _wrong_by_family(second), _ratio)
+
+
+def _risk(each: Outcomes) -> Interval:
+    return clustered_share(~each.right[each.confident], each.families[each.confident])
 
 
 def _calibration(first: Outcomes, second: Outcomes) -> tuple[Interval, float | None]:
-    errors = []
-    for each in (first, second):
-        plain = reliability.reliability(each.confidence, each.right, each.families)["calibration_error"]
-        errors.append(Interval(**plain))
-    sums = [_bin_gaps(each, first) for each in (first, second)]
-    return difference_of(*errors), exchange_p_value(*sums, lambda gaps: np.abs(gaps).sum(axis=1) / len(first.right))
+    rows = len(first.right)
+    p_value = exchange_p_value(
+        _bin_gaps(first, first), _bin_gaps(second, first), lambda gaps: np.abs(gaps).sum(axis=1) / rows
+    )
+    return difference_of(_calibration_error(first), _calibration_error(second)), p_value
+
+
+def _calibration_error(each: Outcomes) -> Interval:
+    plain = reliability.reliability(each.confidence, each.right, each.families)["calibration_error"]
+    return Interval(**plain)
 
 
 def _bin_gaps(each: Outcomes, by: Outcomes) -> Floats:
@@ -162,10 +167,12 @@ def _bin_gaps(each: Outcomes, by: Outcomes) -> Floats:
     return reliability.gaps_of(each.confidence, each.right, numbers, places)
 
 
-def _by_family(each: Outcomes, columns: Flags) -> Floats:
+def _wrong_by_family(each: Outcomes) -> Floats:
+    """Return each family's wrong confident answers, and its confident ones."""
     numbers = np.unique(each.families, return_inverse=True)[1]
+    columns = np.stack([each.confident & ~each.right, each.confident], axis=1).astype(np.float64)
     sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
-    np.add.at(sums, numbers, columns.astype(np.float64))
+    np.add.at(sums, numbers, columns)
     return sums
 
 
@@ -186,9 +193,8 @@ def label_differences(first: Outcomes, second: Outcomes, labels: Sequence[str]) 
             which: {"accuracy": clustered_share(each.right, each.families).plain()} | _selective(each)
             for which, each in zip(("first", "second"), pair, strict=True)
         }
-        for name in ("right", "confident"):
-            flags = [getattr(each, name) for each in pair]
-            found[label][f"p_{name}"] = _paired(*flags, pair[0].families)[1]
+        found[label]["p_right"] = _paired(pair[0].right, pair[1].right, pair[0].families)[1]
+        found[label]["p_confident"] = _paired(pair[0].confident, pair[1].confident, pair[0].families)[1]
     for name in ("p_right", "p_confident"):
         raised = holm([each[name] for each in found.values()])
         for each, value in zip(found.values(), raised, strict=True):

@@ -17,6 +17,7 @@ from edge_agent.formats import strict_json
 KEY = "quality"
 _REPORT_BYTES_MAX = 16 * 1024 * 1024
 _DIGITS = 4
+_PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
 _INTERVAL = ("value", "low", "high", "level")
 
 
@@ -53,21 +54,27 @@ def decode(written: object) -> dict[str, Any]:
 
 def taken(plain: object) -> dict[str, Any]:
     """Return the figures of a headline, and nothing else; empty where they are not as an evaluation reports them."""
-    if not isinstance(plain, Mapping) or not _is_count(plain.get("rows")) or not _interval(plain.get("accuracy")):
+    plain = _mapping(plain)
+    accuracy = _interval(plain.get("accuracy"))
+    if accuracy is None or not _is_count(plain.get("rows")):
         return {}
-    found: dict[str, Any] = {"rows": plain["rows"], "accuracy": _interval(plain["accuracy"])}
+    found: dict[str, Any] = {"rows": plain["rows"], "accuracy": accuracy}
     if _is_count(plain.get("families")):
         found["families"] = plain["families"]
-    sure, calibration, copies = (plain.get(key) for key in ("sure", "calibration", "near_copies"))
-    if isinstance(sure, Mapping) and _interval(sure.get("coverage")) and _interval(sure.get("wrong")):
-        found["sure"] = {key: _interval(sure[key]) for key in ("coverage", "wrong")}
-    if isinstance(calibration, Mapping) and _interval(calibration.get("calibration_error")):
-        found["calibration"] = {"calibration_error": _interval(calibration["calibration_error"])}
-    if isinstance(copies, Mapping) and _is_count(copies.get("rows")):
-        found["near_copies"] = {"rows": copies["rows"]}
-        if without := taken(plain.get("without_near_copies")):
-            found["without_near_copies"] = without
+    for part, keys in _PARTS.items():
+        figures = {key: _interval(_mapping(plain.get(part)).get(key)) for key in keys}
+        if None not in figures.values():
+            found[part] = figures
+    copies = _mapping(plain.get("near_copies")).get("rows")
+    if _is_count(copies):
+        found["near_copies"] = {"rows": copies}
+        without = taken(plain.get("without_near_copies"))
+        found |= {"without_near_copies": without} if without else {}
     return found
+
+
+def _mapping(plain: object) -> Mapping[str, Any]:
+    return plain if isinstance(plain, Mapping) else {}
 
 
 def _interval(plain: object) -> dict[str, float | None] | None:

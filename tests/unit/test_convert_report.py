@@ -150,6 +150,8 @@ def test_the_report_says_who_labelled():
     assert "| labels that people confirmed | 0 | 500 | 331 |" in said
     assert "| labels of a large model | 200 | 0 | 0 |" in said
     assert "do not say who labelled them (calibration). It is assumed that people did" in said
+
+
 # --- what the page says of the test, and what the plots show ------------------------------------------------------
 
 
