@@ -187,8 +187,7 @@ def check(recipe: Recipe) -> Summary:
     found = {split: rows(recipe, split) for split in named}
     for first, second in itertools.combinations(named, 2):
         _check_overlap(first, found[first], second, found[second])
-    copies = near_copies.between({split: [row.asked for row in found[split]] for split in named})
-    near_copies.require_few(copies, recipe.data.near_copies_max)
+    copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
     known = known_labels(task)
@@ -206,6 +205,13 @@ def check(recipe: Recipe) -> Summary:
         ),
         near_copies=copies,
     )
+
+
+def _near_copies(found: dict[Split, list[Row]], recipe: Recipe) -> tuple[NearCopies, ...]:
+    """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
+    copies = near_copies.between({split: [row.asked for row in members] for split, members in found.items()})
+    near_copies.require_few(copies, recipe.data.near_copies_max)
+    return copies
 
 
 def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:
