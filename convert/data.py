@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from convert import near_copies
 from convert import task as tasks
+from convert.near_copies import NearCopies
 from convert.recipe import DataFormat, Recipe, Split
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
@@ -92,7 +94,12 @@ class Row:
     @property
     def key(self) -> str:
         """Hash of the normalised text: equal for texts that differ in case, spaces or the last punctuation."""
-        return _key("\n".join(turn.content for turn in self.messages[:-1]) or self.text)
+        return _key(self.asked)
+
+    @property
+    def asked(self) -> str:
+        """All that is asked: the text, or every turn but the answer."""
+        return "\n".join(turn.content for turn in self.messages[:-1]) or self.text
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ class Summary:
     """Whole sentences for the report."""
     label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
     """Rows by where their label comes from, in the order of LABEL_SOURCES."""
+    near_copies: tuple[NearCopies, ...] = ()
+    """Of each pair of splits that must not know each other."""
 
 
 def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[Row]:  # noqa: A002 - the key's name
@@ -171,12 +180,14 @@ def rows(recipe: Recipe, split: Split) -> list[Row]:
 def check(recipe: Recipe) -> Summary:
     """Read every split that the recipe names, and refuse any text that stands in two of them.
 
-    Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows.
+    Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
+    copies than the recipe takes.
     """
     named = [split for split in SPLITS if getattr(recipe.data, split)]
     found = {split: rows(recipe, split) for split in named}
     for first, second in itertools.combinations(named, 2):
         _check_overlap(first, found[first], second, found[second])
+    copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
     known = known_labels(task)
@@ -190,8 +201,17 @@ def check(recipe: Recipe) -> Summary:
             *_families(found),
             *_absent(counts, known),
             *_few(len(found["calibration"]), recipe),
+            *near_copies.accepted(copies),
         ),
+        near_copies=copies,
     )
+
+
+def _near_copies(found: dict[Split, list[Row]], recipe: Recipe) -> tuple[NearCopies, ...]:
+    """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
+    copies = near_copies.between({split: [row.asked for row in members] for split, members in found.items()})
+    near_copies.require_few(copies, recipe.data.near_copies_max)
+    return copies
 
 
 def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:

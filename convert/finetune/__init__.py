@@ -42,6 +42,7 @@ def run(job: Job) -> Report:
     Raises:
         InvalidRequest: the method does not suit the runtime, a label has no training row, no row is short enough, or
             the training came to no finite loss.
+        OSError: the disk has no room for the hidden states of the frozen layers.
         FileMissing, ManifestInvalid: task or data are not there, or break a rule.
     """
     settings = job.recipe.finetune
@@ -132,12 +133,13 @@ def _adapter(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     check, long_kept = lessons.of(kept.validation, settings.tokens_max)
     base = models.open_model(where, None, "causal")
     model = adapter.adapted(base.to(_device()), settings)
-    learner = DecoderLearner(model, tokens, Parts(learn, check), _rate(settings), settings.layers_from)
+    halves = adapter.Halves(model, settings.layers_from, job.out)
+    learner = DecoderLearner(model, tokens, Parts(learn, check), _rate(settings), halves)
     learner.prepare(job.progress)
     trained = _fitted(learner, settings, job)
     size = adapter.save(model, job.out / ADAPTER)
     counts = _counts(model, (len(learn), len(check)), long_train + long_kept)
-    return {**counts, "adapter_bytes": size, **trained.report()}
+    return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
 
 
 def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, Any]:

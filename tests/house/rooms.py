@@ -96,6 +96,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {"edge_agent.intervals"}
     | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")}
     | SHARED,
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
