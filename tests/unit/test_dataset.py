@@ -21,6 +21,7 @@ from convert.dataset.select import Choice
 from convert.dataset.write import write
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.formats.document import timestamp
 from tests.examples import NOW, feedback, opinion, prediction
 from tests.segments import Centre, Record, SealingSite
@@ -212,6 +213,25 @@ def test_what_only_a_model_labelled_all_trains(tmp_path: Path):
     assert {"train": 10, "calibration": 0, "test": 0} == {split: len(lines) for split, lines in rows.items()}
     with pytest.raises(InvalidRequest, match="calibration and test take labels of people only"):
         made(tmp_path, folder, "opinions", shares={"calibration": 0.5, "test": 0.5})
+
+
+def test_placeholders_become_values_that_stand_in_the_data_sheet(tmp_path: Path):
+    """What a rule replaced is filled in, the same from one run to the next; what the caller wrote so stays."""
+    counted = {"version": "1", "rules": ["email"], "counts": {"email": 1}}
+    records = [
+        *[prediction(1, input="write to [EMAIL_1] or [NOTE_1]", redaction=counted), feedback(1)],
+        *[prediction(2, input="what is [CARD_1]?"), feedback(2)],
+    ]
+    folder = collected(tmp_path, records)
+    first, second = made(tmp_path, folder, shares={"train": 1.0})["train"]
+    address = first["text"].removeprefix("write to ").removesuffix(" or [NOTE_1]")
+    assert ("[EMAIL_1]", 1) == (Redactor().start().text(address), first["surrogates"])
+    assert ("what is [CARD_1]?", False) == (second["text"], "surrogates" in second)
+    sheet = report(tmp_path)["surrogates"]
+    assert {"EMAIL": 1} == sheet["filled"]
+    assert {"NOTE": 1, "CARD": 1} == sheet["raw"]
+    assert (["en_US"], "1", "filled") == (sheet["locales"], sheet["seed"], sheet["placeholders"])
+    assert [first, second] == made(tmp_path, folder, shares={"train": 1.0})["train"]
 
 
 def test_examples_of_an_older_collect_are_joined_anew(tmp_path: Path):

@@ -23,6 +23,8 @@ from transformers import (
 
 from convert import finetune
 from convert.data import Row
+from convert.dataset.select import Choice
+from convert.dataset.write import write
 from convert.decoder.tokens import task_tokens
 from convert.finetune import adapter
 from convert.finetune.decoder import DecoderLearner, Parts
@@ -31,7 +33,7 @@ from convert.recipe import Finetune
 from convert.stage import Job, Report
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Prompt, Task
-from tests import pos_intents, tiny_decoder, tiny_encoder, tiny_models
+from tests import corrected_records, pos_intents, tiny_decoder, tiny_encoder, tiny_models
 from tests.recipes import recipe_of, text_label
 
 INTENTS = ("refund", "price", "stock", "hours")
@@ -265,6 +267,17 @@ def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
     assert 0 == report["spans_inside_words"]
     model = AutoModelForTokenClassification.from_pretrained(made.out / "checkpoint")
     assert {0: "O", 1: "B-item", 2: "I-item"} == model.config.id2label
+
+
+@pytest.mark.slow
+def test_an_encoder_learns_from_corrections_of_sites(encoder: Path, tmp_path: Path) -> None:
+    """Rows that `dataset` makes of corrected records are trained on as they are: each span is one of whole words."""
+    write(Choice(corrected_records.collected(tmp_path), "pos-intent", "reviewed"), "text-spans", tmp_path / "data")
+    recipe = corrected_records.recipe_over(tmp_path)
+    (tmp_path / "out").mkdir()
+    report = finetune.run(Job(recipe, tmp_path / "out", {"prepare": encoder}, lambda *_: None))
+    rows = report["rows"]
+    assert (6, 0, 0) == (rows["train"] + rows["validation"], rows["too_long"], report["spans_inside_words"])
 
 
 def test_a_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> None:
