@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from convert import models
+from convert.encoder.pooling import mean_of
 from convert.stage import Progress
 
 _BATCH_ROWS = 32
@@ -39,15 +40,11 @@ def mean_vectors(
         for start in range(0, len(order), _BATCH_ROWS):
             batch = order[start : start + _BATCH_ROWS]
             rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in batch], True, padding)
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(tokens[row]), dtype=torch.long) for row in batch], True)
+            mask = torch.nn.utils.rnn.pad_sequence(
+                [torch.ones(len(tokens[row]), dtype=torch.long) for row in batch], True
+            )
             device = model.device
             hidden = model(input_ids=rows.to(device), attention_mask=mask.to(device)).last_hidden_state
             found[batch] = mean_of(hidden, mask.to(device)).cpu().numpy()
             progress("vectors of texts", min(start + _BATCH_ROWS, len(order)), len(order))
     return found
-
-
-def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return [rows, size] out of [rows, tokens, size]: the mean over what the mask marks."""
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1)

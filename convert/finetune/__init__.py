@@ -21,7 +21,7 @@ from convert import task as tasks
 from convert.decoder.tokens import task_tokens
 from convert.finetune import adapter
 from convert.finetune.decoder import DecoderLearner, Parts
-from convert.finetune.encoder import EncoderLearner, Reading, classifier
+from convert.finetune.encoder import EncoderLearner, Reading, classifier, start_head
 from convert.finetune.keeping import Kept, keep_back
 from convert.finetune.lessons import Lessons
 from convert.finetune.loop import Learner, Settings, Trained, train
@@ -147,6 +147,8 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     room = min(settings.tokens_max, models.positions_of(model.config.to_dict()) or settings.tokens_max)
     reading = Reading(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
+    new = models.labels_of(models.read_config(where)) != list(task.labels)
+    started = new and start_head(model, learn, len(task.labels), job.progress)
     learner = EncoderLearner(model, tokenizer, (learn, check), _rate(settings))
     trained = _fitted(learner, settings, job)
     target = job.out / CHECKPOINT
@@ -155,4 +157,5 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
-    return {**counts, "spans_inside_words": learn.misfits + check.misfits, **trained.report()}
+    misfits = learn.misfits + check.misfits
+    return {**counts, "spans_inside_words": misfits, "head_fitted_first": started, **trained.report()}

@@ -124,7 +124,7 @@ class _Run:
         groups = learner.groups()
         self._trained = [weight for group in groups for weight in group["params"]]
         self._steps = settings.epochs * math.ceil(len(learner.lengths) / settings.batch_rows)
-        self._optimiser = torch.optim.AdamW(groups)
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate(step, self._steps))
         self._shuffled = random.Random(settings.seed)  # noqa: S311 - an order, no secret
         self._done, self._started = 0, time.monotonic()
