@@ -8,11 +8,13 @@ import typer
 from rich.console import Console
 
 from convert import pipeline
-from convert.cli import screen
+from convert.cli import label_errors, screen
 from convert.report.made import plural
 from edge_agent.cli.terminal import Rows, write_exactly
 
 _PAIRS_SHOWN_MAX = 10
+LABEL_ERRORS_MAX = 100
+"""Rows of the JSON."""
 
 
 def command(
@@ -24,6 +26,13 @@ def command(
     delta: Annotated[
         float, typer.Option(min=0.0001, max=0.9999, help="The chance that this is not kept after all.")
     ] = 0.1,
+    errors: Annotated[
+        bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
+    ] = True,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say whether what was collected of a task suffices to train and to calibrate, and what is missing.
@@ -34,8 +43,10 @@ def command(
     """
     assess = pipeline.load("convert.assess")  # needs the extra, which other commands do without
     found = assess.assess(collected, task, assess.Risk(target, delta))
+    labels = _label_errors(collected, task, encoder) if errors else None
     if as_json:
-        write_exactly(json.dumps(found.plain(), ensure_ascii=False))
+        ranked = labels.plain(LABEL_ERRORS_MAX) if labels else None
+        write_exactly(json.dumps({**found.plain(), "label_errors": ranked}, ensure_ascii=False))
         return
     console = screen.out()
     console.print(f"{task}: {found.examples} examples, {found.reviewed} reviewed, {found.usable} usable to learn from")
@@ -45,11 +56,19 @@ def command(
         f" {found.contradictions} texts with more than one truth"
     )
     _print_labels(console, found)
+    if labels:
+        label_errors.show(labels)
     _print_reviewers(console, found)
     console.print(_promised(found))
     if found.audit.answers:
         console.print(_audited(found))
     console.print(_verdict(found, assess.READY_ROWS_MIN))
+
+
+def _label_errors(collected: Path, task: str, encoder: Path | None) -> Any:
+    choice = pipeline.load("convert.dataset.select").Choice(collected, task, "reviewed", shares={"all": 1.0})
+    with screen.bar() as advance:
+        return pipeline.load("convert.dataset.label_review").rank(choice, encoder, advance)
 
 
 def _print_labels(console: Console, found: Any) -> None:

@@ -37,9 +37,10 @@ class Asked:
     version: str
 
 
-def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
-    """Return a task; with `choices` the answer is one of the labels, otherwise text."""
-    value: dict[str, Any] = {"choices": [asked.output]} if choices else {"text": [asked.output]}
+def task_of(asked: Asked, *, choices: bool, chosen: str | None = None) -> dict[str, Any]:
+    """Return a task; with `choices` the answer is one of the labels, otherwise text. `chosen` stands there instead."""
+    shown = asked.output if chosen is None else chosen
+    value: dict[str, Any] = {"choices": [shown]} if choices else {"text": [shown]}
     result = {"from_name": _FROM, "to_name": _TO, "type": "choices" if choices else "textarea", "value": value}
     prediction: dict[str, Any] = {"model_version": asked.version, "result": [result]}
     if asked.confidence is not None:
@@ -48,13 +49,17 @@ def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
     return {"data": {name: getattr(asked, name) for name in names}, "predictions": [prediction]}
 
 
-def interface(labels: Sequence[str]) -> str:
-    """Return the labelling interface: a choice of the labels, or a text to edit when there are none."""
+def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
+    """Return the labelling interface: a choice of the labels, or a text to edit when there are none.
+
+    With `reasons` each task says in `reason` why it is there.
+    """
     choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
     control = f'  <TextArea name="{_FROM}" toName="{_TO}" editable="true" maxSubmissions="1"/>\n'
     if labels:
         control = f'  <Choices name="{_FROM}" toName="{_TO}" choice="single">\n{choices}  </Choices>\n'
-    return f'<View>\n  <Text name="{_TO}" value="$input"/>\n{control}</View>\n'
+    why = '  <Header value="$reason" size="5"/>\n' if reasons else ""
+    return f'<View>\n  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
 
 
 def feedback_of(export: bytes) -> list[Feedback]:

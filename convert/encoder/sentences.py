@@ -33,7 +33,7 @@ def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress)
 def mean_vectors(
     model: Any, tokens: Sequence[Sequence[int]], padding: int, progress: Progress
 ) -> npt.NDArray[np.float32]:
-    """Return the mean token vector of each row of tokens, by an encoder without a head; rows of like length together."""
+    """Return the mean token vector of each row of tokens, by an encoder without a head."""
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     found = np.zeros((len(tokens), model.config.hidden_size), np.float32)
     with torch.inference_mode():

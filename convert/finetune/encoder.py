@@ -31,7 +31,7 @@ from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Task
 
 HEAD_RATE_FACTOR = 5.0
-"""A new head learns so many times faster than the body below it."""
+"""A new head learns so many times faster than the body below it; one that was fitted first, as fast."""
 WEIGHT_DECAY = 0.01
 _VALIDATION_ROWS = 32
 _START_ROWS_MAX = 20_000
@@ -174,9 +174,15 @@ class EncoderLearner:
     """An encoder with a head, and its rows."""
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, parts: tuple[Encoded, Encoded], learning_rate: float
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        parts: tuple[Encoded, Encoded],
+        learning_rate: float,
+        head_rate_factor: float = HEAD_RATE_FACTOR,
     ) -> None:
         """Take a model from `classifier` and the rows to train on and to validate with."""
+        self._head_rate_factor = head_rate_factor
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
@@ -195,7 +201,7 @@ class EncoderLearner:
         return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
 
     def _rate_of(self, name: str) -> float:
-        factor = HEAD_RATE_FACTOR if _in_head(self._model, name) and not self._head_only else 1.0
+        factor = self._head_rate_factor if _in_head(self._model, name) and not self._head_only else 1.0
         return self._rate * factor
 
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
