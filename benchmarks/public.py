@@ -91,19 +91,19 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--work", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
-    met, table = True, _table()
+    met, shown = True, []
     for data in public_data.read(asked.data):
         used = public_data.quick(data) if asked.quick else data
         for said in (f"{len(used.train)} + {len(used.calibration)} + {len(used.test)} rows", *used.notes):
             _log(f"{used.name}: {said}")
         with _folder(asked.work, used.name) as work:
             measured = measure(used, work, QUICK_EPOCHS if asked.quick else None)
-        table.add_row(*_cells(measured))
+        shown.append(measured)
         for bar in bars(measured):
             met = met and bar.ok
             print(json.dumps(asdict(bar)) if asked.json else bar.line(), flush=True)  # noqa: T201 - its output
     if not asked.json:
-        Terminal().print(table)
+        Terminal().print(_table(shown))
     return 0 if met else 1
 
 
@@ -141,12 +141,16 @@ def bars(found: Measured) -> Iterator[Bar]:
     yield Bar(f"{name}: minutes", round(found.minutes, 1), None, "lower")
 
 
-def _table() -> Rows:
-    columns = ("data set", "test", "accuracy", "linear head", "threshold", "coverage", "risk", "KL", "minutes")
-    return Rows(*columns, title=f"MiniLM by edge-convert; in brackets {100 * LEVEL:.0f} % by resampling")
+def _table(every: list[Measured]) -> Rows:
+    title = f"MiniLM by edge-convert; in brackets {100 * LEVEL:.0f} % by resampling"
+    table = Rows("", *(found.data.name for found in every), title=title)
+    cells = [_cells(found) for found in every]
+    for figure in cells[0]:
+        table.add_row(figure, *(each[figure] for each in cells))
+    return table
 
 
-def _cells(found: Measured) -> list[str]:
+def _cells(found: Measured) -> dict[str, str]:
     right, sure = found.right, found.sure
 
     def ranged(value: float, figure: Callable[[npt.NDArray[np.int64]], float]) -> str:
@@ -156,17 +160,16 @@ def _cells(found: Measured) -> list[str]:
     def risk(rows: npt.NDArray[np.int64]) -> float:
         return float((~right[rows][sure[rows]]).mean()) if sure[rows].any() else 0.0
 
-    return [
-        found.data.name,
-        f"{'official' if found.data.official else 'development'}, {len(right)} rows",
-        ranged(float(right.mean()), lambda rows: float(right[rows].mean())),
-        percent(found.linear),
-        "always escalates" if found.threshold is None else f"{found.threshold:g}",
-        ranged(float(sure.mean()), lambda rows: float(sure[rows].mean())),
-        ranged(found.risk, risk),
-        f"{found.kl:.2g}",
-        f"{found.minutes:.1f}",
-    ]
+    return {
+        "test": f"{'official' if found.data.official else 'development'}, {len(right)} rows",
+        "accuracy": ranged(float(right.mean()), lambda rows: float(right[rows].mean())),
+        "accuracy of a linear head": percent(found.linear),
+        "threshold": "none: always escalate" if found.threshold is None else f"{found.threshold:g}",
+        "coverage of the threshold": ranged(float(sure.mean()), lambda rows: float(sure[rows].mean())),
+        f"wrong of these (promised: {percent(found.recipe.risk.target)})": ranged(found.risk, risk),
+        "KL of the quantized artefact": f"{found.kl:.2g}",
+        "minutes": f"{found.minutes:.1f}",
+    }
 
 
 def _write(data: PublicData, work: Path, epochs: int | None) -> Path:
