@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def measure(name: str, rows: list[tuple[str, str]]) -> Iterator[Bar]:
     texts, labels = [text for text, _ in rows], sorted({label for _, label in rows})
     flipped, given = _flipped([label for _, label in rows], labels)
     with screen.bar() as advance:
-        ways = {
+        ways: dict[str, Callable[[], npt.ArrayLike]] = {
             "letters and words": lambda: ngrams.vectors(texts),
             "MiniLM": lambda: sentence_vectors(models.minilm_dir(), texts, advance),
         }
