@@ -44,7 +44,8 @@ def fit(vectors: npt.ArrayLike, truth: Integers, labels: int, decay: float = DEC
         decay: of the weights, not of the bias, against the mean loss of a row.
     """
     given = np.asarray(vectors, np.float64)
-    centre, scale = given.mean(axis=0), given.std() or 1.0
+    centre = given.mean(axis=0)
+    scale = (given - centre).std() or 1.0
     features, wanted = (given - centre) / scale, np.eye(labels)[truth]
 
     def loss(flat: Floats) -> tuple[float, Floats]:

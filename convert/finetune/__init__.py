@@ -21,7 +21,7 @@ from convert import task as tasks
 from convert.decoder.tokens import task_tokens
 from convert.finetune import adapter
 from convert.finetune.decoder import DecoderLearner, Parts
-from convert.finetune.encoder import HEAD_RATE_FACTOR, EncoderLearner, Reading, classifier, start_head
+from convert.finetune.encoder import EncoderLearner, Reading, classifier, start_head
 from convert.finetune.keeping import Kept, keep_back
 from convert.finetune.lessons import Lessons
 from convert.finetune.loop import Learner, Settings, Trained, train
@@ -151,7 +151,7 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     new = models.labels_of(models.read_config(where)) != list(task.labels)
     started = new and start_head(model, learn, len(task.labels), job.progress)
     rate = _rate(settings, head_fitted=started)
-    learner = EncoderLearner(model, tokenizer, (learn, check), rate, 1.0 if started else HEAD_RATE_FACTOR)
+    learner = EncoderLearner(model, tokenizer, (learn, check), rate)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if task.kind == "classify":

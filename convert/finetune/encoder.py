@@ -174,15 +174,9 @@ class EncoderLearner:
     """An encoder with a head, and its rows."""
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        parts: tuple[Encoded, Encoded],
-        learning_rate: float,
-        head_rate_factor: float = HEAD_RATE_FACTOR,
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, parts: tuple[Encoded, Encoded], learning_rate: float
     ) -> None:
         """Take a model from `classifier` and the rows to train on and to validate with."""
-        self._head_rate_factor = head_rate_factor
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
@@ -201,7 +195,8 @@ class EncoderLearner:
         return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
 
     def _rate_of(self, name: str) -> float:
-        factor = self._head_rate_factor if _in_head(self._model, name) and not self._head_only else 1.0
+        random_once = not isinstance(self._model, pooling.MeanPooledBert)
+        factor = HEAD_RATE_FACTOR if random_once and _in_head(self._model, name) and not self._head_only else 1.0
         return self._rate * factor
 
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
