@@ -19,7 +19,6 @@ import numpy.typing as npt
 from convert import durable, pipeline
 from convert.dataset import label_errors, label_studio, select
 from convert.dataset.label_errors import LabelErrors
-from convert.dataset.label_studio import Asked
 from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
 from convert.dataset.select import Choice
 from convert.dataset.write import made_whole
@@ -168,13 +167,16 @@ def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.
 
 def _task(row: RankedRow, task: str) -> dict[str, Any]:
     """Return a task for Label Studio: the label as it is stands chosen, so a change is somebody's decision."""
-    asked = Asked(row.site, row.prediction_id, task, row.text, row.output, row.given_probability, "label errors")
-    made = label_studio.task_of(asked, choices=True, chosen=row.given)
-    made["data"] |= {
+    data = {
+        "input": row.text,
+        "output": row.output,
+        "site": row.site,
+        "prediction_id": row.prediction_id,
+        "task": task,
         "reason": row.reason,
         "given_label": row.given,
         "suggested_label": row.suggested,
         "given_probability": row.given_probability,
         "suggested_probability": row.suggested_probability,
     }
-    return made
+    return label_studio.label_task_of(data, row.given, row.given_probability)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -37,16 +37,22 @@ class Asked:
     version: str
 
 
-def task_of(asked: Asked, *, choices: bool, chosen: str | None = None) -> dict[str, Any]:
-    """Return a task; with `choices` the answer is one of the labels, otherwise text. `chosen` stands there instead."""
-    shown = asked.output if chosen is None else chosen
-    value: dict[str, Any] = {"choices": [shown]} if choices else {"text": [shown]}
+def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
+    """Return a task; with `choices` the answer is one of the labels, otherwise text."""
+    value: dict[str, Any] = {"choices": [asked.output]} if choices else {"text": [asked.output]}
     result = {"from_name": _FROM, "to_name": _TO, "type": "choices" if choices else "textarea", "value": value}
     prediction: dict[str, Any] = {"model_version": asked.version, "result": [result]}
     if asked.confidence is not None:
         prediction["score"] = asked.confidence
     names = ("input", "output", "site", "prediction_id", "task")
     return {"data": {name: getattr(asked, name) for name in names}, "predictions": [prediction]}
+
+
+def label_task_of(data: Mapping[str, Any], chosen: str, score: float) -> dict[str, Any]:
+    """Return a task that asks about a label, which stands chosen; `data` has what `feedback_of` reads, and reasons."""
+    result = {"from_name": _FROM, "to_name": _TO, "type": "choices", "value": {"choices": [chosen]}}
+    prediction = {"model_version": "label errors", "score": score, "result": [result]}
+    return {"data": dict(data), "predictions": [prediction]}
 
 
 def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
