@@ -20,6 +20,7 @@ from convert import durable, pipeline
 from convert.dataset import label_errors, label_studio, select
 from convert.dataset.label_errors import LabelErrors
 from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
+from convert.dataset.scope import open_examples
 from convert.dataset.select import Choice
 from convert.dataset.write import made_whole
 from convert.encoder import ngrams
@@ -102,6 +103,7 @@ def rank(choice: Choice, encoder: Path | None, progress: Progress) -> RankedLabe
         ModelLoadFailed: the encoder's checkpoint does not open.
     """
     with duckdb.connect() as connection:
+        open_examples(connection, choice.collected, choice.task, choice.scope)
         select.choose(connection, choice)
         return rank_chosen(connection, choice, encoder, progress)
 

@@ -131,5 +131,7 @@ ROOMS: dict[str, set[str]] = {
     | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
     "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
     "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.encoder", "tests"},
+    # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
+    "benchmarks.drift": {"benchmarks", "edge_agent.field"},
     "tests": set(),
 }
