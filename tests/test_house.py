@@ -112,6 +112,7 @@ ENTRIES = {
     "convert.assess": "imported by its command when it runs",
     "convert.collect.run": "likewise",
     "convert.dataset.review": "likewise",
+    "convert.dataset.label_review": "likewise",
     "convert.dataset.write": "likewise",
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "convert.cli.__main__": "started with python -m",

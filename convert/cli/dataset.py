@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from convert import pipeline
-from convert.cli import scoped
+from convert.cli import label_errors, scoped, screen
 from convert.dataset import formats
 from convert.report.made import plural
 from edge_agent.cli.terminal import errors, say
@@ -21,6 +21,8 @@ from edge_agent.errors import InvalidRequest
 Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
 Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure", "opinions": "opinions"})
 SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
+LABEL_ERRORS_MAX = 500
+"""Rows of label-errors.json."""
 _WHY = {
     "not_wanted": "without the review that this format needs",
     "contradicted": "with answers that contradict each other",
@@ -30,7 +32,7 @@ _WHY = {
     "machine_labelled": "labelled by a model, where the test is",
 }
 Placeholders = Enum("Placeholders", {"fill": "fill", "keep": "keep"})
-Which = Enum("Which", {"unreviewed": "unreviewed", "conflicts": "conflicts"})
+Which = Enum("Which", {"unreviewed": "unreviewed", "conflicts": "conflicts", "label-errors": "label-errors"})
 
 
 @dataclass
@@ -87,6 +89,13 @@ class Command:
     ] = None
     which: Annotated[Which, typer.Option(help="label-studio: what to review.")] = Which.unreviewed
     rows_max: Annotated[int, typer.Option(metavar="N", min=1, help="label-studio: at most so many tasks.")] = 500
+    label_errors: Annotated[
+        bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
+    ] = True
+    encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
+    ] = None
     force: Annotated[bool, typer.Option("--force", help="Replace the folder that is there.")] = False
 
     def __post_init__(self) -> None:
@@ -97,10 +106,24 @@ class Command:
             self._write()
 
     def _ask(self) -> None:
+        if self.which.value == "label-errors":
+            self._ask_about_labels()
+            return
         review = pipeline.load("convert.dataset.review")  # needs the extra, which other commands do without
         asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
+
+    def _ask_about_labels(self) -> None:
+        choice = pipeline.load("convert.dataset.select").Choice(
+            self.collected, self.task, self.answers.value, scope=self._scope()
+        )
+        review = pipeline.load("convert.dataset.label_review")
+        count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
+        say(
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; paste"
+            f" {review.INTERFACE_NAME} there too"
+        )
 
     def _write(self) -> None:
         write = pipeline.load("convert.dataset.write")  # likewise
@@ -120,6 +143,8 @@ class Command:
             say(said)
         for said in (*scoped.clocks(written.scope), *_unknown_types(written.surrogates)):
             _warn(said)
+        if self.label_errors:
+            _report_label_errors(choice, self.encoder, self.out)
         empty = [split for split, count in written.rows.items() if not count]
         if empty:
             _warn(
@@ -159,6 +184,21 @@ def _bundles(written: Any) -> Iterator[str]:
     if written.purpose == "sure" and found.judged_by_default:
         newest = scoped.counted(found.judged)
         yield f"of answers that nobody reviewed only those of the newest, {newest}, are taken; --version all takes more"
+
+
+def _ranked(choice: Any, encoder: Path | None) -> Any:
+    review = pipeline.load("convert.dataset.label_review")
+    with screen.bar() as advance:
+        return review.rank(choice, encoder, advance)
+
+
+def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
+    """Write label-errors.json beside the splits, and show the first rows."""
+    found = _ranked(choice, encoder)
+    if found is not None:
+        review = pipeline.load("convert.dataset.label_review")
+        review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
+        label_errors.show(found)
 
 
 def _left_out(counts: dict[str, int]) -> str:

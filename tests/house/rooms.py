@@ -133,6 +133,11 @@ ROOMS: dict[str, set[str]] = {
     | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     # What batches would gain, which the runtime does not allow.
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
+    # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
+    "benchmarks.calibration": BASE
+    | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
+    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
+    "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.encoder", "tests"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.field"},
     "tests": set(),

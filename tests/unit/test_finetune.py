@@ -240,6 +240,23 @@ def test_an_encoder_learns_to_classify(encoder: Path, tmp_path: Path, method: st
     assert ids == AutoTokenizer.from_pretrained(made.out / "checkpoint")("How much is this?")["input_ids"]
 
 
+CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def test_a_sentence_encoder_starts_from_a_linear_classifier(encoder: Path, tmp_path: Path) -> None:
+    """Its head is fitted to the mean token vectors first, so it separates the training rows before the first step."""
+    shutil.copytree(encoder, tmp_path / "prepared")
+    config = tmp_path / "prepared" / "checkpoint" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"classifier_pooling": "mean", **CALM}))
+    made = job(tmp_path / "job", tmp_path / "prepared", {"method": "full", "epochs": 1})
+    report = finetune.run(made)
+    plain = finetune.run(job(tmp_path / "plain", encoder, {"method": "full", "epochs": 1}))
+    assert (True, False) == (report["head_fitted_first"], plain["head_fitted_first"])
+    assert (4e-5, 1e-4) == (report["learning_rate"], plain["learning_rate"])
+    assert report["epochs"][0]["train_loss"] < 0.8 * plain["epochs"][0]["train_loss"]
+    assert "mean" == json.loads((made.out / "checkpoint" / "config.json").read_text())["classifier_pooling"]
+
+
 @pytest.mark.slow
 def test_rows_longer_than_the_positions_of_roberta_are_left_out(tmp_path: Path) -> None:
     """Its table of 514 positions holds 511 tokens where padding is token 2; a row of 512 and more is counted."""
