@@ -85,7 +85,7 @@ def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Predi
 def _sure(confidence: Confidence, right: Sequence[bool], predictions: Sequence[Prediction]) -> dict[str, Any]:
     if not isinstance(confidence, Threshold):
         return {}
-    sure = [not each.failure and each.confidence >= confidence.threshold for each in predictions]
+    sure = [not each.failure and _is_confident(confidence, each) for each in predictions]
     wrong = sum(not each for each in compress(right, sure))
     return {
         "sure": {
@@ -94,6 +94,11 @@ def _sure(confidence: Confidence, right: Sequence[bool], predictions: Sequence[P
             "wrong": share(wrong, sum(sure)).plain(),
         }
     }
+
+
+def _is_confident(confidence: Threshold, said: Prediction) -> bool:
+    score = confidence.gate.score_of(said.ood_score, said.label_mass) if confidence.gate else 0.0
+    return confidence.is_confident(said.confidence, score)
 
 
 def latency(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from edge_agent.formats import strict_json
 
 TOLERANCE = 0.05
 SCORE_TOLERANCE = 0.05
-"""Largest difference between two scores of how strange an input is, as a share of the case's, or of 1 if that is more."""
+"""Largest difference between two scores of how strange an input is, as a share of the case's, or of 1 if it is less."""
 CASES_MAX = 10_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
