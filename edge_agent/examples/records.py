@@ -50,6 +50,8 @@ class Answered:
     """What the local model said, where `output` is the large model's and there are no scores; None = nothing."""
     later: str = ""
     """Why the large model is asked later: deferred or audit; empty = it is not."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Recorder:
         }
         if answered.model:
             record["model"] = answered.model
+        if answered.p_value is not None:
+            record["p_value"] = answered.p_value
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observed(answered, seconds)

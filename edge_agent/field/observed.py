@@ -60,7 +60,7 @@ class Observed:
     """What the local model said; None = it was not asked."""
     confidence: float | None
     sure: bool
-    """The confidence reached the threshold."""
+    """The answer is confident: by threshold, floor and gate."""
     unusual: bool
     """Unlike the inputs of calibration."""
     pair: Pair | None = None

@@ -90,8 +90,11 @@ class Prediction(_Record):
     """0 to 1; None where the kind has none."""
     threshold: float | None = None
     sure: bool
-    """The confidence reached the bundle's threshold. False where there is none."""
+    """The answer was confident by the bundle's threshold, floor and gate. False where there is no threshold."""
     label_mass: float | None = None
+    p_value: Share | None = None
+    """How well the input resembles the training data, by the bundle's gate; None where it has none. Where it is too
+    small, `reason` has OUT_OF_DISTRIBUTION."""
     route: Literal["local", "upstream", "abstained", "deferred"]
     reason: str = Field(default="", max_length=200)
     """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""

@@ -12,9 +12,10 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
+from edge_agent.engine.golden import ood_score
 from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.protocol import Done
-from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide
+from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide, gated, marks
 from edge_agent.service import messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
@@ -65,6 +66,8 @@ class Finished(NamedTuple):
         timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, done.prefill_ms
         timings.decode_ms = done.decode_ms
         message.device = self.answer.computed.device
+        if decision.p_value is not None:
+            message.p_value = decision.p_value
         message.degraded.extend((*decision.degraded, *self.answer.computed.degraded))
         message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
@@ -76,11 +79,21 @@ def unasked(text: str, bundle: InstalledBundle, decision: Decision, said: Said |
 
 def judge(finished: Finished, asked: Asked) -> Decision:
     """Decide on a local answer that has a confidence."""
-    done, confidence = finished.answer.done, finished.bundle.manifest.confidence
-    seen = Seen(done.input_tokens, scores_vary=finished.answer.computed.scores_vary)
-    if finished.bundle.manifest.task.kind == "classify":
-        return decide(max(done.scores), confidence, asked, replace(seen, label_mass=done.label_mass))
-    return decide(done.confidence, confidence, asked, seen)
+    manifest, done = finished.bundle.manifest, finished.answer.done
+    score = ood_score(manifest, done)
+    varies = finished.answer.computed.scores_vary
+    if manifest.task.kind == "classify":
+        seen = Seen(done.input_tokens, done.label_mass, varies, score)
+        return decide(max(done.scores), manifest.confidence, asked, seen)
+    return decide(done.confidence, manifest.confidence, asked, Seen(done.input_tokens, 1.0, varies, score))
+
+
+def compared(finished: Finished) -> Finished:
+    """Return an answer without a confidence, such as a vector, with what the gate of its bundle finds."""
+    manifest, done = finished.bundle.manifest, finished.answer.done
+    seen = Seen(done.input_tokens, ood_score=ood_score(manifest, done))
+    p_value, outside = gated(manifest.confidence, seen)
+    return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=marks(outside)))
 
 
 def classify(message: pb.Classification, finished: Finished, top_k: int) -> float | None:

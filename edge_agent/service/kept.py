@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from edge_agent.examples.records import Answered
+from edge_agent.routing.policy import Reason, marks
 from edge_agent.service import answers
 from edge_agent.service.answers import NOT_ASKED, Finished
 from edge_agent.v1 import inference_pb2 as pb
@@ -67,6 +68,7 @@ def _graded(
         finished.said.model if finished.said else "",
         answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
         _later(finished),
+        finished.decision.p_value,
     )
 
 
@@ -76,4 +78,5 @@ def _later(finished: Finished) -> str:
 
 def _reasons(finished: Finished, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
     decision = finished.decision
-    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual)))
+    stranger = marks(decision.held_up is Reason.OUT_OF_DISTRIBUTION)  # said also where the large model answered
+    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *stranger)))

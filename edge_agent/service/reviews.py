@@ -40,6 +40,8 @@ def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
         message.confidence.below_threshold = not record["sure"]
     if record["threshold"] is not None:
         message.confidence.threshold = record["threshold"]
+    if record.get("p_value") is not None:
+        message.p_value = record["p_value"]
     return message
 
 

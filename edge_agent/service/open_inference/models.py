@@ -69,8 +69,8 @@ def _said(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
     if manifest.task.kind == "classify":
         said["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
     if isinstance(manifest.confidence, Threshold):
-        said["threshold"] = str(manifest.confidence.threshold)
-    return said
+        said["threshold"] = str(manifest.confidence.confidence_min)
+    return said | {"gate": manifest.gate_name}
 
 
 def statistics(bundle: InstalledBundle, counts: Counts) -> Any:
