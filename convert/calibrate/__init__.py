@@ -43,40 +43,6 @@ from convert.intervals import share
 from convert.stage import Job, Progress, Report
 from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
 
-TEMPERATURES under which records are right as often as they say, by maximum likelihood; the answers come from the
-engine once for each. The threshold is tested on the whole record being right.
-"""
-
-from __future__ import annotations
-
-import json
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import compress
-from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-
-from convert import data, provisional
-from convert import task as tasks
-from convert.calibrate import gate, novelty, temperature, threshold
-from convert.calibrate.division import divided, family, hashed
-from convert.calibrate.gate import Conditions
-from convert.calibrate.threshold import Choice, Floats, Risk
-from convert.data import Row
-from convert.evaluate.bundle import Bundle, opened
-from convert.evaluate.predictions import Prediction, matrix
-from convert.evaluate.scoring import is_right
-from convert.evaluate.serving import Serving, quiet, serving
-from convert.intervals import share
-from convert.stage import Job, Progress, Report
-from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
-
-TUNING_SHARE = 0.3
-TUNING_ROWS_MAX = 500
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _KINDS: tuple[Kind, ...] = ("classify", "extract")
 
@@ -180,7 +146,7 @@ def calibrate(
 
 def _conditions(bundle: Bundle, held_out: Sequence[Prediction], wanted: Wanted) -> tuple[Conditions, Report]:
     """Return what an answer has to pass besides the threshold, and the gate for the report."""
-    score = gate.score_of(held_out, bundle.manifest.runtime)
+    score = gate.score_of(bundle.manifest, held_out)
     made = gate.calibrated(score, held_out, wanted.held_up_max)
     report: Report = {"score": score or "none", "held_up_max": wanted.held_up_max, "rows": len(held_out)}
     if made is None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from convert.evaluate.predictions import Prediction
 from convert.intervals import share
 from edge_agent.formats.gate import Gate, GateScore, rows_needed
+from edge_agent.formats.manifest import Manifest
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -55,11 +56,11 @@ def calibrated(score: GateScore | None, held_out: Sequence[Prediction], held_up_
     return Gate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist())) if np.isfinite(scores).all() else None
 
 
-def score_of(said: Sequence[Prediction], runtime: str) -> GateScore | None:
+def score_of(manifest: Manifest, said: Sequence[Prediction]) -> GateScore | None:
     """Return which score a bundle has: its graph's, or what a decoder gives to all labels together."""
-    if runtime == "onnx":
+    if manifest.runtime == "onnx":
         return "ood_score" if said and all(each.ood_score is not None for each in said) else None
-    return "label_mass" if runtime == "llama" else None
+    return "label_mass" if manifest.runtime == "llama" and manifest.task.kind == "classify" else None
 
 
 def why_none(score: GateScore | None, rows: int, held_up_max: float) -> str:
