@@ -48,6 +48,8 @@ _SAME_SPEED = 0.05
 _COSINE_SAME = 0.99
 GATE_AGREEMENT_MIN = 0.99
 """Share of the rows that are on the same side of the gate as at full precision."""
+_HELD_UP = 0.03
+"""The share that each holds up for this comparison: the recipe's own is not known yet."""
 
 Floats = npt.NDArray[np.float64]
 Reference = Callable[[Sequence[str]], Floats]
@@ -216,7 +218,7 @@ def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -
         "failed": sum(bool(each.failure) for each in said),
         **_loss(ground, said),
         **_accuracy(ground, said),
-        "gate_agreement": _gate_agreement(ground, said, job.recipe.risk.held_up_max),
+        "gate_agreement": _gate_agreement(ground, said),
         "batch_invariance": invariance.report() if invariance else None,
     }
     outside = judge(line, job.recipe.budget)
@@ -246,11 +248,11 @@ def _scores(said: Sequence[Prediction]) -> Floats:
     return np.array([math.nan if each.ood_score is None else each.ood_score for each in said])
 
 
-def _gate_agreement(ground: _Ground, said: Sequence[Prediction], held_up_max: float) -> dict[str, float] | None:
+def _gate_agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float] | None:
     """Return the share of rows that are held up by both or by neither, when each holds up its strangest rows."""
     if ground.scores is None or all(each.ood_score is None for each in said):
         return None
-    sides = [scores > np.nanquantile(scores, 1 - held_up_max) for scores in (ground.scores, _scores(said))]
+    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (ground.scores, _scores(said))]
     return share(int((sides[0] == sides[1]).sum()), len(said)).plain()
 
 

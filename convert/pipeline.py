@@ -50,7 +50,7 @@ class Step:
 STAGES: dict[str, Step] = {
     "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
     "finetune": Step(
-        "convert.finetune", ("prepare",), ("finetune",), ("train", "task"), (*_TORCH, "tokenizers", "peft")
+        "convert.finetune", ("prepare",), ("finetune",), ("train", "outliers", "task"), (*_TORCH, "tokenizers", "peft")
     ),
     "export": Step(
         "convert.export",

@@ -147,7 +147,8 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     room = min(settings.tokens_max, models.positions_of(model.config.to_dict()) or settings.tokens_max)
     reading = Reading(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
-    learner = EncoderLearner(model, tokenizer, (learn, check), _rate(settings))
+    strangers = reading.strangers(data.outliers(job.recipe))
+    learner = EncoderLearner(model, tokenizer, (learn, check), _rate(settings), strangers)
     trained = _fitted(learner, settings, job)
     target = job.out / CHECKPOINT
     if task.kind == "classify":
@@ -155,4 +156,5 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
+    counts["rows"]["outliers"] = len(strangers)
     return {**counts, "spans_inside_words": learn.misfits + check.misfits, **trained.report()}
