@@ -70,7 +70,9 @@ def _failure(failure: Failure) -> RenderableType:
 def _word(word: str, result: Classification | Extraction) -> str:
     """Write why an answer is less than it could be; with the p-value where that is the reason."""
     said = word.lower().replace("_", " ")
-    return f"{said} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else said
+    return (
+        f"{said} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else said
+    )
 
 
 def note(result: Classification | Extraction) -> Text:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 
 from edge_agent.engine.protocol import Done, Run
-from edge_agent.formats.gate import mass_score
 from edge_agent.formats.golden import Said
 from edge_agent.formats.manifest import Manifest
 
@@ -46,8 +44,4 @@ def said(manifest: Manifest, written: str, done: Done) -> Said:
 def ood_score(manifest: Manifest, done: Done) -> float | None:
     """Return how strange an input is by the score of the bundle's gate; None = the bundle has no gate."""
     gate = manifest.confidence.gate
-    if gate is None:
-        return None
-    if gate.score == "label_mass":
-        return mass_score(done.label_mass)
-    return math.nan if done.ood_score is None else done.ood_score
+    return gate.score_of(done.ood_score, done.label_mass) if gate else None

@@ -52,6 +52,8 @@ class Answered:
     """Why the large model is asked later: deferred or audit; empty = it is not."""
     p_value: float | None = None
     """Of the bundle's gate; None = it has none."""
+    held_up: str = ""
+    """Why the answer is not confident; empty = it is, or its kind has no confidence."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def observed(answered: Answered, seconds: float) -> Observed:
         answered.confidence,
         answered.sure,
         any(word in answered.reasons for word in UNUSUAL),
+        answered.held_up,
         pair,
         answered.output if answered.manifest.task.kind == "classify" else "",
     )

@@ -109,7 +109,8 @@ class Book:
         if source in FAIR:
             self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
             if confidence is not None:
-                self._tables.add_confidences(row.series, [AtConfidence(_hundredths(confidence), 0, 1, pair.agreed)])
+                at_least = _hundredths(observing.reach(prediction) or 0.0)
+                self._tables.add_confidences(row.series, [AtConfidence(at_least, 0, 1, pair.agreed)])
             if feedback:
                 self._review(row, prediction, feedback, theirs)
 
@@ -204,7 +205,8 @@ class Book:
         if theirs is None or ours is None or confidence is None or wrong is None:
             return
         agreed = observing.same(prediction["kind"], ours, theirs)
-        self._tables.add_reviewed(row.series, _hundredths(confidence), agreed=agreed, right=not wrong)
+        at_least = _hundredths(observing.reach(prediction) or 0.0)
+        self._tables.add_reviewed(row.series, at_least, agreed=agreed, right=not wrong)
 
     def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool], at: float) -> None:
         """Weigh judged answers against the promise, one after the other."""
@@ -303,7 +305,7 @@ def _confidences(group: Sequence[Observed]) -> list[AtConfidence]:
     counted: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
     for each in group:
         if each.confidence is not None:
-            numbers = counted[_hundredths(each.confidence)]
+            numbers = counted[_hundredths(each.reach or 0.0)]
             numbers[0] += 1
             if each.pair and each.pair.source in FAIR:
                 numbers[1] += 1

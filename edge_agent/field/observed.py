@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from edge_agent.field.drift import Sample, Stream
 from edge_agent.field.evidence import Promise
 from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
 from edge_agent.formats.manifest import Manifest, Threshold
 
 Source = Literal["shadow", "audit", "escalated", "deferred"]
@@ -63,6 +64,8 @@ class Observed:
     """The answer is confident: by threshold, floor and gate."""
     unusual: bool
     """Unlike the inputs of calibration."""
+    held_up: str = ""
+    """Why it is not confident; empty = it is, or has no confidence."""
     pair: Pair | None = None
     label: str = ""
     """That was given; empty = none was."""
@@ -71,6 +74,11 @@ class Observed:
     def accepted(self) -> bool:
         """Tell whether the bundle's promise speaks of this answer."""
         return self.confidence is not None and self.sure and not self.unusual
+
+    @property
+    def reach(self) -> float | None:
+        """The threshold up to which it would be confident: 0 where the gate holds it up, whatever its confidence."""
+        return 0.0 if self.held_up == OUT_OF_DISTRIBUTION else self.confidence
 
     def names(self) -> Iterator[str]:
         """Return what is counted of it, day by day."""
@@ -85,6 +93,8 @@ class Observed:
             yield "sure"
         if self.unusual:
             yield "unusual"
+        if self.held_up:
+            yield f"held_up:{self.held_up}"
 
     def events(self) -> Mapping[Alarm, tuple[str, ...]]:
         """Return which events happened, by what may drift; what it says nothing of is left out."""
@@ -159,6 +169,11 @@ def _read(record: str) -> Any:
         return json.loads(record)
     except ValueError:
         return record
+
+
+def reach(prediction: Mapping[str, Any]) -> float | None:
+    """Return the same of a kept prediction."""
+    return 0.0 if OUT_OF_DISTRIBUTION in prediction["reason"].split() else prediction["confidence"]
 
 
 def local_output(prediction: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 OUTPUT_NAME = "ood_score"
 """The output of an ONNX graph that holds the score: float32, [batch], larger for a stranger input."""
+OUT_OF_DISTRIBUTION = "OUT_OF_DISTRIBUTION"
+"""How an answer to an input that the gate holds up is marked, in `degraded` and in the reasons of its example."""
 ROWS_MAX = 4096
 GateScore = Literal["ood_score", "label_mass"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -69,6 +69,7 @@ def _graded(
         answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
         _later(finished),
         finished.decision.p_value,
+        finished.decision.held_up or "",
     )
 
 

@@ -31,6 +31,7 @@ def read(record: bytes) -> example.Prediction:
     [
         {},
         {"confidence": 0.9, "sure": True, "threshold": None, "label_mass": None},
+        {"p_value": 0.015625, "held_up": "OUT_OF_DISTRIBUTION", "reasons": ("OUT_OF_DISTRIBUTION",)},
         {"manifest": manifest("talk"), "scores": (), "confidence": None, "threshold": None, "output": 'Hello.\n"You"'},
         {"manifest": manifest("visit"), "scores": (), "output": '{"PATIENT": ["Anna"], "DRUG": []}'},
         {"route": "abstained", "reasons": ("UPSTREAM_NOT_CONFIGURED",), "text": "\u00e9\U0001f600\n\x00"},
@@ -43,6 +44,7 @@ def test_what_a_site_writes_is_a_record(tmp_path, changes):
     assert ("prediction:p-7", "site-1", "p-7") == (record.record_id, record.site, record.prediction_id)
     assert answered(7, **changes).text == record.input
     assert changes.get("route", "local") == record.route
+    assert changes.get("p_value") == record.p_value
 
 
 @pytest.mark.parametrize(

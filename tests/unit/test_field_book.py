@@ -60,6 +60,30 @@ def test_answers_are_counted_by_day_route_and_reason(site):
     assert {"answers": 1, "graded": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
 
 
+@pytest.mark.parametrize(
+    ("reason", "at_least"), [("OUT_OF_DISTRIBUTION", 0), ("BELOW_THRESHOLD", 80), ("BELOW_FLOOR", 80)]
+)
+def test_what_holds_an_answer_up_is_counted(site, reason, at_least):
+    """A day has how many answers each limit held up; no threshold lets an answer through that the gate holds up."""
+    scores = [("refund", 0.8), ("price", 0.2)]
+    held_up = {"scores": scores, "confidence": 0.8, "sure": False, "reasons": (reason,), "held_up": reason}
+    site.keep(sure(1), sure(2, **held_up), shadowed(3, "refund", **{**held_up, "reasons": ("MODE_SHADOW", reason)}))
+    (day,) = only(site).days.values()
+    assert {f"held_up:{reason}": 2} == {name: number for name, number in day.items() if name.startswith("held_up:")}
+    found = {each.hundredths: (each.answers, each.pairs) for each in only(site).confidences}
+    assert {95: (1, 0), at_least: (2, 1)} == found
+
+
+def test_a_word_on_a_stranger_changes_no_threshold(site):
+    """What people and the large model say of an answer that the gate held up counts at confidence 0, too."""
+    reasons = ("MODE_SHADOW", "OUT_OF_DISTRIBUTION")
+    site.keep(shadowed(1, "price", reasons=reasons, sure=False, held_up="OUT_OF_DISTRIBUTION"))
+    prediction = {**WAYS, "reason": " ".join(reasons), "output": "price", "sure": False}
+    site.judge(judgement(1, **ACCEPT), prediction=kept(1, **prediction))
+    (found,) = only(site).confidences
+    assert (0, 1, 1, 1) == (found.hundredths, found.answers, found.pairs, found.reviewed)
+
+
 def test_an_answer_that_is_kept_twice_is_counted_once(site):
     """What the spool knows already is no new answer."""
     site.keep(sure(1), sure(1))

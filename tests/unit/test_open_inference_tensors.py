@@ -134,7 +134,7 @@ def test_metadata_and_configuration_name_the_same_tensors(tmp_path: Path) -> Non
     assert (64, False) == (config.max_batch_size, config.model_transaction_policy.decoupled)
     said = {name: value.string_value for name, value in config.parameters.items()}
     assert list(LABELS) == json.loads(said.pop("labels"))
-    assert {"kind": "classify", "version": "1.2.0", "digest": bundle.digest, "mode": "hybrid"} == said
+    assert {"kind": "classify", "version": "1.2.0", "digest": bundle.digest, "mode": "hybrid", "gate": "none"} == said
 
 
 def test_a_generation_is_decoupled_and_has_no_batch(tmp_path: Path) -> None:
