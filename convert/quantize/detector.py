@@ -31,8 +31,11 @@ from edge_agent.formats.manifest import Task
 ROWS_MAX = 8192
 ROWS_MIN = 20
 SIZE_BYTES_MAX = 1_000_000
+RANK_MAX = 256
+"""Directions kept, those of the largest variance within a class; see docs/decisions/0061."""
 POOLING: Pooling = "mean"
-_WIDTH_SHARE = 1e-3
+_SHRINKAGE = 1e-3
+"""Added to every variance, of their mean: a direction that hardly varies must not decide alone."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,14 @@ def whiten(within: npt.NDArray[np.float64], rank: int) -> npt.NDArray[np.float64
     """Return [width, rank]: what gives differences from the class means the unit covariance."""
     covariance = within.T @ within / len(within)
     lengths, directions = np.linalg.eigh(covariance)
-    lengths = lengths + _WIDTH_SHARE * lengths.mean()
+    lengths = lengths + _SHRINKAGE * lengths.mean()
     return np.asarray((directions / np.sqrt(lengths))[:, -rank:])
 
 
 def _rank_of(width: int, classes: int) -> int:
     """Return how many directions fit into SIZE_BYTES_MAX."""
     room = SIZE_BYTES_MAX - 4 * (width + classes)
-    return max(1, min(width, room // (2 * (width + classes))))
+    return max(1, min(width, RANK_MAX, room // (2 * (width + classes))))
 
 
 def _drawn(rows: Sequence[Row]) -> list[Row]:
