@@ -17,13 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.bars import Bar, main, median
 from convert.quantize import graph
 from edge_agent.engine.runtimes.onnx_batch import Row
 from edge_agent.engine.runtimes.onnx_session import OnnxSession
-from edge_agent.formats.gate import OUTPUT_NAME, ROWS_MAX, Gate
 from tests import gated_onnx
 from tests.bundles import minilm_bundle
 
@@ -78,14 +75,13 @@ def _bars(name: str, session: OnnxSession, rows: Sequence[Row]) -> Iterator[Bar]
 def _gate(stored: str, without: OnnxSession, session: OnnxSession) -> Bar:
     """Measure what a gate adds to a call, in percent of it."""
     row = _row(GATE_TOKENS, 0)
-    scores = np.sort(np.random.default_rng(26).normal(400, 30, ROWS_MAX).astype(np.float32)).tolist()
-    gate = Gate(score="ood_score", held_up_max=0.03, scores=tuple(scores))
+    gate, outputs = gated_onnx.large_gate(), list(session.outputs)
 
     def plain() -> None:
         without.run(("logits",), [row])
 
     def gated() -> None:
-        _, score = session.run(("logits", OUTPUT_NAME), [row])[0]
+        _, score = session.run(outputs, [row])[0]
         gate.p_value(score.item())
         gate.holds_up(score.item())
 

@@ -271,7 +271,8 @@ class Daemon:
     async def _report_changes(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):  # a disk that stands tells nobody
-                await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS if self._collection.enabled else None)
+                async with asyncio.timeout(LOOK_SECONDS if self._collection.enabled else None):
+                    await self._changed.wait()
             self._changed.clear()
             await self._report()
 

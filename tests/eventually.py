@@ -7,9 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 POLL_SECONDS = 0.01
+SECONDS_MAX = 30.0
+"""Only what has failed takes this long; a loaded machine may take most of it."""
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = SECONDS_MAX) -> None:
     """Return once the condition holds; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -17,7 +19,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def eventually_answered(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+async def eventually_answered(condition: Callable[[], Awaitable[bool]], seconds: float = SECONDS_MAX) -> None:
     """The same for a condition that has to ask."""
     deadline = time.monotonic() + seconds
     while not await condition():
@@ -25,7 +27,7 @@ async def eventually_answered(condition: Callable[[], Awaitable[bool]], seconds:
         await asyncio.sleep(POLL_SECONDS)
 
 
-def eventually_sync(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def eventually_sync(condition: Callable[[], bool], seconds: float = SECONDS_MAX) -> None:
     """The same outside an event loop."""
     deadline = time.monotonic() + seconds
     while not condition():

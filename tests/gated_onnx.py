@@ -17,7 +17,7 @@ import onnxruntime
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.formats.gate import OUTPUT_NAME
+from edge_agent.formats.gate import OUTPUT_NAME, ROWS_MAX, Gate
 from tests import bert_onnx, bundles
 
 CALIBRATED = {
@@ -107,6 +107,12 @@ def write(directory: Path, kind: str, model: bytes, confidence: dict[str, Any], 
 def gate(*scores: float) -> dict[str, Any]:
     """Return a gate that holds up what is stranger than all of three held-out rows, or of those given."""
     return {"score": "ood_score", "held_up_max": HELD_UP_MAX, "scores": sorted(scores)}
+
+
+def large_gate() -> Gate:
+    """Return a gate with as many held-out rows as there may be."""
+    scores = np.sort(np.random.default_rng(26).normal(400, 30, ROWS_MAX).astype(np.float32)).tolist()
+    return Gate(score="ood_score", held_up_max=0.03, scores=tuple(scores))
 
 
 def score(kind: str, text: str, model: bytes | None = None) -> float:

@@ -70,7 +70,8 @@ def _sureness(shown: Prediction) -> str:
         return ""
     if shown.threshold is None:
         return f", {shown.confidence:.2f} not calibrated"
-    return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}"
+    resembles = "" if shown.p_value is None else f", p = {shown.p_value:.3f}"
+    return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}{resembles}"
 
 
 def _choices(shown: Prediction) -> dict[str, str]:

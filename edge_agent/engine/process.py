@@ -252,6 +252,7 @@ class ChildProcess:
         code, self.peak_bytes = _reaped(self._process)
         # What the child said before it died stands in the socket: it is read before the end of file.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._pipe.lost.wait(), LAST_WORDS_SECONDS_MAX)
+            async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
+                await self._pipe.lost.wait()
         self._pipe.abort()
         on_exit(code)

@@ -89,7 +89,8 @@ class Listener:
             except OSError as error:
                 self._note(f"{self._host}:{self._port}: {error.strerror or error}")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopped.wait(), BIND_SECONDS)
+                    async with asyncio.timeout(BIND_SECONDS):
+                        await self._stopped.wait()
                 continue
             async with server:
                 self.port, self.problem = server.sockets[0].getsockname()[1], ""

@@ -110,7 +110,7 @@ class Seen:
     scores_vary: bool = False
     """Its scores depend on what else was computed."""
     ood_score: float | None = None
-    """How strange it is, by the score of the bundle's gate; None = there is no score."""
+    """What its graph says of how strange it is; None = nothing."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,13 @@ def first(asked: Asked) -> Decision | None:
 
 def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen | None = None) -> Decision:
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
-    found = calibration if isinstance(calibration, Threshold) else None
-    varies = seen is not None and seen.scores_vary and found is not None
+    known = calibration if isinstance(calibration, Threshold) else None
+    varies = seen is not None and seen.scores_vary and known is not None
+    found = None if varies else known  # it was proved with scores that other neighbours do not give
     p_value, outside = gated(calibration, seen)
-    if varies:
-        found = None  # it was proved with scores that other neighbours do not give
     usual = calibration.novelty
     unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
-    held_up = Reason.SCORES_VARY if varies else Reason.OUT_OF_DISTRIBUTION if outside else _below(confidence, found)
+    held_up = _held_up(confidence, found, varies=varies, outside=outside)
     chosen = _graded(asked, held_up or (Reason.INPUT_UNUSUAL if unusual else None))
     less = (*chosen.degraded, *unusual, *marks(outside), *((Reason.SCORES_VARY,) if varies else ()))
     return replace(
@@ -185,7 +184,7 @@ def gated(calibration: Confidence, seen: Seen | None) -> tuple[float | None, boo
     gate = calibration.gate
     if gate is None:
         return None, False
-    score = math.nan if seen is None or seen.ood_score is None else seen.ood_score
+    score = math.nan if seen is None else gate.score_of(seen.ood_score, seen.label_mass)
     return gate.p_value(score), gate.holds_up(score)
 
 
@@ -194,8 +193,12 @@ def marks(outside: bool) -> tuple[str, ...]:
     return (Reason.OUT_OF_DISTRIBUTION,) if outside else ()
 
 
-def _below(confidence: float, found: Threshold | None) -> Reason | None:
-    """Return which limit a confidence is below; one that is not a number is below, too."""
+def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> Reason | None:
+    """Return why an answer is not confident; None = it is. A confidence that is not a number is below every limit."""
+    if varies:
+        return Reason.SCORES_VARY
+    if outside:
+        return Reason.OUT_OF_DISTRIBUTION
     if found is None or not confidence >= found.threshold:
         return Reason.BELOW_THRESHOLD
     return None if confidence >= found.floor else Reason.BELOW_FLOOR

@@ -12,7 +12,6 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
-from edge_agent.engine.golden import ood_score
 from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.protocol import Done
 from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide, gated, marks
@@ -80,18 +79,15 @@ def unasked(text: str, bundle: InstalledBundle, decision: Decision, said: Said |
 def judge(finished: Finished, asked: Asked) -> Decision:
     """Decide on a local answer that has a confidence."""
     manifest, done = finished.bundle.manifest, finished.answer.done
-    score = ood_score(manifest, done)
-    varies = finished.answer.computed.scores_vary
-    if manifest.task.kind == "classify":
-        seen = Seen(done.input_tokens, done.label_mass, varies, score)
-        return decide(max(done.scores), manifest.confidence, asked, seen)
-    return decide(done.confidence, manifest.confidence, asked, Seen(done.input_tokens, 1.0, varies, score))
+    seen = Seen(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
+    confidence = max(done.scores) if manifest.task.kind == "classify" else done.confidence
+    return decide(confidence, manifest.confidence, asked, seen)
 
 
 def compared(finished: Finished) -> Finished:
     """Return an answer without a confidence, such as a vector, with what the gate of its bundle finds."""
     manifest, done = finished.bundle.manifest, finished.answer.done
-    seen = Seen(done.input_tokens, ood_score=ood_score(manifest, done))
+    seen = Seen(done.input_tokens, ood_score=done.ood_score)
     p_value, outside = gated(manifest.confidence, seen)
     return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=marks(outside)))
 

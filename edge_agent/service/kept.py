@@ -47,11 +47,7 @@ def _graded(
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> Answered:
-    confidence, usual = said.confidence, finished.bundle.manifest.confidence.novelty
-    graded = said.HasField("confidence")
-    unusual: tuple[str, ...] = ()
-    if usual and graded:
-        unusual = usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
+    confidence, graded = said.confidence, said.HasField("confidence")
     return Answered(
         finished.prediction_id,
         finished.bundle.manifest,
@@ -64,13 +60,20 @@ def _graded(
         graded and not confidence.below_threshold,
         label_mass,
         finished.decision.route,
-        _reasons(finished, unusual),
+        _reasons(finished, _unusual(finished, label_mass) if graded else ()),
         finished.said.model if finished.said else "",
         answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
         _later(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",
     )
+
+
+def _unusual(finished: Finished, label_mass: float | None) -> tuple[str, ...]:
+    usual = finished.bundle.manifest.confidence.novelty
+    if usual is None:
+        return ()
+    return usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
 
 
 def _later(finished: Finished) -> str:

@@ -126,7 +126,11 @@ class Link:
         while True:
             watching = stub.Watch(pb.WatchRequest())
             with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
-                while said := await asyncio.wait_for(watching.read(), SILENT_SECONDS):
+                while True:
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        said = await watching.read()
+                    if not said:
+                        break
                     self._hear(said)
             self._hear(pb.WatchResponse())
             await asyncio.sleep(RECONNECT_SECONDS)

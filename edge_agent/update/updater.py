@@ -117,7 +117,8 @@ class Updater:
         while not self._stopping:
             await self.look()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._config.update.check_seconds)
+                async with asyncio.timeout(self._config.update.check_seconds):
+                    await self._wake.wait()
 
     async def stop(self) -> None:
         """Give up a self-test, let a switch come to its end, and write down how far each task has come."""

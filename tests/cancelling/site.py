@@ -79,7 +79,8 @@ class LargeModel(escalation_pb2_grpc.EscalationServiceServicer):
         while True:
             yield escalation_pb2.WatchResponse(online=True, affordable=True, free=True, model="oracle", usual_ms=1)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), SIGN_OF_LIFE_SECONDS)
+                async with asyncio.timeout(SIGN_OF_LIFE_SECONDS):
+                    await self._ended.wait()
 
     async def Ask(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Answer."""

@@ -86,7 +86,9 @@ def test_a_task_goes_from_bootstrap_to_hybrid(site):
     )
     assert {1} == {each["examples"] for each in begun["labels"] if each["name"] in LABELS}
     spent = begun["money"]["spent_micros"]
-    assert site.large_model().day_micros == spent >= 6 * 100_000
+    assert spent >= 6 * 100_000
+    # The uplink reports what it has settled a moment after the answer, until when the highest price stays reserved.
+    eventually_sync(lambda: spent == site.large_model().day_micros)
 
     site.admin.install(echo_bundle(site.folder / "pos", confidence=CALIBRATED, version="1.0.0"))
     site.admin.set_mode(TASK, "bootstrap")

@@ -59,7 +59,8 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
                         said, due = now, time.monotonic() + HEARTBEAT_SECONDS
                         await context.write(now)
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
+                        async with asyncio.timeout(HEARTBEAT_SECONDS):
+                            await changed.wait()
         finally:
             self._watches -= 1
 
