@@ -31,7 +31,7 @@ import numpy.typing as npt
 from convert import data, provisional
 from convert import task as tasks
 from convert.calibrate import gate, novelty, temperature, threshold
-from convert.calibrate.division import divided, family, hashed
+from convert.calibrate.division import GATE_ROWS_MAX, divided, family, hashed, one_of_each
 from convert.calibrate.gate import Conditions
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.data import Row
@@ -83,6 +83,8 @@ def run(job: Job) -> Report:
     task = tasks.of(job.recipe.path(job.recipe.task))
     asked = job.recipe.risk
     risk, wanted = Risk(asked.target, asked.delta), Wanted(asked.floor, asked.held_up_max)
+    if task.kind == "embed":
+        return _leave(job, *_gate_of_vectors(job, wanted))
     if task.kind not in _KINDS:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
         return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
@@ -91,6 +93,20 @@ def run(job: Job) -> Report:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         confidence, report = calibrate(bundle, rows, risk, job.progress, wanted)
     return _leave(job, confidence, report)
+
+
+def _gate_of_vectors(job: Job, wanted: Wanted) -> tuple[Confidence, Report]:
+    """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
+    rows = one_of_each(data.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
+        with serving([bundle]) as served:
+            said = served.predict(bundle, [row.text for row in rows], job.progress)
+    conditions, gated = _conditions(bundle, [each for each in said if not each.failure], wanted)
+    verdict = "A task of kind embed has no confidence."
+    if conditions.gate:
+        verdict += " The gate marks inputs unlike the training texts."
+    return AlwaysEscalate(gate=conditions.gate), {"verdict": verdict, "kind": "embed", "gate": gated}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,14 @@ def divided(rows: Sequence[Row]) -> Division:
     return Division(ordered[:tuning], ordered[:gate], ordered[gate:])
 
 
+def one_of_each(rows: Sequence[Row]) -> list[Row]:
+    """Return one row of each family, in an order that has nothing to do with their texts."""
+    first: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key))):
+        first.setdefault(family(row), row)
+    return list(first.values())
+
+
 def _whole(ordered: Sequence[Row], count: int) -> int:
     """Return a number of rows that parts no family."""
     while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate, finish
+from convert import calibrate, evaluate, finish, provisional
 from convert import task as tasks
 from convert.choose import Candidate, choose, judge
 from convert.evaluate import predict
@@ -16,6 +16,7 @@ from convert.quantize import detector, graph
 from convert.recipe import Budget
 from convert.stage import Job, Report
 from edge_agent.formats import golden
+from edge_agent.formats.gate import Gate
 from tests.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]
@@ -73,6 +74,24 @@ def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
     assert [] == judge(line | {"gate_agreement": None}, Budget())
     assert [] == judge(line | {"gate_agreement": {"value": 0.99}}, Budget())
     assert ["gate agreement under 0.99"] == judge(line | {"gate_agreement": {"value": 0.98}}, Budget())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["extract", "embed"])
+def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
+    """Texts without a class are one class: a record and a vector come with a score, and strangers are held up."""
+    job = stage_job(tmp_path / "run", "quantize", kind, train=True, budget={"agreement_min": 0.0}, risk={"held_up_max": 0.1})
+    assert 1 == chosen_of(job, "fp32")["detector"]["classes"]
+    job = after(job, "calibrate")
+    assert "ood_score" == calibrate.run(job)["gate"]["score"]
+    section = _section(job.out)
+    assert isinstance(section["gate"], dict)
+    gate = Gate.model_validate_json(json.dumps(section["gate"]))
+    bundle = provisional.bundle(job, provisional.chosen(job), tmp_path / "bundle")
+    said = predict(bundle, [*STRANGE, *TEXTS[:60]])
+    held_up = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]
+    assert sum(held_up[: len(STRANGE)]) >= 4
+    assert sum(held_up[len(STRANGE) :]) <= 20
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
     assert ["confidence.json"] == files(job.out)
     section = Threshold.model_validate(json.loads((job.out / "confidence.json").read_text()))
     assert (report["threshold"], report["temperature"]) == (section.threshold, section.temperature)
-    assert {"temperature": 72, "threshold": 168, "failed": 0} == report["rows"]
+    assert {"temperature": 72, "gate": 0, "threshold": 168, "failed": 0} == report["rows"]
     assert {"bins", "calibration_error"} == set(report["reliability"]["before"]) == set(report["reliability"]["after"])
     assert json.loads(json.dumps(report)) == report
 
