@@ -97,7 +97,9 @@ def without_gate(work: Path, gated: Wanted, effort: Effort) -> Path:
     source, target = work / gated.name, work / f"{gated.name}-plain"
     if not target.is_dir():
         shutil.copytree(source, target)
-    return made(work, Wanted(f"{gated.name}-plain", gated.train, gated.calibration, gated.test, gated.outliers, False), effort)
+    return made(
+        work, Wanted(f"{gated.name}-plain", gated.train, gated.calibration, gated.test, gated.outliers, False), effort
+    )
 
 
 def _some(rows: Sequence[Row], most: int) -> list[Row]:

@@ -53,7 +53,9 @@ def calibrated(score: GateScore | None, held_out: Sequence[Prediction], held_up_
         return None
     bare = Gate(score=score, held_up_max=held_up_max, scores=(0.0,))
     scores = np.sort([bare.score_of(each.ood_score, each.label_mass) for each in held_out]).astype(np.float32)
-    return Gate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist())) if np.isfinite(scores).all() else None
+    return (
+        Gate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist())) if np.isfinite(scores).all() else None
+    )
 
 
 def score_of(manifest: Manifest, said: Sequence[Prediction]) -> GateScore | None:
@@ -72,7 +74,9 @@ def why_none(score: GateScore | None, rows: int, held_up_max: float) -> str:
     return f"{rows} held-out rows are too few for a gate at {held_up_max:g}: it takes {rows_needed(held_up_max)}."
 
 
-def holding(conditions: Conditions, threshold: float | None, said: Sequence[Prediction], confidences: Floats) -> dict[str, Any]:
+def holding(
+    conditions: Conditions, threshold: float | None, said: Sequence[Prediction], confidences: Floats
+) -> dict[str, Any]:
     """Return the share of answers that each of the three holds up, on its own, and that pass all of them."""
     parts: dict[str, Flags] = {
         "gate": conditions.held_up(said),

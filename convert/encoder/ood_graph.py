@@ -144,7 +144,9 @@ class _Nodes:
 
     def scored(self, vector: str, detector: Detector) -> None:
         """Add the score of a vector."""
-        white = self.add("MatMul", [self.add("Sub", [vector, self.constant(detector.centre)]), self.half(detector.whitening)])
+        white = self.add(
+            "MatMul", [self.add("Sub", [vector, self.constant(detector.centre)]), self.half(detector.whitening)]
+        )
         product = self.add("MatMul", [white, self.half(-2 * detector.classes.T)])
         lengths = self.constant((_halved(detector.classes) ** 2).sum(axis=1))
         nearest = self.add("ReduceMin", [self.add("Add", [product, lengths]), self.axis(1)], keepdims=0)

@@ -30,7 +30,7 @@ from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Task
 
 OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
-"""A batch takes so many outliers for each of its rows, and their loss counts so much of the rows' own."""
+"""At most so many outliers for each row of a batch, and their loss counts so much of the rows' own."""
 HEAD_RATE_FACTOR = 5.0
 """A new head learns so many times faster than the body below it."""
 WEIGHT_DECAY = 0.01
@@ -173,6 +173,9 @@ class EncoderLearner:
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
         self._outliers = cycled(outliers)
+        # As often as a row: a few texts that come again in every batch are learnt by heart (decision 61).
+        self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
+        self._outliers_due = 0.0
         self._head_only = not all(weight.requires_grad for weight in model.parameters())
 
     @property
@@ -198,8 +201,15 @@ class EncoderLearner:
             self._model.base_model.eval()
         logits, wanted = self.answers([self._train[row] for row in rows])
         own = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD)
-        strangers = list(islice(self._outliers, max(1, round(OUTLIER_SHARE * len(rows)))))
+        strangers = self._due_outliers(len(rows))
         return own + OUTLIER_WEIGHT * uniformity(self.answers(strangers)[0]) if strangers else own
+
+    def _due_outliers(self, rows: int) -> list[Item]:
+        """Return the outliers that are learnt beside so many rows."""
+        self._outliers_due += self._outliers_a_row * rows
+        count = int(self._outliers_due)
+        self._outliers_due -= count
+        return list(islice(self._outliers, count))
 
     def validate(self) -> Validation:
         """Return the mean loss a label or a word, and the share of rows that are right as a whole."""

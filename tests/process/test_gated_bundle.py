@@ -34,7 +34,9 @@ def chosen_of(job: Job, *types: str) -> Report:
         target = job.out / "candidates" / name / "model.onnx"
         target.parent.mkdir(parents=True)
         details = graph.quantize(exported, target, name)
-        candidates.append(Candidate(name, target, details | {"ood_score": fitted is not None and fitted.put_into(target)}))
+        candidates.append(
+            Candidate(name, target, details | {"ood_score": fitted is not None and fitted.put_into(target)})
+        )
     return choose(job, candidates, full, scored=scored) | {"detector": fitted.report() if fitted else None}
 
 
@@ -80,7 +82,9 @@ def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
     """Texts without a class are one class: a record and a vector come with a score, and strangers are held up."""
-    job = stage_job(tmp_path / "run", "quantize", kind, train=True, budget={"agreement_min": 0.0}, risk={"held_up_max": 0.1})
+    job = stage_job(
+        tmp_path / "run", "quantize", kind, train=True, budget={"agreement_min": 0.0}, risk={"held_up_max": 0.1}
+    )
     assert 1 == chosen_of(job, "fp32")["detector"]["classes"]
     job = after(job, "calibrate")
     assert "ood_score" == calibrate.run(job)["gate"]["score"]
