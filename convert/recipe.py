@@ -134,7 +134,7 @@ class Risk(_Section):
     floor: float = Field(default=0.5, ge=0.0, lt=1.0)
     """A confident answer has at least this calibrated probability on its own; 0 = any."""
     held_up_max: float = Field(default=0.03, ge=0.0, lt=1.0)
-    """The gate: at most so many of the inputs that resemble the calibration rows are held up as strange; 0 = no gate."""
+    """The gate: at most so many of the inputs that resemble the calibration rows are held up as strange; 0 = none."""
 
 
 class Recipe(_Section):

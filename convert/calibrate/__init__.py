@@ -3,9 +3,10 @@
 Pure arithmetic lies beside this module; the answers come from `convert.evaluate`, through the engine that will serve.
 
 The calibration rows are divided once (`division`): a part for the temperature, a part for the gate, and the larger
-part for the threshold, which is proved with the gate and the floor in force. With more than two labels a temperature changes which of two rows is the surer one, so it has to
-stand before the threshold is tested. It is one number and needs some hundred rows; the threshold takes whatever there
-is. The rows of the temperature also say where the walk over the thresholds starts.
+part for the threshold, which is proved with the gate and the floor in force. With more than two labels a temperature
+changes which of two rows is the surer one, so it has to stand before the threshold is tested. It is one number and
+needs some hundred rows; the threshold takes whatever there is. The rows of the temperature also say where the walk over
+the thresholds starts.
 
 Rows of one family are right or wrong together, so the test takes one of each, chosen by a hash: the promise is for
 requests in which every family is as frequent as every other.
@@ -118,8 +119,11 @@ class Wanted:
     """0 = no gate."""
 
 
+ANYTHING = Wanted()
+
+
 def calibrate(
-    bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet, wanted: Wanted = Wanted()
+    bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet, wanted: Wanted = ANYTHING
 ) -> tuple[Confidence, Report]:
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
     parts = divided(rows)

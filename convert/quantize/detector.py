@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,8 @@ from tokenizers import Tokenizer
 
 from convert import data, probe
 from convert.data import Row
-from convert.encoder import ood_graph
-from convert.encoder.ood_graph import Detector, Floats, Pooling
+from convert.quantize import ood_graph
+from convert.quantize.ood_graph import Detector, Floats, Pooling
 from convert.stage import Job, Report
 from edge_agent.formats.manifest import Task
 

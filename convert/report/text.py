@@ -177,22 +177,30 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
     yield from _images(plots, "reliability.png", "risk-coverage.png")
 
 
+_CHECKS = {
+    "gate": "held up by the gate",
+    "floor": "below the floor",
+    "threshold": "below the threshold",
+    "confident": "confident: none of these",
+}
+
+
 def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
     """Show what each of the three checks of a confident answer holds up."""
     found, gate = calibrate.get("held_up"), calibrate.get("gate", {})
     if not found:
         return
     if gate.get("score", "none") == "none":
-        yield f"The bundle has no gate. {gate.get('why', '')} An answer to an input unlike all of these may be confident."
+        why = gate.get("why", "")
+        yield f"The bundle has no gate. {why} An answer to an input unlike all of these may be confident."
     else:
+        most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
         yield (
-            f"The gate holds an input up when at most {percent(gate['held_up_max'])} of {plural(gate['rows'], 'held-out row')}"
-            f" are as strange. The floor is {number(calibrate['floor'])}. The threshold was proved with both in force, so"
-            " the promise is about the answers that pass all three."
+            f"The gate holds an input up when at most {most} of {rows} are as strange. The floor is"
+            f" {number(calibrate['floor'])}. The threshold was proved with both in force, so the promise is about the"
+            " answers that pass all three."
         )
-    titles = {"gate": "held up by the gate", "floor": "below the floor", "threshold": "below the threshold"}
-    titles["confident"] = "confident: none of these"
-    yield _table(["of the rows that prove", "share"], [[titles[key], interval(found[key])] for key in titles])
+    yield _table(["of the rows that prove", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()])
 
 
 def _how(rows: Mapping[str, int], temperature: float) -> str:

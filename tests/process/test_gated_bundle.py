@@ -100,7 +100,7 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
 
 @pytest.mark.slow
 def test_without_training_texts_there_is_no_gate(tmp_path: Path):
-    """A source that is tuned already, with no training split, becomes a bundle without a gate, and the report says why."""
+    """A source that is tuned already, with no training split, becomes a bundle without a gate; the report says why."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0})
     assert None is chosen_of(job, "fp32")["detector"]
     job = after(job, "calibrate")

@@ -1,4 +1,4 @@
-"""The gate: its p-value, its finite-sample promise, and what gate and floor take from what the threshold is proved on."""
+"""The gate: its p-value, its finite-sample promise, and what gate and floor take from the rows that prove."""
 
 import math
 

@@ -16,10 +16,10 @@ import transformers
 from convert.data import Row
 from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, task_tokens
+from convert.encoder.tags import UNREAD
 from convert.finetune import adapter
 from convert.finetune.adapter import Halves
 from convert.finetune.decoder import DecoderLearner, Parts
-from convert.encoder.tags import UNREAD
 from convert.finetune.encoder import EncoderLearner, Item, Reading, classifier
 from convert.finetune.lessons import Lesson, Lessons
 from convert.finetune.loop import Settings, train

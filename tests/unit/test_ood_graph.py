@@ -1,14 +1,13 @@
-"""The score of strange inputs in an encoder's graph: where it is put, what it computes, and what it leaves as it was."""
+"""The score of strange inputs in an encoder's graph: where it is put, what it computes, what it leaves as it was."""
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
-from convert.encoder import ood_graph
-from convert.encoder.ood_graph import Detector
-from convert.quantize import graph
+from convert.quantize import graph, ood_graph
 from convert.quantize.detector import fitted, whiten
+from convert.quantize.ood_graph import Detector
 from edge_agent.formats.gate import OUTPUT_NAME
 from tests import bert_onnx
 from tests.bert_onnx import TINY

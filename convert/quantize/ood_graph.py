@@ -64,23 +64,31 @@ def find(model: onnx.ModelProto, kind: Kind) -> str:
 
     From the output backwards: a head is passed, and then the first tensor of three dimensions is it.
     """
-    opset = next((each.version for each in model.opset_import if not each.domain), 0)
-    if opset < OPSET_MIN or "attention_mask" not in {each.name for each in model.graph.input}:
+    if not _is_scorable(model):
         return ""
     known = onnx.shape_inference.infer_shapes(model).graph
     ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in (*known.value_info, *known.output)}
-    makers = {name: node for node in known.node for name in node.output}
-    constants = {each.name for each in known.initializer}
-    names = [each.name for each in known.output]
-    tensor = next((name for name in _OUTPUTS if name in names), names[0])
     headless = kind == "embed"
-    while tensor in makers:
+    for tensor, node in _upwards(known):
         if headless and ranks.get(tensor) == 3:
             return tensor
-        node = makers[tensor]
         headless = headless or node.op_type in _HEADS
-        tensor = next((name for name in node.input if name not in constants and name in makers), "")
     return ""
+
+
+def _is_scorable(model: onnx.ModelProto) -> bool:
+    opset = next((each.version for each in model.opset_import if not each.domain), 0)
+    return opset >= OPSET_MIN and "attention_mask" in {each.name for each in model.graph.input}
+
+
+def _upwards(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto]]:
+    """Yield the answering output and the tensors that it is computed from, each with its node, backwards."""
+    makers = {name: node for node in graph.node for name in node.output}
+    names = [each.name for each in graph.output]
+    tensor = next((name for name in _OUTPUTS if name in names), names[0])
+    while tensor in makers:
+        yield tensor, makers[tensor]
+        tensor = next((name for name in makers[tensor].input if name in makers), "")
 
 
 def append(model: onnx.ModelProto, hidden: str, detector: Detector) -> bool:
