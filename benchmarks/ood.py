@@ -139,8 +139,8 @@ def left_out(ground: Ground) -> Iterable[Bar]:
         gone = set(random.Random(turn).sample(labels, LEFT_OUT))  # noqa: S311 - no secret
         calibration, train = parted(ground.rows("clinc150/train.jsonl"), CALIBRATION_SHARE)
         strange, ordinary = _by_label(ground.rows("clinc150/validation.jsonl"), gone)
-        here = [_by_label(rows, gone)[1] for rows in (train, calibration)]
-        wanted = Wanted(f"clinc-without-{turn}", *here, ordinary)
+        learnt, held_out = (_by_label(rows, gone)[1] for rows in (train, calibration))
+        wanted = Wanted(f"clinc-without-{turn}", learnt, held_out, ordinary)
         said = ground.asked(wanted, {"ordinary": ordinary, "strange": strange})
         found.append(auroc(said["ordinary"], said["strange"]))
         yield Bar(f"ten labels left out, turn {turn + 1}: AUROC", found[-1], None, "higher")

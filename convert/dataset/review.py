@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
-from convert.dataset import label_studio, select
+from convert.dataset import label_studio
 from convert.dataset.label_studio import Asked
+from convert.dataset.scope import Scope, open_examples
 from convert.dataset.write import made_whole
 from edge_agent.errors import InvalidRequest
 
@@ -18,9 +19,10 @@ TASKS_NAME, INTERFACE_NAME = "tasks.json", "interface.xml"
 Which = Literal["unreviewed", "conflicts"]
 _CONDITIONS: dict[str, str] = {"unreviewed": "verdict IS NULL AND duplicate_of IS NULL", "conflicts": "conflict"}
 _ASKED = """
-    SELECT site, prediction_id, $task, input, output, confidence, bundle_version || ' ' || left(bundle_digest, 12)
+    SELECT site, prediction_id, $task, input, output, local_answer, confidence,
+           bundle_version || ' ' || left(bundle_digest, 12), teacher_answer, model
     FROM examples WHERE {condition}
-    ORDER BY confidence NULLS FIRST, answered_at, site, prediction_id LIMIT $limit
+    ORDER BY confidence NULLS FIRST, moment, site, prediction_id LIMIT $limit
 """
 _LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'classify' ORDER BY 1"
 
@@ -34,6 +36,7 @@ class Asking:
     which: Which = "unreviewed"
     """unreviewed: the least confident first, one of each group of duplicates. conflicts: what reviewers disagree on."""
     rows_max: int = 500
+    scope: Scope = field(default_factory=Scope)
 
 
 def write(asking: Asking, out: Path, *, force: bool = False) -> int:
@@ -44,7 +47,7 @@ def write(asking: Asking, out: Path, *, force: bool = False) -> int:
         InvalidRequest: there is nothing to review, or `out` exists.
     """
     with duckdb.connect() as connection, made_whole(out, TASKS_NAME, force=force) as folder:
-        select.open_examples(connection, asking.collected, asking.task)
+        open_examples(connection, asking.collected, asking.task, asking.scope)
         labels = [label for (label,) in connection.execute(_LABELS).fetchall()]
         query = _ASKED.format(condition=_CONDITIONS[asking.which])
         found = connection.execute(query, {"task": asking.task, "limit": asking.rows_max}).fetchall()

@@ -279,8 +279,9 @@ class Prediction:
     input: str
     """Redacted."""
     output: str
+    """The answer that was given, which is what a reviewer judges."""
     confidence: float | None
-    """None where the kind has none."""
+    """Of `local_answer`, as `threshold`, `below_threshold` and `scores`; None where the kind has none."""
     threshold: float | None
     """None where the bundle is not calibrated."""
     below_threshold: bool
@@ -295,6 +296,11 @@ class Prediction:
     reviewed: bool
     p_value: float | None = None
     """As in `Answer`."""
+    local_answer: str | None = None
+    """What the local model answered, given or not; None = it was not asked, or its answer was not kept."""
+    teacher_answer: str | None = None
+    """What the large model answered when the input came; where it is set, it is `output`."""
+    teacher_model: str = ""
 
 
 @dataclass(frozen=True)

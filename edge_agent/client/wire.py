@@ -436,6 +436,9 @@ def prediction(message: feedback_pb2.Prediction) -> Prediction:
         feedback=tuple(map(_feedback, message.feedback)),
         reviewed=message.reviewed,
         p_value=message.p_value if message.HasField("p_value") else None,
+        local_answer=message.local_answer if message.HasField("local_answer") else None,
+        teacher_answer=message.teacher_answer if message.HasField("teacher_answer") else None,
+        teacher_model=message.teacher_model,
     )
 
 

@@ -287,6 +287,10 @@ class ExamplesConfig(Section):
     routine_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of the sure answers without feedback that is sealed, 0 to 1."
     )
+    new_inputs_level: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default={},
+        description="By task: probability of a false alarm 'new_inputs' over the life of a bundle; else 0.01.",
+    )
     segment_bytes_max: int = Field(
         default=4 * 2**20, ge=2**16, le=2**26, description="Records in one sealed segment, in bytes before packing."
     )

@@ -86,7 +86,7 @@ class House:
         self.recorder = Recorder(config.examples, config.site.id or LOCAL_SITE, redactor)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
         self.spool = Spool(config.state_dir / "spool.db", around.monotonic)
-        self.book = Book(self.spool.db)
+        self.book = Book(self.spool.db, config.examples.new_inputs_level)
         self.questions = Questions(self.spool, config.escalation)
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from edge_agent.field.drift import Sample, Stream
 from edge_agent.field.evidence import Promise
 from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.example import local_answer
 from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
 from edge_agent.formats.manifest import Manifest, Threshold
 
@@ -69,6 +70,8 @@ class Observed:
     pair: Pair | None = None
     label: str = ""
     """That was given; empty = none was."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none, or the local model was not asked."""
 
     @property
     def accepted(self) -> bool:
@@ -173,11 +176,16 @@ def _read(record: str) -> Any:
 
 def reach(prediction: Mapping[str, Any]) -> float | None:
     """Return the same of a kept prediction."""
-    return 0.0 if OUT_OF_DISTRIBUTION in prediction["reason"].split() else prediction["confidence"]
+    return 0.0 if OUT_OF_DISTRIBUTION in prediction["reason"].split() else local_confidence(prediction)
 
 
 def local_output(prediction: Mapping[str, Any]) -> str | None:
     """Return what the local model said of a kept prediction; None = nothing, or it was not kept."""
-    if prediction["scores"]:
-        return str(prediction["scores"][0][0])
-    return None if prediction.get("model") or prediction["route"] == "upstream" else str(prediction["output"])
+    local = local_answer(prediction)
+    return local["answer"] if local else None
+
+
+def local_confidence(prediction: Mapping[str, Any]) -> float | None:
+    """Return how sure the local model was of that; None = its kind has no confidence, or it said nothing."""
+    local = local_answer(prediction)
+    return local["confidence"] if local else None

@@ -12,30 +12,32 @@ from edge_agent.v1 import inference_pb2 as pb
 
 
 def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
-    """Keep a classification, with its best label even where that was withheld."""
+    """Keep a classification, with the best label of the local model even where that was withheld."""
     labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
     said = result.classification
-    return _graded(finished, said, said.label or (ranked[0][0] if ranked else ""), ranked, said.label_mass)
+    return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
 
 
 def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
-    """Keep a record."""
-    return _graded(finished, result.extraction, result.extraction.json)
+    """Keep a record, the local model's even where that was withheld."""
+    asked = finished.answer is not NOT_ASKED
+    return _graded(finished, result.extraction, answers.record(finished) if asked else None)
 
 
 def generated(finished: Finished, text: str) -> Answered:
     """Keep a text that was written to its end."""
-    route, reasons = finished.decision.route, _reasons(finished)
+    said = finished.said
     return Answered(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,
         finished.text,
-        text,
-        route=route,
-        reasons=reasons,
-        model=finished.said.model if finished.said else "",
+        text if said is None and finished.answer is not NOT_ASKED else None,
+        teacher_answer=None if said is None else text,
+        model=said.model if said else "",
+        route=finished.decision.route,
+        reasons=_reasons(finished),
         later=_later(finished),
     )
 
@@ -43,7 +45,7 @@ def generated(finished: Finished, text: str) -> Answered:
 def _graded(
     finished: Finished,
     said: pb.Classification | pb.Extraction,
-    output: str,
+    local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> Answered:
@@ -53,16 +55,16 @@ def _graded(
         finished.bundle.manifest,
         finished.bundle.digest,
         finished.text,
-        output,
+        local_answer,
         scores or (),
         confidence.value if graded else None,
         confidence.threshold if confidence.HasField("threshold") else None,
         graded and not confidence.below_threshold,
         label_mass,
+        finished.said.value if finished.said else None,
+        finished.said.model if finished.said else "",
         finished.decision.route,
         _reasons(finished, _unusual(finished, label_mass) if graded else ()),
-        finished.said.model if finished.said else "",
-        answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
         _later(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",

@@ -14,6 +14,7 @@ from convert.assess import assess
 from convert.calibrate.threshold import Risk
 from convert.cli import app
 from edge_agent.errors import FileMissing
+from edge_agent.formats import example
 from tests.examples import feedback, opinion, prediction
 from tests.segments import Centre, Record, SealingSite
 
@@ -97,6 +98,40 @@ def test_the_promise(tmp_path: Path, records: list[Record], threshold: float | N
     assert (needed is None) == (found.reviews_needed is None)
     if needed is not None:
         assert needed <= found.reviews_needed <= needed + 40
+
+
+ESCALATED = {"route": "upstream", "model": "large-1", "output": "price"}
+
+
+def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> list[Record]:
+    """Return an unsure input that the large model answered, rightly, as version 0.1 wrote it, and a review of it."""
+    made = prediction(number, input=text(number)).model_dump(mode="json", by_alias=True)
+    grades = {"confidence": 0.4, "sure": False, "scores": [[ours, 0.4], ["stock", 0.3]] if scores else []}
+    old = example.Prediction.model_validate({**made, **grades, **ESCALATED})
+    return [old, feedback(number, **{"verdict": "accept", "value": "", **said})]
+
+
+def test_the_local_answer_is_judged_by_its_own_confidence(tmp_path: Path):
+    """The large model was right each time and the local one wrong: that proves no threshold, least of all 0.01."""
+    records = [record for number in range(1, 101) for record in escalated(number, "refund")]
+    found = assess(collected(tmp_path, records), "pos-intent", RISK)
+    assert (None, 0.0, 100, 0) == (found.promise.threshold, found.right.value, found.promise.reviews, found.unjudged)
+
+
+def test_an_unknown_local_answer_is_left_out(tmp_path: Path):
+    """Version 0.1 kept no local answer of records that it escalated; a rejected answer leaves the other one open."""
+    rejected = {"verdict": "reject", "value": "", "reason": "no"}
+    records = [
+        *(record for number in range(1, 101) for record in escalated(number, "refund", scores=False)),
+        *escalated(101, "refund", **rejected),
+        *escalated(102, "price", **rejected),
+        *judged(103),
+    ]
+    folder = collected(tmp_path, records)
+    found = assess(folder, "pos-intent", RISK)
+    assert (101, 2, 0.5) == (found.unjudged, found.promise.reviews, found.right.value)
+    output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
+    assert "left out there: 101 reviews of a large model's answer" in " ".join(output.split())
 
 
 def test_free_answers_have_no_labels(tmp_path: Path):

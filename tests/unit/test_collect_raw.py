@@ -12,8 +12,9 @@ import pytest
 from convert import durable
 from convert.collect import database, raw, rows
 from convert.collect.raw import Entry, Writer
+from convert.collect.rows import Origin
 from convert.texts import normalised
-from tests.examples import EPOCH, feedback, opinion, prediction, tombstone
+from tests.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
 
 
 def entry(number: int) -> Entry:
@@ -21,7 +22,7 @@ def entry(number: int) -> Entry:
 
 
 def batch(number: int):
-    return rows.table([prediction(number), feedback(number)], EPOCH, number, 1)
+    return rows.table([prediction(number), feedback(number)], Origin(EPOCH, number, NOW), 1)
 
 
 def written(folder: Path, numbers: list[int]) -> list[Path]:
@@ -49,7 +50,7 @@ def test_the_same_work_makes_the_same_file(tmp_path: Path):
 def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
     """At a number of rows everything taken so far is on the disk; a segment is never divided."""
     writer = Writer(tmp_path)
-    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], EPOCH, 1, 1)
+    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], Origin(EPOCH, 1, NOW), 1)
     assert not writer.add(entry(1), [large])
     assert writer.add(entry(2), [large] * 100)
     assert [entry(1), entry(2)] == list(raw.entries(tmp_path))
@@ -81,8 +82,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
 def test_forgetting_keeps_the_rest(tmp_path: Path):
     """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
     writer = Writer(tmp_path)
-    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], EPOCH, 1, 1)
-    other = rows.table([prediction(1, site="site-2")], EPOCH, 1, 1)
+    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], Origin(EPOCH, 1, NOW), 1)
+    other = rows.table([prediction(1, site="site-2")], Origin(EPOCH, 1, NOW), 1)
     writer.add(entry(1), [mine, other])
     writer.close()
     (path,) = raw.files(tmp_path)
@@ -107,7 +108,7 @@ def test_a_record_keeps_all_it_says():
         kept={"because": "escalated", "share": 0.5},
     )
     said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
-    first, second, third = rows.table([made, said, opinion(1)], EPOCH, 7, 41).to_pylist()
+    first, second, third = rows.table([made, said, opinion(1)], Origin(EPOCH, 7, NOW), 41).to_pylist()
     wanted = {
         "type": "prediction",
         "epoch": EPOCH,
@@ -133,12 +134,16 @@ def test_a_record_keeps_all_it_says():
 
 def test_files_of_before_opinions_are_read(tmp_path: Path):
     """What was collected without the newest columns is joined, and forgotten, like everything else."""
-    old = rows.table([prediction(1), prediction(2)], EPOCH, 1, 1).to_pylist()
+    old = rows.table([prediction(1), prediction(2)], Origin(EPOCH, 1, NOW), 1).to_pylist()
     (tmp_path / "raw").mkdir()
-    columns = [name for name in rows.SCHEMA.names if name not in ("model", "why")]
+    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS]
     before = pa.Table.from_pylist(old, rows.SCHEMA).select(columns)
     raw.write(tmp_path / "raw" / "old.parquet", before, [])
-    raw.write(tmp_path / "raw" / "new.parquet", pa.Table.from_batches([rows.table([opinion(1)], EPOCH, 2, 1)]), [])
+    raw.write(
+        tmp_path / "raw" / "new.parquet",
+        pa.Table.from_batches([rows.table([opinion(1)], Origin(EPOCH, 2, NOW), 1)]),
+        [],
+    )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
         found = connection.execute("SELECT type, model FROM records ORDER BY sequence, line").fetchall()
         assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
