@@ -152,6 +152,28 @@ def test_files_of_before_opinions_are_read(tmp_path: Path):
     assert rows.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
 
 
+def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
+    """The best of the local scores was the local answer; without scores it is unknown, and the confidence goes too."""
+    taught = {"route": "upstream", "model": "large-1", "output": "price"}
+    changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
+    records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
+    old = rows.table(records, Origin(EPOCH, 1, NOW), 1).to_pylist()
+    for row in old:  # what it wrote, whoever had given the output
+        row.update({"confidence": 0.75, "threshold": 0.8, "sure": True})
+    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS or name == "model"]
+    (tmp_path / "raw").mkdir()
+    raw.write(tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, rows.SCHEMA).select(columns), [])
+    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+        query = "SELECT local_answer, confidence, threshold, sure, teacher_answer FROM records ORDER BY line"
+        found = connection.execute(query).fetchall()
+    assert [
+        ("refund", 0.75, 0.8, True, None),
+        ("refund", 0.75, 0.8, True, "price"),
+        (None, None, None, False, "price"),
+        (None, None, None, False, None),
+    ] == found
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Refund!", "  refund"), ("ﬁve   coffees", "five coffees"), ("STRASSE", "straße"), ("why?!…", "Why")],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import Manifest, Task
 from edge_agent.service import messages
 from edge_agent.service.open_inference.wire import pb
 
@@ -138,10 +138,17 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
     },
 }
 """By the kind of the task, in the order in which they are sent."""
+_GATED_ONLY = "p_value"
+_UNGATED = {kind: {name: each[name] for name in each if name != _GATED_ONLY} for kind, each in OUTPUTS.items()}
 BATCHED = frozenset({"classify", "extract", "embed"})
 """Kinds whose tensors have a first dimension that counts the inputs."""
 EACH_PIECE = ("text",)
 """Outputs of a generation that come before its end."""
+
+
+def outputs_of(manifest: Manifest) -> Mapping[str, Output]:
+    """Return the outputs of a bundle: without a gate no p-value, as not every client can write what is no number."""
+    return (OUTPUTS if manifest.confidence.gate else _UNGATED)[manifest.task.kind]
 
 
 def shape(output: Output, kind: str, labels: int, batch: int = ANY) -> list[int]:
