@@ -79,7 +79,7 @@ STAGES: dict[str, Step] = {
         "convert.finish",
         ("export", "quantize", "calibrate", "evaluate"),
         ("budget",),
-        ("source", "train", "importance", "calibration", "test", "task.yaml"),
+        ("source", "train", "outliers", "importance", "calibration", "test", "task.yaml"),
         (*_TORCH, *_SERVING),
     ),
 }
