@@ -177,8 +177,23 @@ def rows(recipe: Recipe, split: Split) -> list[Row]:
     return found
 
 
+def outliers(recipe: Recipe) -> list[Row]:
+    """Read the texts that are none of the task's; nothing where the recipe names no file.
+
+    Raises what `read_rows` raises; InvalidRequest for a task that learns nothing from them.
+    """
+    if not recipe.data.outliers:
+        return []
+    task = tasks.of(recipe.path(recipe.task))
+    if task.kind != "classify" or recipe.finetune is None or recipe.finetune.method == "lora":
+        said = "'data.outliers' is for an encoder that is trained to classify"
+        raise InvalidRequest(said, remedy=f"Take it out of the recipe, or add 'finetune: {{method: full}}'. {_SEE}")
+    return read_rows(recipe.path(recipe.data.outliers), "text-label", text_only=True)
+
+
 def check(recipe: Recipe) -> Summary:
-    """Read every split that the recipe names, and refuse any text that stands in two of them.
+    """Read every split that the recipe names, and refuse any text that stands in two of them, or in one and in the
+    outliers.
 
     Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
     copies than the recipe takes.
@@ -187,6 +202,9 @@ def check(recipe: Recipe) -> Summary:
     found = {split: rows(recipe, split) for split in named}
     for first, second in itertools.combinations(named, 2):
         _check_overlap(first, found[first], second, found[second])
+    strangers = outliers(recipe)
+    for split in named:
+        _check_overlap(split, found[split], "outliers", strangers)
     copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
