@@ -78,12 +78,12 @@ class Ground:
 
 def _clinc_wanted(ground: Ground, name: str, outliers: Sequence[str] = ()) -> Wanted:
     calibration, train = parted(ground.rows("clinc150/train.jsonl"), CALIBRATION_SHARE)
-    return Wanted(name, train, calibration, calibrated_test(ground.rows("clinc150/validation.jsonl")), outliers)
+    return Wanted(name, train, calibration, _test(ground.rows("clinc150/validation.jsonl")), outliers)
 
 
-def calibrated_test(rows: Sequence[Row]) -> list[Row]:
-    """Return what a run of edge-convert measures itself on; the figures are those of the daemon."""
-    return list(rows)
+def _test(rows: Sequence[Row]) -> list[Row]:
+    """Return what a run of edge-convert measures itself on: a tenth, for the figures are those of the daemon."""
+    return list(rows)[::10]
 
 
 def clinc(ground: Ground) -> Iterable[Bar]:
@@ -140,7 +140,7 @@ def left_out(ground: Ground) -> Iterable[Bar]:
         calibration, train = parted(ground.rows("clinc150/train.jsonl"), CALIBRATION_SHARE)
         strange, ordinary = _by_label(ground.rows("clinc150/validation.jsonl"), gone)
         learnt, held_out = (_by_label(rows, gone)[1] for rows in (train, calibration))
-        wanted = Wanted(f"clinc-without-{turn}", learnt, held_out, ordinary)
+        wanted = Wanted(f"clinc-without-{turn}", learnt, held_out, _test(ordinary))
         said = ground.asked(wanted, {"ordinary": ordinary, "strange": strange})
         found.append(auroc(said["ordinary"], said["strange"]))
         yield Bar(f"ten labels left out, turn {turn + 1}: AUROC", found[-1], None, "higher")
@@ -155,7 +155,7 @@ def banking(ground: Ground) -> Iterable[Bar]:
     """Ask each bundle for the other's inputs."""
     requests, messages = ground.rows("clinc150/validation.jsonl"), ground.rows("banking77/calibration.jsonl")
     calibration, train = parted(ground.rows("banking77/train.jsonl"), CALIBRATION_SHARE)
-    said = ground.asked(Wanted("banking", train, calibration, messages), {"own": messages, "other": requests})
+    said = ground.asked(Wanted("banking", train, calibration, _test(messages)), {"own": messages, "other": requests})
     yield Bar("BANKING77: AUROC against CLINC150", auroc(said["own"], said["other"]), 0.98, "higher")
     said = ground.asked(_clinc_wanted(ground, "clinc"), {"own": requests, "other": messages})
     yield Bar("CLINC150: AUROC against BANKING77", auroc(said["own"], said["other"]), 0.98, "higher")
@@ -182,7 +182,8 @@ def till(ground: Ground) -> Iterable[Bar]:
         yield Bar(f"till: held up by the gate, {name}", _held_up(said[name]), None, "higher")
     every = [each for name in sets for each in said[name]]
     yield Bar("till: not confident, all of these", 1 - confident(every), 0.95, "higher")
-    yield Bar("till: confident, its own test rows", confident(said["ordinary"]), None, "higher")
+    # A bundle whose answers are never confident says nothing about strange texts.
+    yield Bar("till: confident, its own test rows", confident(said["ordinary"]), 0.01, "higher")
     yield Bar("till: held up by the gate, its own test rows", _held_up(said["ordinary"]), None, "lower")
 
 
