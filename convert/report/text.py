@@ -87,12 +87,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
     if not worse and not better:
         return "No difference between the two is more than chance would make."
-    said = [
-        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {how}"
-        for names, how in ((worse, "worse"), (better, "better"))
-        if names
-    ]
-    return f"In the second, {', and '.join(said)}, by more than chance would make."
+    said = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
+    return f"The second is {', and '.join(said)}, by more than chance would make."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 KEYS = re.compile(
     "again_in_seconds|address|answers|at|audit|bundle|bytes|call|certificate|client|code|component|count|deaths|detail|device|digest"
-    "|engine|error|event"
+    "|engine|error|event|gate"
     "|expires_at|failed|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|policy|port|reason"
     "|remedy|repository"
     "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|task|timestamp|to_blame|unit"

@@ -105,7 +105,8 @@ ROOMS: dict[str, set[str]] = {
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
     | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},
     # What stands in place of redacted values is held against the rules that found them.
-    "convert.dataset": {f"edge_agent.{name}" for name in ("errors", "formats", "examples.redact")} | {"convert"},
+    "convert.dataset": {f"edge_agent.{name}" for name in ("errors", "formats", "examples.redact")}
+    | {"convert", "convert.encoder"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
@@ -137,7 +138,7 @@ ROOMS: dict[str, set[str]] = {
     "benchmarks.calibration": BASE
     | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
     "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
-    "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.encoder", "tests"},
+    "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.dataset", "convert.encoder", "tests"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.field"},
     "tests": set(),

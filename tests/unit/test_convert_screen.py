@@ -14,13 +14,15 @@ from tests.report_cases import EVALUATE, share
 COMPARISON: dict[str, Any] = {
     "bundles": ["pos 1.0.0 aaaa", "pos 1.1.0 bbbb"],
     "rows": 400,
-    "agreement": share(0.9, 0.03),
-    "first": share(0.8, 0.04),
-    "second": share(0.86, 0.03),
+    "same_answer": share(0.9, 0.03),
+    "agreement": share(0.85, 0.03),
+    "first": {"accuracy": share(0.8, 0.04)},
+    "second": {"accuracy": share(0.86, 0.03)},
     "only_first": 8,
     "only_second": 32,
-    "difference": share(0.06, 0.03),
-    "p_value": 0.0002,
+    "differences": {"accuracy": share(0.06, 0.03) | {"p_value": 0.0002, "p_adjusted": 0.0008}},
+    "better": ["accuracy"],
+    "worse": [],
     "latency_ms": {"first": {"p50": 20.0}, "second": {"p50": 12.5}},
 }
 
@@ -69,18 +71,16 @@ def test_a_log_gets_a_line_a_minute():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (
-            {},
-            "Of 400 rows, pos 1.0.0 aaaa is right on 80.0 % (95 % interval 76.0 % to 84.0 %), pos 1.1.0 bbbb on 86.0 %",
-        ),
-        ({}, "They give the same answer on 90.0 %. Only the first is right on 8, only the second on 32."),
-        (
-            {},
-            "The second is better; second less first is 6.0 % (95 % interval 3.0 % to 9.0 %) (exact McNemar test, p =",
-        ),
+        ({}, "| right answers | 80.0 % (76.0 to 84.0) | 86.0 % (83.0 to 89.0) | 6.0 % (3.0 to 9.0) | 0.0008 |"),
+        ({}, "both give the same answer on 90.0 % (95 % interval 87.0 % to 93.0 %)"),
+        ({}, "Only the first is right on 8, only the second on 32."),
+        ({}, "The second is better in right answers, by more than chance would make."),
         ({}, "A median answer takes 20.0 ms from the first and 12.5 ms from the second."),
-        ({"p_value": 0.3}, "may be chance (exact McNemar test, p = 0.3)."),
-        ({"difference": share(-0.06, 0.03)}, "The first is better; second less first is -6.0 %"),
+        ({"better": []}, "No difference between the two is more than chance would make."),
+        (
+            {"better": [], "worse": ["accuracy", "coverage"]},
+            "The second is worse in right answers and confident answers, by more than chance would make.",
+        ),
         ({"latency_ms": {"first": {}, "second": {}}}, "A median answer takes nan ms"),
         ({"cosine": {"mean": 0.98}}, "The vectors of 400 rows have a mean cosine of 0.98."),
     ],
@@ -95,7 +95,7 @@ def test_a_measured_bundle_is_told_as_in_a_report():
     text = measured("pos 1.0.0", EVALUATE)
     assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8 %")
     assert "## What to doubt\n\n- 1 test row got no answer (INPUT_TOO_LONG) and counted as wrong." in text
-    assert "| refund | 44 | 95.0 % | 90.9 % | 93.0 % |" in text
+    assert "| refund | 44 | 95.0 % (90.0 to 100.0) | 90.9 % (85.9 to 95.9) | 93.0 % (88.0 to 98.0) |" in text
 
 
 def test_other_kinds_show_what_they_have():

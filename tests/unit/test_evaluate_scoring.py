@@ -167,7 +167,7 @@ def test_a_version_that_is_confident_less_often_does_not_agree():
     assert "coverage" in report["worse"]
     assert (90, 21) == tuple(round(100 * report[each]["sure"]["coverage"]["value"]) for each in ("first", "second"))
     said_so = text.compared({"bundles": ["a", "b"], **report})
-    assert "In the second, confident answers" in said_so
+    assert "The second is worse in confident answers" in said_so
     assert "| confident answers | 90.0 % (82.4 to 95.1) | 21.0 % (13.5 to 30.3) | -69.0 % (" in said_so
     label = report["per_label"]["price"]
     assert (0.9, 0.21) == (label["first"]["coverage"]["value"], label["second"]["coverage"]["value"])
