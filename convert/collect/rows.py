@@ -55,6 +55,9 @@ SCHEMA = pa.schema(
         # Since opinions; files of before lack them.
         pa.field("model", pa.string()),
         pa.field("why", pa.string()),
+        # Since the review streams; files of before lack them.
+        pa.field("review_stream", pa.string()),
+        pa.field("sampling_probability", pa.float64()),
     ]
 )
 
@@ -109,6 +112,8 @@ def _prediction(record: Prediction) -> dict[str, Any]:
         "model": record.model,
         "kept_because": record.kept.because,
         "kept_share": record.kept.share,
+        "review_stream": record.review_stream,
+        "sampling_probability": record.sampling_probability,
         "redaction_version": record.redaction.version,
         "redaction_rules": record.redaction.rules,
         "redaction_counts": list(record.redaction.counts.items()),

@@ -27,12 +27,21 @@ class Example:
     truth: str | None
     """The right answer; None = only known that the output is wrong, or nothing said."""
     verdict: str | None
+    review_stream: str | None = None
+    """Why people were asked to review it; None = the site's agent had no streams."""
+    sampling_probability: float | None = None
+    """With which the random audit drew it; None = not known."""
 
 
 def rows_of(example: Example, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
-    origin = {"site": example.site, "prediction_id": example.prediction_id}
+    origin = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
     return [{**row, **origin} for row in _WRITERS[form](example)]
+
+
+def _drawn(example: Example) -> Row:
+    known = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _text_label(example: Example) -> Sequence[Mapping[str, Any]]:

@@ -124,7 +124,7 @@ def open_examples(connection: duckdb.DuckDBPyConnection, collected: Path, task: 
         remedy = f"There is: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
         raise FileMissing(f"{collected} holds no examples of task {task}", remedy=remedy)
     found = connection.read_parquet([*map(str, files)])
-    if "opinion" not in found.columns:
+    if not {"opinion", "sampling_probability"} <= set(found.columns):
         said = f"the examples in {collected} were joined by an older edge-convert"
         raise InvalidRequest(said, remedy="Run 'edge-convert collect' again: it joins them anew from what it has.")
     found.create_view("examples")

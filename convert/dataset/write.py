@@ -24,7 +24,8 @@ _ROWS_AT_ONCE = 10_000
 _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
-    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict
+    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict,
+           e.review_stream, e.sampling_probability
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY c.place, e.answered_at, e.site, e.prediction_id
 """

@@ -6,7 +6,7 @@ client does not know, from a newer daemon, is kept as its digits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -284,6 +284,21 @@ class Prediction:
     feedback: tuple[Feedback, ...]
     """Only from `prediction`, the oldest first."""
     reviewed: bool
+    review_stream: str = ""
+    """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty = the daemon is older than these."""
+    sampling_probability: float | None = None
+    """With which the audit drew it; None = it did not."""
+
+
+@dataclass(frozen=True)
+class ReviewAudit:
+    """Answers that were drawn at random for people to review, since the spool was made."""
+
+    drawn: int = 0
+    reviewed: int = 0
+    waiting: int = 0
+    lost: int = 0
+    """Gone before anybody judged them: what was judged is a random sample only as far as these are few."""
 
 
 @dataclass(frozen=True)
@@ -300,6 +315,9 @@ class ExamplesStatus:
     epoch: str
     collect: dict[str, str]
     """local or upstream, by task."""
+    review_waiting: dict[str, int] = field(default_factory=dict)
+    """Answers that wait for a review, by stream."""
+    audit: ReviewAudit = ReviewAudit()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from edge_agent.client.answers import (
     FieldAlarm,
     Finish,
     Prediction,
+    ReviewAudit,
     Status,
     Task,
     TaskCounts,
@@ -411,6 +412,8 @@ def _examples(message: admin_pb2.ExamplesStatus) -> ExamplesStatus:
         outbox_segments=message.outbox_segments,
         epoch=message.epoch,
         collect=dict(message.collect),
+        review_waiting=dict(message.review_waiting),
+        audit=ReviewAudit(message.audit.drawn, message.audit.reviewed, message.audit.waiting, message.audit.lost),
     )
 
 
@@ -431,6 +434,10 @@ def prediction(message: feedback_pb2.Prediction) -> Prediction:
         scores=tuple([(score.label, score.score) for score in message.scores]),
         feedback=tuple(map(_feedback, message.feedback)),
         reviewed=message.reviewed,
+        review_stream=word(feedback_pb2.ReviewStream, message.review_stream, "REVIEW_STREAM_")
+        if message.review_stream
+        else "",
+        sampling_probability=message.sampling_probability if message.HasField("sampling_probability") else None,
     )
 
 
