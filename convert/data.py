@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from convert import task as tasks
 from convert.recipe import DataFormat, Recipe, Split
+from convert.sampling import Sample, equal_probability
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
@@ -27,6 +28,8 @@ from edge_agent.formats.manifest import Kind, Task
 
 LINE_BYTES_MAX = 1024 * 1024
 SPLITS: tuple[Split, ...] = get_args(Split)
+MEASURED: tuple[Split, ...] = ("calibration", "test")
+"""Splits that figures rest on."""
 _SHOWN_MAX = 3
 _SEE = "docs/data-formats.md shows the formats."
 # What a task learns from and is measured on; the text alone is enough for importance and for embed.
@@ -77,6 +80,10 @@ class Row:
     """synthetic: which one, where the row says so."""
     family: str = ""
     """Rows that are one phrasing filled in several ways share it; empty = on its own."""
+    review_stream: str = ""
+    """Why people were asked to review it: audit, uncertain, diverse or new; empty = the file does not say."""
+    sampling_probability: float | None = None
+    """With which the random audit of a site drew it; None = not known."""
 
     @property
     def key(self) -> str:
@@ -129,12 +136,19 @@ def format_of(path: Path) -> DataFormat:
 
 
 def rows(recipe: Recipe, split: Split) -> list[Row]:
+    """Return the rows of `sample`. Raises what that raises."""
+    return sample(recipe, split).rows
+
+
+def sample(recipe: Recipe, split: Split) -> Sample[Row]:
     """Read one split of a recipe and check it against the task; an importance split left out is the training one.
+
+    Of calibration and test these are the rows that figures may rest on (sampling.py), of the others all.
 
     Raises:
         FileMissing, ManifestInvalid: the file or the task is not there, or the task breaks a rule.
-        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, or synthetic rows where
-            they would flatter the figures.
+        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, synthetic rows where they
+            would flatter the figures, or no row of known probability in a file that knows of such.
     """
     written = _written(recipe, split)
     if not written:
@@ -152,7 +166,14 @@ def rows(recipe: Recipe, split: Split) -> list[Row]:
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)
-    return found
+    if split not in MEASURED:
+        return Sample(found)
+    drawn = equal_probability(found)
+    if not drawn.rows:
+        said = f"{path}: none of {len(found)} rows has a known sampling probability, so they say nothing of all inputs"
+        raise InvalidRequest(said, remedy="Take rows of the random audit: docs/training-data.md says how they come.")
+    _check_split(drawn.rows, split, task, path, bare)
+    return drawn
 
 
 def check(recipe: Recipe) -> Summary:
@@ -161,7 +182,8 @@ def check(recipe: Recipe) -> Summary:
     Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows.
     """
     named = [split for split in SPLITS if getattr(recipe.data, split)]
-    found = {split: rows(recipe, split) for split in named}
+    samples = {split: sample(recipe, split) for split in named}
+    found = {split: each.rows for split, each in samples.items()}
     for first, second in itertools.combinations(named, 2):
         _check_overlap(first, found[first], second, found[second])
     task = tasks.of(recipe.path(recipe.task))
@@ -172,6 +194,7 @@ def check(recipe: Recipe) -> Summary:
         labels={split: _in_order(counts[split], known) for split in named},
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
         warnings=(
+            *_unlike(samples),
             *_doubts(found),
             *_families(found),
             *_absent(counts, known),
@@ -224,8 +247,18 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
         raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
     if text_only and format in ("text-label", "text-spans"):
         return Row(_text(plain, "text", where), synthetic=synthetic)
-    named = {key: plain[key] for key in ("family", "model") if isinstance(plain.get(key), str)}
+    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
+    named["sampling_probability"] = _probability(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named)
+
+
+def _probability(plain: dict[str, Any], where: str) -> float | None:
+    value = plain.get("sampling_probability")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InvalidRequest(f"{where}: 'sampling_probability' must be a number above 0 and up to 1", remedy=_SEE)
+    return float(value)
 
 
 def _text(plain: dict[str, Any], key: str, where: str) -> str:
@@ -308,7 +341,7 @@ def labels(split: Sequence[Row]) -> Iterator[str]:
 
 
 def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: bool) -> None:
-    if split in ("calibration", "test") and any(row.synthetic for row in found):
+    if split in MEASURED and any(row.synthetic for row in found):
         said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
         raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
     seen = Counter(labels(found))
@@ -339,6 +372,17 @@ def _key(text: str) -> str:
     return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _unlike(samples: dict[Split, Sample[Row]]) -> Iterator[str]:
+    for split, drawn in samples.items():
+        if drawn.unknown:
+            yield f"{drawn.unknown} rows of the {split} split have no known sampling probability and are left out."
+        if drawn.thinned > len(drawn.rows):
+            yield (
+                f"{drawn.thinned} rows of the {split} split are left out, as the rest were drawn with a probability of"
+                f" {drawn.probability:g} only: keep 'review_share' as it is, and alike at all sites."
+            )
+
+
 def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
     for split, members in found.items():
         answers: dict[str, set[str]] = {}
@@ -348,7 +392,7 @@ def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
         if torn:
             yield f"{torn} texts of the {split} split stand there with different answers."
         twice = len(members) - len(answers)
-        if twice and split in ("calibration", "test"):
+        if twice and split in MEASURED:
             yield f"{twice} rows of the {split} split repeat a text, so its figures look surer than they are."
 
 

@@ -1,10 +1,11 @@
 """`edge-convert dataset`."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -22,9 +23,12 @@ _WHY = {
     "not_wanted": "without the review that this format needs",
     "contradicted": "with answers that contradict each other",
     "duplicates": "the same as another, or nearly",
-    "leaking": "nearly the same as one of an earlier split",
+    "leaking": "nearly the same as one of another split",
+    "not_drawn": "as new as the test, or from its sites, and not drawn by the random audit",
 }
-Which = Enum("Which", {"unreviewed": "unreviewed", "conflicts": "conflicts"})
+Which = Enum("Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts"})
+_UNREVIEWED_SHARE_MAX = 0.1
+"""Of the random sample: with more it is said that it may be none."""
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Command:
 
     Each text is there once, and no text stands in two splits, nor one that is nearly the same. The newest stretch of
     time is the test, or, with --split site, sites of which nothing was trained on. What was left out is counted.
+    calibration and test take only answers that the random audit of a site drew and people labelled.
 
     label-studio writes what is worth a review; 'edge-convert collect --label-studio FILE' brings the answers back.
 
@@ -83,6 +88,8 @@ class Command:
         for split, count in written.rows.items():
             say(f"{self.out / split}.jsonl: {plural(count, 'row')}")
         say(_left_out(asdict(written.left_out)))
+        for said in _audit(written.audit, written.sites):
+            errors().print(Text.assemble(("warning: ", "yellow"), said))
         empty = [split for split, count in written.rows.items() if not count]
         if empty:
             said = (
@@ -95,6 +102,22 @@ def _left_out(counts: dict[str, int]) -> str:
     """Say how many of the examples are not there, and why."""
     reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
     return f"left out of {counts['examples']} examples: {', '.join(reasons) or 'none'}"
+
+
+def _audit(audit: Any, sites: Any) -> Iterator[str]:
+    """Say what keeps the random sample from being one."""
+    if not audit.labelled and set(audit.used) & {"calibration", "test"}:
+        yield (
+            "no answer of the random audit has a label from people, so nothing can be calibrated or tested on: review"
+            " the audit first ('edge-agent review', or --format label-studio --which audit)."
+        )
+    elif audit.unreviewed > _UNREVIEWED_SHARE_MAX * audit.drawn:
+        yield (
+            f"{audit.unreviewed} of {audit.drawn} answers of the random audit are not reviewed: what was reviewed is a"
+            " random sample only if nobody chose."
+        )
+    if sites.audit_lost:
+        yield f"the sites gave up {sites.audit_lost} answers of the random audit for want of room ('spool_bytes_max')."
 
 
 def _shares(written: str) -> dict[str, float]:

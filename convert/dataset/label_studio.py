@@ -35,6 +35,10 @@ class Asked:
     output: str
     confidence: float | None
     version: str
+    review_stream: str | None = None
+    """audit (drawn at random), uncertain, diverse or new; None = the site's agent had no streams."""
+    sampling_probability: float | None = None
+    """audit: with which it was drawn."""
 
 
 def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
@@ -45,7 +49,10 @@ def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
     if asked.confidence is not None:
         prediction["score"] = asked.confidence
     names = ("input", "output", "site", "prediction_id", "task")
-    return {"data": {name: getattr(asked, name) for name in names}, "predictions": [prediction]}
+    data = {name: getattr(asked, name) for name in names} | {"review_stream": asked.review_stream or "uncertain"}
+    if asked.sampling_probability is not None:
+        data["sampling_probability"] = asked.sampling_probability
+    return {"data": data, "predictions": [prediction]}
 
 
 def interface(labels: Sequence[str]) -> str:
@@ -54,7 +61,8 @@ def interface(labels: Sequence[str]) -> str:
     control = f'  <TextArea name="{_FROM}" toName="{_TO}" editable="true" maxSubmissions="1"/>\n'
     if labels:
         control = f'  <Choices name="{_FROM}" toName="{_TO}" choice="single">\n{choices}  </Choices>\n'
-    return f'<View>\n  <Text name="{_TO}" value="$input"/>\n{control}</View>\n'
+    shown = f'  <Header value="$review_stream" size="6"/>\n  <Text name="{_TO}" value="$input"/>\n'
+    return f"<View>\n{shown}{control}</View>\n"
 
 
 def feedback_of(export: bytes) -> list[Feedback]:

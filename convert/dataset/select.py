@@ -3,8 +3,11 @@
 - What the right answer is comes from people (`reviewed`), or also from the model where it was sure (`sure`).
 - Of texts that are the same or nearly so with the same answer, one stays: a reviewed one, then the oldest.
 - A text that people gave different answers to is left out; where people and model differ, people count.
-- A split is a stretch of time (the newest is the test) or a set of sites. A text that is the same or nearly so as one
-  of an earlier split is left out of the later one: what was learnt must not be measured on.
+- A split is a stretch of time (the newest is the test) or a set of sites. `calibration` and `test`, which figures rest
+  on, take only answers that the random audit of a site drew and people labelled. Before the test all of these go to the
+  calibration, and all other rows train; in the stretch, or at the sites, of the test the others are left out.
+- A text that is the same or nearly so as one of another split is left out: of the training, since to take it out of the
+  audit would make that no random sample; otherwise of the later one. What was learnt must not be measured on.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from edge_agent.errors import FileMissing, InvalidRequest
 
 Answers = Literal["reviewed", "sure", "opinions"]
 By = Literal["time", "site"]
+MEASURED = ("calibration", "test")
+"""Splits that figures rest on."""
 SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
 # What each purpose takes: a condition, and the answer that makes two rows the same.
@@ -38,7 +43,7 @@ _WANTED = {
 _POOL = """
     CREATE OR REPLACE TEMP TABLE pool AS
     SELECT site, prediction_id, answered_at, text_key, cluster, verdict IS NOT NULL AS reviewed,
-           hash({answer}) AS answer
+           truth IS NOT NULL AND sampling_probability IS NOT NULL AS audited, hash({answer}) AS answer
     FROM examples WHERE {condition}
 """
 _UNIQUE = """
@@ -52,23 +57,41 @@ _UNIQUE = """
     SELECT p.* FROM pool p JOIN texts t USING (text_key) SEMI JOIN sound s USING (text_key)
     WHERE p.reviewed = t.reviewed
     QUALIFY row_number() OVER (
-        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, answered_at, site, prediction_id
+        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, p.audited DESC, answered_at, site, prediction_id
     ) = 1
 """
 _BY_TIME = """
-    CREATE OR REPLACE TEMP TABLE placed AS
+    CREATE OR REPLACE TEMP TABLE dealt_rows AS
     SELECT *, (SELECT min(place) FROM shares WHERE reach > passed) AS place
     FROM (SELECT *, (row_number() OVER (ORDER BY answered_at, site, prediction_id) - 0.5)
                     / count(*) OVER () AS passed FROM unique_rows)
 """
 _BY_SITE = """
-    CREATE OR REPLACE TEMP TABLE placed AS
+    CREATE OR REPLACE TEMP TABLE dealt_rows AS
     SELECT u.*, d.place FROM unique_rows u JOIN dealt d USING (site)
+"""
+# A place of NULL is none: $train, $calibration and $test are those of the splits, NULL where there is no such.
+_PLACED = """
+    CREATE OR REPLACE TEMP TABLE placed AS
+    SELECT * FROM (
+        SELECT * REPLACE (CASE
+            WHEN audited THEN CASE WHEN place = $test THEN place ELSE coalesce($calibration, place) END
+            WHEN place = $test THEN NULL
+            WHEN place = $calibration THEN $train
+            ELSE place END AS place)
+        FROM dealt_rows
+    ) WHERE place IS NOT NULL
 """
 _CHOSEN = """
     CREATE OR REPLACE TEMP TABLE chosen AS
-    SELECT site, prediction_id, place FROM placed
-    QUALIFY place = min(place) OVER (PARTITION BY cluster)
+    SELECT site, prediction_id, place FROM (
+        SELECT *, place NOT IN ($calibration, $test) AS trains FROM placed
+    ) QUALIFY dense_rank() OVER (PARTITION BY cluster ORDER BY trains, place) = 1
+"""
+_AUDIT = """
+    SELECT count(*), count(truth), count(*) FILTER (verdict IS NULL), min(sampling_probability),
+           max(sampling_probability)
+    FROM examples WHERE sampling_probability IS NOT NULL
 """
 
 
@@ -105,9 +128,34 @@ class Left:
     """People gave the same text different answers, or a person overruled the model."""
     duplicates: int
     leaking: int
-    """Their text, or nearly the same, stands in an earlier split."""
+    """Their text, or nearly the same, stands in another split."""
+    not_drawn: int
+    """In the stretch, or at the sites, of the test, and not drawn by the audit."""
     chosen: int
     """What is left."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The random sample that figures may rest on, as far as it has come."""
+
+    drawn: int
+    labelled: int
+    """People said what is right, and agree."""
+    unreviewed: int
+    """Nobody judged them: where these are not few, what was judged need not be like all."""
+    without_label: int
+    """People rejected the answer without a better one, or differ."""
+    probability_min: float | None
+    """None = nothing was drawn."""
+    probability_max: float | None
+    used: dict[str, int]
+    """By split."""
+
+    @property
+    def left_out(self) -> int:
+        """Labelled ones that are in no split: contradicted, repeated, or leaking."""
+        return self.labelled - sum(self.used.values())
 
 
 def open_examples(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
@@ -148,8 +196,29 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
     # Of what was judged, one text may be right once and wrong once: each is a lesson of its own.
     connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
     _place(connection, choice)
-    connection.execute(_CHOSEN)
+    places = _measured(choice)
+    connection.execute(_PLACED, places)
+    connection.execute(_CHOSEN, {name: -1 if (at := places[name]) is None else at for name in ("calibration", "test")})
     return _left(connection)
+
+
+def audit(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Audit:
+    """Count the random sample, after `choose`."""
+    drawn, labelled, unreviewed, low, high = connection.execute(_AUDIT).fetchall()[0]
+    query = (
+        "SELECT place, count(*) FROM chosen JOIN examples USING (site, prediction_id)"
+        " WHERE sampling_probability IS NOT NULL AND truth IS NOT NULL GROUP BY place"
+    )
+    used = dict(connection.execute(query).fetchall())
+    names = {name: used.get(place, 0) for place, name in enumerate(choice.split_shares)}
+    return Audit(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, names)
+
+
+def _measured(choice: Choice) -> dict[str, int | None]:
+    """Return the places of the splits that figures rest on, and of the one that all other rows go to."""
+    names = list(choice.split_shares)
+    places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
+    return {**places, "train": next((at for at, name in enumerate(names) if name not in MEASURED), None)}
 
 
 def _place(connection: duckdb.DuckDBPyConnection, choice: Choice) -> None:
@@ -178,12 +247,13 @@ def _deal_sites(connection: duckdb.DuckDBPyConnection, shares: Mapping[str, floa
 
 
 def _left(connection: duckdb.DuckDBPyConnection) -> Left:
-    examples, pool, unique, chosen = (
-        _count(connection, table) for table in ("examples", "pool", "unique_rows", "chosen")
+    examples, pool, unique, placed, chosen = (
+        _count(connection, table) for table in ("examples", "pool", "unique_rows", "placed", "chosen")
     )
     sound = "(SELECT DISTINCT cluster, answer FROM unique_rows)"
     contradicted = _count(connection, f"pool ANTI JOIN {sound} USING (cluster, answer)")
-    return Left(examples, examples - pool, contradicted, pool - contradicted - unique, unique - chosen, chosen)
+    duplicates = pool - contradicted - unique
+    return Left(examples, examples - pool, contradicted, duplicates, placed - chosen, unique - placed, chosen)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

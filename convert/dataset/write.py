@@ -14,9 +14,11 @@ from typing import IO, Any
 import duckdb
 
 from convert import durable
+from convert.collect import statuses
+from convert.collect.statuses import Losses
 from convert.dataset import formats, select
 from convert.dataset.formats import Example, Format
-from convert.dataset.select import Choice, Left
+from convert.dataset.select import Audit, Choice, Left
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "dataset.json"
@@ -44,6 +46,9 @@ class Written:
     labels: dict[str, dict[str, int]]
     """Answers by split, the most frequent first; empty when there are too many different ones."""
     left_out: Left
+    audit: Audit
+    """The random sample that calibration and test are made of."""
+    sites: Losses
 
 
 def purpose_of(form: Format, answers: select.Answers) -> str:
@@ -75,6 +80,8 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
             dict(zip(names, rows, strict=True)),
             dict(zip(names, map(_counted, labels), strict=True)),
             left,
+            select.audit(connection, choice),
+            statuses.losses(choice.collected),
         )
         content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)
         (folder / REPORT_NAME).write_text(content + "\n", encoding="utf-8")

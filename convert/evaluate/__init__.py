@@ -19,6 +19,7 @@ from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import entity_types, expected, measure
 from convert.evaluate.serving import predict, quiet, serving
+from convert.sampling import equal_probability
 from convert.stage import Job, Progress, Report
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
@@ -35,10 +36,12 @@ def run(job: Job) -> Report:
 
     Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
     """
-    rows = data.rows(job.recipe, "test")
+    sample = data.sample(job.recipe, "test")
+    rows = sample.rows
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
+    report["sampling"] = sample.plain()
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
     quality = {key: value for key, value in report.items() if key != "latency_ms"}
     (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -48,14 +51,17 @@ def run(job: Job) -> Report:
 def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> tuple[Report, list[Prediction]]:
     """Measure any bundle directory on rows, one text at a time; see `scoring.measure` for the report.
 
+    Only rows that figures may rest on are asked (sampling.py), and only for these there are predictions.
+
     Raises:
         BundleError: it is no bundle, or it does not fit this agent.
         InvalidRequest: the rows are labelled with what the bundle does not know.
         ModelError, MemoryShort: it does not load.
     """
-    bundle = opened(folder)
-    _check_labels(bundle, rows)
-    return _measured(bundle, rows, progress)
+    bundle, sample = opened(folder), equal_probability(rows)
+    _check_labels(bundle, sample.rows)
+    report, predictions = _measured(bundle, sample.rows, progress)
+    return report | {"sampling": sample.plain()}, predictions
 
 
 def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress = quiet) -> Report:
@@ -65,7 +71,7 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
 
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
-    bundles = opened(first), opened(second)
+    bundles, rows = (opened(first), opened(second)), equal_probability(rows).rows
     kinds = {bundle.manifest.task.kind for bundle in bundles}
     if len(kinds) > 1:
         raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")

@@ -70,15 +70,16 @@ _INSERT = (
 _ROW_BYTES = 4096
 """More than most rows have, so that not many are given up at once."""
 _UNDRAWN = "(stream <> 1 OR reviewed = 1)"
-# Who goes first. Without feedback all; with it nobody. Unjudged rows of the audit go last, and by their age alone:
-# their class tells of their confidence, and must have no say in which of them are left.
+# Who goes first. Without feedback all; with it nobody. Unjudged rows of the audit go last, those first that were
+# sealed, and by their age alone: their class tells of their confidence, and must have no say in which are left.
 _SACRIFICE = (
     (f"spare = 1 AND {_UNDRAWN} ORDER BY class, row", "window_cut"),
     *(
         (f"spare = 0 AND class = {class_} AND {_UNDRAWN} ORDER BY row", f"sacrificed_{CLASS_NAMES[class_]}")
         for class_ in (0, 1, 2)
     ),
-    ("stream = 1 AND reviewed = 0 ORDER BY row", "sacrificed_audit"),
+    ("spare = 1 AND stream = 1 AND reviewed = 0 ORDER BY row", "window_cut_audit"),
+    ("spare = 0 AND stream = 1 AND reviewed = 0 ORDER BY row", "sacrificed_audit"),
 )
 ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the record, about
 

@@ -1,0 +1,96 @@
+"""Rows that figures may rest on: of known probability, and made equally likely. Pure.
+
+A row that the random audit of a site drew carries the probability with which it was drawn (`sampling_probability`). A
+file without that key, and without `review_stream`, is a team's own sample: it is used as it is, and the report says
+that nobody can check how it was drawn. In a file that has them, a row without a probability was chosen for some reason,
+such as doubt, and is left out.
+
+Rows of different probabilities, as when a site changed its share, are thinned to the smallest one: a row of probability
+p stays with the chance smallest / p, by a hash of its text and a seed. What is left is a simple random sample of all
+answers, so that the exact binomial tests and intervals hold as they are (decision 0058).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+SEED = "edge-agent/thinning/1"
+_HASHES = 2**64
+
+
+class Sampled(Protocol):
+    """What a row tells of how it was drawn."""
+
+    @property
+    def key(self) -> str:
+        """Names the text."""
+
+    @property
+    def review_stream(self) -> str:
+        """Why people were asked to review it; empty = nothing said."""
+
+    @property
+    def sampling_probability(self) -> float | None:
+        """None = not known."""
+
+
+R = TypeVar("R", bound=Sampled)
+
+
+@dataclass(frozen=True)
+class Sample(Generic[R]):
+    """Rows that count, and how they came to be these."""
+
+    rows: list[R]
+    unknown: int = 0
+    """Left out: their probability is not known."""
+    thinned: int = 0
+    """Left out so that the rest are equally likely."""
+    probability: float | None = None
+    """Of each row; None = a team's own sample, of which nothing is known."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as a report has it."""
+        return {
+            "rows": len(self.rows),
+            "unknown": self.unknown,
+            "thinned": self.thinned,
+            "probability": self.probability,
+            "said": self.said,
+        }
+
+    @property
+    def said(self) -> str:
+        """How the rows were drawn, as a sentence."""
+        if self.probability is None:
+            return "Nothing tells how these rows were drawn: they are taken for a random sample of what devices ask."
+        left = []
+        if self.unknown:
+            left.append(f"{self.unknown} rows of unknown probability are left out")
+        if self.thinned:
+            left.append(f"{self.thinned} likelier ones are left out so that all count alike")
+        drawn = f"These rows were drawn at random, each with probability {self.probability:g}"
+        return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
+
+
+def equal_probability(rows: Sequence[R], seed: str = SEED) -> Sample[R]:
+    """Return the rows that figures may rest on; see the module. The same rows give the same ones."""
+    if not any(row.review_stream or row.sampling_probability is not None for row in rows):
+        return Sample(list(rows))
+    known = [(row, row.sampling_probability) for row in rows if row.sampling_probability is not None]
+    smallest = min((probability for _, probability in known), default=1.0)
+    seen: Counter[str] = Counter()
+    kept = []
+    for row, probability in known:
+        seen[row.key] += 1
+        if _number(f"{seed}:{row.key}:{seen[row.key]}") * probability < smallest * _HASHES:
+            kept.append(row)
+    return Sample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
