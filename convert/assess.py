@@ -1,7 +1,8 @@
 """Does what was collected of a task suffice? Counts against the usual marks, and the reviews that a promise needs.
 
 The marks are rules of thumb: docs/training-data.md says what each is good for. The reviews needed are what the exact
-test of `calibrate` asks for at the error rates seen so far.
+test of `calibrate` asks for at the error rates seen so far. What is said of all answers rests on the random audit
+alone, made equally likely (sampling.py): people have chosen what else they reviewed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -21,6 +22,7 @@ from convert.calibrate.threshold import Risk
 from convert.dataset import select
 from convert.dataset.select import Choice
 from convert.intervals import Interval, share
+from convert.sampling import equal_probability
 
 MARKS: dict[int, str] = {
     20: "enough to see whether the labels make sense",
@@ -69,14 +71,25 @@ _PAIRS = """
     WHERE a.who < b.who GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
 _REVIEWED = """
-    SELECT confidence, truth IS NOT DISTINCT FROM output FROM examples
-    WHERE verdict IS NOT NULL AND NOT conflict ORDER BY confidence NULLS LAST, site, prediction_id
+    SELECT site || '/' || prediction_id, sampling_probability, confidence, truth IS NOT DISTINCT FROM output
+    FROM examples WHERE verdict IS NOT NULL AND NOT conflict AND sampling_probability IS NOT NULL
+    ORDER BY confidence NULLS LAST, site, prediction_id
 """
 # What people could not agree on says nothing, whatever the large model thinks of it.
 _AUDIT = """
     SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = output)
     FROM examples WHERE opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
 """
+
+
+class Judged(NamedTuple):
+    """A reviewed answer of the random audit."""
+
+    key: str
+    sampling_probability: float | None
+    confidence: float | None
+    right: bool
+    review_stream: str = "audit"
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Promise:
     threshold: float | None
     coverage: float
     reviews: int
-    """With a confidence."""
+    """Of the random audit, with a confidence."""
     reviews_needed: int | None
     """In all; None when no number of them would help: the model has to become better first."""
 
@@ -144,7 +157,11 @@ class Assessment:
     """The number of equally frequent labels that would be as varied: the exponential of the entropy."""
     pairs: tuple[Pair, ...]
     right: Interval
-    """Share of the reviewed answers that were right, which is no fair sample."""
+    """Share of right answers, by the reviews of the random audit."""
+    audit_reviews: int
+    """Of the random audit, made equally likely."""
+    audit_unreviewed: int
+    """Of the random audit, not reviewed yet."""
     promise: Promise
     audit: Audit
 
@@ -180,7 +197,9 @@ def assess(collected: Path, task: str, risk: Risk) -> Assessment:
         usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
         examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
-        judged = connection.execute(_REVIEWED).fetchall()
+        drawn = equal_probability([Judged(*row) for row in connection.execute(_REVIEWED).fetchall()]).rows
+        judged = [(each.confidence, each.right) for each in drawn]
+        unreviewed = select.audit_of(connection).unreviewed
         return Assessment(
             task=task,
             examples=examples,
@@ -196,6 +215,8 @@ def assess(collected: Path, task: str, risk: Risk) -> Assessment:
             labels_even=_even(labels),
             pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
             right=share(sum(right for _, right in judged), len(judged)),
+            audit_reviews=len(judged),
+            audit_unreviewed=unreviewed,
             promise=_promise(judged, risk),
             audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
         )

@@ -11,17 +11,10 @@ from pathlib import Path
 import duckdb
 
 from convert.collect import raw
-from convert.collect.rows import SCHEMA
+from convert.collect.rows import LATER_COLUMNS, SCHEMA
 
 MEMORY_BYTES_DEFAULT = 1024**3
 MEMORY_BYTES_MIN = 256 * 1024**2
-_TYPES = {
-    "model": "VARCHAR",
-    "why": "VARCHAR",
-    "review_stream": "VARCHAR",
-    "sampling_probability": "DOUBLE",
-}
-"""Of the columns that came after the first version, in DuckDB."""
 _BYTES_A_THREAD = 512 * 1024**2
 
 
@@ -44,8 +37,8 @@ def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.Duck
         files = [str(path) for path in raw.files(folder)]
         if files:
             given = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
-            # Files of an older edge-convert lack the newest columns.
-            missing = [f"NULL::{_TYPES[name]} AS {name}" for name in _TYPES if name not in given.columns]
+            later = {name: type_ for name, type_ in LATER_COLUMNS.items() if name not in given.columns}
+            missing = [f"NULL::{type_} AS {name}" for name, type_ in later.items()]
             columns = ["*", *missing, "(file_index::BIGINT << 40) + file_row_number AS row_id"]
             given.project(", ".join(columns)).create_view("records")
         else:

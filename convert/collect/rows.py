@@ -52,14 +52,21 @@ SCHEMA = pa.schema(
         pa.field("review_reason", pa.string()),
         pa.field("text_key", pa.uint64()),
         pa.field("sketch", pa.list_(pa.uint64(), sketch.BANDS)),
-        # Since opinions; files of before lack them.
+        # LATER_COLUMNS: files of before lack them.
         pa.field("model", pa.string()),
         pa.field("why", pa.string()),
-        # Since the review streams; files of before lack them.
         pa.field("review_stream", pa.string()),
         pa.field("sampling_probability", pa.float64()),
     ]
 )
+
+LATER_COLUMNS = {
+    "model": "VARCHAR",
+    "why": "VARCHAR",
+    "review_stream": "VARCHAR",
+    "sampling_probability": "DOUBLE",
+}
+"""Columns that files of version 0.1 may lack, with their SQL type."""
 
 
 def table(records: Sequence[AnyRecord], epoch: str, sequence: int, first_line: int) -> pa.RecordBatch:

@@ -204,14 +204,18 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
 
 def audit(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Audit:
     """Count the random sample, after `choose`."""
-    drawn, labelled, unreviewed, low, high = connection.execute(_AUDIT).fetchall()[0]
     query = (
         "SELECT place, count(*) FROM chosen JOIN examples USING (site, prediction_id)"
         " WHERE sampling_probability IS NOT NULL AND truth IS NOT NULL GROUP BY place"
     )
     used = dict(connection.execute(query).fetchall())
-    names = {name: used.get(place, 0) for place, name in enumerate(choice.split_shares)}
-    return Audit(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, names)
+    return audit_of(connection, {name: used.get(place, 0) for place, name in enumerate(choice.split_shares)})
+
+
+def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | None = None) -> Audit:
+    """Count the random sample of the view `examples`."""
+    drawn, labelled, unreviewed, low, high = connection.execute(_AUDIT).fetchall()[0]
+    return Audit(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, dict(used or {}))
 
 
 def _measured(choice: Choice) -> dict[str, int | None]:
