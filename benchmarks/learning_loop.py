@@ -36,11 +36,11 @@ from scipy import stats
 from convert.assemble import Request, assemble
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
-from convert.data import Row, read_for
-from convert.encoder import head
+from convert.data import Row, equally_likely, read_for
+from convert.dataset.select import Choice
+from convert.dataset.write import write
 from convert.evaluate import predict
 from convert.evaluate.bundle import opened
-from convert.sampling import equal_probability
 from edge_agent.client import CallFailed, Classification, ReviewClient
 from edge_agent.formats.document import public_key_hex
 from edge_agent.formats.manifest import Threshold
@@ -56,7 +56,7 @@ SITE = "shop-1"
 CALLS, CALLS_AT_ONCE = 2400, 30
 REVIEW_SHARE = 0.25
 ERRING = 0.08
-RISK = Risk(0.10, 0.10)
+RISK = Risk(0.15, 0.10)
 SHARES = {"train": 0.6, "calibration": 0.3, "test": 0.1}
 CARD = "4111 1111 1111 1111"
 CORRECTED = f"please put the money back on my card {CARD}"
@@ -128,7 +128,7 @@ def _ask(site: EscalatingSite, messages: Sequence[Row]) -> list[str]:
     for start in range(0, len(messages), CALLS_AT_ONCE):
         texts = [row.text for row in messages[start : start + CALLS_AT_ONCE]]
         answers = site.client.classify(TASK, texts)
-        _must(all(isinstance(each, Classification) and each.label for each in answers), "every call gets a label")
+        _must(all(isinstance(each, Classification) for each in answers), "every call is answered, or says why not")
     ids: list[str] = []
     with _reviewer(site) as reviewer:
         while not ids or reviewer.prediction(ids[-1]).review_stream != "AUDIT":
@@ -180,13 +180,10 @@ def _carry(site: EscalatingSite, folder: Path) -> Path:
 
 def _training_data(folder: Path, store: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Collect, and write training data in which the large model may teach."""
-    from convert.dataset.select import Choice  # noqa: PLC0415 - needs the extra, as the command does
-    from convert.dataset.write import write as write_dataset  # noqa: PLC0415
-
     centre = Centre(folder)
     centre.collect(store)
     choice = Choice(centre.out, TASK, "opinions", shares=SHARES)
-    write_dataset(choice, "text-label", folder / "data")
+    write(choice, "text-label", folder / "data")
     rows = {split: _lines(folder / "data" / f"{split}.jsonl") for split in SHARES}
     sheet: dict[str, Any] = json.loads((folder / "data" / "dataset.json").read_text("utf-8"))
     _say(f"left out: {json.dumps(sheet['left_out'])}")
@@ -210,7 +207,7 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
     """Fit a head, prove its threshold, and hold the promise against messages that nobody has sent."""
     trainer = _trainer()
     bundle = _bundle(folder, trainer, gathered.rows["train"])
-    sample = equal_probability(read_for(folder / "data" / "calibration.jsonl", "classify"))
+    sample = equally_likely(read_for(folder / "data" / "calibration.jsonl", "classify"))
     confidence, report = calibrate(opened(bundle), sample.rows, RISK)
     _say(report["verdict"])
     if not isinstance(confidence, Threshold):
@@ -227,6 +224,7 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
 
 
 def _bundle(folder: Path, trainer: ModuleType, rows: Sequence[dict[str, Any]]) -> Path:
+    head = trainer.head
     encoder = head.checkpoint_of(trainer.PACKAGE)
     truth = np.array([trainer.LABELS.index(row["label"]) for row in rows])
     weight, bias = trainer.fitted(trainer.vectors(encoder, [row["text"] for row in rows]), truth)
@@ -239,7 +237,7 @@ def _bundle(folder: Path, trainer: ModuleType, rows: Sequence[dict[str, Any]]) -
 def _assembled(folder: Path, trainer: ModuleType, sections: dict[str, Any], name: str) -> Path:
     (folder / "head").mkdir(exist_ok=True)
     (folder / "head" / "task.yaml").write_text(yaml.safe_dump({**trainer.TASK, **sections}), encoding="utf-8")
-    files = {"weights": folder / "model" / "model.onnx", "tokenizer": folder / "model" / head.TOKENIZER_NAME}
+    files = {"weights": folder / "model" / "model.onnx", "tokenizer": folder / "model" / trainer.head.TOKENIZER_NAME}
     return assemble(Request(folder / "head", files, folder / name)).path
 
 
@@ -252,6 +250,7 @@ def _site(folder: Path, large: LargeModel) -> EscalatingSite:
         "examples": {
             "collect": {TASK: "upstream"},
             "review_shares": {TASK: REVIEW_SHARE},
+            "routine_share": 1.0,
             "commit_seconds": 0.02,
             "disk_reserve_bytes": 0,
         },

@@ -22,7 +22,7 @@ from convert.calibrate.threshold import Risk
 from convert.dataset import select
 from convert.dataset.select import Choice
 from convert.intervals import Interval, share
-from convert.sampling import equal_probability
+from convert.sampling import Drawn, equal_probability
 
 MARKS: dict[int, str] = {
     20: "enough to see whether the labels make sense",
@@ -86,10 +86,9 @@ class Judged(NamedTuple):
     """A reviewed answer of the random audit."""
 
     key: str
-    sampling_probability: float | None
+    probability: float
     confidence: float | None
     right: bool
-    review_stream: str = "audit"
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,8 @@ def assess(collected: Path, task: str, risk: Risk) -> Assessment:
         usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
         examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
-        drawn = equal_probability([Judged(*row) for row in connection.execute(_REVIEWED).fetchall()]).rows
+        reviews = [Judged(*row) for row in connection.execute(_REVIEWED).fetchall()]
+        drawn = equal_probability(reviews, lambda each: Drawn(each.key, each.probability)).rows
         judged = [(each.confidence, each.right) for each in drawn]
         unreviewed = select.audit_of(connection).unreviewed
         return Assessment(

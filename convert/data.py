@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from convert import task as tasks
 from convert.recipe import DataFormat, Recipe, Split
-from convert.sampling import Sample, equal_probability
+from convert.sampling import Drawn, Sample, equal_probability
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
@@ -168,12 +168,17 @@ def sample(recipe: Recipe, split: Split) -> Sample[Row]:
     _check_split(found, split, task, path, bare)
     if split not in MEASURED:
         return Sample(found)
-    drawn = equal_probability(found)
+    drawn = equally_likely(found)
     if not drawn.rows:
         said = f"{path}: none of {len(found)} rows has a known sampling probability, so they say nothing of all inputs"
         raise InvalidRequest(said, remedy="Take rows of the random audit: docs/training-data.md says how they come.")
     _check_split(drawn.rows, split, task, path, bare)
     return drawn
+
+
+def equally_likely(found: Sequence[Row]) -> Sample[Row]:
+    """Return the rows that figures may rest on (sampling.py)."""
+    return equal_probability(found, lambda row: Drawn(row.key, row.sampling_probability, row.review_stream))
 
 
 def check(recipe: Recipe) -> Summary:

@@ -14,31 +14,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 SEED = "edge-agent/thinning/1"
 _HASHES = 2**64
 
 
-class Sampled(Protocol):
-    """What a row tells of how it was drawn."""
+class Drawn(NamedTuple):
+    """How a row was drawn."""
 
-    @property
-    def key(self) -> str:
-        """Names the text."""
-
-    @property
-    def review_stream(self) -> str:
-        """Why people were asked to review it; empty = nothing said."""
-
-    @property
-    def sampling_probability(self) -> float | None:
-        """None = not known."""
+    key: str
+    """Names the text."""
+    probability: float | None
+    """None = not known."""
+    stream: str = ""
+    """Why people were asked to review it; empty = nothing said."""
 
 
-R = TypeVar("R", bound=Sampled)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -77,17 +72,18 @@ class Sample(Generic[R]):
         return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
 
 
-def equal_probability(rows: Sequence[R], seed: str = SEED) -> Sample[R]:
+def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str = SEED) -> Sample[R]:
     """Return the rows that figures may rest on; see the module. The same rows give the same ones."""
-    if not any(row.review_stream or row.sampling_probability is not None for row in rows):
+    every = [(row, *drawn(row)) for row in rows]
+    if not any(stream or probability is not None for _, _, probability, stream in every):
         return Sample(list(rows))
-    known = [(row, row.sampling_probability) for row in rows if row.sampling_probability is not None]
-    smallest = min((probability for _, probability in known), default=1.0)
+    known = [(row, key, probability) for row, key, probability, _ in every if probability is not None]
+    smallest = min((probability for *_, probability in known), default=1.0)
     seen: Counter[str] = Counter()
     kept = []
-    for row, probability in known:
-        seen[row.key] += 1
-        if _number(f"{seed}:{row.key}:{seen[row.key]}") * probability < smallest * _HASHES:
+    for row, key, probability in known:
+        seen[key] += 1
+        if _number(f"{seed}:{key}:{seen[key]}") * probability < smallest * _HASHES:
             kept.append(row)
     return Sample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
 

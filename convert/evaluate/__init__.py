@@ -19,7 +19,6 @@ from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import entity_types, expected, measure
 from convert.evaluate.serving import predict, quiet, serving
-from convert.sampling import equal_probability
 from convert.stage import Job, Progress, Report
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
@@ -58,7 +57,7 @@ def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> t
         InvalidRequest: the rows are labelled with what the bundle does not know.
         ModelError, MemoryShort: it does not load.
     """
-    bundle, sample = opened(folder), equal_probability(rows)
+    bundle, sample = opened(folder), data.equally_likely(rows)
     _check_labels(bundle, sample.rows)
     report, predictions = _measured(bundle, sample.rows, progress)
     return report | {"sampling": sample.plain()}, predictions
@@ -71,7 +70,7 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
 
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
-    bundles, rows = (opened(first), opened(second)), equal_probability(rows).rows
+    bundles, rows = (opened(first), opened(second)), data.equally_likely(rows).rows
     kinds = {bundle.manifest.task.kind for bundle in bundles}
     if len(kinds) > 1:
         raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")

@@ -191,8 +191,7 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
     print_trimmed(console, f"examples of {consents}; kept here: {retained}; {decimal(examples.spool_bytes)}")
     sealed = f"{_counted(examples.outbox_segments, 'segment')}, {decimal(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
-    if any(examples.review_waiting.values()) or examples.audit.drawn:
-        print_trimmed(console, _review(examples))
+    print_trimmed(console, _review(examples))
     lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
     if lost:
         said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))

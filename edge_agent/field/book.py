@@ -97,9 +97,6 @@ class Book:
         if row is None:
             return
         names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback, drawn=drawn) if first else [])]
-        wrong = observing.verdict(prediction, feedback) if first and drawn and _accepted(prediction) else None
-        if wrong is not None:
-            names += ["checked", *(["wrong"] if wrong else [])]
         if first and prediction["route"] != "upstream":
             names.append("examples")
             self._learnt(row, prediction, _truth(prediction, feedback))
@@ -346,12 +343,18 @@ def _labels(group: Sequence[Observed]) -> list[AtLabel]:
 
 
 def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
-    """Return what is counted of the first word on an answer; of the large model's in the audit also its errors."""
-    if prediction["route"] != "upstream" or not drawn:
+    """Return what is counted of the first word on an answer; in the audit also whether the models were right."""
+    if not drawn:
         return ["reviewed"]
+    wrong = observing.verdict(prediction, feedback) if _accepted(prediction) else None
+    checked = [] if wrong is None else ["checked", *(["wrong"] if wrong else [])]
+    return ["reviewed", *checked, *(_large(prediction, feedback) if prediction["route"] == "upstream" else [])]
+
+
+def _large(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
     said, given = feedback["verdict"], prediction["output"]
     right = said == "accept" or (said == "corrected" and observing.same(prediction["kind"], given, feedback["value"]))
-    return ["reviewed", "large_checked", *([] if right else ["large_wrong"])]
+    return ["large_checked", *([] if right else ["large_wrong"])]
 
 
 def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:

@@ -12,8 +12,7 @@ from scipy import stats
 
 from convert import data
 from convert.calibrate.threshold import Risk
-from convert.data import Row
-from convert.sampling import equal_probability
+from convert.data import Row, equally_likely
 from edge_agent.errors import InvalidRequest
 from tests.recipes import recipe_of
 
@@ -26,7 +25,7 @@ def drawn(number: int, probability: float | None) -> Row:
 def test_a_file_without_the_keys_is_a_team_s_own_sample():
     """It is used whole, and the report says that nobody can check how it was drawn."""
     rows = [Row("one", "refund"), Row("two", "price")]
-    found = equal_probability(rows)
+    found = equally_likely(rows)
     assert (rows, 0, 0, None) == (found.rows, found.unknown, found.thinned, found.probability)
     assert found.said.startswith("Nothing tells how these rows were drawn")
 
@@ -34,7 +33,7 @@ def test_a_file_without_the_keys_is_a_team_s_own_sample():
 def test_rows_of_unknown_probability_are_left_out_and_counted():
     """Somebody chose them for a reason, in a file that knows of others."""
     rows = [drawn(1, 0.5), drawn(2, None), drawn(3, 0.5), Row("four", "refund")]
-    found = equal_probability(rows)
+    found = equally_likely(rows)
     assert ([rows[0], rows[2]], 2, 0, 0.5) == (found.rows, found.unknown, found.thinned, found.probability)
     assert "2 rows of unknown probability are left out" in found.said
 
@@ -42,9 +41,9 @@ def test_rows_of_unknown_probability_are_left_out_and_counted():
 def test_rows_are_thinned_to_the_smallest_probability():
     """Of rows five times as likely a fifth stays, the same ones each time; the rarest all stay."""
     rows = [drawn(number, 0.02 if number % 2 else 0.1) for number in range(10_000)]
-    found = equal_probability(rows)
+    found = equally_likely(rows)
     rare = [row for row in found.rows if row.sampling_probability == 0.02]
-    assert (5000, 0.02, found.rows) == (len(rare), found.probability, equal_probability(rows).rows)
+    assert (5000, 0.02, found.rows) == (len(rare), found.probability, equally_likely(rows).rows)
     frequent = len(found.rows) - len(rare)
     assert stats.binomtest(frequent, 5000, 0.2).pvalue > 1e-6
     assert 5000 - frequent == found.thinned
@@ -53,7 +52,7 @@ def test_rows_are_thinned_to_the_smallest_probability():
 def test_a_row_is_thinned_by_itself_where_texts_repeat():
     """The same text stays as often as another one would: not all of its rows or none."""
     rows = [drawn(1, 0.5)] * 2000 + [drawn(2, 0.25)]
-    assert stats.binomtest(len(equal_probability(rows).rows) - 1, 2000, 0.5).pvalue > 1e-6
+    assert stats.binomtest(len(equally_likely(rows).rows) - 1, 2000, 0.5).pvalue > 1e-6
 
 
 @pytest.mark.parametrize("weighed", [True, False])
@@ -71,7 +70,7 @@ def test_the_proof_holds_for_all_answers_where_the_share_differed(weighed: bool)
             for number, each in enumerate(wrong):
                 row = drawn(number, probability)
                 rows.append(replace(row, text=f"{sample} {probability} {number}", label="wrong" if each else "right"))
-        kept = equal_probability(rows).rows if weighed else rows
+        kept = equally_likely(rows).rows if weighed else rows
         proved += risk.passes(sum(row.label == "wrong" for row in kept), len(kept))
     limit = resamples * risk.delta + 2 * (resamples * risk.delta * (1 - risk.delta)) ** 0.5
     assert weighed == (proved <= limit)
