@@ -22,6 +22,7 @@ ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
 # One key for each label, in the task's order; the keys above are no letters or digits.
 KEYS = "123456789" + string.ascii_lowercase
 Stream = Enum("Stream", {name: name for name in ("all", "audit", "uncertain", "diverse", "new")})  # type: ignore[misc]
+ALL = Stream("all")
 STREAMS = {
     "AUDIT": "  drawn at random",
     "UNCERTAIN": "  unsure ones",
@@ -42,7 +43,7 @@ def run(
     ] = None,
     stream: Annotated[
         Stream, typer.Option(help="Only this one: drawn at random, unsure, of each label, or of a new kind.")
-    ] = Stream.all,
+    ] = ALL,
 ) -> None:
     """Confirm or correct answers: one key for each label.
 
@@ -56,7 +57,7 @@ def run(
     """
     name, done = reviewer or getpass.getuser(), Counter[Done]()
     with site_of(ctx).reviewer() as client:
-        named = "" if stream is Stream.all else stream.value
+        named = "" if stream is ALL else stream.value
         for shown in client.queue(task, confidence_max=confidence_max, stream=named):
             _show(out(), shown)
             one = _ask(client, shown, name)

@@ -23,11 +23,11 @@ def _verdict(prediction_id: str, reviewer: str, request_id: str, **verdict: Any)
     return pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, **verdict)
 
 
-def _stream(name: str) -> pb.ReviewStream.ValueType:
+def _stream(name: str) -> str:
     known = [each.removeprefix(_STREAM) for each in list(pb.ReviewStream.DESCRIPTOR.values_by_name)[1:]]
     if name and name.upper() not in known:
         raise ValueError(f"stream is {name!r}: write one of {', '.join(known)}, or nothing for all")
-    return pb.ReviewStream.Value(f"{_STREAM}{name.upper() or 'UNSPECIFIED'}")
+    return f"{_STREAM}{name.upper() or 'UNSPECIFIED'}"
 
 
 def _correction(kind: str, value: str) -> dict[str, str]:

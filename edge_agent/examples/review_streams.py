@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from edge_agent.durable.database import Database
 from edge_agent.field.book import Outcome
@@ -182,13 +182,13 @@ class ReviewStreams:
         rows = self._db.rows("SELECT stream, count(*) FROM predictions WHERE reviewed = 0 GROUP BY stream")
         return {NAMES[code]: number for code, number in rows if code in NAMES}
 
-    def page(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, tuple[object, ...]]]:
+    def page(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, tuple[Any, ...]]]:
         """Return rows behind a place, in turns, each with the place that it takes; see `_PLACE_COLUMNS`."""
         names = [wanted.stream] if wanted.stream else list(STREAMS)
         if wanted.confidence_max is not None:
             names = [name for name in names if name != AUDIT]
         ahead = {name: self._ahead(name, wanted, after, count) for name in names}
-        page: list[tuple[Place, tuple[object, ...]]] = []
+        page: list[tuple[Place, tuple[Any, ...]]] = []
         while len(page) < count and any(ahead.values()):
             name = TURNS[after.turn % len(TURNS)]
             after = after._replace(turn=(after.turn + 1) % len(TURNS))
@@ -198,7 +198,7 @@ class ReviewStreams:
                 page.append((after, row))
         return page
 
-    def _ahead(self, name: ReviewStream, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[object, ...]]:
+    def _ahead(self, name: ReviewStream, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Any, ...]]:
         """Return the next rows of one stream."""
         seen = "reviewed <= 1" if wanted.include_reviewed else "reviewed = 0"
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
@@ -244,8 +244,10 @@ def prepare(database: Database) -> None:
         database.execute(statement)
 
 
-def _behind(after: Place, name: ReviewStream, row: tuple[object, ...]) -> Place:
-    rank, number = row[0], row[1]
-    if name == UNCERTAIN:
-        return after._replace(rank=rank, row=number)
-    return after._replace(**{name: number})
+def _behind(after: Place, name: ReviewStream, row: tuple[Any, ...]) -> Place:
+    rank, number = float(row[0]), int(row[1])
+    if name == AUDIT:
+        return after._replace(audit=number)
+    if name == DIVERSE:
+        return after._replace(diverse=number)
+    return after._replace(new=number) if name == NEW else after._replace(rank=rank, row=number)

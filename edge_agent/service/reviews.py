@@ -16,7 +16,7 @@ from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1 import inference_pb2, task_pb2
 
 _VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
-STREAMS: dict[ReviewStream, pb.ReviewStream.ValueType] = {
+STREAMS: dict[ReviewStream, pb.ReviewStream] = {
     "audit": pb.REVIEW_STREAM_AUDIT,
     "uncertain": pb.REVIEW_STREAM_UNCERTAIN,
     "diverse": pb.REVIEW_STREAM_DIVERSE,
@@ -73,7 +73,7 @@ def token(last: Place) -> str:
     return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
 
 
-def stream(asked: pb.ReviewStream.ValueType) -> ReviewStream | None:
+def stream(asked: pb.ReviewStream) -> ReviewStream | None:
     """Return the stream that a request names; None = all. Raises InvalidRequest."""
     if asked == pb.REVIEW_STREAM_UNSPECIFIED:
         return None
