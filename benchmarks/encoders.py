@@ -4,21 +4,28 @@ MiniLM with 8 labels, stored in each way that `edge-convert quantize` knows, on 
 by one and then together, by turns, so that what else the machine does hits both; the figure is the median of the ratios
 of the pairs, alone to together, and above 1 batches would be faster. Once the texts have one length, as nothing is
 padded then, and once those of a till.
+
+Also what the gate of a bundle costs (formats/gate.py): one text of a till is classified over gRPC without and with the
+distance to the nearest of 150 classes in the graph and a p-value among as many held-out scores as there may be.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bars import Bar, main, median
 from convert.quantize import graph
 from edge_agent.engine.runtimes.onnx_batch import Row
 from edge_agent.engine.runtimes.onnx_session import OnnxSession
+from tests import bundles, gated_onnx, models
 from tests.bundles import minilm_bundle
+from tests.daemon import RunningDaemon
 
 PAIRS, WARM_PAIRS = 60, 5
 LENGTHS = {
@@ -27,6 +34,7 @@ LENGTHS = {
     "texts of a till, 3 to 24 tokens": (5, 13, 20, 3, 11, 3, 24, 7),
 }
 """Of the texts, in tokens: which ones they are takes no time."""
+GATE_PAIRS, GATE_CLASSES, GATE_TEXT = 400, 150, "I would like to return this kettle, it broke after a week"
 
 
 def measure() -> Iterator[Bar]:
@@ -34,10 +42,12 @@ def measure() -> Iterator[Bar]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         source = minilm_bundle(folder / "bundle", "classify")
+        vector = gated_onnx.pooled((source / "model.onnx").read_bytes())
         for stored in graph.TYPES:
             weights = folder / f"{stored}.onnx"
             graph.quantize(source / "model.onnx", weights, stored)
             session = OnnxSession(str(weights))
+            yield _gate(stored, weights, folder / f"gate-{stored}", vector)
             for name, lengths in LENGTHS.items():
                 rows = [_row(length, place) for place, length in enumerate(lengths)]
                 yield from _bars(f"{stored}, {name}", session, rows)
@@ -49,14 +59,14 @@ def _row(length: int, place: int) -> Row:
 
 
 def _bars(name: str, session: OnnxSession, rows: Sequence[Row]) -> Iterator[Bar]:
-    output = session.outputs[0]
+    outputs = list(session.outputs)
 
     def alone() -> None:
         for row in rows:
-            session.run(output, [row])
+            session.run(outputs, [row])
 
     def together() -> None:
-        session.run(output, rows)
+        session.run(outputs, rows)
 
     pairs = [(_seconds(alone), _seconds(together)) for _ in range(WARM_PAIRS + PAIRS)][WARM_PAIRS:]
     ratios, lone = [first / second for first, second in pairs], [first for first, _ in pairs]
@@ -64,7 +74,35 @@ def _bars(name: str, session: OnnxSession, rows: Sequence[Row]) -> Iterator[Bar]
     yield Bar(f"{name}: a batch would be faster by", median(ratios), None, "lower")
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _gate(stored: str, weights: Path, folder: Path, vector: tuple[str, int]) -> Bar:
+    """Measure what a gate adds to a call over gRPC, in percent of it: by turns, each first in half of the turns."""
+    graphs = {"plain": weights.read_bytes()}
+    graphs["gated"] = gated_onnx.with_distance(graphs["plain"], *vector, GATE_CLASSES)
+    gate = {"plain": None, "gated": gated_onnx.large_gate().model_dump()}
+    made = [_bundle(folder / name, name, graphs[name], gate[name]) for name in graphs]
+    with RunningDaemon(folder / "site") as daemon:
+        daemon.install(*made)
+        with daemon.client() as client:
+            taken: dict[str, list[float]] = {name: [] for name in graphs}
+            for turn in range(WARM_PAIRS + GATE_PAIRS):
+                for name in sorted(graphs, reverse=bool(turn % 2)):
+                    taken[name].append(_seconds(functools.partial(client.classify, name, [GATE_TEXT])))
+    plain, gated = (taken[name][WARM_PAIRS:] for name in ("plain", "gated"))
+    more = median([second / first for first, second in zip(plain, gated, strict=True)]) - 1
+    return Bar(f"{stored}: a gate adds to a call, %", 100 * more, 3.0, "lower")
+
+
+def _bundle(folder: Path, name: str, graph: bytes, gate: dict[str, Any] | None) -> Path:
+    confidence = {"policy": "always_escalate", "gate": gate}
+    tokenizer = models.minilm_dir() / "tokenizer.json"
+    files: dict[str, tuple[str, bytes | Path]] = {
+        "weights": ("model.onnx", graph),
+        "tokenizer": ("tokenizer.json", tokenizer),
+    }
+    return bundles.write(folder, bundles.fields_of("onnx", name, "classify"), {"confidence": confidence}, files)
+
+
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -20,6 +20,7 @@ import numpy as np
 from convert.calibrate import threshold
 from convert.calibrate.threshold import Risk
 from convert.dataset import select
+from convert.dataset.scope import Scope, Scoped, open_examples
 from convert.dataset.select import Choice
 from convert.intervals import Interval, share
 from convert.sampling import Drawn, equal_probability
@@ -70,15 +71,19 @@ _PAIRS = """
     FROM last_words a JOIN last_words b USING (site, prediction_id)
     WHERE a.who < b.who GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
+# The local answer with the local confidence. Whether it was right is not known where it was not kept, and where people
+# rejected another one, the large model's, without saying what is right.
 _REVIEWED = """
-    SELECT site || '/' || prediction_id, sampling_probability, confidence, truth IS NOT DISTINCT FROM output
-    FROM examples WHERE verdict IS NOT NULL AND NOT conflict AND sampling_probability IS NOT NULL
+    SELECT site || '/' || prediction_id, sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer
+    FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND sampling_probability IS NOT NULL AND {known}
     ORDER BY confidence NULLS LAST, site, prediction_id
 """
+_KNOWN_LOCAL = "(local_answer IS NOT NULL AND (truth IS NOT NULL OR local_answer = output))"
+_UNKNOWN_LOCAL = "SELECT count(*) FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND NOT {known}"
 # What people could not agree on says nothing, whatever the large model thinks of it.
 _AUDIT = """
-    SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = output)
-    FROM examples WHERE opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
+    SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = local_answer)
+    FROM examples WHERE judged AND opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
 """
 
 
@@ -155,14 +160,18 @@ class Assessment:
     labels_even: float
     """The number of equally frequent labels that would be as varied: the exponential of the entropy."""
     pairs: tuple[Pair, ...]
+    unjudged: int
+    """Reviewed examples that say nothing of the local model: its answer is not known, or not whether it was right."""
     right: Interval
-    """Share of right answers, by the reviews of the random audit."""
+    """Share of right local answers, by the reviews of the random audit."""
     audit_reviews: int
     """Of the random audit, made equally likely."""
     audit_unreviewed: int
     """Of the random audit, not reviewed yet."""
     promise: Promise
     audit: Audit
+    scope: Scoped
+    """Which bundles had answered, and which of them `right`, `promise`, `audit` and `unjudged` are of."""
 
     @property
     def short(self) -> list[str]:
@@ -190,13 +199,19 @@ class Assessment:
         return {"schema": "edge-agent/assessment/v1", **found, **verdict}
 
 
-def assess(collected: Path, task: str, risk: Risk) -> Assessment:
-    """Look at everything that was collected of a task. Raises FileMissing when that is nothing."""
+def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> Assessment:  # noqa: B008 - it cannot change
+    """Look at what was collected of a task.
+
+    Raises:
+        FileMissing: that is nothing.
+        InvalidRequest: nothing of it is of that version or site.
+    """
     with duckdb.connect() as connection:
+        scoped = open_examples(connection, collected, task, scope)
         usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
         examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
-        reviews = [Judged(*row) for row in connection.execute(_REVIEWED).fetchall()]
+        reviews = [Judged(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
         drawn = equal_probability(reviews, lambda each: Drawn(each.key, each.probability)).rows
         judged = [(each.confidence, each.right) for each in drawn]
         unreviewed = select.audit_of(connection).unreviewed
@@ -214,11 +229,13 @@ def assess(collected: Path, task: str, risk: Risk) -> Assessment:
             labels=labels,
             labels_even=_even(labels),
             pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
+            unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
             right=share(sum(right for _, right in judged), len(judged)),
             audit_reviews=len(judged),
             audit_unreviewed=unreviewed,
             promise=_promise(judged, risk),
             audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
+            scope=scoped,
         )
 
 

@@ -14,9 +14,9 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from convert import task as tasks
 from convert.recipe import DataFormat, Recipe, Split
@@ -27,6 +27,13 @@ from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Kind, Task
 
 LINE_BYTES_MAX = 1024 * 1024
+LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
+"""Where a label comes from: a person who confirmed it, a person who changed it, a large model, the local model, or a
+file of the team, of which nothing more is known."""
+LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
+MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
+"""Sources that no figure may rest on."""
+LABELED_BY_CHARS_MAX = 128
 SPLITS: tuple[Split, ...] = get_args(Split)
 MEASURED: tuple[Split, ...] = ("calibration", "test")
 """Splits that figures rest on."""
@@ -80,6 +87,10 @@ class Row:
     """synthetic: which one, where the row says so."""
     family: str = ""
     """Rows that are one phrasing filled in several ways share it; empty = on its own."""
+    label_source: LabelSource = "imported"
+    """Where the label comes from: `"label_source"` in the file."""
+    labeled_by: str = ""
+    """Who or what gave the label, where the row says so."""
     review_stream: str = ""
     """Why people were asked to review it: audit, uncertain, diverse or new; empty = the file does not say."""
     sampling_probability: float | None = None
@@ -101,6 +112,8 @@ class Summary:
     synthetic: dict[Split, int]
     warnings: tuple[str, ...]
     """Whole sentences for the report."""
+    label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
+    """Rows by where their label comes from, in the order of LABEL_SOURCES."""
 
 
 def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[Row]:  # noqa: A002 - the key's name
@@ -198,6 +211,7 @@ def check(recipe: Recipe) -> Summary:
         rows={split: len(found[split]) for split in named},
         labels={split: _in_order(counts[split], known) for split in named},
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
+        label_sources={split: count_label_sources(found[split]) for split in named},
         warnings=(
             *_unlike(samples),
             *_doubts(found),
@@ -206,6 +220,12 @@ def check(recipe: Recipe) -> Summary:
             *_few(len(found["calibration"]), recipe),
         ),
     )
+
+
+def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:
+    """Count rows by where their label comes from."""
+    counts = Counter(row.label_source for row in found)
+    return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
 
 
 def _check_trainable(recipe: Recipe, task: Task) -> None:
@@ -250,11 +270,24 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     synthetic = plain.get("synthetic", False)
     if not isinstance(synthetic, bool):
         raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
+    origin = _origin(plain, where)
     if text_only and format in ("text-label", "text-spans"):
-        return Row(_text(plain, "text", where), synthetic=synthetic)
+        return replace(Row(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
     named["sampling_probability"] = _probability(plain, where)
-    return replace(_READERS[format](plain, where, synthetic), **named)
+    return replace(_READERS[format](plain, where, synthetic), **named, **origin)
+
+
+def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
+    """Read where a label comes from; a file of before these keys says nothing, and is the team's."""
+    source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
+    if source not in LABEL_SOURCES:
+        said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
+        raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
+    if not isinstance(by, str) or len(by) > LABELED_BY_CHARS_MAX:
+        said = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
+        raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
+    return {"label_source": source, "labeled_by": by}
 
 
 def _probability(plain: dict[str, Any], where: str) -> float | None:
@@ -346,9 +379,8 @@ def labels(split: Sequence[Row]) -> Iterator[str]:
 
 
 def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: bool) -> None:
-    if split in MEASURED and any(row.synthetic for row in found):
-        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
-        raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
+    if split in MEASURED:
+        _check_made_by_people(found, split, path)
     seen = Counter(labels(found))
     known = known_labels(task)
     for label in seen if known else ():
@@ -360,6 +392,28 @@ def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: b
     if task.kind == "classify" and not bare and len(seen) < 2:
         said = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
         raise InvalidRequest(said, remedy="Draw the splits anew, so that each has rows of several labels.")
+
+
+def _check_made_by_people(found: list[Row], split: Split, path: Path) -> None:
+    """Raise InvalidRequest for texts or labels that a machine made."""
+    if any(row.synthetic for row in found):
+        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
+        raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
+    machine = labelled_by_machine(found)
+    if machine:
+        said = f"{path}: {machine}; the {split} split takes labels of people only"
+        raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
+
+
+def labelled_by_machine(found: Sequence[Row]) -> str:
+    """Say how many rows a teacher, and how many a model labelled, and which one; empty = none."""
+    rows = [row for row in found if row.label_source in MACHINES]
+    if not rows:
+        return ""
+    counts = Counter((row.label_source, row.labeled_by) for row in rows)
+    each = [f"{count} by {' '.join(filter(None, by))}" for by, count in counts.most_common(_SHOWN_MAX)]
+    more = f" and {len(counts) - _SHOWN_MAX} others" if len(counts) > _SHOWN_MAX else ""
+    return f"{len(rows)} rows were labelled by a machine ({', '.join(each)}{more})"
 
 
 def _check_overlap(first: str, left: list[Row], second: str, right: list[Row]) -> None:

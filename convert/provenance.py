@@ -54,13 +54,19 @@ def _sources(job: Job) -> Iterator[tuple[str, str]]:
         if written:
             rows = data.rows(recipe, split)
             digest = fingerprint.of_place(recipe.path(written), job.progress)
-            yield f"data.{split}", f"{len(rows)} rows, {_synthetic(rows)}, sha256 {digest}"
+            yield f"data.{split}", f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, sha256 {digest}"
 
 
 def _synthetic(rows: list[Row]) -> str:
     made = list(filter(attrgetter("synthetic"), rows))
     models = sorted(set(map(attrgetter("model"), made)) - {""})
     return " by ".join(filter(None, (f"{len(made)} synthetic", ", ".join(models))))
+
+
+def _labelled(rows: list[Row]) -> str:
+    """Say where the labels come from; those of the team's own files are taken for people's, which is an assumption."""
+    counts = data.count_label_sources(rows)
+    return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
 
 
 def _versions(runtime: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import itertools
 from pathlib import Path
 from typing import get_args
 
+from edge_agent.formats.gate import Gate
 from edge_agent.formats.manifest import Novelty, Threshold
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
@@ -24,14 +25,20 @@ CALIBRATED = Threshold(
     n=100,
     bound=0.04,
     coverage=0.7,
+    floor=0.85,
+    gate=Gate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0)),
     novelty=Novelty(input_tokens_min=3, input_tokens_max=20),
 )
 DOUBTS = {
-    "sure": (0.9, Seen(5)),
-    "unusual": (0.9, Seen(50)),
-    "unsure": (0.3, Seen(5)),
-    "varying": (0.9, Seen(5, scores_vary=True)),
+    "sure": (0.9, Seen(5, ood_score=0.0)),
+    "unusual": (0.9, Seen(50, ood_score=0.0)),
+    "unsure": (0.3, Seen(5, ood_score=0.0)),
+    "unlikely": (0.82, Seen(5, ood_score=0.0)),
+    "strange": (0.9, Seen(5, ood_score=4.0)),
+    "varying": (0.9, Seen(5, scores_vary=True, ood_score=0.0)),
 }
+NOT_CONFIDENT = "unsure or unlikely or strange or varying"
+"""Written shorter where all of them lead to the same, which is everywhere."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 WISHES: tuple[Wish, ...] = get_args(Wish)
 OBSTACLES: tuple[Reason | None, ...] = (None, *BLOCKS)
@@ -83,7 +90,7 @@ def _fewer(every: list[tuple[str, str, str, str, str]]) -> list[tuple[str, str, 
         whole = len(dict.fromkeys(row[column] for row in every))
         every = []
         for rest, values in merged.items():
-            said = "any" if len(values) == whole else " or ".join(values)
+            said = "any" if len(values) == whole else " or ".join(values).replace(NOT_CONFIDENT, "not confident")
             every.append((*rest[:column], said, *rest[column:]))  # type: ignore[arg-type]
     return every
 

@@ -125,7 +125,8 @@ def manifests() -> list[Any]:
         "engine": {"context_tokens": 512, "quantization": {"type": "Q4_0", "bits_per_weight": 4.5}},
         "confidence": {
             **{"policy": "threshold", "temperature": 1.5, "threshold": 0.8, "target_risk": 0.05, "delta": 0.1},
-            **{"n": 100, "bound": 0.04, "coverage": 0.9, "novelty": {"label_mass_min": 0.1}},
+            **{"n": 100, "bound": 0.04, "coverage": 0.9, "novelty": {"label_mass_min": 0.1}, "floor": 0.5},
+            "gate": {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.5, 2.5]},
         },
         "provenance": {"base": "b", "licence": "MIT", "sources": {"a": "b"}, "converter": {"c": "d"}},
         "requires": {"agent": "0.1.0", "memory_bytes": 1000},
@@ -137,6 +138,7 @@ def manifests() -> list[Any]:
 @st.composite
 def _lines(draw: st.DrawFn) -> bytes:
     case = {"input": "a refund", "answer": "refund", "scores": [0.9, 0.1], "tolerance": 0.1, "report_only": True}
+    case["ood_score"] = 1.5
     return b"\n".join(draw(st.lists(documents(case), min_size=1, max_size=3)))
 
 

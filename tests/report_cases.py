@@ -109,6 +109,11 @@ SUMMARY = Summary(
     rows={"train": 946, "calibration": 571, "test": 331},
     labels={"train": {"refund": 500, "other": 446}, "test": {"refund": 44, "other": 23}, "calibration": {"other": 9}},
     synthetic={"train": 12, "calibration": 0, "test": 0},
+    label_sources={
+        "train": {"corrected": 300, "teacher": 200, "imported": 446},
+        "calibration": {"reviewed": 500, "imported": 71},
+        "test": {"reviewed": 331},
+    },
     warnings=("The calibration split has no row of: refund.",),
 )
 

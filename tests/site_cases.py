@@ -40,7 +40,7 @@ def answered(number: int, **changes: Any) -> Answered:
         "manifest": manifest(),
         "digest": DIGEST,
         "text": f"refund number {number}",
-        "output": "refund",
+        "local_answer": "refund",
         "scores": [("refund", 0.75), ("price", 0.25)],
         "confidence": 0.75,
         "threshold": 0.8,

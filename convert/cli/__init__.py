@@ -122,7 +122,7 @@ for _stage in STAGES:
     app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
 for _name, _command in _OWN.items():
     app.command(_name)(_command)
-app.command("assess")(assess.command)
+app.command("assess")(assess.Command)
 app.command("synthesize")(synthesize.Command)
 app.command("collect")(collect.Command)
 app.command("dataset")(dataset.Command)

@@ -1,55 +1,99 @@
 """`edge-convert assess`."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from convert import pipeline
-from convert.cli import screen
+from convert.cli import scoped, screen
 from convert.report.made import plural
-from edge_agent.cli.terminal import Rows, write_exactly
+from edge_agent.cli.terminal import Rows, errors, write_exactly
 
 _PAIRS_SHOWN_MAX = 10
 
 
-def command(
-    collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")],
-    task: Annotated[str, typer.Option(metavar="NAME", help="The task.")],
-    target: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="Wanted: a sure answer is wrong at most so often.")
-    ] = 0.05,
-    delta: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="The chance that this is not kept after all.")
-    ] = 0.1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
-) -> None:
+@dataclass
+class Command:
     """Say whether what was collected of a task suffices to train and to calibrate, and what is missing.
+
+    What people said of any bundle's answers can be learnt from. How good the model is, and what may be promised of it,
+    is said of one bundle: the newest, unless --version names another.
 
     docs/training-data.md explains the marks.
 
     Example: [bold]edge-convert assess collected --task pos-intent --target 0.02[/bold]
     """
-    assess = pipeline.load("convert.assess")  # needs the extra, which other commands do without
-    found = assess.assess(collected, task, assess.Risk(target, delta))
-    if as_json:
-        write_exactly(json.dumps(found.plain(), ensure_ascii=False))
-        return
-    console = screen.out()
-    console.print(f"{task}: {found.examples} examples, {found.reviewed} reviewed, {found.usable} usable to learn from")
-    console.print(f"mark {found.mark}: {assess.MARKS.get(found.mark, 'too few for anything but reading them')}")
+
+    # The fields are the command's arguments and options: typer reads them like a function's parameters.
+    collected: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where 'edge-convert collect' writes.")]
+    task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
+    target: Annotated[
+        float, typer.Option(min=0.0001, max=0.9999, help="Wanted: a sure answer is wrong at most so often.")
+    ] = 0.05
+    delta: Annotated[
+        float, typer.Option(min=0.0001, max=0.9999, help="The chance that this is not kept after all.")
+    ] = 0.1
+    version: scoped.Version = ""
+    site: scoped.Sites = None
+    since: scoped.Since = None
+    until: scoped.Until = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+
+    def __post_init__(self) -> None:
+        """Run the command."""
+        assess = pipeline.load("convert.assess")  # needs the extra, which other commands do without
+        scope = scoped.scope_of(self.version, self.site, self.since, self.until)
+        found = assess.assess(self.collected, self.task, assess.Risk(self.target, self.delta), scope)
+        if self.as_json:
+            write_exactly(json.dumps(found.plain(), ensure_ascii=False))
+            return
+        _print(screen.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
+
+
+def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:
+    console.print(
+        f"{found.task}: {found.examples} examples, {found.reviewed} reviewed, {found.usable} usable to learn from"
+    )
+    left_out = found.scope.collected - found.examples
+    if left_out:
+        console.print(f"left out: {left_out} of other versions, sites or days than asked for")
+    console.print(f"mark {found.mark}: {marks.get(found.mark, 'too few for anything but reading them')}")
     console.print(
         f"{found.duplicates} duplicates in {found.clusters} groups of texts;"
         f" {found.contradictions} texts with more than one truth"
     )
     _print_labels(console, found)
     _print_reviewers(console, found)
+    _print_bundles(console, found.scope)
     console.print(_promised(found))
+    if found.unjudged:
+        console.print(
+            f"left out there: {plural(found.unjudged, 'review')} of a large model's answer, without a local answer"
+            " beside it whose worth is known"
+        )
     if found.audit.answers:
         console.print(_audited(found))
-    console.print(_verdict(found, assess.READY_ROWS_MIN))
+    console.print(_verdict(found, rows_min))
+    for said in scoped.clocks(found.scope):
+        errors().print(Text.assemble(("warning: ", "yellow"), said))
+
+
+def _print_bundles(console: Console, scope: Any) -> None:
+    """Show whose answers are judged, where several bundles have answered."""
+    if len(scope.bundles) < 2:
+        return
+    table = Rows("version", "bundle", "examples", "reviewed", "judged", title="bundles that answered, the newest first")
+    for each in scope.bundles:
+        judged = "yes" if each.judged else "no"
+        table.add_row(each.version, each.digest[:12], str(each.examples), str(each.reviewed), judged)
+    console.print(table)
+    if scope.judged_by_default:
+        console.print("the newest is judged, the others are only learnt from; --version judges another, or all")
 
 
 def _print_labels(console: Console, found: Any) -> None:
@@ -79,8 +123,8 @@ def _promised(found: Any) -> str:
     promise, right = found.promise, found.right
     if not found.audit_reviews:
         return (
-            f"of the random audit nothing is reviewed ({found.audit_unreviewed} wait), so there is no threshold to"
-            " prove yet: other reviews say nothing of all answers"
+            f"of the random audit no local answer is judged ({found.audit_unreviewed} wait), so there is no threshold"
+            " to prove yet: other reviews say nothing of all answers"
         )
     seen = (
         f"of all answers {right.low:.1%} to {right.high:.1%} are right, by {found.audit_reviews} reviews of the random"

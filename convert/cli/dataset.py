@@ -1,6 +1,7 @@
 """`edge-convert dataset`."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -11,6 +12,7 @@ import typer
 from rich.text import Text
 
 from convert import pipeline
+from convert.cli import scoped
 from convert.dataset import formats
 from convert.report.made import plural
 from edge_agent.cli.terminal import errors, say
@@ -25,6 +27,8 @@ _WHY = {
     "duplicates": "the same as another, or nearly",
     "leaking": "nearly the same as one of another split",
     "not_drawn": "as new as the test, or from its sites, and not drawn by the random audit",
+    "out_of_scope": "of other versions, sites or days than asked for",
+    "machine_labelled": "labelled by a model, where the test is",
 }
 Which = Enum("Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts"})
 _UNREVIEWED_SHARE_MAX = 0.1
@@ -39,6 +43,8 @@ class Command:
     time is the test, or, with --split site, sites of which nothing was trained on. What was left out is counted.
     calibration and test take only answers that the random audit of a site drew and people labelled.
 
+    Each row says where its label comes from. What a model labelled is for training: calibration and test take none.
+
     label-studio writes what is worth a review; 'edge-convert collect --label-studio FILE' brings the answers back.
 
     Example: [bold]edge-convert dataset collected --task pos-intent --format text-label --out data[/bold]
@@ -49,6 +55,10 @@ class Command:
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")]
     form: Annotated[Form, typer.Option("--format", help="docs/training-data.md shows each.")]
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder to make.")]
+    version: scoped.Version = ""
+    site: scoped.Sites = None
+    since: scoped.Since = None
+    until: scoped.Until = None
     answers: Annotated[
         Answers,
         typer.Option(
@@ -75,7 +85,7 @@ class Command:
 
     def _ask(self) -> None:
         review = pipeline.load("convert.dataset.review")  # needs the extra, which other commands do without
-        asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max)
+        asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
 
@@ -83,12 +93,15 @@ class Command:
         write = pipeline.load("convert.dataset.write")  # likewise
         purpose = write.purpose_of(self.form.value, self.answers.value)
         shares = _shares(self.shares)
-        choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed)
+        scope = self._scope()
+        choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed, scope)
         written = write.write(choice, self.form.value, self.out, force=self.force)
         for split, count in written.rows.items():
             say(f"{self.out / split}.jsonl: {plural(count, 'row')}")
         say(_left_out(asdict(written.left_out)))
-        for said in _audit(written.audit, written.sites):
+        for said in (*_sources(written.label_sources), *_bundles(written)):
+            say(said)
+        for said in (*scoped.clocks(written.scope), *_audit(written.audit, written.sites)):
             errors().print(Text.assemble(("warning: ", "yellow"), said))
         empty = [split for split, count in written.rows.items() if not count]
         if empty:
@@ -96,6 +109,29 @@ class Command:
                 f"{', '.join(empty)} without a row: collect more, or name fewer splits or other shares with --shares."
             )
             errors().print(Text.assemble(("warning: ", "yellow"), said))
+
+    def _scope(self) -> Any:
+        return scoped.scope_of(self.version, self.site, self.since, self.until)
+
+
+def _sources(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Say where the labels come from."""
+    counts: Counter[str] = Counter()
+    for found in label_sources.values():
+        counts.update(found)
+    yield f"labels: {', '.join(f'{count} {source}' for source, count in counts.most_common())}"
+
+
+def _bundles(written: Any) -> Iterator[str]:
+    """Say which bundles had answered, where there are several, and whose own answers are not taken."""
+    found = written.scope
+    if len(found.bundles) < 2:
+        return
+    if found.judged_by_default or not found.passed_over:
+        yield f"answered by {len(found.bundles)} versions: {scoped.counted(found.bundles)}; --version takes one"
+    if written.purpose == "sure" and found.judged_by_default:
+        newest = scoped.counted(found.judged)
+        yield f"of answers that nobody reviewed only those of the newest, {newest}, are taken; --version all takes more"
 
 
 def _left_out(counts: dict[str, int]) -> str:

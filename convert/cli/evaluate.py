@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.markdown import Markdown
+from rich.text import Text
 
 from convert import data, pipeline
 from convert.cli import run, screen
 from convert.recipe import DataFormat
 from convert.report import text
-from edge_agent.cli.terminal import write_exactly
+from edge_agent.cli.terminal import errors, write_exactly
+from edge_agent.formats.manifest import Kind
 
 Format = Annotated[DataFormat | None, typer.Option("--format", help="Of the rows; left out: their keys tell it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the whole report as JSON.")]
@@ -40,7 +42,7 @@ def evaluate(
     measuring = pipeline.load("convert.evaluate")
     bundle = pipeline.load("convert.evaluate.bundle").opened(what)
     with screen.bar() as advance:
-        report, _ = measuring.evaluate(what, data.read_for(rows, bundle.manifest.task.kind, format_), advance)
+        report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task.kind, format_), advance)
     _show(text.measured(bundle.name, report), report, as_json)
 
 
@@ -58,8 +60,18 @@ def compare(
     measuring = pipeline.load("convert.evaluate")
     kind = pipeline.load("convert.evaluate.bundle").opened(first).manifest.task.kind
     with screen.bar() as advance:
-        report = measuring.compare(first, second, data.read_for(rows, kind, format_), advance)
+        report = measuring.compare(first, second, _read(rows, kind, format_), advance)
     _show(text.compared(report), report, as_json)
+
+
+def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[data.Row]:
+    """Read rows to measure on, and warn of labels that no person gave."""
+    found = data.read_for(path, kind, format_)
+    machine = data.labelled_by_machine(found)
+    if machine:
+        said = f"{machine}: the figures say how far the bundle agrees with it, not how often it is right"
+        errors().print(Text.assemble(("warning: ", "yellow"), said))
+    return found
 
 
 def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from convert.collect import raw
+from convert.collect import answers, raw
 from convert.collect.rows import LATER_COLUMNS, SCHEMA
 
 MEMORY_BYTES_DEFAULT = 1024**3
@@ -37,10 +37,8 @@ def opened(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duckdb.Duck
         files = [str(path) for path in raw.files(folder)]
         if files:
             given = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
-            later = {name: type_ for name, type_ in LATER_COLUMNS.items() if name not in given.columns}
-            missing = [f"NULL::{type_} AS {name}" for name, type_ in later.items()]
-            columns = ["*", *missing, "(file_index::BIGINT << 40) + file_row_number AS row_id"]
-            given.project(", ".join(columns)).create_view("records")
+            numbered = given.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id")
+            answers.apart(numbered, LATER_COLUMNS, "type = 'prediction'").create_view("records")
         else:
             empty = connection.from_arrow(SCHEMA.empty_table())
             empty.project("*, NULL::VARCHAR AS filename, NULL::BIGINT AS row_id").create("records")

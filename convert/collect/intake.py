@@ -9,7 +9,8 @@ there: the site simply keeps it until that is mended.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyrage
 
 from convert.collect import rows
 from convert.collect.raw import Entry, entry_of
+from convert.collect.rows import Origin
 from convert.collect.sources import Source, path_of
 from convert.collect.trust import Trust
 from edge_agent.errors import ExchangeError, RecordInvalid, SegmentDamaged
@@ -58,9 +60,15 @@ class _Unfit(Exception):
 class Intake:
     """Takes segments from one source."""
 
-    def __init__(self, source: Source, trust: Trust, identities: Sequence[pyrage.x25519.Identity]) -> None:
-        """Open what was sealed to any of the identities."""
-        self._source = source
+    def __init__(
+        self,
+        source: Source,
+        trust: Trust,
+        identities: Sequence[pyrage.x25519.Identity],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Open what was sealed to any of the identities; `now` tells when a segment is taken in."""
+        self._source, self._now = source, now
         self._trust = trust
         self._identities = identities
         self._recipients = {str(identity.to_public()) for identity in identities}
@@ -103,20 +111,20 @@ class Intake:
             lines = segment.unseal(sealed, self._identities)
         except SegmentDamaged as error:
             raise _Unfit(error.message, damaged=True) from None
-        return _read(lines, body)
+        return _read(lines, body, self._now())
 
 
-def _read(text: bytes, body: SegmentManifest) -> list[pa.RecordBatch]:
+def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
     lines = text.splitlines()
     if len(lines) != body.records:
         raise _Unfit(f"holds {len(lines)} records, its manifest says {body.records}")
     starts = range(0, len(lines), _LINES_AT_ONCE)
-    return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body) for start in starts]
+    return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
 
 
-def _batch(lines: list[bytes], first: int, body: SegmentManifest) -> pa.RecordBatch:
+def _batch(lines: list[bytes], first: int, body: SegmentManifest, now: float) -> pa.RecordBatch:
     records = [_record(line, number, body) for number, line in enumerate(lines, first)]
-    return rows.table(records, body.epoch, body.sequence, first)
+    return rows.table(records, Origin(body.epoch, body.sequence, now), first)
 
 
 def _record(line: bytes, number: int, body: SegmentManifest) -> example.AnyRecord:

@@ -123,16 +123,15 @@ _MARKED = """
 """
 _EXAMPLES = """
     SELECT r.site, r.prediction_id, r.recorded_at AS answered_at, r.kind, r.bundle_version, r.bundle_digest,
-           r.input, r.output, r.scores, r.confidence, r.threshold, r.sure, r.label_mass, r.route, r.route_reason,
-           coalesce(r.model, '') AS model,
+           r.input, r.output, r.local_answer, r.teacher_answer, r.scores, r.confidence, r.threshold, r.sure,
+           r.label_mass, r.route, r.route_reason, coalesce(r.model, '') AS model,
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
            coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
            r.kept_because, r.kept_share, r.review_stream,
            -- What is here was kept, and then drawn: both chances are known, and independent of what it is.
            CASE WHEN r.review_stream = 'audit' THEN r.kept_share * r.sampling_probability END AS sampling_probability,
-           r.redaction_version, r.redaction_rules, r.redaction_counts,
-           r.epoch, r.sequence, r.line
+           r.redaction_version, r.redaction_rules, r.redaction_counts, r.epoch, r.sequence, r.line, r.collected_at
     FROM marked m
     JOIN records r USING (row_id)
     LEFT JOIN said s ON s.site = r.site AND s.prediction_id = r.prediction_id

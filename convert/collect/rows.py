@@ -6,6 +6,7 @@ Times are UTC without a zone, since that is what every reader of Parquet underst
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,6 +56,9 @@ SCHEMA = pa.schema(
         # LATER_COLUMNS: files of before lack them.
         pa.field("model", pa.string()),
         pa.field("why", pa.string()),
+        pa.field("local_answer", pa.string()),
+        pa.field("teacher_answer", pa.string()),
+        pa.field("collected_at", pa.timestamp("us")),
         pa.field("review_stream", pa.string()),
         pa.field("sampling_probability", pa.float64()),
     ]
@@ -63,19 +67,33 @@ SCHEMA = pa.schema(
 LATER_COLUMNS = {
     "model": "VARCHAR",
     "why": "VARCHAR",
+    "local_answer": "VARCHAR",
+    "teacher_answer": "VARCHAR",
+    "collected_at": "TIMESTAMP",
     "review_stream": "VARCHAR",
     "sampling_probability": "DOUBLE",
 }
-"""Columns that files of version 0.1 may lack, with their SQL type."""
+"""Columns that files of version 0.1 may lack, with their SQL type; `answers.py` tells what a row without them means."""
 
 
-def table(records: Sequence[AnyRecord], epoch: str, sequence: int, first_line: int) -> pa.RecordBatch:
+@dataclass(frozen=True)
+class Origin:
+    """The segment that records came in, and when it was taken in, in seconds since 1970 by the clock of the centre."""
+
+    epoch: str
+    sequence: int
+    collected: float
+
+
+def table(records: Sequence[AnyRecord], origin: Origin, first_line: int) -> pa.RecordBatch:
     """Turn successive records of a segment into columns; `first_line` is the number of the first, from 1."""
-    rows = [_row(record, epoch, sequence, line) for line, record in enumerate(records, first_line)]
+    collected_at = datetime.fromtimestamp(origin.collected, UTC).replace(tzinfo=None)
+    place = {"epoch": origin.epoch, "sequence": origin.sequence, "collected_at": collected_at}
+    rows = [{**_row(record), **place, "line": line} for line, record in enumerate(records, first_line)]
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
-def _row(record: AnyRecord, epoch: str, sequence: int, line: int) -> dict[str, Any]:
+def _row(record: AnyRecord) -> dict[str, Any]:
     more = _prediction(record) if isinstance(record, Prediction) else {}
     if isinstance(record, Feedback):
         more = {
@@ -90,9 +108,6 @@ def _row(record: AnyRecord, epoch: str, sequence: int, line: int) -> dict[str, A
     return {
         "type": record.type,
         "site": record.site,
-        "epoch": epoch,
-        "sequence": sequence,
-        "line": line,
         "record_id": record.record_id,
         "recorded_at": _moment(record.at),
         "prediction_id": record.prediction_id,
@@ -101,7 +116,7 @@ def _row(record: AnyRecord, epoch: str, sequence: int, line: int) -> dict[str, A
 
 
 def _prediction(record: Prediction) -> dict[str, Any]:
-    text = normalised(record.input)
+    text, local = normalised(record.input), record.local_answer
     return {
         "task": record.task,
         "kind": record.kind,
@@ -109,11 +124,13 @@ def _prediction(record: Prediction) -> dict[str, Any]:
         "bundle_digest": record.bundle.digest,
         "input": record.input,
         "output": record.output,
-        "scores": [{"label": label, "score": score} for label, score in record.scores],
-        "confidence": record.confidence,
-        "threshold": record.threshold,
-        "sure": record.sure,
-        "label_mass": record.label_mass,
+        "local_answer": local.answer if local else None,
+        "scores": [{"label": label, "score": score} for label, score in local.scores] if local else [],
+        "confidence": local.confidence if local else None,
+        "threshold": local.threshold if local else None,
+        "sure": local.sure if local else False,
+        "label_mass": local.label_mass if local else None,
+        "teacher_answer": record.teacher_answer,
         "route": record.route,
         "route_reason": record.reason,
         "model": record.model,

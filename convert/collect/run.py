@@ -19,6 +19,7 @@ from convert import durable
 from convert.collect import chain, database, derive, raw, rows, vouch
 from convert.collect.intake import Intake, Refusal, Taken
 from convert.collect.report import Report, Waiting
+from convert.collect.rows import REVIEWED_AT_THE_CENTRE, Origin
 from convert.collect.sources import Listing, Source, SourceFailed, listings
 from convert.collect.statuses import FOLDER as STATUS_FOLDER
 from convert.collect.statuses import Statuses
@@ -131,7 +132,8 @@ class _Run:
         self._writer.close()
         self._statuses.save()
         if self._request.reviews:
-            self._writer.add_rows([rows.table(self._request.reviews, rows.REVIEWED_AT_THE_CENTRE, 0, 1)])
+            origin = Origin(REVIEWED_AT_THE_CENTRE, 0, self._request.now())
+            self._writer.add_rows([rows.table(self._request.reviews, origin, 1)])
             self._writer.close()
         self._judge()
         self._vouch(places)
@@ -167,7 +169,7 @@ class _Run:
             objection = self._statuses.look(source, listing, self._trust)
             if objection:
                 self._report.refused.append(Refusal(source.name, listing.site, "status.json", objection))
-        intake = Intake(source, self._trust, self._request.keys.identities)
+        intake = Intake(source, self._trust, self._request.keys.identities, self._request.now)
         stems = sorted(listing.manifests | listing.sealed.keys())
         for done, stem in enumerate(stems):
             self._request.progress(f"read {listing.site}", done, len(stems))

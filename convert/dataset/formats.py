@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from convert.data import LabelSource
+
 Format = Literal["text-label", "prompt-completion", "messages", "preference", "unpaired"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Row = dict[str, Any]
@@ -27,6 +29,9 @@ class Example:
     truth: str | None
     """The right answer; None = only known that the output is wrong, or nothing said."""
     verdict: str | None
+    label_source: LabelSource = "imported"
+    labeled_by: str = ""
+    """Who or what gave the label."""
     review_stream: str | None = None
     """Why people were asked to review it; None = the site's agent had no streams."""
     sampling_probability: float | None = None
@@ -36,6 +41,7 @@ class Example:
 def rows_of(example: Example, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
     origin = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
+    origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
     return [{**row, **origin} for row in _WRITERS[form](example)]
 
 

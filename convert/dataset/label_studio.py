@@ -33,8 +33,14 @@ class Asked:
     task: str
     input: str
     output: str
+    """The answer that was given: whoever repeats it accepts it."""
+    local_answer: str | None
     confidence: float | None
+    """Of the local answer."""
     version: str
+    """Of the bundle that gave the local answer."""
+    teacher_answer: str | None = None
+    teacher_model: str = ""
     review_stream: str | None = None
     """audit (drawn at random), uncertain, diverse or new; None = the site's agent had no streams."""
     sampling_probability: float | None = None
@@ -42,17 +48,27 @@ class Asked:
 
 
 def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
-    """Return a task; with `choices` the answer is one of the labels, otherwise text."""
-    value: dict[str, Any] = {"choices": [asked.output]} if choices else {"text": [asked.output]}
-    result = {"from_name": _FROM, "to_name": _TO, "type": "choices" if choices else "textarea", "value": value}
-    prediction: dict[str, Any] = {"model_version": asked.version, "result": [result]}
-    if asked.confidence is not None:
-        prediction["score"] = asked.confidence
+    """Return a task; with `choices` the answer is one of the labels, otherwise text.
+
+    Each model's answer is a prediction of its own under its own name, the one that was given first.
+    """
+    predictions = []
+    if asked.teacher_answer is not None:
+        predictions.append(_predicted(asked.teacher_answer, asked.teacher_model or "large model", None, choices))
+    if asked.local_answer is not None:
+        predictions.append(_predicted(asked.local_answer, asked.version, asked.confidence, choices))
     names = ("input", "output", "site", "prediction_id", "task")
     data = {name: getattr(asked, name) for name in names} | {"review_stream": asked.review_stream or "uncertain"}
     if asked.sampling_probability is not None:
         data["sampling_probability"] = asked.sampling_probability
-    return {"data": data, "predictions": [prediction]}
+    return {"data": data, "predictions": predictions}
+
+
+def _predicted(answer: str, version: str, score: float | None, choices: bool) -> dict[str, Any]:
+    value: dict[str, Any] = {"choices": [answer]} if choices else {"text": [answer]}
+    result = {"from_name": _FROM, "to_name": _TO, "type": "choices" if choices else "textarea", "value": value}
+    scored = {} if score is None else {"score": score}
+    return {"model_version": version, "result": [result], **scored}
 
 
 def interface(labels: Sequence[str]) -> str:

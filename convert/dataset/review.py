@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
-from convert.dataset import label_studio, select
+from convert.dataset import label_studio
 from convert.dataset.label_studio import Asked
+from convert.dataset.scope import Scope, open_examples
 from convert.dataset.write import made_whole
 from edge_agent.errors import InvalidRequest
 
@@ -30,15 +31,15 @@ _ASKED = """
     ), placed AS (
         SELECT *, row_number() OVER (
             PARTITION BY stream
-            ORDER BY CASE stream WHEN 'uncertain' THEN coalesce(confidence, -1) END, answered_at, site, prediction_id
+            ORDER BY CASE stream WHEN 'uncertain' THEN coalesce(confidence, -1) END, moment, site, prediction_id
         ) AS place FROM waiting
     ), turns AS (
         SELECT *, CASE stream WHEN 'audit' THEN 2 * place - 1 ELSE 2 * row_number() OVER (
             PARTITION BY stream = 'audit' ORDER BY place, list_position(['uncertain', 'diverse', 'new'], stream)
         ) END AS turn FROM placed
     )
-    SELECT site, prediction_id, $task, input, output, confidence, bundle_version || ' ' || left(bundle_digest, 12),
-           review_stream, sampling_probability
+    SELECT site, prediction_id, $task, input, output, local_answer, confidence,
+           bundle_version || ' ' || left(bundle_digest, 12), teacher_answer, model, review_stream, sampling_probability
     FROM turns ORDER BY turn LIMIT $limit
 """
 _LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'classify' ORDER BY 1"
@@ -54,6 +55,7 @@ class Asking:
     """unreviewed: the streams of review in turns, of all but the audit one of each group of duplicates. audit: only
     that, the oldest first. conflicts: what reviewers disagree on."""
     rows_max: int = 500
+    scope: Scope = field(default_factory=Scope)
 
 
 def write(asking: Asking, out: Path, *, force: bool = False) -> int:
@@ -64,7 +66,7 @@ def write(asking: Asking, out: Path, *, force: bool = False) -> int:
         InvalidRequest: there is nothing to review, or `out` exists.
     """
     with duckdb.connect() as connection, made_whole(out, TASKS_NAME, force=force) as folder:
-        select.open_examples(connection, asking.collected, asking.task)
+        open_examples(connection, asking.collected, asking.task, asking.scope)
         labels = [label for (label,) in connection.execute(_LABELS).fetchall()]
         query = _ASKED.format(condition=_CONDITIONS[asking.which])
         found = connection.execute(query, {"task": asking.task, "limit": asking.rows_max}).fetchall()

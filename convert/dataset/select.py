@@ -5,7 +5,8 @@
 - A text that people gave different answers to is left out; where people and model differ, people count.
 - A split is a stretch of time (the newest is the test) or a set of sites. `calibration` and `test`, which figures rest
   on, take only answers that the random audit of a site drew and people labelled. Before the test all of these go to the
-  calibration, and all other rows train; in the stretch, or at the sites, of the test the others are left out.
+  calibration, and all other rows train; in the stretch, or at the sites, of the test the others are left out, unless
+  nothing was drawn at all.
 - A text that is the same or nearly so as one of another split is left out: of the training, since to take it out of the
   audit would make that no random sample; otherwise of the later one. What was learnt must not be measured on.
 """
@@ -14,15 +15,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
 from convert import splits
-from convert.collect import joined
-from edge_agent.errors import FileMissing, InvalidRequest
+from convert.data import LABELED_BY_CHARS_MAX, LabelSource
+from convert.dataset.scope import Scope
+from edge_agent.errors import InvalidRequest
 
 Answers = Literal["reviewed", "sure", "opinions"]
 By = Literal["time", "site"]
@@ -32,17 +34,19 @@ SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
 # What each purpose takes: a condition, and the answer that makes two rows the same.
 _TRUE = ("truth IS NOT NULL", "truth")
-_LARGE = "coalesce(opinion, CASE WHEN model <> '' THEN output END)"
+_LARGE = "coalesce(opinion, teacher_answer)"
 _WANTED = {
     "reviewed": _TRUE,
     "opinions": (f"truth IS NOT NULL OR (verdict IS NULL AND {_LARGE} IS NOT NULL)", f"coalesce(truth, {_LARGE})"),
-    "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure)", "coalesce(truth, output)"),
+    "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure AND judged)", "coalesce(truth, local_answer)"),
     "corrected": ("truth IS NOT NULL AND truth <> output", "truth"),
     "judged": ("verdict IS NOT NULL AND NOT conflict", "coalesce(truth, '') || chr(0) || output"),
 }
+MACHINE_LABELLED: dict[str, LabelSource] = {"opinions": "teacher", "sure": "model"}
+"""Purposes that take what people did not label, and where those labels come from."""
 _POOL = """
     CREATE OR REPLACE TEMP TABLE pool AS
-    SELECT site, prediction_id, answered_at, text_key, cluster, verdict IS NOT NULL AS reviewed,
+    SELECT site, prediction_id, moment, text_key, cluster, verdict IS NOT NULL AS reviewed,
            truth IS NOT NULL AND sampling_probability IS NOT NULL AS audited, hash({answer}) AS answer
     FROM examples WHERE {condition}
 """
@@ -57,27 +61,35 @@ _UNIQUE = """
     SELECT p.* FROM pool p JOIN texts t USING (text_key) SEMI JOIN sound s USING (text_key)
     WHERE p.reviewed = t.reviewed
     QUALIFY row_number() OVER (
-        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, p.audited DESC, answered_at, site, prediction_id
+        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, p.audited DESC, moment, site, prediction_id
     ) = 1
 """
+# The shares are those of what people labelled: the rest falls where it came in time.
 _BY_TIME = """
     CREATE OR REPLACE TEMP TABLE dealt_rows AS
-    SELECT *, (SELECT min(place) FROM shares WHERE reach > passed) AS place
-    FROM (SELECT *, (row_number() OVER (ORDER BY answered_at, site, prediction_id) - 0.5)
-                    / count(*) OVER () AS passed FROM unique_rows)
+    WITH counted AS (
+        SELECT *, $people = 0 OR reviewed AS counts FROM unique_rows
+    ), ordered AS (
+        SELECT *, count(*) FILTER (counts) OVER (ORDER BY moment, site, prediction_id) AS nth,
+               count(*) FILTER (counts) OVER () AS rows
+        FROM counted
+    )
+    SELECT *, (SELECT min(place) FROM shares WHERE reach > (nth - CASE WHEN counts THEN 0.5 ELSE 0 END) / rows) AS place
+    FROM ordered
 """
 _BY_SITE = """
     CREATE OR REPLACE TEMP TABLE dealt_rows AS
     SELECT u.*, d.place FROM unique_rows u JOIN dealt d USING (site)
 """
 # A place of NULL is none: $train, $calibration and $test are those of the splits, NULL where there is no such.
+# $audited: how many rows the audit drew and people labelled.
 _PLACED = """
     CREATE OR REPLACE TEMP TABLE placed AS
     SELECT * FROM (
         SELECT * REPLACE (CASE
             WHEN audited THEN CASE WHEN place = $test THEN place ELSE coalesce($calibration, place) END
-            WHEN place = $test THEN NULL
-            WHEN place = $calibration THEN $train
+            WHEN place = $test AND $audited > 0 THEN NULL
+            WHEN place IN ($test, $calibration) THEN $train
             ELSE place END AS place)
         FROM dealt_rows
     ) WHERE place IS NOT NULL
@@ -86,7 +98,7 @@ _CHOSEN = """
     CREATE OR REPLACE TEMP TABLE chosen AS
     SELECT site, prediction_id, place FROM (
         SELECT *, place NOT IN ($calibration, $test) AS trains FROM placed
-    ) QUALIFY dense_rank() OVER (PARTITION BY cluster ORDER BY trains, place) = 1
+    ) QUALIFY dense_rank() OVER (PARTITION BY cluster ORDER BY trains, NOT reviewed, place) = 1
 """
 _AUDIT = """
     SELECT count(*), count(truth), count(*) FILTER (verdict IS NULL), min(sampling_probability),
@@ -108,6 +120,8 @@ class Choice:
     """Split: share of the rows, the oldest first; None = SHARES."""
     seed: str = "1"
     """Deals out sites."""
+    scope: Scope = field(default_factory=Scope)
+    """What the view of examples was made with."""
 
     @property
     def split_shares(self) -> dict[str, float]:
@@ -122,6 +136,8 @@ class Left:
     """How many examples there are, and how many were left out on the way."""
 
     examples: int
+    out_of_scope: int
+    """Of other versions, sites or days than asked for."""
     not_wanted: int
     """No truth (or opinion), or a verdict of another kind than asked for."""
     contradicted: int
@@ -130,7 +146,9 @@ class Left:
     leaking: int
     """Their text, or nearly the same, stands in another split."""
     not_drawn: int
-    """In the stretch, or at the sites, of the test, and not drawn by the audit."""
+    """In the stretch, or at the sites, of the test, labelled by people, and not drawn by the audit."""
+    machine_labelled: int
+    """In the stretch, or at the sites, of the test, and labelled by a model."""
     chosen: int
     """What is left."""
 
@@ -158,47 +176,47 @@ class Audit:
         return self.labelled - sum(self.used.values())
 
 
-def open_examples(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
-    """Make the view `examples` of one task.
-
-    Raises:
-        FileMissing: nothing was collected of it.
-        InvalidRequest: what was, was by an edge-convert that knew less.
-    """
-    folder = collected / joined.FOLDER / f"task={task}"
-    files = sorted(folder.glob(f"month=*/{joined.FILE_NAME}"))
-    if not files:
-        known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
-        remedy = f"There is: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
-        raise FileMissing(f"{collected} holds no examples of task {task}", remedy=remedy)
-    found = connection.read_parquet([*map(str, files)])
-    if not {"opinion", "sampling_probability"} <= set(found.columns):
-        said = f"the examples in {collected} were joined by an older edge-convert"
-        raise InvalidRequest(said, remedy="Run 'edge-convert collect' again: it joins them anew from what it has.")
-    found.create_view("examples")
-
-
 def right_answer(purpose: str) -> str:
-    """Return the expression for the right answer of a row of that purpose; NULL = the output, or nobody knows it."""
-    return _WANTED[purpose][1] if purpose == "opinions" else "truth"
+    """Return the expression for the right answer of a row of that purpose; NULL = nobody knows it."""
+    return _WANTED[purpose][1] if purpose in MACHINE_LABELLED else "truth"
+
+
+def label_source(purpose: str) -> str:
+    """Return the expression for where the label of a row of that purpose comes from (docs/data-formats.md)."""
+    by_people = "CASE verdict WHEN 'corrected' THEN 'corrected' ELSE 'reviewed' END"
+    if purpose not in MACHINE_LABELLED:
+        return by_people
+    return f"CASE WHEN truth IS NOT NULL THEN {by_people} ELSE '{MACHINE_LABELLED[purpose]}' END"
+
+
+def labeled_by(purpose: str) -> str:
+    """Return the expression for who or what gave the label of a row of that purpose."""
+    machine = {
+        "opinions": "CASE WHEN opinion IS NOT NULL THEN opinion_model ELSE model END",
+        "sure": "concat($task, ' ', bundle_version, ' ', left(bundle_digest, 12))",
+    }
+    by = f"CASE WHEN truth IS NOT NULL THEN reviewer ELSE {machine[purpose]} END" if purpose in machine else "reviewer"
+    return f"left(coalesce({by}, ''), {LABELED_BY_CHARS_MAX})"
 
 
 def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
-    """Make the table `chosen` (site, prediction_id, place): place 0 is the first split, and so on.
+    """Make the table `chosen` (site, prediction_id, place) from the view that `open_examples` made.
+
+    Place 0 is the first split, and so on.
 
     Raises:
-        FileMissing: nothing was collected of the task.
-        InvalidRequest: there are fewer sites than splits.
+        InvalidRequest: there are fewer sites than splits, or no split that may have what a model labelled.
     """
-    open_examples(connection, choice.collected, choice.task)
+    places: dict[str, int | None] = _measured(choice)
     condition, answer = _WANTED[choice.purpose]
     connection.execute(_POOL.format(condition=condition, answer=answer))
     # Of what was judged, one text may be right once and wrong once: each is a lesson of its own.
     connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
-    _place(connection, choice)
-    places = _measured(choice)
-    connection.execute(_PLACED, places)
-    connection.execute(_CHOSEN, {name: -1 if (at := places[name]) is None else at for name in ("calibration", "test")})
+    query = "SELECT count(*) FILTER (reviewed), count(*) FILTER (audited) FROM unique_rows"
+    ((people, audited),) = connection.execute(query).fetchall()
+    _place(connection, choice, people, places["train"] or 0)
+    connection.execute(_PLACED, {**places, "audited": audited})
+    connection.execute(_CHOSEN, {name: -1 if (at := places[name]) is None else at for name in MEASURED})
     return _left(connection)
 
 
@@ -219,45 +237,66 @@ def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | No
 
 
 def _measured(choice: Choice) -> dict[str, int | None]:
-    """Return the places of the splits that figures rest on, and of the one that all other rows go to."""
+    """Return the places of the splits that figures rest on, and of the one that what a model labelled goes to."""
     names = list(choice.split_shares)
     places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
-    return {**places, "train": next((at for at, name in enumerate(names) if name not in MEASURED), None)}
+    train = next((at for at, name in enumerate(names) if name not in MEASURED), None)
+    if train is None and choice.purpose in MACHINE_LABELLED:
+        said = f"--answers {choice.purpose} takes labels of a {MACHINE_LABELLED[choice.purpose]},"
+        said += f" and {' and '.join(names)} take labels of people only"
+        raise InvalidRequest(said, remedy="Name a split to train on with --shares, or use --answers reviewed.")
+    return {**places, "train": train}
 
 
-def _place(connection: duckdb.DuckDBPyConnection, choice: Choice) -> None:
+def _place(connection: duckdb.DuckDBPyConnection, choice: Choice, people: int, train: int) -> None:
     shares = choice.split_shares
     if choice.by == "time":
         # The last one reaches further than 1, whatever the sum of the shares rounds to.
         reaches = [*itertools.accumulate([*shares.values()][:-1]), 2.0]
         connection.execute("CREATE OR REPLACE TEMP TABLE shares (place INTEGER, reach DOUBLE)")
         connection.executemany("INSERT INTO shares VALUES (?, ?)", list(enumerate(reaches)))
-        connection.execute(_BY_TIME)
+        connection.execute(_BY_TIME, {"people": people})
     else:
-        _deal_sites(connection, shares, choice.seed)
+        _deal_sites(connection, choice, people, train)
         connection.execute(_BY_SITE)
 
 
-def _deal_sites(connection: duckdb.DuckDBPyConnection, shares: Mapping[str, float], seed: str) -> None:
-    counts = connection.execute("SELECT site, count(*) FROM unique_rows GROUP BY site ORDER BY site").fetchall()
+def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: Choice, people: int, train: int) -> None:
+    """Deal the sites out by what people labelled there; those where they labelled nothing train."""
+    query = (
+        "SELECT site, count(*) FILTER ($people = 0 OR reviewed) AS rows FROM unique_rows GROUP BY site ORDER BY site"
+    )
+    found, shares = connection.execute(query, {"people": people}).fetchall(), choice.split_shares
+    counts = [(site, count) for site, count in found if count]
     if counts and len(counts) < len(shares):
         said = f"there are examples of {len(counts)} sites, and {len(shares)} splits"
         raise InvalidRequest(said, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
-    dealt = splits.deal({site: [site] * count for site, count in counts}, seed, shares)
-    places = {site: place for place, split in enumerate(shares) for site in dealt[split]}
+    dealt = splits.deal({site: [site] * count for site, count in counts}, choice.seed, shares)
+    places = {site: train for site, count in found if not count}
+    places |= {site: place for place, split in enumerate(shares) for site in dealt[split]}
     connection.execute("CREATE OR REPLACE TEMP TABLE dealt (site VARCHAR, place INTEGER)")
     if places:
         connection.executemany("INSERT INTO dealt VALUES (?, ?)", list(places.items()))
 
 
 def _left(connection: duckdb.DuckDBPyConnection) -> Left:
-    examples, pool, unique, placed, chosen = (
-        _count(connection, table) for table in ("examples", "pool", "unique_rows", "placed", "chosen")
+    every, examples, pool, unique, placed, chosen = (
+        _count(connection, table) for table in ("collected", "examples", "pool", "unique_rows", "placed", "chosen")
     )
     sound = "(SELECT DISTINCT cluster, answer FROM unique_rows)"
     contradicted = _count(connection, f"pool ANTI JOIN {sound} USING (cluster, answer)")
-    duplicates = pool - contradicted - unique
-    return Left(examples, examples - pool, contradicted, duplicates, placed - chosen, unique - placed, chosen)
+    not_drawn = _count(connection, "dealt_rows ANTI JOIN placed USING (site, prediction_id) WHERE reviewed")
+    return Left(
+        examples=every,
+        out_of_scope=every - examples,
+        not_wanted=examples - pool,
+        contradicted=contradicted,
+        duplicates=pool - contradicted - unique,
+        leaking=placed - chosen,
+        not_drawn=not_drawn,
+        machine_labelled=unique - placed - not_drawn,
+        chosen=chosen,
+    )
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -18,6 +18,7 @@ from convert.collect import statuses
 from convert.collect.statuses import Losses
 from convert.dataset import formats, select
 from convert.dataset.formats import Example, Format
+from convert.dataset.scope import Scoped, open_examples
 from convert.dataset.select import Audit, Choice, Left
 from edge_agent.errors import InvalidRequest
 
@@ -26,10 +27,10 @@ _ROWS_AT_ONCE = 10_000
 _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
-    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict,
+    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
            e.review_stream, e.sampling_probability
     FROM chosen c JOIN examples e USING (site, prediction_id)
-    ORDER BY c.place, e.answered_at, e.site, e.prediction_id
+    ORDER BY c.place, e.moment, e.site, e.prediction_id
 """
 
 
@@ -46,6 +47,10 @@ class Written:
     labels: dict[str, dict[str, int]]
     """Answers by split, the most frequent first; empty when there are too many different ones."""
     left_out: Left
+    label_sources: dict[str, dict[str, int]]
+    """Examples by split and by where their label comes from."""
+    scope: Scoped
+    """Bundles that had answered, and sites whose clock is wrong."""
     audit: Audit
     """The random sample that calibration and test are made of."""
     sites: Losses
@@ -65,13 +70,20 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
         OSError: it cannot be written; what was there before is still there.
     """
     with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
+        scoped = open_examples(connection, choice.collected, choice.task, choice.scope)
         left = select.choose(connection, choice)
         names = list(choice.split_shares)
         if not left.chosen:
             said = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
             raise InvalidRequest(said, remedy="'edge-convert assess' says what there is, and what is missing.")
-        query = _ROWS.format(right=select.right_answer(choice.purpose))
-        rows, labels = _write_rows(connection.execute(query), form, [folder / f"{name}.jsonl" for name in names])
+        purpose = choice.purpose
+        query = _ROWS.format(
+            right=select.right_answer(purpose), source=select.label_source(purpose), by=select.labeled_by(purpose)
+        )
+        values = {"task": choice.task} if "$task" in query else {}
+        rows, labels = _write_rows(
+            connection.execute(query, values), form, [folder / f"{name}.jsonl" for name in names]
+        )
         written = Written(
             choice.task,
             form,
@@ -80,6 +92,8 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
             dict(zip(names, rows, strict=True)),
             dict(zip(names, map(_counted, labels), strict=True)),
             left,
+            _label_sources(connection, choice),
+            scoped,
             select.audit(connection, choice),
             statuses.losses(choice.collected),
         )
@@ -126,6 +140,18 @@ def _write_rows(
             if len(labels[place]) <= _LABELS_MAX:
                 labels[place][example.truth or example.output] += 1
     return counts, labels
+
+
+def _label_sources(connection: duckdb.DuckDBPyConnection, choice: Choice) -> dict[str, dict[str, int]]:
+    query = (
+        f"SELECT place, {select.label_source(choice.purpose)} AS source, count(*)"  # noqa: S608 - of this package
+        " FROM chosen JOIN examples USING (site, prediction_id) GROUP BY ALL ORDER BY count(*) DESC, source"
+    )
+    found: dict[str, dict[str, int]] = {name: {} for name in choice.split_shares}
+    names = list(found)
+    for place, source, count in connection.execute(query).fetchall():
+        found[names[place]][source] = count
+    return found
 
 
 def _fetched(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:

@@ -6,12 +6,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from convert.data import LabelSource, Summary
+from convert.recipe import Split
 from convert.report.doubts import doubts, of_quality
 from convert.report.made import UNKNOWN, Made, duration, interval, number, percent, plural, size
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300
 _CHANCE_MAX = 0.05
+LABEL_SOURCES: dict[LabelSource, str] = {
+    "reviewed": "labels that people confirmed",
+    "corrected": "labels that people corrected",
+    "teacher": "labels of a large model",
+    "model": "labels of the local model",
+    "imported": "labels of the team's own files",
+}
 # They have a place of their own.
 _SHOWN = ("confusion", "per_label", "reliability")
 
@@ -236,9 +245,28 @@ def _data(made: Made) -> Iterator[str]:
     yield "## Data"
     splits, data = list(made.data.rows), made.data
     rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
+    rows += _label_sources([data.label_sources.get(split, {}) for split in splits])
     for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
         rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
     yield _table(["", *splits], rows)
+    yield from _assumed(data)
+
+
+def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
+    """Return a row for each source that labels come from."""
+    sources = [source for source in LABEL_SOURCES if any(source in found for found in counts)]
+    return [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
+
+
+def _assumed(data: Summary) -> Iterator[str]:
+    """Say what figures rest on that no row shows."""
+    measured: tuple[Split, ...] = ("calibration", "test")
+    imported = [split for split in measured if data.label_sources.get(split, {}).get("imported")]
+    if imported:
+        yield (
+            f"Rows of the team's own files do not say who labelled them ({' and '.join(imported)}). It is assumed that"
+            " people did: figures and threshold rest on that."
+        )
 
 
 def _run(made: Made) -> Iterator[str]:

@@ -130,7 +130,8 @@ def _take(found: Synthesized, request: Request, reply: Reply, known: Resembling)
         elif not known.add(row.text):
             found.dropped["resembles a row that is there"] += 1
         else:
-            found.rows.append({**row.plain, "synthetic": True, "model": found.model})
+            by = {"label_source": "teacher", "labeled_by": found.model[: data.LABELED_BY_CHARS_MAX]}
+            found.rows.append({**row.plain, "synthetic": True, "model": found.model, **by})
     found.fruitless = 0 if len(found.rows) > before else found.fruitless + 1
 
 

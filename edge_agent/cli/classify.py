@@ -16,8 +16,8 @@ from edge_agent.client import Classification, Client, Failure, OnLowConfidence
 LowConfidence = Annotated[
     OnLowConfidence,
     typer.Option(
-        help="What to do below the bundle's threshold: as_mode = what the task's mode says; escalate = ask the large"
-        " model if it can be asked."
+        help="What to do with an answer that is not confident: as_mode = what the task's mode says; escalate = ask"
+        " the large model if it can be asked."
     ),
 ]
 

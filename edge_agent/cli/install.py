@@ -33,6 +33,8 @@ def run(
         if bundle.confidence_blocker:
             said = f"no answer of it is confident: {bundle.confidence_blocker}. Convert it to another format."
             out().print(Text.assemble(("warning: ", "yellow"), said))
+        if bundle.gate == "none" and bundle.kind in ("CLASSIFY", "EXTRACT"):
+            out().print("gate: none; nothing recognizes inputs that are unlike its training data.")
     else:
         out().print(f"To let it answer: edge-agent activate {bundle.ref.task} {name}")
 

@@ -32,7 +32,7 @@ def run(
     if not bundles:
         out().print("Nothing is installed: 'edge-agent install PATH' installs a bundle.")
         return
-    columns = ("task", "version", "digest", "kind", "runtime", "use", "signed", "size", "installed (UTC)")
+    columns = ("task", "version", "digest", "kind", "runtime", "use", "gate", "signed", "size", "installed (UTC)")
     made = table(*columns, right=("size",), wrap=("installed (UTC)", "use"))
     for bundle in bundles:
         made.add_row(
@@ -42,6 +42,7 @@ def run(
             bundle.kind.lower(),
             bundle.runtime,
             Text("active", "green") if bundle.active else "for rollback" if bundle.previous else "-",
+            bundle.gate or "-",
             "yes" if bundle.signed else Text("no", "yellow"),
             decimal(bundle.size_bytes),
             f"{bundle.install_time:%Y-%m-%d %H:%M}",

@@ -67,11 +67,20 @@ def _failure(failure: Failure) -> RenderableType:
     return Group(said, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else said
 
 
+def _word(word: str, result: Classification | Extraction) -> str:
+    """Write why an answer is less than it could be; with the p-value where that is the reason."""
+    said = word.lower().replace("_", " ")
+    return (
+        f"{said} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else said
+    )
+
+
 def note(result: Classification | Extraction) -> Text:
     """Say what to know about an answer that has a confidence."""
     notes = [f"by {result.model}"] if result.model else []
-    notes += [f"below the threshold {result.threshold:.2f}"] if result.threshold and result.below_threshold else []
+    below = result.threshold and not result.confidence >= result.threshold
+    notes += [f"below the threshold {result.threshold:.2f}"] if below else []
     if result.threshold is None and "SCORES_VARY" not in result.degraded:
         notes.append("not calibrated")
-    notes += [word.lower().replace("_", " ") for word in result.degraded]
+    notes += [_word(word, result) for word in result.degraded]
     return Text(", ".join(notes), style="yellow" if result.below_threshold else "")

@@ -72,10 +72,14 @@ def run(
 
 def _show(console: Console, shown: Prediction) -> None:
     console.print()
-    title = f"{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{_sureness(shown)})"
+    both = shown.teacher_answer is not None
+    title = f"{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{'' if both else _sureness(shown)})"
     console.print(Text.assemble((title, "bold"), (STREAMS.get(shown.review_stream, ""), "cyan")))
     console.print(Text.assemble(("  input   ", "dim"), shown.input))
-    console.print(Text.assemble(("  answer  ", "dim"), shown.output))
+    given = (f"  by {shown.teacher_model or 'the large model'}", "dim") if both else ""
+    console.print(Text.assemble(("  answer  ", "dim"), shown.output, given))
+    if both and shown.local_answer is not None:
+        console.print(Text.assemble(("  local   ", "dim"), shown.local_answer, (_sureness(shown), "dim")))
     keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(shown).items())]
     if shown.kind in CORRECTIONS:
         keys.append(f"1 type {CORRECTIONS[shown.kind]}")
@@ -87,7 +91,8 @@ def _sureness(shown: Prediction) -> str:
         return ""
     if shown.threshold is None:
         return f", {shown.confidence:.2f} not calibrated"
-    return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}"
+    resembles = "" if shown.p_value is None else f", p = {shown.p_value:.3f}"
+    return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}{resembles}"
 
 
 def _choices(shown: Prediction) -> dict[str, str]:

@@ -96,6 +96,7 @@ def _show_tasks(console: Console, status: Status) -> None:
         "signed",
         "mode",
         "threshold",
+        "gate",
         right=("threshold",),
         wrap=("task",),
     )
@@ -109,6 +110,7 @@ def _show_tasks(console: Console, status: Status) -> None:
             "yes" if task.signed else Text("no", "yellow"),
             _mode(task),
             _threshold(task),
+            task.gate or "-",
         )
     print_trimmed(console, tasks)
 

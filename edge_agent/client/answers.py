@@ -58,6 +58,8 @@ class Answer:
     """Why it took that route; docs/routing.md lists the words."""
     model: str = ""
     """The large model that answered; empty when the route is not UPSTREAM."""
+    p_value: float | None = None
+    """How well the input resembles the training data, over 0 to 1; None when the bundle has no gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,9 @@ class Classification(Answer):
     confidence: float
     """Calibrated probability that the label is right, 0 to 1."""
     threshold: float | None
-    """None when the bundle has none, or none holds on this machine."""
+    """The least confidence of a confident answer; None when the bundle has none, or none holds on this machine."""
     below_threshold: bool
-    """True also when there is no threshold."""
+    """The answer is not confident; also when there is no threshold, or the input is out of distribution."""
     scores: tuple[tuple[str, float], ...]
     """Labels with their probability, best first."""
     label_mass: float
@@ -166,6 +168,9 @@ class Task:
     """Only from `task`: the JSON Schema that its records keep to; empty where it writes none."""
     confidence_blocker: str = ""
     """Why no answer of it is confident on this machine; empty = nothing prevents it."""
+    gate: str = ""
+    """What holds up inputs unlike the training data: "ood_score", "label_mass" or "none"; empty from a daemon that
+    does not say."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,8 @@ class TaskCounts:
     output_tokens: int
     queue: Durations
     total: Durations
+    held_up: dict[str, int] = field(default_factory=dict)
+    """Of those below the threshold, by reason; empty from a daemon that does not say."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +250,8 @@ class Bundle:
     """UTC."""
     confidence_blocker: str = ""
     """As in `Task`; known only while the bundle is loaded."""
+    gate: str = ""
+    """As in `Task`."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +279,9 @@ class Prediction:
     input: str
     """Redacted."""
     output: str
+    """The answer that was given, which is what a reviewer judges."""
     confidence: float | None
-    """None where the kind has none."""
+    """Of `local_answer`, as `threshold`, `below_threshold` and `scores`; None where the kind has none."""
     threshold: float | None
     """None where the bundle is not calibrated."""
     below_threshold: bool
@@ -284,6 +294,13 @@ class Prediction:
     feedback: tuple[Feedback, ...]
     """Only from `prediction`, the oldest first."""
     reviewed: bool
+    p_value: float | None = None
+    """As in `Answer`."""
+    local_answer: str | None = None
+    """What the local model answered, given or not; None = it was not asked, or its answer was not kept."""
+    teacher_answer: str | None = None
+    """What the large model answered when the input came; where it is set, it is `output`."""
+    teacher_model: str = ""
     review_stream: str = ""
     """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty = the daemon is older than these."""
     sampling_probability: float | None = None

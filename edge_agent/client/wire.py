@@ -130,6 +130,7 @@ def _shared(provenance: task_pb2.Provenance) -> dict[str, Any]:
         "output_tokens": provenance.output_tokens,
         "route_reason": provenance.reason,
         "model": provenance.model,
+        "p_value": provenance.p_value if provenance.HasField("p_value") else None,
     }
 
 
@@ -220,6 +221,7 @@ def task(message: task_pb2.Task) -> Task:
         mode=word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL",
         mode_by=message.mode_by,
         confidence_blocker=message.confidence_blocker,
+        gate=message.gate,
     )
 
 
@@ -240,6 +242,7 @@ def bundle(message: admin_pb2.Bundle) -> Bundle:
         size_bytes=message.size_bytes,
         install_time=message.install_time.ToDatetime(tzinfo=UTC),
         confidence_blocker=message.confidence_blocker,
+        gate=message.gate,
     )
 
 
@@ -270,6 +273,7 @@ def _counts(message: admin_pb2.TaskCounts) -> TaskCounts:
         errors=dict(message.errors),
         graded=message.graded,
         below_threshold=message.below_threshold,
+        held_up=dict(message.held_up),
         output_tokens=message.output_tokens,
         queue=_durations(message.queue),
         total=_durations(message.total),
@@ -434,6 +438,10 @@ def prediction(message: feedback_pb2.Prediction) -> Prediction:
         scores=tuple([(score.label, score.score) for score in message.scores]),
         feedback=tuple(map(_feedback, message.feedback)),
         reviewed=message.reviewed,
+        p_value=message.p_value if message.HasField("p_value") else None,
+        local_answer=message.local_answer if message.HasField("local_answer") else None,
+        teacher_answer=message.teacher_answer if message.HasField("teacher_answer") else None,
+        teacher_model=message.teacher_model,
         review_stream=word(feedback_pb2.ReviewStream, message.review_stream, "REVIEW_STREAM_")
         if message.review_stream
         else "",

@@ -296,6 +296,10 @@ class ExamplesConfig(Section):
     review_shares: dict[TaskName, Annotated[float, Field(ge=0, le=1)]] = Field(
         default={}, description="The same by task, 0 to 1, e.g. {pos-intent: 0.05}; other tasks have 'review_share'."
     )
+    new_inputs_level: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default={},
+        description="By task: probability of a false alarm 'new_inputs' over the life of a bundle; else 0.01.",
+    )
     segment_bytes_max: int = Field(
         default=4 * 2**20, ge=2**16, le=2**26, description="Records in one sealed segment, in bytes before packing."
     )

@@ -95,6 +95,7 @@ LOOKS = (
             serving.CONFINED,
             serving.TASKS,
             serving.CONFIDENCE,
+            serving.GATE,
             serving.SIGNATURES,
             serving.REVOKED,
             serving.WARNINGS,

@@ -20,6 +20,7 @@ COMPONENT = Check("component", "daemon")
 CONFINED = Check("confinement", "daemon")
 TASKS = Check("tasks", "daemon")
 CONFIDENCE = Check("confidence", "daemon")
+GATE = Check("gate", "daemon")
 SIGNATURES = Check("signatures", "daemon")
 REVOKED = Check("revoked", "daemon")
 WARNINGS = Check("daemon-warnings", "daemon")
@@ -84,6 +85,7 @@ def daemon(facts: Answering) -> Iterator[Finding]:
         yield from _engine(engine)
     yield from _tasks(status)
     yield from _confidence(status)
+    yield from _gate(status)
     yield from _provenance(status)
     yield from field.alarms(status.alarms)
 
@@ -266,6 +268,17 @@ def _confidence(status: Status) -> Iterator[Finding]:
                 "Ask whoever made the bundle to convert it to another format: 'edge-convert quantize' measures each."
             )
             yield CONFIDENCE.warning(said, remedy, "edge-agent status", about=task.name)
+
+
+def _gate(status: Status) -> Iterator[Finding]:
+    """Name the tasks that answer inputs unlike their training data as confidently as others."""
+    named = [task.name for task in status.tasks if task.gate == "none" and task.threshold is not None]
+    if named:
+        said = f"without a gate: {', '.join(named)}; an input unlike the training data can get a confident answer"
+        remedy = (
+            "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate."
+        )
+        yield GATE.note(said, remedy, "edge-agent models")
 
 
 def _provenance(status: Status) -> Iterator[Finding]:

@@ -28,13 +28,20 @@ def question(manifest: Manifest, digest: str, text: str, job_id: str) -> Run:
 
 def said(manifest: Manifest, written: str, done: Done) -> Said:
     """Put an answer, and the text of its chunks, in the words of a golden case."""
+    strangeness = ood_score(manifest, done)
     match manifest.task.kind:
         case "classify":
-            return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores)
+            return Said(manifest.task.labels[done.scores.index(max(done.scores))], done.scores, strangeness)
         case "extract":
             found = [[each.label, each.start, each.end] for each in done.entities]
-            return Said(done.record or json.dumps(found), (done.confidence,))
+            return Said(done.record or json.dumps(found), (done.confidence,), strangeness)
         case "embed":
-            return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector))
+            return Said("", struct.unpack(f"<{len(done.vector) // 4}f", done.vector), strangeness)
         case _:
             return Said(written)
+
+
+def ood_score(manifest: Manifest, done: Done) -> float | None:
+    """Return how strange an input is by the score of the bundle's gate; None = the bundle has no gate."""
+    gate = manifest.confidence.gate
+    return gate.score_of(done.ood_score, done.label_mass) if gate else None

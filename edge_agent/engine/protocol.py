@@ -204,6 +204,8 @@ class Done(Message, tag="done"):
     scores: tuple[float, ...] = ()
     """classify: temperature-scaled probabilities in the order of the task's labels, adding up to 1."""
     label_mass: float = 1.0
+    ood_score: float | None = None
+    """What the graph of the bundle says of how strange the input is; None = it has no such output."""
     entities: tuple[Found, ...] = ()
     confidence: float = 0.0
     """extract: probability of the whole record, 0 to 1."""

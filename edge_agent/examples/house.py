@@ -94,7 +94,7 @@ class House:
         self.spool = Spool(
             config.state_dir / "spool.db", around.monotonic, lambda db: ReviewStreams(db, shares, around.drawn)
         )
-        self.book = Book(self.spool.db)
+        self.book = Book(self.spool.db, config.examples.new_inputs_level)
         self.questions = Questions(self.spool, config.escalation)
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}

@@ -18,7 +18,7 @@ from edge_agent.examples.spool import ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSUR
 from edge_agent.field.book import UNUSUAL
 from edge_agent.field.observed import Observed, Pair, Source, same
 from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import SCHEMA, Verdict
+from edge_agent.formats.example import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
 
 CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
@@ -34,22 +34,34 @@ class Answered:
     manifest: Manifest
     digest: str
     text: str
-    output: str
-    """classify: the best label. extract: a JSON object. generate: the text."""
+    local_answer: str | None
+    """What the bundle's own model answered, also where that was withheld; None = it was not asked.
+
+    classify: the best label. extract: a JSON object. generate: the text.
+    """
     scores: Sequence[tuple[str, float]] = ()
-    """classify: labels with calibrated scores, best first."""
+    """Of the local answer, as all up to `label_mass`. classify: labels with calibrated scores, best first."""
     confidence: float | None = None
     threshold: float | None = None
     sure: bool = False
     label_mass: float | None = None
-    route: str = "local"
-    reasons: tuple[str, ...] = ()
+    teacher_answer: str | None = None
+    """What the large model answered, as in `local_answer`; where there is one it was given. None = it was not asked."""
     model: str = ""
     """The large model that answered; empty = none did."""
-    ours: str | None = None
-    """What the local model said, where `output` is the large model's and there are no scores; None = nothing."""
+    route: str = "local"
+    reasons: tuple[str, ...] = ()
     later: str = ""
     """Why the large model is asked later: deferred or audit; empty = it is not."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none."""
+    held_up: str = ""
+    """Why the answer is not confident; empty = it is, or its kind has no confidence."""
+
+    @property
+    def output(self) -> str:
+        """The answer that was given, or withheld; empty = there is none."""
+        return (self.local_answer or "") if self.teacher_answer is None else self.teacher_answer
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Recorder:
         """Write a prediction that was answered at that time, in seconds since 1970."""
         task = answered.manifest.task
         redaction = self._redactor.start()
-        output = self._output(redaction, answered)
+        answers = self._answers(redaction, answered)
         record = {
             "schema": SCHEMA,
             "type": "prediction",
@@ -88,12 +100,7 @@ class Recorder:
             "kind": task.kind,
             "bundle": {"version": answered.manifest.version, "digest": answered.digest},
             "input": redaction.text(answered.text),
-            "output": output,
-            "scores": answered.scores[:SCORES_KEPT],
-            "confidence": answered.confidence,
-            "threshold": answered.threshold,
-            "sure": answered.sure,
-            "label_mass": answered.label_mass,
+            **answers,
             "route": answered.route,
             "reason": " ".join(answered.reasons)[:200],
             "redaction": {
@@ -102,8 +109,8 @@ class Recorder:
                 "counts": redaction.counts,
             },
         }
-        if answered.model:
-            record["model"] = answered.model
+        if answered.p_value is not None:
+            record["p_value"] = answered.p_value
         rank = UNRANKED if answered.confidence is None else answered.confidence
         consent = CONSENTS[self._config.collect[task.name]]
         raw, seen = _write(record).encode(), observed(answered, seconds)
@@ -115,7 +122,7 @@ class Recorder:
         A corrected text or record is redacted like an input; numbers of placeholders that the prediction has are not
         given again.
         """
-        redaction = self._redactor.start(f"{prediction['input']}\n{prediction['output']}")
+        redaction = self._redactor.start(_written(prediction))
         value = said.value
         if prediction["kind"] == "extract" and value:
             value = self._record(redaction, value, manifest)
@@ -141,7 +148,7 @@ class Recorder:
     def opinion(self, asked: Question, said: str, model: str, manifest: Manifest, at: float) -> bytes:
         """Write what the large model said of a stored prediction, redacted as feedback is."""
         prediction = json.loads(asked.record)
-        redaction = self._redactor.start(f"{prediction['input']}\n{prediction['output']}")
+        redaction = self._redactor.start(_written(prediction))
         if prediction["kind"] == "extract":
             said = self._record(redaction, _like(said, prediction["output"]), manifest)
         elif prediction["kind"] == "generate":
@@ -172,11 +179,31 @@ class Recorder:
         }
         return _write(record).encode()
 
-    def _output(self, redaction: Redaction, answered: Answered) -> str:
+    def _answers(self, redaction: Redaction, answered: Answered) -> dict[str, Any]:
+        """Write the answer that was given, and beside the large model's the local one; each grade beside the local."""
+        grades = {
+            "scores": answered.scores[:SCORES_KEPT],
+            "confidence": answered.confidence,
+            "threshold": answered.threshold,
+            "sure": answered.sure,
+            "label_mass": answered.label_mass,
+        }
+        output = self._answer(redaction, answered, answered.output)
+        if answered.teacher_answer is None:
+            return {"output": output, **grades}
+        given = {**UNGRADED, "model": answered.model}
+        if answered.local_answer is None:
+            return {"output": output, **given}
+        local = self._answer(redaction, answered, answered.local_answer)
+        if answered.manifest.task.kind == "extract":
+            output = _like(output, local)
+        return {"output": output, **given, "local": {"answer": local, **grades}}
+
+    def _answer(self, redaction: Redaction, answered: Answered, answer: str) -> str:
         kind = answered.manifest.task.kind
-        if kind == "extract" and answered.output:
-            return self._record(redaction, answered.output, answered.manifest)
-        return redaction.text(answered.output) if kind == "generate" else answered.output
+        if kind == "extract" and answer:
+            return self._record(redaction, answer, answered.manifest)
+        return redaction.text(answer) if kind == "generate" else answer
 
     def _record(self, redaction: Redaction, written: str, manifest: Manifest | None) -> str:
         record = json.loads(written)
@@ -197,30 +224,31 @@ def observed(answered: Answered, seconds: float) -> Observed:
         len(answered.text),
         answered.route,
         answered.reasons[0] if answered.reasons else "",
-        _ours(answered),
+        answered.local_answer,
         answered.confidence,
         answered.sure,
         any(word in answered.reasons for word in UNUSUAL),
+        answered.held_up,
         pair,
         answered.output if answered.manifest.task.kind == "classify" else "",
+        answered.p_value,
     )
-
-
-def _ours(answered: Answered) -> str | None:
-    if answered.scores:
-        return answered.scores[0][0]
-    return answered.ours if answered.model else answered.output
 
 
 def _pair(answered: Answered) -> Pair | None:
     """Return what both models said; None = one of them was not asked."""
-    ours, graded = _ours(answered), answered.manifest.task.kind in ("classify", "extract")
-    if not answered.model or ours is None or not graded:
+    kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
+    if ours is None or theirs is None or kind not in ("classify", "extract"):
         return None
     source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
-    kind = answered.manifest.task.kind
-    names = (ours, answered.output) if kind == "classify" else ("", "")
-    return Pair(source, same(kind, ours, answered.output), *names)
+    names = (ours, theirs) if kind == "classify" else ("", "")
+    return Pair(source, same(kind, ours, theirs), *names)
+
+
+def _written(prediction: Mapping[str, Any]) -> str:
+    """Return all texts of a kept prediction: what placeholders it has."""
+    local = prediction.get("local")
+    return "\n".join([prediction["input"], prediction["output"], *([local["answer"]] if local else [])])
 
 
 def _like(said: str, output: str) -> str:

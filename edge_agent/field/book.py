@@ -10,9 +10,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from edge_agent.durable.database import Database
+from edge_agent.field import new_inputs
 from edge_agent.field import observed as observing
 from edge_agent.field.drift import Found, Sample, Stream
 from edge_agent.field.evidence import Evidence, Promise
@@ -20,6 +22,7 @@ from edge_agent.field.figures import Agreed, AtConfidence, AtLabel, Disagreement
 from edge_agent.field.observed import FAIR, Observed, Pair, Source
 from edge_agent.field.tables import SeriesRow, Tables
 from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.example import local_answer
 from edge_agent.intervals import upper_bound
 
 DAY_SECONDS = 86_400
@@ -29,6 +32,7 @@ ERRS_MIN, ERRS_DELTA = 100, 0.05
 ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
 _STATES = {PEOPLE: "people-audit", LARGE_MODEL: LARGE_MODEL}
 """Names of the tests in the tables. Earlier agents weighed under "people" whatever people had chosen to look at."""
+NEW_INPUTS: Alarm = "new_inputs"
 UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
 
 
@@ -74,9 +78,10 @@ class Outcome(NamedTuple):
 class Book:
     """See the module. One thread uses it."""
 
-    def __init__(self, database: Database) -> None:
-        """Open it, in the spool's database."""
+    def __init__(self, database: Database, new_inputs_level: Mapping[str, float] | None = None) -> None:
+        """Open it, in the spool's database; `new_inputs_level`: by task, the level of that test if not the usual."""
         self._tables = Tables(database)
+        self._new_inputs_level = new_inputs_level or {}
 
     def count(self, kept: Iterable[Observed]) -> None:
         """Count answers that are being kept."""
@@ -129,12 +134,13 @@ class Book:
         pair = Pair(
             source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
         )
-        confidence = prediction["confidence"]
+        confidence = observing.local_confidence(prediction)
         self._pair(row, [(prediction["prediction_id"], confidence, pair)], at)
         if source in FAIR:
             self._weigh(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
             if confidence is not None:
-                self._tables.add_confidences(row.series, [AtConfidence(_hundredths(confidence), 0, 1, pair.agreed)])
+                at_least = _hundredths(observing.reach(prediction) or 0.0)
+                self._tables.add_confidences(row.series, [AtConfidence(at_least, 0, 1, pair.agreed)])
             if feedback:
                 self._review(row, prediction, feedback, theirs)
 
@@ -198,6 +204,7 @@ class Book:
         fair = [not each.pair.agreed for each in group if each.accepted and each.pair and each.pair.source in FAIR]
         self._weigh(row, LARGE_MODEL, fair, at)
         self._watch(row, group)
+        self._watch_gate(row, group)
         tables.seen(row.series, at)
         if any(_day(each.at) != newest for each in group):
             tables.prune(row.series)
@@ -224,12 +231,13 @@ class Book:
         self, row: SeriesRow, prediction: Mapping[str, Any], feedback: Mapping[str, Any], theirs: str | None
     ) -> None:
         """Note a person's first word on an answer that both models gave without doubt: there it is the truth."""
-        ours, confidence = observing.local_output(prediction), prediction["confidence"]
+        ours, confidence = observing.local_output(prediction), observing.local_confidence(prediction)
         wrong = observing.verdict(prediction, feedback)
         if theirs is None or ours is None or confidence is None or wrong is None:
             return
         agreed = observing.same(prediction["kind"], ours, theirs)
-        self._tables.add_reviewed(row.series, _hundredths(confidence), agreed=agreed, right=not wrong)
+        at_least = _hundredths(observing.reach(prediction) or 0.0)
+        self._tables.add_reviewed(row.series, at_least, agreed=agreed, right=not wrong)
 
     def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
         """Weigh judged answers against the promise, one after the other."""
@@ -270,6 +278,25 @@ class Book:
                     self._judge(row, kinds[alarm], streams[alarm], each.at)
                     streams[alarm] = streams[alarm].closed()
         self._tables.save(row.series, {alarm: asdict(streams[alarm]) for alarm in touched})
+
+    def _watch_gate(self, row: SeriesRow, group: Sequence[Observed]) -> None:
+        """Test the p-values of a bundle's gate, one after the other."""
+        gate = group[0].manifest.confidence.gate
+        if gate is None or all(each.p_value is None for each in group):
+            return
+        known = self._tables.states(row.series).get(NEW_INPUTS)
+        level = self._new_inputs_level.get(row.task, new_inputs.LEVEL)
+        shift = new_inputs.InputShift.of(known) if known else new_inputs.InputShift(len(gate.scores), level)
+        rejected = False
+        for each in group:
+            if each.p_value is not None:
+                rejected |= shift.observe(each.p_value, each.at)
+        at = group[-1].at
+        self._tables.save(row.series, {NEW_INPUTS: shift.plain()})
+        if shift.log_capital <= 0.0:
+            self._tables.end_alarm(row.series, NEW_INPUTS, at)
+        elif rejected and (found := shift.found()):
+            self._tables.raise_alarm(row.series, NEW_INPUTS, at, _shifted(found))
 
     def _judge(self, row: SeriesRow, kind: observing.Kind, stream: Stream, at: float) -> None:
         found = stream.judged(kind.floor, kind.events)
@@ -317,9 +344,11 @@ def _theirs(prediction: Mapping[str, Any]) -> str | None:
 
 
 def _accepted(prediction: Mapping[str, Any]) -> bool:
+    local = local_answer(prediction)
     return (
-        prediction["confidence"] is not None
-        and bool(prediction["sure"])
+        local is not None
+        and local["confidence"] is not None
+        and bool(local["sure"])
         and not any(word in prediction["reason"] for word in UNUSUAL)
     )
 
@@ -328,7 +357,7 @@ def _confidences(group: Sequence[Observed]) -> list[AtConfidence]:
     counted: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
     for each in group:
         if each.confidence is not None:
-            numbers = counted[_hundredths(each.confidence)]
+            numbers = counted[_hundredths(each.reach or 0.0)]
             numbers[0] += 1
             if each.pair and each.pair.source in FAIR:
                 numbers[1] += 1
@@ -375,6 +404,15 @@ def _refuted(who: str, evidence: Evidence, said: Promise) -> str:
     return (
         f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"
         f" the bundle promises {100 * said.target:g} % at most{errs}"
+    )
+
+
+def _shifted(found: new_inputs.NewInputs) -> str:
+    day = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d")
+    return (
+        f"since {day} about {100 * found.share:.1f} % of the inputs are unlike those of calibration: {found.within} of"
+        f" {found.inputs} have a p-value of {found.limit:.2g} or less; by chance it is"
+        f" {100 * found.bound:.1f} % at most"
     )
 
 

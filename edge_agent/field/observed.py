@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 from edge_agent.field.drift import Sample, Stream
 from edge_agent.field.evidence import Promise
 from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.example import local_answer
+from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
 from edge_agent.formats.manifest import Manifest, Threshold
 
 Source = Literal["shadow", "audit", "escalated", "deferred"]
@@ -60,17 +62,26 @@ class Observed:
     """What the local model said; None = it was not asked."""
     confidence: float | None
     sure: bool
-    """The confidence reached the threshold."""
+    """The answer is confident: by threshold, floor and gate."""
     unusual: bool
     """Unlike the inputs of calibration."""
+    held_up: str = ""
+    """Why it is not confident; empty = it is, or has no confidence."""
     pair: Pair | None = None
     label: str = ""
     """That was given; empty = none was."""
+    p_value: float | None = None
+    """Of the bundle's gate; None = it has none, or the local model was not asked."""
 
     @property
     def accepted(self) -> bool:
         """Tell whether the bundle's promise speaks of this answer."""
         return self.confidence is not None and self.sure and not self.unusual
+
+    @property
+    def reach(self) -> float | None:
+        """The threshold up to which it would be confident: 0 where the gate holds it up, whatever its confidence."""
+        return 0.0 if self.held_up == OUT_OF_DISTRIBUTION else self.confidence
 
     def names(self) -> Iterator[str]:
         """Return what is counted of it, day by day."""
@@ -85,6 +96,8 @@ class Observed:
             yield "sure"
         if self.unusual:
             yield "unusual"
+        if self.held_up:
+            yield f"held_up:{self.held_up}"
 
     def events(self) -> Mapping[Alarm, tuple[str, ...]]:
         """Return which events happened, by what may drift; what it says nothing of is left out."""
@@ -161,8 +174,18 @@ def _read(record: str) -> Any:
         return record
 
 
+def reach(prediction: Mapping[str, Any]) -> float | None:
+    """Return the same of a kept prediction."""
+    return 0.0 if OUT_OF_DISTRIBUTION in prediction["reason"].split() else local_confidence(prediction)
+
+
 def local_output(prediction: Mapping[str, Any]) -> str | None:
     """Return what the local model said of a kept prediction; None = nothing, or it was not kept."""
-    if prediction["scores"]:
-        return str(prediction["scores"][0][0])
-    return None if prediction.get("model") or prediction["route"] == "upstream" else str(prediction["output"])
+    local = local_answer(prediction)
+    return local["answer"] if local else None
+
+
+def local_confidence(prediction: Mapping[str, Any]) -> float | None:
+    """Return how sure the local model was of that; None = its kind has no confidence, or it said nothing."""
+    local = local_answer(prediction)
+    return local["confidence"] if local else None

@@ -5,13 +5,18 @@ is what a person said of a prediction; it may come in a later segment than its p
 *opinion* is what the large model said of an input after its answer was given, likewise. A *tombstone* asks the centre
 to forget a prediction and what was said of it, wherever they are.
 
+A prediction keeps the local answer and the large model's answer apart. Scores, confidence and threshold stand beside
+the local answer alone: beside `output` where the bundle's own model gave it, in `local` where the large model did.
+Version 0.1 wrote them beside the large model's output; `apart` reads such a record as what it is.
+
 `record_id` is the key to drop duplicates by: the same record may come twice (a segment made anew after damage), never
 with different content.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
@@ -79,8 +84,23 @@ class _Record(Exchanged):
     at: At
 
 
+class LocalAnswer(Exchanged):
+    """What the bundle's own model answered, and how sure it was of that."""
+
+    answer: str
+    """As in `Prediction.output`."""
+    scores: tuple[tuple[str, float], ...] = ()
+    """classify: every label with its calibrated score, best first."""
+    confidence: float | None = None
+    """0 to 1; None where the kind has none."""
+    threshold: float | None = None
+    sure: bool = False
+    """The answer was confident by the bundle's threshold, floor and gate. False where there is no threshold."""
+    label_mass: float | None = None
+
+
 class Prediction(_Record):
-    """One input and its answer."""
+    """One input and its answers."""
 
     type: Literal["prediction"] = "prediction"
     prediction_id: Identifier
@@ -90,20 +110,27 @@ class Prediction(_Record):
     input: str
     """Redacted."""
     output: str
-    """classify: the best label. extract: a JSON object. generate: text. Given also when the answer was withheld."""
+    """The answer that was given, also where it was withheld; empty = none was, such as by a large model out of reach.
+
+    classify: a label. extract: a JSON object. generate: text.
+    """
     scores: tuple[tuple[str, float], ...] = ()
-    """classify: every label with its calibrated score, best first."""
+    """Here and in the four fields below: as in LocalAnswer, of `output`; empty where the large model gave that."""
     confidence: float | None = None
-    """0 to 1; None where the kind has none."""
     threshold: float | None = None
     sure: bool
-    """The confidence reached the bundle's threshold. False where there is none."""
     label_mass: float | None = None
+    p_value: Share | None = None
+    """How well the input resembles the training data, by the bundle's gate; None where it has none. Where it is too
+    small, `reason` has OUT_OF_DISTRIBUTION."""
+    local: LocalAnswer | None = None
+    """What the bundle's own model answered where `output` is the large model's; None = it was not asked, or `output`
+    is its own, or version 0.1 did not keep it."""
     route: Literal["local", "upstream", "abstained", "deferred"]
     reason: str = Field(default="", max_length=200)
     """Why it took that route, UPPER_SNAKE words separated by blanks; empty = nothing to say."""
     model: str = Field(default="", max_length=200)
-    """The large model that gave `output`; empty = the bundle's own did. `scores` are the bundle's in any case."""
+    """The large model that gave `output`; empty = the bundle's own did."""
     redaction: Redaction
     kept: Kept
     review_stream: ReviewStream | None = None
@@ -117,6 +144,29 @@ class Prediction(_Record):
         if (self.review_stream == "audit") != (self.sampling_probability is not None):
             raise ValueError("sampling_probability goes with review_stream audit, and with no other")
         return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """Take the local model's grades away from the large model's answer, beside which version 0.1 wrote them."""
+        if self.teacher_answer is not None and self.local is None:
+            local = local_answer(self.model_dump(include=_ANSWERS))
+            object.__setattr__(self, "local", LocalAnswer.model_validate(local) if local else None)
+            for name, nothing in UNGRADED.items():
+                object.__setattr__(self, name, nothing)
+        return self
+
+    @property
+    def local_answer(self) -> LocalAnswer | None:
+        """What the bundle's own model answered; None = nothing, or nobody knows."""
+        if self.teacher_answer is not None:
+            return self.local
+        grades = {name: getattr(self, name) for name in UNGRADED}
+        return LocalAnswer(answer=self.output, **grades) if self.output else None
+
+    @property
+    def teacher_answer(self) -> str | None:
+        """What the large model answered; None = it was not asked."""
+        return self.output if self.route == "upstream" or self.model else None
 
 
 class Feedback(_Record):
@@ -153,6 +203,39 @@ class Tombstone(_Record):
 
     type: Literal["tombstone"] = "tombstone"
     prediction_id: Identifier
+
+
+UNGRADED: dict[str, Any] = {"scores": (), "confidence": None, "threshold": None, "sure": False, "label_mass": None}
+"""What stands beside an answer that the bundle's own model did not give."""
+_ANSWERS = {"output", "local", "route", "model", *UNGRADED}
+
+
+def teacher_answer(prediction: Mapping[str, Any]) -> str | None:
+    """Return what the large model answered, of a prediction as JSON has it; None = it was not asked."""
+    given = prediction["route"] == "upstream" or prediction.get("model")
+    return str(prediction["output"]) if given else None
+
+
+def local_answer(prediction: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the bundle's own model answered, as LocalAnswer has it; None = nothing, or nobody knows.
+
+    Of a classification that the large model answered, version 0.1 kept the local scores, whose best is the local
+    answer. Of a record that it extracted there was only the confidence, which says nothing without the answer.
+    """
+    if prediction.get("local"):
+        local: dict[str, Any] = {**prediction["local"]}
+        return local
+    grades = {name: prediction.get(name, default) for name, default in UNGRADED.items()}
+    if teacher_answer(prediction) is None:
+        return {"answer": str(prediction["output"]), **grades} if prediction["output"] else None
+    return {"answer": str(grades["scores"][0][0]), **grades} if grades["scores"] else None
+
+
+def apart(prediction: dict[str, Any]) -> dict[str, Any]:
+    """Return a prediction as JSON has it with its answers apart, whatever version wrote it."""
+    if prediction["type"] != "prediction" or teacher_answer(prediction) is None:
+        return prediction
+    return {**prediction, **UNGRADED, "local": local_answer(prediction)}
 
 
 AnyRecord = Prediction | Feedback | Opinion | Tombstone
@@ -192,4 +275,4 @@ def stored(raw: bytes) -> dict[str, Any]:
     except (ValueError, TypeError):  # TypeError: not an object
         raise RecordInvalid("a kept record breaks a rule") from None
     record: dict[str, Any] = plain
-    return record
+    return apart(record)

@@ -24,6 +24,8 @@ from edge_agent.errors import BundleUnreadable
 from edge_agent.formats import strict_json
 
 TOLERANCE = 0.05
+SCORE_TOLERANCE = 0.05
+"""Largest difference between two scores of how strange an input is, as a share of the case's, or of 1 if it is less."""
 CASES_MAX = 10_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
@@ -43,6 +45,8 @@ class Case(BaseModel):
     the record alone. embed: the vector."""
     tolerance: float = Field(default=TOLERANCE, ge=0.0, le=2.0)
     """Largest difference between scores, each for itself. embed: largest cosine distance."""
+    ood_score: float | None = Field(default=None, allow_inf_nan=False)
+    """How strange the input is, where the bundle has a gate."""
     report_only: bool = False
     """A difference fails nothing, unless the scores say that no difference within the tolerance may turn the answer."""
 
@@ -53,6 +57,7 @@ class Said:
 
     answer: str
     scores: tuple[float, ...] = ()
+    ood_score: float | None = None
 
 
 def may_turn(scores: Sequence[float]) -> bool:
@@ -125,9 +130,20 @@ def _differences(case: Case, said: Said, vector: bool) -> Iterator[str]:
     if len(said.scores) != len(case.scores):
         yield f"{len(said.scores)} scores, not {len(case.scores)}"
         return
+    yield from _strangeness(case.ood_score, said.ood_score)
     distance = _turned(case.scores, said.scores) if vector else _farthest(case.scores, said.scores)
     if not distance <= case.tolerance:  # also when it is not a number
         yield f"the scores differ by {distance:.4f}; {case.tolerance:g} is allowed"
+
+
+def _strangeness(wanted: float | None, found: float | None) -> Iterator[str]:
+    """Compare two scores of strangeness; a case that has none is not compared."""
+    if wanted is None:
+        return
+    if found is None:
+        yield "there is no score of how strange the input is"
+    elif not abs(found - wanted) <= SCORE_TOLERANCE * max(1.0, abs(wanted)):  # also when it is not a number
+        yield f"the input is {found:.4g} strange, not {wanted:.4g}; {SCORE_TOLERANCE:.0%} is allowed"
 
 
 def _farthest(wanted: Sequence[float], found: Sequence[float]) -> float:

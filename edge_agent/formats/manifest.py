@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
+from edge_agent.formats.gate import Gate, rows_needed
 
 SCHEMA = "edge-agent/bundle/v1"
 MANIFEST_NAME = "manifest.json"
@@ -222,7 +223,32 @@ class Threshold(_Section):
     n: int = Field(ge=1)
     bound: float = Field(ge=0.0, le=1.0)
     coverage: float = Field(ge=0.0, le=1.0)
+    floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    """A confident answer is at least so probable on its own, whatever the threshold."""
     novelty: Novelty | None = None
+    gate: Gate | None = None
+    """None: the bundle has no gate, and no input is held up."""
+
+    def is_confident(self, probability: float, score: float) -> bool:
+        """Tell whether an answer passes threshold, floor and gate.
+
+        Args:
+            probability: of the answer, calibrated.
+            score: of the input, as `gate.score_of` has it; without a gate it does not matter.
+        """
+        return probability >= self.confidence_min and not (self.gate is not None and self.gate.holds_up(score))
+
+    @property
+    def confidence_min(self) -> float:
+        """The least confidence of a confident answer: threshold and floor are both in force."""
+        return max(self.threshold, self.floor)
+
+    @model_validator(mode="after")
+    def _gate_can_hold_up(self) -> Threshold:
+        if self.gate and len(self.gate.scores) < (needed := rows_needed(self.gate.held_up_max)):
+            rows, share = len(self.gate.scores), self.gate.held_up_max
+            raise ValueError(f"'gate' has {rows} scores; with 'held_up_max' {share:g} it needs {needed} at least")
+        return self
 
 
 class AlwaysEscalate(_Section):
@@ -231,6 +257,7 @@ class AlwaysEscalate(_Section):
     policy: Literal["always_escalate"] = "always_escalate"
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
     novelty: Novelty | None = None
+    gate: Gate | None = None
 
 
 Confidence = Annotated[Threshold | AlwaysEscalate, Field(discriminator="policy")]
@@ -274,6 +301,7 @@ class Manifest(_Section):
             raise ValueError(f"runtime {self.runtime!r} serves {able}; not {self.task.kind}")
         self._check_artifacts()
         self._check_record()
+        self._check_gate()
         room = self.engine.context_tokens
         needed = self.task.limits.input_tokens_max + self.task.written_tokens_max
         if self.runtime == "llama" and needed > room:
@@ -286,6 +314,16 @@ class Manifest(_Section):
             raise ValueError(f"extract on {self.runtime} needs 'record_schema', and no 'labels'")
         if self.task.record_schema is not None and not writes:
             raise ValueError(f"'record_schema' is for extract on llama; this is {self.task.kind} on {self.runtime}")
+
+    def _check_gate(self) -> None:
+        if (gate := self.confidence.gate) is None:
+            return
+        by_mass = self.task.kind == "classify" and self.runtime in ("llama", "echo")
+        if not by_mass and self.runtime != "onnx":
+            raise ValueError(f"{self.task.kind} on {self.runtime} has no score for 'confidence.gate'")
+        wanted = "label_mass" if by_mass else "ood_score"
+        if gate.score != wanted:
+            raise ValueError(f"'confidence.gate' of {self.task.kind} on {self.runtime} needs the score {wanted!r}")
 
     def _check_artifacts(self) -> None:
         paths = [artifact.path for artifact in self.artifacts]
@@ -313,6 +351,12 @@ class Manifest(_Section):
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @property
+    def gate_name(self) -> str:
+        """The score of the gate; "none" for a bundle without one."""
+        gate = self.confidence.gate
+        return gate.score if gate else "none"
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files."""
         return sum(artifact.size_bytes for artifact in self.artifacts)
@@ -330,8 +374,14 @@ def digest_of(manifest_bytes: bytes) -> str:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline)."""
+    """Write a manifest as canonical JSON (sorted keys, UTF-8, final newline).
+
+    A gate or floor that is not there is left out: agents before them refuse a manifest with keys that they do not know.
+    """
     plain = manifest.model_dump(mode="json", by_alias=True)
+    for key in ("gate", "floor"):
+        if not plain["confidence"].get(key):
+            plain["confidence"].pop(key, None)
     return (json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 

@@ -60,10 +60,15 @@ ANSWERS = (
         first_token_seconds h Time from arrival to the first token, of tasks that write text or records.
         token_seconds h Time for each further token, of tasks that write.
         confidence_ratio h Calibrated confidence of answers, 0 to 1, of tasks that classify or extract.
-        answers_below_threshold_total c Answers whose confidence is below the task's threshold.
+        answers_below_threshold_total c Answers that are not confident, whatever the reason.
         input_tokens_total c Tokens read, the prompt around the input included.
         output_tokens_total c Tokens written.
         """,
+    ),
+    *_table(
+        ("task", "reason"),
+        "answers_not_confident_total c The same by what held them up: BELOW_THRESHOLD, BELOW_FLOOR,"
+        " OUT_OF_DISTRIBUTION, SCORES_VARY.",
     ),
     *_table(("task", "route"), "answers_total c Inputs answered, by where the answer came from."),
     *_table(("task", "reason"), "degraded_total c Answers that were given with a reservation, by reason."),
@@ -80,6 +85,7 @@ TASKS = (
         """
         task_ready g 1 = it answers now.
         task_signed g 1 = its bundle has a verified signature.
+        task_gated g 1 = its bundle has a gate, which holds up inputs unlike the training data.
         task_revoked g 1 = its bundle was signed, and is not any more.
         """,
     ),

@@ -46,7 +46,9 @@ class Histogram:
 class TaskCounts:
     """What came of the inputs of one task."""
 
-    __slots__ = ("answers", "below", "compute", "confidence", "degraded", "first", "queue", "token", "tokens", "total")
+    __slots__ = (
+        *("answers", "compute", "confidence", "degraded", "first", "held_up", "queue", "token", "tokens", "total"),
+    )
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -59,8 +61,8 @@ class TaskCounts:
         """By route."""
         self.degraded: Counter[str] = Counter()
         """By reason."""
-        self.below = 0
-        """Answers below their threshold."""
+        self.held_up: Counter[str] = Counter()
+        """Answers that are not confident, by what held them up."""
         self.tokens = [0, 0]
         """Read and written."""
 

@@ -179,7 +179,9 @@ def _answers(task: str, counted: TaskCounts) -> Iterator[Sample]:
         yield Sample("token_seconds", counted.token, (task,))
     if any(counted.confidence.counts):
         yield Sample("confidence_ratio", counted.confidence, (task,))
-        yield Sample("answers_below_threshold_total", counted.below, (task,))
+        yield Sample("answers_below_threshold_total", sum(counted.held_up.values()), (task,))
+        for reason, number in list(counted.held_up.items()):
+            yield Sample("answers_not_confident_total", number, (task, reason))
     yield Sample("input_tokens_total", counted.tokens[0], (task,))
     yield Sample("output_tokens_total", counted.tokens[1], (task,))
     for route, number in list(counted.answers.items()):
@@ -196,6 +198,7 @@ def _tasks(seen: Seen) -> Iterator[Sample]:
         yield Sample("task_info", 1, labels)
         yield Sample("task_ready", task in seen.ready, (task,))
         yield Sample("task_signed", bundle.signed, (task,))
+        yield Sample("task_gated", manifest.confidence.gate is not None, (task,))
         yield Sample("task_revoked", task in seen.overview.revoked, (task,))
 
 

@@ -34,6 +34,8 @@ def _task(judged: Judgement) -> dict[str, Any]:
         "mode": figures.mode,
         "has_model": figures.has_model,
         "threshold": figures.threshold,
+        "gate": figures.gate or None,
+        "held_up": dict(figures.held_up),
         "wanted_risk": {"target": figures.target, "delta": figures.delta},
         "advice": asdict(judged.advice),
         "framework": [asdict(answer) for answer in judged.framework],

@@ -6,6 +6,7 @@ Nothing here is judged yet. A figure that cannot be one, such as a share that is
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -46,6 +47,8 @@ class Day:
     """Answers of the model here that it was sure of, given or not."""
     unsure: int = 0
     """Those that it was not sure of."""
+    held_up: Mapping[str, int] = field(default_factory=dict)
+    """Of these, by reason: BELOW_THRESHOLD, BELOW_FLOOR, OUT_OF_DISTRIBUTION, SCORES_VARY."""
     blocked: int = 0
     """Answers that the large model would have given, had it been there."""
     priced: int = 0
@@ -130,6 +133,8 @@ class Figures:
     alarms: tuple[Alarm, ...] = ()
     threshold: float | None = None
     """Of the bundle that answers; None = it has none."""
+    gate: str = ""
+    """What holds up inputs unlike the training data; "none" = nothing does, empty = not known."""
     target: float = TARGET
     delta: float = DELTA
     may_leave: bool = False
@@ -158,6 +163,14 @@ class Figures:
     def calls(self) -> int:
         """Answers of every route in the last days."""
         return sum(sum(day.answers.values()) for day in self.recent)
+
+    @property
+    def held_up(self) -> Mapping[str, int]:
+        """Answers of the last days that were not confident, by reason."""
+        found: Counter[str] = Counter()
+        for day in self.recent:
+            found.update(day.held_up)
+        return found
 
     @property
     def examples(self) -> int:

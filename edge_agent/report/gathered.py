@@ -17,7 +17,7 @@ FAIR = ("shadow", "audit")
 """Comparisons that were not made because of doubt."""
 BLOCKED = ("UPSTREAM_OFFLINE", "UPSTREAM_BUDGET_SPENT", "UPSTREAM_BUSY", "DEADLINE_TOO_SHORT", "UPSTREAM_FAILED")
 DAYS_MAX = 400
-_ROUTE = "route:"
+_ROUTE, _HELD_UP = "route:", "held_up:"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def _figures(task: Task, told: Told, wanted: Wanted) -> Figures:
         days=tuple(_days(task.name, every, told.counted)),
         labels=tuple(_labels(task, every)),
         threshold=task.threshold,
+        gate=task.gate,
         target=wanted.target or figures.TARGET,
         may_leave=large is not None and task.name in large.tasks,
         large_ms=large.usual_ms if large else 0.0,
@@ -132,6 +133,7 @@ def _day(date: str, counts: Counter[str], compared: Compared) -> Day:
         answers={name.removeprefix(_ROUTE): number for name, number in counts.items() if name.startswith(_ROUTE)},
         sure=counts["sure"],
         unsure=counts["graded"] - counts["sure"],
+        held_up={name.removeprefix(_HELD_UP): number for name, number in counts.items() if name.startswith(_HELD_UP)},
         blocked=sum(counts[f"reason:{reason}"] for reason in BLOCKED),
         compared=compared,
         examples=counts["examples"],

@@ -12,7 +12,7 @@ from typing import get_args
 
 from edge_agent.report import charts
 from edge_agent.report.chart import Chart, Said
-from edge_agent.report.figures import Alarm, Mode
+from edge_agent.report.figures import Alarm, Figures, Mode
 from edge_agent.report.framework import Answer
 from edge_agent.report.judgement import Judgement, Total, total
 from edge_agent.report.next_mode import Why
@@ -166,7 +166,7 @@ def _tiles(judged: Judgement) -> str:
 def tiles(judged: Judgement) -> list[tuple[str, str, str]]:
     """Return the most important numbers: what each is, the number, and what it rests on."""
     money, figures = judged.money, judged.figures
-    graded = [_could(judged), _same(judged)] if figures.kind in ("classify", "extract") else []
+    graded = [_could(judged), _same(judged), _held_up(figures)] if figures.kind in ("classify", "extract") else []
     here = money.answered_here / money.calls if money.calls else None
     return [
         *graded,
@@ -184,6 +184,24 @@ def _could(judged: Judgement) -> tuple[str, str, str]:
         return what, "not yet", f"nothing is proved {wanted}"
     by = "by people and the large model" if takes.resting_on and takes.resting_on.reviewed else "by the large model"
     return what, percent(takes.share.value), f"{percent(takes.share.low)} to {percent(takes.share.high)}, {wanted} {by}"
+
+
+_LIMITS = {
+    "BELOW_THRESHOLD": "below the threshold",
+    "BELOW_FLOOR": "below the floor",
+    "OUT_OF_DISTRIBUTION": "out of distribution",
+    "SCORES_VARY": "by scores that vary",
+}
+
+
+def _held_up(figures: Figures) -> tuple[str, str, str]:
+    """Return how many answers were not confident, and what held up how many of them."""
+    held_up, graded = figures.held_up, sum(day.sure + day.unsure for day in figures.recent)
+    parts = [f"{count(held_up[reason])} {words}" for reason, words in _LIMITS.items() if held_up.get(reason)]
+    if figures.gate == "none":
+        parts.append("no gate: an input unlike the training data can get a confident answer")
+    share = percent(sum(day.unsure for day in figures.recent) / graded) if graded else "not yet"
+    return "Not confident", share, "; ".join(parts) or f"of {counted(graded, 'answer')}"
 
 
 def _same(judged: Judgement) -> tuple[str, str, str]:

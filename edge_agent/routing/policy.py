@@ -10,6 +10,7 @@ The table in docs/routing.md is made from these functions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -26,7 +27,7 @@ class Reason(StrEnum):
     """Why an answer comes from where it comes."""
 
     SURE = "SURE"
-    """At or above the threshold, and like the texts that it was calibrated with."""
+    """At or above threshold and floor, and like the texts that it was calibrated with."""
     UNGRADED = "UNGRADED"
     """A kind of task without confidence; the local model answers unless the caller asks for the large one."""
     CALLER_ASKED = "CALLER_ASKED"
@@ -34,6 +35,10 @@ class Reason(StrEnum):
     MODE_SHADOW = "MODE_SHADOW"
     MODE_BOOTSTRAP = "MODE_BOOTSTRAP"
     BELOW_THRESHOLD = "BELOW_THRESHOLD"
+    BELOW_FLOOR = "BELOW_FLOOR"
+    """At or above the threshold, and too unlikely on its own."""
+    OUT_OF_DISTRIBUTION = "OUT_OF_DISTRIBUTION"
+    """The gate of the bundle finds that the input does not resemble its training data, so no answer is confident."""
     INPUT_UNUSUAL = "INPUT_UNUSUAL"
     """Sure, but unlike the texts that it was calibrated with, so that the threshold promises nothing."""
     SCORES_VARY = "SCORES_VARY"
@@ -50,8 +55,8 @@ class Reason(StrEnum):
     """It was asked, and gave no usable answer; or it could not be asked, as where a rule of redaction failed."""
 
 
-UNCONFIDENT = frozenset({Reason.BELOW_THRESHOLD, Reason.SCORES_VARY})
-"""Why an answer is withheld from a caller who wants none that is unsure."""
+UNCONFIDENT = frozenset({Reason.BELOW_THRESHOLD, Reason.BELOW_FLOOR, Reason.OUT_OF_DISTRIBUTION, Reason.SCORES_VARY})
+"""Why an answer is not confident, and is withheld from a caller who wants none that is unsure."""
 NEVER = frozenset({Reason.UPSTREAM_NOT_CONFIGURED, Reason.UPSTREAM_NOT_ALLOWED})
 """What no later moment mends: nothing is put off because of these."""
 
@@ -82,11 +87,17 @@ class Decision:
     route: RouteName
     reason: Reason
     threshold: float | None = None
+    """The least confidence of a confident answer: the larger one of threshold and floor."""
     below_threshold: bool = False
+    """The answer is not confident, whatever the reason."""
     degraded: tuple[str, ...] = ()
 
     later: bool = False
     """The large model is to be asked when that is possible, for training."""
+    held_up: Reason | None = None
+    """Why a local answer is not confident; also where `reason` is another one. None = it is confident, or ungraded."""
+    p_value: float | None = None
+    """How well the input resembles the training data, over 0 to 1; None = the bundle has no gate."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ class Seen:
     label_mass: float = 1.0
     scores_vary: bool = False
     """Its scores depend on what else was computed."""
+    ood_score: float | None = None
+    """What its graph says of how strange it is; None = nothing."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +160,48 @@ def first(asked: Asked) -> Decision | None:
 
 def decide(confidence: float, calibration: Confidence, asked: Asked, seen: Seen | None = None) -> Decision:
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
-    threshold = calibration.threshold if isinstance(calibration, Threshold) else None
-    varies = seen is not None and seen.scores_vary and threshold is not None
-    if varies:
-        threshold = None  # it was proved with scores that other neighbours do not give
-    below = threshold is None or not confidence >= threshold  # a confidence that is not a number is below, too
+    known = calibration if isinstance(calibration, Threshold) else None
+    varies = seen is not None and seen.scores_vary and known is not None
+    found = None if varies else known  # it was proved with scores that other neighbours do not give
+    p_value, outside = gated(calibration, seen)
     usual = calibration.novelty
     unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
-    doubt = Reason.BELOW_THRESHOLD if below else Reason.INPUT_UNUSUAL if unusual else None
-    chosen = _graded(asked, Reason.SCORES_VARY if varies else doubt)
-    less = (*chosen.degraded, *unusual, *((Reason.SCORES_VARY,) if varies else ()))
-    return replace(chosen, threshold=threshold, below_threshold=below, degraded=less)
+    held_up = _held_up(confidence, found, varies=varies, outside=outside)
+    chosen = _graded(asked, held_up or (Reason.INPUT_UNUSUAL if unusual else None))
+    less = (*chosen.degraded, *unusual, *marks(outside), *((Reason.SCORES_VARY,) if varies else ()))
+    return replace(
+        chosen,
+        threshold=found.confidence_min if found else None,
+        below_threshold=held_up is not None,
+        degraded=less,
+        held_up=held_up,
+        p_value=p_value,
+    )
+
+
+def gated(calibration: Confidence, seen: Seen | None) -> tuple[float | None, bool]:
+    """Return the p-value of an input, and whether it is out of distribution; without a gate nothing is."""
+    gate = calibration.gate
+    if gate is None:
+        return None, False
+    score = math.nan if seen is None else gate.score_of(seen.ood_score, seen.label_mass)
+    return gate.p_value(score), gate.holds_up(score)
+
+
+def marks(outside: bool) -> tuple[str, ...]:
+    """Return how an answer is marked among its `degraded` reasons if its input is out of distribution."""
+    return (Reason.OUT_OF_DISTRIBUTION,) if outside else ()
+
+
+def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> Reason | None:
+    """Return why an answer is not confident; None = it is. A confidence that is not a number is below every limit."""
+    if varies:
+        return Reason.SCORES_VARY
+    if outside:
+        return Reason.OUT_OF_DISTRIBUTION
+    if found is None or not confidence >= found.threshold:
+        return Reason.BELOW_THRESHOLD
+    return None if confidence >= found.floor else Reason.BELOW_FLOOR
 
 
 def ungraded(asked: Asked) -> Decision:
@@ -203,7 +247,7 @@ def _graded(asked: Asked, doubt: Reason | None) -> Decision:
 
 
 def _kept(asked: Asked, doubt: Reason) -> Decision:
-    """Nobody is asked. Abstaining is for what is below the threshold: what is only unusual is said."""
+    """Nobody is asked. Abstaining is for what is not confident: what is only unusual is said."""
     withheld = asked.wish == "abstain" and doubt in UNCONFIDENT
     return Decision("abstained" if withheld else "local", doubt)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.protocol import Done
-from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide
+from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide, gated, marks
 from edge_agent.service import messages
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
@@ -65,6 +65,8 @@ class Finished(NamedTuple):
         timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, done.prefill_ms
         timings.decode_ms = done.decode_ms
         message.device = self.answer.computed.device
+        if decision.p_value is not None:
+            message.p_value = decision.p_value
         message.degraded.extend((*decision.degraded, *self.answer.computed.degraded))
         message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
@@ -76,11 +78,18 @@ def unasked(text: str, bundle: InstalledBundle, decision: Decision, said: Said |
 
 def judge(finished: Finished, asked: Asked) -> Decision:
     """Decide on a local answer that has a confidence."""
-    done, confidence = finished.answer.done, finished.bundle.manifest.confidence
-    seen = Seen(done.input_tokens, scores_vary=finished.answer.computed.scores_vary)
-    if finished.bundle.manifest.task.kind == "classify":
-        return decide(max(done.scores), confidence, asked, replace(seen, label_mass=done.label_mass))
-    return decide(done.confidence, confidence, asked, seen)
+    manifest, done = finished.bundle.manifest, finished.answer.done
+    seen = Seen(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
+    confidence = max(done.scores) if manifest.task.kind == "classify" else done.confidence
+    return decide(confidence, manifest.confidence, asked, seen)
+
+
+def compared(finished: Finished) -> Finished:
+    """Return an answer without a confidence, such as a vector, with what the gate of its bundle finds."""
+    manifest, done = finished.bundle.manifest, finished.answer.done
+    seen = Seen(done.input_tokens, ood_score=done.ood_score)
+    p_value, outside = gated(manifest.confidence, seen)
+    return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=marks(outside)))
 
 
 def classify(message: pb.Classification, finished: Finished, top_k: int) -> float | None:

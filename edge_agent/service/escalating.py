@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import structlog
@@ -155,7 +155,7 @@ class Escalation:
         if isinstance(said, Reason):
             return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
         graded = answers.judge(finished, policy.failed(asked))
-        shadow = Decision("upstream", Reason.MODE_SHADOW, graded.threshold, graded.below_threshold)
+        shadow = replace(graded, route="upstream", reason=Reason.MODE_SHADOW, degraded=(), later=False)
         return finished._replace(decision=shadow, said=said)
 
     async def _said(self, item: Input) -> Said | Reason:

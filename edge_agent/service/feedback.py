@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.examples.collection import NOBODY, Collection
 from edge_agent.examples.records import Judgement
 from edge_agent.examples.review_streams import ReviewFilter
+from edge_agent.formats.example import local_answer
 from edge_agent.formats.manifest import Manifest
 from edge_agent.service import guard, messages, reviews
 from edge_agent.service.dedupe import REQUEST_ID_CHARS_MAX
@@ -140,7 +142,7 @@ def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manife
 
 def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) -> None:
     if record["kind"] == "classify":
-        known = manifest.task.labels if manifest else tuple(label for label, _ in record["scores"])
+        known = manifest.task.labels if manifest else tuple(label for label, _ in _scores(record))
         _require(
             value in known, f"{value[:100]!r} is no label of {record['task']}", f"One of: {', '.join(known)[:400]}."
         )
@@ -148,6 +150,11 @@ def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) 
         _check_json(value, manifest.task.record_fields if manifest else [])
     else:
         _require(value.strip() != "", "the corrected text is empty", "Send the right text, or reject_reason.")
+
+
+def _scores(record: dict[str, Any]) -> Sequence[tuple[str, float]]:
+    local = local_answer(record)
+    return local["scores"] if local else ()
 
 
 def _check_json(value: str, fields: list[str]) -> None:

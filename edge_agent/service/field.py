@@ -65,7 +65,7 @@ def series_message(
     message.first_time.FromMilliseconds(int(series.first * 1000))
     message.last_time.FromMilliseconds(int(series.last * 1000))
     if installed and isinstance(installed.manifest.confidence, Threshold):
-        message.threshold = installed.manifest.confidence.threshold
+        message.threshold = installed.manifest.confidence.confidence_min
     return message
 
 

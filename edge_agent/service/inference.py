@@ -321,7 +321,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         _check_text(text)
         if wish is None:
-            finished = await self._local(text, bundle, deadline, places)
+            finished = answers.compared(await self._local(text, bundle, deadline, places))
         else:
             asked = self._escalation.asked(bundle.manifest, wish, deadline)
             local = functools.partial(self._local, text, bundle, deadline, places)

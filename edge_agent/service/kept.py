@@ -5,36 +5,39 @@ from __future__ import annotations
 from operator import itemgetter
 
 from edge_agent.examples.records import Answered
+from edge_agent.routing.policy import Reason, marks
 from edge_agent.service import answers
 from edge_agent.service.answers import NOT_ASKED, Finished
 from edge_agent.v1 import inference_pb2 as pb
 
 
 def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
-    """Keep a classification, with its best label even where that was withheld."""
+    """Keep a classification, with the best label of the local model even where that was withheld."""
     labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
     said = result.classification
-    return _graded(finished, said, said.label or (ranked[0][0] if ranked else ""), ranked, said.label_mass)
+    return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
 
 
 def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
-    """Keep a record."""
-    return _graded(finished, result.extraction, result.extraction.json)
+    """Keep a record, the local model's even where that was withheld."""
+    asked = finished.answer is not NOT_ASKED
+    return _graded(finished, result.extraction, answers.record(finished) if asked else None)
 
 
 def generated(finished: Finished, text: str) -> Answered:
     """Keep a text that was written to its end."""
-    route, reasons = finished.decision.route, _reasons(finished)
+    said = finished.said
     return Answered(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,
         finished.text,
-        text,
-        route=route,
-        reasons=reasons,
-        model=finished.said.model if finished.said else "",
+        text if said is None and finished.answer is not NOT_ASKED else None,
+        teacher_answer=None if said is None else text,
+        model=said.model if said else "",
+        route=finished.decision.route,
+        reasons=_reasons(finished),
         later=_later(finished),
     )
 
@@ -42,32 +45,37 @@ def generated(finished: Finished, text: str) -> Answered:
 def _graded(
     finished: Finished,
     said: pb.Classification | pb.Extraction,
-    output: str,
+    local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> Answered:
-    confidence, usual = said.confidence, finished.bundle.manifest.confidence.novelty
-    graded = said.HasField("confidence")
-    unusual: tuple[str, ...] = ()
-    if usual and graded:
-        unusual = usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
+    confidence, graded = said.confidence, said.HasField("confidence")
     return Answered(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,
         finished.text,
-        output,
+        local_answer,
         scores or (),
         confidence.value if graded else None,
         confidence.threshold if confidence.HasField("threshold") else None,
         graded and not confidence.below_threshold,
         label_mass,
-        finished.decision.route,
-        _reasons(finished, unusual),
+        finished.said.value if finished.said else None,
         finished.said.model if finished.said else "",
-        answers.record(finished) if finished.said and not scores and finished.answer is not NOT_ASKED else None,
+        finished.decision.route,
+        _reasons(finished, _unusual(finished, label_mass) if graded else ()),
         _later(finished),
+        finished.decision.p_value,
+        finished.decision.held_up or "",
     )
+
+
+def _unusual(finished: Finished, label_mass: float | None) -> tuple[str, ...]:
+    usual = finished.bundle.manifest.confidence.novelty
+    if usual is None:
+        return ()
+    return usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
 
 
 def _later(finished: Finished) -> str:
@@ -76,4 +84,5 @@ def _later(finished: Finished) -> str:
 
 def _reasons(finished: Finished, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
     decision = finished.decision
-    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual)))
+    stranger = marks(decision.held_up is Reason.OUT_OF_DISTRIBUTION)  # said also where the large model answered
+    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *stranger)))

@@ -28,7 +28,8 @@ def answered(counts: Counts, finished: Finished, confidence: float | None = None
         of.token.observe(0.001 * done.decode_ms / done.output_tokens)
     if confidence is not None:
         of.confidence.observe(confidence)
-        of.below += decision.below_threshold
+        if decision.held_up is not None:
+            of.held_up[decision.held_up] += 1
     for reason in decision.degraded:
         of.degraded[reason] += 1
 

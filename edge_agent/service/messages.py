@@ -94,9 +94,10 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         signed=bundle.signed,
         mode=MODES[mode],
         confidence_blocker=score_variance,
+        gate=manifest.gate_name,
     )
     if isinstance(manifest.confidence, Threshold):
-        message.threshold = manifest.confidence.threshold
+        message.threshold = manifest.confidence.confidence_min
     return message
 
 
@@ -119,6 +120,7 @@ def bundle_message(
         signed=bundle.signed,
         size_bytes=bundle.manifest.size_bytes,
         confidence_blocker=score_variance,
+        gate=bundle.manifest.gate_name,
     )
     message.install_time.FromMilliseconds(int(bundle.installed_at * 1000))
     return message
@@ -158,7 +160,8 @@ def _counts_message(task: str, counts: TaskCounts) -> admin_pb2.TaskCounts:
         task=task,
         answers=counts.answers,
         graded=sum(counts.confidence.counts),
-        below_threshold=counts.below,
+        below_threshold=sum(counts.held_up.values()),
+        held_up=counts.held_up,
         output_tokens=counts.tokens[1],
         queue=_durations(counts.queue),
         total=_durations(counts.total),

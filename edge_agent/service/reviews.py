@@ -9,6 +9,7 @@ from typing import Any
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import Reviewed
 from edge_agent.examples.review_streams import Place
+from edge_agent.formats import example
 from edge_agent.formats.example import ReviewStream
 from edge_agent.formats.manifest import Manifest
 from edge_agent.service import messages
@@ -38,20 +39,31 @@ def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
         route=messages.ROUTES[record["route"]],
         kind=messages.KINDS[record["kind"]],
         labels=_labels(manifest),
-        scores=[inference_pb2.LabelScore(label=label, score=score) for label, score in record["scores"]],
         feedback=[_feedback(said, record["kind"]) for said in found.feedback],
         reviewed=found.reviewed,
     )
     message.answer_time.FromJsonString(record["at"])
-    if record["confidence"] is not None:
-        message.confidence.value = record["confidence"]
-        message.confidence.below_threshold = not record["sure"]
-    if record["threshold"] is not None:
-        message.confidence.threshold = record["threshold"]
+    if record.get("p_value") is not None:
+        message.p_value = record["p_value"]
     message.review_stream = STREAMS[found.stream]
     if found.probability is not None:
         message.sampling_probability = found.probability
+    local, teacher = example.local_answer(record), example.teacher_answer(record)
+    if teacher is not None:
+        message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
+    if local is not None:
+        _show_local(message, local)
     return message
+
+
+def _show_local(message: pb.Prediction, local: dict[str, Any]) -> None:
+    message.local_answer = local["answer"]
+    message.scores.extend([inference_pb2.LabelScore(label=label, score=score) for label, score in local["scores"]])
+    if local["confidence"] is not None:
+        message.confidence.value = local["confidence"]
+        message.confidence.below_threshold = not local["sure"]
+    if local["threshold"] is not None:
+        message.confidence.threshold = local["threshold"]
 
 
 def place(token: str) -> Place:

@@ -371,7 +371,8 @@ class Activation:
         task = bundle.manifest.task.name
         self._serving[task] = bundle
         self.problems.pop(task, None)
-        log.info("bundle_activated", task=task, version=bundle.manifest.version, digest=bundle.digest)
+        manifest = bundle.manifest
+        log.info("bundle_activated", task=task, version=manifest.version, digest=bundle.digest, gate=manifest.gate_name)
 
     def _load_in_background(self, bundle: InstalledBundle) -> None:
         loading = asyncio.create_task(self._load(bundle))

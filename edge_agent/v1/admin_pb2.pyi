@@ -107,7 +107,7 @@ class Engine(_message.Message):
     def __init__(self, name: _Optional[str] = ..., runtime: _Optional[str] = ..., state: _Optional[_Union[EngineState, str]] = ..., pid: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., pending: _Optional[int] = ..., restarts: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[str] = ..., partial: _Optional[str] = ..., running: _Optional[int] = ..., running_max: _Optional[int] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time", "confidence_blocker")
+    __slots__ = ("ref", "kind", "runtime", "active", "previous", "signed", "size_bytes", "install_time", "confidence_blocker", "gate")
     REF_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class Bundle(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     INSTALL_TIME_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_BLOCKER_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
     ref: _task_pb2.BundleRef
     kind: _task_pb2.TaskKind
     runtime: str
@@ -126,7 +127,8 @@ class Bundle(_message.Message):
     size_bytes: int
     install_time: _timestamp_pb2.Timestamp
     confidence_blocker: str
-    def __init__(self, ref: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., runtime: _Optional[str] = ..., active: _Optional[bool] = ..., previous: _Optional[bool] = ..., signed: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., install_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confidence_blocker: _Optional[str] = ...) -> None: ...
+    gate: str
+    def __init__(self, ref: _Optional[_Union[_task_pb2.BundleRef, _Mapping]] = ..., kind: _Optional[_Union[_task_pb2.TaskKind, str]] = ..., runtime: _Optional[str] = ..., active: _Optional[bool] = ..., previous: _Optional[bool] = ..., signed: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., install_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., confidence_blocker: _Optional[str] = ..., gate: _Optional[str] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -225,7 +227,7 @@ class Durations(_message.Message):
     def __init__(self, bounds_seconds: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ..., total_seconds: _Optional[float] = ...) -> None: ...
 
 class TaskCounts(_message.Message):
-    __slots__ = ("task", "answers", "errors", "graded", "below_threshold", "output_tokens", "queue", "total")
+    __slots__ = ("task", "answers", "errors", "graded", "below_threshold", "output_tokens", "queue", "total", "held_up")
     class AnswersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +242,13 @@ class TaskCounts(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class HeldUpEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     TASK_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +257,7 @@ class TaskCounts(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    HELD_UP_FIELD_NUMBER: _ClassVar[int]
     task: str
     answers: _containers.ScalarMap[str, int]
     errors: _containers.ScalarMap[str, int]
@@ -256,7 +266,8 @@ class TaskCounts(_message.Message):
     output_tokens: int
     queue: Durations
     total: Durations
-    def __init__(self, task: _Optional[str] = ..., answers: _Optional[_Mapping[str, int]] = ..., errors: _Optional[_Mapping[str, int]] = ..., graded: _Optional[int] = ..., below_threshold: _Optional[int] = ..., output_tokens: _Optional[int] = ..., queue: _Optional[_Union[Durations, _Mapping]] = ..., total: _Optional[_Union[Durations, _Mapping]] = ...) -> None: ...
+    held_up: _containers.ScalarMap[str, int]
+    def __init__(self, task: _Optional[str] = ..., answers: _Optional[_Mapping[str, int]] = ..., errors: _Optional[_Mapping[str, int]] = ..., graded: _Optional[int] = ..., below_threshold: _Optional[int] = ..., output_tokens: _Optional[int] = ..., queue: _Optional[_Union[Durations, _Mapping]] = ..., total: _Optional[_Union[Durations, _Mapping]] = ..., held_up: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class UplinkStatus(_message.Message):
     __slots__ = ("state", "upstream", "since_time", "contact_time", "retry_time", "failures", "waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes", "problems", "downloads", "age_seconds")

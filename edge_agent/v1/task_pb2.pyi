@@ -80,7 +80,7 @@ class Timings(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., prefill_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., upstream_ms: _Optional[float] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("prediction_id", "bundle", "route", "timings", "device", "degraded", "input_tokens", "output_tokens", "reason", "model")
+    __slots__ = ("prediction_id", "bundle", "route", "timings", "device", "degraded", "input_tokens", "output_tokens", "reason", "model", "p_value")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class Provenance(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     bundle: BundleRef
     route: Route
@@ -101,7 +102,8 @@ class Provenance(_message.Message):
     output_tokens: int
     reason: str
     model: str
-    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., route: _Optional[_Union[Route, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., device: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    p_value: float
+    def __init__(self, prediction_id: _Optional[str] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., route: _Optional[_Union[Route, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., device: _Optional[str] = ..., degraded: _Optional[_Iterable[str]] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., model: _Optional[str] = ..., p_value: _Optional[float] = ...) -> None: ...
 
 class Confidence(_message.Message):
     __slots__ = ("value", "threshold", "below_threshold")
@@ -141,7 +143,7 @@ class TaskLimits(_message.Message):
     def __init__(self, input_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., inputs_max: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode", "mode_by", "confidence_blocker")
+    __slots__ = ("name", "kind", "bundle", "labels", "limits", "ready", "signed", "threshold", "mode", "mode_by", "confidence_blocker", "gate")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +155,7 @@ class Task(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     MODE_BY_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_BLOCKER_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: TaskKind
     bundle: BundleRef
@@ -164,4 +167,5 @@ class Task(_message.Message):
     mode: Mode
     mode_by: str
     confidence_blocker: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ..., mode_by: _Optional[str] = ..., confidence_blocker: _Optional[str] = ...) -> None: ...
+    gate: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TaskKind, str]] = ..., bundle: _Optional[_Union[BundleRef, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[TaskLimits, _Mapping]] = ..., ready: _Optional[bool] = ..., signed: _Optional[bool] = ..., threshold: _Optional[float] = ..., mode: _Optional[_Union[Mode, str]] = ..., mode_by: _Optional[str] = ..., confidence_blocker: _Optional[str] = ..., gate: _Optional[str] = ...) -> None: ...

@@ -42,12 +42,18 @@ class Item:
     kind: str
     input: str
     output: str
+    """The answer that was given, which is what is judged."""
     answer_time: datetime
     confidence: float | None
+    """Of the local answer, as `sureness`."""
     sureness: str
     choices: tuple[Choice, ...]
     edited: str
     """What is typed in the field for the right answer; empty = it has none, labels are chosen."""
+    teacher_model: str = ""
+    """The large model that gave `output`; empty = the local one did."""
+    local_answer: str = ""
+    """What the local model answered where the large one's answer was given; empty = nothing that was kept."""
     stream: str = ""
     """Why people are asked to review it: audit, uncertain, diverse or new; empty = the daemon does not say."""
     why: str = ""
@@ -79,6 +85,7 @@ class Word:
 
 def item(shown: Prediction) -> Item:
     """Lay an answer on the desk."""
+    taught = shown.teacher_answer is not None
     before = [f"{each.reviewer}: {each.verdict} {each.value}".strip() for each in shown.feedback]
     return Item(
         prediction_id=shown.prediction_id,
@@ -91,6 +98,8 @@ def item(shown: Prediction) -> Item:
         sureness=_sureness(shown),
         choices=_choices(shown) if shown.kind == "CLASSIFY" else (),
         edited=_EDITED.get(shown.kind, ""),
+        teacher_model=(shown.teacher_model or "large model") if taught else "",
+        local_answer=readable(shown.kind, shown.local_answer or "") if taught else "",
         stream=shown.review_stream.lower(),
         why=_why(shown),
         said_before="; ".join(before),

@@ -126,5 +126,7 @@ ROOMS: dict[str, set[str]] = {
     | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     # What batches would gain, which the runtime does not allow.
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
+    # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
+    "benchmarks.drift": {"benchmarks", "edge_agent.field"},
     "tests": set(),
 }

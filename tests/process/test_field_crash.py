@@ -23,7 +23,7 @@ writer.start()
 shadow = {"model": "large-1", "route": "upstream", "reasons": ("MODE_SHADOW",)}
 for number in itertools.count(start):
     output = "refund" if number % 3 else "price"
-    writer.keep(answered(number, output=output, **shadow))
+    writer.keep(answered(number, teacher_answer=output, **shadow))
     if number % 50 == 0:
         writer.submit(lambda house: None).result()
         print(number, flush=True)

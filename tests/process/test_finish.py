@@ -59,7 +59,7 @@ def test_the_finished_bundle_has_everything(tmp_path):
         manifest.provenance.base,
     )
     assert {"source.checkpoint", "data.calibration", "data.test"} == set(manifest.provenance.sources)
-    assert manifest.provenance.sources["data.test"].startswith("120 rows, 0 synthetic, sha256 ")
+    assert manifest.provenance.sources["data.test"].startswith("120 rows, 0 synthetic, labels: 120 imported, sha256 ")
     assert {"edge-convert", "torch", "onnxruntime"} <= set(manifest.provenance.converter)
     measured = manifest.provenance.converter["batch invariance"]
     assert "answers to 32 texts alone and in batches of 2 and 8: the same to the last bit; onnxruntime " in measured

@@ -119,6 +119,34 @@ def test_without_calibration_nothing_is_sure():
     assert "" == classification(unsure, "abstain", 0).label
 
 
+GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}
+
+
+@pytest.mark.parametrize(("label_mass", "p_value", "below"), [(1.0, 1.0, False), (0.3, 0.5, False), (0.1, 0.25, True)])
+def test_the_label_mass_of_a_decoder_is_the_score_of_its_gate(label_mass, p_value, below):
+    """Its negative logarithm: the less of it, the stranger; the answer carries the p-value."""
+    done = finished("classify", calibration=AT_75 | {"gate": GATE}, scores=(0.9, 0.1, 0.0), label_mass=label_mass)
+    answer = classification(done, "abstain", 0)
+    assert (p_value, below) == (answer.provenance.p_value, answer.confidence.below_threshold)
+    assert ("" if below else "refund") == answer.label
+    assert (["OUT_OF_DISTRIBUTION"] if below else []) == list(answer.provenance.degraded)
+
+
+def test_without_a_gate_there_is_no_p_value():
+    """The field is unset, in answers with a confidence and in vectors."""
+    label = classification(finished("classify", scores=(0.9, 0.1, 0.0)), "answer", 0)
+    vector = embedding(answers.compared(finished("embed", vector=bytes(8))))
+    assert [False, False] == [each.provenance.HasField("p_value") for each in (label, vector)]
+
+
+def test_a_floor_above_the_threshold_is_the_threshold_of_an_answer():
+    """Whoever compares confidence and threshold gets the same as `below_threshold`."""
+    done = finished("classify", calibration=AT_75 | {"floor": 0.85}, scores=(0.8, 0.2, 0.0))
+    answer = classification(done, "answer", 0)
+    assert task_pb2.Confidence(value=0.8, threshold=0.85, below_threshold=True) == answer.confidence
+    assert "BELOW_FLOOR" == answer.provenance.reason
+
+
 def test_an_unusual_input_is_marked():
     """Label mass and length outside of what the bundle knows as usual are among the reasons of the answer."""
     usual = {"label_mass_min": 0.5, "input_tokens_min": 3, "input_tokens_max": 9}

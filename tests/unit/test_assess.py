@@ -14,6 +14,7 @@ from convert.assess import assess
 from convert.calibrate.threshold import Risk
 from convert.cli import app
 from edge_agent.errors import FileMissing
+from edge_agent.formats import example
 from tests.examples import feedback, opinion, prediction
 from tests.segments import Centre, Record, SealingSite
 
@@ -109,7 +110,7 @@ def test_only_the_random_audit_says_something_of_all_answers(tmp_path: Path):
     found = assess(folder, "pos-intent", RISK)
     assert (60, 60, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
     output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
-    assert "of the random audit nothing is reviewed (1 wait)" in output
+    assert "of the random audit no local answer is judged (1 wait)" in output
 
 
 def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path):
@@ -119,6 +120,40 @@ def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path
     found = assess(collected(tmp_path, [*often, *rare]), "pos-intent", RISK)
     assert (220, True) == (found.reviewed, 30 <= found.promise.reviews <= 55)
     assert found.right.value < 0.65
+
+
+ESCALATED = {"route": "upstream", "model": "large-1", "output": "price"}
+
+
+def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> list[Record]:
+    """Return an unsure input that the large model answered, rightly, as version 0.1 wrote it, and a review of it."""
+    made = prediction(number, input=text(number), **DRAWN).model_dump(mode="json", by_alias=True)
+    grades = {"confidence": 0.4, "sure": False, "scores": [[ours, 0.4], ["stock", 0.3]] if scores else []}
+    old = example.Prediction.model_validate({**made, **grades, **ESCALATED})
+    return [old, feedback(number, **{"verdict": "accept", "value": "", **said})]
+
+
+def test_the_local_answer_is_judged_by_its_own_confidence(tmp_path: Path):
+    """The large model was right each time and the local one wrong: that proves no threshold, least of all 0.01."""
+    records = [record for number in range(1, 101) for record in escalated(number, "refund")]
+    found = assess(collected(tmp_path, records), "pos-intent", RISK)
+    assert (None, 0.0, 100, 0) == (found.promise.threshold, found.right.value, found.promise.reviews, found.unjudged)
+
+
+def test_an_unknown_local_answer_is_left_out(tmp_path: Path):
+    """Version 0.1 kept no local answer of records that it escalated; a rejected answer leaves the other one open."""
+    rejected = {"verdict": "reject", "value": "", "reason": "no"}
+    records = [
+        *(record for number in range(1, 101) for record in escalated(number, "refund", scores=False)),
+        *escalated(101, "refund", **rejected),
+        *escalated(102, "price", **rejected),
+        *judged(103),
+    ]
+    folder = collected(tmp_path, records)
+    found = assess(folder, "pos-intent", RISK)
+    assert (101, 2, 0.5) == (found.unjudged, found.promise.reviews, found.right.value)
+    output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
+    assert "left out there: 101 reviews of a large model's answer" in " ".join(output.split())
 
 
 def test_free_answers_have_no_labels(tmp_path: Path):
@@ -207,7 +242,7 @@ def test_what_a_large_model_answered_may_be_enough_to_begin(
     assert (ready, False, 0) == (found.ready, found.suffices, found.promise.reviews)
     output = CliRunner().invoke(app, ["assess", str(out), "--task", "pos-intent"]).output
     assert said in output
-    assert "none has a confidence" in output
+    assert "of the random audit no local answer is judged (0 wait)" in output
 
 
 def test_the_command_says_it_in_words(tmp_path: Path):

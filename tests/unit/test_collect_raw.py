@@ -12,8 +12,9 @@ import pytest
 from convert import durable
 from convert.collect import database, raw, rows
 from convert.collect.raw import Entry, Writer
+from convert.collect.rows import Origin
 from convert.texts import normalised
-from tests.examples import EPOCH, feedback, opinion, prediction, tombstone
+from tests.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
 
 
 def entry(number: int) -> Entry:
@@ -21,7 +22,7 @@ def entry(number: int) -> Entry:
 
 
 def batch(number: int):
-    return rows.table([prediction(number), feedback(number)], EPOCH, number, 1)
+    return rows.table([prediction(number), feedback(number)], Origin(EPOCH, number, NOW), 1)
 
 
 def written(folder: Path, numbers: list[int]) -> list[Path]:
@@ -49,7 +50,7 @@ def test_the_same_work_makes_the_same_file(tmp_path: Path):
 def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
     """At a number of rows everything taken so far is on the disk; a segment is never divided."""
     writer = Writer(tmp_path)
-    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], EPOCH, 1, 1)
+    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], Origin(EPOCH, 1, NOW), 1)
     assert not writer.add(entry(1), [large])
     assert writer.add(entry(2), [large] * 100)
     assert [entry(1), entry(2)] == list(raw.entries(tmp_path))
@@ -81,8 +82,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
 def test_forgetting_keeps_the_rest(tmp_path: Path):
     """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
     writer = Writer(tmp_path)
-    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], EPOCH, 1, 1)
-    other = rows.table([prediction(1, site="site-2")], EPOCH, 1, 1)
+    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], Origin(EPOCH, 1, NOW), 1)
+    other = rows.table([prediction(1, site="site-2")], Origin(EPOCH, 1, NOW), 1)
     writer.add(entry(1), [mine, other])
     writer.close()
     (path,) = raw.files(tmp_path)
@@ -107,7 +108,7 @@ def test_a_record_keeps_all_it_says():
         kept={"because": "escalated", "share": 0.5},
     )
     said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
-    first, second, third = rows.table([made, said, opinion(1)], EPOCH, 7, 41).to_pylist()
+    first, second, third = rows.table([made, said, opinion(1)], Origin(EPOCH, 7, NOW), 41).to_pylist()
     wanted = {
         "type": "prediction",
         "epoch": EPOCH,
@@ -133,18 +134,44 @@ def test_a_record_keeps_all_it_says():
 
 def test_files_of_before_opinions_are_read(tmp_path: Path):
     """What was collected without the newest columns is joined, and forgotten, like everything else."""
-    old = rows.table([prediction(1), prediction(2)], EPOCH, 1, 1).to_pylist()
+    old = rows.table([prediction(1), prediction(2)], Origin(EPOCH, 1, NOW), 1).to_pylist()
     (tmp_path / "raw").mkdir()
-    columns = [name for name in rows.SCHEMA.names if name not in ("model", "why")]
+    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS]
     before = pa.Table.from_pylist(old, rows.SCHEMA).select(columns)
     raw.write(tmp_path / "raw" / "old.parquet", before, [])
-    raw.write(tmp_path / "raw" / "new.parquet", pa.Table.from_batches([rows.table([opinion(1)], EPOCH, 2, 1)]), [])
+    raw.write(
+        tmp_path / "raw" / "new.parquet",
+        pa.Table.from_batches([rows.table([opinion(1)], Origin(EPOCH, 2, NOW), 1)]),
+        [],
+    )
     with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
         found = connection.execute("SELECT type, model FROM records ORDER BY sequence, line").fetchall()
         assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
     assert [("prediction", None), ("prediction", None), ("opinion", "oracle-1")] == found
     assert 1 == raw.forget(tmp_path / "raw" / "old.parquet", {("site-1", "p-1")})
     assert rows.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
+
+
+def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
+    """The best of the local scores was the local answer; without scores it is unknown, and the confidence goes too."""
+    taught = {"route": "upstream", "model": "large-1", "output": "price"}
+    changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
+    records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
+    old = rows.table(records, Origin(EPOCH, 1, NOW), 1).to_pylist()
+    for row in old:  # what it wrote, whoever had given the output
+        row.update({"confidence": 0.75, "threshold": 0.8, "sure": True})
+    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS or name == "model"]
+    (tmp_path / "raw").mkdir()
+    raw.write(tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, rows.SCHEMA).select(columns), [])
+    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+        query = "SELECT local_answer, confidence, threshold, sure, teacher_answer FROM records ORDER BY line"
+        found = connection.execute(query).fetchall()
+    assert [
+        ("refund", 0.75, 0.8, True, None),
+        ("refund", 0.75, 0.8, True, "price"),
+        (None, None, None, False, "price"),
+        (None, None, None, False, None),
+    ] == found
 
 
 @pytest.mark.parametrize(

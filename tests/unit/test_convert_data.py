@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from convert import data
 from convert.data import Message, Row, Span, read_rows
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ManifestInvalid
-from tests.recipes import TEST, TRAIN, recipe_of, text_label
+from tests.recipes import CALIBRATION, TEST, TRAIN, recipe_of, text_label
+
+
+def labelled(source: str, by: str = "") -> str:
+    """Return a row that a machine labelled."""
+    return json.dumps({"text": f"by {source}", "label": "price", "label_source": source, "labeled_by": by}) + "\n"
 
 
 def test_each_format_is_read(tmp_path: Path):
@@ -25,6 +30,11 @@ def test_each_format_is_read(tmp_path: Path):
         ("text-label", {"text": "t", "label": "l", "synthetic": True}, Row("t", label="l", synthetic=True)),
         ("text-label", {"text": "t", "label": "l", "family": "f"}, Row("t", label="l", family="f")),
         ("prompt-completion", {"prompt": "p", "completion": "c", "family": 7}, Row("p", completion="c")),
+        (
+            "text-label",
+            {"text": "t", "label": "l", "label_source": "teacher", "labeled_by": "large-1"},
+            Row("t", label="l", label_source="teacher", labeled_by="large-1"),
+        ),
         (
             "messages",
             {"messages": turns},
@@ -53,6 +63,9 @@ def test_each_format_is_read(tmp_path: Path):
         ("text-label", '{"text": " ", "label": "x"}', "'text' must be text that is not empty"),
         ("text-label", '{"text": "t", "label": 3}', "'label' must be text"),
         ("text-label", '{"text": "t", "label": "x", "synthetic": "yes"}', "'synthetic' must be true or false"),
+        ("text-label", '{"text": "t", "label": "x", "label_source": "me"}', "'label_source' must be one of reviewed, "),
+        ("text-label", '{"text": "t", "label": "x", "label_source": ["model"]}', "'label_source' must be one of"),
+        ("text-label", '{"text": "t", "label": "x", "labeled_by": 3}', "'labeled_by' must be text of at most 128"),
         ("prompt-completion", '{"prompt": "p"}', "lacks 'completion'"),
         ("messages", '{"messages": "hi"}', "must be a list"),
         ("messages", '{"messages": [{"role": "user", "content": "u"}]}', "must end with"),
@@ -144,6 +157,13 @@ def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_
             "1 rows are synthetic; the test split takes none",
             "figures must be of real texts",
         ),
+        (
+            {"test": labelled("teacher", "large-1") + labelled("model", "pos-intent 1.0.0") + TEST},
+            "2 rows were labelled by a machine (1 by teacher large-1, 1 by model pos-intent 1.0.0);"
+            " the test split takes labels of people only",
+            "have people review them",
+        ),
+        ({"calibration": labelled("model") + CALIBRATION}, "the calibration split takes labels of people", "review"),
     ],
 )
 def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict[str, str], said: str, remedy: str):
@@ -221,3 +241,11 @@ def test_a_key_keeps_what_matters():
     assert Row("\uff21\uff22\uff23").key == Row("abc").key
     turns = (Message("user", "hi"), Message("assistant", "yes?"), Message("user", "go"), Message("assistant", "ok"))
     assert Row("go", messages=turns).key != Row("go").key
+
+
+def test_labels_are_counted_by_their_source(tmp_path: Path):
+    """What a machine labelled may train; a row that says nothing was imported, as were the files of before."""
+    train = TRAIN + labelled("teacher", "large-1") + labelled("reviewed", "anna")
+    summary = data.check(recipe_of(tmp_path, train=train))
+    assert {"reviewed": 1, "teacher": 1, "imported": 3} == summary.label_sources["train"]
+    assert {"imported": 2} == summary.label_sources["test"]

@@ -136,3 +136,11 @@ def test_numbers_are_said_as_people_read_them():
     assert [duration(3.21), duration(605)] == ["3.2 s", "10 min 05 s"]
     assert [number(461_000), number(0.000123456)] == ["461 000", "0.0001235"]
     assert interval(share(0.5, 0.1)) == "50.0 % (95 % interval 40.0 % to 60.0 %)"
+
+
+def test_the_report_says_who_labelled():
+    """Labels by their source, and the assumption about those that do not say."""
+    said = markdown(made(), ())
+    assert "| labels that people confirmed | 0 | 500 | 331 |" in said
+    assert "| labels of a large model | 200 | 0 | 0 |" in said
+    assert "do not say who labelled them (calibration). It is assumed that people did" in said

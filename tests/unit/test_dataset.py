@@ -106,9 +106,9 @@ def test_the_newest_is_the_test(tmp_path: Path):
 
 
 def test_only_the_audit_is_measured_on(tmp_path: Path):
-    """What people chose to look at says nothing of all answers: without an audit nothing is calibrated or tested on."""
+    """What people chose to look at says nothing of all answers: without an audit everything trains."""
     rows = made(tmp_path, everything(tmp_path))
-    assert {"train": 8, "calibration": 0, "test": 0} == {split: len(lines) for split, lines in rows.items()}
+    assert {"train": 10, "calibration": 0, "test": 0} == {split: len(lines) for split, lines in rows.items()}
 
 
 def test_a_row_carries_the_probability_with_which_it_was_drawn(tmp_path: Path):
@@ -225,6 +225,73 @@ def test_the_large_model_may_teach(tmp_path: Path):
     assert {TEXTS[0], TEXTS[3]} == set(texts(made(tmp_path, folder, "sure")))
 
 
+def test_each_row_says_who_labelled_it(tmp_path: Path):
+    """A person's confirmation or correction at the site or in Label Studio, the large model, or the bundle."""
+    large = {"route": "upstream", "model": "big-1", "output": "hours"}
+    folder = collected(
+        tmp_path,
+        [
+            *corrected(1, TEXTS[0]),
+            prediction(2, input=TEXTS[1]),
+            feedback(2, verdict="accept", value="", reviewer="label-studio:ben@shop"),
+            prediction(3, input=TEXTS[2], **large),
+            prediction(4, input=TEXTS[3]),
+            opinion(4),
+            prediction(5, input=TEXTS[4], sure=True),
+        ],
+    )
+
+    def sources(purpose: str) -> dict[str, tuple[str, str]]:
+        rows = made(tmp_path, folder, purpose)
+        return {
+            row["prediction_id"]: (row["label_source"], row["labeled_by"]) for split in rows.values() for row in split
+        }
+
+    people = {"p-1": ("corrected", "anna"), "p-2": ("reviewed", "label-studio:ben@shop")}
+    assert people == sources("reviewed")
+    assert {**people, "p-3": ("teacher", "big-1"), "p-4": ("teacher", "oracle-1")} == sources("opinions")
+    assert {**people, "p-5": ("model", f"pos-intent 1.0.0 {'ab' * 6}")} == sources("sure")
+    counted = report(tmp_path)["label_sources"]
+    assert {"corrected": 1, "reviewed": 1, "model": 1} == {s: n for each in counted.values() for s, n in each.items()}
+
+
+@pytest.mark.parametrize("purpose", ["sure", "opinions"])
+@pytest.mark.parametrize("by", ["time", "site"])
+def test_calibration_and_test_take_what_people_labelled(tmp_path: Path, purpose: str, by: Any):
+    """What a model labelled trains; where the test is, it is left out, and so is a text that people labelled."""
+
+    def text(number: int) -> str:
+        return " ".join(f"{number * prime:x}" for prime in (7919, 104729, 1299709, 15485863))
+
+    sites = []
+    for site in range(4):
+        numbers = range(1 + 9 * site, 10 + 9 * site)
+        people = [record for n in numbers[::3] for record in corrected(n, text(n), at=n % 9 + 1, **DRAWN)]
+        machine = [n for n in numbers if (n - 1) % 3]
+        when = {n: timestamp(NOW + 1000 * (n % 9 + 1)) for n in machine}
+        sure = [prediction(n, input=text(n), sure=True, at=when[n]) for n in machine]
+        sites.append([*people, *sure, *map(opinion, machine)])
+    rows = made(tmp_path, collected(tmp_path, *sites), purpose, by=by)
+    measured = [row["label_source"] for split in ("calibration", "test") for row in rows[split]]
+    assert {"corrected"} == set(measured)
+    assert all(rows.values())
+    assert {"teacher", "model"} & {row["label_source"] for row in rows["train"]}
+    counts = report(tmp_path)["left_out"]
+    assert 36 == sum(map(len, rows.values())) + sum(
+        counts[why] for why in ("duplicates", "leaking", "machine_labelled")
+    )
+
+
+def test_what_only_a_model_labelled_all_trains(tmp_path: Path):
+    """A task that begins with a large model has no calibration yet, and a split for people alone is refused by name."""
+    large = {"route": "upstream", "model": "big-1"}
+    folder = collected(tmp_path, [prediction(n, input=text, **large) for n, text in enumerate(TEXTS)])
+    rows = made(tmp_path, folder, "opinions")
+    assert {"train": 10, "calibration": 0, "test": 0} == {split: len(lines) for split, lines in rows.items()}
+    with pytest.raises(InvalidRequest, match="calibration and test take labels of people only"):
+        made(tmp_path, folder, "opinions", shares={"calibration": 0.5, "test": 0.5})
+
+
 def test_examples_of_an_older_collect_are_joined_anew(tmp_path: Path):
     """Without the columns of opinions nothing is guessed: it says to collect again."""
     folder = everything(tmp_path)
@@ -338,9 +405,10 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, draw
 
 # --- formats ----------------------------------------------------------------------------------------------------------
 
-RIGHT = Example("s", "p", "in", "out", "out", "accept")
-WRONG = Example("s", "p", "in", "out", "right", "corrected")
-BAD = Example("s", "p", "in", "out", None, "reject")
+BY_ANNA = ("corrected", "anna")
+RIGHT = Example("s", "p", "in", "out", "out", "accept", *BY_ANNA)
+WRONG = Example("s", "p", "in", "out", "right", "corrected", *BY_ANNA)
+BAD = Example("s", "p", "in", "out", None, "reject", *BY_ANNA)
 ASKED = [{"role": "user", "content": "in"}]
 
 
@@ -369,7 +437,7 @@ def said(content: str) -> list[dict[str, str]]:
 )
 def test_formats(form: formats.Format, example: Example, expected: list[dict[str, Any]]):
     """Each format has the keys that its reader wants, and says where the row came from."""
-    origin = {"site": "s", "prediction_id": "p"}
+    origin = {"site": "s", "prediction_id": "p", "label_source": "corrected", "labeled_by": "anna"}
     assert [{**row, **origin} for row in expected] == formats.rows_of(example, form)
 
 
@@ -409,7 +477,7 @@ def test_the_command_writes_a_folder_once(tmp_path: Path):
     """It says how many rows; what is there is replaced with --force only, and only if it is a dataset."""
     folder, out = everything(tmp_path), tmp_path / "out"
     code, output = invoke(folder, "--format", "messages", "--out", str(out), "--shares", "train=3,test=1")
-    assert (0, True) == (code, "train.jsonl: 7 rows" in output)
+    assert (0, True) == (code, "train.jsonl: 10 rows" in output)
     assert ["dataset.json", "test.jsonl", "train.jsonl"] == sorted(path.name for path in out.iterdir())
     assert 2 == invoke(folder, "--format", "messages", "--out", str(out))[0]
     assert 0 == invoke(folder, "--format", "text-label", "--out", str(out), "--force")[0]

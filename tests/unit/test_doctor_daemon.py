@@ -19,7 +19,7 @@ from edge_agent.doctor.uplink import Trouble, UplinkFacts
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import State
 from tests.doctor_cases import DAY, looked, only, place, told, verdicts
-from tests.fake_daemon import FakeDaemon
+from tests.fake_daemon import FakeDaemon, task_message
 
 NOW = 1_790_000_000.0
 ADMIN = "/run/edge-agent/admin.sock"
@@ -151,6 +151,25 @@ def test_a_task_without_a_confident_answer_is_worth_a_look(status_of):
     assert ("warning", True) == told(found, "confidence")
     assert daemon.admin.status.tasks[0].name == only(found, "confidence").about
     assert "Q4_K_M" in only(found, "confidence").seen
+
+
+def test_a_bundle_without_a_gate_is_a_note(status_of):
+    """doctor says which tasks have none and what that means; one with a gate, one without a threshold, and a daemon
+    that does not tell are not mentioned."""
+    daemon = FakeDaemon("127.0.0.1:0")
+    first, second, third = daemon.admin.status.tasks[0], task_message("gated"), task_message("bare")
+    first.threshold = second.threshold = 0.9
+    third.ClearField("threshold")
+    second.gate, third.gate = "ood_score", "none"
+    daemon.admin.status.tasks.extend([second, third])
+    assert "gate" not in verdicts(judged(status_of(daemon)))
+    daemon = FakeDaemon("127.0.0.1:0")
+    first.gate = "none"
+    daemon.admin.status.tasks[0].CopyFrom(first)
+    daemon.admin.status.tasks.extend([second, third])
+    found = judged(status_of(daemon))
+    assert ("note", True) == told(found, "gate")
+    assert f"without a gate: {first.name};" in only(found, "gate").seen
 
 
 def test_an_empty_daemon_is_worth_a_look(status_of):

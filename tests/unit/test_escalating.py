@@ -10,11 +10,13 @@ import structlog
 from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
 from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.routing.policy import Asked, Reason, Upstream
+from edge_agent.service import answers, kept
 from edge_agent.service.answers import NOT_ASKED, Finished
 from edge_agent.service.escalating import Around, Escalation, Input
 from edge_agent.service.upstream import Finish
+from edge_agent.v1 import inference_pb2 as pb
 from tests.eventually import turns
-from tests.unit.test_answers import finished
+from tests.unit.test_answers import AT_75, finished
 
 GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True)
 END = Finish("big-1", 10, 5, 0, complete=True)
@@ -95,6 +97,48 @@ async def test_what_fails_leaves_the_local_answer(answers, reason):
     given = await answer(says, UNSURE, HYBRID)
     assert ("local", reason, None) == (given.decision.route, given.decision.reason, given.said)
     assert [] == says.answers
+
+
+STRANGER = finished(
+    "classify",
+    calibration=AT_75 | {"gate": {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}},
+    scores=(0.0, 1.0, 0.0),
+    label_mass=0.01,
+)
+
+
+async def test_a_stranger_goes_to_the_large_model():
+    """In hybrid an answer that the gate holds up is escalated, however high its confidence; where that fails the local
+    answer stands, marked."""
+    asked = await answer(Says('{"label": "stock"}'), STRANGER, HYBRID)
+    assert ("stock", Reason.OUT_OF_DISTRIBUTION, 0.25) == (
+        asked.said.value,
+        asked.decision.reason,
+        asked.decision.p_value,
+    )
+    failed = await answer(Says(UpstreamFailed("no")), STRANGER, HYBRID)
+    assert ("local", True) == (failed.decision.route, failed.decision.below_threshold)
+    assert {"OUT_OF_DISTRIBUTION", "UPSTREAM_FAILED"} == set(failed.decision.degraded)
+
+
+async def test_in_shadow_the_gate_is_remembered():
+    """The large model's answer is given and not degraded; what the gate found of the input is kept with it."""
+    given = await answer(Says('{"label": "stock"}'), STRANGER, SHADOW)
+    decision = given.decision
+    assert (Reason.MODE_SHADOW, True, (), 0.25) == (
+        decision.reason,
+        decision.below_threshold,
+        decision.degraded,
+        decision.p_value,
+    )
+    message = pb.ClassifyResult()
+    answers.classify(message.classification, given, 0)
+    kept_of_it = kept.classified(given, message)
+    assert (("MODE_SHADOW", "OUT_OF_DISTRIBUTION"), "OUT_OF_DISTRIBUTION", False) == (
+        kept_of_it.reasons,
+        kept_of_it.held_up,
+        kept_of_it.sure,
+    )
 
 
 async def test_who_has_no_time_is_not_sent():

@@ -155,7 +155,7 @@ def test_an_answer_that_is_too_long_is_not_kept(writer):
 
 def test_one_answer_that_cannot_be_written_stops_no_other(writer):
     """An extraction whose output is no JSON, as a faulty runtime might give it."""
-    writer.keep(answered(1, manifest=manifest("visit"), output="{broken", scores=()))
+    writer.keep(answered(1, manifest=manifest("visit"), local_answer="{broken", scores=()))
     writer.keep(answered(2))
     assert result(writer.submit(lambda house: house.spool.find("p-2"))).task == "pos-intent"
     assert 1 == result(writer.submit(lambda house: house.spool.counters["dropped_failed"]))

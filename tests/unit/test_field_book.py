@@ -1,5 +1,7 @@
 """What is counted of answers and of what is said of them: once, by bundle and day, and bounded."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from edge_agent.field import tables
@@ -35,7 +37,7 @@ def sure(number: int, **changes):
 
 
 def shadowed(number: int, theirs: str, **changes):
-    return answered(number, manifest=calibrated(), output=theirs, **{**SHADOW, **changes})
+    return answered(number, manifest=calibrated(), teacher_answer=theirs, **{**SHADOW, **changes})
 
 
 def only(site: ASite):
@@ -58,6 +60,71 @@ def test_answers_are_counted_by_day_route_and_reason(site):
         **{"reason:SURE": 1, "reason:BELOW_THRESHOLD": 1},
     } == first
     assert {"answers": 1, "graded": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
+
+
+@pytest.mark.parametrize(
+    ("reason", "at_least"), [("OUT_OF_DISTRIBUTION", 0), ("BELOW_THRESHOLD", 80), ("BELOW_FLOOR", 80)]
+)
+def test_what_holds_an_answer_up_is_counted(site, reason, at_least):
+    """A day has how many answers each limit held up; no threshold lets an answer through that the gate holds up."""
+    scores = [("refund", 0.8), ("price", 0.2)]
+    held_up = {"scores": scores, "confidence": 0.8, "sure": False, "reasons": (reason,), "held_up": reason}
+    site.keep(sure(1), sure(2, **held_up), shadowed(3, "refund", **{**held_up, "reasons": ("MODE_SHADOW", reason)}))
+    (day,) = only(site).days.values()
+    assert {f"held_up:{reason}": 2} == {name: number for name, number in day.items() if name.startswith("held_up:")}
+    found = {each.hundredths: (each.answers, each.pairs) for each in only(site).confidences}
+    assert {95: (1, 0), at_least: (2, 1)} == found
+
+
+def test_a_word_on_a_stranger_changes_no_threshold(site):
+    """What people and the large model say of an answer that the gate held up counts at confidence 0, too."""
+    site.clock.draws = 0.0
+    reasons = ("MODE_SHADOW", "OUT_OF_DISTRIBUTION")
+    site.keep(shadowed(1, "price", reasons=reasons, sure=False, held_up="OUT_OF_DISTRIBUTION"))
+    prediction = {**WAYS, "reason": " ".join(reasons), "output": "price", "sure": False}
+    site.judge(judgement(1, **ACCEPT), prediction=kept(1, **prediction))
+    (found,) = only(site).confidences
+    assert (0, 1, 1, 1) == (found.hundredths, found.answers, found.pairs, found.reviewed)
+
+
+def gated(number: int, p_value: float):
+    gate = {"score": "label_mass", "held_up_max": 0.03, "scores": [each / 100 for each in range(400)]}
+    said = calibrated(gate=gate, coverage=1.0)
+    return answered(number, manifest=said, p_value=p_value, **SURE)
+
+
+def test_more_inputs_outside_the_gate_raise_an_alarm(site):
+    """Small p-values beyond what chance explains raise an alarm that says since when, and it ends when they do."""
+    site.keep(*(gated(each, (1 + each * 37 % 401) / 401) for each in range(400)))
+    assert [] == standing(site)
+    site.clock.wall += DAY
+    site.keep(*(gated(1000 + each, 1 / 401) for each in range(40)))
+    (alarm,) = site.house.book.standing()
+    assert "new_inputs" == alarm.alarm
+    began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
+    assert alarm.said.startswith(f"since {began} about ")
+    assert "40 of 40 have" in alarm.said
+    site.keep(*(gated(2000 + each, (1 + each * 37 % 401) / 401) for each in range(1200)))
+    assert [] == standing(site)
+
+
+def test_the_evidence_of_new_inputs_survives_a_restart(site):
+    """Two processes, one after the other, find what one would have found."""
+    site.keep(*(gated(each, 1 / 401) for each in range(4)))
+    site.reopen()
+    assert [] == standing(site)
+    site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
+    (alarm,) = site.house.book.standing()
+    assert "8 of 8 have" in alarm.said
+
+
+def test_a_task_may_have_a_level_of_its_own(tmp_path):
+    """A stricter level takes more evidence for the same alarm."""
+    site = ASite(tmp_path, new_inputs_level={"pos-intent": 1e-9})
+    site.keep(*(gated(each, 1 / 401) for each in range(8)))
+    assert [] == standing(site)
+    site.keep(*(gated(100 + each, 1 / 401) for each in range(40)))
+    assert ["new_inputs"] == standing(site)
 
 
 def test_an_answer_that_is_kept_twice_is_counted_once(site):
@@ -92,8 +159,10 @@ def test_records_are_compared_whatever_their_spelling(site):
     """Two records with the same fields agree; their values are kept nowhere."""
     same = {"manifest": manifest("visit"), "scores": (), "model": "large-1", "route": "upstream"}
     site.keep(
-        answered(1, output='{"DRUG": ["x"], "PATIENT": []}', ours='{"PATIENT": [], "DRUG": ["x"]}', **same),
-        answered(2, output='{"DRUG": ["Secretol"]}', ours='{"DRUG": []}', **same),
+        answered(
+            1, teacher_answer='{"DRUG": ["x"], "PATIENT": []}', local_answer='{"PATIENT": [], "DRUG": ["x"]}', **same
+        ),
+        answered(2, teacher_answer='{"DRUG": ["Secretol"]}', local_answer='{"DRUG": []}', **same),
     )
     (series,) = site.house.book.report("visit")
     assert [("escalated", "", 2, 1)] == [(e.source, e.label, e.pairs, e.agreed) for e in series.agreement]
@@ -209,7 +278,9 @@ def test_many_corrections_refute_the_promise(site):
 def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
     """Let people judge that many answers of the large model, before there was a small one."""
     for number in range(right + wrong):
-        site.keep(answered(number, manifest=manifest(), ours=None, confidence=None, route="upstream", scores=()))
+        site.keep(
+            answered(number, local_answer=None, teacher_answer="refund", confidence=None, route="upstream", scores=())
+        )
         site.house.book.judged(
             {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
             Said({"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True, drawn=True),
@@ -328,7 +399,7 @@ def test_an_alarm_of_drift_goes_away_when_it_is_as_before(site):
 @pytest.mark.parametrize(
     ("alarm", "change"),
     [
-        ("labels", {"scores": [("price", 0.95), ("refund", 0.05)], "output": "price"}),
+        ("labels", {"scores": [("price", 0.95), ("refund", 0.05)], "local_answer": "price"}),
         ("length", {"text": "refund " * 100}),
         ("novelty", {"reasons": ("SURE", "LABEL_MASS_UNUSUAL")}),
     ],

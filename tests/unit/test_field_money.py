@@ -30,14 +30,16 @@ def examples(site):
 
 def test_what_the_large_model_says_is_an_example(site):
     """Each of its answers can be learnt from; one from here cannot, though its label is counted."""
-    site.keep(answered(1, output="price", **UPSTREAM), answered(2), answered(3, output="price", **UPSTREAM))
+    site.keep(
+        answered(1, teacher_answer="price", **UPSTREAM), answered(2), answered(3, teacher_answer="price", **UPSTREAM)
+    )
     assert 2 == examples(site)
     assert (AtLabel("price", 2, 2), AtLabel("refund", 1, 0)) == only(site).labels
 
 
 def test_what_a_person_says_is_an_example_once(site):
     """The first word on an answer from here counts, under the label that is right; the large model's counts already."""
-    site.keep(answered(1), answered(2, output="price", **UPSTREAM))
+    site.keep(answered(1), answered(2, teacher_answer="price", **UPSTREAM))
     local = {"prediction_id": "p-1", "task": "pos-intent", "kind": "classify", "bundle": {"digest": only(site).digest}}
     rest = {"output": "refund", "input": "", "scores": [["refund", 0.75]], "confidence": 0.75, "sure": False}
     kept = {**local, **rest, "route": "local", "reason": "BELOW_THRESHOLD"}

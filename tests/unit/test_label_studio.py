@@ -137,14 +137,16 @@ def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
 )
 def test_what_an_annotation_says(said: str | None, more: dict, expected: tuple | None):
     """The model's answer accepts, another one corrects, skipped and empty ones say nothing."""
-    asked = label_studio.Asked("site-1", "p-1", "pos-intent", "text", "refund", 0.5, "1.0.0 abc")
+    asked = label_studio.Asked("site-1", "p-1", "pos-intent", "text", "refund", "refund", 0.5, "1.0.0 abc")
     found = label_studio.feedback_of(answered([label_studio.task_of(asked, choices=True)], said, **more))
     assert [expected] * bool(expected) == [(each.verdict, each.value, each.reviewer) for each in found]
 
 
 def test_edited_text_comes_back():
     """For records and texts the annotation holds a text area."""
-    asked = label_studio.Asked("site-1", "p-1", "orders", "two flat whites", '{"count": 1}', None, "1.0.0 abc")
+    asked = label_studio.Asked(
+        "site-1", "p-1", "orders", "two flat whites", '{"count": 1}', '{"count": 1}', None, "1.0.0 abc"
+    )
     task = label_studio.task_of(asked, choices=False)
     result = [{"from_name": "answer", "type": "textarea", "value": {"text": ['{"count": 2}']}}]
     (found,) = label_studio.feedback_of(answered([task], "", result=result))
@@ -179,3 +181,21 @@ def test_there_and_back_by_command(tmp_path: Path):
     where = ("--keys", tmp_path / "keys", "--out", centre.out)
     assert "3 reviewed (3 corrected" in run("collect", *where, "--label-studio", export)
     assert 2 == CliRunner().invoke(app, list(map(str, ("collect", *where)))).exit_code
+
+
+def test_each_model_is_shown_with_its_own_answer():
+    """The large model's answer, which was given, comes first and has no score; the score is the local answer's."""
+    both = label_studio.Asked(
+        "site-1", "p-1", "pos-intent", "text", "price", "refund", 0.9, "1.0.0 abc", "price", "large-1"
+    )
+    first, second = label_studio.task_of(both, choices=True)["predictions"]
+    assert ("large-1", ["price"], None) == (
+        first["model_version"],
+        first["result"][0]["value"]["choices"],
+        first.get("score"),
+    )
+    assert ("1.0.0 abc", ["refund"], 0.9) == (
+        second["model_version"],
+        second["result"][0]["value"]["choices"],
+        second["score"],
+    )

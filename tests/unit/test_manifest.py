@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -55,6 +56,54 @@ def test_the_digest_is_that_of_the_stored_bytes() -> None:
     assert parse(compact) == parse(spaced)
     assert hashlib.sha256(compact).hexdigest() == manifest.digest_of(compact)
     assert manifest.digest_of(compact) != manifest.digest_of(spaced)
+
+
+CALIBRATED = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.3, "target_risk": 0.05, "delta": 0.1},
+    **{"n": 100, "bound": 0.05, "coverage": 0.9},
+}
+GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}
+ONNX = {"runtime": "onnx", "artifacts": [artifact(), artifact("tokenizer", "t.json")]}
+
+
+def test_a_gate_of_any_size_comes_back() -> None:
+    """As many held-out scores as there may be take far less than a manifest may have, and one more is refused."""
+    scores = [struct.unpack("<f", struct.pack("<f", 400 + place / 7))[0] for place in range(4096)]
+    gate = {**GATE, "score": "ood_score", "held_up_max": 0.03, "scores": scores}
+    first = parsed(**ONNX, confidence={**CALIBRATED, "floor": 0.5, "gate": gate})
+    assert first == parse(encode(first))
+    assert len(encode(first)) < 200_000
+    assert ("ood_score", 0.5) == (first.gate_name, first.confidence.confidence_min)  # type: ignore[union-attr]
+    assert "confidence.threshold.gate.scores" in refusal(
+        **ONNX, confidence={**CALIBRATED, "gate": {**gate, "scores": [*scores, scores[-1]]}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"confidence": {"gate": {**GATE, "scores": [1.0, 0.5, 2.0]}}}, "'scores' must rise"),
+        ({"confidence": {"gate": {**GATE, "scores": [0.5, 1.0]}}}, "it needs 3 at least"),
+        ({"confidence": {"gate": {**GATE, "scores": []}}}, "gate.scores"),
+        ({"confidence": {"gate": {**GATE, "held_up_max": 0.0}}}, "gate.held_up_max"),
+        ({"confidence": {"gate": {**GATE, "held_up_max": 1.0}}}, "gate.held_up_max"),
+        ({"confidence": {"gate": {**GATE, "score": "ood_score"}}}, "needs the score 'label_mass'"),
+        ({"confidence": {"gate": GATE}, **ONNX}, "needs the score 'ood_score'"),
+        ({"confidence": {"gate": GATE}, "task": {"kind": "extract", "labels": []}}, "extract on echo has no score"),
+        ({"confidence": {"floor": 1.5}}, "floor"),
+    ],
+)
+def test_a_gate_that_cannot_work_is_refused(more: dict[str, Any], said: str) -> None:
+    """Scores rise and are enough for the share, and the runtime has the score."""
+    assert said in refusal(**merged({"confidence": CALIBRATED}, more))
+
+
+@pytest.mark.parametrize("policy", [CALIBRATED, {"policy": "always_escalate"}])
+def test_a_manifest_without_a_gate_is_written_as_before(policy: dict[str, Any]) -> None:
+    """No gate and no floor are written where there are none: agents before them refuse keys that they do not know."""
+    first = parsed(confidence=policy)
+    assert set() == {"gate", "floor"} & json.loads(encode(first))["confidence"].keys()
+    assert ("none", first) == (first.gate_name, parse(encode(first)))
 
 
 @pytest.mark.parametrize("schema", ["edge-agent/bundle/v2", "", None, 1, ["edge-agent/bundle/v1"]])

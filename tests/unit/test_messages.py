@@ -51,6 +51,7 @@ def test_a_task_is_described_whole():
         signed=False,
         threshold=0.75,
         mode=task_pb2.MODE_HYBRID,
+        gate="none",
     )
     assert expected == messages.task_message(installed, "hybrid", ready=True)
 
@@ -106,6 +107,7 @@ def test_a_bundle_is_described_whole():
         runtime="echo",
         active=True,
         size_bytes=12,
+        gate="none",
     )
     expected.install_time.FromMilliseconds(1_700_000_000_250)
     assert expected == messages.bundle_message(installed, active=True, previous=False)

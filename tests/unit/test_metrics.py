@@ -46,9 +46,9 @@ def test_tasks_are_bounded():
     """However many tasks come and go, only so many are told apart."""
     counts = Counts()
     for number in range(TASKS_MAX + 5):
-        counts.of(f"task-{number}").below += 1
+        counts.of(f"task-{number}").held_up["BELOW_THRESHOLD"] += 1
     assert TASKS_MAX + 1 == len(counts.tasks)
-    assert 5 == counts.tasks[OTHER].below
+    assert 5 == counts.tasks[OTHER].held_up["BELOW_THRESHOLD"]
 
 
 @pytest.mark.parametrize(

@@ -160,18 +160,18 @@ def test_a_parameter_that_is_not_known_is_refused_by_name(kind: str, given_: Any
 
 
 def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
-    """All where none is named; an unknown one is refused, and one with parameters, too."""
+    """The usual ones where none is named; an unknown one is refused, and one with parameters, too."""
     known = tensors.OUTPUTS["classify"]
     made = pb.ModelInferRequest(outputs=[{"name": "scores"}, {"name": "label"}])
-    assert ["scores", "label"] == asking.wanted(made, known)
-    assert list(known) == asking.wanted(pb.ModelInferRequest(), known)
+    assert ["scores", "label"] == asking.wanted(made, known, known)
+    assert ["label"] == asking.wanted(pb.ModelInferRequest(), known, ["label"])
     for outputs, said in (
         ([{"name": "label"}, {"name": "label"}], "an output is asked for twice"),
         ([{"name": "logits"}], "output 'logits' is none of this model; known are: label, "),
         ([{"name": "label", "parameters": {"classification": {"int64_param": 2}}}], "'classification' is none that"),
     ):
         with pytest.raises(InvalidRequest, match=said):
-            asking.wanted(pb.ModelInferRequest(outputs=outputs), known)
+            asking.wanted(pb.ModelInferRequest(outputs=outputs), known, known)
 
 
 @pytest.mark.parametrize(("said", "number"), [("", None), ("1", 1), ("1002003", 1002003), ("007", 7)])

@@ -134,7 +134,18 @@ def test_metadata_and_configuration_name_the_same_tensors(tmp_path: Path) -> Non
     assert (64, False) == (config.max_batch_size, config.model_transaction_policy.decoupled)
     said = {name: value.string_value for name, value in config.parameters.items()}
     assert list(LABELS) == json.loads(said.pop("labels"))
-    assert {"kind": "classify", "version": "1.2.0", "digest": bundle.digest, "mode": "hybrid"} == said
+    assert {"kind": "classify", "version": "1.2.0", "digest": bundle.digest, "mode": "hybrid", "gate": "none"} == said
+
+
+@pytest.mark.parametrize("kind", ["classify", "extract", "embed", "generate"])
+def test_a_bundle_without_a_gate_has_the_outputs_of_before(tmp_path: Path, kind: str) -> None:
+    """A p-value that is not there would be no number, which perf_analyzer cannot write; a gated bundle has it last."""
+    outputs = [each.name for each in models.metadata(installed(tmp_path / "b", kind=kind)).outputs]
+    assert "p_value" not in outputs
+    gate = {"score": "label_mass", "held_up_max": 0.5, "scores": [0.5]}
+    if kind == "classify":
+        gated = installed(tmp_path / "c", confidence={"gate": gate})
+        assert [*outputs, "p_value"] == [each.name for each in models.metadata(gated).outputs]
 
 
 def test_a_generation_is_decoupled_and_has_no_batch(tmp_path: Path) -> None:

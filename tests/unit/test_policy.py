@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from edge_agent.formats.gate import Gate
 from edge_agent.formats.manifest import AlwaysEscalate, Novelty, Threshold
 from edge_agent.routing.policy import (
     BLOCKS,
@@ -90,17 +91,22 @@ LOW, ANY = (0.0, JUST_BELOW), (0.0, 0.8, 1.0)
 UNSURE, WITHOUT = Reason.BELOW_THRESHOLD, Reason.UPSTREAM_NOT_CONFIGURED
 
 
+def unsure(route, reason, threshold, degraded=()):
+    """Return the decision on an answer that is below its threshold."""
+    return Decision(route, reason, threshold, True, degraded, held_up=UNSURE)
+
+
 @pytest.mark.parametrize(
     ("confidences", "calibration", "wish", "expected"),
     [
         *[((0.8, 0.9, 1.0), CALIBRATED, wish, Decision("local", Reason.SURE, 0.8)) for wish in WISHES],
-        (LOW, CALIBRATED, "as_mode", Decision("local", UNSURE, 0.8, True)),
-        (LOW, CALIBRATED, "answer", Decision("local", UNSURE, 0.8, True)),
-        (LOW, CALIBRATED, "abstain", Decision("abstained", UNSURE, 0.8, True)),
-        (LOW, CALIBRATED, "escalate", Decision("local", WITHOUT, 0.8, True, NO_UPSTREAM)),
-        (ANY, NONE, "answer", Decision("local", UNSURE, None, True)),
-        (ANY, NONE, "abstain", Decision("abstained", UNSURE, None, True)),
-        (ANY, NONE, "escalate", Decision("local", WITHOUT, None, True, NO_UPSTREAM)),
+        (LOW, CALIBRATED, "as_mode", unsure("local", UNSURE, 0.8)),
+        (LOW, CALIBRATED, "answer", unsure("local", UNSURE, 0.8)),
+        (LOW, CALIBRATED, "abstain", unsure("abstained", UNSURE, 0.8)),
+        (LOW, CALIBRATED, "escalate", unsure("local", WITHOUT, 0.8, NO_UPSTREAM)),
+        (ANY, NONE, "answer", unsure("local", UNSURE, None)),
+        (ANY, NONE, "abstain", unsure("abstained", UNSURE, None)),
+        (ANY, NONE, "escalate", unsure("local", WITHOUT, None, NO_UPSTREAM)),
     ],
 )
 def test_without_a_large_model(confidences, calibration, wish, expected):
@@ -151,7 +157,7 @@ def test_an_answer_whose_score_varies_is_never_confident(confidence):
     """Where scores depend on what else is computed no threshold holds, whatever the confidence: the answer says so, is
     withheld from callers who want none that is unsure, and a large model is asked."""
     varying, named = Seen(10, scores_vary=True), (Reason.SCORES_VARY,)
-    expected = Decision("local", Reason.SCORES_VARY, None, True, named)
+    expected = Decision("local", Reason.SCORES_VARY, None, True, named, held_up=Reason.SCORES_VARY)
     assert expected == decide(confidence, CALIBRATED, Asked(), varying)
     assert replace(expected, route="abstained") == decide(confidence, CALIBRATED, Asked(wish="abstain"), varying)
     assert replace(expected, route="upstream") == decide(
@@ -168,6 +174,59 @@ def test_what_nobody_measured_is_not_unusual():
     """Without limits in the bundle, or without figures of the input, nothing is marked."""
     assert () == decide(0.9, CALIBRATED, Asked(), Seen(0, 0.0)).degraded
     assert () == decide(0.9, CALIBRATED.model_copy(update={"novelty": USUAL}), Asked()).degraded
+
+
+GATE = Gate(score="ood_score", held_up_max=0.25, scores=(1.0, 2.0, 3.0))
+GATED = CALIBRATED.model_copy(update={"gate": GATE, "floor": 0.9})
+
+
+@pytest.mark.parametrize("score", [3.5, math.inf, math.nan, None])
+@pytest.mark.parametrize("confidence", [0.0, 0.8, 1.0])
+def test_an_answer_to_a_stranger_is_never_confident(confidence, score):
+    """What the gate holds up is not confident, whatever the confidence; the answer says so and carries the p-value. A
+    score that is not a number, or not there, counts as the strangest."""
+    seen, named = Seen(10, ood_score=score), ("OUT_OF_DISTRIBUTION",)
+    outside = Reason.OUT_OF_DISTRIBUTION
+    expected = Decision("local", outside, 0.9, True, named, held_up=outside, p_value=0.25)
+    assert expected == decide(confidence, GATED, Asked(), seen)
+    assert replace(expected, route="abstained") == decide(confidence, GATED, Asked(wish="abstain"), seen)
+    assert replace(expected, route="upstream") == decide(confidence, GATED, Asked("hybrid", "as_mode", None), seen)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "held_up"),
+    [(0.79, Reason.BELOW_THRESHOLD), (0.8, Reason.BELOW_FLOOR), (0.89, Reason.BELOW_FLOOR), (0.9, None), (1.0, None)],
+)
+def test_threshold_and_floor_are_both_in_force(confidence, held_up):
+    """An answer needs the larger one of the two, which it carries as its threshold; the reason says which it missed."""
+    decision = decide(confidence, GATED, Asked(), Seen(10, ood_score=1.0))
+    assert (held_up, held_up is not None, 0.9) == (decision.held_up, decision.below_threshold, decision.threshold)
+    assert (held_up or Reason.SURE, 1.0) == (decision.reason, decision.p_value)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.79, 0.8, 0.89, 0.9, 1.0, math.nan])
+@pytest.mark.parametrize("score", [0.0, 1.0, 2.5, 3.0, 3.1, math.inf, math.nan])
+def test_what_is_confident_here_is_what_the_threshold_was_proved_for(confidence, score):
+    """The agent and the conversion toolkit agree on every answer."""
+    decision = decide(confidence, GATED, Asked(), Seen(10, ood_score=score))
+    assert GATED.is_confident(confidence, score) is not decision.below_threshold
+
+
+def test_without_a_threshold_a_stranger_is_still_marked():
+    """A bundle that proves nothing has no confident answer; a gate of its own says which inputs are strangers."""
+    bare = AlwaysEscalate(gate=GATE)
+    assert Reason.BELOW_THRESHOLD is decide(1.0, bare, Asked(), Seen(10, ood_score=2.0)).reason
+    stranger = decide(1.0, bare, Asked(), Seen(10, ood_score=4.0))
+    assert (Reason.OUT_OF_DISTRIBUTION, ("OUT_OF_DISTRIBUTION",)) == (stranger.reason, stranger.degraded)
+
+
+def test_an_old_bundle_has_neither_gate_nor_floor():
+    """Without a gate there is no p-value, and a score changes nothing."""
+    assert decide(0.8, CALIBRATED, Asked(), Seen(10)) == decide(0.8, CALIBRATED, Asked(), Seen(10, ood_score=1e9))
+    assert (Reason.SURE, None) == (
+        decide(0.8, CALIBRATED, Asked(), Seen(10)).reason,
+        decide(0.8, NONE, Asked()).p_value,
+    )
 
 
 GOOD = Upstream(configured=True, allowed=True, online=True, affordable=True, free=True, seconds_expected=0.5)

@@ -252,7 +252,7 @@ def test_opinions_follow_their_segment(site):
 )
 def test_an_opinion_is_redacted(site, task, record, said, kept):
     """Placeholders stay what they are, values get new ones, and fields stand as in the answer."""
-    keep(site, 1, manifest=manifest(task), text="from anna@example.org", output=record, scores=())
+    keep(site, 1, manifest=manifest(task), text="from anna@example.org", local_answer=record, scores=())
     opine(site, said, task)
     ((written,),) = site.house.spool.db.rows("SELECT record FROM opinions")
     assert kept == parse(written).value

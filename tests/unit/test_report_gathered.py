@@ -1,5 +1,6 @@
 """From what the daemon counts to the figures of a report."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -54,6 +55,15 @@ def only(*known, wanted=Wanted(), **said):  # noqa: B008 - a frozen value
     """Return the figures of the only task."""
     (found,) = gathered(told(*known, **said), wanted)
     return found
+
+
+def test_a_day_has_what_held_its_answers_up():
+    """By reason, and added up over the days that a report is about; the task has its gate."""
+    counts = {"answers": 9, "graded": 9, "sure": 4, "held_up:BELOW_THRESHOLD": 2, "held_up:OUT_OF_DISTRIBUTION": 3}
+    days = (FieldDay("2026-11-24", counts, NOTHING), FieldDay("2026-11-25", counts, NOTHING))
+    found = only(series(days=days), tasks=(replace(TASK, gate="ood_score"),))
+    assert {"BELOW_THRESHOLD": 2, "OUT_OF_DISTRIBUTION": 3} == found.days[0].held_up
+    assert ({"BELOW_THRESHOLD": 4, "OUT_OF_DISTRIBUTION": 6}, "ood_score") == (found.held_up, found.gate)
 
 
 def test_a_day_has_its_routes_its_sure_ones_and_what_was_in_the_way():

@@ -10,7 +10,7 @@ from edge_agent.report.document import SCHEMA, document
 from edge_agent.report.figures import Compared, Confident, Label
 from edge_agent.report.framework import Wish
 from edge_agent.report.judgement import judge
-from edge_agent.report.page import About, headline, page
+from edge_agent.report.page import About, headline, page, tiles
 from edge_agent.report.style import CSS
 from edge_agent.report.words import amount, count, counted, interval, milliseconds, percent
 from tests.report_figures import ABOUT, BEGUN, HYBRID, LITTLE, SHADOW, STATES, Outline, confident, day, figures
@@ -62,6 +62,24 @@ def test_the_first_lines_say_what_a_manager_asks():
     before = said[: said.index("Should this task have a small model?")]
     for wanted in ("Next: hybrid", "shadow: now", "hybrid: next", "86 %", "92 %", "0.51 EUR", "2\u202f004", "Saved"):
         assert wanted in before
+
+
+@pytest.mark.parametrize(
+    ("gate", "held_up", "expected"),
+    [
+        ("ood_score", {"BELOW_THRESHOLD": 6, "BELOW_FLOOR": 1, "OUT_OF_DISTRIBUTION": 3},
+         ("10 %", "6 below the threshold; 1 below the floor; 3 out of distribution")),
+        ("ood_score", {}, ("10 %", "of 100 answers")),
+        ("none", {"BELOW_THRESHOLD": 10},
+         ("10 %", "10 below the threshold; no gate: an input unlike the training data can get a confident answer")),
+        ("", {"BELOW_THRESHOLD": 10}, ("10 %", "10 below the threshold")),
+    ],
+)  # fmt: skip
+def test_the_report_says_what_held_answers_up(gate, held_up, expected):
+    """The share of answers that were not confident, what each limit held up, and what it means to have no gate."""
+    task = figures(days=(day(answers={"local": 100}, sure=90, unsure=10, held_up=held_up),), gate=gate)
+    (found,) = [(number, rests) for what, number, rests in tiles(judge(task)) if what == "Not confident"]
+    assert expected == found
 
 
 def test_hostile_names_are_only_letters():

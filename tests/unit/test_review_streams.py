@@ -25,7 +25,7 @@ def drawing(tmp_path, *draws: float, **settings) -> ASite:
 
 
 def labelled(number: int, label: str = "a", **changes):
-    return answered(number, manifest=WIDE, output=label, scores=[(label, 0.75)], **changes)
+    return answered(number, manifest=WIDE, local_answer=label, scores=[(label, 0.75)], **changes)
 
 
 def streams(site: ASite) -> dict[str, str]:
@@ -47,7 +47,11 @@ def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
     """Of sure and unsure, local and escalated answers about the same share is drawn: the one of agent.yaml."""
     site = drawing(tmp_path, 0.0, review_shares={"pos-intent": 0.2})
     site.house.spool.streams._drawn = random.Random(seed).random
-    kinds = {"sure": {"sure": True, "confidence": 0.99}, "unsure": {}, "upstream": {"route": "upstream", "model": "m"}}
+    kinds = {
+        "sure": {"sure": True, "confidence": 0.99},
+        "unsure": {},
+        "upstream": {"route": "upstream", "model": "m", "teacher_answer": "price"},
+    }
     drawn = Counter()
     for batch, (kind, changes) in enumerate(kinds.items()):
         site.keep(*(answered(1000 * batch + number, **changes) for number in range(1000)))

@@ -15,9 +15,9 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import Reviewed
 from edge_agent.examples.review_streams import Place
 from edge_agent.formats import example
-from edge_agent.routing.policy import Asked
+from edge_agent.routing.policy import Asked, Decision, Reason
 from edge_agent.service import answers, kept, reviews
-from edge_agent.service.answers import Finished
+from edge_agent.service.answers import Finished, Said
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import feedback_pb2, task_pb2
 from edge_agent.v1 import inference_pb2 as pb
@@ -153,3 +153,64 @@ def test_a_generation_is_kept_as_its_text():
     """It has no confidence."""
     said = kept.generated(finished("talk", Done(job_id="p-1")), "Hello")
     assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
+
+
+def test_both_answers_are_kept_apart():
+    """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
+    done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    done = done._replace(decision=Decision("upstream", Reason.MODE_SHADOW), said=Said("refund", "large-1", 9.0))
+    result = pb.ClassifyResult()
+    answers.classify(result.classification, done, top_k=1)
+    said = kept.classified(done, result)
+    assert ("price", 0.75, "refund", "large-1") == (
+        said.local_answer,
+        said.confidence,
+        said.teacher_answer,
+        said.model,
+    )
+    assert "refund" == said.output
+
+
+def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
+    """A withheld record is the local answer; a record of the large model alone has none beside it."""
+    withheld = finished("visit", Done(job_id="p-1", confidence=0.1))
+    withheld = withheld._replace(decision=answers.judge(withheld, Asked(wish="abstain")))
+    result = pb.ExtractResult()
+    answers.extract(result.extraction, withheld)
+    assert ("", {"PATIENT": [], "DRUG": []}) == (
+        result.extraction.json,
+        json.loads(kept.extracted(withheld, result).local_answer or ""),
+    )
+    alone = withheld._replace(
+        answer=answers.NOT_ASKED, decision=Decision("upstream", Reason.MODE_BOOTSTRAP), said=Said("{}", "large-1", 9.0)
+    )
+    said = kept.extracted(alone, pb.ExtractResult())
+    assert (None, "{}", None) == (said.local_answer, said.teacher_answer, said.confidence)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_reviewer_sees_both_answers(old):
+    """What was given is judged; the confidence belongs to the local answer, whichever version kept the record."""
+    record = plain(prediction(route="upstream", model="large-1", output="price"))
+    if old:  # as version 0.1 wrote it: the local model's grades beside the large model's output
+        local = record.pop("local")
+        record |= {name: value for name, value in local.items() if name != "answer"}
+    message = reviews.prediction(Reviewed(record, reviewed=False), manifest())
+    assert ("price", "refund", "price", "large-1") == (
+        message.output,
+        message.local_answer,
+        message.teacher_answer,
+        message.teacher_model,
+    )
+    assert (0.75, 0.8, "refund") == (message.confidence.value, message.confidence.threshold, message.scores[0].label)
+
+
+def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
+    """Version 0.1 kept the confidence of a record that it escalated, and not the record: there is neither."""
+    record = plain(prediction(kind="extract", route="upstream", model="large-1", output="{}", scores=[]))
+    message = reviews.prediction(Reviewed(record, reviewed=False), manifest("visit"))
+    assert ("{}", False, False) == (
+        message.teacher_answer,
+        message.HasField("local_answer"),
+        message.HasField("confidence"),
+    )

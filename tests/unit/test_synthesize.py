@@ -61,6 +61,7 @@ def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
     assert (12, 3, 300, "") == (len(found.rows), found.requests, found.tokens, found.stopped)
     assert ["refund"] * 5 + ["price"] * 5 + ["other"] * 2 == [row["label"] for row in found.rows]
     assert all(row["synthetic"] is True and row["model"] == "big" for row in found.rows)
+    assert {("teacher", "big")} == {(row["label_source"], row["labeled_by"]) for row in found.rows}
     lines = "".join(map(synthesize.line, found.rows))
     trained = data.rows(recipe_of(tmp_path, train=lines), "train")
     assert {"big"} == {row.model for row in trained}

@@ -50,6 +50,14 @@ def prediction(**changed: object) -> Prediction:
     return Prediction(**{**plain, **changed})  # type: ignore[arg-type]
 
 
+def test_the_desk_keeps_two_answers_apart():
+    """Where the large model answered, its name stands beside its answer, and the confidence beside the local one."""
+    item = desk.item(prediction(teacher_answer="refund", teacher_model="large-1", local_answer="price"))
+    assert ("refund", "large-1", "price") == (item.output, item.teacher_model, item.local_answer)
+    alone = desk.item(prediction(local_answer="refund"))
+    assert ("", "") == (alone.teacher_model, alone.local_answer)
+
+
 @pytest.mark.parametrize(
     ("address", "names", "expected"),
     [

@@ -51,7 +51,8 @@ class _Bundle:
     tokenizer: tokenizers.Tokenizer
     tokenizer_path: str
     tokenizer_bytes: int
-    output: str
+    outputs: tuple[str, ...]
+    """That of the answer, and then that of the gate, if there is one."""
     rows_max: int
 
 
@@ -105,9 +106,9 @@ class OnnxRuntime:
         self._claim({path: size}, manifest.task.limits.input_tokens_max)
         tokenizer = next(same, None) or _opened(path)
         encoding = tokenizer.encode(_WARM_TEXT)
-        output = onnx_outputs.output_for(manifest.task.kind, self._opened_session.outputs)
-        rows_max = self._proven(manifest, output, (encoding.ids, encoding.type_ids))
-        self._bundles[digest] = _Bundle(manifest, tokenizer, path, size, output, rows_max)
+        outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
+        rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
+        self._bundles[digest] = _Bundle(manifest, tokenizer, path, size, outputs, rows_max)
 
     def _claim(self, tokenizer: Mapping[str, int], input_tokens_max: int) -> None:
         """Raise MemoryShort unless there is as much for what a bundle adds."""
@@ -203,36 +204,39 @@ class OnnxRuntime:
         del self._running[job.run.job_id]
         return True
 
-    def _proven(self, manifest: Manifest, output: str, warm: Row) -> int:
+    def _proven(self, manifest: Manifest, outputs: tuple[str, ...], warm: Row) -> int:
         """Return how many inputs may be computed together. Raises ModelLoadFailed if the model does not compute."""
-        alone = self._probe(output, warm)
+        alone, *score = self._probe(outputs, warm)
         onnx_outputs.check_row(manifest.task, alone)
+        for each in score:
+            onnx_outputs.check_ood_score(each)
         limit = manifest.task.limits.input_tokens_max
-        self._probe(output, _stretched(warm, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
+        self._probe(outputs, _stretched(warm, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
         if manifest.task.kind == "classify":
             return 1
         tolerance = 0.0 if manifest.task.kind in SCORED_KINDS else NEIGHBOUR_TOLERANCE
         lengths = {min(limit, int(share * len(warm[0]))) for share in _PROBE_LENGTHS}
         try:
-            return ROWS_MAX if self._independent(output, [_turned(warm, each) for each in lengths], tolerance) else 1
+            return ROWS_MAX if self._independent(outputs, [_turned(warm, each) for each in lengths], tolerance) else 1
         except ModelFailed:  # exported with a fixed batch of 1
             return 1
 
-    def _independent(self, output: str, rows: list[Row], tolerance: float) -> bool:
+    def _independent(self, outputs: tuple[str, ...], rows: list[Row], tolerance: float) -> bool:
         """Tell whether inputs of several lengths have the same outputs alone, in pairs and all together."""
         run = self._opened_session.run
-        alone = [run(output, [row])[0] for row in rows]
+        alone = [run(outputs, [row])[0] for row in rows]
         batches = [rows, [*rows, *rows][:ROWS_MAX], *([row, rows[-1 - place]] for place, row in enumerate(rows))]
         known = {id(row): values for row, values in zip(rows, alone, strict=True)}
         return all(
-            np.allclose(known[id(row)], values, rtol=0.0, atol=tolerance)
+            np.allclose(one, other, rtol=tolerance if other.ndim == 0 else 0.0, atol=tolerance)  # 0: the gate's score
             for batch in batches
-            for row, values in zip(batch, run(output, batch), strict=True)
+            for row, values in zip(batch, run(outputs, batch), strict=True)
+            for one, other in zip(known[id(row)], values, strict=True)
         )
 
-    def _probe(self, output: str, row: Row, more: str = "") -> Floats:
+    def _probe(self, outputs: tuple[str, ...], row: Row, more: str = "") -> tuple[Floats, ...]:
         try:
-            return self._opened_session.run(output, [row])[0]
+            return self._opened_session.run(outputs, [row])[0]
         except ModelFailed as error:
             if error.metadata.get("memory_short") == "True":
                 raise MemoryError from None  # the process ends, and its parent says how much it was allowed
@@ -243,7 +247,7 @@ def _computed(session: OnnxSession, bundle: _Bundle, batch: list[_Job]) -> _Batc
     """Compute a batch; if that fails, each job alone, so that a bad one fails nobody else. Runs on a worker."""
     started = time.perf_counter()
     try:
-        rows = session.run(bundle.output, [job.row for job in batch])
+        rows = session.run(bundle.outputs, [job.row for job in batch])
     except ModelFailed as error:
         if len(batch) == 1:
             return [(batch[0], failed(batch[0].run.job_id, error))]
@@ -289,11 +293,14 @@ def _stretched(row: Row, length: int) -> Row:
     return (list(row[0]) * times)[:length], (list(row[1]) * times)[:length]
 
 
-def _answer(manifest: Manifest, job: _Job, row: Floats, elapsed_ms: float) -> Event:
+def _answer(manifest: Manifest, job: _Job, outputs: tuple[Floats, ...], elapsed_ms: float) -> Event:
+    row = outputs[0]
     if not onnx_outputs.finite(row):
         return failed(job.run.job_id, ModelFailed("the model computes values that are not finite for this input"))
     task, temperature = manifest.task, manifest.confidence.temperature
     done = Done(job_id=job.run.job_id, input_tokens=len(job.row[0]), prefill_ms=elapsed_ms)
+    if len(outputs) > 1:
+        done.ood_score = outputs[1].item()
     if task.kind == "classify":
         done.scores = onnx_outputs.label_probabilities(row, temperature)
     elif task.kind == "extract":

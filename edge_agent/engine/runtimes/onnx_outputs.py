@@ -6,7 +6,7 @@ A row is what the model gave for one input, padding cut off: [outputs], or [toke
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from edge_agent.engine.protocol import Found
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats import gate
+from edge_agent.formats.manifest import Manifest, Task
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +39,41 @@ class Word:
 def output_for(kind: str, names: Sequence[str]) -> str:
     """Return the output of a model that answers a task kind."""
     return next((name for name in OUTPUT_NAMES[kind] if name in names), names[0])
+
+
+def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the output of a model that answers a task, and that of the gate, if there is one.
+
+    A manifest may have no gate where the model has its output: before the bundle is calibrated, or with too few rows.
+
+    Args:
+        manifest: of the bundle.
+        types: the type of each output of the model, as onnxruntime writes it, by name.
+
+    Raises:
+        ModelLoadFailed: manifest and model do not agree on whether there is a gate; or its output has another type.
+    """
+    names = [name for name in types if name != gate.OUTPUT_NAME]
+    found = types.get(gate.OUTPUT_NAME)
+    if manifest.confidence.gate and found is None:
+        raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {gate.OUTPUT_NAME}")
+    if not names:
+        raise ModelLoadFailed(f"the model has no output but {gate.OUTPUT_NAME}")
+    answering = output_for(manifest.task.kind, names)
+    if found is None:
+        return (answering,)
+    if found != "tensor(float)":
+        raise ModelLoadFailed(f"the output {gate.OUTPUT_NAME} is {found}; it must be tensor(float)")
+    return answering, gate.OUTPUT_NAME
+
+
+def check_ood_score(row: Floats) -> None:
+    """Raise ModelLoadFailed unless the gate's output is one number an input; of the fixed text it is finite."""
+    if row.ndim:
+        told = f"the output {gate.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number an input"
+        raise ModelLoadFailed(told)
+    if not np.isfinite(row):
+        raise ModelLoadFailed(f"the model computes an {gate.OUTPUT_NAME} that is not finite")
 
 
 def check_row(task: Task, row: Floats) -> None:

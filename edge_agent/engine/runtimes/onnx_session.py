@@ -59,7 +59,8 @@ class OnnxSession:
         try:
             session = onnxruntime.InferenceSession(weights, _options(), providers=chosen)
             self._details = _described(session)
-            self.outputs: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
+            self.outputs: dict[str, str] = {output.name: output.type for output in session.get_outputs()}
+            """Names of the outputs, and their types as onnxruntime writes them."""
         except (ort.InvalidProtobuf, ort.NoModel):
             size = path.stat().st_size
             raise ModelLoadFailed(f"{path.name} ({size} bytes) is no ONNX model, or it is cut short") from None
@@ -79,8 +80,8 @@ class OnnxSession:
         """Return who made the model, and its inputs and outputs with their shapes."""
         return dict(self._details)
 
-    def run(self, output: str, rows: Sequence[Row]) -> list[Floats]:
-        """Compute some inputs together; return what belongs to each, without the padding.
+    def run(self, wanted: Sequence[str], rows: Sequence[Row]) -> list[tuple[Floats, ...]]:
+        """Compute some inputs together; return of each its part of every output named, without the padding.
 
         Raises:
             ModelFailed: onnxruntime refuses; its reason goes to the child's stderr, since it may quote the input.
@@ -89,7 +90,7 @@ class OnnxSession:
         arrays = padded(rows)
         feed = {name: arrays[place].astype(dtype, copy=False) for name, place, dtype in self._inputs}
         try:
-            (values,) = self._session.run([output], feed)
+            outputs = self._session.run(wanted, feed)
         except _ERRORS as error:
             traceback.print_exc(limit=0)
             if self.device != "cpu" and _OF_DEVICES.search(str(error)):
@@ -97,9 +98,17 @@ class OnnxSession:
             tokens = arrays.shape[2]
             short: dict[str, Any] = {"memory_short": True} if _OF_MEMORY.search(str(error)) else {}
             raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens, **short) from None
-        if values.ndim == 3:
-            return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
-        return list(values)
+        counts = [values.shape[0] if values.ndim else 0 for values in outputs]
+        if wrong := [count for count in counts if count != len(rows)]:
+            raise ModelFailed(f"the model gives {wrong[0]} results for {len(rows)} inputs", results=wrong[0])
+        return list(zip(*(_by_row(values, rows) for values in outputs), strict=True))
+
+
+def _by_row(values: Floats, rows: Sequence[Row]) -> list[Floats]:
+    """Return the part of each input, without the padding where there is one vector a token."""
+    if values.ndim == 3:
+        return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
+    return list(values)
 
 
 def providers(device: str, index: int, available: Sequence[str]) -> list[Provider]:

@@ -100,8 +100,12 @@ def version(requested: str) -> int | None:
     return int(requested)
 
 
-def wanted(request: Any, known: Mapping[str, object]) -> list[str]:
-    """Return the names of the outputs that a request wants, in its order. Raises InvalidRequest."""
+def wanted(request: Any, known: Mapping[str, object], usual: Iterable[str]) -> list[str]:
+    """Return the names of the outputs that a request wants, in its order; the usual ones if it names none.
+
+    Raises:
+        InvalidRequest: it names one that is not known, or one twice.
+    """
     for output in request.outputs:
         if output.name not in known:
             raise _unknown(f"output {_shown(output.name)}", "of this model", output.name, known)
@@ -109,7 +113,7 @@ def wanted(request: Any, known: Mapping[str, object]) -> list[str]:
     names = [output.name for output in request.outputs]
     if len(set(names)) < len(names):
         raise InvalidRequest("an output is asked for twice", remedy="Name each output once.")
-    return names or list(known)
+    return names or list(usual)
 
 
 def _refuse(parameters: Iterable[str], whose: str) -> None:

@@ -36,7 +36,7 @@ def metadata(bundle: InstalledBundle) -> Any:
         name=manifest.task.name, versions=[str(number_of(manifest.version))], platform=_platform(manifest)
     )
     message.inputs.add(name=asking.INPUT, datatype="BYTES", shape=[tensors.ANY, 1] if kind in tensors.BATCHED else [1])
-    for name, output in tensors.OUTPUTS[kind].items():
+    for name, output in tensors.outputs_of(manifest).items():
         message.outputs.add(name=name, datatype=output.datatype, shape=tensors.shape(output, kind, labels))
     return message
 
@@ -54,7 +54,7 @@ def configuration(bundle: InstalledBundle, mode: Mode) -> Any:
         model_transaction_policy=pb.ModelTransactionPolicy(decoupled=not batched),
     )
     config.input.add(name=asking.INPUT, data_type="TYPE_STRING", dims=[1])
-    for name, output in tensors.OUTPUTS[task.kind].items():
+    for name, output in tensors.outputs_of(manifest).items():
         config.output.add(
             name=name, data_type=_TYPES[output.datatype], dims=[tensors.width_of(output, len(task.labels))]
         )
@@ -69,8 +69,8 @@ def _said(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
     if manifest.task.kind == "classify":
         said["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
     if isinstance(manifest.confidence, Threshold):
-        said["threshold"] = str(manifest.confidence.threshold)
-    return said
+        said["threshold"] = str(manifest.confidence.confidence_min)
+    return said | {"gate": manifest.gate_name}
 
 
 def statistics(bundle: InstalledBundle, counts: Counts) -> Any:

@@ -139,7 +139,7 @@ class OpenInferenceServicer:
         if kind in tensors.BATCHED:
             await self._write(_marked(await self._batch(request, bundle, context), final=True), context)
             return
-        names = asking.wanted(request, tensors.OUTPUTS[kind])
+        names = _wanted(request, bundle)
         early = [name for name in names if name in tensors.EACH_PIECE]
 
         async def take(piece: tensors.Text) -> None:
@@ -153,7 +153,7 @@ class OpenInferenceServicer:
     async def _batch(self, request: Any, bundle: InstalledBundle, context: guard.Context) -> Any:
         task, kind = bundle.manifest.task, _KINDS[bundle.manifest.task.kind]
         with measured.Counting(self._counts, task.name):
-            names = asking.wanted(request, tensors.OUTPUTS[task.kind])
+            names = _wanted(request, bundle)
             texts, options = asking.texts(request), asking.options(request.parameters, task.kind)
         asked = kind.request(task=task.name, texts=texts, **options)
         answered = await kind.method(self._answering, asked, context)
@@ -165,7 +165,7 @@ class OpenInferenceServicer:
         """Have a text written, and each piece taken; return the names of the outputs that are wanted."""
         task = bundle.manifest.task
         with measured.Counting(self._counts, task.name):
-            names, texts = asking.wanted(request, tensors.OUTPUTS[task.kind]), asking.texts(request)
+            names, texts = _wanted(request, bundle), asking.texts(request)
             if len(texts) != 1:
                 raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
             asked = _generate_request(task.name, texts[0], asking.options(request.parameters, task.kind))
@@ -231,6 +231,11 @@ def _response(request: Any, bundle: InstalledBundle, names: list[str], results: 
     response = tensors.response(task, names, results)
     response.model_name, response.model_version, response.id = task.name, str(models.number_of(version)), request.id
     return response
+
+
+def _wanted(request: Any, bundle: InstalledBundle) -> list[str]:
+    manifest = bundle.manifest
+    return asking.wanted(request, tensors.OUTPUTS[manifest.task.kind], tensors.outputs_of(manifest))
 
 
 def _marked(response: Any, *, final: bool) -> Any:

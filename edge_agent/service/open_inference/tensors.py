@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import Manifest, Task
 from edge_agent.service import messages
 from edge_agent.service.open_inference.wire import pb
 
@@ -77,6 +77,10 @@ def _confidence(result: Any) -> float:
     return float(result.confidence.value) if result.HasField("confidence") else math.nan
 
 
+def _p_value(result: Any) -> float:
+    return float(result.provenance.p_value) if result.provenance.HasField("p_value") else math.nan
+
+
 def _scores(results: Results, labels: Sequence[str]) -> bytes:
     """Write a row for each result, in the order of the labels; without a local answer there are no numbers in it."""
     rows: list[float] = []
@@ -104,6 +108,7 @@ _PROVENANCE = {
     "degraded": _text(_degraded),
     "prediction_id": _text(attrgetter("provenance.prediction_id")),
 }
+_RESEMBLES = {"p_value": _number(_p_value)}
 _GRADED = {
     "confidence": _number(_confidence),
     "below_threshold": Output("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
@@ -115,6 +120,7 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
         "scores": Output("FP32", _scores, EACH_LABEL),
         "label_mass": _number(attrgetter("label_mass")),
         **_PROVENANCE,
+        **_RESEMBLES,
     },
     "extract": {
         "record": _text(attrgetter("json")),
@@ -122,8 +128,9 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
         "entities": _text(_entities),
         "fields": _text(_fields),
         **_PROVENANCE,
+        **_RESEMBLES,
     },
-    "embed": {"embedding": Output("FP32", _vectors, ANY), **_PROVENANCE},
+    "embed": {"embedding": Output("FP32", _vectors, ANY), **_PROVENANCE, **_RESEMBLES},
     "generate": {
         "text": _text(attrgetter("text")),
         "finish_reason": _text(lambda result: _FINISHES.get(result.finish, "")),
@@ -131,10 +138,17 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
     },
 }
 """By the kind of the task, in the order in which they are sent."""
+_GATED_ONLY = "p_value"
+_UNGATED = {kind: {name: each[name] for name in each if name != _GATED_ONLY} for kind, each in OUTPUTS.items()}
 BATCHED = frozenset({"classify", "extract", "embed"})
 """Kinds whose tensors have a first dimension that counts the inputs."""
 EACH_PIECE = ("text",)
 """Outputs of a generation that come before its end."""
+
+
+def outputs_of(manifest: Manifest) -> Mapping[str, Output]:
+    """Return the outputs of a bundle: without a gate no p-value, as not every client can write what is no number."""
+    return (OUTPUTS if manifest.confidence.gate else _UNGATED)[manifest.task.kind]
 
 
 def shape(output: Output, kind: str, labels: int, batch: int = ANY) -> list[int]:

@@ -1,0 +1,181 @@
+"""The gate of an encoder: its graph tells in the same run how strange an input is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_agent.engine import golden
+from edge_agent.engine.protocol import Done, Load, Run
+from edge_agent.engine.runtimes.onnx import OnnxRuntime
+from edge_agent.errors import ModelLoadFailed
+from edge_agent.formats.golden import Case, differences
+from tests import bundles, gated_onnx
+
+UNCALIBRATED = {"policy": "always_escalate"}
+KINDS = ("classify", "extract", "embed")
+
+
+def opened(folder: Path) -> OnnxRuntime:
+    runtime = OnnxRuntime()
+    runtime.load(Load(runtime="onnx", weights=str(folder / "model.onnx")))
+    runtime.attach("a", bundles.manifest_of(folder), bundles.paths_of(folder))
+    return runtime
+
+
+def answered(runtime: OnnxRuntime, texts: tuple[str, ...]) -> list[Done]:
+    for place, text in enumerate(texts):
+        runtime.submit(Run(job_id=str(place), digest="a", text=text))
+    found = []
+    while runtime.busy:
+        found += runtime.step()
+    assert all(isinstance(event, Done) for event in found)
+    return sorted(found, key=lambda event: int(event.job_id))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ModelLoadFailed) as caught:
+        opened(folder)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_score_is_that_of_the_graph(tmp_path, kind):
+    """Each answer has the number that the graph computes for its input, also where inputs are computed together."""
+    runtime = opened(gated_onnx.bundle(tmp_path, kind))
+    for text, done in zip(gated_onnx.TEXTS, answered(runtime, gated_onnx.TEXTS), strict=True):
+        assert pytest.approx(gated_onnx.score(kind, text), rel=1e-4, abs=1e-4) == done.ood_score
+    runtime.close()
+
+
+def test_a_score_is_the_same_alone_and_in_company(tmp_path):
+    """No bit of the score of an extraction depends on its neighbours."""
+    runtime = opened(gated_onnx.bundle(tmp_path, "extract"))
+    alone = [answered(runtime, (text,))[0].ood_score for text in gated_onnx.TEXTS]
+    assert alone == [done.ood_score for done in answered(runtime, gated_onnx.TEXTS)]
+    runtime.close()
+
+
+def test_a_graph_without_the_output_serves_as_before(tmp_path):
+    """A bundle without a gate has no score."""
+    runtime = opened(bundles.tiny_onnx_bundle(tmp_path))
+    assert [None] == [done.ood_score for done in answered(runtime, ("refund",))]
+    runtime.close()
+
+
+@pytest.mark.parametrize("confidence", [UNCALIBRATED, gated_onnx.CALIBRATED], ids=["uncalibrated", "calibrated"])
+def test_a_manifest_without_a_gate_may_have_a_graph_with_one(tmp_path, confidence):
+    """So a bundle is asked for its scores before its gate is known; nothing is held up."""
+    folder = gated_onnx.write(tmp_path, "classify", gated_onnx.gated("classify"), confidence)
+    runtime = opened(folder)
+    (done,) = answered(runtime, ("refund",))
+    assert done.ood_score is not None
+    assert golden.ood_score(bundles.manifest_of(folder), done) is None
+    runtime.close()
+
+
+def test_a_gate_needs_the_output(tmp_path):
+    """A manifest with a gate is refused at attach where the graph computes no score."""
+    confidence = {**gated_onnx.CALIBRATED, "gate": gated_onnx.gate(1.0, 2.0, 3.0)}
+    folder = gated_onnx.write(tmp_path, "classify", bundles.tiny_onnx("classify"), confidence)
+    assert "the manifest has a gate, and the model has no output ood_score" == refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("elem_type", "shape", "message"),
+    [
+        (TensorProto.DOUBLE, ("batch",), "the output ood_score is tensor(double); it must be tensor(float)"),
+        (TensorProto.INT64, ("batch",), "the output ood_score is tensor(int64); it must be tensor(float)"),
+        (TensorProto.FLOAT, ("batch", 1), "the output ood_score has 2 dimensions; it must have one number an input"),
+    ],
+)
+def test_another_output_of_that_name_is_refused(tmp_path, elem_type, shape, message):
+    """Type and shape are checked at attach."""
+    model = gated_onnx.with_score(bundles.tiny_onnx("classify"), elem_type, shape)
+    confidence = {"policy": "always_escalate", "gate": gated_onnx.gate(1.0)}
+    assert message == refused(gated_onnx.write(tmp_path, "classify", model, confidence))
+
+
+def changed(change) -> bytes:
+    """Return the classifier whose score is what `change` makes of the one before, a node's input, in a graph."""
+    model = onnx.load_from_string(gated_onnx.gated("classify"))
+    (cast,) = [node for node in model.graph.node if "ood_score" in node.output]
+    change(model.graph, cast)
+    return model.SerializeToString()
+
+
+def test_a_score_of_too_few_inputs_is_refused(tmp_path):
+    """A graph that gives one number whatever it is asked is refused when it is asked for two."""
+
+    def scalar(graph, cast):
+        graph.initializer.append(numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "gate_fixed"))
+        cast.input[0] = "gate_fixed"
+
+    folder = gated_onnx.write(tmp_path, "classify", changed(scalar), UNCALIBRATED)
+    assert "the model gives 2 results for 1 inputs" == refused(folder)
+
+
+def test_a_score_that_is_never_a_number_is_refused(tmp_path):
+    """The gate has to work for the fixed text, at least."""
+
+    def endless(graph, cast):
+        graph.initializer.append(numpy_helper.from_array(np.array([math.inf], np.float32), "gate_fixed"))
+        cast.input[0] = "gate_fixed"
+
+    folder = gated_onnx.write(tmp_path, "classify", changed(endless), UNCALIBRATED)
+    assert "the model computes an ood_score that is not finite" == refused(folder)
+
+
+def test_a_score_that_is_no_number_is_the_strangest(tmp_path):
+    """An input for which the graph computes no number is answered, and held up."""
+    warm, texts = gated_onnx.score("classify", "Please check order 12345 for me."), gated_onnx.TEXTS
+    above = [text for text in texts if gated_onnx.score("classify", text) > warm + 1e-3]
+    assert above
+
+    def rooted(graph, cast):  # the root of what is negative for all that is stranger than the fixed text
+        graph.initializer.append(numpy_helper.from_array(np.array(warm + 5e-4, np.float32), "gate_limit"))
+        graph.node.remove(cast)
+        graph.node.append(helper.make_node("Sub", ["gate_limit", cast.input[0]], ["gate_left"]))
+        graph.node.append(helper.make_node("Sqrt", ["gate_left"], ["ood_score"]))
+
+    confidence = {**gated_onnx.CALIBRATED, "gate": gated_onnx.gate(*(3 * [1e9]))}
+    folder = gated_onnx.write(tmp_path, "classify", changed(rooted), confidence)
+    runtime, found = opened(folder), bundles.manifest_of(folder)
+    (done,) = answered(runtime, (above[0],))
+    score = golden.ood_score(found, done)
+    assert math.isnan(score)
+    assert found.confidence.gate.holds_up(score)
+    assert len(found.task.labels) == len(done.scores)
+    runtime.close()
+
+
+def test_the_limits_of_a_graph_count_its_gate_too(tmp_path):
+    """A gate that fills a huge tensor is refused before onnxruntime opens the file."""
+
+    def huge(graph, cast):
+        graph.initializer.append(numpy_helper.from_array(np.array([1 << 40]), "gate_size"))
+        graph.node.append(helper.make_node("ConstantOfShape", ["gate_size"], ["gate_filled"]))
+        graph.node.append(helper.make_node("ReduceMax", ["gate_filled"], ["gate_unused"]))
+
+    folder = gated_onnx.write(tmp_path, "classify", changed(huge), UNCALIBRATED)
+    assert "elements" in refused(folder)
+
+
+def test_a_golden_case_holds_the_score(tmp_path):
+    """A case with a score differs from an answer that is far from it, and from one without."""
+    folder = gated_onnx.bundle(tmp_path)
+    runtime, manifest = opened(folder), bundles.manifest_of(folder)
+    (done,) = answered(runtime, ("refund",))
+    said = golden.said(manifest, "", done)
+    assert said.ood_score == done.ood_score
+    case = Case(input="refund", answer=said.answer, scores=said.scores, ood_score=said.ood_score)
+    assert [] == differences(case, said)
+    assert differences(case.model_copy(update={"ood_score": case.ood_score + 10.0}), said)
+    ungated = gated_onnx.write(tmp_path / "b", "classify", gated_onnx.gated("classify"), UNCALIBRATED)
+    assert differences(case, golden.said(bundles.manifest_of(ungated), "", done))
+    runtime.close()
