@@ -197,6 +197,8 @@ def _checked(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     measured = [*rows["calibration"], *rows["test"]]
     drawn = {(row.get("review_stream"), row.get("sampling_probability")) for row in measured}
     _must(drawn == {("audit", REVIEW_SHARE)}, "calibration and test have only rows of the audit")
+    people = {row["label_source"] for row in measured} <= {"reviewed", "corrected"}
+    _must(people, "calibration and test have only labels of people")
     taught = [row for row in rows["train"] if row.get("review_stream") != "audit"]
     _must(bool(taught), "what only the large model labelled trains")
     found = [row for row in measured if row["label"] == "refund" and "back on my card" in row["text"]]

@@ -18,6 +18,9 @@ def test_a_correction_in_the_console_ends_as_a_row_with_its_probability(tmp_path
         found.corrected[key] for key in ("label", "review_stream", "sampling_probability")
     )
     measured = [row for split in ("calibration", "test") for row in found.rows[split]]
+    assert ("corrected", "anna") == (found.corrected["label_source"], found.corrected["labeled_by"])
+    assert {"reviewed", "corrected"} >= {row["label_source"] for row in measured}
+    assert "teacher" in {row["label_source"] for row in found.rows["train"]}
     assert {("audit", REVIEW_SHARE)} == {(row["review_stream"], row["sampling_probability"]) for row in measured}
     audit = found.sheet["audit"]
     assert (0, len(measured)) == (audit["unreviewed"], sum(audit["used"].values()))
