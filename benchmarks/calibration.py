@@ -19,18 +19,16 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from benchmarks.bars import Bar, main
 from benchmarks.resampling import RESAMPLES, Floats, Integers, Population, broken_max, resample
 from benchmarks.shapes import SHAPES, Draws, from_the_strictest, with_start
 from benchmarks.shapes import measure as measure_shape
-from convert.calibrate import temperature
 from convert.calibrate.threshold import Risk
+from convert.encoder import linear
 from convert.evaluate import predict
 from convert.evaluate.predictions import matrix
 from convert.evaluate.scoring import vectors
@@ -51,8 +49,6 @@ COVERAGES = (
 )
 COVERAGE_LOSS_MAX = 0.04
 SEED = 1
-_DECAY = 3e-3
-_ROUNDS_MAX = 150
 _AT_ONCE = 8
 
 
@@ -145,24 +141,11 @@ def _bundle(folder: Path, labels: list[str], head: dict[str, npt.NDArray[np.floa
 
 
 def _head(seen: Floats, truth: Integers, labels: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Fit a multinomial logistic regression with weight decay; return it as a checkpoint names it."""
-    centre, scale = seen.mean(axis=0), seen.std()
-    features, wanted = (seen - centre) / scale, np.eye(labels)[truth]
-
-    def loss(flat: Floats) -> tuple[float, Floats]:
-        weight, bias = flat[labels:].reshape(labels, -1), flat[:labels]
-        logs = temperature.scaled_log(features @ weight.T + bias, 1.0)
-        wrong = (np.exp(logs) - wanted) / len(truth)
-        slope = wrong.T @ features + _DECAY * weight
-        total = -float((logs * wanted).sum()) / len(truth) + 0.5 * _DECAY * float((weight**2).sum())
-        return total, np.concatenate([wrong.sum(axis=0), slope.ravel()])
-
-    start = np.zeros(labels * (1 + features.shape[1]))
-    found: Any = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ROUNDS_MAX})
-    weight, bias = found.x[labels:].reshape(labels, -1) / scale, found.x[:labels]
+    """Fit a linear classifier; return it as a checkpoint names it."""
+    fitted = linear.fit(seen, truth, labels)
     return {
-        "classifier.weight": weight.astype(np.float32),
-        "classifier.bias": (bias - weight @ centre).astype(np.float32),
+        "classifier.weight": fitted.weight.astype(np.float32),
+        "classifier.bias": fitted.bias.astype(np.float32),
     }
 
 

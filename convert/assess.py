@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from convert.calibrate import threshold
+from convert.calibrate import TUNING_ROWS_MAX, TUNING_SHARE, divided, threshold
+from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
+from convert.data import Row
 from convert.dataset import select
 from convert.dataset.scope import Scope, Scoped, open_examples
 from convert.dataset.select import Choice
@@ -74,7 +76,8 @@ _PAIRS = """
 # The local answer with the local confidence. Whether it was right is not known where it was not kept, and where people
 # rejected another one, the large model's, without saying what is right.
 _REVIEWED = """
-    SELECT site || '/' || prediction_id, sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer
+    SELECT md5(site || '/' || prediction_id), sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer,
+           cluster
     FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND sampling_probability IS NOT NULL AND {known}
     ORDER BY confidence NULLS LAST, site, prediction_id
 """
@@ -94,6 +97,7 @@ class Judged(NamedTuple):
     probability: float
     confidence: float | None
     right: bool
+    cluster: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Promise:
     threshold: float | None
     coverage: float
     reviews: int
-    """Of the random audit, with a confidence."""
+    """Of the random audit, with a confidence, one of each group of near duplicates."""
     reviews_needed: int | None
     """In all; None when no number of them would help: the model has to become better first."""
 
@@ -213,7 +217,7 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
         reviews = [Judged(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
         drawn = equal_probability(reviews, lambda each: Drawn(each.key, each.probability)).rows
-        judged = [(each.confidence, each.right) for each in drawn]
+        judged = [(each.confidence, each.right, each.cluster, each.key) for each in drawn]
         unreviewed = select.audit_of(connection).unreviewed
         return Assessment(
             task=task,
@@ -230,7 +234,7 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
             labels_even=_even(labels),
             pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
             unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
-            right=share(sum(right for _, right in judged), len(judged)),
+            right=share(sum(right for _, right, *_ in judged), len(judged)),
             audit_reviews=len(judged),
             audit_unreviewed=unreviewed,
             promise=_promise(judged, risk),
@@ -261,12 +265,32 @@ def _even(labels: dict[str, int]) -> float:
     return math.exp(-sum(each * math.log(each) for each in shares)) if shares else 0.0
 
 
-def _promise(reviewed: list[tuple[float | None, bool]], risk: Risk) -> Promise:
-    judged = [(confidence, right) for confidence, right in reviewed if confidence is not None]
-    confidences = np.array([confidence for confidence, _ in judged], np.float64)
-    choice = threshold.choose(confidences, np.array([right for _, right in judged], np.bool_), risk)
+def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> Promise:
+    """Test thresholds as `calibrate` does: one row of each group of near duplicates, and a part that says the start."""
+    once: dict[str, tuple[float, bool]] = {}
+    for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
+        if confidence is not None:
+            once.setdefault(cluster, (confidence, right))
+    tuning, proving = (
+        [once[row.family] for row in part] for part in divided([Row("", family=cluster) for cluster in once])
+    )
+    tested = _arrays(proving)
+    start = threshold.start_of(tested[0], _arrays(tuning), risk) if tuning else 1.0
+    choice = threshold.choose(*tested, risk, start=start)
     needed = _needed(choice, risk)
-    return Promise(risk.target, risk.delta, choice.threshold, choice.coverage, len(judged), needed)
+    reviews = None if needed is None else _with_tuning(needed)
+    return Promise(risk.target, risk.delta, choice.threshold, choice.coverage, len(once), reviews)
+
+
+def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold.Flags]:
+    return np.array([each for each, _ in rows], np.float64), np.array([right for _, right in rows], np.bool_)
+
+
+def _with_tuning(proving: int) -> int:
+    """Return how many reviews leave so many to prove with, after the part that says where to start."""
+    if round(TUNING_SHARE * proving) < ROWS_MIN:
+        return proving
+    return min(math.ceil(proving / (1 - TUNING_SHARE)), proving + TUNING_ROWS_MAX)
 
 
 def _needed(choice: threshold.Choice, risk: Risk) -> int | None:

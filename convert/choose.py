@@ -29,15 +29,15 @@ from convert.calibrate import divided
 from convert.data import Row
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.invariance import measure_batch_invariance
-from convert.evaluate.paired import agreeing, answered, cosine
+from convert.evaluate.paired import answered, cosine, same_answers
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import Serving, serving
-from convert.intervals import share
+from convert.intervals import Numbers, clustered_share, family_numbers
 from convert.recipe import Budget
 from convert.stage import Job, Report
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import Kind, Task
+from edge_agent.formats.manifest import Task
 
 LINE_NAME = "chosen.json"
 """What was measured of the chosen candidate, without times, which are never the same twice."""
@@ -200,7 +200,7 @@ def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -
         "name": candidate.name,
         "size_bytes": candidate.weights.stat().st_size,
         **candidate.details,
-        "agreement": _agreement(ground.task.kind, ground.full, said),
+        "agreement": _agreement(ground, said),
         "failed": sum(bool(each.failure) for each in said),
         **_loss(ground, said),
         **_accuracy(ground, said),
@@ -210,11 +210,16 @@ def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -
     return line | {"inside_budget": not outside, "outside": outside}
 
 
-def _agreement(kind: Kind, full: Sequence[Prediction], said: Sequence[Prediction]) -> dict[str, float]:
-    if kind != "embed":
-        return share(agreeing(full, said), len(said)).plain()
-    near = sum(cosine([left], [right])["least"] >= _COSINE_SAME for left, right in answered(full, said))
-    return share(near, len(said)).plain()
+def _agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
+    same = same_answers(ground.full, said)
+    if ground.task.kind == "embed":
+        pairs = zip(ground.full, said, strict=True)
+        same = [cosine([left], [right]).get("least", 0.0) >= _COSINE_SAME for left, right in pairs]
+    return clustered_share(same, _families(ground.rows)).plain()
+
+
+def _families(rows: Sequence[Row]) -> Numbers:
+    return family_numbers([row.family or row.key for row in rows])
 
 
 def _loss(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float]:
@@ -230,15 +235,15 @@ def _loss(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float]:
 
 
 def _accuracy(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:
-    rows = len(ground.labelled)
-    if not rows:
+    if not ground.labelled:
         return {"accuracy": None, "accuracy_loss": None}
     right, full = _right(ground, said), _right(ground, ground.full)
-    return {"accuracy": share(right, rows).plain(), "accuracy_loss": (full - right) / rows}
+    accuracy = clustered_share(right, _families(ground.labelled)).plain()
+    return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
 
 
-def _right(ground: _Ground, answers: Sequence[Prediction]) -> int:
-    return sum(is_right(ground.task.kind, row, each) for row, each in zip(ground.labelled, answers, strict=False))
+def _right(ground: _Ground, answers: Sequence[Prediction]) -> list[bool]:
+    return [is_right(ground.task.kind, row, each) for row, each in zip(ground.labelled, answers, strict=False)]
 
 
 def _race(bundles: Sequence[Bundle], texts: Sequence[str]) -> list[float]:

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from convert import near_copies, sampling
 from convert import task as tasks
+from convert.near_copies import NearCopies
 from convert.recipe import DataFormat, Recipe, Split
 from convert.sampling import Drawn, Sample, equal_probability
 from convert.texts import normalised
@@ -99,7 +101,12 @@ class Row:
     @property
     def key(self) -> str:
         """Hash of the normalised text: equal for texts that differ in case, spaces or the last punctuation."""
-        return _key("\n".join(turn.content for turn in self.messages[:-1]) or self.text)
+        return _key(self.asked)
+
+    @property
+    def asked(self) -> str:
+        """All that is asked: the text, or every turn but the answer."""
+        return "\n".join(turn.content for turn in self.messages[:-1]) or self.text
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,8 @@ class Summary:
     """Whole sentences for the report."""
     label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
     """Rows by where their label comes from, in the order of LABEL_SOURCES."""
+    near_copies: tuple[NearCopies, ...] = ()
+    """Of each pair of splits that must not know each other."""
 
 
 def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[Row]:  # noqa: A002 - the key's name
@@ -197,13 +206,15 @@ def equally_likely(found: Sequence[Row]) -> Sample[Row]:
 def check(recipe: Recipe) -> Summary:
     """Read every split that the recipe names, and refuse any text that stands in two of them.
 
-    Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows.
+    Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
+    copies than the recipe takes.
     """
     named = [split for split in SPLITS if getattr(recipe.data, split)]
     samples = {split: sample(recipe, split) for split in named}
     found = {split: each.rows for split, each in samples.items()}
     for first, second in itertools.combinations(named, 2):
         _check_overlap(first, found[first], second, found[second])
+    copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
     known = known_labels(task)
@@ -218,8 +229,17 @@ def check(recipe: Recipe) -> Summary:
             *_families(found),
             *_absent(counts, known),
             *_few(len(found["calibration"]), recipe),
+            *near_copies.accepted(copies),
         ),
+        near_copies=copies,
     )
+
+
+def _near_copies(found: dict[Split, list[Row]], recipe: Recipe) -> tuple[NearCopies, ...]:
+    """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
+    copies = near_copies.between({split: [row.asked for row in members] for split, members in found.items()})
+    near_copies.require_few(copies, recipe.data.near_copies_max)
+    return copies
 
 
 def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:
@@ -274,7 +294,7 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     if text_only and format in ("text-label", "text-spans"):
         return replace(Row(_text(plain, "text", where), synthetic=synthetic), **origin)
     named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
-    named["sampling_probability"] = _probability(plain, where)
+    named["sampling_probability"] = sampling.probability_of(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named, **origin)
 
 
@@ -288,15 +308,6 @@ def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
         said = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
         raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
     return {"label_source": source, "labeled_by": by}
-
-
-def _probability(plain: dict[str, Any], where: str) -> float | None:
-    value = plain.get("sampling_probability")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise InvalidRequest(f"{where}: 'sampling_probability' must be a number above 0 and up to 1", remedy=_SEE)
-    return float(value)
 
 
 def _text(plain: dict[str, Any], key: str, where: str) -> str:

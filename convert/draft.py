@@ -199,6 +199,8 @@ data:
   calibration: calibration.jsonl
   # Only measured on.
   test: test.jsonl
+  # Share of the calibration or test rows that may be near copies of rows of another split; with more, a run is refused.
+  # near_copies_max: 0.05
 
 # Leave the section out where the source is tuned already.
 finetune:

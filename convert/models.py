@@ -14,6 +14,7 @@ import transformers
 from peft import PeftModel
 from tokenizers import Tokenizer
 
+from convert.encoder import pooling
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Kind
 
@@ -62,7 +63,7 @@ def _loaded(checkpoint: Path, adapter: Path | None, head: Head, new_head: int) -
     """Return the model, and the names of the weights that transformers made up."""
     more: dict[str, Any] = {"num_labels": new_head} if new_head else {}
     try:
-        model, found = _CLASSES[head].from_pretrained(
+        model, found = _class_of(checkpoint, head).from_pretrained(
             checkpoint, dtype=torch.float32, output_loading_info=True, local_files_only=True, **more
         )
         if adapter is not None:
@@ -73,6 +74,11 @@ def _loaded(checkpoint: Path, adapter: Path | None, head: Head, new_head: int) -
             remedy="Save it again with the transformers that it was trained with, and compare config.json.",
         ) from None
     return model, sorted(found["missing_keys"])
+
+
+def _class_of(checkpoint: Path, head: Head) -> Any:
+    pooled = head == "sequence" and pooling.takes_mean(read_config(checkpoint))
+    return pooling.MeanPooledBert if pooled else _CLASSES[head]
 
 
 def _refuse_gaps(checkpoint: Path, missing: list[str]) -> None:

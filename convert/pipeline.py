@@ -74,7 +74,9 @@ STAGES: dict[str, Step] = {
         (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
     ),
     "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
-    "evaluate": Step("convert.evaluate", ("export", "quantize", "calibrate"), (), ("test", "task"), _SERVING),
+    "evaluate": Step(
+        "convert.evaluate", ("export", "quantize", "calibrate"), (), ("train", "calibration", "test", "task"), _SERVING
+    ),
     "assemble": Step(
         "convert.finish",
         ("export", "quantize", "calibrate", "evaluate"),
@@ -144,6 +146,8 @@ def run(
     summary = data.check(recipe)
     for warning in summary.warnings:
         screen.note("data", warning)
+    for copies in summary.near_copies:
+        screen.note("data", f"{copies.sentence()}.")
     workspace = Workspace(work_folder(recipe))
     records: dict[str, Record] = {}
     with workspace.locked():

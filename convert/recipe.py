@@ -68,6 +68,8 @@ class Data(_Section):
     """Fits temperature and threshold; never trained on."""
     test: str
     """Only measured on."""
+    near_copies_max: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of calibration or test rows that may be near copies of rows elsewhere; with more, a run is refused."""
 
 
 class Finetune(_Section):

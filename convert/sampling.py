@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from edge_agent.errors import InvalidRequest
 
 SEED = "edge-agent/thinning/1"
 _HASHES = 2**64
@@ -70,6 +72,17 @@ class Sample(Generic[R]):
             left.append(f"{self.thinned} likelier ones are left out so that all count alike")
         drawn = f"These rows were drawn at random, each with probability {self.probability:g}"
         return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
+
+
+def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
+    """Read the probability of a row of a file. Raises InvalidRequest: it is none; `where` names the row."""
+    value = plain.get("sampling_probability")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        said = f"{where}: 'sampling_probability' must be a number above 0 and up to 1"
+        raise InvalidRequest(said, remedy="docs/data-formats.md shows the formats.")
+    return float(value)
 
 
 def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str = SEED) -> Sample[R]:

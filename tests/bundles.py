@@ -73,9 +73,9 @@ def echo_bundle(
 ) -> Path:
     """Write a bundle for the echo runtime; `weights=b"..."` gives it weights, and so an engine of its own.
 
-    Likewise `adapter` and `golden`.
+    Likewise `adapter`, `golden` and `report`.
     """
-    given = {role: more.pop(role, b"") for role in ("weights", "adapter", "golden")}
+    given = {role: more.pop(role, b"") for role in ("weights", "adapter", "golden", "report")}
     files = {role: (f"echo.{role}.bin", content) for role, content in given.items() if content}
     return write(directory, fields_of("echo", name, kind, labels, version), more, files)
 

@@ -21,6 +21,13 @@ WALK = [
     (0.5, 385, 52, "not tested"),
     (0.3, 411, 65, "not tested"),
 ]
+
+
+def share(value: float, half: float) -> dict[str, float]:
+    """Return an interval as convert.intervals reports it."""
+    return {"value": value, "low": value - half, "high": min(1.0, value + half), "level": 0.95}
+
+
 CALIBRATE: dict[str, Any] = {
     "verdict": "At confidence 0.86 or more 54.5 % of the answers are sure; with 90 % certainty at most 4.64 % of them"
     " are wrong (target 5 %).",
@@ -32,20 +39,28 @@ CALIBRATE: dict[str, Any] = {
     "labels_needed": None,
     "walk": [dict(zip(("threshold", "rows", "errors", "verdict"), step, strict=True)) for step in WALK],
     "temperature": 1.62,
+    "temperature_fit": {"tried": 1.62, "gain": 0.031, "error": 0.008, "kept": True},
     "rows": {"temperature": 160, "threshold": 411, "failed": 0},
     "reliability": {
         when: {
-            "bins": [{"from": x // 0.1 / 10, "confidence": x, "right": y, "rows": n} for x, y, n in bins],
-            "calibration_error": gap,
+            "bins": [
+                {"from": x - 0.02, "to": x + 0.02, "confidence": x, "right": share(y, 0.06), "rows": n}
+                for x, y, n in bins
+            ],
+            "calibration_error": share(gap, 0.017),
+            "log_loss": loss,
+            "note": "",
         }
-        for when, bins, gap in (("before", BINS, 0.061), ("after", CALMER, 0.018))
+        for when, bins, gap, loss in (("before", BINS, 0.061, 0.31), ("after", CALMER, 0.018, 0.27))
     },
 }
 
 
-def share(value: float, half: float) -> dict[str, float]:
-    """Return an interval as convert.intervals reports it."""
-    return {"value": value, "low": value - half, "high": min(1.0, value + half), "level": 0.95}
+def label(rows: int, precision: float | None, recall: float, f1: float) -> dict[str, Any]:
+    """Return the figures of a label as the evaluate stage reports them."""
+    unknown = {"value": None, "low": 0.0, "high": 1.0, "level": 0.95}
+    first = unknown if precision is None else share(precision, 0.05)
+    return {"rows": rows, "precision": first, "recall": share(recall, 0.05), "f1": share(f1, 0.05)}
 
 
 def candidate(name: str, megabytes: float, milliseconds: float, agreement: float, *, inside: bool) -> dict[str, Any]:
@@ -79,9 +94,9 @@ EVALUATE: dict[str, Any] = {
     "latency_ms": {"p50": 20.3, "p90": 24.0, "p95": 26.1, "p99": 31.0, "mean": 20.9},
     "confusion": {"refund": {"refund": 40, "exchange": 3, "a|b": 1}, "other": {"price": 9, "other": 14}},
     "per_label": {
-        "refund": {"rows": 44, "precision": 0.95, "recall": 0.909, "f1": 0.93},
-        "other": {"rows": 23, "precision": 0.8, "recall": 0.435, "f1": 0.7},
-        "stock": {"rows": 7, "precision": None, "recall": 0.9, "f1": 0.7},
+        "refund": label(44, 0.95, 0.909, 0.93),
+        "other": label(23, 0.8, 0.435, 0.7),
+        "stock": label(7, None, 0.9, 0.7),
     },
 }
 FINETUNE: dict[str, Any] = {

@@ -51,6 +51,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "grpc_status": EDGE,
     "google": EDGE,
     "duckdb": ("convert.collect", "convert.dataset", "convert.assess"),
+    "faker": ("convert.dataset",),
     "tuf": ("edge_agent.update", "convert.publish"),
     "securesystemslib": ("edge_agent.update", "convert.publish"),
     "obstore": ("edge_agent.uplink", "convert.collect", "convert.publish"),
@@ -111,6 +112,7 @@ ENTRIES = {
     "convert.assess": "imported by its command when it runs",
     "convert.collect.run": "likewise",
     "convert.dataset.review": "likewise",
+    "convert.dataset.label_review": "likewise",
     "convert.dataset.write": "likewise",
     "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
     "convert.cli.__main__": "started with python -m",
@@ -265,7 +267,9 @@ def test_factory_commands_start_light():
     """Importing the commands of the factory loads nothing that only its stages need."""
     script = "import sys, convert.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "transformers", "optimum", "peft", "llama_cpp", "scipy", "matplotlib", "duckdb", "pyarrow"}
+    heavy = {"torch", "transformers", "optimum", "peft", "llama_cpp", "scipy", "matplotlib", "duckdb", "pyarrow"} | {
+        "faker"
+    }
     require_none(sorted(heavy & set(loaded)), "Import it through convert.pipeline.load, when the command runs.")
 
 

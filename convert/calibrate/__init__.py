@@ -5,7 +5,9 @@ Pure arithmetic lies beside this module; the answers come from `convert.evaluate
 The calibration rows are divided once, by a hash of their families or texts: a part for the temperature and the larger
 part for the threshold. With more than two labels a temperature changes which of two rows is the surer one, so it has to
 stand before the threshold is tested. It is one number and needs some hundred rows; the threshold takes whatever there
-is. The rows of the temperature also say where the walk over the thresholds starts.
+is. It is kept where it lowers the log loss of rows held out of its fit, among the same rows: those of the threshold
+have no part in the choice, so it costs the test nothing. The rows of the temperature also say where the walk over the
+thresholds starts.
 
 Rows of one family are right or wrong together, so the test takes one of each, chosen by a hash: the promise is for
 requests in which every family is as frequent as every other.
@@ -29,16 +31,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from convert import data, provisional
+from convert import data, provisional, reliability
 from convert import task as tasks
 from convert.calibrate import novelty, temperature, threshold
+from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.data import Row
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import Serving, quiet, serving
-from convert.intervals import share
+from convert.intervals import Numbers, clustered_share, family_numbers
 from convert.stage import Job, Progress, Report
 from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
 
@@ -59,6 +62,10 @@ class Answers:
     def confidences(self) -> npt.NDArray[np.float64]:
         """Return them as served."""
         return np.array([each.confidence for each in self.predictions])
+
+    def families(self) -> Numbers:
+        """Return a number for each row, the same within a family."""
+        return family_numbers([_family(row) for row in self.rows])
 
     def one_of_each_family(self) -> Answers:
         """Return one row of each family: the one whose text has the smallest hash."""
@@ -91,11 +98,12 @@ def run(job: Job) -> Report:
 def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet) -> tuple[Confidence, Report]:
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
     tuning, proving = divided(rows)
-    fit = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
+    fitting = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
     # One text at a time: the same answers to the last bit, so that the same inputs give the same bundle.
     with serving([bundle]) as served:
         ask = partial(_answers, served, progress=progress)
-        fitted, tuned = fit(ask, bundle, tuning)
+        fit, tuned = fitting(ask, bundle, tuning)
+        fitted = fit.temperature
         proof = ask(bundle.at_temperature(fitted), proving)
         raw = _at_one(ask, bundle, proof)
     tested = proof.one_of_each_family()
@@ -106,11 +114,12 @@ def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progres
     usual = novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
     report = described(choice, risk) | {
         "temperature": fitted,
+        "temperature_fit": asdict(fit) | {"kept": fit.kept},
         "rows": {"temperature": len(tuned.rows), "threshold": len(tested.rows), "failed": len(rows) - len(seen)},
-        "accuracy": share(int(proof.right.sum()), len(proof.rows)).plain(),
+        "accuracy": clustered_share(proof.right, proof.families()).plain(),
         "reliability": {
-            "before": _reliability(raw, proof.right),
-            "after": _reliability(proof.confidences(), proof.right),
+            "before": _reliability(raw, proof),
+            "after": _reliability(proof.confidences(), proof),
         },
         "novelty": usual.model_dump() if usual else None,
     }
@@ -151,19 +160,26 @@ def _answers(served: Serving, bundle: Bundle, rows: Sequence[Row], progress: Pro
     return Answers(kept, predictions, np.fromiter(right, dtype=bool))
 
 
-def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[float, Answers]:
+def _fit_labels(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[Fit, Answers]:
     answers, labels = ask(bundle, rows), bundle.manifest.task.labels
     truth = np.array([labels.index(row.label) for row in answers.rows], dtype=np.int64)
-    return temperature.fit(matrix(answers.predictions), truth), answers
+    return temperature.fit_checked(matrix(answers.predictions), truth, answers.families()), answers
 
 
-def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[float, Answers]:
+def _fit_records(ask: Ask, bundle: Bundle, rows: Sequence[Row]) -> tuple[Fit, Answers]:
     if not rows:
-        return 1.0, ask(bundle, rows)
-    tried = {each: ask(bundle.at_temperature(each), rows) for each in TEMPERATURES}
-    losses = {each: temperature.log_loss(said.confidences(), said.right) for each, said in tried.items()}
-    best = min(losses, key=losses.__getitem__)
-    return best, tried[best]
+        return Fit(), ask(bundle, rows)
+    tried = [ask(bundle.at_temperature(each), rows) for each in TEMPERATURES]
+    losses = np.array([temperature.log_losses(said.confidences(), said.right) for said in tried])
+    families = tried[0].families()
+    folds = temperature.folds_of(families)
+    held_out = np.zeros(len(families))
+    for fold in set(folds.tolist()):
+        here = folds == fold
+        held_out[here] = losses[np.argmin(losses[:, ~here].mean(axis=1)), here]
+    best, at_one = int(np.argmin(losses.mean(axis=1))), TEMPERATURES.index(1.0)
+    fit = temperature.checked(TEMPERATURES[best], held_out, losses[at_one], families)
+    return fit, tried[best if fit.kept else at_one]
 
 
 def _tuned_confidences(bundle: Bundle, tuned: Answers, fitted: float) -> Floats:
@@ -180,9 +196,9 @@ def _at_one(ask: Ask, bundle: Bundle, proof: Answers) -> Floats:
     return ask(bundle.at_temperature(1.0), proof.rows).confidences()
 
 
-def _reliability(confidences: Floats, right: npt.NDArray[np.bool_]) -> Report:
-    bins = temperature.reliability(confidences, right)
-    return {"bins": bins, "calibration_error": temperature.calibration_error(bins)}
+def _reliability(confidences: Floats, proof: Answers) -> Report:
+    loss = float(temperature.log_losses(confidences, proof.right).mean()) if len(confidences) else None
+    return reliability.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
 
 
 def described(choice: Choice, risk: Risk) -> Report:

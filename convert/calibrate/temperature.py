@@ -6,6 +6,7 @@ One number, fitted by maximum likelihood. It leaves the best label where it is.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,30 @@ LOWEST, HIGHEST = 0.25, 10.0
 ROWS_MIN = 30
 # The manifest carries what was calibrated with, to the last digit.
 _DIGITS = 4
-_BINS = 10
+FOLDS = 5
+_GAIN_ERRORS_MIN = 1.0
+"""Standard errors of the gain in log loss, from which on a temperature is kept."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A temperature that was tried, and what it does to rows that had no part in fitting it."""
+
+    tried: float = 1.0
+    gain: float = 0.0
+    """By how much the log loss of such rows is lower than at temperature 1, in nats a row."""
+    error: float = 0.0
+    """Its standard error, by families."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it helps by more than chance would."""
+        return self.gain > _GAIN_ERRORS_MIN * self.error
+
+    @property
+    def temperature(self) -> float:
+        """What the bundle gets."""
+        return self.tried if self.kept else 1.0
 
 
 def fit(log_probabilities: Floats, truth: Integers) -> float:
@@ -42,6 +66,35 @@ def fit(log_probabilities: Floats, truth: Integers) -> float:
     return round(math.exp(found.x), _DIGITS)
 
 
+def folds_of(families: Integers) -> Integers:
+    """Return the fold of each row: whole families, in turn as they come."""
+    _, first, numbers = np.unique(families, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[numbers] % FOLDS)
+
+
+def fit_checked(log_probabilities: Floats, truth: Integers, families: Integers) -> Fit:
+    """Fit a temperature, and measure it by cross-validation: each fold with the temperature of the others."""
+    if len(truth) < ROWS_MIN:
+        return Fit()
+    folds, rows = folds_of(families), np.arange(len(truth))
+    held_out = np.zeros(len(truth))
+    for fold in set(folds.tolist()):
+        here = folds == fold
+        scaled = scaled_log(log_probabilities[here], fit(log_probabilities[~here], truth[~here]))
+        held_out[here] = -scaled[rows[: len(scaled)], truth[here]]
+    at_one = -scaled_log(log_probabilities, 1.0)[rows, truth]
+    return checked(fit(log_probabilities, truth), held_out, at_one, families)
+
+
+def checked(tried: float, held_out: Floats, at_one: Floats, families: Integers) -> Fit:
+    """Return a temperature with its gain, from the losses of rows held out of its fit and at temperature 1."""
+    gains = at_one - held_out
+    numbers = np.unique(families, return_inverse=True)[1]
+    sums = np.bincount(numbers, gains - gains.mean())
+    error = math.sqrt(len(sums) / max(1, len(sums) - 1) * float((sums**2).sum())) / len(gains)
+    return Fit(tried, float(gains.mean()), error)
+
+
 def scaled_log(log_probabilities: Floats, temperature: float) -> Floats:
     """Return the log-softmax of [rows, labels] divided by the temperature."""
     scaled = log_probabilities / temperature
@@ -54,28 +107,7 @@ def confidences(log_probabilities: Floats, temperature: float) -> Floats:
     return np.asarray(np.exp(scaled_log(log_probabilities, temperature).max(axis=1)))
 
 
-def log_loss(confidence: Floats, right: Flags) -> float:
-    """Return the mean negative log-likelihood, in nats, of answers being right with their confidence as probability."""
+def log_losses(confidence: Floats, right: Flags) -> Floats:
+    """Return the negative log-likelihood, in nats, of each answer being right with its confidence as probability."""
     sure = np.clip(confidence, 1e-12, 1 - 1e-12)
-    return -float(np.where(right, np.log(sure), np.log1p(-sure)).mean())
-
-
-def reliability(confidence: Floats, right: Flags) -> list[dict[str, float]]:
-    """Return, for each tenth of confidence that has rows: their number, mean confidence and share of right answers."""
-    places = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    inside = [(place, places == place) for place in sorted(set(places.tolist()))]
-    return [
-        {
-            "from": place / _BINS,
-            "rows": int(here.sum()),
-            "confidence": float(confidence[here].mean()),
-            "right": float(right[here].mean()),
-        }
-        for place, here in inside
-    ]
-
-
-def calibration_error(bins: list[dict[str, float]]) -> float:
-    """Return the expected calibration error of `reliability`: the mean gap, weighted by rows."""
-    rows = sum(each["rows"] for each in bins)
-    return sum(each["rows"] * abs(each["confidence"] - each["right"]) for each in bins) / rows if rows else math.nan
+    return np.asarray(-np.where(right, np.log(sure), np.log1p(-sure)))

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from convert import pipeline
-from convert.cli import scoped, screen
+from convert.cli import label_errors, scoped, screen
 from convert.report.made import plural
 from edge_agent.cli.terminal import Rows, errors, write_exactly
 
 _PAIRS_SHOWN_MAX = 10
+LABEL_ERRORS_MAX = 100
+"""Rows of the JSON."""
 
 
 @dataclass
@@ -42,6 +44,13 @@ class Command:
     site: scoped.Sites = None
     since: scoped.Since = None
     until: scoped.Until = None
+    label_errors: Annotated[
+        bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
+    ] = True
+    encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
+    ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
 
     def __post_init__(self) -> None:
@@ -49,10 +58,22 @@ class Command:
         assess = pipeline.load("convert.assess")  # needs the extra, which other commands do without
         scope = scoped.scope_of(self.version, self.site, self.since, self.until)
         found = assess.assess(self.collected, self.task, assess.Risk(self.target, self.delta), scope)
+        labels = _ranked(self.collected, self.task, scope, self.encoder) if self.label_errors else None
         if self.as_json:
-            write_exactly(json.dumps(found.plain(), ensure_ascii=False))
+            ranked = labels.plain(LABEL_ERRORS_MAX) if labels else None
+            write_exactly(json.dumps({**found.plain(), "label_errors": ranked}, ensure_ascii=False))
             return
         _print(screen.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
+        if labels:
+            label_errors.show(labels)
+
+
+def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
+    choice = pipeline.load("convert.dataset.select").Choice(
+        collected, task, "reviewed", shares={"all": 1.0}, scope=scope
+    )
+    with screen.bar() as advance:
+        return pipeline.load("convert.dataset.label_review").rank(choice, encoder, advance)
 
 
 def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from convert import pipeline
-from convert.cli import scoped
+from convert.cli import label_errors, scoped, screen
 from convert.dataset import formats
 from convert.report.made import plural
 from edge_agent.cli.terminal import errors, say
@@ -21,6 +21,8 @@ from edge_agent.errors import InvalidRequest
 Form = Enum("Form", {form: form for form in (*formats.FORMATS, "label-studio")})  # type: ignore[misc]
 Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure", "opinions": "opinions"})
 SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
+LABEL_ERRORS_MAX = 500
+"""Rows of label-errors.json."""
 _WHY = {
     "not_wanted": "without the review that this format needs",
     "contradicted": "with answers that contradict each other",
@@ -30,7 +32,10 @@ _WHY = {
     "out_of_scope": "of other versions, sites or days than asked for",
     "machine_labelled": "labelled by a model, where the test is",
 }
-Which = Enum("Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts"})
+Placeholders = Enum("Placeholders", {"fill": "fill", "keep": "keep"})
+Which = Enum(
+    "Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts", "label-errors": "label-errors"}
+)
 _UNREVIEWED_SHARE_MAX = 0.1
 """Of the random sample: with more it is said that it may be none."""
 
@@ -44,6 +49,9 @@ class Command:
     calibration and test take only answers that the random audit of a site drew and people labelled.
 
     Each row says where its label comes from. What a model labelled is for training: calibration and test take none.
+
+    Placeholders of redacted values, such as [CARD_1], are filled with made-up values of their type, since the model
+    will read texts that have real ones. text-spans gives the places of a record's values in the text.
 
     label-studio writes what is worth a review; 'edge-convert collect --label-studio FILE' brings the answers back.
 
@@ -71,9 +79,29 @@ class Command:
     shares: Annotated[str, typer.Option(metavar="SPLIT=SHARE,…", help="The splits, in the order of time.")] = (
         "train=0.65,calibration=0.19,test=0.16"
     )
-    seed: Annotated[str, typer.Option(metavar="TEXT", help="Deals out the sites.")] = "1"
+    seed: Annotated[str, typer.Option(metavar="TEXT", help="Deals out the sites, and draws the made-up values.")] = "1"
+    placeholders: Annotated[
+        Placeholders, typer.Option(help="Fill placeholders with made-up values, or keep them as they are.")
+    ] = Placeholders.fill
+    locale: Annotated[
+        str, typer.Option(metavar="LOCALE,…", help="Whose names and numbers: one is drawn for each row.")
+    ] = "en_US"
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD=KIND",
+            help="How placeholders of the site are filled: PATIENT=name, LOYALTY=LC########. Repeat it for others.",
+        ),
+    ] = None
     which: Annotated[Which, typer.Option(help="label-studio: what to review.")] = Which.unreviewed
     rows_max: Annotated[int, typer.Option(metavar="N", min=1, help="label-studio: at most so many tasks.")] = 500
+    label_errors: Annotated[
+        bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
+    ] = True
+    encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
+    ] = None
     force: Annotated[bool, typer.Option("--force", help="Replace the folder that is there.")] = False
 
     def __post_init__(self) -> None:
@@ -84,10 +112,24 @@ class Command:
             self._write()
 
     def _ask(self) -> None:
+        if self.which.value == "label-errors":
+            self._ask_about_labels()
+            return
         review = pipeline.load("convert.dataset.review")  # needs the extra, which other commands do without
         asking = review.Asking(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(asking, self.out, force=self.force)
         say(f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}; paste {review.INTERFACE_NAME} there too")
+
+    def _ask_about_labels(self) -> None:
+        choice = pipeline.load("convert.dataset.select").Choice(
+            self.collected, self.task, self.answers.value, scope=self._scope()
+        )
+        review = pipeline.load("convert.dataset.label_review")
+        count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
+        say(
+            f"{plural(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; paste"
+            f" {review.INTERFACE_NAME} there too"
+        )
 
     def _write(self) -> None:
         write = pipeline.load("convert.dataset.write")  # likewise
@@ -95,23 +137,40 @@ class Command:
         shares = _shares(self.shares)
         scope = self._scope()
         choice = write.Choice(self.collected, self.task, purpose, self.split.value, shares, self.seed, scope)
-        written = write.write(choice, self.form.value, self.out, force=self.force)
+        locales = tuple(name.strip() for name in self.locale.split(","))
+        surrogates = write.SurrogateSettings(self.placeholders.value, locales, _kinds(self.surrogate or []))
+        written = write.write(choice, self.form.value, self.out, force=self.force, surrogates=surrogates)
         for split, count in written.rows.items():
             say(f"{self.out / split}.jsonl: {plural(count, 'row')}")
         say(_left_out(asdict(written.left_out)))
+        for line in (*_span_lines(written.spans), *_surrogate_lines(written.surrogates)):
+            say(line)
         for said in (*_sources(written.label_sources), *_bundles(written)):
             say(said)
-        for said in (*scoped.clocks(written.scope), *_audit(written.audit, written.sites)):
-            errors().print(Text.assemble(("warning: ", "yellow"), said))
+        clocks, unknown = scoped.clocks(written.scope), _unknown_types(written.surrogates)
+        for said in (*clocks, *unknown, *_audit(written.audit, written.sites)):
+            _warn(said)
+        if self.label_errors:
+            _report_label_errors(choice, self.encoder, self.out)
         empty = [split for split, count in written.rows.items() if not count]
         if empty:
-            said = (
+            _warn(
                 f"{', '.join(empty)} without a row: collect more, or name fewer splits or other shares with --shares."
             )
-            errors().print(Text.assemble(("warning: ", "yellow"), said))
 
     def _scope(self) -> Any:
         return scoped.scope_of(self.version, self.site, self.since, self.until)
+
+
+def _warn(said: str) -> None:
+    errors().print(Text.assemble(("warning: ", "yellow"), said))
+
+
+def _unknown_types(counts: dict[str, Any]) -> Iterator[str]:
+    """Say which placeholders got a code because nobody said what they stand for."""
+    if words := counts.get("fallback"):
+        named = f"name one, as in --surrogate {next(iter(words))}=name"
+        yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {named}"
 
 
 def _sources(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
@@ -134,6 +193,21 @@ def _bundles(written: Any) -> Iterator[str]:
         yield f"of answers that nobody reviewed only those of the newest, {newest}, are taken; --version all takes more"
 
 
+def _ranked(choice: Any, encoder: Path | None) -> Any:
+    review = pipeline.load("convert.dataset.label_review")
+    with screen.bar() as advance:
+        return review.rank(choice, encoder, advance)
+
+
+def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
+    """Write label-errors.json beside the splits, and show the first rows."""
+    found = _ranked(choice, encoder)
+    if found is not None:
+        review = pipeline.load("convert.dataset.label_review")
+        review.write_report(found, out / review.REPORT_NAME, LABEL_ERRORS_MAX)
+        label_errors.show(found)
+
+
 def _left_out(counts: dict[str, int]) -> str:
     """Say how many of the examples are not there, and why."""
     reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
@@ -154,6 +228,36 @@ def _audit(audit: Any, sites: Any) -> Iterator[str]:
         )
     if sites.audit_lost:
         yield f"the sites gave up {sites.audit_lost} answers of the random audit for want of room ('spool_bytes_max')."
+
+
+def _span_lines(spans: dict[str, Any]) -> Iterator[str]:
+    """Say how many records were left out because a value has no certain place in the text."""
+    if spans.get("rows_left_out"):
+        reasons = (
+            f"{problem.replace('_', ' ')}: {', '.join(f'{name} ({number})' for name, number in fields.items())}"
+            for problem, fields in spans["left_out"].items()
+        )
+        yield f"{plural(spans['rows_left_out'], 'record')} without spans left out; {'; '.join(reasons)}"
+
+
+def _surrogate_lines(counts: dict[str, Any]) -> Iterator[str]:
+    for key, said in (
+        ("filled", "placeholders filled with made-up values"),
+        ("kept", "placeholders kept"),
+        ("raw", "left, since the caller's text has them"),
+        ("not_found_again", "filled with values that redaction would not find there"),
+    ):
+        if counts.get(key):
+            yield f"{said}: {', '.join(f'{word} {number}' for word, number in counts[key].items())}"
+
+
+def _kinds(written: list[str]) -> dict[str, str]:
+    pairs = [re.fullmatch(r"([A-Z][A-Z0-9_]{0,40})=(.+)", each) for each in written]
+    if not all(pairs):
+        wrong = next(each for each, pair in zip(written, pairs, strict=True) if not pair)
+        remedy = "Write the word of the placeholder, in capitals, and a kind: --surrogate PATIENT=name."
+        raise InvalidRequest(f"--surrogate {wrong} is not understood", remedy=remedy)
+    return {pair[1]: pair[2] for pair in pairs if pair}
 
 
 def _shares(written: str) -> dict[str, float]:

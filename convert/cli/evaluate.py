@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markdown import Markdown
 from rich.text import Text
 
 from convert import data, pipeline
@@ -75,11 +74,7 @@ def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[data.Row]:
 
 
 def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
-    console = screen.out()
     if as_json:
         write_exactly(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
-    elif console.is_terminal:
-        console.print(Markdown(markdown))
     else:
-        for line in markdown.splitlines():
-            console.print(line)
+        screen.show(markdown)

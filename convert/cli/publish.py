@@ -1,5 +1,6 @@
 """`edge-convert publish`."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,13 +8,16 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from convert import data, pipeline
 from convert.cli import repository, screen
 from convert.cli.repository import OnRepository, Stage
-from convert.publish import staged
+from convert.publish import bundles, staged
 from convert.publish.keyring import ANCHOR
-from convert.publish.publisher import Published, Publisher
+from convert.publish.publisher import Published, Publisher, Uploaded
+from convert.publish.reading import Signed, newest
+from convert.report import text
 from convert.report.made import size
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import InvalidRequest, ModelFailed
 
 
 @dataclass(kw_only=True)
@@ -23,6 +27,9 @@ class Command(OnRepository):
     A site runs a bundle only when the plan says so: see 'edge-convert plan edit'. Where the keys of bundles are kept
     elsewhere, --stage leaves what has to be signed in a folder; 'edge-convert sign' signs it there, and
     --staged publishes it.
+
+    With --compare-on a bundle is first compared with the version of its task that sites may run, on the same labelled
+    rows; one that is worse by more than chance is not signed.
 
     Example: [bold]edge-convert publish build/my-task/assemble/bundle --to s3://fleet/updates --keys signing-keys[/bold]
     """
@@ -36,6 +43,13 @@ class Command(OnRepository):
     staged: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Publish what --stage left there, once it is signed.")
     ] = None
+
+    compare_on: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Compare with the signed version on these rows (JSONL) first.")
+    ] = None
+    accept_worse: Annotated[
+        bool, typer.Option("--accept-worse", help="Sign though the comparison finds the bundle worse.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Run the command."""
@@ -53,10 +67,32 @@ class Command(OnRepository):
     def _publish(self, publisher: Publisher, path: Path) -> None:
         with screen.bar() as advance:
             uploaded = publisher.upload(path, advance)
+        if self.compare_on:
+            self._compare(publisher, uploaded, self.compare_on)
         # Not below a bar: somebody may be asked for a passphrase.
         published = publisher.sign(uploaded)
         if not publisher.staged:
             _say(_sentence(published))
+
+    def _compare(self, publisher: Publisher, uploaded: Uploaded, rows: Path) -> None:
+        """Raise ModelFailed where the bundle is worse than the signed version of its task."""
+        before = _before(uploaded)
+        if before is None:
+            _say(f"No other version of {uploaded.signed.task} is signed: there is nothing to compare with.")
+            return
+        measuring = pipeline.load("convert.evaluate")
+        with tempfile.TemporaryDirectory() as made, screen.bar() as advance:
+            first, second = Path(made, "before"), Path(made, "new")
+            kind = bundles.fetch(publisher.place, before.digest, first).manifest.task.kind
+            bundles.fetch(publisher.place, uploaded.signed.digest, second)
+            report = measuring.compare(first, second, data.read_for(rows, kind), advance)
+        screen.show(text.compared(report))
+        worse = [text.FIGURES[name] for name in report.get("worse", ())]
+        if worse and not self.accept_worse:
+            raise ModelFailed(
+                f"{uploaded.signed.name} is worse than {before.name}: {', '.join(worse)}; it was not signed",
+                remedy="Make a better one. To sign it all the same, add --accept-worse.",
+            )
 
     def _check(self) -> None:
         changes = len(self.bundles or ()) + bool(self.staged)
@@ -75,6 +111,13 @@ class Command(OnRepository):
         _say("Published." if change else f"What was staged in {folder} is published already; nothing was changed.")
 
 
+def _before(uploaded: Uploaded) -> Signed | None:
+    """Return the newest version of the task that the plan names; where it names none, the newest that is signed."""
+    others = {digest: each for digest, each in uploaded.held.bundles().items() if digest != uploaded.signed.digest}
+    named = {digest: each for digest, each in others.items() if digest in uploaded.held.plan.bundles()}
+    return newest(named, uploaded.signed.task) or newest(others, uploaded.signed.task)
+
+
 def _sentence(published: Published) -> str:
     uploaded = f"{size(published.bytes_written)} uploaded"
     if published.new:
@@ -86,5 +129,5 @@ def _sentence(published: Published) -> str:
     return f"{published.signed.name} is there already; nothing was changed"
 
 
-def _say(text: str) -> None:
-    screen.out().print(Text(text))
+def _say(said: str) -> None:
+    screen.out().print(Text(said))

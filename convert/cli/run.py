@@ -11,6 +11,7 @@ import typer
 from convert import pipeline, recipe
 from convert.cli import screen
 from convert.report.made import TEXT_NAME, duration, plural, size
+from convert.report.text import headline
 from convert.workspace import Record
 
 RecipeArgument = Annotated[
@@ -67,6 +68,9 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
         written = written.model_copy(update={"work": str(work.absolute())})
     with screen.stages() as shown:
         records = pipeline.run(written, until, again=again, screen=shown)
+    for record in records:
+        if record.stage == "evaluate":
+            screen.out().print(" ".join(headline(record.report)))
     folder = pipeline.work_folder(written)
     screen.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -75,3 +76,13 @@ def stages() -> Iterator[Screen]:
             console.print(Text.assemble((f"{stage:<{_STAGE_WIDTH}}", style), said))
 
         yield Screen(note, advance)
+
+
+def show(markdown: str) -> None:
+    """Print Markdown: rendered on a terminal, as it is elsewhere."""
+    console = out()
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+        return
+    for line in markdown.splitlines():
+        console.print(line)

@@ -16,12 +16,14 @@ import pyarrow as pa
 from scipy import sparse
 
 from convert.collect import sketch
+from convert.texts import normalised
 
-_PAIRS_AT_ONCE = 50_000
+_PAIRS_AT_ONCE = 20_000
 # `kept` holds the distinct predictions of the task.
 _TEXTS = """
     CREATE OR REPLACE TEMP TABLE texts AS
-    SELECT r.text_key, any_value(r.sketch) AS sketch
+    SELECT r.text_key, any_value(r.sketch) AS sketch,
+           any_value(CASE WHEN length(r.input) <= $letters THEN r.input END) AS short
     FROM records r JOIN kept USING (row_id)
     GROUP BY r.text_key
 """
@@ -39,7 +41,7 @@ _PAIRS = """
     SELECT DISTINCT text_key AS b, unnest([first, before]) AS a FROM neighbours
 """
 _SKETCHES = """
-    SELECT p.a, p.b, x.sketch AS left_sketch, y.sketch AS right_sketch
+    SELECT p.a, p.b, x.sketch AS left_sketch, y.sketch AS right_sketch, x.short AS left_text, y.short AS right_text
     FROM pairs p JOIN texts x ON x.text_key = p.a JOIN texts y ON y.text_key = p.b
     WHERE p.a <> p.b
 """
@@ -49,7 +51,7 @@ Keys = npt.NDArray[np.uint64]
 
 def group(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the table `groups` from the table `kept`."""
-    connection.execute(_TEXTS)
+    connection.execute(_TEXTS, {"letters": sketch.SHORT_LETTERS_MAX})
     connection.execute(_PAIRS)
     keys, clusters = _components(list(_links(connection)))
     connection.register("linked", pa.table({"text_key": keys, "cluster": clusters}))
@@ -66,7 +68,11 @@ def _links(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[Keys, Keys]]
     reader: Any = connection.sql(_SKETCHES).to_arrow_reader(_PAIRS_AT_ONCE)
     for batch in reader:
         left, right = (batch[name].flatten().to_numpy(zero_copy_only=False) for name in ("left_sketch", "right_sketch"))
-        alike = sketch.common_hashes(left, right) >= sketch.ALIKE_HASHES_MIN
+        texts = [
+            (first and normalised(first), second and normalised(second))
+            for first, second in zip(batch["left_text"].to_pylist(), batch["right_text"].to_pylist(), strict=True)
+        ]
+        alike = sketch.alike(left.reshape(-1, sketch.BANDS), right.reshape(-1, sketch.BANDS), texts)
         yield batch["a"].to_numpy()[alike], batch["b"].to_numpy()[alike]
 
 

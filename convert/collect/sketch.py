@@ -8,15 +8,21 @@ pieces that they have in common: 0.999 at s = 0.85, 0.64 at s = 0.5.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 BANDS = 16
 HASHES = 64
+ALIKE_SHARE_MIN = 0.85
+"""Of the five-letter pieces of two texts: from this share in common on, one is a near copy of the other."""
 ALIKE_HASHES_MIN = 55
-"""Of 64, from which on two texts count as nearly the same: a share of common pieces of 0.85, give or take 0.05."""
+"""Of 64: an estimate of that share, give or take 0.05."""
+SHORT_LETTERS_MAX = 400
+"""Up to here pieces are counted as well; the estimate is least sure of short texts."""
 _PIECE_LETTERS = 5
+_COUNTED_HASHES_MIN = 32  # an estimate this low is never of a share of 0.85 (6 standard deviations)
 # Fixed: sketches are stored, and must be the same tomorrow.
 _RANDOM = np.random.default_rng(20261125)
 _FACTORS = _RANDOM.integers(1, 2**63, size=(HASHES, 1), dtype=np.uint64) | np.uint64(1)
@@ -44,6 +50,28 @@ def common_hashes(left: Sketch, right: Sketch) -> npt.NDArray[np.int64]:
     same = left.reshape(-1, BANDS).view(np.uint16) == right.reshape(-1, BANDS).view(np.uint16)
     count: npt.NDArray[np.int64] = same.sum(axis=1, dtype=np.int64)
     return count
+
+
+def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | None]]) -> npt.NDArray[np.bool_]:
+    """Tell of each pair of texts whether one is a near copy of the other: the only rule for that.
+
+    Args:
+        left: sketches, [pairs, 16].
+        right: likewise.
+        texts: the two normalised texts of each pair, or None for what has over SHORT_LETTERS_MAX letters.
+    """
+    common = common_hashes(left, right)
+    found: npt.NDArray[np.bool_] = common >= ALIKE_HASHES_MIN
+    for place in np.flatnonzero(~found & (common >= _COUNTED_HASHES_MIN)).tolist():
+        first, second = texts[place]
+        found[place] = first is not None and second is not None and common_share(first, second) >= ALIKE_SHARE_MIN
+    return found
+
+
+def common_share(left: str, right: str) -> float:
+    """Return how many of the different pieces of two normalised texts are in both, as a share."""
+    first, second = set(_pieces(left).tolist()), set(_pieces(right).tolist())
+    return len(first & second) / len(first | second)
 
 
 def _pieces(text: str) -> npt.NDArray[np.uint64]:

@@ -1,19 +1,19 @@
 """One example as a row of each training format. Pure. docs/training-data.md shows them all.
 
 `messages`, `prompt-completion`, `preference` and `unpaired` are those of TRL (https://huggingface.co/docs/trl); the
-first two and `text-label` are also what a recipe reads. Each row says where it came from, so that what is erased later
-can be found.
+first two, `text-label` and `text-spans` are also what a recipe reads. Each row says where it came from, so that what is
+erased later can be found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from convert.data import LabelSource
+from convert.data import LabelSource, Span
 
-Format = Literal["text-label", "prompt-completion", "messages", "preference", "unpaired"]
+Format = Literal["text-label", "text-spans", "prompt-completion", "messages", "preference", "unpaired"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Row = dict[str, Any]
 
@@ -36,12 +36,18 @@ class Example:
     """Why people were asked to review it; None = the site's agent had no streams."""
     sampling_probability: float | None = None
     """With which the random audit drew it; None = not known."""
+    spans: tuple[Span, ...] = ()
+    """text-spans: places in the input."""
+    surrogates: int = 0
+    """Made-up values that stand in place of placeholders."""
 
 
 def rows_of(example: Example, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
-    origin = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
+    origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
     origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
+    if example.surrogates:
+        origin["surrogates"] = example.surrogates
     return [{**row, **origin} for row in _WRITERS[form](example)]
 
 
@@ -52,6 +58,10 @@ def _drawn(example: Example) -> Row:
 
 def _text_label(example: Example) -> Sequence[Mapping[str, Any]]:
     return [{"text": example.input, "label": _answer(example)}]
+
+
+def _text_spans(example: Example) -> Sequence[Mapping[str, Any]]:
+    return [{"text": example.input, "spans": [asdict(span) for span in example.spans]}]
 
 
 def _prompt_completion(example: Example) -> Sequence[Mapping[str, Any]]:
@@ -90,6 +100,7 @@ def _said(content: str) -> list[dict[str, str]]:
 
 _WRITERS: dict[Format, Callable[[Example], Sequence[Mapping[str, Any]]]] = {
     "text-label": _text_label,
+    "text-spans": _text_spans,
     "prompt-completion": _prompt_completion,
     "messages": _messages,
     "preference": _preference,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -71,14 +71,25 @@ def _predicted(answer: str, version: str, score: float | None, choices: bool) ->
     return {"model_version": version, "result": [result], **scored}
 
 
-def interface(labels: Sequence[str]) -> str:
-    """Return the labelling interface: a choice of the labels, or a text to edit when there are none."""
+def label_task_of(data: Mapping[str, Any], chosen: str, score: float) -> dict[str, Any]:
+    """Return a task that asks about a label, which stands chosen; `data` has what `feedback_of` reads, and reasons."""
+    result = {"from_name": _FROM, "to_name": _TO, "type": "choices", "value": {"choices": [chosen]}}
+    prediction = {"model_version": "label errors", "score": score, "result": [result]}
+    return {"data": dict(data), "predictions": [prediction]}
+
+
+def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
+    """Return the labelling interface: a choice of the labels, or a text to edit when there are none.
+
+    With `reasons` each task says in `reason` why it is there.
+    """
     choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
     control = f'  <TextArea name="{_FROM}" toName="{_TO}" editable="true" maxSubmissions="1"/>\n'
     if labels:
         control = f'  <Choices name="{_FROM}" toName="{_TO}" choice="single">\n{choices}  </Choices>\n'
-    shown = f'  <Header value="$review_stream" size="6"/>\n  <Text name="{_TO}" value="$input"/>\n'
-    return f"<View>\n{shown}{control}</View>\n"
+    stream = "" if reasons else '  <Header value="$review_stream" size="6"/>\n'
+    why = '  <Header value="$reason" size="5"/>\n' if reasons else ""
+    return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
 
 
 def feedback_of(export: bytes) -> list[Feedback]:

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +16,12 @@ import duckdb
 from convert import durable
 from convert.collect import statuses
 from convert.collect.statuses import Losses
-from convert.dataset import formats, select
+from convert.dataset import select
 from convert.dataset.formats import Example, Format
+from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.scope import Scoped, open_examples
 from convert.dataset.select import Audit, Choice, Left
+from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "dataset.json"
@@ -27,7 +29,8 @@ _ROWS_AT_ONCE = 10_000
 _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
-    SELECT c.place, e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
+    SELECT c.place, e.kind, e.redaction_counts,
+           e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
            e.review_stream, e.sampling_probability
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY c.place, e.moment, e.site, e.prediction_id
@@ -45,7 +48,7 @@ class Written:
     rows: dict[str, int]
     """By split."""
     labels: dict[str, dict[str, int]]
-    """Answers by split, the most frequent first; empty when there are too many different ones."""
+    """Answers by split, the most frequent first; empty when there are too many different ones. text-spans: of spans."""
     left_out: Left
     label_sources: dict[str, dict[str, int]]
     """Examples by split and by where their label comes from."""
@@ -54,6 +57,10 @@ class Written:
     audit: Audit
     """The random sample that calibration and test are made of."""
     sites: Losses
+    surrogates: dict[str, Any] = field(default_factory=dict)
+    """What became of placeholders: how many were filled in, by type, with which locales and seed."""
+    spans: dict[str, Any] = field(default_factory=dict)
+    """text-spans: how values were found in the texts, and what was left out because they were not."""
 
 
 def purpose_of(form: Format, answers: select.Answers) -> str:
@@ -61,14 +68,23 @@ def purpose_of(form: Format, answers: select.Answers) -> str:
     return _PURPOSES.get(form, answers)
 
 
-def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Written:
+def write(
+    choice: Choice,
+    form: Format,
+    out: Path,
+    *,
+    force: bool = False,
+    surrogates: SurrogateSettings = SurrogateSettings(),  # noqa: B008 - it cannot change
+) -> Written:
     """Choose, and write a folder.
 
     Raises:
         FileMissing: nothing was collected of the task.
-        InvalidRequest: nothing is left to write, or `out` exists.
+        InvalidRequest: nothing is left to write, `out` exists, the format does not suit the task, or a locale or a kind
+            of surrogate is not known.
         OSError: it cannot be written; what was there before is still there.
     """
+    builder = RowBuilder(form, surrogates, choice.seed)
     with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
         scoped = open_examples(connection, choice.collected, choice.task, choice.scope)
         left = select.choose(connection, choice)
@@ -82,8 +98,12 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
         )
         values = {"task": choice.task} if "$task" in query else {}
         rows, labels = _write_rows(
-            connection.execute(query, values), form, [folder / f"{name}.jsonl" for name in names]
+            connection.execute(query, values), builder, [folder / f"{name}.jsonl" for name in names]
         )
+        if not any(rows):
+            reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
+            said = f"each of {left.chosen} records has a value without a certain place in its text: {reasons}"
+            raise InvalidRequest(said, remedy="Look at some records: text-spans needs values as the text has them.")
         written = Written(
             choice.task,
             form,
@@ -96,6 +116,7 @@ def write(choice: Choice, form: Format, out: Path, *, force: bool = False) -> Wr
             scoped,
             select.audit(connection, choice),
             statuses.losses(choice.collected),
+            **builder.report(),
         )
         content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)
         (folder / REPORT_NAME).write_text(content + "\n", encoding="utf-8")
@@ -126,19 +147,19 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
 
 def _write_rows(
     found: duckdb.DuckDBPyConnection,
-    form: Format,
+    builder: RowBuilder,
     paths: list[Path],
 ) -> tuple[list[int], list[Counter[str]]]:
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
     with ExitStack() as opened:
         files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
-        for place, *fields in _fetched(found):
-            example = Example(*fields)
-            for row in formats.rows_of(example, form):
+        for place, kind, redacted, *fields in _fetched(found):
+            rows, learnt = builder.build(RedactedExample(Example(*fields), kind, redacted))
+            for row in rows:
                 files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[place] += 1
             if len(labels[place]) <= _LABELS_MAX:
-                labels[place][example.truth or example.output] += 1
+                labels[place].update(learnt)
     return counts, labels
 
 

@@ -11,22 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convert import data, provisional
+from convert import data, near_copies, provisional
 from convert.data import Row
 from convert.evaluate import paired
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.predictions import Prediction
-from convert.evaluate.scoring import entity_types, expected, measure
+from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
 from convert.evaluate.serving import predict, quiet, serving
+from convert.recipe import Recipe, Split
 from convert.stage import Job, Progress, Report
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import Manifest, Task
 
 __all__ = ["compare", "evaluate", "predict", "run"]
 
 PREDICTIONS_NAME = "predictions.jsonl"
 QUALITY_NAME = "quality.json"
+KNOWN: tuple[Split, ...] = ("train", "calibration")
 _CHUNK_ROWS = 64
 
 
@@ -41,10 +43,25 @@ def run(job: Job) -> Report:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
+    report |= _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
     quality = {key: value for key, value in report.items() if key != "latency_ms"}
     (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return report
+
+
+def _without_near_copies(
+    recipe: Recipe, manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]
+) -> Report:
+    """Return how many test rows are near copies of rows that the model or its threshold comes from, and the headline of
+    the others."""
+    texts = {split: [row.asked for row in data.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)}
+    copies = near_copies.any_of([row.asked for row in rows], texts)
+    report: Report = {"near_copies": {"rows": int(copies.sum()), "splits": list(texts)}}
+    if manifest.task.kind == "embed" or not copies.any() or copies.all():
+        return report
+    kept = outcomes(manifest, rows, predictions).only(~copies)
+    return report | {"without_near_copies": summary(manifest.confidence, kept)}
 
 
 def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> tuple[Report, list[Prediction]]:
@@ -78,7 +95,7 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
         _check_labels(bundle, rows)
     said = _in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
-    return names | paired.compare(bundles[0].manifest.task.kind, rows, *said)
+    return names | paired.compare((bundles[0].manifest, bundles[1].manifest), rows, *said)
 
 
 def _in_turns(

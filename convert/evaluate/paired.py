@@ -1,4 +1,4 @@
-"""Two bundles on the same rows: which is right more often, and could that be chance? Pure."""
+"""Two bundles on the same rows: what differs between them, and could that be chance? Pure."""
 
 from __future__ import annotations
 
@@ -8,49 +8,55 @@ from typing import Any
 import numpy as np
 
 from convert.data import Row
+from convert.evaluate import figures
 from convert.evaluate.predictions import Prediction
-from convert.evaluate.scoring import cosines, is_right, latency, vectors
-from convert.intervals import mcnemar, paired_difference, share
-from edge_agent.formats.manifest import Kind
+from convert.evaluate.scoring import cosines, latency, outcomes, summary, vectors
+from convert.intervals import clustered_share
+from edge_agent.formats.manifest import Manifest
 
 
 def compare(
-    kind: Kind, rows: Sequence[Row], first: Sequence[Prediction], second: Sequence[Prediction]
+    manifests: tuple[Manifest, Manifest], rows: Sequence[Row], first: Sequence[Prediction], second: Sequence[Prediction]
 ) -> dict[str, Any]:
     """Return the report of a comparison.
 
-    Keys: `rows`, `agreement` (same answer), `latency_ms` of both; then, for what can be right or wrong, `first` and
-    `second` (accuracy), `only_first` and `only_second` (rows that one alone has right), `difference` (second less
-    first, with its interval) and `p_value` (McNemar, exact, two-sided). embed: `cosine` of the two vectors of a text.
+    Keys: `rows`, `latency_ms` of both; then, for what can be right or wrong, `first` and `second` (the same headline as
+    `scoring.measure`), `same_answer`, `agreement` (the same answer, and both confident or neither), `only_first` and
+    `only_second` (rows that one alone has right), `differences` (`figures.differences`), `better` and `worse` (in what
+    the second differs by more than chance); classify: `per_label`. embed: `cosine` of the two vectors of a text.
     """
+    kind = manifests[0].task.kind
     report: dict[str, Any] = {
         "rows": len(rows),
         "latency_ms": {"first": latency(first), "second": latency(second)},
     }
     if kind == "embed":
         return report | {"cosine": cosine(first, second)}
-    pairs = [
-        (is_right(kind, row, left), is_right(kind, row, right))
-        for row, left, right in zip(rows, first, second, strict=True)
-    ]
-    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
-    both = pairs.count((True, True))
-    return report | {
-        "agreement": share(agreeing(first, second), len(rows)).plain(),
-        "first": share(both + only_first, len(rows)).plain(),
-        "second": share(both + only_second, len(rows)).plain(),
-        "only_first": only_first,
-        "only_second": only_second,
-        "difference": paired_difference(only_first, only_second, len(rows)).plain(),
-        "p_value": mcnemar(only_first, only_second),
+    left, right = outcomes(manifests[0], rows, first), outcomes(manifests[1], rows, second)
+    same = np.array(same_answers(first, second), dtype=np.bool_)
+    found = figures.differences(left, right)
+    report |= {
+        "first": summary(manifests[0].confidence, left),
+        "second": summary(manifests[1].confidence, right),
+        "same_answer": clustered_share(same, left.families).plain(),
+        "agreement": clustered_share(same & (left.confident == right.confident), left.families).plain(),
+        "only_first": int((left.right & ~right.right).sum()),
+        "only_second": int((right.right & ~left.right).sum()),
+        "differences": found,
+        "better": list(figures.changes(found, better=True)),
+        "worse": list(figures.changes(found, better=False)),
     }
+    if kind == "classify":
+        labels = list(dict.fromkeys([*manifests[0].task.labels, *manifests[1].task.labels]))
+        report["per_label"] = figures.label_differences(left, right, labels)
+    return report
 
 
-def agreeing(first: Sequence[Prediction], second: Sequence[Prediction]) -> int:
-    """Return how many texts got the same answer from both; two failures are the same."""
-    return sum(
+def same_answers(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[bool]:
+    """Tell which texts got the same answer from both; two failures are the same."""
+    return [
         (left.answer, left.failure) == (right.answer, right.failure) for left, right in zip(first, second, strict=True)
-    )
+    ]
 
 
 def cosine(first: Sequence[Prediction], second: Sequence[Prediction]) -> dict[str, float]:

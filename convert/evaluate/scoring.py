@@ -1,8 +1,9 @@
-"""Which answers are right, and what follows from that: shares with intervals, confusion, figures per label. Pure."""
+"""Which answers are right, and the report of a version on labelled rows. Pure."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.data import Row, Span
+from convert.evaluate import figures
+from convert.evaluate.figures import Outcomes
 from convert.evaluate.predictions import Found, Prediction
-from convert.intervals import share
+from convert.intervals import clustered_share, family_numbers
 from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
 
 FAILED = "(no answer)"
@@ -64,10 +67,10 @@ def expected(kind: Kind, row: Row) -> str:
 def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return the report of one bundle on labelled rows.
 
-    Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind `accuracy` (value, low, high at 95 %),
-    `confusion` and `per_label` (classify), `per_label` of entities (extract), `fields` (generate and
-    extract, JSON), `neighbours`
-    (embed, where rows have labels). With a threshold `sure`: the share of rows at or above it, and of wrong ones there.
+    Keys: `rows`; `failed` (reason: rows); `latency_ms`; then by kind those of `figures.headline`, `confusion` and
+    `per_label` (classify), `per_label` of entities (extract), `fields` (generate and extract, JSON), `neighbours`
+    (embed, where rows have labels). With a threshold `sure`: it, and the share of rows at or above it (`coverage`), and
+    of wrong ones there. Every share has its interval at 95 %.
     """
     task = manifest.task
     report: dict[str, Any] = {
@@ -77,23 +80,34 @@ def measure(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Predi
     }
     if task.kind == "embed":
         return report | _neighbours(rows, predictions)
-    right = list(map(partial(is_right, task.kind), rows, predictions))
-    report |= {"accuracy": share(sum(right), len(rows)).plain()} | _sure(manifest.confidence, right, predictions)
-    return report | _BY_KIND[task.kind](task, rows, predictions)
+    found = outcomes(manifest, rows, predictions)
+    return report | summary(manifest.confidence, found) | _BY_KIND[task.kind](task, rows, predictions, found)
 
 
-def _sure(confidence: Confidence, right: Sequence[bool], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def summary(confidence: Confidence, found: Outcomes) -> dict[str, Any]:
+    """Return the headline; coverage and realised risk are in `sure`, beside the threshold, where there is one."""
+    plain = figures.headline(found)
+    selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
     if not isinstance(confidence, Threshold):
-        return {}
-    sure = [not each.failure and each.confidence >= confidence.threshold for each in predictions]
-    wrong = sum(not each for each in compress(right, sure))
-    return {
-        "sure": {
-            "threshold": confidence.threshold,
-            "coverage": share(sum(sure), len(sure)).plain(),
-            "wrong": share(wrong, sum(sure)).plain(),
-        }
-    }
+        return plain
+    sure = {"threshold": confidence.threshold, "target_risk": confidence.target_risk, **selective}
+    return plain | {"sure": sure}
+
+
+def outcomes(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Outcomes:
+    """Return which answers are right and which confident; of kinds that can be right or wrong."""
+    kind, confidence = manifest.task.kind, manifest.confidence
+    least = confidence.threshold if isinstance(confidence, Threshold) else math.inf
+    answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
+    graded = answered & (kind != "generate")
+    said = np.array([each.confidence for each in predictions], dtype=np.float64)
+    return Outcomes(
+        right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),
+        confident=graded & (said >= least),
+        confidence=np.where(graded, said, np.nan),
+        families=family_numbers([row.family or row.key for row in rows]),
+        labels=[row.label for row in rows],
+    )
 
 
 def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -105,27 +119,36 @@ def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
     return {f"p{percent}": round(value, 3) for percent, value in named} | {"mean": round(float(np.mean(times)), 3)}
 
 
-def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
     true, said = [row.label for row in rows], [each.answer or FAILED for each in predictions]
-    pairs, truths, answers = Counter(zip(true, said, strict=True)), Counter(true), Counter(said)
     confusion: dict[str, dict[str, int]] = {}
-    for (label, answered), count in sorted(pairs.items()):
+    for (label, answered), count in sorted(Counter(zip(true, said, strict=True)).items()):
         confusion.setdefault(label, {})[answered] = count
-    per_label = {label: _figures(pairs[label, label], answers[label], truths[label]) for label in task.labels}
+    wanted: dict[str, list[figures.Place]] = {label: [] for label in task.labels}
+    given: dict[str, list[figures.Place]] = {label: [] for label in task.labels}
+    for place, (label, answer) in enumerate(zip(true, said, strict=True)):
+        wanted.setdefault(label, []).append((place, label == answer))
+        given.setdefault(answer, []).append((place, label == answer))
+    selective = figures.of_labels(found, task.labels)
+    per_label = {
+        label: figures.of_label(wanted[label], given[label], found.families) | selective[label] for label in task.labels
+    }
     return {"confusion": confusion, "per_label": per_label}
 
 
-def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
     if task.record_schema is not None:
-        return _fields(task, rows, predictions)
-    hits, said, wanted = Counter[str](), Counter[str](), Counter[str]()
-    for row, each in zip(rows, predictions, strict=True):
-        truth, found = _places(row.spans), _places(each.entities)
-        wanted.update(label for *_, label in truth)
-        said.update(label for *_, label in found)
-        hits.update(label for *_, label in truth & found)
-    per_label = {label: _figures(hits[label], said[label], wanted[label]) for label in entity_types(task)}
+        return _fields(task, rows, predictions, found)
+    wanted: dict[str, list[figures.Place]] = {label: [] for label in entity_types(task)}
+    given: dict[str, list[figures.Place]] = {label: [] for label in entity_types(task)}
+    for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
+        truth, said = _places(row.spans), _places(each.entities)
+        for entity in sorted(truth):
+            wanted.setdefault(entity[2], []).append((place, entity in said))
+        for entity in sorted(said):
+            given.setdefault(entity[2], []).append((place, entity in truth))
+    per_label = {label: figures.of_label(wanted[label], given[label], found.families) for label in entity_types(task)}
     return {"per_label": per_label}
 
 
@@ -134,28 +157,14 @@ def entity_types(task: Task) -> list[str]:
     return list(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
-def _figures(hits: int, said: int, wanted: int) -> dict[str, float | int | None]:
-    """Return precision, recall and F1; None where there is nothing to divide by."""
-    return {
-        "rows": wanted,
-        "precision": _ratio(hits, said),
-        "recall": _ratio(hits, wanted),
-        "f1": _ratio(2 * hits, said + wanted),
-    }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
     """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
-    hits, wanted = Counter[str](), Counter[str]()
-    for row, each in zip(rows, predictions, strict=True):
-        truth, found = _object(row.completion), _object(each.answer)
-        wanted.update(truth.keys())  # a mapping would be taken for counts
-        hits.update(key for key in truth.keys() & found.keys() if truth[key] == found[key])
-    fields = {key: share(hits[key], wanted[key]).plain() for key in sorted(wanted)}
+    places: dict[str, list[figures.Place]] = {}
+    for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
+        truth, said = _object(row.completion), _object(each.answer)
+        for key, value in truth.items():
+            places.setdefault(key, []).append((place, key in said and said[key] == value))
+    fields = {key: figures.share_of(places[key], found.families).plain() for key in sorted(places)}
     return {"fields": fields} if fields else {}
 
 
@@ -167,8 +176,8 @@ def _neighbours(rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[
     labels, every = np.array([row.label for row in compress(rows, use)]), vectors(list(compress(predictions, use)))
     similar = cosines(every, every)
     np.fill_diagonal(similar, -np.inf)
-    hits = int((labels[similar.argmax(axis=1)] == labels).sum())
-    return {"neighbours": share(hits, sum(use)).plain()}
+    families = family_numbers([row.family or row.key for row in compress(rows, use)])
+    return {"neighbours": clustered_share(labels[similar.argmax(axis=1)] == labels, families).plain()}
 
 
 def vectors(predictions: Sequence[Prediction]) -> npt.NDArray[np.float64]:
@@ -194,7 +203,7 @@ def _json(text: str) -> Any:
         return None
 
 
-_BY_KIND: dict[str, Callable[[Task, Sequence[Row], Sequence[Prediction]], dict[str, Any]]] = {
+_BY_KIND: dict[str, Callable[[Task, Sequence[Row], Sequence[Prediction], Outcomes], dict[str, Any]]] = {
     "classify": _classes,
     "extract": _entities,
     "generate": _fields,

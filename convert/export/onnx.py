@@ -1,4 +1,7 @@
-"""Checkpoints to ONNX, through optimum, which stands behind the one function that calls it."""
+"""Checkpoints to ONNX, through optimum, which stands behind the one function that calls it.
+
+A head on mean token vectors is none of transformers': its graph is built by `encoder.bert_graph`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import transformers
 from optimum.exporters.onnx import main_export
 
 from convert import durable, models
+from convert.encoder import bert_graph
+from convert.encoder.pooling import MeanPooledBert
 from convert.models import Head
 from convert.stage import Report
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
@@ -35,6 +41,12 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
         ModelLoadFailed: the weights do not fill the model, or the export fails.
     """
     model = models.open_model(checkpoint, adapter, head)
+    if isinstance(model, MeanPooledBert):
+        config, _ = bert_graph.load(checkpoint)
+        weights = {name.removeprefix("bert."): tensor.numpy() for name, tensor in model.state_dict().items()}
+        (out / MODEL).write_bytes(bert_graph.build(config, weights, "classify"))
+        shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
+        return _described(out, model)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as name:
         source, made = Path(name, "checkpoint"), Path(name, "onnx")
         model.save_pretrained(source)
@@ -45,6 +57,10 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
             raise InvalidRequest(said, remedy="Choose a smaller encoder; the appliance is made for small models.")
         (made / MODEL).replace(out / MODEL)
         shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
+    return _described(out, model)
+
+
+def _described(out: Path, model: Any) -> Report:
     graph = onnx.load(out / MODEL, load_external_data=False)
     return {
         "model": MODEL,

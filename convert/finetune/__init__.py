@@ -21,7 +21,7 @@ from convert import task as tasks
 from convert.decoder.tokens import task_tokens
 from convert.finetune import adapter
 from convert.finetune.decoder import DecoderLearner, Parts
-from convert.finetune.encoder import EncoderLearner, Reading, classifier
+from convert.finetune.encoder import EncoderLearner, Reading, classifier, start_head
 from convert.finetune.keeping import Kept, keep_back
 from convert.finetune.lessons import Lessons
 from convert.finetune.loop import Learner, Settings, Trained, train
@@ -31,7 +31,8 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
 
 # What suits each method where the recipe says 0; docs/experiments.md has the runs behind the figures.
-LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3}
+LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
+"""fitted: full or head, where the head was fitted first."""
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 _METHODS = {"llama": ("lora",), "onnx": ("full", "head")}
 
@@ -42,6 +43,7 @@ def run(job: Job) -> Report:
     Raises:
         InvalidRequest: the method does not suit the runtime, a label has no training row, no row is short enough, or
             the training came to no finite loss.
+        OSError: the disk has no room for the hidden states of the frozen layers.
         FileMissing, ManifestInvalid: task or data are not there, or break a rule.
     """
     settings = job.recipe.finetune
@@ -103,17 +105,17 @@ def _check_labels(rows: Sequence[data.Row], task: Task) -> None:
         )
 
 
-def _rate(settings: Finetune) -> float:
-    return settings.learning_rate or LEARNING_RATES[settings.method]
+def _rate(settings: Finetune, *, head_fitted: bool = False) -> float:
+    return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _fitted(learner: Learner, settings: Finetune, job: Job) -> Trained:
+def _fitted(learner: Learner, settings: Finetune, job: Job, *, head_fitted: bool = False) -> Trained:
     plan = Settings(settings.epochs, settings.batch_rows, settings.patience_epochs, settings.seed)
-    return train(learner, plan, job.progress)
+    return train(learner, plan, job.progress, head_fitted=head_fitted)
 
 
 def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
@@ -132,12 +134,13 @@ def _adapter(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     check, long_kept = lessons.of(kept.validation, settings.tokens_max)
     base = models.open_model(where, None, "causal")
     model = adapter.adapted(base.to(_device()), settings)
-    learner = DecoderLearner(model, tokens, Parts(learn, check), _rate(settings), settings.layers_from)
+    halves = adapter.Halves(model, settings.layers_from, job.out)
+    learner = DecoderLearner(model, tokens, Parts(learn, check), _rate(settings), halves)
     learner.prepare(job.progress)
     trained = _fitted(learner, settings, job)
     size = adapter.save(model, job.out / ADAPTER)
     counts = _counts(model, (len(learn), len(check)), long_train + long_kept)
-    return {**counts, "adapter_bytes": size, **trained.report()}
+    return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
 
 
 def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, Any]:
@@ -147,12 +150,22 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     room = min(settings.tokens_max, models.positions_of(model.config.to_dict()) or settings.tokens_max)
     reading = Reading(tokenizer, task, room)
     learn, check = reading.of(kept.train), reading.of(kept.validation)
-    learner = EncoderLearner(model, tokenizer, (learn, check), _rate(settings))
-    trained = _fitted(learner, settings, job)
+    new = models.labels_of(models.read_config(where)) != list(task.labels)
+    started = new and start_head(model, learn, len(task.labels), job.progress)
+    rate = _rate(settings, head_fitted=started)
+    learner = EncoderLearner(model, tokenizer, (learn, check), rate)
+    trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if task.kind == "classify":
         model.config.problem_type = "single_label_classification"  # by now, whatever the checkpoint was trained for
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
-    return {**counts, "spans_inside_words": learn.misfits + check.misfits, **trained.report()}
+    misfits = learn.misfits + check.misfits
+    return {
+        **counts,
+        "spans_inside_words": misfits,
+        "head_fitted_first": started,
+        "learning_rate": rate,
+        **trained.report(),
+    }

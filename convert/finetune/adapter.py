@@ -1,16 +1,21 @@
 """LoRA on a decoder: which layers learn, and the frozen ones below run only once.
 
-What lies below the first adapted layer gives the same hidden states in every epoch: they are computed once and kept.
+What lies below the first adapted layer gives the same hidden states in every epoch: they are computed once and kept in
+a file, as bfloat16.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import peft
 import torch
 
@@ -20,7 +25,10 @@ from convert.recipe import Finetune
 from edge_agent.errors import InvalidRequest
 
 DROPOUT = 0.1
+HIDDEN_BYTES_MAX = 16 * 2**30
+"""Of the file of hidden states. Rows that do not fit run through the frozen layers in each epoch."""
 _BATCH_ROWS = 16
+_HIDDEN_BYTES = 2  # of one number in bfloat16: the range of float32, which float16 has not
 
 
 def adapted(model: Any, settings: Finetune) -> Any:
@@ -70,21 +78,33 @@ def save(model: Any, folder: Path) -> int:
 class Halves:
     """A decoder cut below one of its layers."""
 
-    def __init__(self, model: Any, first: int) -> None:
-        """`first` is the lowest layer of the upper half; with 0 there is no lower one."""
+    def __init__(self, model: Any, first: int, folder: Path, bytes_max: int = HIDDEN_BYTES_MAX) -> None:
+        """Take a model and a folder with room for its hidden states.
+
+        Args:
+            model: from `adapted`.
+            first: the lowest layer of the upper half; with 0 there is no lower one.
+            folder: where the file lies while this object lives; nobody else sees it there.
+            bytes_max: of the file.
+        """
         self._model, self._first = model, first
-        self._kept: dict[Tokens, torch.Tensor] = {}
+        self._hidden = _HiddenStates(folder, bytes_max)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the file of hidden states."""
+        return self._hidden.bytes_on_disk
 
     def logits(self, rows: Sequence[Tokens], length: int) -> torch.Tensor:
         """Return the logits of the last `length` positions, [rows, length, vocabulary]."""
         given = left_padded(rows, self._model.device)
-        if not self._first:
+        if not self._first or not all(row in self._hidden for row in rows):
             whole: torch.Tensor = self._model(**given, logits_to_keep=length, use_cache=False).logits
             return whole
         ids = given.pop("input_ids")
         hidden = torch.zeros((*ids.shape, self._model.config.hidden_size), device=ids.device)
         for at, row in enumerate(rows):
-            hidden[at, ids.shape[1] - len(row) :] = self._kept[row].to(ids.device)
+            hidden[at, ids.shape[1] - len(row) :] = self._hidden.read(row).to(ids.device)
         with self._only(slice(self._first, None)):
             upper: torch.Tensor = self._model(
                 **given, inputs_embeds=hidden, logits_to_keep=length, use_cache=False
@@ -92,17 +112,20 @@ class Halves:
             return upper
 
     def prepare(self, rows: Sequence[Tokens]) -> Iterator[int]:
-        """Run the lower half over all rows, and keep what comes out; yield how many rows are done."""
+        """Run the lower half over all rows that fit, and keep what comes out; yield how many rows are done.
+
+        Raises OSError: there is no room on the disk.
+        """
         if not self._first:
             return
-        todo = sorted(set(rows), key=len)
+        todo = self._hidden.reserve(sorted(set(rows), key=len), self._model.config.hidden_size)
         self._model.eval()
         for start in range(0, len(todo), _BATCH_ROWS):
             batch = todo[start : start + _BATCH_ROWS]
             with torch.no_grad(), self._only(slice(0, self._first)):
                 hidden = _decoder(self._model)(**left_padded(batch, self._model.device), use_cache=False)[0]
             for row, states in zip(batch, hidden.cpu(), strict=True):
-                self._kept[row] = states[len(states) - len(row) :].clone()
+                self._hidden.write(row, states[len(states) - len(row) :])
             yield start + len(batch)
 
     @contextlib.contextmanager
@@ -117,6 +140,50 @@ class Halves:
             yield
         finally:
             decoder.layers, decoder.norm = layers, norm
+
+
+class _HiddenStates:
+    """What comes out of the frozen layers, by row: a memory-mapped file of bfloat16 that has no name.
+
+    The system takes its pages back when it needs the memory. Without a name the file is gone when this process is,
+    however it ends.
+    """
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self._folder, self._bytes_max = folder, bytes_max
+        self._starts: dict[Tokens, int] = {}
+        self._states: npt.NDArray[np.uint16] = np.empty((0, 0), np.uint16)
+
+    def __contains__(self, row: Tokens) -> bool:
+        return row in self._starts
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return self._states.nbytes
+
+    def reserve(self, rows: Sequence[Tokens], width: int) -> list[Tokens]:
+        """Make the file, and return those rows that it has room for: the first ones. Raises OSError."""
+        places = self._bytes_max // (_HIDDEN_BYTES * width)
+        used = 0
+        for row in rows:
+            if used + len(row) > places:
+                break
+            self._starts[row] = used
+            used += len(row)
+        if used:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                # A mapped file with holes would end this process by a signal when the disk is full; so it has none.
+                os.posix_fallocate(file.fileno(), 0, _HIDDEN_BYTES * width * used)
+                self._states = np.memmap(file, np.uint16, "r+", shape=(used, width))
+        return list(self._starts)
+
+    def write(self, row: Tokens, states: torch.Tensor) -> None:
+        start = self._starts[row]
+        self._states[start : start + len(row)] = states.to(torch.bfloat16).view(torch.uint16).numpy()
+
+    def read(self, row: Tokens) -> torch.Tensor:
+        start = self._starts[row]
+        return torch.from_numpy(np.array(self._states[start : start + len(row)])).view(torch.bfloat16)
 
 
 def _decoder(model: Any) -> Any:

@@ -31,11 +31,11 @@ class Parts:
 class DecoderLearner:
     """An adapted decoder and its lessons."""
 
-    def __init__(self, model: Any, tokens: TaskTokens, parts: Parts, learning_rate: float, layers_from: int) -> None:
-        """Take a model from `adapter.adapted`; `layers_from` is the lowest layer that it adapts."""
+    def __init__(self, model: Any, tokens: TaskTokens, parts: Parts, learning_rate: float, halves: Halves) -> None:
+        """Take a model from `adapter.adapted`, cut below the lowest layer that it adapts."""
         self._lengths = [lesson.length for lesson in parts.train]
         self._model, self._tokens, self._parts, self._rate = model, tokens, parts, learning_rate
-        self._halves = Halves(model, layers_from)
+        self._halves = halves
         self._truth = [list(tokens.labels).index(lesson.answer.tokens) for lesson in parts.validation if tokens.tree]
 
     def prepare(self, progress: Progress) -> None:

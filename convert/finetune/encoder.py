@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
@@ -20,16 +21,20 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from convert.data import Row
+from convert.encoder import linear, pooling
+from convert.encoder.sentences import mean_vectors
 from convert.encoder.tags import UNREAD, tagged
 from convert.finetune.loop import Validation
 from convert.models import encoded
+from convert.stage import Progress
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Task
 
 HEAD_RATE_FACTOR = 5.0
-"""A new head learns so many times faster than the body below it."""
+"""A new head learns so many times faster than the body below it; one that was fitted first, as fast."""
 WEIGHT_DECAY = 0.01
 _VALIDATION_ROWS = 32
+_START_ROWS_MAX = 20_000
 _KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -117,6 +122,8 @@ def classifier(checkpoint: str, task: Task, method: str) -> Any:
 
 def _with_head(checkpoint: str, config: Any, task: Task) -> Any:
     kind = AutoModelForTokenClassification if task.kind == "extract" else AutoModelForSequenceClassification
+    if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
+        kind = pooling.MeanPooledBert
     names = dict(enumerate(task.labels))
     new = config.id2label != names
     config.num_labels = len(names)
@@ -136,6 +143,22 @@ def _with_head(checkpoint: str, config: Any, task: Task) -> Any:
             remedy="Save the checkpoint again with the transformers that it was trained with.",
         )
     return model
+
+
+def start_head(model: Any, rows: Encoded, labels: int, progress: Progress) -> bool:
+    """Give a new head on mean token vectors the weights of a linear classifier on them; return whether it is such one.
+
+    Training starts from what the encoder knows already, and moves it less (Kumar et al. 2022, arXiv 2202.10054).
+    """
+    if not isinstance(model, pooling.MeanPooledBert):
+        return False
+    items = rows.items[:_START_ROWS_MAX]
+    vectors = mean_vectors(model.bert.eval(), [item.given["input_ids"] for item in items], 0, progress)
+    fitted = linear.fit(vectors, np.array([item.wanted[0] for item in items]), labels)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(fitted.weight))
+        model.classifier.bias.copy_(torch.from_numpy(fitted.bias))
+    return True
 
 
 def _is_trained(named: tuple[str, Any]) -> bool:
@@ -172,7 +195,8 @@ class EncoderLearner:
         return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
 
     def _rate_of(self, name: str) -> float:
-        factor = HEAD_RATE_FACTOR if _in_head(self._model, name) and not self._head_only else 1.0
+        random_once = not isinstance(self._model, pooling.MeanPooledBert)
+        factor = HEAD_RATE_FACTOR if random_once and _in_head(self._model, name) and not self._head_only else 1.0
         return self._rate * factor
 
     def loss(self, rows: Sequence[int]) -> torch.Tensor:

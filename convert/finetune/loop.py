@@ -80,29 +80,33 @@ class Trained:
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
-    """The one whose weights were kept, counted from 1."""
+    """The one whose weights were kept, counted from 1; 0 = the start."""
+    best: Validation | None
+    """What it came to; None without an epoch."""
     stopped_early: bool
 
     def report(self) -> dict[str, Any]:
         """Return this for a report."""
-        best = self.epochs[self.best_epoch - 1]
         return {
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
-            "validation_loss": best.validation_loss,
-            "validation_accuracy": best.validation_accuracy,
+            "validation_loss": self.best and self.best.loss,
+            "validation_accuracy": self.best and self.best.accuracy,
         }
 
 
-def train(learner: Learner, settings: Settings, progress: Progress) -> Trained:
+def train(learner: Learner, settings: Settings, progress: Progress, *, head_fitted: bool = False) -> Trained:
     """Train, and leave the learner with the weights of the best epoch.
+
+    With `head_fitted` the weights that it starts with are measured, too, and kept where no epoch is better.
 
     Raises InvalidRequest if the loss is not finite any more.
     """
     run = _Run(learner, settings, progress)
     done: list[Epoch] = []
-    best, best_epoch, kept = None, 0, run.weights()
+    best = learner.validate() if head_fitted else None
+    best_epoch, kept = 0, run.weights()
     for number in range(settings.epochs):
         started = time.monotonic()
         loss = run.epoch(number, best)
@@ -113,7 +117,7 @@ def train(learner: Learner, settings: Settings, progress: Progress) -> Trained:
         elif number + 1 - best_epoch >= settings.patience_epochs:
             break
     run.restore(kept)
-    return Trained(tuple(done), best_epoch, stopped_early=len(done) < settings.epochs)
+    return Trained(tuple(done), best_epoch, best, stopped_early=len(done) < settings.epochs)
 
 
 class _Run:
@@ -124,7 +128,7 @@ class _Run:
         groups = learner.groups()
         self._trained = [weight for group in groups for weight in group["params"]]
         self._steps = settings.epochs * math.ceil(len(learner.lengths) / settings.batch_rows)
-        self._optimiser = torch.optim.AdamW(groups)
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate(step, self._steps))
         self._shuffled = random.Random(settings.seed)  # noqa: S311 - an order, no secret
         self._done, self._started = 0, time.monotonic()

@@ -14,6 +14,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 
 from convert import models
+from convert.encoder import pooling
 from convert.stage import Report
 from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 
@@ -45,9 +46,12 @@ def take(source: Path, out: Path) -> Report:
     out.mkdir(parents=True)
     for file in filter(_is_weights, _files(source, _TAKEN)):
         _link_or_copy(file.resolve(), out / file.name)
+    pooled = pooling.of_source(source, config)
+    if pooled:
+        (out / CONFIG).write_text(json.dumps(config | pooled, indent=2) + "\n", encoding="utf-8")
     models.open_tokenizer(out)
     base = config.get("_name_or_path") or source.resolve().name
-    return {"kind": "checkpoint", "base": base, "architecture": config["model_type"], "dtypes": dtypes}
+    return {"kind": "checkpoint", "base": base, "architecture": config["model_type"], "dtypes": dtypes, **pooled}
 
 
 def shapes(folder: Path) -> Shapes:

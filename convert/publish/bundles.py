@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from convert.publish.places import chunked
+from convert.publish import layout
+from convert.publish.places import Place, chunked
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Artifact, Manifest
 
 _MAKE = "Make it with 'edge-convert run' or 'edge-convert assemble', and name its directory or tar."
+_REPAIR = "'edge-convert verify-repo' lists what is damaged; publishing the bundle again brings it back."
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,37 @@ def opened(path: Path) -> Iterator[Bundle]:
         raise BundleUnreadable(f"{path} does not exist", remedy=_MAKE) from None
     except tarfile.TarError as error:
         raise BundleUnreadable(f"{path} is no bundle directory and no tar: {error}", remedy=_MAKE) from None
+
+
+def fetch(place: Place, digest: str, folder: Path) -> Bundle:
+    """Copy a bundle out of a repository into an empty folder, and return it; every byte is checked.
+
+    Raises:
+        FileMissing, HashMismatch: a file of it is not there, or damaged.
+        OSError, UpstreamFailed, UpstreamRefused: the place cannot be read, or the folder not written.
+    """
+    raw = b"".join(_blob(place, digest, MANIFEST_NAME))
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_NAME).write_bytes(raw)
+    for artifact in manifest.parse(raw).artifacts:
+        path = folder / artifact.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for chunk in _blob(place, artifact.sha256, artifact.path):
+                file.write(chunk)
+    return _bundle(lambda name: _file(folder / name))
+
+
+def _blob(place: Place, sha256: str, name: str) -> Iterator[bytes]:
+    path = layout.blob(sha256)
+    if place.size(path) is None:
+        raise FileMissing(f"the repository has no {path}, which is {name} of a signed bundle", remedy=_REPAIR)
+    hashed = hashlib.sha256()
+    for chunk in place.chunks(path):
+        hashed.update(chunk)
+        yield chunk
+    if hashed.hexdigest() != sha256:
+        raise HashMismatch(f"{path}, which is {name} of a signed bundle, is damaged", remedy=_REPAIR)
 
 
 def _bundle(open_file: Callable[[str], IO[bytes]]) -> Bundle:

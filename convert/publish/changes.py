@@ -8,8 +8,9 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, Targets
 
 from convert.publish.layout import ONLINE, PLAN, ROOT, TARGETS, TIMESTAMP
-from convert.publish.reading import bundles_of
+from convert.publish.reading import Signed, bundles_of, newest
 from convert.report.made import size
+from convert.report.text import headline
 
 Name = Callable[[str], str]
 """Returns what people call a key id."""
@@ -22,7 +23,15 @@ def of_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
         yield f"- bundle {before[digest].name}: revoked"
     for digest in after.keys() - before.keys():
         yield f"+ bundle {after[digest].name}, {size(after[digest].size_bytes)}"
+        yield from _quality(after[digest], newest(before, after[digest].task))
     yield from _keys(PLAN, old.get_delegated_role(PLAN), new.get_delegated_role(PLAN), name)
+
+
+def _quality(new: Signed, old: Signed | None) -> Iterator[str]:
+    yield from (f"    {said}" for said in headline(new.quality))
+    if old is not None and old.quality:
+        yield f"    before, {old.name}, on its own test rows:"
+        yield from (f"      {said}" for said in headline(old.quality))
 
 
 def of_root(old: Root, new: Root, name: Name) -> Iterator[str]:

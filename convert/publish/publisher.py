@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from convert.publish import bundles, layout, reading
+from convert.publish import bundles, layout, quality, reading
 from convert.publish.bundles import Bundle
 from convert.publish.commit import Draft, Missing, commit, online, sign, sign_draft
 from convert.publish.keyring import FIRST_TARGETS, Keyring
@@ -264,12 +265,14 @@ class Publisher:
 
 def _signed(bundle: Bundle) -> Signed:
     of = bundle.manifest
-    return Signed(of.task.name, of.version, bundle.digest, of.size_bytes)
+    return Signed(of.task.name, of.version, bundle.digest, of.size_bytes, quality.of_bundle(bundle))
 
 
 def _target(raw: bytes, signed: Signed) -> TargetFile:
     target = TargetFile.from_data(layout.target_of(signed.task, signed.digest), raw, ["sha256"])
-    custom = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
+    custom: dict[str, Any] = {"task": signed.task, "version": signed.version, "size_bytes": signed.size_bytes}
+    if signed.quality:
+        custom[quality.KEY] = quality.encode(signed.quality)
     target.unrecognized_fields["custom"] = custom
     return target
 

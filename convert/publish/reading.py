@@ -6,15 +6,16 @@ Expiry is no error here: what has expired is there to be renewed. A site is stri
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
 from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from convert.publish import layout
+from convert.publish import layout, quality
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
 from convert.publish.places import Place
 from edge_agent.errors import InvalidRequest, UpdateIncomplete, UpdateUntrusted
@@ -35,6 +36,8 @@ class Signed:
     digest: str
     size_bytes: int
     """Of all its files."""
+    quality: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The headline of its own report; empty of bundles without one."""
 
     @property
     def name(self) -> str:
@@ -111,7 +114,8 @@ def _signed(target: TargetFile) -> Signed:
     custom = target.custom if isinstance(target.custom, dict) else {}
     size_bytes = custom.get("size_bytes", 0)
     task = str(custom.get("task", target.path.split("/")[1]))
-    return Signed(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes)
+    figures = quality.decode(custom.get(quality.KEY))
+    return Signed(task, str(custom.get("version", "")), target.hashes.get("sha256", ""), size_bytes, figures)
 
 
 def read(place: Place, anchor: bytes) -> Held | None:
@@ -294,6 +298,15 @@ def find(bundles: Mapping[str, Signed], written: str) -> Signed:
 def count_of(found: Sequence[Signed]) -> str:
     """Return why it is not one, for a sentence."""
     return "more than one" if found else "no"
+
+
+def newest(bundles: Mapping[str, Signed], task: str) -> Signed | None:
+    """Return the bundle of a task with the highest version."""
+    return max(of_task(bundles, task), key=lambda each: _numbers(each.version), default=None)
+
+
+def _numbers(version: str) -> tuple[tuple[int, ...], str]:
+    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version)), version
 
 
 def of_task(bundles: Mapping[str, Signed], task: str) -> list[Signed]:

@@ -52,7 +52,7 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     if problem := evaluate.get("batch_invariance", {}).get("problem"):
         yield f"No answer of this bundle is confident on a site like this machine: {problem}."
     for label, each in evaluate.get("per_label", {}).items():
-        yield from _label(label, each["rows"], each["recall"])
+        yield from _label(label, each["rows"], each["recall"]["value"])
 
 
 def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:

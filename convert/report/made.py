@@ -6,7 +6,8 @@ These keys of a stage's report are shown in a place of their own, where they are
                agreement {value, low, high}, kl_mean, accuracy {value, low, high}, inside_budget
     calibrate  verdict, threshold, coverage, bound, target_risk, delta, temperature, rows {temperature, threshold},
                walk: list of {threshold, rows, errors, verdict}; reliability {before, after}: {bins, calibration_error}
-    evaluate   rows, accuracy, sure {coverage, wrong}, failed, latency_ms, per_label, confusion, fields, neighbours
+    evaluate   rows, families, accuracy, sure {coverage, wrong}, calibration, near_copies {rows}, without_near_copies,
+               failed, latency_ms, per_label, confusion, fields, neighbours
     finetune   rows {train, validation, too_long}, epochs, best_epoch
 """
 
@@ -71,6 +72,13 @@ def interval(plain: Mapping[str, float]) -> str:
     return f"{percent(plain['value'])} ({level:.0f} % interval {percent(plain['low'])} to {percent(plain['high'])})"
 
 
+def brief(plain: Mapping[str, Any]) -> str:
+    """Return a share with its interval for a table."""
+    if plain["value"] is None:
+        return UNKNOWN
+    return f"{percent(plain['value'])} ({100 * plain['low']:.1f} to {100 * plain['high']:.1f})"
+
+
 def size(count: float) -> str:
     """Return a number of bytes, in megabytes or kilobytes of a thousand."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
@@ -90,4 +98,5 @@ def number(value: float) -> str:
 
 def plural(count: int, one: str) -> str:
     """Return a count with its noun."""
-    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+    many = f"{one[:-1]}ies" if one.endswith("ly") else f"{one}s"
+    return f"{count} {one if count == 1 else many}"

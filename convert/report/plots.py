@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import Bbox
 from scipy import stats
 
 from convert.report.made import Made, column, percent, size
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150
+
+Floats = npt.NDArray[np.float64]
 
 
 def write(folder: Path, made: Made) -> list[str]:
@@ -37,81 +42,103 @@ def reliability(made: Made) -> Figure | None:
     found = made.report("calibrate").get("reliability")
     if not found or not found["before"]["bins"]:
         return None
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
     figure.suptitle("Does the confidence say how often the answer is right?", color=_INK, fontsize=12)
     left, right = figure.subplots(1, 2, sharey=True)
     _reliability(left, "as the model says it", found["before"])
-    _reliability(right, f"divided by temperature {made.report('calibrate')['temperature']:.2f}", found["after"])
+    temperature = made.report("calibrate")["temperature"]
+    said = (
+        "as it is served: no temperature is kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
+    )
+    _reliability(right, said, found["after"])
     left.set_ylabel("right answers")
     return figure
 
 
 def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     bins = measured["bins"]
-    confidence, right = np.array(column(bins, "confidence")), np.array(column(bins, "right"))
-    rows = np.array(column(bins, "rows"))
+    confidence, rows = np.array(column(bins, "confidence")), column(bins, "rows")
+    right = np.array([[each["right"][key] for key in ("low", "value", "high")] for each in bins])
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="what it should be")
-    axes.vlines(confidence, confidence, right, color=_ORANGE, linewidth=2, zorder=2)
-    area = 30 + 250 * rows / rows.max()
-    label = "answers of one tenth of confidence"
-    axes.scatter(confidence, right, s=area, color=_BLUE, edgecolors="white", zorder=3, label=label)
-    below = (right < confidence) | (right > 0.9)
-    for x, y, count, down in zip(confidence, right, rows, below, strict=True):
-        _note(axes, f"{count:.0f}", (x, y), (0, (11, -19)[int(down)]))
-    axes.set_title(f"{title}\nmean gap {percent(measured['calibration_error'])}", fontsize=10, color=_INK)
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel="confidence")
+    axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95 % interval")
+    # Counts stand here and not at the points: the bins have about as many rows each.
+    size = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
+    axes.scatter(confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{size} answers of like confidence")
+    error = measured["calibration_error"]
+    said = f"mean gap {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
+    axes.set_title(f"{title}\n{said}", fontsize=10, color=_INK)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrapped("confidence", measured.get("note", "")))
     _shares(axes)
-    axes.legend(loc="upper left", fontsize=8, frameon=False, markerscale=0.5)
+    _legend_below(axes)
+
+
+def _wrapped(label: str, note: str) -> str:
+    return "\n".join([label, *textwrap.wrap(note, 60)])
+
+
+def _legend_below(axes: Axes, columns: int = 1) -> None:
+    """Put the legend where nothing is drawn."""
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": columns}
+    axes.legend(fontsize=8, frameon=False, **place)
 
 
 def risk_coverage(made: Made) -> Figure | None:
-    """Draw the share of wrong answers among the sure ones over how many are sure, beside the most that passes the test.
+    """Draw the share of wrong answers among the sure ones over how many are sure: the walk over the thresholds.
 
-    What was tested stands out, in green where it passed and in orange where it failed; the rest is grey.
+    It goes from left to right. What was tested stands out, with the most that passes at each; what comes after the
+    first that failed is grey, as it was not tested.
     """
     found = made.report("calibrate")
     if not found.get("walk"):
         return None
     rows, errors = np.array(column(found["walk"], "rows")), np.array(column(found["walk"], "errors"))
     coverage, risk = rows / found["rows"]["threshold"], errors / rows
-    target = found["target_risk"]
-    most = stats.binom.ppf(found["delta"], rows, target)
-    most -= stats.binom.cdf(most, rows, target) > found["delta"]
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    target, verdicts = found["target_risk"], np.array(column(found["walk"], "verdict"))
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(coverage, risk, color=_GREY, linewidth=1.5, zorder=2)
-    able = most >= 0
-    label = f"most that passes, to keep {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
-    axes.plot(coverage[able], most[able] / rows[able], color=_BLUE, linewidth=1.5, drawstyle="steps-mid", label=label)
+    tested = np.isin(verdicts, ("passed", "failed"))
+    axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="as seen; grey: not tested")
     axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {percent(target, 0)}")
-    verdicts = np.array(column(found["walk"], "verdict"))
-    for verdict, colour, words in (("passed", _GREEN, "tested and passed"), ("failed", _ORANGE, "tested and failed")):
-        here = verdicts == verdict
-        if here.any():
-            axes.scatter(coverage[here], risk[here], color=colour, s=22, zorder=3, label=words)
+    if tested.any():
+        _draw_walk(axes, found, coverage, risk)
     top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
-    axes.set(
-        xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="answers that are sure", ylabel="wrong among them, as seen"
-    )
-    _mark_threshold(axes, found, top)
+    axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="answers that are sure", ylabel="wrong among them")
+    axes.set_title(_walk_title(found), fontsize=11, color=_INK)
     _shares(axes)
-    axes.legend(loc="upper left", fontsize=9, frameon=False)
+    _legend_below(axes, columns=2)
     return figure
 
 
-def _mark_threshold(axes: Axes, found: Mapping[str, Any], top: float) -> None:
+def _draw_walk(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Floats) -> None:
+    walk, target = found["walk"], found["target_risk"]
+    verdicts, rows = np.array(column(walk, "verdict")), np.array(column(walk, "rows"))
+    tested = np.flatnonzero(np.isin(verdicts, ("passed", "failed")))
+    most = stats.binom.ppf(found["delta"], rows, target)
+    most -= stats.binom.cdf(most, rows, target) > found["delta"]
+    label = f"most that passes: {percent(target, 0)} with {percent(1 - found['delta'], 0)} certainty"
+    axes.plot(coverage[tested], (most / rows)[tested], color=_BLUE, linewidth=1.5, marker="_", label=label)
+    first, last = walk[tested[0]], walk[tested[-1]]
+    words = f"start, at {first['threshold']:g}"
+    axes.scatter(
+        coverage[tested[:1]], risk[tested[:1]], s=120, facecolors="none", edgecolors=_INK, zorder=2, label=words
+    )
+    for verdict, colour, words in (
+        ("passed", _GREEN, "tested from left to right, passed"),
+        ("failed", _ORANGE, f"failed, at {last['threshold']:g}: the end of the test"),
+    ):
+        here = verdicts == verdict
+        if here.any():
+            axes.scatter(coverage[here], risk[here], color=colour, s=22, zorder=3, label=words)
+    if found["threshold"] is not None:
+        axes.axvline(found["coverage"], color=_GREEN, linewidth=1, label=f"the threshold, {found['threshold']:g}")
+
+
+def _walk_title(found: Mapping[str, Any]) -> str:
     step = next((each for each in found["walk"] if each["threshold"] == found["threshold"]), None)
     if step is None:
-        axes.set_title("No threshold keeps the promise: always escalate", fontsize=12, color=_INK)
-        return
-    axes.set_title("What the threshold buys", fontsize=12, color=_INK)
-    x, y = found["coverage"], step["errors"] / step["rows"]
-    axes.axvline(x, color=_GREEN, linewidth=1)
-    axes.scatter([x], [y], color=_GREEN, s=60, zorder=3)
-    said = f"threshold {found['threshold']:.2f}\n{percent(x)} sure\n{percent(y)} of them wrong"
-    offset, side = ((8, -8), "left") if x < 0.7 else ((-8, -8), "right")
-    place: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": "top"}
-    axes.annotate(said, (x, top), offset, color=_GREEN, fontsize=9, **place)
+        return "No threshold keeps the promise: always escalate"
+    seen = percent(step["errors"] / step["rows"])
+    return f"From {found['threshold']:g} on {percent(found['coverage'])} are sure; {seen} of these were wrong"
 
 
 def candidates(made: Made) -> Figure | None:
@@ -133,17 +160,51 @@ def candidates(made: Made) -> Figure | None:
     axes.set_title("Fast, small and faithful: the candidates (green: chosen; grey: outside the budget)", fontsize=11)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     _frame(axes)
-    axes.legend(loc="lower right", fontsize=9, frameon=False)
+    _legend_below(axes)
+    _label(figure, axes, found)
     return figure
+
+
+def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> None:
+    """Write name and size beside each circle, at the first place where no other words are and no circle is."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    most = max(column(found, "size_bytes"))
+    taken: list[Bbox] = []
+    for each in found:
+        x, y = axes.transData.transform((each["latency_ms"]["p50"], each["agreement"]["value"]))
+        radius = _radius(each, most) * figure.dpi / 72
+        taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+    for each in found:
+        at = (each["latency_ms"]["p50"], each["agreement"]["value"])
+        said, radius = f"{each['name']}\n{size(each['size_bytes'])}", _radius(each, most) + 6
+        notes = []
+        for away in range(6):
+            for across, up in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
+                offset = (across * radius, up * (radius + 8) * (1 + away))
+                side = {1: "left", 0: "center", -1: "right"}[across]
+                notes.append((offset, side))
+        for offset, side in notes:
+            note = axes.annotate(
+                said, at, offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=_INK
+            )
+            box = note.get_window_extent()
+            if axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) and not box.count_overlaps(taken):
+                break
+            note.remove()
+        taken.append(box)
+
+
+def _radius(each: Mapping[str, Any], most: int) -> float:
+    """Return the radius of a candidate's circle, in points."""
+    return float((60 + 900 * each["size_bytes"] / most) ** 0.5 / 2)
 
 
 def _candidate(axes: Axes, each: Mapping[str, Any], most: int, colour: str) -> None:
     agreement = each["agreement"]
-    x, y, area = each["latency_ms"]["p50"], agreement["value"], 60 + 900 * each["size_bytes"] / most
+    x, y, area = each["latency_ms"]["p50"], agreement["value"], (2 * _radius(each, most)) ** 2
     axes.vlines([x], [agreement["low"]], [agreement["high"]], color=colour, linewidth=1)
     axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white")
-    radius = area**0.5 / 2  # in points, as offsets are
-    _note(axes, f"{each['name']}\n{size(each['size_bytes'])}", (x, y), (radius + 6, -4), ha="left")
 
 
 def _colour(each: Mapping[str, Any], made: Made) -> str:
@@ -171,7 +232,3 @@ def _frame(axes: Axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(labelsize=9, colors=_INK)
-
-
-def _note(axes: Axes, said: str, at: tuple[float, float], offset: tuple[float, float], ha: str = "center") -> None:
-    axes.annotate(said, at, offset, textcoords="offset points", ha=ha, fontsize=8, color=_INK)

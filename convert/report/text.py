@@ -9,11 +9,10 @@ from typing import Any
 from convert.data import LabelSource, Summary
 from convert.recipe import Split
 from convert.report.doubts import doubts, of_quality
-from convert.report.made import UNKNOWN, Made, duration, interval, number, percent, plural, size
+from convert.report.made import UNKNOWN, Made, brief, duration, interval, number, percent, plural, size
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300
-_CHANCE_MAX = 0.05
 LABEL_SOURCES: dict[LabelSource, str] = {
     "reviewed": "labels that people confirmed",
     "corrected": "labels that people corrected",
@@ -21,8 +20,9 @@ LABEL_SOURCES: dict[LabelSource, str] = {
     "model": "labels of the local model",
     "imported": "labels of the team's own files",
 }
+_LABELS_SHOWN_MAX = 10
 # They have a place of their own.
-_SHOWN = ("confusion", "per_label", "reliability")
+_SHOWN = ("confusion", "per_label", "reliability", "calibration", "without_near_copies")
 
 
 def markdown(made: Made, plots: Sequence[str]) -> str:
@@ -54,40 +54,137 @@ def compared(report: Mapping[str, Any]) -> str:
 
 
 def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
-    first, second = report["bundles"]
     rows = plural(report["rows"], "row")
     if "cosine" in report:
         yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
         return
-    yield f"Of {rows}, {first} is right on {interval(report['first'])}, {second} on {interval(report['second'])}."
+    yield _verdict(report)
     yield (
-        f"They give the same answer on {percent(report['agreement']['value'])}. Only the first is right on"
-        f" {report['only_first']}, only the second on {report['only_second']}."
+        f"Of {rows} both give the same answer on {interval(report['same_answer'])}; the same answer, and confident in"
+        f" both or in neither, on {interval(report['agreement'])}. Only the first is right on {report['only_first']},"
+        f" only the second on {report['only_second']}."
     )
-    yield f"{_verdict(report)} (exact McNemar test, p = {report['p_value']:.3g})."
+    yield _table(["", "first", "second", "second less first", "p"], _figures(report))
+    yield (
+        "Intervals hold with 95 % certainty, by families of rows. p is the chance of so large a difference between"
+        " equally good versions: McNemar's exact test for accuracy and coverage, random exchanges of the two for the"
+        " others, raised for four tests (Holm)."
+    )
+    yield from _label_comparison(report.get("per_label", {}))
     times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
     yield f"A median answer takes {times[0]:.1f} ms from the first and {times[1]:.1f} ms from the second."
 
 
+FIGURES = {
+    "accuracy": "right answers",
+    "coverage": "confident answers",
+    "wrong": "wrong among the confident",
+    "calibration_error": "calibration error",
+}
+
+
 def _verdict(report: Mapping[str, Any]) -> str:
-    difference = report["difference"]
-    if report["p_value"] > _CHANCE_MAX:
-        return f"The difference, {interval(difference)}, may be chance"
-    better = "second" if difference["value"] > 0 else "first"
-    return f"The {better} is better; second less first is {interval(difference)}"
+    worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
+    if not worse and not better:
+        return "No difference between the two is more than chance would make."
+    said = [
+        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {how}"
+        for names, how in ((worse, "worse"), (better, "better"))
+        if names
+    ]
+    return f"In the second, {', and '.join(said)}, by more than chance would make."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+
+
+def _figures(report: Mapping[str, Any]) -> Iterator[list[object]]:
+    for name, called in FIGURES.items():
+        gap = report["differences"].get(name)
+        if gap is not None:
+            each = [_figure(report[which], name) for which in ("first", "second")]
+            yield [called, *each, brief(gap), UNKNOWN if gap["p_value"] is None else f"{gap['p_adjusted']:.3g}"]
+
+
+def _figure(summary: Mapping[str, Any], name: str) -> str:
+    places: dict[str, Mapping[str, Any]] = {
+        "accuracy": summary,
+        "calibration_error": summary.get("calibration", {}),
+    }
+    found = places.get(name, summary.get("sure", {})).get(name)
+    return brief(found) if found else "none"
+
+
+def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(min(each["p_right"], each["p_confident"]), label, each) for label, each in per_label.items()]
+    if not rows:
+        return
+    shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
+    left_out = len(rows) - len(shown)
+    yield "By label, those that differ most first" + (
+        f"; {plural(left_out, 'label')} more in JSON:" if left_out else ":"
+    )
+    yield _table(
+        [
+            "label",
+            "rows",
+            "right, first",
+            "second",
+            "p",
+            "confident, first",
+            "second",
+            "p",
+            "wrong of these, first",
+            "second",
+        ],
+        ([label, each["rows"], *_label_pair(each)] for _, label, each in shown),
+    )
+
+
+def _label_pair(each: Mapping[str, Any]) -> Iterator[str]:
+    for name, p in (("accuracy", "p_right"), ("coverage", "p_confident"), ("wrong", "")):
+        yield from (brief(each[which][name]) for which in ("first", "second"))
+        if p:
+            yield f"{each[p]:.2g}"
 
 
 def _quality_sentences(quality: Mapping[str, Any]) -> Iterator[str]:
-    if "accuracy" in quality:
-        yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}."
-    if "sure" in quality:
-        coverage, wrong = interval(quality["sure"]["coverage"]), interval(quality["sure"]["wrong"])
-        yield f"{coverage} of the answers are sure, and {wrong} of these wrong."
+    yield from headline(quality)
     if invariance := quality.get("batch_invariance"):
         yield _in_company(invariance)
     times = quality.get("latency_ms")
     if times:
         yield f"An answer takes {times['p50']:.1f} ms, 99 % of them at most {times['p99']:.1f} ms, on this machine."
+
+
+def headline(quality: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how good a version is, with and without test rows that are near copies of others, as sentences."""
+    if "accuracy" in quality:
+        families = quality.get("families", quality["rows"])
+        kin = f" in {plural(families, 'family')}" if families < quality["rows"] else ""
+        yield f"It is right on {interval(quality['accuracy'])} of {plural(quality['rows'], 'test row')}{kin}."
+    yield from _selective(quality)
+    copies = quality.get("near_copies")
+    if copies is None:
+        return
+    if not copies["rows"]:
+        yield "No test row is a near copy of a training or calibration row."
+        return
+    share = percent(copies["rows"] / quality["rows"])
+    yield f"{plural(copies['rows'], 'test row')} ({share}) are near copies of training or calibration rows."
+    if without := quality.get("without_near_copies"):
+        yield f"Without them it is right on {interval(without['accuracy'])} of {without['rows']}."
+        yield from _selective(without)
+
+
+def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
+    if "sure" in quality:
+        coverage, wrong = interval(quality["sure"]["coverage"]), interval(quality["sure"]["wrong"])
+        yield f"{coverage} of the answers are sure, and {wrong} of these wrong."
+    if "calibration" in quality:
+        error = interval(quality["calibration"]["calibration_error"])
+        yield f"Confidence and share of right answers differ by {error}."
 
 
 def _in_company(invariance: Mapping[str, Any]) -> str:
@@ -156,10 +253,11 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
-    figures = ("precision", "recall", "f1")
-    rows = [[label, each["rows"], *map(percent, map(each.get, figures))] for label, each in per_label.items()]
+    names = {"precision": "precision", "recall": "recall", "f1": "F1", "coverage": "sure", "wrong": "wrong of these"}
+    there = [name for name in names if any(name in each for each in per_label.values())]
+    rows = [[label, each["rows"], *(brief(each[name]) for name in there)] for label, each in per_label.items()]
     if rows:
-        yield _table(["label", "rows", "precision", "recall", "F1"], rows)
+        yield _table(["label", "rows", *(names[name] for name in there)], rows)
 
 
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -181,21 +279,53 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
     yield "## Confidence"
     yield calibrate["verdict"]
     if "rows" in calibrate:
-        yield _how(calibrate["rows"], calibrate["temperature"])
+        yield _test(calibrate)
+        yield from _all_passed(calibrate)
+        yield _temperature(calibrate)
+        yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
     yield from _images(plots, "reliability.png", "risk-coverage.png")
 
 
-def _how(rows: Mapping[str, int], temperature: float) -> str:
-    fitted = f"The temperature, {number(temperature)}, was fitted on {plural(rows['temperature'], 'row')}"
-    if not rows["temperature"]:
-        fitted = "There were too few rows to fit a temperature as well"
+def _test(calibrate: Mapping[str, Any]) -> str:
+    """Return the test in three sentences."""
+    target, sure = percent(calibrate["target_risk"], 0), percent(1 - calibrate["delta"], 0)
+    tested = [step["threshold"] for step in calibrate["walk"] if step["verdict"] in ("passed", "failed")]
+    start = f", here {max(tested):g}" if tested else ""
     return (
-        f"{fitted}; the threshold was tested on {plural(rows['threshold'], 'other row')}, of each family one. Those of"
-        " the temperature said where to begin, and from there each lower threshold was tested in turn: it passes when"
-        " so few wrong answers would be that unlikely if more than the target were wrong (exact binomial test, Learn"
-        " then Test). The last that passed before the first that failed is the threshold; errors further down are not"
-        " looked at, and the certainty is of the target, not of the share that was seen."
+        f"The threshold was tested on {plural(calibrate['rows']['threshold'], 'row')}, one of each family, whose labels"
+        f" nothing else has seen; the rows of the temperature said where to start{start}. From there each lower"
+        f" threshold was tested in turn, and passed where so few wrong answers have a probability of"
+        f" {percent(calibrate['delta'], 0)} at most if more than {target} are wrong (exact binomial test, Learn then"
+        " Test). The last that passed before the first that failed is the threshold: that at most"
+        f" {target} are wrong is what is certain to {sure}, whatever share was seen there, and nothing below the first"
+        " failure counts, however few errors it shows."
     )
+
+
+def _all_passed(calibrate: Mapping[str, Any]) -> Iterator[str]:
+    if calibrate["walk"] and calibrate["walk"][-1]["verdict"] == "passed":
+        yield (
+            f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed: the"
+            f" answers together are wrong in less than the target, so hardly any has to escalate. A lower 'risk.target'"
+            " would tell the surer answers apart."
+        )
+
+
+def _temperature(calibrate: Mapping[str, Any]) -> str:
+    fit, rows = calibrate["temperature_fit"], calibrate["rows"]["temperature"]
+    if not rows:
+        return "There were too few rows to fit a temperature as well: it is 1."
+    after = calibrate["reliability"]["after"]["log_loss"]
+    before = calibrate["reliability"]["before"]["log_loss"]
+    tried = (
+        f"A temperature of {number(fit['tried'])} was fitted on {plural(rows, 'row')}. On rows of these that were held"
+        f" out of the fit it changes the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
+    )
+    if not fit["kept"]:
+        return f"{tried} no gain beyond chance, so the temperature stays 1."
+    said = f"{tried} it is kept. On the rows of the threshold the log loss of being right goes from {before:.4f}"
+    worse = ", which is worse: expect no better calibration from it" if after > before else ""
+    return f"{said} to {after:.4f}{worse}."
 
 
 def _images(plots: Sequence[str], *names: str) -> Iterator[str]:
@@ -250,6 +380,8 @@ def _data(made: Made) -> Iterator[str]:
         rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
     yield _table(["", *splits], rows)
     yield from _assumed(data)
+    for copies in data.near_copies:
+        yield f"{copies.sentence()}."
 
 
 def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:

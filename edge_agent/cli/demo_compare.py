@@ -20,11 +20,11 @@ from edge_agent.cli.output import print_trimmed, table
 from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest
+from edge_agent.intervals import Interval, share_of_families
 
 SHOWN_ROWS = 8
 CALL_SECONDS_MAX = 60.0
 """On a machine that does much else besides."""
-_Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Labelled:
 
     text: str
     label: str
+    family: str = ""
+    """Messages of one are right or wrong together; empty = on its own."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ class Score:
     """What a bundle's answers are worth."""
 
     rows: int
-    right: int
+    right: Interval
     sure: int
-    sure_right: int
+    sure_right: Interval
+    """Of the sure answers."""
     milliseconds: float
     """Median of a call, as the caller sees it."""
 
@@ -76,7 +79,7 @@ def _rows(lines: str) -> tuple[Labelled, ...]:
 
 
 def _labelled(plain: dict[str, Any]) -> Labelled:
-    return Labelled(str(plain["text"]), str(plain["label"]))
+    return Labelled(str(plain["text"]), str(plain["label"]), str(plain.get("family") or ""))
 
 
 def sample(rows: Sequence[Labelled], rows_max: int) -> list[Labelled]:
@@ -113,9 +116,17 @@ def _said(result: Classification | Failure, milliseconds: float) -> Said:
 
 def score(rows: Sequence[Labelled], said: Sequence[Said]) -> Score:
     """Count what was right, and what was right among the sure answers."""
-    right = [each.label == row.label for row, each in zip(rows, said, strict=True)]
-    sure = [good for good, each in zip(right, said, strict=True) if each.sure]
-    return Score(len(right), sum(right), len(sure), sum(sure), median(each.milliseconds for each in said))
+    right = [(row, each.label == row.label) for row, each in zip(rows, said, strict=True)]
+    sure = [pair for pair, each in zip(right, said, strict=True) if each.sure]
+    return Score(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in said))
+
+
+def _share(right: Sequence[tuple[Labelled, bool]]) -> Interval:
+    """Return the share of right answers with its interval, by families of messages."""
+    families: dict[str, list[bool]] = {}
+    for row, good in right:
+        families.setdefault(row.family or f"\n{row.text}", []).append(good)
+    return share_of_families([(sum(each), len(each)) for each in families.values()])
 
 
 def show(console: Console, manifests: Sequence[Manifest], rows: Sequence[Labelled], said: Sequence[list[Said]]) -> None:
@@ -159,7 +170,7 @@ def _figures(manifests: Sequence[Manifest], rows: Sequence[Labelled], said: Sequ
     for manifest, answers in zip(manifests, said, strict=True):
         found = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
-        cells = (_share(found.right, found.rows), *_sureness(manifest, found), _duration(found.milliseconds))
+        cells = (_plus_minus(found.right), *_sureness(manifest, found), _duration(found.milliseconds))
         made.add_row(name, model, *cells, decimal(_own_bytes(manifest, shared)))
     return made
 
@@ -168,7 +179,7 @@ def _sureness(manifest: Manifest, found: Score) -> tuple[str, str]:
     """Return the share of sure answers, and how many of them are right; nothing where nothing is calibrated."""
     if manifest.confidence.policy != "threshold":
         return "-", "-"
-    return f"{found.sure / found.rows:.0%}", _share(found.sure_right, found.sure)
+    return f"{found.sure / found.rows:.0%}", _plus_minus(found.sure_right)
 
 
 def _own_bytes(manifest: Manifest, shared: set[str]) -> int:
@@ -181,14 +192,9 @@ def _shared(manifests: Sequence[Manifest]) -> set[str]:
     return {sha256 for sha256 in every if every.count(sha256) > 1}
 
 
-def _share(part: int, whole: int) -> str:
-    """Return a share with its 95 % interval (Wilson), both in percent; "-" of nothing."""
-    return f"{part / whole:.0%} ±{100 * _half(part, whole):.0f}" if whole else "-"
-
-
-def _half(part: int, whole: int) -> float:
-    share, z2 = part / whole, _Z95 * _Z95 / whole
-    return _Z95 * math.sqrt(share * (1 - share) / whole + z2 / whole / 4) / (1 + z2)
+def _plus_minus(share: Interval) -> str:
+    """Return a share with half of its 95 % interval, both in percent; "-" of nothing."""
+    return "-" if math.isnan(share.value) else f"{share.value:.0%} ±{50 * (share.high - share.low):.0f}"
 
 
 def _duration(milliseconds: float) -> str:

@@ -13,6 +13,7 @@ from convert import cli as factory
 from convert import keys
 from edge_agent import cli as appliance
 from edge_agent.client import ReviewClient
+from edge_agent.examples.redact.redactor import Redactor
 from tests.bundles import echo_bundle
 from tests.daemon import RunningDaemon
 from tests.segments import Centre
@@ -74,9 +75,12 @@ def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     dataset = ("dataset", tmp_path / "collected", "--task", "pos", *shares)
     convert(*dataset, "--format", "messages", "--out", tmp_path / "messages")
     (row,) = rows_of(tmp_path / "messages" / "train.jsonl")
+    user, assistant = row["messages"]
     asked = "charge [CARD_1] again"
-    assert [{"role": "user", "content": asked}, {"role": "assistant", "content": right}] == row["messages"]
-    convert(*dataset, "--format", "preference", "--out", tmp_path / "preference")
+    # The text is like those that devices send, with a card of its own.
+    assert (asked, False, 1) == (Redactor().start().text(user["content"]), CARD in user["content"], row["surrogates"])
+    assert (right, asked != user["content"]) == (assistant["content"], True)
+    convert(*dataset, "--format", "preference", "--out", tmp_path / "preference", "--placeholders", "keep")
     (row,) = rows_of(tmp_path / "preference" / "train.jsonl")
     assert (asked, right, answers[0].label) == tuple(row[k][0]["content"] for k in ("prompt", "chosen", "rejected"))
     assert "1 usable to learn from" in convert("assess", tmp_path / "collected", "--task", "pos")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
-    f"edge_agent.{room}" for room in ("engine", "engine.protocol", "examples", "field", "routing", "store", "update")
+    f"edge_agent.{room}"
+    for room in ("engine", "engine.protocol", "examples", "examples.redact", "field", "routing", "store", "update")
 }
 SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
@@ -62,7 +63,9 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.field": BASE | {"edge_agent.durable", "edge_agent.intervals"},
     "edge_agent.store": BASE | {"edge_agent.durable"},
     # What is kept is counted in the same transaction.
-    "edge_agent.examples": BASE | {"edge_agent.durable", "edge_agent.field"},
+    "edge_agent.examples": BASE | {"edge_agent.durable", "edge_agent.field", "edge_agent.examples.redact"},
+    # What counts as personal data, for site and factory alike.
+    "edge_agent.examples.redact": {"edge_agent.errors"},
     "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
     "edge_agent.uplink": BASE | {"edge_agent.durable"},
     "edge_agent.uplink.escalation": BASE
@@ -91,30 +94,34 @@ ROOMS: dict[str, set[str]] = {
     # A process of its own, and a client like any other.
     "edge_agent.web": BASE
     | {f"edge_agent.{name}" for name in ("client", "report", "service.roles", "supervision", "systemd")},
-    "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples"},
+    "edge_agent.support": BASE | {"edge_agent.doctor", "edge_agent.examples", "edge_agent.examples.redact"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrol": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrol", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {"edge_agent.intervals"}
     | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support", "web")}
     | SHARED,
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "intervals")}
-    | {f"convert.{name}" for name in ("decoder", "encoder", "evaluate")},
+    | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},
+    # What stands in place of redacted values is held against the rules that found them.
+    "convert.dataset": {f"edge_agent.{name}" for name in ("errors", "formats", "examples.redact")} | {"convert"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
     "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
     # Scores come from the code that will serve.
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
     **{room: {"edge_agent.errors"} for room in SHARED},
-    "convert.cli": {"convert", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"} | SHARED,
+    "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
+    | SHARED,
     "installer": set(),
     # Runs on the target under its Python, before anything else is there.
     "installer.setup": set(),
     # The man pages are written from the commands and the configuration themselves.
     "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
     "benchmarks": BASE
-    | {f"edge_agent.{name}" for name in ("cli", "examples", "client", "logs", "v1")}
-    | {"convert", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"},
+    | {f"edge_agent.{name}" for name in ("cli", "examples", "examples.redact", "client", "logs", "v1")}
+    | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"},
     # What a call costs in the rooms that it goes through, without a daemon around them.
     "benchmarks.asking.bookkeeping": BASE
     | MIDDLE
@@ -126,6 +133,11 @@ ROOMS: dict[str, set[str]] = {
     | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
     # What batches would gain, which the runtime does not allow.
     "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
+    # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
+    "benchmarks.calibration": BASE
+    | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
+    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
+    "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.encoder", "tests"},
     # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
     "benchmarks.drift": {"benchmarks", "edge_agent.field"},
     "tests": set(),

@@ -104,10 +104,8 @@ def test_two_bundles_are_compared(tmp_path):
     knows = echo_bundle(tmp_path / "knows", labels=("refund", "price"))
     swapped = echo_bundle(tmp_path / "other", labels=("price", "refund"), version="2.0.0")
     report = compare(knows, swapped, [Row("a refund", "refund"), Row("the price", "price")])
-    assert (1.0, 1.0, 0, 0, 1.0) == tuple(
-        report[key]["value"] if isinstance(report[key], dict) else report[key]
-        for key in ("first", "second", "only_first", "only_second", "p_value")
-    )
+    assert (1.0, 1.0) == tuple(report[which]["accuracy"]["value"] for which in ("first", "second"))
+    assert (0, 0, 1.0) == (report["only_first"], report["only_second"], report["differences"]["accuracy"]["p_value"])
     assert ["pos-intent 1.0.0", "pos-intent 2.0.0"] == [name.rpartition(" ")[0] for name in report["bundles"]]
     with pytest.raises(InvalidRequest, match="of kind classify and embed"):
         compare(knows, echo_bundle(tmp_path / "v", kind="embed"), [Row("x")])

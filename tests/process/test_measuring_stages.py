@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate
+from convert import calibrate, evaluate, near_copies
+from convert.report.text import headline
 from convert.stage import Job
 from edge_agent.formats.manifest import Threshold
 from tests.stages import after, quantized, stage_job
@@ -30,7 +32,10 @@ def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
     section = Threshold.model_validate(json.loads((job.out / "confidence.json").read_text()))
     assert (report["threshold"], report["temperature"]) == (section.threshold, section.temperature)
     assert {"temperature": 72, "threshold": 168, "failed": 0} == report["rows"]
-    assert {"bins", "calibration_error"} == set(report["reliability"]["before"]) == set(report["reliability"]["after"])
+    parts = {"bins", "calibration_error", "log_loss", "note"}
+    assert parts == set(report["reliability"]["before"]) == set(report["reliability"]["after"])
+    fit = report["temperature_fit"]
+    assert report["temperature"] == (fit["tried"] if fit["kept"] else 1.0)
     assert json.loads(json.dumps(report)) == report
 
 
@@ -72,3 +77,27 @@ def test_evaluate_leaves_predictions_and_a_report_without_times(tmp_path):
     quality = json.loads((job.out / "quality.json").read_text())
     assert report == {**quality, "latency_ms": report["latency_ms"]}
     assert report["latency_ms"]["p50"] > 0
+
+
+@pytest.mark.slow
+def test_the_headline_is_given_without_near_copies(tmp_path):
+    """Test rows that are near copies of calibration rows are counted, and the others have a headline of their own."""
+    job = ready(tmp_path / "run", "evaluate", wrong=30)
+    file = job.recipe.path("test.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for place, row in enumerate(rows[40:]):
+        row["text"] = f"{place} {hashlib.sha256(str(place).encode()).hexdigest()[:30]}"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = evaluate.run(job)
+    lines = [json.loads(line) for line in (job.out / "predictions.jsonl").read_text().splitlines()]
+    right = [line["answer"] == line["expected"] for line in lines]
+    known = [json.loads(line)["text"] for line in job.recipe.path("calibration.jsonl").read_text().splitlines()]
+    near = near_copies.any_of([row["text"] for row in rows], {"calibration": known}).tolist()
+    assert not any(near[40:])
+    assert {"rows": 35, "splits": ["calibration"]} == report["near_copies"]
+    others = [good for good, copy in zip(right, near, strict=True) if not copy]
+    without = report["without_near_copies"]
+    assert (85, sum(others) / 85) == (without["rows"], without["accuracy"]["value"])
+    assert sum(right) / 120 == report["accuracy"]["value"]
+    said = " ".join(headline(report))
+    assert "35 test rows (29.2 %) are near copies of training or calibration rows. Without them it is right on" in said

@@ -122,6 +122,30 @@ def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path
     assert found.right.value < 0.65
 
 
+def test_the_promise_starts_where_it_is_likely_to_pass(tmp_path: Path):
+    """Few rows at the strictest thresholds, one of them wrong, do not end the test before it reaches the many below."""
+    surest = [record for n in range(1, 61) for record in judged(n, right=n % 10 != 0, confidence=0.995)]
+    usual = [record for n in range(61, 561) for record in judged(n, confidence=0.9)]
+    found = assess(collected(tmp_path, [*surest, *usual]), "pos-intent", RISK).promise
+    assert found.threshold is not None
+    assert found.threshold <= 0.9
+    assert (560, 1.0) == (found.reviews, found.coverage)
+
+
+def test_near_duplicates_prove_once(tmp_path: Path):
+    """Of texts that are the same or nearly so one review counts."""
+    copies = [
+        record
+        for n in range(1, 61)
+        for record in (
+            prediction(n, input=text(1 + n % 2), confidence=0.9, **DRAWN),
+            feedback(n, verdict="accept", value=""),
+        )
+    ]
+    found = assess(collected(tmp_path, copies), "pos-intent", RISK).promise
+    assert (2, None) == (found.reviews, found.threshold)
+
+
 ESCALATED = {"route": "upstream", "model": "large-1", "output": "price"}
 
 

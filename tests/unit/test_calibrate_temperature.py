@@ -1,7 +1,5 @@
 """Temperature, reliability and the limits of the usual."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,22 +47,35 @@ def test_the_best_label_stays_the_best(labels, at):
     assert temperature.confidences(scores, at) == pytest.approx(np.exp(scaled).max(axis=1))
 
 
-def test_reliability_has_rows_confidence_and_truth_of_each_tenth():
-    """A bin holds its rows, how sure they were and how often right; the error is the mean gap."""
-    confidence = np.array([0.05, 0.95, 0.95, 1.0])
-    bins = temperature.reliability(confidence, np.array([False, True, True, False]))
-    assert [(0.0, 1, 0.05, 0.0), (0.9, 3, pytest.approx(2.9 / 3), pytest.approx(2 / 3))] == [
-        (each["from"], each["rows"], each["confidence"], each["right"]) for each in bins
-    ]
-    assert temperature.calibration_error(bins) == pytest.approx((0.05 + 3 * 0.3) / 4)
-    assert math.isnan(temperature.calibration_error([]))
-
-
 def test_the_likelihood_of_records_prefers_honest_confidences():
     """Being right seven times of ten is likeliest under a confidence of 0.7."""
     right = np.arange(10) < 7
-    losses = {c: temperature.log_loss(np.full(10, c), right) for c in (0.5, 0.6, 0.7, 0.8, 1.0)}
+    losses = {c: temperature.log_losses(np.full(10, c), right).mean() for c in (0.5, 0.6, 0.7, 0.8, 1.0)}
     assert 0.7 == min(losses, key=losses.__getitem__)
+
+
+def test_a_temperature_that_helps_is_kept():
+    """Scores that are twice too sure get their temperature, and its gain on rows held out of the fit is reported."""
+    found = temperature.fit_checked(*drawn(300, 4, 2.0), np.arange(300))
+    assert found.kept
+    assert found.temperature == found.tried == pytest.approx(2.0, rel=0.3)
+    assert found.gain > found.error > 0
+
+
+def test_a_temperature_that_only_fits_the_noise_is_not_kept():
+    """Of honest scores, nine draws in ten keep the temperature 1, though the fit always finds another one."""
+    draws = [temperature.fit_checked(*drawn(60, 4, 1.0), np.arange(60)) for _ in range(30)]
+    assert all(each.tried != 1.0 for each in draws)
+    assert sum(each.kept for each in draws) <= 6
+
+
+def test_a_family_never_helps_to_judge_the_temperature_that_it_fitted():
+    """Folds hold families whole, and are of like size; with fewer than 30 rows nothing is tried."""
+    families = np.repeat(np.arange(25), 4)
+    folds = temperature.folds_of(families)
+    assert all(1 == len(set(folds[families == family])) for family in range(25))
+    assert [20] * temperature.FOLDS == np.bincount(folds).tolist()
+    assert temperature.Fit() == temperature.fit_checked(*drawn(29, 3, 3.0), np.arange(29))
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 500)), min_size=30, max_size=1000))

@@ -12,6 +12,7 @@ from edge_agent.cli.demo_compare import Labelled, Said, Score
 from edge_agent.client import BundleRef, Classification, Failure, Timings
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest, parse
+from edge_agent.intervals import share
 
 ROWS = [Labelled("money back", "refund"), Labelled("how much", "price"), Labelled("hello", "other")]
 
@@ -48,7 +49,18 @@ def shown(manifests: list[Manifest], answers: list[list[Said]]) -> str:
 def test_right_and_sure_answers_are_counted():
     """A sure answer that is wrong counts against the sure ones."""
     answers = [Said("refund", True, 1.0), Said("refund", True, 9.0), Said("other", False, 2.0)]
-    assert Score(3, 2, 2, 1, 2.0) == demo_compare.score(ROWS, answers)
+    assert Score(3, share(2, 3), 2, share(1, 2), 2.0) == demo_compare.score(ROWS, answers)
+
+
+def test_messages_of_a_family_say_less_than_others():
+    """Answers that are right or wrong by family have a wider interval than as many on their own."""
+    alone = [Labelled(str(number), "refund") for number in range(40)]
+    kin = [Labelled(str(number), "refund", f"family {number // 8}") for number in range(40)]
+    answers = said(*["refund"] * 32, *["price"] * 8)
+    first, second = (demo_compare.score(rows, answers).right for rows in (alone, kin))
+    assert share(32, 40) == first
+    assert first.value == second.value
+    assert second.high - second.low > 2 * (first.high - first.low)
 
 
 def test_a_sample_is_spread_and_always_the_same():
@@ -78,7 +90,7 @@ def test_the_table_marks_answers_and_names_the_models_apart():
 def test_the_figures_have_intervals():
     """2 of 3 right says little, and the figure says so; without a threshold nothing is said of sure answers."""
     page = shown([manifest("pos-intent")], [said("refund", "other", "other")])
-    assert "67% ±37" in page
+    assert "67% ±45" in page
     assert "2.0 ms" in page
     assert "-                -" in page
     sure = shown([manifest("pos-intent", calibrated=True)], [said("refund", "other", "other", sure=True)])
@@ -108,7 +120,7 @@ def test_labelled_messages_are_read(tmp_path: Path):
     """Other columns and blank lines do not matter."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "money back", "label": "refund", "family": "x"}\n\n')
-    assert (Labelled("money back", "refund"),) == demo_compare.read_labelled(file)
+    assert (Labelled("money back", "refund", "x"),) == demo_compare.read_labelled(file)
     with pytest.raises(FileMissing, match="does not exist"):
         demo_compare.read_labelled(tmp_path / "nothing.jsonl")
 

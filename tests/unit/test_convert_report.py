@@ -1,11 +1,17 @@
 """The report of a run: sentences, doubts, plots; and that a run which came less far has a shorter one."""
 
+import itertools
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
+from convert.near_copies import NearCopies
 from convert.report import plots
 from convert.report.doubts import doubts
 from convert.report.made import Made, duration, interval, number, percent, size
@@ -144,3 +150,117 @@ def test_the_report_says_who_labelled():
     assert "| labels that people confirmed | 0 | 500 | 331 |" in said
     assert "| labels of a large model | 200 | 0 | 0 |" in said
     assert "do not say who labelled them (calibration). It is assumed that people did" in said
+
+
+# --- what the page says of the test, and what the plots show ------------------------------------------------------
+
+
+def confidence_part(**changed: Any) -> str:
+    """Return the part of the report about confidence."""
+    return markdown(made(calibrate=CALIBRATE | changed), []).split("## Confidence")[1].split("##")[0]
+
+
+def test_the_test_is_explained_in_three_sentences():
+    """Which rows and where it starts, what passes, and what the last that passed is worth."""
+    paragraph = next(part for part in confidence_part().split("\n\n") if part.startswith("The threshold was tested"))
+    assert 3 == len(re.findall(r"\.(?: |$)", paragraph))
+    assert "tested on 411 rows, one of each family" in paragraph
+    assert "where to start, here 0.95." in paragraph
+    assert "a probability of 10 % at most if more than 5 % are wrong" in paragraph
+    assert "at most 5 % are wrong is what is certain to 90 %, whatever share was seen there" in paragraph
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        ({"tried": 1.62, "gain": 0.031, "error": 0.008, "kept": True}, "it is kept. On the rows of the threshold the"),
+        (
+            {"tried": 1.07, "gain": 0.001, "error": 0.004, "kept": False},
+            "no gain beyond chance, so the temperature stays",
+        ),
+    ],
+)
+def test_what_becomes_of_the_temperature_is_said(fit: dict[str, Any], said: str):
+    """Kept or not, with its gain on rows held out of the fit."""
+    assert said in confidence_part(temperature_fit=fit)
+
+
+def test_a_temperature_that_makes_it_worse_is_remarked():
+    """Where the log loss of the other rows rises, the report says so."""
+    sides = CALIBRATE["reliability"]
+    worse = {"before": sides["before"] | {"log_loss": 0.2}, "after": sides["after"] | {"log_loss": 0.21}}
+    assert "goes from 0.2000 to 0.2100, which is worse" in confidence_part(reliability=worse)
+    assert "worse" not in confidence_part()
+
+
+def test_a_walk_that_passes_everywhere_says_what_that_means():
+    """The lowest threshold is no mistake: all answers together keep the target."""
+    walk = [{"threshold": 0.9, "rows": 90, "errors": 1, "verdict": "passed"},
+            {"threshold": 0.01, "rows": 411, "errors": 2, "verdict": "passed"}]  # fmt: skip
+    assert "Every threshold from the start down to the lowest, 0.01, passed" in confidence_part(walk=walk)
+    assert "Every threshold" not in confidence_part()
+
+
+def test_bins_that_show_little_are_said_in_words():
+    """The note of the bins stands in the text and under the plot."""
+    few = {"bins": CALIBRATE["reliability"]["after"]["bins"][:1], "note": "3 rows are too few to divide."}
+    sides = {when: side | few for when, side in CALIBRATE["reliability"].items()}
+    assert 1 == confidence_part(reliability=sides).count("3 rows are too few to divide.")
+    figure = plots.reliability(made(calibrate=CALIBRATE | {"reliability": sides}))
+    assert figure is not None
+    assert ["confidence\n3 rows are too few to divide."] * 2 == [axes.get_xlabel() for axes in figure.axes]
+
+
+def overlapping(figure: Any) -> list[tuple[str, str]]:
+    """Return the pairs of words in a figure that lie over each other."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    texts = [each for each in figure.findobj(Text) if each.get_visible() and each.get_text().strip()]
+    boxes = [(each.get_text(), each.get_window_extent()) for each in texts]
+    return [(one, other) for (one, left), (other, right) in itertools.combinations(boxes, 2) if left.overlaps(right)]
+
+
+CROWDED = QUANTIZE | {
+    "candidates": [each | {"latency_ms": {"p50": 20.0 + 0.4 * at}, "agreement": share(0.97 + 0.004 * at, 0.01)}
+                   for at, each in enumerate(QUANTIZE["candidates"])]
+}  # fmt: skip
+NOWHERE = CALIBRATE | {"threshold": None, "coverage": 0.0}
+
+
+@pytest.mark.parametrize("changed", [{}, {"quantize": CROWDED}, {"calibrate": NOWHERE}])
+def test_no_words_of_a_plot_lie_over_others(changed: dict[str, Any]):
+    """Counts, labels, legends, titles and ticks have room, also where candidates are near each other."""
+    for draw in plots.PLOTS.values():
+        figure = draw(made(**changed))
+        assert figure is not None
+        assert [] == overlapping(figure)
+
+
+def test_the_walk_is_plotted_as_it_was_tested():
+    """Only tested thresholds have a limit; start, failure and threshold are named in the legend."""
+    figure = plots.risk_coverage(made())
+    assert figure is not None
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert {"start, at 0.95", "failed, at 0.8: the end of the test", "the threshold, 0.86"} <= set(words)
+    limit = next(line for line in figure.axes[0].lines if line.get_label().startswith("most that passes"))
+    assert [102 / 411, 188 / 411, 224 / 411, 261 / 411] == pytest.approx(list(limit.get_xdata()))
+
+
+def test_near_copies_are_counted_in_every_report():
+    """The data part has a sentence for each pair of splits, also where there are none; JSON has them, too."""
+    none = NearCopies("train", "test", 0, 331, ())
+    some = NearCopies("train", "calibration", 2, 571, (("um a b", "a b"),))
+    told = Made(RECIPE, "t", "1.0.0", replace(SUMMARY, near_copies=(none, some)), made().records)
+    said = markdown(told, [])
+    assert "0 of 331 test rows (0.0 %) are near copies of train rows." in said
+    assert "2 of 571 calibration rows (0.4 %) are near copies of train rows, such as 'um a b' of 'a b'." in said
+
+
+def test_the_headline_without_near_copies_stands_beside_the_other():
+    """Both in the first paragraph, with how many rows are copies."""
+    copies = {"near_copies": {"rows": 150}, "without_near_copies": {"rows": 181, "accuracy": share(0.7, 0.07)}}
+    first = markdown(made(evaluate=EVALUATE | copies), []).split("\n\n")[1]
+    assert "150 test rows (45.3 %) are near copies of training or calibration rows." in first
+    assert "Without them it is right on 70.0 % (95 % interval 63.0 % to 77.0 %) of 181." in first
+    none = markdown(made(evaluate=EVALUATE | {"near_copies": {"rows": 0}}), [])
+    assert "No test row is a near copy of a training or calibration row." in none

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +12,15 @@ from convert.data import Row, Span
 from convert.evaluate import paired
 from convert.evaluate.predictions import Found, Prediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
+from convert.intervals import mcnemar, paired_difference, share
+from convert.report import text
 from edge_agent.formats.manifest import Manifest, Task, Threshold
 
 CLASSIFY = Task(name="intent", kind="classify", labels=("refund", "price", "hours"))
 EXTRACT = Task(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
 GENERATE = Task(name="talk", kind="generate")
 EMBED = Task(name="vector", kind="embed")
+SURE_FROM = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.05, coverage=0.7)
 SPAN, FOUND = Span(0, 4, "item"), Found(0, 4, "item")
 
 
@@ -24,8 +28,16 @@ def manifest(task: Task, **more) -> Manifest:
     return Manifest(task=task, version="1.0.0", runtime="echo", **more)
 
 
+AT_08 = manifest(CLASSIFY, confidence=SURE_FROM)
+
+
 def said(*answers: str) -> list[Prediction]:
     return [Prediction(answer, failure="" if answer else "INPUT_TOO_LONG") for answer in answers]
+
+
+def values(figures: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the rows of a label, and the values of its figures."""
+    return (figures["rows"], *(figures[name]["value"] for name in ("precision", "recall", "f1")))
 
 
 def labelled(*labels: str) -> list[Row]:
@@ -61,8 +73,9 @@ def test_a_classifier_is_described_label_by_label():
     rows = labelled("refund", "refund", "price", "price", "price")
     report = measure(manifest(CLASSIFY), rows, said("refund", "price", "price", "price", ""))
     assert {"refund": {"refund": 1, "price": 1}, "price": {"price": 2, FAILED: 1}} == report["confusion"]
-    assert {"rows": 3, "precision": 2 / 3, "recall": 2 / 3, "f1": 4 / 6} == report["per_label"]["price"]
-    assert {"rows": 0, "precision": None, "recall": None, "f1": None} == report["per_label"]["hours"]
+    assert (3, 2 / 3, 2 / 3, pytest.approx(4 / 6)) == values(report["per_label"]["price"])
+    assert (0, None, None, None) == values(report["per_label"]["hours"])
+    assert share(2, 3).plain() == report["per_label"]["price"]["recall"]
     assert (5, 3 / 5, {"INPUT_TOO_LONG": 1}) == (report["rows"], report["accuracy"]["value"], report["failed"])
     assert report["accuracy"]["low"] < 0.6 < report["accuracy"]["high"]
 
@@ -96,8 +109,8 @@ def test_entities_are_counted_by_type():
         manifest(EXTRACT), rows, [Prediction(entities=(FOUND, Found(0, 1, "price"))), Prediction(entities=(FOUND,))]
     )
     assert 0.5 == report["accuracy"]["value"]
-    assert {"rows": 2, "precision": 1.0, "recall": 1.0, "f1": 1.0} == report["per_label"]["item"]
-    assert {"rows": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0} == report["per_label"]["price"]
+    assert (2, 1.0, 1.0, 1.0) == values(report["per_label"]["item"])
+    assert (1, 0.0, 0.0, 0.0) == values(report["per_label"]["price"])
 
 
 def test_fields_of_generated_json_are_counted():
@@ -124,20 +137,82 @@ def test_latency_is_of_answers():
     assert {} == latency(answers[3:])
 
 
+def compared(rows: list[Row], first: list[Prediction], second: list[Prediction]) -> dict[str, Any]:
+    return paired.compare((AT_08, AT_08), rows, first, second)
+
+
 def test_two_bundles_are_compared_on_the_same_rows():
     """The comparison counts what one alone has right, and the exact test of McNemar is on these."""
     rows = labelled(*["price"] * 10)
-    report = paired.compare("classify", rows, said(*["hours"] * 6, *["price"] * 4), said(*["price"] * 9, ""))
+    report = compared(rows, said(*["hours"] * 6, *["price"] * 4), said(*["price"] * 9, ""))
     assert (6, 1) == (report["only_second"], report["only_first"])
-    assert (0.4, 0.9, 0.3) == (report["first"]["value"], report["second"]["value"], report["agreement"]["value"])
-    assert (0.5, pytest.approx(2 * 8 / 128)) == (report["difference"]["value"], report["p_value"])
+    assert (0.4, 0.9) == (report["first"]["accuracy"]["value"], report["second"]["accuracy"]["value"])
+    assert 0.3 == report["same_answer"]["value"]
+    found = report["differences"]["accuracy"]
+    assert (0.5, pytest.approx(2 * 8 / 128)) == (found["value"], found["p_value"])
+    assert (found["low"], found["high"]) == (paired_difference(1, 6, 10).low, paired_difference(1, 6, 10).high)
+    assert [] == report["better"] == report["worse"]
+
+
+def test_a_version_that_is_confident_less_often_does_not_agree():
+    """The same answers, confident in 21 of 100 rows instead of 90, agree on 31 and are worse in coverage."""
+    rows = labelled(*["price"] * 100)
+    first = [Prediction("price", 0.95 if i < 90 else 0.5) for i in range(100)]
+    second = [Prediction("price", 0.95 if i < 21 else 0.5) for i in range(100)]
+    report = compared(rows, first, second)
+    assert (1.0, 0.31) == (report["same_answer"]["value"], report["agreement"]["value"])
+    coverage = report["differences"]["coverage"]
+    assert (-0.69, mcnemar(69, 0)) == (pytest.approx(coverage["value"]), coverage["p_value"])
+    assert coverage["low"] < coverage["value"] < coverage["high"] < -0.5
+    assert "coverage" in report["worse"]
+    assert (90, 21) == tuple(round(100 * report[each]["sure"]["coverage"]["value"]) for each in ("first", "second"))
+    said_so = text.compared({"bundles": ["a", "b"], **report})
+    assert "In the second, confident answers" in said_so
+    assert "| confident answers | 90.0 % (82.4 to 95.1) | 21.0 % (13.5 to 30.3) | -69.0 % (" in said_so
+    label = report["per_label"]["price"]
+    assert (0.9, 0.21) == (label["first"]["coverage"]["value"], label["second"]["coverage"]["value"])
+    assert label["p_confident"] < 1e-15
+
+
+def test_a_version_that_is_wrong_more_often_where_it_is_confident_is_worse():
+    """Realised risk and calibration error are compared by exchanging the versions: 2 and 30 of 100 differ."""
+    rows = labelled(*["price"] * 100)
+    first = [Prediction("price" if i >= 2 else "hours", 0.95) for i in range(100)]
+    second = [Prediction("price" if i >= 30 else "hours", 0.95) for i in range(100)]
+    report = compared(rows, first, second)
+    assert ["accuracy", "wrong", "calibration_error"] == report["worse"]
+    assert 0.28 == pytest.approx(report["differences"]["wrong"]["value"])
+    assert report["differences"]["wrong"]["low"] > 0.1
+    back = compared(rows, second, first)
+    assert (["accuracy", "wrong", "calibration_error"], []) == (back["better"], back["worse"])
+
+
+def test_families_of_rows_are_one_piece_of_evidence():
+    """Seven rows that one version alone has right are chance when they are one family, and no chance on their own."""
+    alone = labelled(*["price"] * 20)
+    kin = [Row(row.text, row.label, family="f" if i < 7 else "") for i, row in enumerate(alone)]
+    first, second = said(*["hours"] * 7, *["price"] * 13), said(*["price"] * 20)
+    p_values = [compared(rows, first, second)["differences"]["accuracy"]["p_value"] for rows in (alone, kin)]
+    assert (2 / 128, 1.0) == (pytest.approx(p_values[0]), pytest.approx(p_values[1]))
+
+
+def test_a_version_without_a_threshold_is_never_confident():
+    """Its coverage is 0 in the comparison, its realised risk unknown and not tested."""
+    rows = labelled(*["price"] * 30)
+    answers = [Prediction("price", 0.9)] * 30
+    report = paired.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
+    assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
+    assert "sure" not in report["second"]
+    assert "| wrong among the confident | 0.0 % (0.0 to 11.6) | none | - | - |" in text.compared(
+        {"bundles": ["a", "b"], **report}
+    )
 
 
 def test_two_embeddings_are_compared_by_cosine():
     """Mean and least cosine, over the texts that have both vectors."""
     first = [Prediction(vector=(1.0, 0.0)), Prediction(vector=(0.0, 2.0)), Prediction(failure="X")]
     second = [Prediction(vector=(3.0, 0.0)), Prediction(vector=(1.0, 1.0)), Prediction(vector=(1.0, 1.0))]
-    report = paired.compare("embed", labelled("", "", ""), first, second)
+    report = paired.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
     assert {"mean": pytest.approx((1 + math.sqrt(0.5)) / 2), "least": pytest.approx(math.sqrt(0.5))} == report["cosine"]
     assert {} == paired.cosine(first[2:], second[2:])
 

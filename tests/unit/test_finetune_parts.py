@@ -199,6 +199,15 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
     assert " s left" in said[-1][0]
 
 
+@pytest.mark.parametrize(("script", "best"), [([0.8, 0.5, 0.6], 0), ([0.8, 0.5, 0.9, 0.5, 0.5], 2)])
+def test_a_start_that_no_epoch_betters_is_kept(script: list[float], best: int) -> None:
+    """Where the head was fitted first, the start is measured like an epoch, and counts as number 0."""
+    learner = Line(script, start=1.0)
+    trained = loop.train(learner, settings(), lambda *_: None, head_fitted=True)
+    assert (best, max(script)) == (trained.best_epoch, trained.report()["validation_accuracy"])
+    assert learner.weights[best] == float(learner.weight.detach())
+
+
 def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
     """The order depends on the seed only."""
     first, second, other = (Line([0.5] * 6) for _ in range(3))

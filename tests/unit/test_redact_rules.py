@@ -51,6 +51,17 @@ def test_no_rule_finds_less_than_it_should():
         assert found / labelled >= (0.9 if name in ("card", "iban") else 0.66), name
 
 
+@pytest.mark.parametrize("zero", ["\u0660", "\u09e6", "\uff10"])
+def test_digits_of_other_scripts_are_digits(zero: str):
+    """Numbers in Arabic, Bengali or wide digits are found as the same ones in Western digits; none stops the rules."""
+    for line in DATA.read_text(encoding="utf-8").splitlines():
+        text = json.loads(line)["text"]
+        written = text.translate({ord(digit): chr(ord(zero) + int(digit)) for digit in "0123456789"})
+        Redactor().start().found(written)
+    shifted = "".join(chr(ord(zero) + int(digit)) if digit.isdigit() else digit for digit in "4111 1111 1111 1111")
+    assert [(5, 24, "card", "CARD")] == Redactor().start().found(f"card {shifted}")
+
+
 def test_only_the_text_around_a_number_matters():
     """Far from any digit, more text changes nothing of what is found: rules look only around what passes their gate."""
     far, redaction = "so it was on that long day, " * 10, Redactor().start()

@@ -17,9 +17,16 @@ from typing import Any
 
 from edge_agent.examples.redact.rules import GATES, RULES, RULES_VERSION, Rule, Span
 
-_PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]{0,40}_\d{1,6}\]")
+PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
 FIELD_RULE = "schema_field"
 """Name under which values of fields that the schema marks are counted."""
+NAME_RULE, NAME_WORD = "presidio", "NAME"
+"""The rule that finds names, where a site has one, and the word of its placeholders."""
+
+
+def placeholders(text: str) -> list[str]:
+    """Return the placeholders in a text, in its order."""
+    return [match[0] for match in PLACEHOLDER.finditer(text)] if "[" in text else []
 
 
 @dataclass
@@ -40,7 +47,7 @@ class Redaction:
 
         `context` is read before the text and not replaced: the key of a value may tell what its digits are.
         """
-        self.reserved.update(_PLACEHOLDER.findall(text) if "[" in text else ())
+        self.reserved.update(placeholders(text))
         spans = self.found(text, context)
         if not spans:
             return text
@@ -78,7 +85,7 @@ class Redaction:
     def restore(self, text: str) -> str:
         """Put the values back into a text that holds placeholders of this example."""
         values = {placeholder: value for value, placeholder in self._placeholders.items()}
-        return _PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
+        return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
 
     def _field(self, value: Any, name: str) -> Any:
         if isinstance(value, list):
@@ -136,14 +143,14 @@ class Redactor:
         self, site_rules: Sequence[Rule] = (), detector: Callable[[str], Iterator[Span]] | None = None
     ) -> None:
         """Put the site's rules before the ones that are always there, and the detector of names after them."""
-        names = [Rule("presidio", "NAME", detector)] if detector else []
+        names = [Rule(NAME_RULE, NAME_WORD, detector)] if detector else []
         self._rules = (*site_rules, *RULES, *names)
         self.rule_names = tuple(rule.name for rule in self._rules)
         self.version = RULES_VERSION
 
     def start(self, stored: str = "") -> Redaction:
         """Begin with an example; placeholders in a stored text of it are not given again."""
-        return Redaction(self._rules, set(_PLACEHOLDER.findall(stored)))
+        return Redaction(self._rules, set(placeholders(stored)))
 
 
 def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:

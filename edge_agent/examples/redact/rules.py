@@ -94,7 +94,9 @@ def checked(pattern: str, check: Callable[[str], bool] = bool, *, flags: int = 0
 
 
 def bare(number: str) -> str:
-    """Drop what stands between the characters of a number, and write it in upper case."""
+    """Drop what stands between the characters of a number; write it in upper case, digits of any script as 0 to 9."""
+    if not number.isascii():
+        number = "".join(str(int(char)) if char.isdecimal() else char for char in number)
     return re.sub(r"[^0-9A-Za-z]", "", number).upper()
 
 

@@ -1,0 +1,184 @@
+"""Labels of collected examples that are likely wrong: ranked, as JSON, and as tasks for Label Studio with the reasons.
+
+What is ranked are the examples that were chosen (`select.choose`), whoever labelled them: at most ROWS_MAX, the newest.
+Their texts become vectors by an encoder's checkpoint, or by their letters and words where none is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy.typing as npt
+
+from convert import durable, pipeline
+from convert.dataset import label_errors, label_studio, select
+from convert.dataset.label_errors import LabelErrors
+from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
+from convert.dataset.scope import open_examples
+from convert.dataset.select import Choice
+from convert.dataset.write import made_whole
+from convert.encoder import ngrams
+from convert.stage import Progress
+from edge_agent.errors import InvalidRequest
+
+REPORT_NAME = "label-errors.json"
+ROWS_MAX = 20_000
+METHOD = "confident learning (Northcutt, Jiang & Chuang 2021), out of fold, ranked by self-confidence"
+_CHOSEN = """
+    SELECT e.site, e.prediction_id, e.input, coalesce({right}, e.output) AS given, e.output, e.cluster
+    FROM chosen c JOIN examples e USING (site, prediction_id)
+    WHERE e.kind = 'classify' AND given <> ''
+    ORDER BY e.answered_at DESC, e.site, e.prediction_id LIMIT $limit
+"""
+
+
+class LabelledExample(NamedTuple):
+    """One example, with the label that a training row of it has."""
+
+    site: str
+    prediction_id: str
+    text: str
+    given: str
+    output: str
+    """What was answered."""
+    cluster: str
+
+
+class RankedRow(NamedTuple):
+    """An example whose label is likely wrong, and the reasons."""
+
+    site: str
+    prediction_id: str
+    text: str
+    given: str
+    suggested: str
+    given_probability: float
+    suggested_probability: float
+    output: str
+
+    @property
+    def reason(self) -> str:
+        """Say why it is listed."""
+        return (
+            f"Labelled '{self.given}'. A classifier that learnt from the other examples gives that"
+            f" {self.given_probability:.0%}, and '{self.suggested}' {self.suggested_probability:.0%}."
+        )
+
+
+@dataclass(frozen=True)
+class RankedLabels:
+    """What was found in the examples of one task."""
+
+    task: str
+    vectors: str
+    """What the texts were compared by: `n-grams`, or the name of the encoder."""
+    judged: int
+    unjudged: int
+    """Of labels with fewer than five different texts."""
+    estimated: int
+    """Labels that are likely wrong."""
+    agreement: float
+    labels: tuple[str, ...]
+    rows: tuple[RankedRow, ...]
+    """The least probable label first: as many as are estimated."""
+
+    def plain(self, rows_max: int) -> dict[str, Any]:
+        """Return it as JSON has it, with at most so many rows."""
+        found = {**asdict(self), "method": METHOD, "rows": [row._asdict() for row in self.rows[:rows_max]]}
+        del found["labels"]
+        return {"schema": "edge-agent/label-errors/v1", **found}
+
+
+def rank(choice: Choice, encoder: Path | None, progress: Progress) -> RankedLabels | None:
+    """Rank the labels that a training set of that choice has; None if it has too few, or is no classification.
+
+    Raises:
+        FileMissing: nothing was collected of the task.
+        ModelLoadFailed: the encoder's checkpoint does not open.
+    """
+    with duckdb.connect() as connection:
+        open_examples(connection, choice.collected, choice.task, choice.scope)
+        select.choose(connection, choice)
+        return rank_chosen(connection, choice, encoder, progress)
+
+
+def rank_chosen(
+    connection: duckdb.DuckDBPyConnection, choice: Choice, encoder: Path | None, progress: Progress
+) -> RankedLabels | None:
+    """Rank the labels of the table `chosen`; see `rank`."""
+    query = _CHOSEN.format(right=select.right_answer(choice.purpose))
+    rows = [LabelledExample(*row) for row in connection.execute(query, {"limit": ROWS_MAX}).fetchall()]
+    vectors = partial(_vectors, [row.text for row in rows], encoder, progress)
+    found = label_errors.find(vectors, [row.given for row in rows], [row.cluster for row in rows], choice.seed)
+    if found is None:
+        return None
+    return RankedLabels(
+        choice.task,
+        encoder.name if encoder else "n-grams",
+        found.judged,
+        found.unjudged,
+        found.estimated,
+        round(found.agreement, 4),
+        tuple(sorted({row.given for row in rows} | {row.output for row in rows if row.output})),
+        tuple(_ranked(rows, found)),
+    )
+
+
+def write_report(found: RankedLabels, path: Path, rows_max: int) -> None:
+    """Write label-errors.json, whole or not at all."""
+    content = json.dumps(found.plain(rows_max), ensure_ascii=False, indent=1) + "\n"
+    durable.write(path, content.encode())
+
+
+def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: bool = False) -> int:
+    """Write a folder for Label Studio: tasks with the reasons, the labelling interface, and the report.
+
+    Returns the number of tasks. Raises InvalidRequest: there is nothing to look at, or `out` exists.
+    """
+    if found is None or not found.rows:
+        said = "no label is likely wrong" if found else f"fewer than {label_errors.ROWS_MIN} labels can be judged"
+        raise InvalidRequest(said, remedy="Collect more; 'edge-convert assess' counts what there is.")
+    with made_whole(out, TASKS_NAME, force=force) as folder:
+        tasks = [_task(row, found.task) for row in found.rows[:rows_max]]
+        (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        shown = label_studio.interface(found.labels, reasons=True)
+        (folder / INTERFACE_NAME).write_text(shown, encoding="utf-8")
+        write_report(found, folder / REPORT_NAME, rows_max)
+        return len(tasks)
+
+
+def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedRow]:
+    for each in found.suspects:
+        row = rows[each.row]
+        chances = round(each.given_probability, 4), round(each.suggested_probability, 4)
+        yield RankedRow(row.site, row.prediction_id, row.text, each.given, each.suggested, *chances, row.output)
+
+
+def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
+    if encoder is None:
+        return ngrams.vectors(texts)
+    made: npt.ArrayLike = pipeline.load("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
+    return made
+
+
+def _task(row: RankedRow, task: str) -> dict[str, Any]:
+    """Return a task for Label Studio: the label as it is stands chosen, so a change is somebody's decision."""
+    data = {
+        "input": row.text,
+        "output": row.output,
+        "site": row.site,
+        "prediction_id": row.prediction_id,
+        "task": task,
+        "reason": row.reason,
+        "given_label": row.given,
+        "suggested_label": row.suggested,
+        "given_probability": row.given_probability,
+        "suggested_probability": row.suggested_probability,
+    }
+    return label_studio.label_task_of(data, row.given, row.given_probability)

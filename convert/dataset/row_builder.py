@@ -1,0 +1,75 @@
+"""From an example to the rows of a format: places of a record's values, then values for its placeholders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convert.data import Span
+from convert.dataset import formats
+from convert.dataset.formats import Example, Format, Row
+from convert.dataset.spans import SpanCounts, align
+from convert.dataset.surrogates import PlaceholderFiller, SurrogateSettings
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Kind
+
+
+@dataclass(frozen=True)
+class RedactedExample:
+    """An example as it was collected."""
+
+    example: Example
+    kind: Kind
+    counts: Mapping[str, int]
+    """Replacements in input and output by the name of the rule."""
+
+
+class RowBuilder:
+    """Makes rows, and counts what was filled in and left out."""
+
+    def __init__(self, form: Format, settings: SurrogateSettings, seed: str) -> None:
+        """Raises InvalidRequest for a locale or a kind of surrogate that is not known."""
+        self._form = form
+        self._filler = PlaceholderFiller(settings, seed)
+        self._spans = SpanCounts()
+
+    def build(self, redacted: RedactedExample) -> tuple[list[Row], list[str]]:
+        """Return the rows of an example, and what it teaches: its answer, or the labels of its spans.
+
+        Raises:
+            InvalidRequest: spans are asked for, and the task does not extract.
+        """
+        example = redacted.example
+        spans: tuple[Span, ...] = ()
+        learnt = [example.truth or example.output]
+        if self._form == "text-spans":
+            if redacted.kind != "extract":
+                raise InvalidRequest(
+                    f"format text-spans is for tasks of kind extract, not {redacted.kind}",
+                    remedy="Use text-label, prompt-completion or messages.",
+                )
+            alignment = align(learnt[0], example.input)
+            self._spans.add(alignment)
+            if alignment.problems:
+                return [], []
+            spans, learnt = alignment.spans, [span.label for span in alignment.spans]
+        return formats.rows_of(self._filled(redacted, spans), self._form), learnt
+
+    def report(self) -> dict[str, Any]:
+        """Return the sections of the data sheet."""
+        spans = {"spans": self._spans.report()} if self._form == "text-spans" else {}
+        return {"surrogates": self._filler.report(), **spans}
+
+    def _filled(self, redacted: RedactedExample, spans: tuple[Span, ...]) -> Example:
+        """Return the example with values for its placeholders. A label of a classify task is no text, and stays."""
+        example = redacted.example
+        classifies, truth = redacted.kind == "classify", example.truth or ""
+        texts = [example.input, *([] if classifies else [example.output, truth])]
+        key = f"{example.site}/{example.prediction_id}"
+        filled = self._filler.fill(key, redacted.counts, texts, stored=2)
+        moved = tuple(Span(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
+        example = replace(example, input=filled.texts[0], spans=moved, surrogates=filled.values)
+        if classifies:
+            return example
+        return replace(example, output=filled.texts[1], truth=None if example.truth is None else filled.texts[2])

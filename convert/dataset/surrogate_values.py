@@ -1,0 +1,299 @@
+"""Made-up values in the forms that redaction replaces: card numbers, addresses, names, by locale and seed.
+
+Faker (https://faker.readthedocs.io) draws them. Nothing of a row's text comes in here, so no value of a person can come
+out. Each value is held against the rules of redaction: a type that they find is found again, with the same placeholder,
+and in any other type they find nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import string
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+
+import faker
+from faker.config import AVAILABLE_LOCALES
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.examples.redact.redactor import Redactor
+from edge_agent.examples.redact.rules import RULES
+
+# With each number of a bank, some locales log that it is made up.
+logging.getLogger("faker").setLevel(logging.ERROR)
+
+FAKER_VERSION = faker.VERSION
+DEFAULT_LOCALE = "en_US"
+FALLBACK = "code"
+"""The kind of a placeholder whose type is not known."""
+_TRIES = 40
+_BORN_FROM, _BORN_DAYS = date(1935, 1, 1), 70 * 365
+_FINDERS = {rule.name: rule.find for rule in RULES}
+_SECRETS = string.ascii_lowercase + string.digits
+_Make = Callable[[faker.Faker], str]
+
+
+def find_locale_problem(locale: str) -> str:
+    """Return why a locale cannot be used, with the nearest one; empty = it can."""
+    if locale in AVAILABLE_LOCALES:
+        return ""
+    near = difflib.get_close_matches(locale, AVAILABLE_LOCALES, n=1)
+    return f"Faker has no locale {locale!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def _card(fake: faker.Faker) -> str:
+    number = fake.credit_card_number()
+    return _grouped(number) if len(number) == 16 and fake.boolean() else number
+
+
+def _iban(fake: faker.Faker) -> str:
+    number = fake.iban()
+    return _grouped(number) if fake.boolean() else number
+
+
+def _grouped(number: str) -> str:
+    return " ".join(number[at : at + 4] for at in range(0, len(number), 4))
+
+
+def _email(fake: faker.Faker) -> str:
+    return fake.email(safe=False)
+
+
+def _url(fake: faker.Faker) -> str:
+    secret = "".join(fake.random.choices(_SECRETS, k=16))
+    return f"https://{fake.domain_name()}/{fake.uri_path()}?token={secret}"
+
+
+def _birth_date(fake: faker.Faker) -> date:
+    # Not Faker's own, which counts back from today.
+    return _BORN_FROM + timedelta(days=fake.random.randrange(_BORN_DAYS))
+
+
+_DATES = {
+    "US": ("%m/%d/%Y", "%B %d, %Y", "%Y-%m-%d"),
+    "GB": ("%d/%m/%Y", "%d %B %Y", "%Y-%m-%d"),
+    "DE": ("%d.%m.%Y",),
+    "AT": ("%d.%m.%Y",),
+    "CH": ("%d.%m.%Y",),
+    "PL": ("%d.%m.%Y",),
+    "SE": ("%Y-%m-%d",),
+}
+_OTHER_DATES = ("%d/%m/%Y", "%d-%m-%Y")
+
+
+def _date(fake: faker.Faker) -> str:
+    return _birth_date(fake).strftime(fake.random.choice(_DATES.get(_country(fake), _OTHER_DATES)))
+
+
+def _country(fake: faker.Faker) -> str:
+    return str(fake.locales[0]).rpartition("_")[2]
+
+
+def _name(fake: faker.Faker) -> str:
+    return f"{fake.first_name()} {fake.last_name()}"
+
+
+def _street(fake: faker.Faker) -> str:
+    return " ".join(fake.street_address().split())
+
+
+def _address(fake: faker.Faker) -> str:
+    return ", ".join(line.strip(" ,") for line in fake.address().splitlines())
+
+
+def _code(fake: faker.Faker) -> str:
+    return _by_pattern("??######", fake)
+
+
+def _by_pattern(pattern: str, fake: faker.Faker) -> str:
+    # Faker's own patterns give a meaning to more characters, such as @.
+    drawn = {"#": string.digits, "?": string.ascii_uppercase}
+    return "".join(fake.random.choice(drawn.get(char, char)) for char in pattern)
+
+
+@dataclass(frozen=True)
+class SurrogateKind:
+    """How values of one kind are made, and what redaction is to find in them."""
+
+    make: _Make
+    word: str | None = ""
+    """The word of the placeholder that redaction puts there; empty = it finds nothing; None = not checked."""
+
+
+KINDS: Mapping[str, SurrogateKind] = {
+    "card": SurrogateKind(_card, "CARD"),
+    "iban": SurrogateKind(_iban, "IBAN"),
+    "email": SurrogateKind(_email, "EMAIL"),
+    "phone": SurrogateKind(lambda fake: fake.phone_number(), "PHONE"),
+    "date": SurrogateKind(_date, "DATE"),
+    "url": SurrogateKind(_url, "URL"),
+    "name": SurrogateKind(_name),
+    "first_name": SurrogateKind(lambda fake: fake.first_name()),
+    "last_name": SurrogateKind(lambda fake: fake.last_name()),
+    "city": SurrogateKind(lambda fake: fake.city()),
+    "street": SurrogateKind(_street),
+    "address": SurrogateKind(_address),
+    "postcode": SurrogateKind(lambda fake: fake.postcode()),
+    "company": SurrogateKind(lambda fake: fake.company()),
+    "number": SurrogateKind(lambda fake: str(fake.random_int(1, 999))),
+    FALLBACK: SurrogateKind(_code),
+}
+"""Kind of value by name. `id` is not here: its form is that of the rule that found it, below."""
+
+
+# --- national numbers -------------------------------------------------------------------------------------------------
+
+
+def _until_found(rule: str, make: Callable[[], str]) -> str:
+    """Draw until the rule finds all of it: check digits come out right once in 97 times at the least."""
+    return next(number for number in iter(make, "") if (0, len(number)) in _FINDERS[rule](number))
+
+
+def _uk_nhs(fake: faker.Faker) -> str:
+    return _until_found("uk_nhs", lambda: fake.numerify("### ### ####"))
+
+
+def _uk_nino(fake: faker.Faker) -> str:
+    return _until_found("uk_nino", lambda: fake.bothify("?? ## ## ## ", letters="ABCEGHJKLMNPRSTWXYZ") + "ABCD"[
+        fake.random_int(0, 3)
+    ])  # fmt: skip
+
+
+def _de_tax_id(fake: faker.Faker) -> str:
+    def number() -> str:
+        digits = fake.random.sample(string.digits, 9)
+        digits.insert(fake.random_int(0, 9), fake.random.choice(digits))
+        return "{}{} {}{}{} {}{}{} {}{}{}".format(*digits, fake.random_digit())
+
+    return _until_found("de_tax_id", number)
+
+
+def _fr_nir(fake: faker.Faker) -> str:
+    number = fake.ssn()
+    cuts = ((0, 1), (1, 3), (3, 5), (5, 7), (7, 10), (10, 13), (13, 15))
+    return " ".join(number[start:end] for start, end in cuts) if fake.boolean() else number
+
+
+def _se_personnummer(fake: faker.Faker) -> str:
+    born = _birth_date(fake).strftime("%y%m%d")
+    return _until_found("se_personnummer", lambda: f"{born}-{fake.numerify('####')}")
+
+
+_NUMBERS: Mapping[str, tuple[str, _Make]] = {
+    "us_ssn": ("en_US", lambda fake: fake.ssn()),
+    "uk_nhs": ("en_GB", _uk_nhs),
+    "uk_nino": ("en_GB", _uk_nino),
+    "de_tax_id": ("de_DE", _de_tax_id),
+    "es_dni": ("es_ES", lambda fake: fake.nif()),
+    "it_cf": ("it_IT", lambda fake: fake.ssn()),
+    "fr_nir": ("fr_FR", _fr_nir),
+    "pl_pesel": ("pl_PL", lambda fake: fake.pesel(datetime.combine(_birth_date(fake), time()))),
+    "se_personnummer": ("sv_SE", _se_personnummer),
+    "br_cpf": ("pt_BR", lambda fake: fake.cpf()),
+}
+"""National number by the rule that finds it: the locale of Faker that knows it, and how it is made."""
+NATIONAL_NUMBERS = tuple(_NUMBERS)
+_NATIONAL_NUMBERS_OF = {
+    **{"US": ("us_ssn",), "GB": ("uk_nhs", "uk_nino"), "DE": ("de_tax_id",), "ES": ("es_dni",), "IT": ("it_cf",)},
+    **{"FR": ("fr_nir",), "PL": ("pl_pesel",), "SE": ("se_personnummer",), "BR": ("br_cpf",)},
+}
+_OTHER_NUMBERS = ("us_ssn",)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def check_kinds(kinds: Mapping[str, str]) -> None:
+    """Raise InvalidRequest for a kind that is neither known nor a pattern."""
+    known = sorted([*KINDS, "id"])
+    for word, kind in kinds.items():
+        plain = json.dumps(kind, ensure_ascii=False)[1:-1] == kind
+        if kind not in known and not (("#" in kind or "?" in kind) and plain and len(kind) <= 100):
+            raise InvalidRequest(
+                f"there is no surrogate of kind {kind!r} for {word}",
+                remedy=f"Use one of {', '.join(known)}, or a pattern: # stands for a digit, ? for a letter.",
+            )
+
+
+class SurrogateSource:
+    """Draws values for one row after another; those of a row depend on the seed and its key, not on other rows."""
+
+    def __init__(self, locales: Sequence[str], seed: str) -> None:
+        """Draw by those locales, one for each row. Raises InvalidRequest for one that Faker lacks."""
+        for problem in filter(None, map(find_locale_problem, locales)):
+            raise InvalidRequest(problem, remedy="Write locales as language and country: --locale de_DE,en_GB.")
+        self._locales, self._seed = tuple(locales), seed
+        self._fakes: dict[str, faker.Faker] = {}
+        self._seeded: set[str] = set()
+        self._row, self._locale = 0, self._locales[0]
+        self._redaction = Redactor().start()
+
+    def begin(self, key: str) -> None:
+        """Begin with the row of that key."""
+        digest = hashlib.sha256(f"{self._seed}\0{key}".encode()).digest()
+        self._row, self._seeded = int.from_bytes(digest[:8]), set()
+        self._locale = self._locales[int.from_bytes(digest[8:16]) % len(self._locales)]
+
+    def draw(self, kind: str, rules: Collection[str] = ()) -> str:
+        """Return a value of a kind or pattern; `rules` replaced something in the row: an `id` has the form of one.
+
+        After many values that the rules do not find again the next is taken as it is; `word_of` says what was wanted.
+        """
+        tries = (self._drawn(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
+                 for number in range(2 * _TRIES))  # fmt: skip
+        value, wanted = "", word_of(kind)
+        for value in filter(_is_plain, tries):
+            if wanted is None or self._redacts_to(value) == wanted:
+                break
+        return value
+
+    def _drawn(self, kind: str, rules: Collection[str], locale: str) -> str:
+        if kind == "id":
+            fitting = [name for name in NATIONAL_NUMBERS if name in rules]
+            usual = _NATIONAL_NUMBERS_OF.get(locale.rpartition("_")[2], _OTHER_NUMBERS)
+            number_locale, make = _NUMBERS[self._fake(locale).random.choice(fitting or usual)]
+            return make(self._fake(number_locale))
+        if kind in KINDS:
+            return _made(KINDS[kind].make, self._fake(locale))
+        return _by_pattern(kind, self._fake(locale))
+
+    def _fake(self, locale: str) -> faker.Faker:
+        if locale not in self._fakes:
+            self._fakes[locale] = faker.Faker(locale)
+        if locale not in self._seeded:
+            self._seeded.add(locale)
+            self._fakes[locale].seed_instance(self._row)
+        return self._fakes[locale]
+
+    def _redacts_to(self, value: str) -> str | None:
+        """Return the word that redaction puts in place of a value; empty = it finds nothing, None = a part of it."""
+        found = self._redaction.found(value)
+        if len(found) == 1 and found[0][:2] == (0, len(value)):
+            return found[0][3]
+        return None if found else ""
+
+
+def _made(make: _Make, fake: faker.Faker) -> str:
+    try:
+        return make(fake)
+    except (AttributeError, ValueError):
+        return ""  # a few locales of Faker have no telephone numbers, or broken ones
+
+
+def word_of(kind: str) -> str | None:
+    """Return what redaction is to call a value of that kind, as `SurrogateKind.word`; a pattern's is not known."""
+    if kind == "id":
+        return "ID"
+    return KINDS[kind].word if kind in KINDS else None
+
+
+def _is_plain(value: str) -> bool:
+    """Tell whether a value stands in JSON as it is."""
+    return bool(value) and json.dumps(value, ensure_ascii=False)[1:-1] == value

@@ -1,0 +1,203 @@
+"""Fills the placeholders of a row with made-up values, so that a model learns from texts like those it will serve.
+
+A placeholder that a row has twice, in the text or in the answer, gets the same value. A value is drawn again where the
+rules of redaction, run over the filled text, would not find it whole: what comes out, redacted again, is what went in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from convert.dataset.surrogate_values import (
+    DEFAULT_LOCALE,
+    FAKER_VERSION,
+    FALLBACK,
+    KINDS,
+    SurrogateSource,
+    check_kinds,
+    word_of,
+)
+from edge_agent.examples.redact.redactor import NAME_RULE, NAME_WORD, PLACEHOLDER, Redactor, placeholders
+from edge_agent.examples.redact.rules import RULES
+
+Placeholders = Literal["fill", "keep"]
+_ROUNDS = 20
+WORDS_MAX = 1000
+"""Types of placeholders that the data sheet lists; the others are counted together."""
+OTHER_WORDS = "(others)"
+_WORDS = {rule.name: rule.placeholder for rule in RULES} | {NAME_RULE: NAME_WORD}
+
+
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """What becomes of placeholders."""
+
+    placeholders: Placeholders = "fill"
+    locales: tuple[str, ...] = (DEFAULT_LOCALE,)
+    """One is drawn for each row."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """The word of a placeholder, such as LOYALTY: the kind of its value, or a pattern such as LC########."""
+
+
+@dataclass
+class SurrogateCounts:
+    """What was filled, by the word of the placeholder; a placeholder counts once in a row."""
+
+    rows: int = 0
+    """Rows in which a value was filled in."""
+    filled: Counter[str] = field(default_factory=Counter)
+    fallback: Counter[str] = field(default_factory=Counter)
+    """Of these, filled with a code because their type is not known."""
+    not_found_again: Counter[str] = field(default_factory=Counter)
+    """Of these, not found by the rules where they stand."""
+    raw: Counter[str] = field(default_factory=Counter)
+    """Left, since the caller's text had them: no rule of that row makes such a placeholder."""
+    kept: Counter[str] = field(default_factory=Counter)
+    """Left, since the settings say so."""
+
+    def add(self, counter: Counter[str], word: str) -> None:
+        """Count one placeholder."""
+        counter[word if word in counter or len(counter) < WORDS_MAX else OTHER_WORDS] += 1
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """One replacement in a text."""
+
+    start: int
+    end: int
+    filled_start: int
+    filled_end: int
+    placeholder: str
+
+
+@dataclass(frozen=True)
+class FilledTexts:
+    """The texts of one row, with values in them."""
+
+    texts: tuple[str, ...]
+    values: int
+    """Different placeholders that were filled."""
+    edits: tuple[_Edit, ...] = ()
+    """Of the first text, in its order."""
+
+    def moved(self, position: int) -> int:
+        """Return where a position of the first text is now; it must not be inside of a placeholder."""
+        before = [edit for edit in self.edits if edit.end <= position]
+        return position + (before[-1].filled_end - before[-1].end if before else 0)
+
+
+class PlaceholderFiller:
+    """Fills row after row, and counts."""
+
+    def __init__(self, settings: SurrogateSettings, seed: str) -> None:
+        """Raises InvalidRequest for a locale or a kind that is not known."""
+        check_kinds(settings.kinds)
+        self.counts = SurrogateCounts()
+        self._settings, self._seed = settings, seed
+        self._source = SurrogateSource(settings.locales, seed)
+        self._redaction = Redactor().start()
+
+    def fill(self, key: str, redacted: Mapping[str, int], texts: Sequence[str], stored: int) -> FilledTexts:
+        """Fill the placeholders of one row.
+
+        `redacted` has the replacements in the first `stored` texts by the name of the rule: a placeholder there that
+        none of these rules makes was in the caller's text and stays. The key identifies the row.
+        """
+        wanted = self._to_fill(redacted, texts, stored)
+        if not wanted:
+            return FilledTexts(tuple(texts), 0)
+        self._source.begin(key)
+        values = self._values(wanted, redacted, texts[0])
+        self.counts.rows += 1
+        for placeholder in wanted:
+            word = _word(placeholder)
+            self.counts.add(self.counts.filled, word)
+            if word not in self._settings.kinds and self._kind(word) == FALLBACK:
+                self.counts.add(self.counts.fallback, word)
+        filled = tuple(PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text) for text in texts)
+        return FilledTexts(filled, len(wanted), tuple(_edits(texts[0], values)))
+
+    def report(self) -> dict[str, Any]:
+        """Return the section of the data sheet."""
+        counts = {name: dict(value.most_common()) for name, value in vars(self.counts).items() if name != "rows"}
+        if self._settings.placeholders == "keep":
+            return {"placeholders": "kept", "kept": counts["kept"]}
+        del counts["kept"]
+        made = {"locales": [*self._settings.locales], "seed": self._seed, "faker": FAKER_VERSION}
+        kinds = {"kinds": dict(self._settings.kinds)}
+        return {"placeholders": "filled", **made, **kinds, "rows": self.counts.rows, **counts}
+
+    def _to_fill(self, redacted: Mapping[str, int], texts: Sequence[str], stored: int) -> list[str]:
+        """Return the placeholders to fill, each once, in the order of the texts; count those that stay."""
+        made = {_WORDS.get(rule, "") for rule, number in redacted.items() if number}
+        in_stored, wanted = set(placeholders("\n".join(texts[:stored]))), []
+        for placeholder in dict.fromkeys(placeholders("\n".join(texts))):
+            word = _word(placeholder)
+            # A rule of the site, and a marked field, make words that are not known here, so it may be theirs.
+            if placeholder in in_stored and not {word, ""} & made:
+                self.counts.add(self.counts.raw, word)
+            elif self._settings.placeholders == "keep":
+                self.counts.add(self.counts.kept, word)
+            else:
+                wanted.append(placeholder)
+        return wanted
+
+    def _values(self, wanted: Sequence[str], redacted: Mapping[str, int], text: str) -> dict[str, str]:
+        """Draw a value for each placeholder; again for those that are not found where they stand."""
+        values: dict[str, str] = {}
+        lost: set[str] = set(wanted)
+        for _ in range(_ROUNDS):
+            for placeholder in wanted:
+                if placeholder in lost:
+                    taken = {value for other, value in values.items() if other != placeholder}
+                    values[placeholder] = self._different(placeholder, redacted, taken)
+            lost = self._lost(text, values)
+            if not lost:
+                break
+        for placeholder in lost:
+            self.counts.add(self.counts.not_found_again, _word(placeholder))
+        return values
+
+    def _different(self, placeholder: str, redacted: Mapping[str, int], taken: set[str]) -> str:
+        kind = self._kind(_word(placeholder))
+        drawn = (self._source.draw(kind, redacted) for _ in range(_ROUNDS))
+        # A pattern without a digit or letter to draw may have one value only.
+        return next((value for value in drawn if value not in taken), "") or self._source.draw(kind, redacted)
+
+    def _kind(self, word: str) -> str:
+        named = self._settings.kinds.get(word) or word.lower()
+        return named if word in self._settings.kinds or named in KINDS or named == "id" else FALLBACK
+
+    def _lost(self, text: str, values: Mapping[str, str]) -> set[str]:
+        """Return the placeholders whose value the rules do not find as they should where it stands."""
+        filled = PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
+        found = self._redaction.found(filled)
+        lost = set()
+        for edit in _edits(text, values):
+            wanted = word_of(self._kind(_word(edit.placeholder)))
+            there = [(start, end, word) for start, end, _, word in found
+                     if start < edit.filled_end and edit.filled_start < end]  # fmt: skip
+            whole = [(edit.filled_start, edit.filled_end, wanted)] if wanted else []
+            if wanted is not None and there != whole:
+                lost.add(edit.placeholder)
+        return lost
+
+
+def _edits(text: str, values: Mapping[str, str]) -> Iterator[_Edit]:
+    grown = 0
+    for match in PLACEHOLDER.finditer(text):
+        if match[0] in values:
+            start, length = match.start() + grown, len(values[match[0]])
+            yield _Edit(match.start(), match.end(), start, start + length, match[0])
+            grown += length - len(match[0])
+
+
+def _word(placeholder: str) -> str:
+    match = re.fullmatch(PLACEHOLDER, placeholder)
+    assert match is not None
+    return match["word"]

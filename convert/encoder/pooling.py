@@ -1,0 +1,75 @@
+"""A classifier on the mean of the token vectors, for encoders that were trained to give sentence vectors so.
+
+transformers puts a classification head for BERT on the first token, behind a layer (the pooler) that a sentence encoder
+leaves untrained. Such a checkpoint says in `1_Pooling/config.json` how its token vectors become one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+POOLING = "classifier_pooling"
+"""Key of config.json, as ModernBERT has it: `mean`, or the architecture's own way where it is not there."""
+_SENTENCES = Path("1_Pooling", "config.json")
+_BUILT = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+
+
+class MeanPooledBert(BertForSequenceClassification):  # type: ignore[misc] # transformers is not read for its types
+    """BERT with a linear head on the mean of its token vectors."""
+
+    def __init__(self, config: Any) -> None:
+        """Make it without the pooler."""
+        super().__init__(config)
+        self.bert.pooler = None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Return the logits; `attention_mask` says what the mean is taken over."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden = self.bert(input_ids, attention_mask=mask, token_type_ids=token_type_ids).last_hidden_state
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean_of(hidden, mask))))
+
+
+def mean_of(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return [rows, size] out of [rows, tokens, size]: the mean over what the mask marks."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def takes_mean(config: Mapping[str, Any]) -> bool:
+    """Tell by a checkpoint's config.json whether its classifier is a MeanPooledBert."""
+    return config.get("model_type") == "bert" and config.get(POOLING) == "mean"
+
+
+def of_source(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what config.json has to say of the pooling of a checkpoint that somebody brings.
+
+    It is the mean where the checkpoint was trained to give sentence vectors so, has no head of its own, and is of the
+    shape that `bert_graph` builds.
+    """
+    file = source / _SENTENCES
+    headless = not any("For" in name for name in config.get("architectures") or ())
+    usual = all(config.get(key, value) == value for key, value in _BUILT.items())
+    if POOLING in config or not (usual and headless and file.is_file()):
+        return {}
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return {POOLING: "mean"} if isinstance(told, dict) and told.get("pooling_mode_mean_tokens") is True else {}

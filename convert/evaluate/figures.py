@@ -1,0 +1,210 @@
+"""The figures of a version on labelled rows, and of two on the same rows: one rule for report, compare and publish.
+
+Of one: accuracy, coverage (the share of confident answers), realised risk (the share of wrong ones among these),
+calibration error, and these per label; each with its interval. Of two: the differences, with intervals and paired
+tests. Rows of one family count as what they are, right or wrong together (convert/intervals.py). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert import reliability
+from convert.intervals import (
+    Floats,
+    Interval,
+    Numbers,
+    clustered_difference,
+    clustered_share,
+    difference_of,
+    exchange_p_value,
+    holm,
+    paired_p_value,
+)
+
+CHANCE_MAX = 0.05
+"""A difference with a lower p-value is taken for one; raised for the number of tests."""
+_HIGHER_IS_BETTER = {"accuracy": True, "coverage": True, "wrong": False, "calibration_error": False}
+
+Flags = npt.NDArray[np.bool_]
+Place = tuple[int, bool]
+"""The row of an entity or label, and whether it was found there."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a version made of labelled rows, [rows] each."""
+
+    right: Flags
+    confident: Flags
+    """At or above the threshold; none of a version without one, or without an answer."""
+    confidence: Floats
+    """NaN where there is none: the answer failed, or the task has no confidence."""
+    families: Numbers
+    labels: Sequence[str] = ()
+    """classify: the true ones."""
+
+    def only(self, rows: Flags) -> Outcomes:
+        """Return those of some rows."""
+        labels = [label for label, kept in zip(self.labels, rows.tolist(), strict=True) if kept] if self.labels else ()
+        return Outcomes(self.right[rows], self.confident[rows], self.confidence[rows], self.families[rows], labels)
+
+
+def headline(outcomes: Outcomes) -> dict[str, Any]:
+    """Return `rows`, `families`, `accuracy`, `coverage`, `wrong`, and `calibration` where answers have a confidence."""
+    known = ~np.isnan(outcomes.confidence)
+    report: dict[str, Any] = {
+        "rows": len(outcomes.right),
+        "families": len(np.unique(outcomes.families)),
+        "accuracy": clustered_share(outcomes.right, outcomes.families).plain(),
+        **_selective(outcomes),
+    }
+    if known.any():
+        some = outcomes.only(known)
+        report["calibration"] = reliability.reliability(some.confidence, some.right, some.families)
+    return report
+
+
+def _selective(outcomes: Outcomes) -> dict[str, Any]:
+    confident = outcomes.confident
+    return {
+        "coverage": clustered_share(confident, outcomes.families).plain(),
+        "wrong": clustered_share(~outcomes.right[confident], outcomes.families[confident]).plain(),
+    }
+
+
+def of_label(wanted: Sequence[Place], said: Sequence[Place], families: Numbers) -> dict[str, Any]:
+    """Return rows, precision, recall and F1 of a label, with intervals, from where it should be and where it was said.
+
+    F1 = 2 J / (1 + J) where J is the share of hits among the places of either; so is its interval.
+    """
+    union = [*wanted, *(place for place in said if not place[1])]
+    overlap = share_of(union, families)
+    return {
+        "rows": len(wanted),
+        "precision": share_of(said, families).plain(),
+        "recall": share_of(wanted, families).plain(),
+        "f1": Interval(_f1(overlap.value), _f1(overlap.low), _f1(overlap.high), overlap.level).plain(),
+    }
+
+
+def of_labels(outcomes: Outcomes, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return coverage and realised risk among the rows of each label."""
+    true = np.array(outcomes.labels, dtype=object)
+    return {label: _selective(outcomes.only(np.asarray(true == label, dtype=np.bool_))) for label in labels}
+
+
+def share_of(places: Sequence[Place], families: Numbers) -> Interval:
+    """Return the share of places where it was found."""
+    rows = np.array([row for row, _ in places], dtype=np.int64)
+    return clustered_share(np.array([found for _, found in places], dtype=np.bool_), families[rows])
+
+
+def _f1(overlap: float) -> float:
+    return 2 * overlap / (1 + overlap)
+
+
+# --- two versions on the same rows --------------------------------------------------------------------------------
+
+
+def differences(first: Outcomes, second: Outcomes) -> dict[str, dict[str, Any]]:
+    """Return second less first of each figure of the headline: the interval, `p_value`, and `p_adjusted` (Holm).
+
+    accuracy and coverage: McNemar's exact test, in whole families. wrong and calibration_error: random exchanges of
+    the two versions, in whole families.
+    """
+    families = first.families
+    found = {
+        "accuracy": _paired(first.right, second.right, families),
+        "coverage": _paired(first.confident, second.confident, families),
+        "wrong": _risks(first, second),
+    }
+    if (known := ~np.isnan(first.confidence) & ~np.isnan(second.confidence)).any():
+        found["calibration_error"] = _calibration(first.only(known), second.only(known))
+    tested = {name: p for name, (_, p) in found.items() if p is not None}
+    raised = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {name: gap.plain() | {"p_value": p, "p_adjusted": raised.get(name)} for name, (gap, p) in found.items()}
+
+
+def _paired(first: Flags, second: Flags, families: Numbers) -> tuple[Interval, float | None]:
+    gaps = second.astype(np.int64) - first.astype(np.int64)
+    return clustered_difference(gaps, families), paired_p_value(gaps, families)
+
+
+def _risks(first: Outcomes, second: Outcomes) -> tuple[Interval, float | None]:
+    gap = difference_of(_risk(first), _risk(second))
+    if not (first.confident.any() and second.confident.any()):
+        return gap, None
+    return gap, exchange_p_value(_wrong_by_family(first), _wrong_by_family(second), _ratio)
+
+
+def _risk(each: Outcomes) -> Interval:
+    return clustered_share(~each.right[each.confident], each.families[each.confident])
+
+
+def _calibration(first: Outcomes, second: Outcomes) -> tuple[Interval, float | None]:
+    rows = len(first.right)
+    p_value = exchange_p_value(
+        _bin_gaps(first, first), _bin_gaps(second, first), lambda gaps: np.abs(gaps).sum(axis=1) / rows
+    )
+    return difference_of(_calibration_error(first), _calibration_error(second)), p_value
+
+
+def _calibration_error(each: Outcomes) -> Interval:
+    plain = reliability.reliability(each.confidence, each.right, each.families)["calibration_error"]
+    return Interval(**plain)
+
+
+def _bin_gaps(each: Outcomes, by: Outcomes) -> Floats:
+    """Return each family's gaps in bins of one version's confidences: the same rows are exchanged in both."""
+    numbers = np.unique(each.families, return_inverse=True)[1]
+    places = reliability.bin_places(by.confidence, by.families)
+    return reliability.gaps_of(each.confidence, each.right, numbers, places)
+
+
+def _wrong_by_family(each: Outcomes) -> Floats:
+    """Return each family's wrong confident answers, and its confident ones."""
+    numbers = np.unique(each.families, return_inverse=True)[1]
+    columns = np.stack([each.confident & ~each.right, each.confident], axis=1).astype(np.float64)
+    sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
+    np.add.at(sums, numbers, columns)
+    return sums
+
+
+def _ratio(sums: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan))
+
+
+def label_differences(first: Outcomes, second: Outcomes, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return per label the rows, `accuracy`, `coverage` and `wrong` of `first` and `second`, and p-values of the paired
+    tests on accuracy and coverage, raised for the number of labels."""
+    true = np.array(first.labels, dtype=object)
+    found: dict[str, dict[str, Any]] = {}
+    for label in labels:
+        here = np.asarray(true == label, dtype=np.bool_)
+        pair = first.only(here), second.only(here)
+        found[label] = {"rows": int(here.sum())} | {
+            which: {"accuracy": clustered_share(each.right, each.families).plain()} | _selective(each)
+            for which, each in zip(("first", "second"), pair, strict=True)
+        }
+        found[label]["p_right"] = _paired(pair[0].right, pair[1].right, pair[0].families)[1]
+        found[label]["p_confident"] = _paired(pair[0].confident, pair[1].confident, pair[0].families)[1]
+    for name in ("p_right", "p_confident"):
+        raised = holm([each[name] for each in found.values()])
+        for each, value in zip(found.values(), raised, strict=True):
+            each[name] = value
+    return found
+
+
+def changes(found: Mapping[str, Mapping[str, Any]], better: bool) -> Iterator[str]:
+    """Yield the names of the figures in which the second version is better, or worse, by more than chance."""
+    for name, each in found.items():
+        differs = each["p_adjusted"] is not None and each["p_adjusted"] <= CHANCE_MAX and each["value"]
+        if differs and ((each["value"] > 0) == _HIGHER_IS_BETTER[name]) == better:
+            yield name
