@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from convert.calibrate import TUNING_ROWS_MAX, TUNING_SHARE, divided, threshold
+from convert.calibrate import threshold
+from convert.calibrate.division import GATE_ROWS_MAX, GATE_SHARE, divided
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.data import Row
@@ -266,14 +267,13 @@ def _even(labels: dict[str, int]) -> float:
 
 
 def _promise(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> Promise:
-    """Test thresholds as `calibrate` does: one row of each group of near duplicates, and a part that says the start."""
+    """Test thresholds as `calibrate` does: one row of each group of near duplicates, and as many rows set apart."""
     once: dict[str, tuple[float, bool]] = {}
     for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
         if confidence is not None:
             once.setdefault(cluster, (confidence, right))
-    tuning, proving = (
-        [once[row.family] for row in part] for part in divided([Row("", family=cluster) for cluster in once])
-    )
+    parts = divided([Row("", family=cluster) for cluster in once])
+    tuning, proving = ([once[row.family] for row in part] for part in (parts.tuning, parts.proving))
     tested = _arrays(proving)
     start = threshold.start_of(tested[0], _arrays(tuning), risk) if tuning else 1.0
     choice = threshold.choose(*tested, risk, start=start)
@@ -287,10 +287,10 @@ def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold
 
 
 def _with_tuning(proving: int) -> int:
-    """Return how many reviews leave so many to prove with, after the part that says where to start."""
-    if round(TUNING_SHARE * proving) < ROWS_MIN:
+    """Return how many reviews leave so many to prove with, after the parts for the temperature and the gate."""
+    if round(GATE_SHARE * proving) < ROWS_MIN:
         return proving
-    return min(math.ceil(proving / (1 - TUNING_SHARE)), proving + TUNING_ROWS_MAX)
+    return min(math.ceil(proving / (1 - GATE_SHARE)), proving + GATE_ROWS_MAX)
 
 
 def _needed(choice: threshold.Choice, risk: Risk) -> int | None:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from convert import data, provisional
 from convert import task as tasks
-from convert.calibrate import divided
+from convert.calibrate.division import divided
 from convert.data import Row
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.invariance import measure_batch_invariance
@@ -33,7 +33,7 @@ from convert.evaluate.paired import answered, cosine, same_answers
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import Serving, serving
-from convert.intervals import Numbers, clustered_share, family_numbers
+from convert.intervals import Numbers, clustered_share, family_numbers, share
 from convert.recipe import Budget
 from convert.stage import Job, Report
 from edge_agent.errors import ModelFailed
@@ -46,6 +46,10 @@ ROUNDS, ROUND_TEXTS = 7, 12
 # Medians that are nearer than this differ by chance as well; then the smaller file is better.
 _SAME_SPEED = 0.05
 _COSINE_SAME = 0.99
+GATE_AGREEMENT_MIN = 0.99
+"""Share of the rows that are on the same side of the gate as at full precision."""
+_HELD_UP = 0.03
+"""The share that each holds up for this comparison: the recipe's own is not known yet."""
 
 Floats = npt.NDArray[np.float64]
 Reference = Callable[[Sequence[str]], Floats]
@@ -72,6 +76,8 @@ class _Ground:
     """Those of `rows` whose labels may be looked at, first in `rows`."""
     full: Sequence[Prediction]
     """Answers at full precision."""
+    scores: Floats | None = None
+    """How strange each row is at full precision, where there is a gate."""
 
     @property
     def texts(self) -> list[str]:
@@ -79,7 +85,9 @@ class _Ground:
         return [row.text for row in self.rows]
 
 
-def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Reference | None = None) -> Report:
+def choose(
+    job: Job, candidates: Sequence[Candidate], full: Path, reference: Reference | None = None, *, scored: bool = False
+) -> Report:
     """Measure all candidates, write the name of the best into `chosen`, and report.
 
     Args:
@@ -87,10 +95,12 @@ def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Ref
         candidates: at least one.
         full: the exported model that nothing was taken from, which is the measure where there is no `reference`.
         reference: classify: the labels' log-probabilities by the model as it was trained.
+        scored: `full` also says how strange an input is.
 
     Report: `chosen`; `candidates`: name, size_bytes, the details, `latency_ms` {p50}, `agreement` (same answer as at
     full precision; embed: cosine of 0.99 or more), classify: `kl_mean`, `kl_p999`, `kl_max` in nats, `accuracy`,
-    `accuracy_loss` (of the full precision's, on the same rows), `batch_invariance` (see `evaluate.invariance`) and
+    `accuracy_loss` (of the full precision's, on the same rows), `gate_agreement` (same side of the gate as at full
+    precision, each with its own scores; None without a gate), `batch_invariance` (see `evaluate.invariance`) and
     `inside_budget`, with `outside`, the reasons.
 
     Raises:
@@ -98,6 +108,8 @@ def choose(job: Job, candidates: Sequence[Candidate], full: Path, reference: Ref
     """
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         ground = _grounded(job, full, reference, Path(folder))
+        if scored:
+            ground = replace(ground, scores=_scores(_full(job, ground, full, None, Path(folder, "scored"))))
         bundles = [opened(provisional.bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
         lines = [_measured(job, *pair, ground) for pair in zip(candidates, bundles, strict=True)]
         times = _race(bundles, ground.texts[:ROUND_TEXTS])
@@ -120,9 +132,9 @@ def _leave(out: Path, best: Mapping[str, Any]) -> None:
 
 def _grounded(job: Job, full: Path, reference: Reference | None, folder: Path) -> _Ground:
     task = tasks.of(job.recipe.path(job.recipe.task))
-    tuning, proving = divided(data.rows(job.recipe, "calibration"))
-    rows = [*tuning, *proving][:ROWS_MAX]
-    labelled = rows[: len(tuning)] if task.kind != "embed" else []
+    parts = divided(data.rows(job.recipe, "calibration"))
+    rows = [*parts.gate, *parts.proving][:ROWS_MAX]
+    labelled = rows[: len(parts.tuning)] if task.kind != "embed" else []
     bare = _Ground(task, rows, labelled, ())
     return replace(bare, full=_full(job, bare, full, reference, folder))
 
@@ -163,11 +175,13 @@ def _line(each: Mapping[str, Any]) -> str:
 def judge(line: Mapping[str, Any], budget: Budget) -> list[str]:
     """Return why a candidate is outside the budget; nothing when it is inside."""
     loss = line["accuracy_loss"] or 0.0  # None: there were no labels to look at
+    sides = (line.get("gate_agreement") or {}).get("value", 1.0)
     varies = (line.get("batch_invariance") or {}).get("problem", "")
     rules = {
         f"agreement under {budget.agreement_min:g}": line["agreement"]["value"] < budget.agreement_min,
         f"mean KL over {budget.kl_mean_max:g}": line.get("kl_mean", 0.0) > budget.kl_mean_max,
         f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
+        f"gate agreement under {GATE_AGREEMENT_MIN:g}": sides < GATE_AGREEMENT_MIN,
         varies: bool(varies),
     }
     return [said for said, broken in rules.items() if broken]
@@ -204,6 +218,7 @@ def _measured(job: Job, candidate: Candidate, bundle: Bundle, ground: _Ground) -
         "failed": sum(bool(each.failure) for each in said),
         **_loss(ground, said),
         **_accuracy(ground, said),
+        "gate_agreement": _gate_agreement(ground, said),
         "batch_invariance": invariance.report() if invariance else None,
     }
     outside = judge(line, job.recipe.budget)
@@ -232,6 +247,18 @@ def _loss(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float]:
         "kl_p999": float(np.percentile(each, 99.9)),
         "kl_max": float(each.max()),
     }
+
+
+def _scores(said: Sequence[Prediction]) -> Floats:
+    return np.array([math.nan if each.ood_score is None else each.ood_score for each in said])
+
+
+def _gate_agreement(ground: _Ground, said: Sequence[Prediction]) -> dict[str, float] | None:
+    """Return the share of rows that are held up by both or by neither, when each holds up its strangest rows."""
+    if ground.scores is None or all(each.ood_score is None for each in said):
+        return None
+    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (ground.scores, _scores(said))]
+    return share(int((sides[0] == sides[1]).sum()), len(said)).plain()
 
 
 def _accuracy(ground: _Ground, said: Sequence[Prediction]) -> dict[str, Any]:

@@ -203,8 +203,23 @@ def equally_likely(found: Sequence[Row]) -> Sample[Row]:
     return equal_probability(found, lambda row: Drawn(row.key, row.sampling_probability, row.review_stream))
 
 
+def outliers(recipe: Recipe) -> list[Row]:
+    """Read the texts that are none of the task's; nothing where the recipe names no file.
+
+    Raises what `read_rows` raises; InvalidRequest for a task that learns nothing from them.
+    """
+    if not recipe.data.outliers:
+        return []
+    task = tasks.of(recipe.path(recipe.task))
+    if task.kind != "classify" or recipe.finetune is None or recipe.finetune.method == "lora":
+        said = "'data.outliers' is for an encoder that is trained to classify"
+        raise InvalidRequest(said, remedy=f"Take it out of the recipe, or add 'finetune: {{method: full}}'. {_SEE}")
+    return read_rows(recipe.path(recipe.data.outliers), "text-label", text_only=True)
+
+
 def check(recipe: Recipe) -> Summary:
-    """Read every split that the recipe names, and refuse any text that stands in two of them.
+    """Read every split that the recipe names, and refuse any text that stands in two of them, or in one and in the
+    outliers.
 
     Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
     copies than the recipe takes.
@@ -212,8 +227,8 @@ def check(recipe: Recipe) -> Summary:
     named = [split for split in SPLITS if getattr(recipe.data, split)]
     samples = {split: sample(recipe, split) for split in named}
     found = {split: each.rows for split, each in samples.items()}
-    for first, second in itertools.combinations(named, 2):
-        _check_overlap(first, found[first], second, found[second])
+    for (first, left), (second, right) in itertools.combinations({**found, "outliers": outliers(recipe)}.items(), 2):
+        _check_overlap(first, left, second, right)
     copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
@@ -224,7 +239,7 @@ def check(recipe: Recipe) -> Summary:
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
         label_sources={split: count_label_sources(found[split]) for split in named},
         warnings=(
-            *_unlike(samples),
+            *sampling.warnings(samples),
             *_doubts(found),
             *_families(found),
             *_absent(counts, known),
@@ -440,17 +455,6 @@ def _check_overlap(first: str, left: list[Row], second: str, right: list[Row]) -
 
 def _key(text: str) -> str:
     return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _unlike(samples: dict[Split, Sample[Row]]) -> Iterator[str]:
-    for split, drawn in samples.items():
-        if drawn.unknown:
-            yield f"{drawn.unknown} rows of the {split} split have no known sampling probability and are left out."
-        if drawn.thinned > len(drawn.rows):
-            yield (
-                f"{drawn.thinned} rows of the {split} split are left out, as the rest were drawn with a probability of"
-                f" {drawn.probability:g} only: keep 'review_share' as it is, and alike at all sites."
-            )
 
 
 def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:

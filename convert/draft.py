@@ -195,12 +195,14 @@ data:
   train: train.jsonl
   # Texts that say which weights matter; the training texts when left out.
   # importance: importance.jsonl
-  # Fits temperature and threshold. Never trained on; some hundred rows, phrased like those of the field.
+  # Fits temperature, gate and threshold. Never trained on; some hundred rows, phrased like those of the field.
   calibration: calibration.jsonl
   # Only measured on.
   test: test.jsonl
   # Share of the calibration or test rows that may be near copies of rows of another split; with more, a run is refused.
   # near_copies_max: 0.05
+  # Encoders that classify: texts that are none of the task's, to learn doubt from.
+  # outliers: outliers.jsonl
 
 # Leave the section out where the source is tuned already.
 finetune:
@@ -247,6 +249,10 @@ finetune:
 risk:
   target: 0.05
   delta: 0.1
+  # The least probability of a single confident answer.
+  # floor: 0.5
+  # The gate: so many of the inputs that resemble the calibration rows may be held up as strange; 0 = no gate.
+  # held_up_max: 0.03
 
 # Where stages leave their results: build/NAME below the current directory when empty.
 # work: ""

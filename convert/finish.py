@@ -147,7 +147,8 @@ def _differing(bundle: Bundle, cases: Sequence[Case], answers: Sequence[Predicti
     kind = bundle.manifest.task.kind
     found = []
     for case, each in zip(cases, answers, strict=True):
-        told = Said("" if kind == "embed" else each.answer, golden.scores(kind, each))
+        answer = "" if kind == "embed" else each.answer
+        told = Said(answer, golden.scores(kind, each), golden.strangeness(bundle.manifest, each))
         found += [(case, said) for said in differences(case, told, vector=kind == "embed") if is_binding(case)]
     return found
 

@@ -72,7 +72,15 @@ def case(manifest: Manifest, text: str, said: Prediction) -> Case:
     kind = manifest.task.kind
     answer = "" if kind == "embed" else said.answer
     turns = _may_turn(kind, said)
-    return Case(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
+    case_ = Case(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
+    strange = strangeness(manifest, said)
+    return case_ if strange is None else case_.model_copy(update={"ood_score": strange})
+
+
+def strangeness(manifest: Manifest, said: Prediction) -> float | None:
+    """Return how strange an input is, by the score of the bundle's gate; None without a gate."""
+    confidence = manifest.confidence
+    return round(confidence.gate.score_of(said.ood_score, said.label_mass), _DIGITS) if confidence.gate else None
 
 
 def scores(kind: Kind, said: Prediction) -> tuple[float, ...]:

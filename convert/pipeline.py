@@ -50,7 +50,7 @@ class Step:
 STAGES: dict[str, Step] = {
     "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
     "finetune": Step(
-        "convert.finetune", ("prepare",), ("finetune",), ("train", "task"), (*_TORCH, "tokenizers", "peft")
+        "convert.finetune", ("prepare",), ("finetune",), ("train", "outliers", "task"), (*_TORCH, "tokenizers", "peft")
     ),
     "export": Step(
         "convert.export",
@@ -81,7 +81,7 @@ STAGES: dict[str, Step] = {
         "convert.finish",
         ("export", "quantize", "calibrate", "evaluate"),
         ("budget",),
-        ("source", "train", "importance", "calibration", "test", "task.yaml"),
+        ("source", "train", "outliers", "importance", "calibration", "test", "task.yaml"),
         (*_TORCH, *_SERVING),
     ),
 }

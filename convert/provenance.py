@@ -55,6 +55,9 @@ def _sources(job: Job) -> Iterator[tuple[str, str]]:
             rows = data.rows(recipe, split)
             digest = fingerprint.of_place(recipe.path(written), job.progress)
             yield f"data.{split}", f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, sha256 {digest}"
+    if recipe.data.outliers:
+        digest = fingerprint.of_place(recipe.path(recipe.data.outliers), job.progress)
+        yield "data.outliers", f"{len(data.outliers(recipe))} rows, sha256 {digest}"
 
 
 def _synthetic(rows: list[Row]) -> str:

@@ -70,6 +70,9 @@ class Data(_Section):
     """Only measured on."""
     near_copies_max: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of calibration or test rows that may be near copies of rows elsewhere; with more, a run is refused."""
+    outliers: str = ""
+    """Texts that are none of the task's, one JSON object with `text` a line: an encoder that classifies learns to give
+    them no label."""
 
 
 class Finetune(_Section):
@@ -130,6 +133,10 @@ class Risk(_Section):
 
     target: Share = 0.05
     delta: Share = 0.1
+    floor: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """A confident answer has at least this calibrated probability on its own; 0 = any."""
+    held_up_max: float = Field(default=0.03, ge=0.0, lt=1.0)
+    """The gate: at most so many of the inputs that resemble the calibration rows are held up as strange; 0 = none."""
 
 
 class Recipe(_Section):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -99,6 +99,18 @@ def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str 
         if _number(f"{seed}:{key}:{seen[key]}") * probability < smallest * _HASHES:
             kept.append(row)
     return Sample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
+
+
+def warnings(samples: Mapping[str, Sample[Any]]) -> Iterator[str]:
+    """Say what was left out of each split, where that is worth a doubt."""
+    for split, drawn in samples.items():
+        if drawn.unknown:
+            yield f"{drawn.unknown} rows of the {split} split have no known sampling probability and are left out."
+        if drawn.thinned > len(drawn.rows):
+            yield (
+                f"{drawn.thinned} rows of the {split} split are left out, as the rest were drawn with a probability of"
+                f" {drawn.probability:g} only: keep 'review_share' as it is, and alike at all sites."
+            )
 
 
 def _number(text: str) -> int:

@@ -40,7 +40,13 @@ CALIBRATE: dict[str, Any] = {
     "walk": [dict(zip(("threshold", "rows", "errors", "verdict"), step, strict=True)) for step in WALK],
     "temperature": 1.62,
     "temperature_fit": {"tried": 1.62, "gain": 0.031, "error": 0.008, "kept": True},
-    "rows": {"temperature": 160, "threshold": 411, "failed": 0},
+    "rows": {"temperature": 160, "gate": 160, "threshold": 411, "failed": 0},
+    "gate": {"score": "label_mass", "held_up_max": 0.03, "rows": 160},
+    "floor": 0.5,
+    "held_up": {
+        name: {"value": value, "low": value - 0.02, "high": value + 0.02, "level": 0.95}
+        for name, value in (("gate", 0.027), ("floor", 0.05), ("threshold", 0.455), ("confident", 0.545))
+    },
     "reliability": {
         when: {
             "bins": [

@@ -28,8 +28,13 @@ _THINGS = ("kettle", "blue lamp", "shirt", "red shoes", "toy", "mug", "bag", "ol
 TEXTS = [f"{verb} the {thing} {i}" for i in range(8) for verb in _VERBS for thing in _THINGS]
 
 
-def stage_job(folder: Path, stage: str, kind: str = "classify", wrong: int = 0, **more: Any) -> Job:
-    """Return a job whose export stage is done; `more` are sections of the recipe."""
+def stage_job(
+    folder: Path, stage: str, kind: str = "classify", wrong: int = 0, *, train: bool = False, **more: Any
+) -> Job:
+    """Return a job whose export stage is done; `more` are sections of the recipe.
+
+    With `train` there is a training split: what the calibration rows say, and a word more.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(DEFAULT_LABELS[kind])
     task = {"name": "tiny", "kind": kind, "labels": labels, "limits": {"input_tokens_max": 64}}
@@ -41,6 +46,10 @@ def stage_job(folder: Path, stage: str, kind: str = "classify", wrong: int = 0, 
     data = {"calibration": "calibration.jsonl", "test": "test.jsonl"} | (
         {"format": "text-spans"} if kind == "extract" else {}
     )
+    if train:
+        more_said = ({**each, "text": each["text"].replace("the", "that")} for each in rows[:240])
+        (folder / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in more_said))
+        data["train"] = "train.jsonl"
     written = {"source": {"checkpoint": "model"}, "data": data, **more}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(written))
     export, out = folder / "export", folder / stage

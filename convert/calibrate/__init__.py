@@ -2,12 +2,12 @@
 
 Pure arithmetic lies beside this module; the answers come from `convert.evaluate`, through the engine that will serve.
 
-The calibration rows are divided once, by a hash of their families or texts: a part for the temperature and the larger
-part for the threshold. With more than two labels a temperature changes which of two rows is the surer one, so it has to
-stand before the threshold is tested. It is one number and needs some hundred rows; the threshold takes whatever there
-is. It is kept where it lowers the log loss of rows held out of its fit, among the same rows: those of the threshold
-have no part in the choice, so it costs the test nothing. The rows of the temperature also say where the walk over the
-thresholds starts.
+The calibration rows are divided once (`division`): a part for the temperature, a part for the gate, and the larger
+part for the threshold, which is proved with the gate and the floor in force. With more than two labels a temperature
+changes which of two rows is the surer one, so it has to stand before the threshold is tested. It is one number and
+needs some hundred rows; the threshold takes whatever there is. It is kept where it lowers the log loss of rows held out
+of its fit, among the same rows: those of the threshold have no part in the choice, so it costs the test nothing. The
+rows of the temperature also say where the walk over the thresholds starts.
 
 Rows of one family are right or wrong together, so the test takes one of each, chosen by a hash: the promise is for
 requests in which every family is as frequent as every other.
@@ -19,7 +19,6 @@ engine once for each. The threshold is tested on the whole record being right.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,7 +32,9 @@ import numpy.typing as npt
 
 from convert import data, provisional, reliability
 from convert import task as tasks
-from convert.calibrate import novelty, temperature, threshold
+from convert.calibrate import gate, novelty, temperature, threshold
+from convert.calibrate.division import GATE_ROWS_MAX, divided, family, hashed, one_of_each
+from convert.calibrate.gate import Conditions
 from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.data import Row
@@ -45,8 +46,6 @@ from convert.intervals import Numbers, clustered_share, family_numbers
 from convert.stage import Job, Progress, Report
 from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
 
-TUNING_SHARE = 0.3
-TUNING_ROWS_MAX = 500
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _KINDS: tuple[Kind, ...] = ("classify", "extract")
 
@@ -65,13 +64,18 @@ class Answers:
 
     def families(self) -> Numbers:
         """Return a number for each row, the same within a family."""
-        return family_numbers([_family(row) for row in self.rows])
+        return family_numbers([family(row) for row in self.rows])
+
+    def and_also(self, more: Answers) -> Answers:
+        """Return these and others."""
+        right = np.concatenate([self.right, more.right])
+        return Answers([*self.rows, *more.rows], [*self.predictions, *more.predictions], right)
 
     def one_of_each_family(self) -> Answers:
         """Return one row of each family: the one whose text has the smallest hash."""
         first: dict[str, int] = {}
-        for place in sorted(range(len(self.rows)), key=lambda place: _hashed(self.rows[place].key)):
-            first.setdefault(_family(self.rows[place]), place)
+        for place in sorted(range(len(self.rows)), key=lambda place: hashed(self.rows[place].key)):
+            first.setdefault(family(self.rows[place]), place)
         places = sorted(first.values())
         return Answers(
             [self.rows[place] for place in places], [self.predictions[place] for place in places], self.right[places]
@@ -84,38 +88,80 @@ def run(job: Job) -> Report:
     Raises what `data.rows` and serving raise.
     """
     task = tasks.of(job.recipe.path(job.recipe.task))
-    risk = Risk(job.recipe.risk.target, job.recipe.risk.delta)
+    asked = job.recipe.risk
+    risk, wanted = Risk(asked.target, asked.delta), Wanted(asked.floor, asked.held_up_max)
+    if task.kind == "embed":
+        return _leave(job, *_gate_of_vectors(job, wanted))
     if task.kind not in _KINDS:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
         return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
     sample = data.sample(job.recipe, "calibration")
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
-        confidence, report = calibrate(bundle, sample.rows, risk, job.progress)
+        confidence, report = calibrate(bundle, sample.rows, risk, job.progress, wanted)
     return _leave(job, confidence, report | {"sampling": sample.plain()})
 
 
-def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet) -> tuple[Confidence, Report]:
+def _gate_of_vectors(job: Job, wanted: Wanted) -> tuple[Confidence, Report]:
+    """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
+    rows = one_of_each(data.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
+        with serving([bundle]) as served:
+            said = served.predict(bundle, [row.text for row in rows], job.progress)
+    conditions, gated = _conditions(bundle, [each for each in said if not each.failure], wanted)
+    verdict = "A task of kind embed has no confidence."
+    if conditions.gate:
+        verdict += " The gate marks inputs unlike the training texts."
+    return AlwaysEscalate(gate=conditions.gate), {"verdict": verdict, "kind": "embed", "gate": gated}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a confident answer has to pass besides the threshold, as a recipe says it."""
+
+    floor: float = 0.0
+    held_up_max: float = 0.0
+    """0 = no gate."""
+
+
+ANYTHING = Wanted()
+
+
+def calibrate(
+    bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progress = quiet, wanted: Wanted = ANYTHING
+) -> tuple[Confidence, Report]:
     """Calibrate a bundle of kind classify or extract on labelled rows; see the module."""
-    tuning, proving = divided(rows)
+    parts = divided(rows)
     fitting = _fit_labels if bundle.manifest.task.kind == "classify" else _fit_records
     # One text at a time: the same answers to the last bit, so that the same inputs give the same bundle.
     with serving([bundle]) as served:
         ask = partial(_answers, served, progress=progress)
-        fit, tuned = fitting(ask, bundle, tuning)
+        fit, tuned = fitting(ask, bundle, parts.tuning)
         fitted = fit.temperature
-        proof = ask(bundle.at_temperature(fitted), proving)
+        held_out = tuned.and_also(ask(bundle, parts.gate[len(parts.tuning) :]))
+        proof = ask(bundle.at_temperature(fitted), parts.proving)
         raw = _at_one(ask, bundle, proof)
     tested = proof.one_of_each_family()
-    known = (_tuned_confidences(bundle, tuned, fitted), tuned.right)
-    start = threshold.start_of(tested.confidences(), known, risk)
-    choice = threshold.choose(tested.confidences(), tested.right, risk, start=start)
-    seen = [*tuned.predictions, *proof.predictions]
+    conditions, gated = _conditions(bundle, held_out.one_of_each_family().predictions, wanted)
+    passing = conditions.passing(tested.predictions, tested.confidences())
+    known = (conditions.passing(tuned.predictions, _tuned_confidences(bundle, tuned, fitted)), tuned.right)
+    start = threshold.start_of(passing, known, risk)
+    choice = threshold.choose(passing, tested.right, risk, start=start)
+    seen = [*held_out.predictions, *proof.predictions]
     usual = novelty.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
     report = described(choice, risk) | {
         "temperature": fitted,
         "temperature_fit": asdict(fit) | {"kept": fit.kept},
-        "rows": {"temperature": len(tuned.rows), "threshold": len(tested.rows), "failed": len(rows) - len(seen)},
+        "rows": {
+            "temperature": len(tuned.rows),
+            "gate": len(conditions.gate.scores) if conditions.gate else 0,
+            "threshold": len(tested.rows),
+            "failed": len(rows) - len(seen),
+        },
+        "gate": gated,
+        "floor": conditions.floor,
+        "held_up": gate.holding(conditions, choice.threshold, tested.predictions, tested.confidences()),
         "accuracy": clustered_share(proof.right, proof.families()).plain(),
         "reliability": {
             "before": _reliability(raw, proof),
@@ -123,30 +169,17 @@ def calibrate(bundle: Bundle, rows: Sequence[Row], risk: Risk, progress: Progres
         },
         "novelty": usual.model_dump() if usual else None,
     }
-    return _section(choice, risk, fitted, usual), report
+    return _section(choice, risk, fitted, usual, conditions), report
 
 
-def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Return the rows for the temperature and those for the threshold; too few to fit anything: none and all.
-
-    Rows of one family, or with the same text, stay together.
-    """
-    ordered = sorted(rows, key=lambda row: (_hashed(_family(row)), _hashed(row.key)))
-    count = min(round(TUNING_SHARE * len(ordered)), TUNING_ROWS_MAX)
-    if count < temperature.ROWS_MIN:
-        return [], ordered
-    while count < len(ordered) and _family(ordered[count]) == _family(ordered[count - 1]):
-        count += 1
-    return ordered[:count], ordered[count:]
-
-
-def _family(row: Row) -> str:
-    return row.family or row.key
-
-
-def _hashed(text: str) -> str:
-    """Hash a name or a hash: nobody sorts files by that, so what it chooses is alike whatever the order of a file."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _conditions(bundle: Bundle, held_out: Sequence[Prediction], wanted: Wanted) -> tuple[Conditions, Report]:
+    """Return what an answer has to pass besides the threshold, and the gate for the report."""
+    score = gate.score_of(bundle.manifest, held_out)
+    made = gate.calibrated(score, held_out, wanted.held_up_max)
+    report: Report = {"score": score or "none", "held_up_max": wanted.held_up_max, "rows": len(held_out)}
+    if made is None:
+        report = {"score": "none", "why": gate.why_none(score, len(held_out), wanted.held_up_max)}
+    return Conditions(made, wanted.floor), report
 
 
 Ask = Callable[[Bundle, Sequence[Row]], Answers]
@@ -233,9 +266,9 @@ def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
     return f"{said} About {max(needed - choice.rows, 1)} more labels needed, if the model errs as it did on these."
 
 
-def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None) -> Confidence:
+def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None, conditions: Conditions) -> Confidence:
     if choice.threshold is None:
-        return AlwaysEscalate(temperature=fitted, novelty=usual)
+        return AlwaysEscalate(temperature=fitted, novelty=usual, gate=conditions.gate)
     return Threshold(
         temperature=fitted,
         threshold=choice.threshold,
@@ -244,7 +277,9 @@ def _section(choice: Choice, risk: Risk, fitted: float, usual: Novelty | None) -
         n=choice.rows,
         bound=round(choice.bound, 6),
         coverage=round(choice.coverage, 6),
+        floor=conditions.floor,
         novelty=usual,
+        gate=conditions.gate,
     )
 
 

@@ -37,6 +37,8 @@ class Prediction:
     scores: tuple[float, ...] = ()
     """classify: the probability of each label as served."""
     label_mass: float = 1.0
+    ood_score: float | None = None
+    """How strange the input is, as the graph of an encoder says it; None = it does not."""
     entities: tuple[Found, ...] = ()
     vector: tuple[float, ...] = ()
     input_tokens: int = 0
@@ -48,7 +50,7 @@ class Prediction:
 
     def line(self, text: str, expected: str) -> str:
         """Write one line of predictions.jsonl."""
-        kept = {key: value for key, value in asdict(self).items() if value not in ("", ()) and key != "scores"}
+        kept = {key: value for key, value in asdict(self).items() if value not in ("", (), None) and key != "scores"}
         return json.dumps({"text": text, "expected": expected, **_rounded(kept)}, ensure_ascii=False) + "\n"
 
 

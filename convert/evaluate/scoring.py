@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -97,17 +96,21 @@ def summary(confidence: Confidence, found: Outcomes) -> dict[str, Any]:
 def outcomes(manifest: Manifest, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Outcomes:
     """Return which answers are right and which confident; of kinds that can be right or wrong."""
     kind, confidence = manifest.task.kind, manifest.confidence
-    least = confidence.threshold if isinstance(confidence, Threshold) else math.inf
     answered = np.array([not each.failure for each in predictions], dtype=np.bool_)
     graded = answered & (kind != "generate")
-    said = np.array([each.confidence for each in predictions], dtype=np.float64)
+    passed = [isinstance(confidence, Threshold) and _is_confident(confidence, each) for each in predictions]
     return Outcomes(
         right=np.array(list(map(partial(is_right, kind), rows, predictions)), dtype=np.bool_),
-        confident=graded & (said >= least),
-        confidence=np.where(graded, said, np.nan),
+        confident=graded & np.array(passed, dtype=np.bool_),
+        confidence=np.where(graded, np.array([each.confidence for each in predictions], dtype=np.float64), np.nan),
         families=family_numbers([row.family or row.key for row in rows]),
         labels=[row.label for row in rows],
     )
+
+
+def _is_confident(confidence: Threshold, said: Prediction) -> bool:
+    score = confidence.gate.score_of(said.ood_score, said.label_mass) if confidence.gate else 0.0
+    return confidence.is_confident(said.confidence, score)
 
 
 def latency(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -190,6 +190,7 @@ def _prediction(bundle: Bundle, written: str, done: Done, seconds: float) -> Pre
         log_probabilities=at_one(done.scores, manifest.confidence.temperature),
         scores=done.scores,
         label_mass=done.label_mass,
+        ood_score=done.ood_score,
         entities=tuple(Found(each.start, each.end, each.label) for each in done.entities),
         vector=struct.unpack(f"<{len(done.vector) // 4}f", done.vector),
         input_tokens=done.input_tokens,

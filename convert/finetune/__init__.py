@@ -153,7 +153,8 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     new = models.labels_of(models.read_config(where)) != list(task.labels)
     started = new and start_head(model, learn, len(task.labels), job.progress)
     rate = _rate(settings, head_fitted=started)
-    learner = EncoderLearner(model, tokenizer, (learn, check), rate)
+    strangers = reading.strangers(data.outliers(job.recipe))
+    learner = EncoderLearner(model, tokenizer, (learn, check), rate, strangers)
     trained = _fitted(learner, settings, job, head_fitted=started)
     target = job.out / CHECKPOINT
     if task.kind == "classify":
@@ -162,6 +163,7 @@ def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, 
     tokenizer.save_pretrained(str(target))
     counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
     misfits = learn.misfits + check.misfits
+    counts["rows"]["outliers"] = len(strangers)
     return {
         **counts,
         "spans_inside_words": misfits,

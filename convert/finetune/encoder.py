@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,8 @@ from convert.stage import Progress
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Task
 
+OUTLIER_SHARE, OUTLIER_WEIGHT = 0.25, 0.5
+"""At most so many outliers for each row of a batch, and their loss counts so much of the rows' own."""
 HEAD_RATE_FACTOR = 5.0
 """A new head learns so many times faster than the body below it; one that was fitted first, as fast."""
 WEIGHT_DECAY = 0.01
@@ -80,6 +85,11 @@ class Reading:
             said = f"all {len(rows)} training rows have more than {self.tokens_max} tokens"
             raise InvalidRequest(said, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
         return Encoded(items, len(rows) - len(items), sum(item.misfits for item in items))
+
+    def strangers(self, rows: Sequence[Row]) -> tuple[Item, ...]:
+        """Encode texts that have no label; those with more than `tokens_max` tokens are left out."""
+        items = (Item(_plain(encoded(self.tokenizer, row.text)), (UNREAD,)) for row in rows)
+        return tuple(item for item in items if item.length <= self.tokens_max)
 
     def _item(self, row: Row) -> Item:
         if self.task.kind == "extract":
@@ -174,12 +184,21 @@ class EncoderLearner:
     """An encoder with a head, and its rows."""
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, parts: tuple[Encoded, Encoded], learning_rate: float
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        parts: tuple[Encoded, Encoded],
+        learning_rate: float,
+        outliers: Sequence[Item] = (),
     ) -> None:
-        """Take a model from `classifier` and the rows to train on and to validate with."""
+        """Take a model from `classifier`, the rows to train on and to validate with, and texts that have no label."""
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
         self._train, self._kept = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
+        self._outliers = cycled(outliers)
+        # As often as a row: a few texts that come again in every batch are learnt by heart (decision 61).
+        self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
+        self._outliers_due = 0.0
         self._head_only = not all(weight.requires_grad for weight in model.parameters())
 
     @property
@@ -205,7 +224,16 @@ class EncoderLearner:
         if self._head_only:
             self._model.base_model.eval()
         logits, wanted = self.answers([self._train[row] for row in rows])
-        return cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD)
+        own = cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=UNREAD)
+        strangers = self._due_outliers(len(rows))
+        return own + OUTLIER_WEIGHT * uniformity(self.answers(strangers)[0]) if strangers else own
+
+    def _due_outliers(self, rows: int) -> list[Item]:
+        """Return the outliers that are learnt beside so many rows."""
+        self._outliers_due += self._outliers_a_row * rows
+        count = int(self._outliers_due)
+        self._outliers_due -= count
+        return list(islice(self._outliers, count))
 
     def validate(self) -> Validation:
         """Return the mean loss a label or a word, and the share of rows that are right as a whole."""
@@ -224,6 +252,23 @@ class EncoderLearner:
         logits = self._model(**BatchEncoding(padded).to(self._model.device)).logits
         wanted = _padded([item.wanted for item in items], UNREAD)
         return logits.reshape(*wanted.shape, -1), wanted.to(self._model.device)
+
+
+def cycled(items: Sequence[Item]) -> Iterator[Item]:
+    """Yield items without end, each time in another order; nothing of none."""
+    order = random.Random(len(items))  # noqa: S311 - an order, no secret
+    shuffled = list(items)
+    while shuffled:
+        order.shuffle(shuffled)
+        yield from shuffled
+
+
+def uniformity(logits: torch.Tensor) -> torch.Tensor:
+    """Return how far distributions over the labels are from giving all the same: 0 where they do, in nats.
+
+    Outlier exposure: Hendrycks et al. 2019 (arXiv 1812.04606).
+    """
+    return -logits.log_softmax(-1).mean() - math.log(logits.shape[-1])
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:

@@ -5,6 +5,8 @@ A type is a choice of speed as much as of size, and its name does not say what i
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from convert import choose, data, gguf, models, probe, stage, task
 from convert.choose import Candidate
 from convert.decoder.tokens import task_tokens
 from convert.export.gguf import ADAPTER, BASE
-from convert.export.onnx import MODEL
+from convert.export.onnx import MODEL, TOKENIZER
 from convert.provisional import CANDIDATES
-from convert.quantize import graph, imatrix
+from convert.quantize import detector, graph, imatrix
+from convert.quantize.detector import Fitted
 from convert.stage import Job, Report
 from convert.verify import reference
 from convert.verify.loss import Loss, between
@@ -43,18 +46,23 @@ def run(job: Job) -> Report:
     file = task.find(job.recipe.path(job.recipe.task))
     what, runtime = task.of(file), task.read(file)["runtime"]
     exported = job.done["export"]
-    if runtime == "llama":
-        candidates, more = _llama(job, what, exported / BASE)
-        full = exported / BASE
-    else:
-        candidates, more = _onnx(job, exported / MODEL), {}
-        full = exported / MODEL
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
 
     def at_full_precision(texts: Any) -> Any:
         return reference.label_log_probabilities(checkpoint, adapter, what, texts)
 
-    return choose.choose(job, candidates, full, at_full_precision if what.kind == "classify" else None) | more
+    asked = at_full_precision if what.kind == "classify" else None
+    if runtime == "llama":
+        candidates, more = _llama(job, what, exported / BASE)
+        return choose.choose(job, candidates, exported / BASE, asked) | more
+    with tempfile.TemporaryDirectory(dir=job.out) as folder:
+        full = Path(shutil.copyfile(exported / MODEL, Path(folder, MODEL)))
+        fitted = detector.fit(job, what, full, exported / TOKENIZER)
+        scored = fitted is not None and fitted.put_into(full)
+        candidates = _onnx(job, exported / MODEL, fitted)
+        return choose.choose(job, candidates, full, asked, scored=scored) | {
+            "detector": fitted.report() if fitted else None
+        }
 
 
 def _llama(job: Job, what: Task, source: Path) -> tuple[list[Candidate], Report]:
@@ -118,14 +126,16 @@ def _importance(job: Job, what: Task, fields: dict[str, Any]) -> tuple[gguf.Impo
     return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
 
 
-def _onnx(job: Job, source: Path) -> list[Candidate]:
+def _onnx(job: Job, source: Path, fitted: Fitted | None) -> list[Candidate]:
     types = job.recipe.quantize.types or graph.TYPES
     _check(types, set(graph.TYPES), "onnx")
     found = []
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
         target = _place(job, name, "model.onnx")
-        found.append(Candidate(name, target, graph.quantize(source, target, name)))
+        details = graph.quantize(source, target, name)
+        scored = fitted is not None and fitted.put_into(target)
+        found.append(Candidate(name, target, details | {"ood_score": scored}))
     return found
 
 

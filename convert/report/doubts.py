@@ -32,6 +32,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
         return
     if calibrate.get("coverage", 1.0) < _COVERAGE_MIN:
         yield f"Only {percent(calibrate['coverage'])} of the answers are sure; all others escalate."
+    if calibrate.get("gate", {}).get("score") == "none":
+        yield "Without a gate nothing tells inputs unlike the training data from ordinary ones."
     yield (
         f"The promise ({percent(calibrate['target_risk'], 0)} wrong at most, with"
         f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows. Where devices"

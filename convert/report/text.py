@@ -283,7 +283,34 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
         yield from _all_passed(calibrate)
         yield _temperature(calibrate)
         yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
+    yield from _checks(calibrate)
     yield from _images(plots, "reliability.png", "risk-coverage.png")
+
+
+_CHECKS = {
+    "gate": "held up by the gate",
+    "floor": "below the floor",
+    "threshold": "below the threshold",
+    "confident": "confident: none of these",
+}
+
+
+def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
+    """Show what each of the three checks of a confident answer holds up."""
+    found, gate = calibrate.get("held_up"), calibrate.get("gate", {})
+    if not found:
+        return
+    if gate.get("score", "none") == "none":
+        why = gate.get("why", "")
+        yield f"The bundle has no gate. {why} An answer to an input unlike all of these may be confident."
+    else:
+        most, rows = percent(gate["held_up_max"]), plural(gate["rows"], "held-out row")
+        yield (
+            f"The gate holds an input up when at most {most} of {rows} are as strange. The floor is"
+            f" {number(calibrate['floor'])}. The threshold was proved with both in force, so the promise is about the"
+            " answers that pass all three."
+        )
+    yield _table(["of the rows that prove", "share"], [[said, interval(found[key])] for key, said in _CHECKS.items()])
 
 
 def _test(calibrate: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.calibrate import Answers, calibrate, divided
+from convert.calibrate import Answers, calibrate
+from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
 from convert.data import Row, Span
 from convert.evaluate import compare, evaluate, predict
@@ -125,7 +126,7 @@ def test_a_classifier_is_calibrated(tmp_path):
     rows = intents(400)
     section, report = calibrate(opened(echo_bundle(tmp_path / "a")), rows, RISK)
     assert isinstance(section, Threshold)
-    assert {"temperature": 120, "threshold": 280, "failed": 0} == report["rows"]
+    assert {"temperature": 120, "gate": 0, "threshold": 280, "failed": 0} == report["rows"]
     assert (280, 1.0) == (section.n, section.coverage)
     assert section.bound <= RISK.target
     assert section.novelty is not None
@@ -138,7 +139,7 @@ def test_what_is_calibrated_is_what_is_served(tmp_path):
     rows = intents(300, wrong=2) + [Row(f"nothing {i} known", INTENTS[i % 8]) for i in range(60)]
     section, _ = calibrate(opened(echo_bundle(tmp_path / "a")), rows, RISK)
     assert isinstance(section, Threshold)
-    _, proving = divided(rows)
+    proving = divided(rows).proving
     folder = echo_bundle(tmp_path / "b", confidence=section.model_dump())
     said = predict(folder, [row.text for row in proving])
     sure = [(row, each) for row, each in zip(proving, said, strict=True) if each.confidence >= section.threshold]
@@ -151,7 +152,7 @@ def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
     """30 rows prove nothing at a risk of 5 %: the result is to escalate, and the number of labels that would do."""
     section, report = calibrate(opened(echo_bundle(tmp_path / "a")), intents(30), RISK)
     assert isinstance(section, AlwaysEscalate)
-    assert (1.0, {"temperature": 0, "threshold": 30, "failed": 0}) == (section.temperature, report["rows"])
+    assert (1.0, {"temperature": 0, "gate": 0, "threshold": 30, "failed": 0}) == (section.temperature, report["rows"])
     assert 15 <= report["labels_needed"] <= 100
     assert f"always escalate. About {report['labels_needed']} more labels needed" in report["verdict"]
 
@@ -181,20 +182,30 @@ def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
 def test_the_rows_are_divided_by_their_texts():
     """Whatever the order of the file, the same rows fit and prove; the same text is never on both sides."""
     rows = intents(300) + intents(40)
-    tuning, proving = divided(rows)
-    again = divided(rows[::-1])
-    assert [{row.key for row in part} for part in (tuning, proving)] == [{row.key for row in part} for part in again]
-    assert not {row.key for row in tuning} & {row.key for row in proving}
-    assert (340, True) == (len(tuning) + len(proving), 100 <= len(tuning) <= 104)
-    assert ([], 90) == (divided(rows[:90])[0], len(divided(rows[:90])[1]))
+    parts, again = divided(rows), divided(rows[::-1])
+    for name in ("tuning", "gate", "proving"):
+        assert {row.key for row in getattr(parts, name)} == {row.key for row in getattr(again, name)}
+    assert not {row.key for row in parts.gate} & {row.key for row in parts.proving}
+    assert parts.tuning == parts.gate
+    assert (340, True) == (len(parts.gate) + len(parts.proving), 100 <= len(parts.gate) <= 104)
+    assert ([], [], 90) == (divided(rows[:90]).tuning, divided(rows[:90]).gate, len(divided(rows[:90]).proving))
+
+
+def test_many_rows_give_the_gate_more_than_the_temperature():
+    """The temperature takes at most 500 rows, and the gate these and further ones, none of which proves anything."""
+    parts = divided([Row(f"text {i}", "a") for i in range(4000)])
+    assert (500, 1000, 3000) == (len(parts.tuning), len(parts.gate), len(parts.proving))
+    assert parts.tuning == parts.gate[:500]
+    assert not {row.text for row in parts.gate} & {row.text for row in parts.proving}
 
 
 def test_a_family_is_in_one_part_and_tested_once():
     """Its rows are right or wrong together: they fit or prove together, and one of them is tested, always the same."""
     rows = [replace(row, family=f"family {place % 60}") for place, row in enumerate(intents(300))]
-    tuning, proving = divided(rows)
-    assert not {row.family for row in tuning} & {row.family for row in proving}
-    assert tuning
+    parts = divided(rows)
+    proving = parts.proving
+    assert not {row.family for row in parts.gate} & {row.family for row in proving}
+    assert parts.tuning
     answers = Answers(proving, [Prediction(row.label, 0.9) for row in proving], np.arange(len(proving)) % 2 == 0)
     once = answers.one_of_each_family()
     assert len({row.family for row in proving}) == len(once.rows) == len(once.predictions) == len(once.right)

@@ -31,7 +31,7 @@ def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
     assert ["confidence.json"] == files(job.out)
     section = Threshold.model_validate(json.loads((job.out / "confidence.json").read_text()))
     assert (report["threshold"], report["temperature"]) == (section.threshold, section.temperature)
-    assert {"temperature": 72, "threshold": 168, "failed": 0} == report["rows"]
+    assert {"temperature": 72, "gate": 0, "threshold": 168, "failed": 0} == report["rows"]
     parts = {"bins", "calibration_error", "log_loss", "note"}
     assert parts == set(report["reliability"]["before"]) == set(report["reliability"]["after"])
     fit = report["temperature_fit"]

@@ -174,6 +174,28 @@ def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict
     assert remedy in raised.value.remedy
 
 
+FULL = "finetune: {method: full}"
+
+
+def test_outliers_are_texts_of_no_split(tmp_path: Path):
+    """They need no label; one that stands in a split is refused, for the model would learn to doubt it."""
+    apart = recipe_of(tmp_path, sections=FULL, outliers='{"text": "Who won the cup?"}\n')
+    data.check(apart)
+    assert ["Who won the cup?"] == [row.text for row in data.outliers(apart)]
+    common = recipe_of(tmp_path, sections=FULL, outliers='{"text": "refund please!"}\n')
+    with pytest.raises(InvalidRequest, match="1 texts stand in both the test and the outliers split"):
+        data.check(common)
+    assert [] == data.outliers(recipe_of(tmp_path))
+
+
+@pytest.mark.parametrize("sections", ["", "finetune: {method: lora}"])
+def test_outliers_are_for_encoders_that_are_trained(tmp_path: Path, sections: str):
+    """A run that would not learn from them is refused before it begins."""
+    with pytest.raises(InvalidRequest, match="is for an encoder that is trained to classify") as raised:
+        data.check(recipe_of(tmp_path, sections=sections, outliers='{"text": "Who won the cup?"}\n'))
+    assert "add 'finetune: {method: full}'" in raised.value.remedy
+
+
 def test_the_format_must_fit_the_kind_of_task(tmp_path: Path):
     """A generate task cannot learn from labels."""
     with pytest.raises(InvalidRequest, match="does not fit a task of kind generate"):

@@ -94,7 +94,8 @@ def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: Wanted):
             "quantize:",
             "budget:",
         )
-        chosen = key not in ("base", "gguf", "importance") and not (key == "adapter" and "separate" not in bare)
+        given = ("base", "gguf", "importance", "outliers")
+        chosen = key not in given and not (key == "adapter" and "separate" not in bare)
         whole.append(bare if line.strip().startswith("# ") and named and chosen else line)
     (tmp_path / "recipe.yaml").write_text(text)
     left = recipe.read(tmp_path).model_dump()

@@ -55,6 +55,17 @@ def test_the_promise_is_checked_on_the_test_rows():
     assert "and - (95 %" in markdown(made(evaluate=EVALUATE | {"sure": none}), [])
 
 
+def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
+    """Gate, floor and threshold each have their share of the rows that prove; a bundle without a gate says why."""
+    text = markdown(made(), [])
+    assert "at most 3.0 % of 160 held-out rows are as strange. The floor is 0.5." in text
+    assert "| held up by the gate | 2.7 % (95 % interval 0.7 % to 4.7 %) |" in text
+    assert "| confident: none of these | 54.5 %" in text
+    bare = CALIBRATE | {"gate": {"score": "none", "why": "It has no score."}}
+    assert "The bundle has no gate. It has no score. An answer" in markdown(made(calibrate=bare), [])
+    assert [line for line in doubts(made(calibrate=bare)) if line.startswith("Without a gate")]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

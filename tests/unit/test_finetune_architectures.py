@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import transformers
 from convert.data import Row
 from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import TaskTokens, task_tokens
+from convert.encoder.tags import UNREAD
 from convert.finetune import adapter
 from convert.finetune.adapter import Halves
 from convert.finetune.decoder import DecoderLearner, Parts
-from convert.finetune.encoder import EncoderLearner, Reading, classifier
+from convert.finetune.encoder import EncoderLearner, Item, Reading, classifier
 from convert.finetune.lessons import Lesson, Lessons
 from convert.finetune.loop import Settings, train
 from convert.recipe import Finetune
@@ -235,6 +236,31 @@ def test_a_new_head_learns_faster_than_the_body(method: str, rates: set[float], 
     assert rates == {group["lr"] for group in groups}
     assert len(trained(model)) == sum(len(group["params"]) for group in groups)
     assert all((weight.ndim > 1) == (group["weight_decay"] > 0) for group in groups for weight in group["params"])
+
+
+def test_an_outlier_is_learnt_as_often_as_a_row(tmp_path: Path) -> None:
+    """Over an epoch each outlier comes once, never more than one for four rows; what is learnt flattens its labels."""
+    torch.manual_seed(0)
+    ENCODERS["bert"]().save_pretrained(tmp_path)
+    model = classifier(str(tmp_path), TASK, "head")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    reading = Reading(tokenizer, TASK, 64)
+    parts, strange = reading.of(ROWS[:16]), reading.strangers([Row(f"stranger {n}") for n in range(4)])
+    asked: list[int] = []
+
+    class Watched(EncoderLearner):
+        def answers(self, items: Sequence[Item]) -> Any:
+            asked.append(sum(item.wanted == (UNREAD,) for item in items))
+            return super().answers(items)
+
+    learner = Watched(model, tokenizer, (parts, parts), 0.02, strange)
+    for at in range(0, 16, 2):
+        learner.loss(range(at, at + 2))
+    assert 4 == sum(asked)
+    crowd = Watched(model, tokenizer, (parts, parts), 0.02, strange * 30)
+    asked.clear()
+    crowd.loss(range(8))
+    assert [0, 2] == asked
 
 
 @pytest.mark.parametrize("kind", ["classify", "extract"])

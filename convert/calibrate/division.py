@@ -1,0 +1,70 @@
+"""Which calibration rows do what: a part tunes, a part calibrates the gate, the rest proves the threshold. Pure.
+
+Rows are ordered by a hash of their families or texts, so that the division is alike whatever the order of a file, and
+rows of one family, or with the same text, stay together.
+
+    tuning    the temperature, and where the walk over the thresholds starts: 30%, at most 500 rows
+    gate      the scores that an input is held against: the rows of tuning, and further ones to 30% or 1,000 rows
+    proving   the threshold, with the gate and the floor in force: all others
+
+The gate may use the rows of tuning: a temperature changes no score of the gate. It must not use a row of proving: that
+row would help to choose which rows are accepted, and then count among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convert.calibrate import temperature
+from convert.data import Row
+
+GATE_SHARE = 0.3
+TUNING_ROWS_MAX, GATE_ROWS_MAX = 500, 1000
+
+
+@dataclass(frozen=True)
+class Division:
+    """The three parts."""
+
+    tuning: list[Row]
+    gate: list[Row]
+    """Those of tuning come first."""
+    proving: list[Row]
+
+
+def divided(rows: Sequence[Row]) -> Division:
+    """Divide the calibration rows; with too few to tune anything, all of them prove."""
+    ordered = sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key)))
+    count = round(GATE_SHARE * len(ordered))
+    if count < temperature.ROWS_MIN:
+        return Division([], [], ordered)
+    tuning = _whole(ordered, min(count, TUNING_ROWS_MAX))
+    gate = _whole(ordered, min(count, GATE_ROWS_MAX))
+    return Division(ordered[:tuning], ordered[:gate], ordered[gate:])
+
+
+def one_of_each(rows: Sequence[Row]) -> list[Row]:
+    """Return one row of each family, in an order that has nothing to do with their texts."""
+    first: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key))):
+        first.setdefault(family(row), row)
+    return list(first.values())
+
+
+def _whole(ordered: Sequence[Row], count: int) -> int:
+    """Return a number of rows that parts no family."""
+    while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):
+        count += 1
+    return count
+
+
+def family(row: Row) -> str:
+    """Return what rows that belong together share."""
+    return row.family or row.key
+
+
+def hashed(text: str) -> str:
+    """Hash a name or a hash: nobody sorts files by that, so what it chooses is alike whatever the order of a file."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,88 @@
+"""The gate of a bundle from held-out rows, and what gate, floor and threshold each hold up. Pure.
+
+A manifest carries how strange the held-out rows are; edge_agent/formats/gate.py has the rule that makes a p-value of
+it. Of each family one row counts, as in the proof of the threshold: rows of one family are strange together.
+
+The floor is the least calibrated probability of a single confident answer. Gate and floor are fixed before the
+threshold is tested, so the rows that pass them are independent of each other, and the promise is about these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.evaluate.predictions import Prediction
+from convert.intervals import share
+from edge_agent.formats.gate import Gate, GateScore, rows_needed
+from edge_agent.formats.manifest import Manifest
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+OUTSIDE = -1.0
+"""The confidence of a row that gate or floor holds up: below every threshold."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an answer has to pass besides the threshold."""
+
+    gate: Gate | None
+    floor: float
+
+    def held_up(self, said: Sequence[Prediction]) -> Flags:
+        """Return which answers the gate holds up, [rows]."""
+        gate = self.gate
+        if gate is None:
+            return np.zeros(len(said), np.bool_)
+        scores = (gate.score_of(each.ood_score, each.label_mass) for each in said)
+        return np.fromiter((gate.holds_up(score) for score in scores), np.bool_, len(said))
+
+    def passing(self, said: Sequence[Prediction], confidences: Floats) -> Floats:
+        """Return the confidences, OUTSIDE where the gate or the floor holds an answer up."""
+        return np.where(self.held_up(said) | (confidences < self.floor), OUTSIDE, confidences)
+
+
+def calibrated(score: GateScore | None, held_out: Sequence[Prediction], held_up_max: float) -> Gate | None:
+    """Return the gate of these held-out rows, one of each family; None where there are too few, or no score."""
+    if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
+        return None
+    bare = Gate(score=score, held_up_max=held_up_max, scores=(0.0,))
+    scores = np.sort([bare.score_of(each.ood_score, each.label_mass) for each in held_out]).astype(np.float32)
+    return (
+        Gate(score=score, held_up_max=held_up_max, scores=tuple(scores.tolist())) if np.isfinite(scores).all() else None
+    )
+
+
+def score_of(manifest: Manifest, said: Sequence[Prediction]) -> GateScore | None:
+    """Return which score a bundle has: its graph's, or what a decoder gives to all labels together."""
+    if manifest.runtime == "onnx":
+        return "ood_score" if said and all(each.ood_score is not None for each in said) else None
+    return "label_mass" if manifest.runtime == "llama" and manifest.task.kind == "classify" else None
+
+
+def why_none(score: GateScore | None, rows: int, held_up_max: float) -> str:
+    """Return why a bundle has no gate, as a sentence."""
+    if not held_up_max:
+        return "The recipe wants no gate (risk.held_up_max: 0)."
+    if score is None:
+        return "The model has no score of how strange an input is."
+    return f"{rows} held-out rows are too few for a gate at {held_up_max:g}: it takes {rows_needed(held_up_max)}."
+
+
+def holding(
+    conditions: Conditions, threshold: float | None, said: Sequence[Prediction], confidences: Floats
+) -> dict[str, Any]:
+    """Return the share of answers that each of the three holds up, on its own, and that pass all of them."""
+    parts: dict[str, Flags] = {
+        "gate": conditions.held_up(said),
+        "floor": confidences < conditions.floor,
+        "threshold": confidences < (1.1 if threshold is None else threshold),
+    }
+    confident = ~np.any(list(parts.values()), axis=0)
+    counts = {**parts, "confident": confident}
+    return {name: share(int(flags.sum()), len(said)).plain() for name, flags in counts.items()}

@@ -1,0 +1,114 @@
+"""A bundle with a gate, from the export to the finished bundle: it knows its training texts from others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convert import calibrate, evaluate, finish, provisional
+from convert import task as tasks
+from convert.choose import Candidate, choose, judge
+from convert.evaluate import predict
+from convert.evaluate.bundle import opened
+from convert.quantize import detector, graph
+from convert.recipe import Budget
+from convert.stage import Job, Report
+from edge_agent.formats import golden
+from edge_agent.formats.gate import Gate
+from tests.stages import TEXTS, after, stage_job
+
+STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]
+
+
+def chosen_of(job: Job, *types: str) -> Report:
+    """Do what the quantize stage does, without a checkpoint to compare with; return its report."""
+    exported, full = job.done["export"] / "model.onnx", job.out.with_name("full.onnx")
+    full.write_bytes(exported.read_bytes())
+    task = tasks.of(job.recipe.path(job.recipe.task))
+    fitted = detector.fit(job, task, full, job.done["export"] / "tokenizer.json")
+    scored = fitted is not None and fitted.put_into(full)
+    candidates = []
+    for name in types:
+        target = job.out / "candidates" / name / "model.onnx"
+        target.parent.mkdir(parents=True)
+        details = graph.quantize(exported, target, name)
+        candidates.append(
+            Candidate(name, target, details | {"ood_score": fitted is not None and fitted.put_into(target)})
+        )
+    return choose(job, candidates, full, scored=scored) | {"detector": fitted.report() if fitted else None}
+
+
+@pytest.mark.slow
+def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
+    """Its candidates have the score, its section the gate, its golden cases the scores; strangers are held up."""
+    budget = {"agreement_min": 0.0, "kl_mean_max": 9.0, "golden_cases_min": 0}
+    job = stage_job(tmp_path / "run", "quantize", train=True, risk={"target": 0.2, "held_up_max": 0.1}, budget=budget)
+    made = chosen_of(job, "fp32", "dynamic-int8")
+    assert 240 == made["detector"]["rows"]
+    assert [True, True] == [each["ood_score"] for each in made["candidates"]]
+    assert 1.0 == made["candidates"][0]["gate_agreement"]["value"]
+    job = after(job, "calibrate")
+    report = calibrate.run(job)
+    assert ("ood_score", report["rows"]["gate"]) == (report["gate"]["score"], report["gate"]["rows"])
+    assert report["held_up"]["gate"]["value"] < 0.4
+    job = after(job, "evaluate")
+    evaluate.run(job)
+    job = after(job, "assemble")
+    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
+    finish.run(job)
+    bundle = opened(job.out / "bundle")
+    gate = bundle.manifest.confidence.gate
+    assert gate is not None
+    cases = golden.parse(bundle.paths["golden"].read_bytes())
+    assert all(case.ood_score is not None for case in cases)
+    said = predict(job.out / "bundle", [*STRANGE, *TEXTS[:60]])
+    held_up = [gate.holds_up(each.ood_score) for each in said]
+    assert sum(held_up[: len(STRANGE)]) >= 4
+    assert sum(held_up[len(STRANGE) :]) <= 20
+
+
+def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
+    """Less than 99% on the same side is a reason of its own; a candidate that has no gate is not judged by it."""
+    line = {"agreement": {"value": 1.0}, "accuracy_loss": 0.0}
+    assert [] == judge(line | {"gate_agreement": None}, Budget())
+    assert [] == judge(line | {"gate_agreement": {"value": 0.99}}, Budget())
+    assert ["gate agreement under 0.99"] == judge(line | {"gate_agreement": {"value": 0.98}}, Budget())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["extract", "embed"])
+def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
+    """Texts without a class are one class: a record and a vector come with a score, and strangers are held up."""
+    job = stage_job(
+        tmp_path / "run", "quantize", kind, train=True, budget={"agreement_min": 0.0}, risk={"held_up_max": 0.1}
+    )
+    assert 1 == chosen_of(job, "fp32")["detector"]["classes"]
+    job = after(job, "calibrate")
+    assert "ood_score" == calibrate.run(job)["gate"]["score"]
+    section = _section(job.out)
+    assert isinstance(section["gate"], dict)
+    gate = Gate.model_validate_json(json.dumps(section["gate"]))
+    bundle = provisional.bundle(job, provisional.chosen(job), tmp_path / "bundle")
+    said = predict(bundle, [*STRANGE, *TEXTS[:60]])
+    held_up = [gate.holds_up(gate.score_of(each.ood_score, each.label_mass)) for each in said]
+    assert sum(held_up[: len(STRANGE)]) >= 4
+    assert sum(held_up[len(STRANGE) :]) <= 20
+
+
+@pytest.mark.slow
+def test_without_training_texts_there_is_no_gate(tmp_path: Path):
+    """A source that is tuned already, with no training split, becomes a bundle without a gate; the report says why."""
+    job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0})
+    assert None is chosen_of(job, "fp32")["detector"]
+    job = after(job, "calibrate")
+    report = calibrate.run(job)
+    assert {"score": "none", "why": "The model has no score of how strange an input is."} == report["gate"]
+    assert "gate" not in {key for key, value in _section(job.out).items() if value is not None}
+
+
+def _section(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "confidence.json").read_text())
+    return found

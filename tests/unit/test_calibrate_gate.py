@@ -1,0 +1,112 @@
+"""The gate: its p-value, its finite-sample promise, and what gate and floor take from the rows that prove."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, holding, why_none
+from convert.evaluate.predictions import Prediction
+from edge_agent.formats.gate import Gate, mass_score, rows_needed
+from edge_agent.formats.manifest import Threshold
+
+RNG = np.random.default_rng(11)
+
+
+def said(*scores: float) -> list[Prediction]:
+    """Return answers to inputs so strange."""
+    return [Prediction("a", 0.9, ood_score=score) for score in scores]
+
+
+def gate_of(*scores: float, held_up_max: float = 0.1) -> Gate:
+    """Return a gate of these held-out scores."""
+    return Gate(score="ood_score", held_up_max=held_up_max, scores=tuple(sorted(scores)))
+
+
+def test_a_p_value_counts_the_rows_at_least_as_strange_and_the_input_itself():
+    """With 9 rows: beyond all of them it is 1/10, below all of them 1, and a tie counts as at least as strange."""
+    gate = gate_of(*range(1, 10))
+    assert [0.1, 0.2, 1.0, 1.0] == [gate.p_value(score) for score in (9.5, 9.0, 1.0, -5.0)]
+    assert (True, False) == (gate.holds_up(9.5), gate.holds_up(9.0))
+
+
+def test_a_score_that_is_no_number_is_held_up():
+    """What cannot be told to resemble the calibration rows does not pass."""
+    gate = gate_of(*range(1, 10))
+    assert gate.holds_up(math.nan)
+    assert math.isnan(gate.score_of(None, 1.0))
+
+
+@given(st.integers(1, 60), st.floats(0.01, 0.5))
+def test_at_most_the_promised_share_of_exchangeable_inputs_is_held_up(rows, held_up_max):
+    """Each of rows + 1 exchangeable scores is as likely the new one: of them at most held_up_max are held up."""
+    scores = [float(each) for each in range(rows + 1)]
+    held_up = 0
+    for place in range(rows + 1):
+        rest = scores[:place] + scores[place + 1 :]
+        held_up += Gate(score="ood_score", held_up_max=held_up_max, scores=tuple(rest)).holds_up(scores[place])
+    assert held_up <= held_up_max * (rows + 1) + 1e-9
+
+
+@pytest.mark.parametrize("held_up_max", [0.5, 0.1, 0.05, 0.03, 0.01, 1 / 3])
+def test_the_fewest_rows_of_a_gate_can_hold_something_up(held_up_max):
+    """So many rows hold up what is beyond all of them, and one row fewer could hold up nothing."""
+    needed = rows_needed(held_up_max)
+    assert gate_of(*range(needed), held_up_max=held_up_max).holds_up(1e9)
+    assert not gate_of(*range(max(needed - 1, 1)), held_up_max=held_up_max).holds_up(1e9) or needed == 1
+
+
+def test_scores_of_a_manifest_must_rise():
+    """A gate whose scores are out of order is refused: its p-values would be wrong."""
+    with pytest.raises(ValueError, match="'scores' must rise"):
+        Gate(score="ood_score", held_up_max=0.1, scores=(2.0, 1.0))
+
+
+def test_held_out_rows_become_a_gate():
+    """Their scores are sorted and stored as float32; too few rows, no score or a wish for none give no gate."""
+    scores = RNG.permutation(40) / 7
+    gate = calibrated("ood_score", said(*scores), 0.03)
+    assert gate is not None
+    assert [float(np.float32(each)) for each in sorted(scores)] == list(gate.scores)
+    assert None is calibrated("ood_score", said(*scores[:32]), 0.03)
+    assert None is calibrated(None, said(*scores), 0.03)
+    assert None is calibrated("ood_score", said(*scores), 0.0)
+    assert "32 held-out rows are too few for a gate at 0.03: it takes 33." == why_none("ood_score", 32, 0.03)
+
+
+def test_gate_and_floor_take_answers_from_what_is_tested():
+    """What they hold up has a confidence below every threshold; the others keep theirs."""
+    conditions = Conditions(gate_of(*range(1, 10)), floor=0.5)
+    answers = said(5.0, 9.5, 5.0)
+    passing = conditions.passing(answers, np.array([0.9, 0.9, 0.4]))
+    assert [0.9, OUTSIDE, OUTSIDE] == passing.tolist()
+    found = holding(conditions, 0.95, answers, np.array([0.9, 0.9, 0.4]))
+    shares = {name: round(each["value"], 3) for name, each in found.items()}
+    assert {"gate": 0.333, "floor": 0.333, "threshold": 1.0, "confident": 0.0} == shares
+
+
+def test_without_a_gate_nothing_is_held_up():
+    """A bundle of 0.1 serves as before."""
+    conditions = Conditions(None, floor=0.0)
+    assert [0.2, 0.9] == conditions.passing(said(1e9, 1.0), np.array([0.2, 0.9])).tolist()
+
+
+def test_a_confident_answer_passes_all_three():
+    """Threshold, floor and gate are one rule, which the agent and the proof share."""
+    plain = {"temperature": 1.0, "target_risk": 0.05, "delta": 0.1, "n": 100, "bound": 0.05, "coverage": 0.9}
+    rule = Threshold(threshold=0.3, floor=0.5, gate=gate_of(*range(1, 20)), **plain)
+    assert rule.is_confident(0.6, 5.0)
+    assert not rule.is_confident(0.4, 5.0)
+    assert not rule.is_confident(0.99, 1e9)
+    assert not rule.is_confident(math.nan, 5.0)
+
+
+def test_a_decoder_is_scored_by_its_label_mass():
+    """The less of the probability the labels got, the stranger the input."""
+    assert mass_score(0.1) > mass_score(0.9)
+    assert math.isfinite(mass_score(0.0))
+    gate = Gate(score="label_mass", held_up_max=0.1, scores=tuple(sorted(map(mass_score, np.linspace(0.5, 1, 20)))))
+    assert gate.holds_up(gate.score_of(None, 0.01))
+    assert not gate.holds_up(gate.score_of(None, 0.9))
