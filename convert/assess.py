@@ -1,7 +1,8 @@
 """Does what was collected of a task suffice? Counts against the usual marks, and the reviews that a promise needs.
 
 The marks are rules of thumb: docs/training-data.md says what each is good for. The reviews needed are what the exact
-test of `calibrate` asks for at the error rates seen so far.
+test of `calibrate` asks for at the error rates seen so far. What is said of all answers rests on the random audit
+alone, made equally likely (sampling.py): people have chosen what else they reviewed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -25,6 +26,7 @@ from convert.dataset import select
 from convert.dataset.scope import Scope, Scoped, open_examples
 from convert.dataset.select import Choice
 from convert.intervals import Interval, share
+from convert.sampling import Drawn, equal_probability
 
 MARKS: dict[int, str] = {
     20: "enough to see whether the labels make sense",
@@ -75,8 +77,9 @@ _PAIRS = """
 # The local answer with the local confidence. Whether it was right is not known where it was not kept, and where people
 # rejected another one, the large model's, without saying what is right.
 _REVIEWED = """
-    SELECT confidence, truth IS NOT DISTINCT FROM local_answer, cluster, md5(site || '/' || prediction_id) FROM examples
-    WHERE judged AND verdict IS NOT NULL AND NOT conflict AND {known}
+    SELECT md5(site || '/' || prediction_id), sampling_probability, confidence, truth IS NOT DISTINCT FROM local_answer,
+           cluster
+    FROM examples WHERE judged AND verdict IS NOT NULL AND NOT conflict AND sampling_probability IS NOT NULL AND {known}
     ORDER BY confidence NULLS LAST, site, prediction_id
 """
 _KNOWN_LOCAL = "(local_answer IS NOT NULL AND (truth IS NOT NULL OR local_answer = output))"
@@ -86,6 +89,16 @@ _AUDIT = """
     SELECT count(*), count(truth), count(*) FILTER (coalesce(truth, opinion) = local_answer)
     FROM examples WHERE judged AND opinion_why = 'audit' AND sure AND (verdict IS NULL OR truth IS NOT NULL)
 """
+
+
+class Judged(NamedTuple):
+    """A reviewed answer of the random audit."""
+
+    key: str
+    probability: float
+    confidence: float | None
+    right: bool
+    cluster: str
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ class Promise:
     threshold: float | None
     coverage: float
     reviews: int
-    """With a confidence, one of each group of near duplicates."""
+    """Of the random audit, with a confidence, one of each group of near duplicates."""
     reviews_needed: int | None
     """In all; None when no number of them would help: the model has to become better first."""
 
@@ -155,7 +168,11 @@ class Assessment:
     unjudged: int
     """Reviewed examples that say nothing of the local model: its answer is not known, or not whether it was right."""
     right: Interval
-    """Share of the reviewed local answers that were right, which is no fair sample."""
+    """Share of right local answers, by the reviews of the random audit."""
+    audit_reviews: int
+    """Of the random audit, made equally likely."""
+    audit_unreviewed: int
+    """Of the random audit, not reviewed yet."""
     promise: Promise
     audit: Audit
     scope: Scoped
@@ -199,7 +216,10 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
         usable = _usable(connection, Choice(collected, task, "reviewed", shares={"all": 1.0}))
         examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN).fetchall())
-        judged = connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()
+        reviews = [Judged(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
+        drawn = equal_probability(reviews, lambda each: Drawn(each.key, each.probability)).rows
+        judged = [(each.confidence, each.right, each.cluster, each.key) for each in drawn]
+        unreviewed = select.audit_of(connection).unreviewed
         return Assessment(
             task=task,
             examples=examples,
@@ -216,6 +236,8 @@ def assess(collected: Path, task: str, risk: Risk, scope: Scope = Scope()) -> As
             pairs=tuple(itertools.starmap(Pair, connection.execute(_PAIRS).fetchall())),
             unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
             right=share(sum(right for _, right, *_ in judged), len(judged)),
+            audit_reviews=len(judged),
+            audit_unreviewed=unreviewed,
             promise=_promise(judged, risk),
             audit=_audit(*connection.execute(_AUDIT).fetchall()[0]),
             scope=scoped,

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from convert import near_copies
+from convert import near_copies, sampling
 from convert import task as tasks
 from convert.near_copies import NearCopies
 from convert.recipe import DataFormat, Recipe, Split
+from convert.sampling import Drawn, Sample, equal_probability
 from convert.texts import normalised
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats import strict_json
@@ -36,6 +37,8 @@ MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
 """Sources that no figure may rest on."""
 LABELED_BY_CHARS_MAX = 128
 SPLITS: tuple[Split, ...] = get_args(Split)
+MEASURED: tuple[Split, ...] = ("calibration", "test")
+"""Splits that figures rest on."""
 _SHOWN_MAX = 3
 _SEE = "docs/data-formats.md shows the formats."
 # What a task learns from and is measured on; the text alone is enough for importance and for embed.
@@ -90,6 +93,10 @@ class Row:
     """Where the label comes from: `"label_source"` in the file."""
     labeled_by: str = ""
     """Who or what gave the label, where the row says so."""
+    review_stream: str = ""
+    """Why people were asked to review it: audit, uncertain, diverse or new; empty = the file does not say."""
+    sampling_probability: float | None = None
+    """With which the random audit of a site drew it; None = not known."""
 
     @property
     def key(self) -> str:
@@ -151,12 +158,19 @@ def format_of(path: Path) -> DataFormat:
 
 
 def rows(recipe: Recipe, split: Split) -> list[Row]:
+    """Return the rows of `sample`. Raises what that raises."""
+    return sample(recipe, split).rows
+
+
+def sample(recipe: Recipe, split: Split) -> Sample[Row]:
     """Read one split of a recipe and check it against the task; an importance split left out is the training one.
+
+    Of calibration and test these are the rows that figures may rest on (sampling.py), of the others all.
 
     Raises:
         FileMissing, ManifestInvalid: the file or the task is not there, or the task breaks a rule.
-        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, or synthetic rows where
-            they would flatter the figures.
+        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, synthetic rows where they
+            would flatter the figures, or no row of known probability in a file that knows of such.
     """
     written = _written(recipe, split)
     if not written:
@@ -174,7 +188,19 @@ def rows(recipe: Recipe, split: Split) -> list[Row]:
     if task.kind == "classify" and not bare:
         found = [_classified(row) for row in found]
     _check_split(found, split, task, path, bare)
-    return found
+    if split not in MEASURED:
+        return Sample(found)
+    drawn = equally_likely(found)
+    if not drawn.rows:
+        said = f"{path}: none of {len(found)} rows has a known sampling probability, so they say nothing of all inputs"
+        raise InvalidRequest(said, remedy="Take rows of the random audit: docs/training-data.md says how they come.")
+    _check_split(drawn.rows, split, task, path, bare)
+    return drawn
+
+
+def equally_likely(found: Sequence[Row]) -> Sample[Row]:
+    """Return the rows that figures may rest on (sampling.py)."""
+    return equal_probability(found, lambda row: Drawn(row.key, row.sampling_probability, row.review_stream))
 
 
 def outliers(recipe: Recipe) -> list[Row]:
@@ -199,12 +225,10 @@ def check(recipe: Recipe) -> Summary:
     copies than the recipe takes.
     """
     named = [split for split in SPLITS if getattr(recipe.data, split)]
-    found = {split: rows(recipe, split) for split in named}
-    for first, second in itertools.combinations(named, 2):
-        _check_overlap(first, found[first], second, found[second])
-    strangers = outliers(recipe)
-    for split in named:
-        _check_overlap(split, found[split], "outliers", strangers)
+    samples = {split: sample(recipe, split) for split in named}
+    found = {split: each.rows for split, each in samples.items()}
+    for (first, left), (second, right) in itertools.combinations({**found, "outliers": outliers(recipe)}.items(), 2):
+        _check_overlap(first, left, second, right)
     copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))
     counts = {split: Counter(labels(found[split])) for split in named}
@@ -215,6 +239,7 @@ def check(recipe: Recipe) -> Summary:
         synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
         label_sources={split: count_label_sources(found[split]) for split in named},
         warnings=(
+            *sampling.warnings(samples),
             *_doubts(found),
             *_families(found),
             *_absent(counts, known),
@@ -283,7 +308,8 @@ def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str)
     origin = _origin(plain, where)
     if text_only and format in ("text-label", "text-spans"):
         return replace(Row(_text(plain, "text", where), synthetic=synthetic), **origin)
-    named = {key: plain[key] for key in ("family", "model") if isinstance(plain.get(key), str)}
+    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
+    named["sampling_probability"] = sampling.probability_of(plain, where)
     return replace(_READERS[format](plain, where, synthetic), **named, **origin)
 
 
@@ -379,7 +405,7 @@ def labels(split: Sequence[Row]) -> Iterator[str]:
 
 
 def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: bool) -> None:
-    if split in ("calibration", "test"):
+    if split in MEASURED:
         _check_made_by_people(found, split, path)
     seen = Counter(labels(found))
     known = known_labels(task)
@@ -440,7 +466,7 @@ def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
         if torn:
             yield f"{torn} texts of the {split} split stand there with different answers."
         twice = len(members) - len(answers)
-        if twice and split in ("calibration", "test"):
+        if twice and split in MEASURED:
             yield f"{twice} rows of the {split} split repeat a text, so its figures look surer than they are."
 
 

@@ -20,7 +20,8 @@ from tuf.api.metadata import Metadata, MetaFile
 from convert.publish import layout
 from convert.publish.layout import PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from edge_agent.examples.collection import NOBODY, reviewed
-from edge_agent.examples.spool import ReviewFilter, Spool
+from edge_agent.examples.review_streams import ReviewFilter
+from edge_agent.examples.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
 from edge_agent.service import reviews
 from edge_agent.store.store import Store
@@ -111,7 +112,7 @@ def _spool_db(place: Path) -> Format:
 
 def _look_at(spool: Spool) -> None:
     spool.retained()
-    for _, _, found in spool.review(ReviewFilter(include_reviewed=True), NOBODY, 100):
+    for _, found in spool.review(ReviewFilter(include_reviewed=True), NOBODY, 100):
         reviews.prediction(reviewed(found), None)
     reviews.prediction(reviewed(spool.find("p-1")), None)
 

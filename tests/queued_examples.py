@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edge_agent.examples.house import House
-from edge_agent.examples.spool import ReviewFilter
+from edge_agent.examples.review_streams import Place, ReviewFilter
 from tests.site_cases import ASite, answered
 
 GROUP, EARLY = 5000, 20_000
@@ -82,7 +82,7 @@ def _steps_of_looking(house: House) -> int:
     assert house.outbox
     house.outbox.due()
     house.outbox.seal(0.0)
-    house.spool.review(ReviewFilter(), (-1.0, 0), 100)
+    house.spool.review(ReviewFilter(), Place(), 100)
     connection.set_progress_handler(None, 0)
     return count
 

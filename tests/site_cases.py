@@ -89,10 +89,12 @@ class Clock:
 
     def __init__(self) -> None:
         self.wall, self.running = NOW, 0.0
+        self.draws = 1.0
+        """What the random audit of the house draws: 1 = nothing, 0 = all."""
 
     def around(self) -> Surroundings:
         """Return the surroundings of a house with these clocks and no tasks."""
-        return Surroundings(lambda: (), "0.1.0", lambda: self.wall, lambda: self.running)
+        return Surroundings(lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws)
 
 
 class ASite:

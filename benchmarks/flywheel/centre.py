@@ -14,7 +14,7 @@ from benchmarks.flywheel.goods import TASK
 SITE = "shop-1"
 BUNDLE = Path("build", "assemble", "bundle")
 RISK_TARGET, RISK_DELTA = 0.05, 0.1
-SHARES = "train=0.6,calibration=0.3,test=0.1"
+SHARES = "train=0.6,calibration=0.2,test=0.2"
 _NOT_ALL_TAKEN = 1
 
 

@@ -51,6 +51,10 @@ class Answered(NamedTuple):
         return self.answer.scores[0][0] if self.answer.scores else ""
 
 
+REVIEW_SHARE = 0.4
+"""Of all answers, drawn for the random audit, of which calibration and test are made: the walk has few answers."""
+
+
 class Site:
     """Enrolled from a kit when the block begins; serve and the uplink run until it ends."""
 
@@ -79,7 +83,12 @@ class Site:
         self.daemon = RunningDaemon(
             etc,
             store={"allow_unsigned": False},
-            examples={"collect": {TASK: "upstream"}, "disk_reserve_bytes": 0, "routine_share": 1.0},
+            examples={
+                "collect": {TASK: "upstream"},
+                "disk_reserve_bytes": 0,
+                "routine_share": 1.0,
+                "review_share": REVIEW_SHARE,
+            },
             update={"check_seconds": _LOOK_SECONDS},
             uplink={**looks, "disk_reserve_bytes": 0},
             escalation=escalation,

@@ -95,11 +95,11 @@ def run(job: Job) -> Report:
     if task.kind not in _KINDS:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
         return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
-    rows = data.rows(job.recipe, "calibration")
+    sample = data.sample(job.recipe, "calibration")
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
-        confidence, report = calibrate(bundle, rows, risk, job.progress, wanted)
-    return _leave(job, confidence, report)
+        confidence, report = calibrate(bundle, sample.rows, risk, job.progress, wanted)
+    return _leave(job, confidence, report | {"sampling": sample.plain()})
 
 
 def _gate_of_vectors(job: Job, wanted: Wanted) -> tuple[Confidence, Report]:

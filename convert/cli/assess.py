@@ -142,7 +142,15 @@ def _verdict(found: Any, rows_min: int) -> str:
 
 def _promised(found: Any) -> str:
     promise, right = found.promise, found.right
-    seen = f"of the reviewed local answers {right.low:.1%} to {right.high:.1%} are right; "
+    if not found.audit_reviews:
+        return (
+            f"of the random audit no local answer is judged ({found.audit_unreviewed} wait), so there is no threshold"
+            " to prove yet: other reviews say nothing of all answers"
+        )
+    seen = (
+        f"of all answers {right.low:.1%} to {right.high:.1%} are right, by {found.audit_reviews} reviews of the random"
+        f" audit ({found.audit_unreviewed} wait); "
+    )
     if not promise.reviews:
         return f"{seen}none has a confidence, so there is no threshold to prove yet"
     wanted = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
@@ -150,7 +158,7 @@ def _promised(found: Any) -> str:
         return f"{seen}{wanted} is proved from confidence {promise.threshold:.2f} on, {promise.coverage:.1%} of them"
     if promise.reviews_needed is None:
         return f"{seen}{wanted} is out of reach by more reviews of this model"
-    return f"{seen}{wanted} takes about {max(promise.reviews_needed - promise.reviews, 1)} more reviews"
+    return f"{seen}{wanted} takes about {max(promise.reviews_needed - promise.reviews, 1)} more reviews of it"
 
 
 def _audited(found: Any) -> str:

@@ -27,12 +27,17 @@ _WHY = {
     "not_wanted": "without the review that this format needs",
     "contradicted": "with answers that contradict each other",
     "duplicates": "the same as another, or nearly",
-    "leaking": "nearly the same as one of an earlier split",
+    "leaking": "nearly the same as one of another split",
+    "not_drawn": "as new as the test, or from its sites, and not drawn by the random audit",
     "out_of_scope": "of other versions, sites or days than asked for",
     "machine_labelled": "labelled by a model, where the test is",
 }
 Placeholders = Enum("Placeholders", {"fill": "fill", "keep": "keep"})
-Which = Enum("Which", {"unreviewed": "unreviewed", "conflicts": "conflicts", "label-errors": "label-errors"})
+Which = Enum(
+    "Which", {"unreviewed": "unreviewed", "audit": "audit", "conflicts": "conflicts", "label-errors": "label-errors"}
+)
+_UNREVIEWED_SHARE_MAX = 0.1
+"""Of the random sample: with more it is said that it may be none."""
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Command:
 
     Each text is there once, and no text stands in two splits, nor one that is nearly the same. The newest stretch of
     time is the test, or, with --split site, sites of which nothing was trained on. What was left out is counted.
+    calibration and test take only answers that the random audit of a site drew and people labelled.
 
     Each row says where its label comes from. What a model labelled is for training: calibration and test take none.
 
@@ -141,7 +147,8 @@ class Command:
             say(line)
         for said in (*_sources(written.label_sources), *_bundles(written)):
             say(said)
-        for said in (*scoped.clocks(written.scope), *_unknown_types(written.surrogates)):
+        clocks, unknown = scoped.clocks(written.scope), _unknown_types(written.surrogates)
+        for said in (*clocks, *unknown, *_audit(written.audit, written.sites)):
             _warn(said)
         if self.label_errors:
             _report_label_errors(choice, self.encoder, self.out)
@@ -205,6 +212,22 @@ def _left_out(counts: dict[str, int]) -> str:
     """Say how many of the examples are not there, and why."""
     reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
     return f"left out of {counts['examples']} examples: {', '.join(reasons) or 'none'}"
+
+
+def _audit(audit: Any, sites: Any) -> Iterator[str]:
+    """Say what keeps the random sample from being one."""
+    if not audit.labelled and set(audit.used) & {"calibration", "test"}:
+        yield (
+            "no answer of the random audit has a label from people, so nothing can be calibrated or tested on: review"
+            " the audit first ('edge-agent review', or --format label-studio --which audit)."
+        )
+    elif audit.unreviewed > _UNREVIEWED_SHARE_MAX * audit.drawn:
+        yield (
+            f"{audit.unreviewed} of {audit.drawn} answers of the random audit are not reviewed: what was reviewed is a"
+            " random sample only if nobody chose."
+        )
+    if sites.audit_lost:
+        yield f"the sites gave up {sites.audit_lost} answers of the random audit for want of room ('spool_bytes_max')."
 
 
 def _span_lines(spans: dict[str, Any]) -> Iterator[str]:

@@ -128,8 +128,10 @@ _EXAMPLES = """
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
            coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
-           r.kept_because, r.kept_share, r.redaction_version, r.redaction_rules, r.redaction_counts,
-           r.epoch, r.sequence, r.line, r.collected_at
+           r.kept_because, r.kept_share, r.review_stream,
+           -- What is here was kept, and then drawn: both chances are known, and independent of what it is.
+           CASE WHEN r.review_stream = 'audit' THEN r.kept_share * r.sampling_probability END AS sampling_probability,
+           r.redaction_version, r.redaction_rules, r.redaction_counts, r.epoch, r.sequence, r.line, r.collected_at
     FROM marked m
     JOIN records r USING (row_id)
     LEFT JOIN said s ON s.site = r.site AND s.prediction_id = r.prediction_id
@@ -143,7 +145,8 @@ _ORPHANS = """
 _COUNTS = """
     SELECT count(*) AS examples, count(verdict) AS reviewed, count(truth) AS with_truth,
            count(*) FILTER (verdict = 'corrected') AS corrected, count(*) FILTER (conflict) AS conflicts,
-           count(duplicate_of) AS duplicates, count(opinion) AS opinions
+           count(duplicate_of) AS duplicates, count(opinion) AS opinions,
+           count(sampling_probability) AS audited, count(verdict) FILTER (sampling_probability > 0) AS audited_reviewed
     FROM read_parquet($files, hive_partitioning = false)
 """
 
@@ -163,6 +166,10 @@ class Task:
     """Feedback whose prediction has not come."""
     opinions: int = 0
     """Predictions of which the large model said later what it would have answered."""
+    audited: int = 0
+    """Predictions that the random audit has drawn."""
+    audited_reviewed: int = 0
+    """Of these, those that people have reviewed."""
 
 
 def join(connection: duckdb.DuckDBPyConnection, task: str, out: Path, progress: Callable[[str], None]) -> Task:

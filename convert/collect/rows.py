@@ -59,9 +59,10 @@ SCHEMA = pa.schema(
         pa.field("local_answer", pa.string()),
         pa.field("teacher_answer", pa.string()),
         pa.field("collected_at", pa.timestamp("us")),
+        pa.field("review_stream", pa.string()),
+        pa.field("sampling_probability", pa.float64()),
     ]
 )
-
 
 LATER_COLUMNS = {
     "model": "VARCHAR",
@@ -69,6 +70,8 @@ LATER_COLUMNS = {
     "local_answer": "VARCHAR",
     "teacher_answer": "VARCHAR",
     "collected_at": "TIMESTAMP",
+    "review_stream": "VARCHAR",
+    "sampling_probability": "DOUBLE",
 }
 """Columns that files of version 0.1 may lack, with their SQL type; `answers.py` tells what a row without them means."""
 
@@ -133,6 +136,8 @@ def _prediction(record: Prediction) -> dict[str, Any]:
         "model": record.model,
         "kept_because": record.kept.because,
         "kept_share": record.kept.share,
+        "review_stream": record.review_stream,
+        "sampling_probability": record.sampling_probability,
         "redaction_version": record.redaction.version,
         "redaction_rules": record.redaction.rules,
         "redaction_counts": list(record.redaction.counts.items()),

@@ -5,8 +5,10 @@ An old status laid before us again must not hide that segments are missing, so h
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from convert import durable
@@ -18,6 +20,29 @@ from edge_agent.formats.document import DOCUMENT_BYTES_MAX
 
 FOLDER = "status"
 _HIGHEST = "highest.json"
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the sites say they could not keep, of all tasks together: where it is much, a random sample is none."""
+
+    sites: int
+    """That sent a status."""
+    audit_lost: int
+    """Answers that the random audit had drawn, and that were given up before they were sealed or judged."""
+    not_kept: int
+    """Answers that were never kept, and so never drawn: too long, or the disk or memory had no room."""
+
+
+def losses(collected: Path) -> Losses:
+    """Add up the counters of all sites. What is no status object is passed over."""
+    counted, sites = Counter[str](), 0
+    for path in sorted((collected / FOLDER).glob("site=*.json")):
+        with contextlib.suppress(ExchangeError):
+            counted.update(status.verify(path.read_bytes(), None).body.counters)
+            sites += 1
+    dropped = sum(number for name, number in counted.items() if name.startswith("dropped_"))
+    return Losses(sites, counted["sacrificed_audit"], dropped)
 
 
 class Statuses:

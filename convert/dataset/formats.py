@@ -32,6 +32,10 @@ class Example:
     label_source: LabelSource = "imported"
     labeled_by: str = ""
     """Who or what gave the label."""
+    review_stream: str | None = None
+    """Why people were asked to review it; None = the site's agent had no streams."""
+    sampling_probability: float | None = None
+    """With which the random audit drew it; None = not known."""
     spans: tuple[Span, ...] = ()
     """text-spans: places in the input."""
     surrogates: int = 0
@@ -40,11 +44,16 @@ class Example:
 
 def rows_of(example: Example, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
-    origin: Row = {"site": example.site, "prediction_id": example.prediction_id}
+    origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
     origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
     if example.surrogates:
         origin["surrogates"] = example.surrogates
     return [{**row, **origin} for row in _WRITERS[form](example)]
+
+
+def _drawn(example: Example) -> Row:
+    known = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _text_label(example: Example) -> Sequence[Mapping[str, Any]]:

@@ -41,6 +41,10 @@ class Asked:
     """Of the bundle that gave the local answer."""
     teacher_answer: str | None = None
     teacher_model: str = ""
+    review_stream: str | None = None
+    """audit (drawn at random), uncertain, diverse or new; None = the site's agent had no streams."""
+    sampling_probability: float | None = None
+    """audit: with which it was drawn."""
 
 
 def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
@@ -54,7 +58,10 @@ def task_of(asked: Asked, *, choices: bool) -> dict[str, Any]:
     if asked.local_answer is not None:
         predictions.append(_predicted(asked.local_answer, asked.version, asked.confidence, choices))
     names = ("input", "output", "site", "prediction_id", "task")
-    return {"data": {name: getattr(asked, name) for name in names}, "predictions": predictions}
+    data = {name: getattr(asked, name) for name in names} | {"review_stream": asked.review_stream or "uncertain"}
+    if asked.sampling_probability is not None:
+        data["sampling_probability"] = asked.sampling_probability
+    return {"data": data, "predictions": predictions}
 
 
 def _predicted(answer: str, version: str, score: float | None, choices: bool) -> dict[str, Any]:
@@ -80,8 +87,9 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
     control = f'  <TextArea name="{_FROM}" toName="{_TO}" editable="true" maxSubmissions="1"/>\n'
     if labels:
         control = f'  <Choices name="{_FROM}" toName="{_TO}" choice="single">\n{choices}  </Choices>\n'
+    stream = "" if reasons else '  <Header value="$review_stream" size="6"/>\n'
     why = '  <Header value="$reason" size="5"/>\n' if reasons else ""
-    return f'<View>\n  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
+    return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
 
 
 def feedback_of(export: bytes) -> list[Feedback]:

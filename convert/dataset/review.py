@@ -16,13 +16,31 @@ from convert.dataset.write import made_whole
 from edge_agent.errors import InvalidRequest
 
 TASKS_NAME, INTERFACE_NAME = "tasks.json", "interface.xml"
-Which = Literal["unreviewed", "conflicts"]
-_CONDITIONS: dict[str, str] = {"unreviewed": "verdict IS NULL AND duplicate_of IS NULL", "conflicts": "conflict"}
+Which = Literal["unreviewed", "audit", "conflicts"]
+# A duplicate in the random sample is part of it.
+_UNREVIEWED = "verdict IS NULL AND (duplicate_of IS NULL OR review_stream = 'audit')"
+_CONDITIONS: dict[str, str] = {
+    "unreviewed": _UNREVIEWED,
+    "audit": "verdict IS NULL AND review_stream = 'audit'",
+    "conflicts": "conflict",
+}
+# As in the queue of a site: every second one of the audit while that has any, the other streams in turns between them.
 _ASKED = """
+    WITH waiting AS (
+        SELECT *, coalesce(review_stream, 'uncertain') AS stream FROM examples WHERE {condition}
+    ), placed AS (
+        SELECT *, row_number() OVER (
+            PARTITION BY stream
+            ORDER BY CASE stream WHEN 'uncertain' THEN coalesce(confidence, -1) END, moment, site, prediction_id
+        ) AS place FROM waiting
+    ), turns AS (
+        SELECT *, CASE stream WHEN 'audit' THEN 2 * place - 1 ELSE 2 * row_number() OVER (
+            PARTITION BY stream = 'audit' ORDER BY place, list_position(['uncertain', 'diverse', 'new'], stream)
+        ) END AS turn FROM placed
+    )
     SELECT site, prediction_id, $task, input, output, local_answer, confidence,
-           bundle_version || ' ' || left(bundle_digest, 12), teacher_answer, model
-    FROM examples WHERE {condition}
-    ORDER BY confidence NULLS FIRST, moment, site, prediction_id LIMIT $limit
+           bundle_version || ' ' || left(bundle_digest, 12), teacher_answer, model, review_stream, sampling_probability
+    FROM turns ORDER BY turn LIMIT $limit
 """
 _LABELS = "SELECT DISTINCT unnest(scores).label FROM examples WHERE kind = 'classify' ORDER BY 1"
 
@@ -34,7 +52,8 @@ class Asking:
     collected: Path
     task: str
     which: Which = "unreviewed"
-    """unreviewed: the least confident first, one of each group of duplicates. conflicts: what reviewers disagree on."""
+    """unreviewed: the streams of review in turns, of all but the audit one of each group of duplicates. audit: only
+    that, the oldest first. conflicts: what reviewers disagree on."""
     rows_max: int = 500
     scope: Scope = field(default_factory=Scope)
 

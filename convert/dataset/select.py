@@ -3,10 +3,12 @@
 - What the right answer is comes from people (`reviewed`), or also from the model where it was sure (`sure`).
 - Of texts that are the same or nearly so with the same answer, one stays: a reviewed one, then the oldest.
 - A text that people gave different answers to is left out; where people and model differ, people count.
-- A split is a stretch of time (the newest is the test) or a set of sites. A text that is the same or nearly so as one
-  of an earlier split is left out of the later one: what was learnt must not be measured on.
-- `calibration` and `test`, which figures rest on, take only what people labelled. What a model labelled trains; in the
-  stretch, or at the sites, of the test it is left out.
+- A split is a stretch of time (the newest is the test) or a set of sites. `calibration` and `test`, which figures rest
+  on, take only answers that the random audit of a site drew and people labelled. Before the test all of these go to the
+  calibration, and all other rows train; in the stretch, or at the sites, of the test the others are left out, unless
+  nothing was drawn at all.
+- A text that is the same or nearly so as one of another split is left out: of the training, since to take it out of the
+  audit would make that no random sample; otherwise of the later one. What was learnt must not be measured on.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ MACHINE_LABELLED: dict[str, LabelSource] = {"opinions": "teacher", "sure": "mode
 _POOL = """
     CREATE OR REPLACE TEMP TABLE pool AS
     SELECT site, prediction_id, moment, text_key, cluster, verdict IS NOT NULL AS reviewed,
-           hash({answer}) AS answer
+           truth IS NOT NULL AND sampling_probability IS NOT NULL AS audited, hash({answer}) AS answer
     FROM examples WHERE {condition}
 """
 _UNIQUE = """
@@ -59,7 +61,7 @@ _UNIQUE = """
     SELECT p.* FROM pool p JOIN texts t USING (text_key) SEMI JOIN sound s USING (text_key)
     WHERE p.reviewed = t.reviewed
     QUALIFY row_number() OVER (
-        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, moment, site, prediction_id
+        PARTITION BY cluster, answer ORDER BY p.reviewed DESC, p.audited DESC, moment, site, prediction_id
     ) = 1
 """
 # The shares are those of what people labelled: the rest falls where it came in time.
@@ -79,14 +81,14 @@ _BY_SITE = """
     CREATE OR REPLACE TEMP TABLE dealt_rows AS
     SELECT u.*, d.place FROM unique_rows u JOIN dealt d USING (site)
 """
-# A place of NULL is none: $train, $calibration and $test are those of the splits, NULL where there is no such. $people:
-# how many rows people labelled.
+# A place of NULL is none: $train, $calibration and $test are those of the splits, NULL where there is no such.
+# $audited: how many rows the audit drew and people labelled.
 _PLACED = """
     CREATE OR REPLACE TEMP TABLE placed AS
     SELECT * FROM (
         SELECT * REPLACE (CASE
-            WHEN reviewed THEN place
-            WHEN place = $test AND $people > 0 THEN NULL
+            WHEN audited THEN CASE WHEN place = $test THEN place ELSE coalesce($calibration, place) END
+            WHEN place = $test AND $audited > 0 THEN NULL
             WHEN place IN ($test, $calibration) THEN $train
             ELSE place END AS place)
         FROM dealt_rows
@@ -94,8 +96,14 @@ _PLACED = """
 """
 _CHOSEN = """
     CREATE OR REPLACE TEMP TABLE chosen AS
-    SELECT site, prediction_id, place FROM placed
-    QUALIFY dense_rank() OVER (PARTITION BY cluster ORDER BY NOT reviewed, place) = 1
+    SELECT site, prediction_id, place FROM (
+        SELECT *, place NOT IN ($calibration, $test) AS trains FROM placed
+    ) QUALIFY dense_rank() OVER (PARTITION BY cluster ORDER BY trains, NOT reviewed, place) = 1
+"""
+_AUDIT = """
+    SELECT count(*), count(truth), count(*) FILTER (verdict IS NULL), min(sampling_probability),
+           max(sampling_probability)
+    FROM examples WHERE sampling_probability IS NOT NULL
 """
 
 
@@ -136,11 +144,36 @@ class Left:
     """People gave the same text different answers, or a person overruled the model."""
     duplicates: int
     leaking: int
-    """Their text, or nearly the same, stands in an earlier split, or in one by a person's word."""
+    """Their text, or nearly the same, stands in another split."""
+    not_drawn: int
+    """In the stretch, or at the sites, of the test, labelled by people, and not drawn by the audit."""
     machine_labelled: int
     """In the stretch, or at the sites, of the test, and labelled by a model."""
     chosen: int
     """What is left."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The random sample that figures may rest on, as far as it has come."""
+
+    drawn: int
+    labelled: int
+    """People said what is right, and agree."""
+    unreviewed: int
+    """Nobody judged them: where these are not few, what was judged need not be like all."""
+    without_label: int
+    """People rejected the answer without a better one, or differ."""
+    probability_min: float | None
+    """None = nothing was drawn."""
+    probability_max: float | None
+    used: dict[str, int]
+    """By split."""
+
+    @property
+    def left_out(self) -> int:
+        """Labelled ones that are in no split: contradicted, repeated, or leaking."""
+        return self.labelled - sum(self.used.values())
 
 
 def right_answer(purpose: str) -> str:
@@ -179,11 +212,28 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Left:
     connection.execute(_POOL.format(condition=condition, answer=answer))
     # Of what was judged, one text may be right once and wrong once: each is a lesson of its own.
     connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
-    ((people,),) = connection.execute("SELECT count(*) FILTER (reviewed) FROM unique_rows").fetchall()
+    query = "SELECT count(*) FILTER (reviewed), count(*) FILTER (audited) FROM unique_rows"
+    ((people, audited),) = connection.execute(query).fetchall()
     _place(connection, choice, people, places["train"] or 0)
-    connection.execute(_PLACED, {**places, "people": people})
-    connection.execute(_CHOSEN)
+    connection.execute(_PLACED, {**places, "audited": audited})
+    connection.execute(_CHOSEN, {name: -1 if (at := places[name]) is None else at for name in MEASURED})
     return _left(connection)
+
+
+def audit(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Audit:
+    """Count the random sample, after `choose`."""
+    query = (
+        "SELECT place, count(*) FROM chosen JOIN examples USING (site, prediction_id)"
+        " WHERE sampling_probability IS NOT NULL AND truth IS NOT NULL GROUP BY place"
+    )
+    used = dict(connection.execute(query).fetchall())
+    return audit_of(connection, {name: used.get(place, 0) for place, name in enumerate(choice.split_shares)})
+
+
+def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | None = None) -> Audit:
+    """Count the random sample of the view `examples`."""
+    drawn, labelled, unreviewed, low, high = connection.execute(_AUDIT).fetchall()[0]
+    return Audit(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, dict(used or {}))
 
 
 def _measured(choice: Choice) -> dict[str, int | None]:
@@ -235,6 +285,7 @@ def _left(connection: duckdb.DuckDBPyConnection) -> Left:
     )
     sound = "(SELECT DISTINCT cluster, answer FROM unique_rows)"
     contradicted = _count(connection, f"pool ANTI JOIN {sound} USING (cluster, answer)")
+    not_drawn = _count(connection, "dealt_rows ANTI JOIN placed USING (site, prediction_id) WHERE reviewed")
     return Left(
         examples=every,
         out_of_scope=every - examples,
@@ -242,7 +293,8 @@ def _left(connection: duckdb.DuckDBPyConnection) -> Left:
         contradicted=contradicted,
         duplicates=pool - contradicted - unique,
         leaking=placed - chosen,
-        machine_labelled=unique - placed,
+        not_drawn=not_drawn,
+        machine_labelled=unique - placed - not_drawn,
         chosen=chosen,
     )
 

@@ -14,11 +14,13 @@ from typing import IO, Any
 import duckdb
 
 from convert import durable
+from convert.collect import statuses
+from convert.collect.statuses import Losses
 from convert.dataset import select
 from convert.dataset.formats import Example, Format
 from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.scope import Scoped, open_examples
-from convert.dataset.select import Choice, Left
+from convert.dataset.select import Audit, Choice, Left
 from convert.dataset.surrogates import SurrogateSettings
 from edge_agent.errors import InvalidRequest
 
@@ -28,7 +30,8 @@ _LABELS_MAX = 1000
 _PURPOSES: dict[Format, str] = {"preference": "corrected", "unpaired": "judged"}
 _ROWS = """
     SELECT c.place, e.kind, e.redaction_counts,
-           e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by}
+           e.site, e.prediction_id, e.input, e.output, {right}, e.verdict, {source}, {by},
+           e.review_stream, e.sampling_probability
     FROM chosen c JOIN examples e USING (site, prediction_id)
     ORDER BY c.place, e.moment, e.site, e.prediction_id
 """
@@ -51,6 +54,9 @@ class Written:
     """Examples by split and by where their label comes from."""
     scope: Scoped
     """Bundles that had answered, and sites whose clock is wrong."""
+    audit: Audit
+    """The random sample that calibration and test are made of."""
+    sites: Losses
     surrogates: dict[str, Any] = field(default_factory=dict)
     """What became of placeholders: how many were filled in, by type, with which locales and seed."""
     spans: dict[str, Any] = field(default_factory=dict)
@@ -108,6 +114,8 @@ def write(
             left,
             _label_sources(connection, choice),
             scoped,
+            select.audit(connection, choice),
+            statuses.losses(choice.collected),
             **builder.report(),
         )
         content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)

@@ -37,10 +37,12 @@ def run(job: Job) -> Report:
 
     Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
     """
-    rows = data.rows(job.recipe, "test")
+    sample = data.sample(job.recipe, "test")
+    rows = sample.rows
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         report, predictions = _measured(bundle, rows, job.progress)
+    report["sampling"] = sample.plain()
     report |= _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
     quality = {key: value for key, value in report.items() if key != "latency_ms"}
@@ -65,14 +67,17 @@ def _without_near_copies(
 def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> tuple[Report, list[Prediction]]:
     """Measure any bundle directory on rows, one text at a time; see `scoring.measure` for the report.
 
+    Only rows that figures may rest on are asked (sampling.py), and only for these there are predictions.
+
     Raises:
         BundleError: it is no bundle, or it does not fit this agent.
         InvalidRequest: the rows are labelled with what the bundle does not know.
         ModelError, MemoryShort: it does not load.
     """
-    bundle = opened(folder)
-    _check_labels(bundle, rows)
-    return _measured(bundle, rows, progress)
+    bundle, sample = opened(folder), data.equally_likely(rows)
+    _check_labels(bundle, sample.rows)
+    report, predictions = _measured(bundle, sample.rows, progress)
+    return report | {"sampling": sample.plain()}, predictions
 
 
 def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress = quiet) -> Report:
@@ -82,7 +87,7 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
 
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
-    bundles = opened(first), opened(second)
+    bundles, rows = (opened(first), opened(second)), data.equally_likely(rows).rows
     kinds = {bundle.manifest.task.kind for bundle in bundles}
     if len(kinds) > 1:
         raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")

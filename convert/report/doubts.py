@@ -39,6 +39,8 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
         f" {percent(1 - calibrate['delta'], 0)} certainty) holds for inputs like the calibration rows. Where devices"
         " send something else it does not hold: let people check a small random part of the sure answers."
     )
+    if said := calibrate.get("sampling", {}).get("said"):
+        yield f"Calibration: {said[0].lower()}{said[1:]}"
 
 
 def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:

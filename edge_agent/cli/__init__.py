@@ -70,7 +70,7 @@ COMMANDS = {
         "Turn each input into a vector. The table shows its start; --json prints all of it, one object a line.",
         "Command",
     ),
-    "review": _entry("review", "Confirm or correct answers, least confident first: one key for each label."),
+    "review": _entry("review", "Confirm or correct answers: one key for each label."),
     "erase": _entry(
         "erase",
         "Forget one answer: its input and what was said of it, here and, if any of it may have left, at the centre.",

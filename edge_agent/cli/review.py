@@ -7,6 +7,7 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from enum import Enum
 from typing import Annotated, Literal
 
 import typer
@@ -20,6 +21,14 @@ from edge_agent.client import Prediction, ReviewClient
 ACCEPT, REJECT, SKIP, ERASE, QUIT = "\n", "!", "-", "#", "."
 # One key for each label, in the task's order; the keys above are no letters or digits.
 KEYS = "123456789" + string.ascii_lowercase
+Stream = Enum("Stream", {name: name for name in ("all", "audit", "uncertain", "diverse", "new")})  # type: ignore[misc]
+ALL = Stream("all")
+STREAMS = {
+    "AUDIT": "  drawn at random",
+    "UNCERTAIN": "  unsure ones",
+    "DIVERSE": "  some of each label",
+    "NEW": "  unlike calibration",
+}
 Done = Literal["judged", "erased", "skipped"]
 CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
@@ -29,10 +38,17 @@ def run(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Only this task; left out: all.")] = "",
     reviewer: Annotated[str, typer.Option(metavar="NAME", help="Who judges; left out: the user's name.")] = "",
     confidence_max: Annotated[
-        float | None, typer.Option(metavar="P", min=0, max=1, help="Only answers with this confidence at most.")
+        float | None,
+        typer.Option(metavar="P", min=0, max=1, help="Only answers with this confidence at most; no audit."),
     ] = None,
+    stream: Annotated[
+        Stream, typer.Option(help="Only this one: drawn at random, unsure, of each label, or of a new kind.")
+    ] = ALL,
 ) -> None:
-    """Confirm or correct answers, least confident first: one key for each label.
+    """Confirm or correct answers: one key for each label.
+
+    Every second one was drawn at random (the audit, which says something of all answers); between them come the least
+    confident, and some of each label. Skip none of the audit because it is hard: it is shown again.
 
     Enter accepts, a letter or digit corrects, ! rejects, - skips, # erases, . ends. Each is on the disk before the next
     answer is shown.
@@ -41,7 +57,8 @@ def run(
     """
     name, done = reviewer or getpass.getuser(), Counter[Done]()
     with site_of(ctx).reviewer() as client:
-        for shown in client.queue(task, confidence_max=confidence_max):
+        named = "" if stream is ALL else stream.value
+        for shown in client.queue(task, confidence_max=confidence_max, stream=named):
             _show(out(), shown)
             one = _ask(client, shown, name)
             if one is None:
@@ -57,7 +74,7 @@ def _show(console: Console, shown: Prediction) -> None:
     console.print()
     both = shown.teacher_answer is not None
     title = f"{shown.bundle.task} ({shown.answer_time:%Y-%m-%d %H:%M}{'' if both else _sureness(shown)})"
-    console.print(Text.assemble((title, "bold")))
+    console.print(Text.assemble((title, "bold"), (STREAMS.get(shown.review_stream, ""), "cyan")))
     console.print(Text.assemble(("  input   ", "dim"), shown.input))
     given = (f"  by {shown.teacher_model or 'the large model'}", "dim") if both else ""
     console.print(Text.assemble(("  answer  ", "dim"), shown.output, given))

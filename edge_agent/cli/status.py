@@ -193,10 +193,21 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
     print_trimmed(console, f"examples of {consents}; kept here: {retained}; {decimal(examples.spool_bytes)}")
     sealed = f"{_counted(examples.outbox_segments, 'segment')}, {decimal(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
+    print_trimmed(console, _review(examples))
     lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
     if lost:
         said = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
         print_trimmed(console, f"given up so far: {said}")
+
+
+def _review(examples: ExamplesStatus) -> Text:
+    """Say what waits for people, and how much of the random audit they have seen."""
+    waiting = ", ".join(f"{number} {stream}" for stream, number in sorted(examples.review_waiting.items()) if number)
+    audit = examples.audit
+    said = Text(f"to review: {waiting or 'nothing'}; random audit: {audit.drawn} drawn, {audit.reviewed} reviewed")
+    if audit.lost:
+        said.append(f", {audit.lost} lost unjudged: what was reviewed need not be like all answers", "yellow")
+    return said
 
 
 def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:

@@ -301,6 +301,21 @@ class Prediction:
     teacher_answer: str | None = None
     """What the large model answered when the input came; where it is set, it is `output`."""
     teacher_model: str = ""
+    review_stream: str = ""
+    """AUDIT (drawn at random), UNCERTAIN, DIVERSE or NEW; empty = the daemon is older than these."""
+    sampling_probability: float | None = None
+    """With which the audit drew it; None = it did not."""
+
+
+@dataclass(frozen=True)
+class ReviewAudit:
+    """Answers that were drawn at random for people to review, since the spool was made."""
+
+    drawn: int = 0
+    reviewed: int = 0
+    waiting: int = 0
+    lost: int = 0
+    """Gone before anybody judged them: what was judged is a random sample only as far as these are few."""
 
 
 @dataclass(frozen=True)
@@ -317,6 +332,9 @@ class ExamplesStatus:
     epoch: str
     collect: dict[str, str]
     """local or upstream, by task."""
+    review_waiting: dict[str, int] = field(default_factory=dict)
+    """Answers that wait for a review, by stream."""
+    audit: ReviewAudit = ReviewAudit()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ class FieldTest:
     """Natural logarithm; at `evidence_max` the promise counts as refuted."""
     evidence_max: float
     refuted: bool
+    unjudged: int = 0
+    """Sure answers of the random audit of which nobody said anything in time; they count as right."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def _test(message: field_pb2.FieldTest) -> FieldTest:
         evidence=message.evidence,
         evidence_max=message.evidence_max,
         refuted=message.refuted,
+        unjudged=message.unjudged,
     )
 
 

@@ -14,12 +14,20 @@ from edge_agent.client.tls import Tls
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 
+_STREAM = "REVIEW_STREAM_"
 # The field that corrects an answer of a task of that kind.
 _CORRECTIONS = {"CLASSIFY": "corrected_label", "EXTRACT": "corrected_json", "GENERATE": "corrected_text"}
 
 
 def _verdict(prediction_id: str, reviewer: str, request_id: str, **verdict: Any) -> pb.SubmitFeedbackRequest:
     return pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, **verdict)
+
+
+def _stream(name: str) -> str:
+    known = [each.removeprefix(_STREAM) for each in list(pb.ReviewStream.DESCRIPTOR.values_by_name)[1:]]
+    if name and name.upper() not in known:
+        raise ValueError(f"stream is {name!r}: write one of {', '.join(known)}, or nothing for all")
+    return f"{_STREAM}{name.upper() or 'UNSPECIFIED'}"
 
 
 def _correction(kind: str, value: str) -> dict[str, str]:
@@ -48,13 +56,22 @@ class ReviewClient(Connection):
         *,
         confidence_max: float | None = None,
         include_reviewed: bool = False,
+        stream: str = "",
         page_size: int = 100,
         timeout_seconds: float = 10,
     ) -> Iterator[Prediction]:
-        """Yield kept answers, least confident first, fetched page by page; `confidence_max` is from 0 to 1."""
+        """Yield kept answers in the order of the queue, fetched page by page.
+
+        `confidence_max` is from 0 to 1, and leaves the audit out. `stream` is AUDIT, UNCERTAIN, DIVERSE or NEW; empty
+        = all of them, in turns.
+        """
         token = ""
         request = pb.ListReviewQueueRequest(
-            task=task, page_size=page_size, confidence_max=confidence_max, include_reviewed=include_reviewed
+            task=task,
+            page_size=page_size,
+            confidence_max=confidence_max,
+            include_reviewed=include_reviewed,
+            stream=_stream(stream),
         )
         while True:
             request.page_token = token
@@ -120,12 +137,21 @@ class AsyncReviewClient(AsyncConnection):
         *,
         confidence_max: float | None = None,
         include_reviewed: bool = False,
+        stream: str = "",
         page_size: int = 100,
         timeout_seconds: float = 10,
     ) -> AsyncIterator[Prediction]:
-        """Yield kept answers, least confident first, fetched page by page; `confidence_max` is from 0 to 1."""
+        """Yield kept answers in the order of the queue, fetched page by page.
+
+        `confidence_max` is from 0 to 1, and leaves the audit out. `stream` is AUDIT, UNCERTAIN, DIVERSE or NEW; empty
+        = all of them, in turns.
+        """
         request = pb.ListReviewQueueRequest(
-            task=task, page_size=page_size, confidence_max=confidence_max, include_reviewed=include_reviewed
+            task=task,
+            page_size=page_size,
+            confidence_max=confidence_max,
+            include_reviewed=include_reviewed,
+            stream=_stream(stream),
         )
         while True:
             answer = await self.call(self._stub.ListReviewQueue, request, timeout_seconds)

@@ -26,6 +26,7 @@ from edge_agent.client.answers import (
     FieldAlarm,
     Finish,
     Prediction,
+    ReviewAudit,
     Status,
     Task,
     TaskCounts,
@@ -415,6 +416,8 @@ def _examples(message: admin_pb2.ExamplesStatus) -> ExamplesStatus:
         outbox_segments=message.outbox_segments,
         epoch=message.epoch,
         collect=dict(message.collect),
+        review_waiting=dict(message.review_waiting),
+        audit=ReviewAudit(message.audit.drawn, message.audit.reviewed, message.audit.waiting, message.audit.lost),
     )
 
 
@@ -439,6 +442,10 @@ def prediction(message: feedback_pb2.Prediction) -> Prediction:
         local_answer=message.local_answer if message.HasField("local_answer") else None,
         teacher_answer=message.teacher_answer if message.HasField("teacher_answer") else None,
         teacher_model=message.teacher_model,
+        review_stream=word(feedback_pb2.ReviewStream, message.review_stream, "REVIEW_STREAM_")
+        if message.review_stream
+        else "",
+        sampling_probability=message.sampling_probability if message.HasField("sampling_probability") else None,
     )
 
 

@@ -287,6 +287,15 @@ class ExamplesConfig(Section):
     routine_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of the sure answers without feedback that is sealed, 0 to 1."
     )
+    review_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of all answers that people are asked to review whatever they are (the audit), 0 to 1.",
+    )
+    review_shares: dict[TaskName, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default={}, description="The same by task, 0 to 1, e.g. {pos-intent: 0.05}; other tasks have 'review_share'."
+    )
     new_inputs_level: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default={},
         description="By task: probability of a false alarm 'new_inputs' over the life of a bundle; else 0.01.",

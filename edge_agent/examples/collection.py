@@ -18,10 +18,11 @@ from edge_agent.examples.house import House, Surroundings, redactor_of
 from edge_agent.examples.questions import Question
 from edge_agent.examples.records import Answered, Judgement
 from edge_agent.examples.redact.redactor import Redaction
-from edge_agent.examples.spool import Found, ReviewFilter
+from edge_agent.examples.review_streams import Place, ReviewFilter
+from edge_agent.examples.spool import Found
 from edge_agent.examples.writer import Limits, Writer
 from edge_agent.field.figures import Headline, Series, Spent
-from edge_agent.formats.example import Consent, stored
+from edge_agent.formats.example import Consent, ReviewStream, stored
 from edge_agent.formats.manifest import Manifest
 
 Result = TypeVar("Result")
@@ -32,7 +33,7 @@ STALLED_SECONDS_MAX = 10.0
 """After which a call that needs the disk is refused at once."""
 WAIT_SECONDS_MAX = 30.0
 """For one call; sealing everything may take longer."""
-NOBODY: tuple[float, int] = (-1.0, 0)
+NOBODY = Place()
 """Before the first place of the review queue."""
 
 
@@ -43,8 +44,11 @@ class Reviewed:
     record: dict[str, Any]
     reviewed: bool
     feedback: tuple[dict[str, Any], ...] = ()
-    place: tuple[float, int] = NOBODY
+    place: Place = NOBODY
     """In the review queue."""
+    stream: ReviewStream = "uncertain"
+    probability: float | None = None
+    """With which the audit drew it; None = it did not."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class CollectionStatus:
     """Questions for the large model that wait, by why."""
     question_seconds: float = 0.0
     """Age of the oldest of them, in seconds of running; 0 = none waits."""
+    review_waiting: dict[str, int] = field(default_factory=dict)
+    """Answers that wait for a review, by stream."""
     field: tuple[Headline, ...] = ()
     """How bundles do in the field, in short."""
     stalled_seconds: float = 0.0
@@ -186,10 +192,10 @@ class Collection:
         """Return a kept prediction. Raises PredictionUnknown, StoreDamaged."""
         return reviewed(await self._do(lambda house: house.spool.find(prediction_id)))
 
-    async def review(self, wanted: ReviewFilter, after: tuple[float, int], count: int) -> list[Reviewed]:
-        """Return kept predictions, least confident first, behind a place. Raises StoreDamaged."""
+    async def review(self, wanted: ReviewFilter, after: Place, count: int) -> list[Reviewed]:
+        """Return kept predictions, the streams in turns, behind a place. Raises StoreDamaged."""
         rows = await self._do(lambda house: house.spool.review(wanted, after, count))
-        return [reviewed(found, (rank, row)) for rank, row, found in rows]
+        return [reviewed(found, place) for place, found in rows]
 
     async def judge(self, said: Judgement, prediction: dict[str, Any], manifest: Manifest | None) -> None:
         """Keep feedback; durable when this returns. Raises PredictionUnknown, InvalidRequest."""
@@ -271,10 +277,11 @@ class Collection:
             raise _waited(seconds_max) from None
 
 
-def reviewed(found: Found, place: tuple[float, int] = NOBODY) -> Reviewed:
+def reviewed(found: Found, place: Place = NOBODY) -> Reviewed:
     """Read what the spool keeps of a prediction. Raises StoreDamaged."""
     try:
-        return Reviewed(stored(found.record), found.reviewed, tuple(map(stored, found.feedback)), place)
+        said = tuple(map(stored, found.feedback))
+        return Reviewed(stored(found.record), found.reviewed, said, place, found.stream, found.probability)
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
@@ -302,6 +309,7 @@ def _status(house: House, config: Config) -> CollectionStatus:
         field=house.book.headlines(),
         questions=waits.counts,
         question_seconds=waits.oldest_seconds,
+        review_waiting=house.spool.streams.waiting(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +21,11 @@ from edge_agent.examples.records import Judgement, Recorder
 from edge_agent.examples.redact.names import name_detector
 from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.examples.redact.rules import Rule
+from edge_agent.examples.review_streams import ReviewStreams, Shares
 from edge_agent.examples.spool import Kept, Spool
 from edge_agent.field.book import Book, Paid, Said, Thought
 from edge_agent.field.figures import Standing
+from edge_agent.field.observed import verdict
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import SiteUpdates, TaskStatus
 
@@ -49,6 +52,8 @@ class Surroundings:
     updates: Callable[[], SiteUpdates] = SiteUpdates
     revision: Callable[[], int] = lambda: 0
     """Another number when the centre should hear of a change at once."""
+    drawn: Callable[[], float] = random.SystemRandom().random
+    """Gives a number from 0 to below 1, for the random audit."""
     alarmed: Callable[[tuple[Standing, ...]], None] = lambda _: None
     """Told which alarms of the field stand, when that has changed and at the start; on the thread of the house."""
 
@@ -85,7 +90,10 @@ class House:
         self._config, self._around = config, around
         self.recorder = Recorder(config.examples, config.site.id or LOCAL_SITE, redactor)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
-        self.spool = Spool(config.state_dir / "spool.db", around.monotonic)
+        shares = Shares(config.examples.review_share, config.examples.review_shares)
+        self.spool = Spool(
+            config.state_dir / "spool.db", around.monotonic, lambda db: ReviewStreams(db, shares, around.drawn)
+        )
         self.book = Book(self.spool.db, config.examples.new_inputs_level)
         self.questions = Questions(self.spool, config.escalation)
         self.outbox: Outbox | None = None
@@ -132,8 +140,14 @@ class House:
         number = self.spool.judge(judged)
         self._counted = -1
         if number:
+            feedback = json.loads(judged.record)
+            wrong = verdict(prediction, feedback)
+            drawn = number == 1 and self.spool.streams.judged(said.prediction_id, wrong)
             audited = self.questions.audited(said.prediction_id)
-            self.book.judged(prediction, Said(json.loads(judged.record), number == 1, audited), at)
+            self.book.judged(prediction, Said(feedback, number == 1, audited, drawn), at)
+            if drawn:
+                self.spool.counters["audit_reviewed"] += 1
+                self._weigh(at)
 
     def paid(self, paid: list[Paid]) -> None:
         """Count what questions to the large model have cost."""
@@ -166,7 +180,8 @@ class House:
         if not self.questions.answer(asked, record):
             return False
         self._counted = -1
-        before = self.spool.first_word(asked.prediction_id)
+        drawn = self.spool.streams.has_drawn(asked.prediction_id)
+        before = self.spool.first_word(asked.prediction_id) if drawn else None
         thought = Thought(json.loads(record)["value"], asked.why, json.loads(before) if before else None)
         self.book.opinion(json.loads(asked.record), thought, at)
         return True
@@ -257,6 +272,11 @@ class House:
         self._ballast.lay()
         self._short = False
 
+    def _weigh(self, at: float) -> None:
+        """Weigh what became of the audit's rows, in the order in which they were drawn; inside the transaction."""
+        for (task, digest), outcomes in self.spool.streams.settle().items():
+            self.book.audited(task, digest, outcomes, at)
+
     def _expire(self) -> None:
         # Looks before it writes: a quiet site must not wear its flash out.
         while self.spool.can_expire(self._config.examples.window_seconds):
@@ -265,6 +285,10 @@ class House:
         if self.questions.can_expire():
             with self.spool.transaction():
                 self.questions.expire()
+        if self.spool.streams.can_settle():
+            self._counted = -1
+            with self.spool.transaction():
+                self._weigh(self.now())
 
     def _seal_if_due(self) -> None:
         assert self.outbox is not None

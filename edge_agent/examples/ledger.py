@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edge_agent.examples.review_streams import NAMES
 from edge_agent.examples.spool import (
     CLASS_NAMES,
     PASSED_OVER,
@@ -117,13 +118,12 @@ class Ledger:
 
     def lines(self, sequence: int) -> Iterator[bytes]:
         """Yield the records of a segment, each with its newline."""
-        rows = self._db.execute(f"SELECT record, class FROM predictions WHERE {_OF} ORDER BY row", (sequence,))
-        for record, class_ in rows:
-            share = f"{self._routine_share:g}" if class_ == ROUTINE else "1"
-            yield record[:-1] + b',"kept":{"because":"%s","share":%s}}\n' % (
-                CLASS_NAMES[class_].encode(),
-                share.encode(),
-            )
+        query = f"SELECT record, class, stream, probability FROM predictions WHERE {_OF} ORDER BY row"
+        for record, class_, stream, probability in self._db.execute(query, (sequence,)):
+            share = f"{self._routine_share:g}" if class_ == ROUTINE and probability is None else "1"
+            drawn = "" if probability is None else f',"sampling_probability":{probability!r}'
+            kept = f',"kept":{{"because":"{CLASS_NAMES[class_]}","share":{share}}}'
+            yield record[:-1] + f'{kept},"review_stream":"{NAMES[stream]}"{drawn}}}\n'.encode()
         for table in _SEALED[1:]:
             for (record,) in self._db.execute(
                 f"SELECT record FROM {table} WHERE {_OF} ORDER BY row",
@@ -214,13 +214,14 @@ class Ledger:
     def _take_predictions(self, sequence: int, room: int) -> None:
         taken, passed = [], []
         query = (
-            "SELECT row, size, class, prediction_id FROM predictions WHERE segment IS NULL AND consent = 2"
+            "SELECT row, size, class, prediction_id, probability FROM predictions WHERE segment IS NULL AND consent = 2"
             " ORDER BY row LIMIT ?"
         )
-        for row, size, class_, prediction_id in self._db.rows(query, (_CHOOSE_ROWS,)):
+        for row, size, class_, prediction_id, probability in self._db.rows(query, (_CHOOSE_ROWS,)):
             if room <= 0:
                 break
-            if class_ != ROUTINE or chosen(prediction_id, self._routine_share):
+            # The audit is a random sample already: thinned once more it would have fewer rows, and no other.
+            if class_ != ROUTINE or probability is not None or chosen(prediction_id, self._routine_share):
                 taken.append((sequence, row))
                 room -= size
             else:

@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
-from edge_agent.examples import opinion_tables
+from edge_agent.examples import opinion_tables, review_streams
+from edge_agent.examples.review_streams import NAMES, Place, ReviewFilter, ReviewStreams, Shares
 from edge_agent.field.observed import Observed
+from edge_agent.formats.example import ReviewStream
 
 SCHEMA_VERSION = 1
 LOCAL, UPSTREAM = 1, 2
@@ -42,7 +45,6 @@ _STATEMENTS = (
     " task TEXT NOT NULL, rank REAL NOT NULL, class INTEGER NOT NULL, consent INTEGER NOT NULL,"
     " reviewed INTEGER NOT NULL DEFAULT 0, spare INTEGER NOT NULL, kept_at REAL NOT NULL, size INTEGER NOT NULL,"
     " segment INTEGER, record BLOB NOT NULL) STRICT",
-    "CREATE INDEX review ON predictions (reviewed, rank, row)",
     "CREATE INDEX sacrifice ON predictions (spare, class, row)",
     "CREATE INDEX expiry ON predictions (kept_at) WHERE spare = 1",
     "CREATE INDEX waiting ON predictions (row) WHERE segment IS NULL AND consent = 2",
@@ -67,10 +69,17 @@ _INSERT = (
 )
 _ROW_BYTES = 4096
 """More than most rows have, so that not many are given up at once."""
-# Who goes first. Without feedback all; with it nobody.
+_UNDRAWN = "(stream <> 1 OR reviewed = 1)"
+# Who goes first. Without feedback all; with it nobody. Unjudged rows of the audit go last, those first that were
+# sealed, and by their age alone: their class tells of their confidence, and must have no say in which are left.
 _SACRIFICE = (
-    ("spare = 1", "window_cut"),
-    *((f"spare = 0 AND class = {class_}", f"sacrificed_{CLASS_NAMES[class_]}") for class_ in (0, 1, 2)),
+    (f"spare = 1 AND {_UNDRAWN} ORDER BY class, row", "window_cut"),
+    *(
+        (f"spare = 0 AND class = {class_} AND {_UNDRAWN} ORDER BY row", f"sacrificed_{CLASS_NAMES[class_]}")
+        for class_ in (0, 1, 2)
+    ),
+    ("spare = 1 AND stream = 1 AND reviewed = 0 ORDER BY row", "window_cut_audit"),
+    ("spare = 0 AND stream = 1 AND reviewed = 0 ORDER BY row", "sacrificed_audit"),
 )
 ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the record, about
 
@@ -113,22 +122,18 @@ class Found:
     task: str
     reviewed: bool
     feedback: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
-class ReviewFilter:
-    """Which predictions a reviewer wants to see."""
-
-    task: str = ""
-    confidence_max: float = UNRANKED
-    include_reviewed: bool = False
+    stream: ReviewStream = "uncertain"
+    probability: float | None = None
+    """With which the audit drew it; None = it did not."""
 
 
 class Spool:
     """The open database."""
 
-    def __init__(self, path: Path, monotonic: Callable[[], float]) -> None:
-        """Open it; `monotonic` gives seconds that never go back while this process runs.
+    def __init__(
+        self, path: Path, monotonic: Callable[[], float], streams: Callable[[Database], ReviewStreams] | None = None
+    ) -> None:
+        """Open it; `monotonic` gives seconds that never go back while this process runs; no `streams` draw nothing.
 
         Raises:
             StoreDamaged, StateDirUnwritable, StateDirInUse, DiskFull: it cannot be used.
@@ -137,11 +142,13 @@ class Spool:
         self._monotonic, self._started = monotonic, monotonic()
         self.counters: Counter[str] = Counter(dict(self.db.rows("SELECT name, value FROM counters")))
         self._saved = self.counters.copy()
+        self.streams = streams(self.db) if streams else ReviewStreams(self.db, Shares(0.0, {}))
         self._clock = float(self._meta("clock", 0.0))
         self.used_bytes = int(self._meta("used_bytes", 0))
         with self.transaction():
             for statement in opinion_tables.STATEMENTS:
                 self.db.execute(statement)
+            review_streams.prepare(self.db)
             self.epoch = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
 
     @property
@@ -173,6 +180,8 @@ class Spool:
                 self.used_bytes += size
                 self.counters["captured"] += 1
                 new.append(each)
+        if drawn := self.streams.assign((each.prediction_id, each.task, each.observed) for each in new):
+            self.counters["audit_drawn"] += drawn
         return new
 
     def find(self, prediction_id: str) -> Found:
@@ -181,12 +190,13 @@ class Spool:
         Raises:
             PredictionUnknown: it is not, or no longer, here.
         """
-        found = self.db.rows("SELECT record, task, reviewed FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        query = "SELECT record, task, reviewed, stream, probability FROM predictions WHERE prediction_id = ?"
+        found = self.db.rows(query, (prediction_id,))
         if not found:
             raise PredictionUnknown(f"no answer {prediction_id!r} is kept here", prediction_id=prediction_id)
         said = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
-        record, task, reviewed = found[0]
-        return Found(record, task, bool(reviewed), tuple(row[0] for row in said))
+        record, task, reviewed, stream, probability = found[0]
+        return Found(record, task, bool(reviewed), tuple(row[0] for row in said), NAMES[stream], probability)
 
     def judge(self, judged: Judged) -> int:
         """Keep feedback; return how many there are then on its prediction. The same request again is 0, and no change.
@@ -224,17 +234,13 @@ class Spool:
         query = "SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row LIMIT 1"
         return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
 
-    def review(self, wanted: ReviewFilter, after: tuple[float, int], count: int) -> list[tuple[float, int, Found]]:
-        """Return predictions with their rank and row, least confident first, behind a place in that order."""
-        rows = self.db.rows(
-            "SELECT rank, row, record, task, reviewed FROM predictions WHERE reviewed <= ? AND (rank, row) > (?, ?)"
-            " AND rank <= ? AND (? = '' OR task = ?) ORDER BY rank, row LIMIT ?"
-            if wanted.include_reviewed
-            else "SELECT rank, row, record, task, reviewed FROM predictions WHERE reviewed = ? AND (rank, row) > (?, ?)"
-            " AND rank <= ? AND (? = '' OR task = ?) ORDER BY rank, row LIMIT ?",
-            (int(wanted.include_reviewed), *after, wanted.confidence_max, wanted.task, wanted.task, count),
-        )
-        return [(rank, row, Found(record, task, bool(seen), ())) for rank, row, record, task, seen in rows]
+    def review(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, Found]]:
+        """Return predictions behind a place of the review queue, each with its place (review_streams.py)."""
+        rows: Iterable[tuple[Place, tuple[Any, ...]]] = self.streams.page(wanted, after, count)
+        return [
+            (place, Found(record, task, bool(seen), (), NAMES[stream], probability))
+            for place, (_, _, record, task, seen, stream, probability) in rows
+        ]
 
     def erase(self, prediction_id: str, tombstone: bytes) -> tuple[bool, bool]:
         """Forget a prediction and its feedback; return whether it was here, and whether the centre has to forget it.
@@ -280,7 +286,7 @@ class Spool:
             step = 1
             while self.used_bytes > bytes_max and count > 0 and step:
                 about = 1 + (self.used_bytes - bytes_max) // _ROW_BYTES
-                step = self._delete(f"{where} ORDER BY class, row", (), min(count, about))
+                step = self._delete(where, (), min(count, about))
                 self.counters[counter] += step
                 count -= step
         return self.used_bytes <= bytes_max

@@ -30,6 +30,8 @@ PEOPLE, LARGE_MODEL = "people", "large-model"
 ERRS_MIN, ERRS_DELTA = 100, 0.05
 """From so many judged answers on it is known how often the large model errs: more often with such a chance at most."""
 ALARM_OF: dict[str, Alarm] = {PEOPLE: "errors", LARGE_MODEL: "opinions"}
+_STATES = {PEOPLE: "people-audit", LARGE_MODEL: LARGE_MODEL}
+"""Names of the tests in the tables. Earlier agents weighed under "people" whatever people had chosen to look at."""
 NEW_INPUTS: Alarm = "new_inputs"
 UNUSUAL = ("LABEL_MASS_UNUSUAL", "INPUT_LENGTH_UNUSUAL")
 
@@ -51,6 +53,8 @@ class Said(NamedTuple):
     """Nobody has spoken of it before."""
     audited: str | None = None
     """What the large model said of it when it was asked by chance; None = nothing yet, or it was not asked."""
+    drawn: bool = False
+    """The random audit had drawn it for people to judge."""
 
 
 class Thought(NamedTuple):
@@ -59,7 +63,16 @@ class Thought(NamedTuple):
     value: str
     source: Source
     feedback: Mapping[str, Any] | None = None
-    """The first word of a person, where that was there before."""
+    """The first word of a person, where that was there before and the random audit had drawn the answer."""
+
+
+class Outcome(NamedTuple):
+    """What became of an answer that the random audit has drawn."""
+
+    accepted: bool
+    """The bundle's promise speaks of it."""
+    outcome: str
+    """right, wrong, or that nobody said so."""
 
 
 class Book:
@@ -79,22 +92,34 @@ class Book:
             self._count(self._series(task, digest, group[0]), group)
 
     def judged(self, prediction: Mapping[str, Any], said: Said, at: float) -> None:
-        """Count what a person said of a kept prediction; only the first word on it is evidence."""
-        feedback, first, audited = said
+        """Count what a person said of a kept prediction.
+
+        What says something of all answers is taken from the first word on answers that the random audit has drawn:
+        whatever else people look at they have chosen.
+        """
+        feedback, first, audited, drawn = said
         row = self._tables.find(prediction["task"], prediction["bundle"]["digest"])
         if row is None:
             return
-        names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback) if first else [])]
-        wrong = observing.verdict(prediction, feedback) if first and _accepted(prediction) else None
-        if wrong is not None:
-            names += ["checked", *(["wrong"] if wrong else [])]
-            self._weigh(row, PEOPLE, [wrong], at)
+        names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback, drawn=drawn) if first else [])]
         if first and prediction["route"] != "upstream":
             names.append("examples")
             self._learnt(row, prediction, _truth(prediction, feedback))
-        if first:
+        if first and drawn:
             self._review(row, prediction, feedback, _theirs(prediction) or audited)
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
+
+    def audited(self, task: str, digest: str, outcomes: Iterable[Outcome], at: float) -> None:
+        """Weigh what people said of answers that the random audit has drawn, in the order in which they were drawn.
+
+        In this order alone the test is valid: a wrong answer is often reported at once, and a right one waits for the
+        queue. It needs no weights where the share of the audit has changed: whatever an answer's chance to be drawn, it
+        is wrong with probability `target` at most while the promise holds.
+        """
+        row = self._tables.find(task, digest)
+        if row is not None:
+            said = {"right": False, "wrong": True}
+            self._weigh(row, PEOPLE, [said.get(each.outcome) for each in outcomes if each.accepted], at)
 
     def opinion(self, prediction: Mapping[str, Any], thought: Thought, at: float) -> None:
         """Count what the large model said of a kept prediction after its answer was given."""
@@ -214,7 +239,7 @@ class Book:
         at_least = _hundredths(observing.reach(prediction) or 0.0)
         self._tables.add_reviewed(row.series, at_least, agreed=agreed, right=not wrong)
 
-    def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool], at: float) -> None:
+    def _weigh(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
         """Weigh judged answers against the promise, one after the other."""
         said = _promise(row)
         if not wrong or said is None:
@@ -224,7 +249,7 @@ class Book:
             evidence = Evidence(allowed=self._large_errs(row.task))
         for each in wrong:
             evidence = evidence.after(each, said)
-        self._tables.save(row.series, {who: asdict(evidence)})
+        self._tables.save(row.series, {_STATES[who]: asdict(evidence)})
         if evidence.rejects(said):
             self._tables.raise_alarm(row.series, ALARM_OF[who], at, _refuted(who, evidence, said))
 
@@ -235,7 +260,7 @@ class Book:
 
     def _evidence(self, series: int) -> dict[str, Evidence]:
         states = self._tables.states(series)
-        return {who: Evidence(**states.get(who, {})) for who in ALARM_OF}
+        return {who: Evidence(**states.get(_STATES[who], {})) for who in ALARM_OF}
 
     def _watch(self, row: SeriesRow, group: Sequence[Observed]) -> None:
         """Let the streams of what may drift go on."""
@@ -346,13 +371,19 @@ def _labels(group: Sequence[Observed]) -> list[AtLabel]:
     return [AtLabel(label, number, examples[label]) for label, number in answers.items()]
 
 
-def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
-    """Return what is counted of the first word on an answer; of the large model's also whether that was right."""
-    if prediction["route"] != "upstream":
+def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
+    """Return what is counted of the first word on an answer; in the audit also whether the models were right."""
+    if not drawn:
         return ["reviewed"]
+    wrong = observing.verdict(prediction, feedback) if _accepted(prediction) else None
+    checked = [] if wrong is None else ["checked", *(["wrong"] if wrong else [])]
+    return ["reviewed", *checked, *(_large(prediction, feedback) if prediction["route"] == "upstream" else [])]
+
+
+def _large(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
     said, given = feedback["verdict"], prediction["output"]
     right = said == "accept" or (said == "corrected" and observing.same(prediction["kind"], given, feedback["value"]))
-    return ["reviewed", "large_checked", *([] if right else ["large_wrong"])]
+    return ["large_checked", *([] if right else ["large_wrong"])]
 
 
 def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
@@ -368,9 +399,10 @@ def _stream(plain: Mapping[str, Any]) -> Stream:
 
 def _refuted(who: str, evidence: Evidence, said: Promise) -> str:
     judges = "people found" if who == PEOPLE else "the large model contradicts"
+    missing = f", of {evidence.unjudged} more nobody said anything" if evidence.unjudged else ""
     errs = f", and the large model itself errs in {100 * evidence.allowed:.1f} %" if evidence.allowed else ""
     return (
-        f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''};"
+        f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"
         f" the bundle promises {100 * said.target:g} % at most{errs}"
     )
 

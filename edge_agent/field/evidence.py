@@ -15,7 +15,7 @@ The capital depends on the two counts alone: what has to be remembered is these,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RATES = 20
 HELD_TO_MAX = 0.5
@@ -48,17 +48,22 @@ class Evidence:
     allowed: float = 0.0
     """The share that the judge itself gets wrong at most, as far as that was known before the first answer: where two
     contradict each other one of them is wrong, so that the share of contradictions is the sum of both at most."""
+    unjudged: int = 0
+    """Answers that were drawn, and of which nobody said anything in time. They count as right: who is missing must not
+    be evidence against a promise, and wrong answers are the likelier ones to be reported."""
 
     def held_to(self, promise: Promise) -> float:
         """Return the share of answers that may be judged wrong while the promise holds."""
         return min(promise.target + self.allowed, max(promise.target, HELD_TO_MAX))
 
-    def after(self, wrong: bool, promise: Promise) -> Evidence:
-        """Return it with one more answer."""
+    def after(self, wrong: bool | None, promise: Promise) -> Evidence:
+        """Return it with one more answer; None = nobody judged it."""
+        if wrong is None:
+            return replace(self, unjudged=self.unjudged + 1)
         judged, errors = self.judged + 1, self.wrong + wrong
         # Capital grows with errors only: looking at others would change nothing.
-        peak = max(self.peak, log_capital(judged, errors, self.held_to(promise))) if wrong else self.peak
-        return Evidence(judged, errors, peak, self.allowed)
+        capital = log_capital(judged + self.unjudged, errors, self.held_to(promise)) if wrong else self.peak
+        return replace(self, judged=judged, wrong=errors, peak=max(self.peak, capital))
 
     def rejects(self, promise: Promise) -> bool:
         """Tell whether the promise is refuted; once it is, it stays so."""

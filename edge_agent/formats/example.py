@@ -41,6 +41,13 @@ Why = Literal["deferred", "audit"]
 deferred = it would have answered, and could not be asked in time; audit = drawn at random among the sure answers.
 """
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+ReviewStream = Literal["audit", "uncertain", "diverse", "new"]
+"""Why people are asked to review an answer.
+
+audit = drawn at random among all answers; uncertain = with little confidence; diverse = so that no label is missing;
+new = unlike the inputs of calibration.
+"""
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,100}$")]
 
 
@@ -67,7 +74,7 @@ class Kept(Exchanged):
 
     because: Class
     share: Share = 1.0
-    """The chance that a prediction like this one had to be sealed."""
+    """The chance that a prediction like this one had to be sealed; rows of the audit always are."""
 
 
 class _Record(Exchanged):
@@ -126,6 +133,17 @@ class Prediction(_Record):
     """The large model that gave `output`; empty = the bundle's own did."""
     redaction: Redaction
     kept: Kept
+    review_stream: ReviewStream | None = None
+    """In which people are asked to review it; None = an agent wrote it that knew no streams."""
+    sampling_probability: Probability | None = None
+    """audit: the chance with which a kept answer was drawn when this one was. Times `kept.share` it is the chance that
+    the record is here as one of the audit. None = not known; so in every other stream."""
+
+    @model_validator(mode="after")
+    def _only_of_the_audit(self) -> Prediction:
+        if (self.review_stream == "audit") != (self.sampling_probability is not None):
+            raise ValueError("sampling_probability goes with review_stream audit, and with no other")
+        return self
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

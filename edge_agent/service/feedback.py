@@ -11,7 +11,7 @@ from typing import Any
 from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.examples.collection import NOBODY, Collection
 from edge_agent.examples.records import Judgement
-from edge_agent.examples.spool import UNRANKED, ReviewFilter
+from edge_agent.examples.review_streams import ReviewFilter
 from edge_agent.formats.example import local_answer
 from edge_agent.formats.manifest import Manifest
 from edge_agent.service import guard, messages, reviews
@@ -67,11 +67,12 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def ListReviewQueue(
         self, request: pb.ListReviewQueueRequest, context: guard.Context
     ) -> pb.ListReviewQueueResponse:
-        """List kept answers, least confident first."""
+        """List kept answers, the review streams in turns."""
         size = messages.page_size_of(request.page_size)
         after = reviews.place(request.page_token) if request.page_token else NOBODY
-        at_most = request.confidence_max if request.HasField("confidence_max") else UNRANKED
-        wanted = ReviewFilter(request.task, at_most, request.include_reviewed)
+        at_most = request.confidence_max if request.HasField("confidence_max") else None
+        stream = reviews.stream(request.stream)
+        wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
         rows = await self._rooms.collection.review(wanted, after, size + 1)
         shown = [reviews.prediction(each, self._rooms.manifest(each.record["task"])) for each in rows[:size]]
         token = reviews.token(rows[size - 1].place) if len(rows) > size else ""

@@ -129,6 +129,7 @@ def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterato
             evidence=found.peak,
             evidence_max=promise.limit,
             refuted=found.rejects(promise),
+            unjudged=found.unjudged,
         )
 
 

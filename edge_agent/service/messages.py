@@ -186,7 +186,16 @@ def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> ad
         outbox_segments=status.outbox_segments,
         epoch=status.epoch,
         collect={task: consent for task, consent in collect.items() if consent != "off"},
+        review_waiting=status.review_waiting,
+        audit=_audit(status),
     )
+
+
+def _audit(status: CollectionStatus) -> admin_pb2.ReviewAudit:
+    drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
+    waiting = status.review_waiting.get("audit", 0)
+    lost = max(0, drawn - reviewed - waiting)
+    return admin_pb2.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost)
 
 
 def large_model_message(

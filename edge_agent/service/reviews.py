@@ -8,14 +8,22 @@ from typing import Any
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import Reviewed
+from edge_agent.examples.review_streams import Place
 from edge_agent.formats import example
+from edge_agent.formats.example import ReviewStream
 from edge_agent.formats.manifest import Manifest
 from edge_agent.service import messages
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1 import inference_pb2, task_pb2
 
 _VALUES = {"classify": "corrected_label", "extract": "corrected_json", "generate": "corrected_text"}
-_PLACE = struct.Struct(">dq")
+STREAMS: dict[ReviewStream, pb.ReviewStream] = {
+    "audit": pb.REVIEW_STREAM_AUDIT,
+    "uncertain": pb.REVIEW_STREAM_UNCERTAIN,
+    "diverse": pb.REVIEW_STREAM_DIVERSE,
+    "new": pb.REVIEW_STREAM_NEW,
+}
+_PLACE = struct.Struct(">Bqqqdq")
 
 
 def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
@@ -37,6 +45,9 @@ def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
     message.answer_time.FromJsonString(record["at"])
     if record.get("p_value") is not None:
         message.p_value = record["p_value"]
+    message.review_stream = STREAMS[found.stream]
+    if found.probability is not None:
+        message.sampling_probability = found.probability
     local, teacher = example.local_answer(record), example.teacher_answer(record)
     if teacher is not None:
         message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
@@ -55,23 +66,33 @@ def _show_local(message: pb.Prediction, local: dict[str, Any]) -> None:
         message.confidence.threshold = local["threshold"]
 
 
-def place(token: str) -> tuple[float, int]:
+def place(token: str) -> Place:
     """Read a page's token.
 
     Raises:
         InvalidRequest: it is none that `token` gave.
     """
     try:
-        rank, row = _PLACE.unpack(base64.urlsafe_b64decode(token.encode()))
+        found = Place(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
     except (ValueError, struct.error):
         remedy = "Start again with an empty page_token."
         raise InvalidRequest("page_token is none that this daemon gave", remedy=remedy) from None
-    return rank, row
+    return found
 
 
-def token(last: tuple[float, int]) -> str:
+def token(last: Place) -> str:
     """Write the token of the page behind a place."""
     return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
+
+
+def stream(asked: pb.ReviewStream) -> ReviewStream | None:
+    """Return the stream that a request names; None = all. Raises InvalidRequest."""
+    if asked == pb.REVIEW_STREAM_UNSPECIFIED:
+        return None
+    found = next((name for name, value in STREAMS.items() if value == asked), None)
+    if found is None:
+        raise InvalidRequest(f"stream {asked} is none that this daemon knows", remedy="Leave it out for all streams.")
+    return found
 
 
 def _labels(manifest: Manifest | None) -> list[str]:

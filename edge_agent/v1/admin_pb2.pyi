@@ -364,7 +364,7 @@ class UpdatesStatus(_message.Message):
     def __init__(self, channel: _Optional[str] = ..., plan_version: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskUpdate, _Mapping]]] = ...) -> None: ...
 
 class ExamplesStatus(_message.Message):
-    __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect")
+    __slots__ = ("counters", "retained", "spool_bytes", "outbox_bytes", "outbox_segments", "epoch", "collect", "review_waiting", "audit")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +386,13 @@ class ExamplesStatus(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ReviewWaitingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     RETAINED_FIELD_NUMBER: _ClassVar[int]
     SPOOL_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -393,6 +400,8 @@ class ExamplesStatus(_message.Message):
     OUTBOX_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COLLECT_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_WAITING_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     counters: _containers.ScalarMap[str, int]
     retained: _containers.ScalarMap[str, int]
     spool_bytes: int
@@ -400,7 +409,21 @@ class ExamplesStatus(_message.Message):
     outbox_segments: int
     epoch: str
     collect: _containers.ScalarMap[str, str]
-    def __init__(self, counters: _Optional[_Mapping[str, int]] = ..., retained: _Optional[_Mapping[str, int]] = ..., spool_bytes: _Optional[int] = ..., outbox_bytes: _Optional[int] = ..., outbox_segments: _Optional[int] = ..., epoch: _Optional[str] = ..., collect: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    review_waiting: _containers.ScalarMap[str, int]
+    audit: ReviewAudit
+    def __init__(self, counters: _Optional[_Mapping[str, int]] = ..., retained: _Optional[_Mapping[str, int]] = ..., spool_bytes: _Optional[int] = ..., outbox_bytes: _Optional[int] = ..., outbox_segments: _Optional[int] = ..., epoch: _Optional[str] = ..., collect: _Optional[_Mapping[str, str]] = ..., review_waiting: _Optional[_Mapping[str, int]] = ..., audit: _Optional[_Union[ReviewAudit, _Mapping]] = ...) -> None: ...
+
+class ReviewAudit(_message.Message):
+    __slots__ = ("drawn", "reviewed", "waiting", "lost")
+    DRAWN_FIELD_NUMBER: _ClassVar[int]
+    REVIEWED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    drawn: int
+    reviewed: int
+    waiting: int
+    lost: int
+    def __init__(self, drawn: _Optional[int] = ..., reviewed: _Optional[int] = ..., waiting: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class SealExamplesRequest(_message.Message):
     __slots__ = ()

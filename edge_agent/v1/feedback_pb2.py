@@ -27,33 +27,35 @@ from edge_agent.v1 import task_pb2 as edge__agent_dot_v1_dot_task__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x64ge_agent/v1/feedback.proto\x12\redge_agent.v1\x1a\x1d\x65\x64ge_agent/v1/inference.proto\x1a\x18\x65\x64ge_agent/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x01\n\x15SubmitFeedbackRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08reviewer\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x10\n\x06\x61\x63\x63\x65pt\x18\x04 \x01(\x08H\x00\x12\x19\n\x0f\x63orrected_label\x18\x05 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_json\x18\x06 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_text\x18\x07 \x01(\tH\x00\x12\x17\n\rreject_reason\x18\x08 \x01(\tH\x00\x42\t\n\x07verdict\"\x18\n\x16SubmitFeedbackResponse\"\x97\x01\n\x16ListReviewQueueRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x1b\n\x0e\x63onfidence_max\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10include_reviewed\x18\x05 \x01(\x08\x42\x11\n\x0f_confidence_max\"\xe9\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x10\n\x08reviewer\x18\x02 \x01(\t\x12\x31\n\rfeedback_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x06\x61\x63\x63\x65pt\x18\x04 \x01(\x08H\x00\x12\x19\n\x0f\x63orrected_label\x18\x05 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_json\x18\x06 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_text\x18\x07 \x01(\tH\x00\x12\x17\n\rreject_reason\x18\x08 \x01(\tH\x00\x42\t\n\x07verdict\"\xa5\x04\n\nPrediction\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12(\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12-\n\nconfidence\x18\x05 \x01(\x0b\x32\x19.edge_agent.v1.Confidence\x12#\n\x05route\x18\x06 \x01(\x0e\x32\x14.edge_agent.v1.Route\x12/\n\x0b\x61nswer_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04kind\x18\x08 \x01(\x0e\x32\x17.edge_agent.v1.TaskKind\x12\x0e\n\x06labels\x18\t \x03(\t\x12)\n\x06scores\x18\n \x03(\x0b\x32\x19.edge_agent.v1.LabelScore\x12)\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x0b \x03(\x0b\x32\x17.edge_agent.v1.Feedback\x12\x10\n\x08reviewed\x18\x0c \x01(\x08\x12\x14\n\x07p_value\x18\r \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clocal_answer\x18\x10 \x01(\tH\x01\x88\x01\x01\x12\x1b\n\x0eteacher_answer\x18\x11 \x01(\tH\x02\x88\x01\x01\x12\x15\n\rteacher_model\x18\x12 \x01(\tB\n\n\x08_p_valueB\x0f\n\r_local_answerB\x11\n\x0f_teacher_answer\"b\n\x17ListReviewQueueResponse\x12.\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x19.edge_agent.v1.Prediction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x14GetPredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"F\n\x15GetPredictionResponse\x12-\n\nprediction\x18\x01 \x01(\x0b\x32\x19.edge_agent.v1.Prediction\"/\n\x16\x45rasePredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"?\n\x17\x45rasePredictionResponse\x12\x10\n\x08was_kept\x18\x01 \x01(\x08\x12\x12\n\ntombstoned\x18\x02 \x01(\x08\x32\x90\x03\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12]\n\x0eSubmitFeedback\x12$.edge_agent.v1.SubmitFeedbackRequest\x1a%.edge_agent.v1.SubmitFeedbackResponse\x12`\n\x0fListReviewQueue\x12%.edge_agent.v1.ListReviewQueueRequest\x1a&.edge_agent.v1.ListReviewQueueResponse\x12Z\n\rGetPrediction\x12#.edge_agent.v1.GetPredictionRequest\x1a$.edge_agent.v1.GetPredictionResponse\x12`\n\x0f\x45rasePrediction\x12%.edge_agent.v1.ErasePredictionRequest\x1a&.edge_agent.v1.ErasePredictionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x64ge_agent/v1/feedback.proto\x12\redge_agent.v1\x1a\x1d\x65\x64ge_agent/v1/inference.proto\x1a\x18\x65\x64ge_agent/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x01\n\x15SubmitFeedbackRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08reviewer\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x10\n\x06\x61\x63\x63\x65pt\x18\x04 \x01(\x08H\x00\x12\x19\n\x0f\x63orrected_label\x18\x05 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_json\x18\x06 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_text\x18\x07 \x01(\tH\x00\x12\x17\n\rreject_reason\x18\x08 \x01(\tH\x00\x42\t\n\x07verdict\"\x18\n\x16SubmitFeedbackResponse\"\xc4\x01\n\x16ListReviewQueueRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x1b\n\x0e\x63onfidence_max\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x10include_reviewed\x18\x05 \x01(\x08\x12+\n\x06stream\x18\x06 \x01(\x0e\x32\x1b.edge_agent.v1.ReviewStreamB\x11\n\x0f_confidence_max\"\xe9\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x10\n\x08reviewer\x18\x02 \x01(\t\x12\x31\n\rfeedback_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x06\x61\x63\x63\x65pt\x18\x04 \x01(\x08H\x00\x12\x19\n\x0f\x63orrected_label\x18\x05 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_json\x18\x06 \x01(\tH\x00\x12\x18\n\x0e\x63orrected_text\x18\x07 \x01(\tH\x00\x12\x17\n\rreject_reason\x18\x08 \x01(\tH\x00\x42\t\n\x07verdict\"\x95\x05\n\nPrediction\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12(\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x18.edge_agent.v1.BundleRef\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12-\n\nconfidence\x18\x05 \x01(\x0b\x32\x19.edge_agent.v1.Confidence\x12#\n\x05route\x18\x06 \x01(\x0e\x32\x14.edge_agent.v1.Route\x12/\n\x0b\x61nswer_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04kind\x18\x08 \x01(\x0e\x32\x17.edge_agent.v1.TaskKind\x12\x0e\n\x06labels\x18\t \x03(\t\x12)\n\x06scores\x18\n \x03(\x0b\x32\x19.edge_agent.v1.LabelScore\x12)\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x0b \x03(\x0b\x32\x17.edge_agent.v1.Feedback\x12\x10\n\x08reviewed\x18\x0c \x01(\x08\x12\x14\n\x07p_value\x18\r \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clocal_answer\x18\x10 \x01(\tH\x01\x88\x01\x01\x12\x1b\n\x0eteacher_answer\x18\x11 \x01(\tH\x02\x88\x01\x01\x12\x15\n\rteacher_model\x18\x12 \x01(\t\x12\x32\n\rreview_stream\x18\x13 \x01(\x0e\x32\x1b.edge_agent.v1.ReviewStream\x12!\n\x14sampling_probability\x18\x14 \x01(\x01H\x03\x88\x01\x01\x42\n\n\x08_p_valueB\x0f\n\r_local_answerB\x11\n\x0f_teacher_answerB\x17\n\x15_sampling_probability\"b\n\x17ListReviewQueueResponse\x12.\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x19.edge_agent.v1.Prediction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x14GetPredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"F\n\x15GetPredictionResponse\x12-\n\nprediction\x18\x01 \x01(\x0b\x32\x19.edge_agent.v1.Prediction\"/\n\x16\x45rasePredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"?\n\x17\x45rasePredictionResponse\x12\x10\n\x08was_kept\x18\x01 \x01(\x08\x12\x12\n\ntombstoned\x18\x02 \x01(\x08*\x95\x01\n\x0cReviewStream\x12\x1d\n\x19REVIEW_STREAM_UNSPECIFIED\x10\x00\x12\x17\n\x13REVIEW_STREAM_AUDIT\x10\x01\x12\x1b\n\x17REVIEW_STREAM_UNCERTAIN\x10\x02\x12\x19\n\x15REVIEW_STREAM_DIVERSE\x10\x03\x12\x15\n\x11REVIEW_STREAM_NEW\x10\x04\x32\x90\x03\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12]\n\x0eSubmitFeedback\x12$.edge_agent.v1.SubmitFeedbackRequest\x1a%.edge_agent.v1.SubmitFeedbackResponse\x12`\n\x0fListReviewQueue\x12%.edge_agent.v1.ListReviewQueueRequest\x1a&.edge_agent.v1.ListReviewQueueResponse\x12Z\n\rGetPrediction\x12#.edge_agent.v1.GetPredictionRequest\x1a$.edge_agent.v1.GetPredictionResponse\x12`\n\x0f\x45rasePrediction\x12%.edge_agent.v1.ErasePredictionRequest\x1a&.edge_agent.v1.ErasePredictionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edge_agent.v1.feedback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REVIEWSTREAM']._serialized_start=1816
+  _globals['_REVIEWSTREAM']._serialized_end=1965
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=138
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=355
   _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=357
   _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=381
   _globals['_LISTREVIEWQUEUEREQUEST']._serialized_start=384
-  _globals['_LISTREVIEWQUEUEREQUEST']._serialized_end=535
-  _globals['_FEEDBACK']._serialized_start=538
-  _globals['_FEEDBACK']._serialized_end=771
-  _globals['_PREDICTION']._serialized_start=774
-  _globals['_PREDICTION']._serialized_end=1323
-  _globals['_LISTREVIEWQUEUERESPONSE']._serialized_start=1325
-  _globals['_LISTREVIEWQUEUERESPONSE']._serialized_end=1423
-  _globals['_GETPREDICTIONREQUEST']._serialized_start=1425
-  _globals['_GETPREDICTIONREQUEST']._serialized_end=1470
-  _globals['_GETPREDICTIONRESPONSE']._serialized_start=1472
-  _globals['_GETPREDICTIONRESPONSE']._serialized_end=1542
-  _globals['_ERASEPREDICTIONREQUEST']._serialized_start=1544
-  _globals['_ERASEPREDICTIONREQUEST']._serialized_end=1591
-  _globals['_ERASEPREDICTIONRESPONSE']._serialized_start=1593
-  _globals['_ERASEPREDICTIONRESPONSE']._serialized_end=1656
-  _globals['_FEEDBACKSERVICE']._serialized_start=1659
-  _globals['_FEEDBACKSERVICE']._serialized_end=2059
+  _globals['_LISTREVIEWQUEUEREQUEST']._serialized_end=580
+  _globals['_FEEDBACK']._serialized_start=583
+  _globals['_FEEDBACK']._serialized_end=816
+  _globals['_PREDICTION']._serialized_start=819
+  _globals['_PREDICTION']._serialized_end=1480
+  _globals['_LISTREVIEWQUEUERESPONSE']._serialized_start=1482
+  _globals['_LISTREVIEWQUEUERESPONSE']._serialized_end=1580
+  _globals['_GETPREDICTIONREQUEST']._serialized_start=1582
+  _globals['_GETPREDICTIONREQUEST']._serialized_end=1627
+  _globals['_GETPREDICTIONRESPONSE']._serialized_start=1629
+  _globals['_GETPREDICTIONRESPONSE']._serialized_end=1699
+  _globals['_ERASEPREDICTIONREQUEST']._serialized_start=1701
+  _globals['_ERASEPREDICTIONREQUEST']._serialized_end=1748
+  _globals['_ERASEPREDICTIONRESPONSE']._serialized_start=1750
+  _globals['_ERASEPREDICTIONRESPONSE']._serialized_end=1813
+  _globals['_FEEDBACKSERVICE']._serialized_start=1968
+  _globals['_FEEDBACKSERVICE']._serialized_end=2368
 # @@protoc_insertion_point(module_scope)

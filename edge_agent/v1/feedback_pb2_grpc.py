@@ -71,7 +71,7 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReviewQueue(self, request, context):
-        """Lists answers worth a look, least confident first.
+        """Lists answers worth a look, the review streams in turns: every second one is of the audit while that has any.
 
         Errors: STORE_DAMAGED.
         """

@@ -74,7 +74,7 @@ class FieldAgreement(_message.Message):
     def __init__(self, source: _Optional[str] = ..., label: _Optional[str] = ..., agreed: _Optional[_Union[Share, _Mapping]] = ..., recent: _Optional[_Union[Share, _Mapping]] = ...) -> None: ...
 
 class FieldTest(_message.Message):
-    __slots__ = ("judge", "wrong", "target", "delta", "evidence", "evidence_max", "refuted")
+    __slots__ = ("judge", "wrong", "target", "delta", "evidence", "evidence_max", "refuted", "unjudged")
     JUDGE_FIELD_NUMBER: _ClassVar[int]
     WRONG_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class FieldTest(_message.Message):
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_MAX_FIELD_NUMBER: _ClassVar[int]
     REFUTED_FIELD_NUMBER: _ClassVar[int]
+    UNJUDGED_FIELD_NUMBER: _ClassVar[int]
     judge: str
     wrong: Share
     target: float
@@ -89,7 +90,8 @@ class FieldTest(_message.Message):
     evidence: float
     evidence_max: float
     refuted: bool
-    def __init__(self, judge: _Optional[str] = ..., wrong: _Optional[_Union[Share, _Mapping]] = ..., target: _Optional[float] = ..., delta: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_max: _Optional[float] = ..., refuted: _Optional[bool] = ...) -> None: ...
+    unjudged: int
+    def __init__(self, judge: _Optional[str] = ..., wrong: _Optional[_Union[Share, _Mapping]] = ..., target: _Optional[float] = ..., delta: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_max: _Optional[float] = ..., refuted: _Optional[bool] = ..., unjudged: _Optional[int] = ...) -> None: ...
 
 class FieldEvent(_message.Message):
     __slots__ = ("event", "before", "now")

@@ -14,6 +14,7 @@ KEYS = "123456789" + string.ascii_lowercase
 """A key for each label, in the task's order, as in `edge-agent review`; all other keys are no letters or digits."""
 NO_REASON = "no reason given"
 SHOWN_CHARS_MAX = 80
+_WHYS = {"UNCERTAIN": "among the least sure", "DIVERSE": "some of each label", "NEW": "unlike what was calibrated with"}
 _EDITED = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
 
@@ -53,6 +54,10 @@ class Item:
     """The large model that gave `output`; empty = the local one did."""
     local_answer: str = ""
     """What the local model answered where the large one's answer was given; empty = nothing that was kept."""
+    stream: str = ""
+    """Why people are asked to review it: audit, uncertain, diverse or new; empty = the daemon does not say."""
+    why: str = ""
+    """The same in words."""
     said_before: str = ""
     """What was said of it, where it is judged again."""
 
@@ -95,8 +100,16 @@ def item(shown: Prediction) -> Item:
         edited=_EDITED.get(shown.kind, ""),
         teacher_model=(shown.teacher_model or "large model") if taught else "",
         local_answer=readable(shown.kind, shown.local_answer or "") if taught else "",
+        stream=shown.review_stream.lower(),
+        why=_why(shown),
         said_before="; ".join(before),
     )
+
+
+def _why(shown: Prediction) -> str:
+    if shown.sampling_probability is not None:
+        return f"drawn at random, one of {1 / shown.sampling_probability:.3g} answers: please skip none"
+    return _WHYS.get(shown.review_stream, "")
 
 
 def readable(kind: str, output: str) -> str:

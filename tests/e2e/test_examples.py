@@ -127,12 +127,15 @@ def test_vectors_are_not_kept_and_status_says_so(daemon):
 
 
 def test_the_review_queue_comes_in_pages(daemon):
-    """Least confident first over all pages, and what was judged is gone from it."""
+    """Each stream in its order over all pages, and what was judged is gone from it."""
     asked = {ask(daemon, f"queue {number}", "home") for number in range(7)}
     with reviewing(daemon) as client:
         queue = list(client.queue("home", page_size=3))
         assert asked == {each.prediction_id for each in queue}
-        assert sorted(each.confidence for each in queue) == [each.confidence for each in queue]
+        assert {"UNCERTAIN", "DIVERSE"} == {each.review_stream for each in queue}
+        unsure = [each.confidence for each in queue if each.review_stream == "UNCERTAIN"]
+        assert sorted(unsure) == unsure
+        assert unsure == [each.confidence for each in client.queue("home", stream="uncertain")]
         client.accept(queue[0].prediction_id, reviewer="anna")
         assert 6 == len(list(client.queue("home")))
         assert 7 == len(list(client.queue("home", include_reviewed=True)))

@@ -40,7 +40,7 @@ class Fielded:
         self.folder, self.port, self.centre = folder, free_port(), Centre(folder / "centre")
         (folder / "root.json").write_bytes(self.centre.root_bytes)
         sections = {
-            "examples": {"collect": {TASK: "local"}, "commit_seconds": 0.01},
+            "examples": {"collect": {TASK: "local"}, "commit_seconds": 0.01, "review_share": 1.0},
             "metrics": {"address": f"127.0.0.1:{self.port}"},
             "site": {"id": "shop-1", "recipients": [RECIPIENT]},
             "update": {"root_file": str(folder / "root.json"), "check_seconds": 0.1},

@@ -65,14 +65,18 @@ def test_one_key_for_each_label(daemon, run):
     """Enter accepts, a digit corrects, ! rejects with a reason, - skips, . ends; each kept under that name."""
     asked = ask(daemon, "pos", *(f"review {n}" for n in range(5)))
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
-        order = [one.prediction_id for one in client.queue("pos")]
-    result = run("review", "pos", "--reviewer", "anna", stdin="\n2\n!\nnonsense\n-\n.\n")
+        queue = list(client.queue("pos"))
+    order, labels = [one.prediction_id for one in queue], ("refund", "price", "hours")
+    wrong = next(label for label in labels if label != queue[1].output)
+    key = 1 + labels.index(wrong)
+    result = run("review", "pos", "--reviewer", "anna", stdin=f"\n{key}\n!\nnonsense\n-\n.\n")
     assert (0, True) == (result.exit_code, "3 judged." in result.stdout), result.output
     assert "1 refund   2 price   3 hours   ! reject   - skip   # erase   . end" in result.stdout
-    assert "  corrected: price" in result.stdout
+    assert f"  corrected: {wrong}" in result.stdout
+    assert "some of each label" in result.stdout
     assert "not calibrated" in result.stdout
     verdicts = [said(daemon, one) for one in order]
-    expected = [[("anna", "accept", "")], [("anna", "corrected", "price")], [("anna", "reject", "nonsense")], [], []]
+    expected = [[("anna", "accept", "")], [("anna", "corrected", wrong)], [("anna", "reject", "nonsense")], [], []]
     assert expected == verdicts
     assert set(asked) == set(order)
 

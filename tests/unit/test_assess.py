@@ -19,6 +19,8 @@ from tests.examples import feedback, opinion, prediction
 from tests.segments import Centre, Record, SealingSite
 
 RISK = Risk(0.05, 0.1)
+DRAWN = {"review_stream": "audit", "sampling_probability": 0.5}
+CHOSEN = {"review_stream": "uncertain", "sampling_probability": None}
 
 
 def text(number: int) -> str:
@@ -26,9 +28,11 @@ def text(number: int) -> str:
     return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
 
 
-def judged(number: int, *, right: bool = True, confidence: float = 0.9, label: str = "refund") -> list[Record]:
+def judged(
+    number: int, *, right: bool = True, confidence: float = 0.9, label: str = "refund", **more: Any
+) -> list[Record]:
     """Return a prediction and a review of it."""
-    made = prediction(number, input=text(number), output=label, confidence=confidence)
+    made = prediction(number, input=text(number), output=label, confidence=confidence, **{**DRAWN, **more})
     said = {"verdict": "accept", "value": ""} if right else {"value": "price"}
     return [made, feedback(number, **said)]
 
@@ -100,6 +104,24 @@ def test_the_promise(tmp_path: Path, records: list[Record], threshold: float | N
         assert needed <= found.reviews_needed <= needed + 40
 
 
+def test_only_the_random_audit_says_something_of_all_answers(tmp_path: Path):
+    """Reviews of what people chose teach, and prove nothing; the command says what waits."""
+    folder = collected(tmp_path, [*many(60, **CHOSEN), prediction(99, input=text(99), **DRAWN)])
+    found = assess(folder, "pos-intent", RISK)
+    assert (60, 60, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
+    output = CliRunner().invoke(app, ["assess", str(folder), "--task", "pos-intent"]).output
+    assert "of the random audit no local answer is judged (1 wait)" in output
+
+
+def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path):
+    """A site that draws everything does not outweigh one that draws a tenth."""
+    often = [record for n in range(1, 201) for record in judged(n, sampling_probability=1.0)]
+    rare = [record for n in range(201, 221) for record in judged(n, right=False, sampling_probability=0.1)]
+    found = assess(collected(tmp_path, [*often, *rare]), "pos-intent", RISK)
+    assert (220, True) == (found.reviewed, 30 <= found.promise.reviews <= 55)
+    assert found.right.value < 0.65
+
+
 def test_the_promise_starts_where_it_is_likely_to_pass(tmp_path: Path):
     """Few rows at the strictest thresholds, one of them wrong, do not end the test before it reaches the many below."""
     surest = [record for n in range(1, 61) for record in judged(n, right=n % 10 != 0, confidence=0.995)]
@@ -115,7 +137,10 @@ def test_near_duplicates_prove_once(tmp_path: Path):
     copies = [
         record
         for n in range(1, 61)
-        for record in (prediction(n, input=text(1 + n % 2), confidence=0.9), feedback(n, verdict="accept", value=""))
+        for record in (
+            prediction(n, input=text(1 + n % 2), confidence=0.9, **DRAWN),
+            feedback(n, verdict="accept", value=""),
+        )
     ]
     found = assess(collected(tmp_path, copies), "pos-intent", RISK).promise
     assert (2, None) == (found.reviews, found.threshold)
@@ -126,7 +151,7 @@ ESCALATED = {"route": "upstream", "model": "large-1", "output": "price"}
 
 def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> list[Record]:
     """Return an unsure input that the large model answered, rightly, as version 0.1 wrote it, and a review of it."""
-    made = prediction(number, input=text(number)).model_dump(mode="json", by_alias=True)
+    made = prediction(number, input=text(number), **DRAWN).model_dump(mode="json", by_alias=True)
     grades = {"confidence": 0.4, "sure": False, "scores": [[ours, 0.4], ["stock", 0.3]] if scores else []}
     old = example.Prediction.model_validate({**made, **grades, **ESCALATED})
     return [old, feedback(number, **{"verdict": "accept", "value": "", **said})]
@@ -232,7 +257,7 @@ def test_what_a_large_model_answered_may_be_enough_to_begin(
         record
         for n in range(1, count + 1)
         for record in (
-            prediction(n, input=text(n), output=labels[n % len(labels)], sure=False, **large),
+            prediction(n, input=text(n), output=labels[n % len(labels)], sure=False, **large, **DRAWN),
             feedback(n, **accepted),
         )
     ]
@@ -241,7 +266,7 @@ def test_what_a_large_model_answered_may_be_enough_to_begin(
     assert (ready, False, 0) == (found.ready, found.suffices, found.promise.reviews)
     output = CliRunner().invoke(app, ["assess", str(out), "--task", "pos-intent"]).output
     assert said in output
-    assert "none has a confidence" in output
+    assert "of the random audit no local answer is judged (0 wait)" in output
 
 
 def test_the_command_says_it_in_words(tmp_path: Path):

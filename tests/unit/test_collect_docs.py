@@ -13,9 +13,11 @@ from tests.segments import Centre, SealingSite
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "collect.md"
 QUERIES = re.findall(r"\n([^\n]+):\n\n```sql\n(.*?);\n```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+DRAWN = {"review_stream": "audit", "sampling_probability": 0.1}
 # By the first words above the query: how many rows the scene below gives.
 ROWS = {
     "How many": 1,
+    "How often": 1,
     "What is confused": 1,
     "Where the model": 1,
     "What reviewers": 2,
@@ -32,7 +34,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("docs")
     SealingSite(root / "store").seal(
         [
-            prediction(1, input="give me my money back", sure=True, confidence=0.9),
+            prediction(1, input="give me my money back", sure=True, confidence=0.9, **DRAWN),
             feedback(1),
             prediction(2, input="what does the kettle cost"),
             feedback(2),

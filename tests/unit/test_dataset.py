@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 
 from convert import data
 from convert.cli import app
-from convert.dataset import formats
-from convert.dataset.formats import Example
 from convert.dataset.select import Choice
 from convert.dataset.write import write
 from convert.texts import normalised
@@ -49,17 +47,20 @@ def collected(root: Path, *sites: list[Record]) -> Path:
     return centre.out
 
 
-def corrected(number: int, text: str, label: str = "price", at: float = 0.0) -> list[Record]:
+DRAWN = {"review_stream": "audit", "sampling_probability": 0.25}
+
+
+def corrected(number: int, text: str, label: str = "price", at: float = 0.0, **more: Any) -> list[Record]:
     """Return a prediction and the correction of it."""
-    made = prediction(number, input=text, at=timestamp(NOW + 1000 * (at or number)))
+    made = prediction(number, input=text, at=timestamp(NOW + 1000 * (at or number)), **more)
     return [made, feedback(number, value=label)]
 
 
-def everything(root: Path) -> Path:
-    """Collect ten corrected texts of one site."""
-    return collected(
-        root, [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, text, f"label-{n % 2}")]
-    )
+def everything(root: Path, drawn: frozenset[int] = frozenset()) -> Path:
+    """Collect ten corrected texts of one site, those with these numbers drawn by the audit."""
+    texts = enumerate(TEXTS, 1)
+    kept = [corrected(n, text, f"label-{n % 2}", **(DRAWN if n in drawn else {})) for n, text in texts]
+    return collected(root, [record for records in kept for record in records])
 
 
 def made(root: Path, folder: Path, purpose: str = "reviewed", **more: Any) -> dict[str, list[dict[str, Any]]]:
@@ -89,20 +90,87 @@ def texts(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def test_the_newest_is_the_test(tmp_path: Path):
-    """A split by time: the oldest to train, then calibration, the newest to test."""
+    """The audit calibrates, and tests in the newest stretch; the rest trains, but none as new as the test."""
+    rows = made(tmp_path, everything(tmp_path, frozenset({3, 7, 10})))
+    found = {split: [TEXTS.index(row["text"]) + 1 for row in lines] for split, lines in rows.items()}
+    assert {"train": [1, 2, 4, 5, 6, 8], "calibration": [3, 7], "test": [10]} == found
+    assert 1 == report(tmp_path)["left_out"]["not_drawn"]
+    assert {"train": 0, "calibration": 2, "test": 1} == report(tmp_path)["audit"]["used"]
+
+
+def test_only_the_audit_is_measured_on(tmp_path: Path):
+    """What people chose to look at says nothing of all answers: without an audit everything trains."""
     rows = made(tmp_path, everything(tmp_path))
-    assert {"train": 6, "calibration": 2, "test": 2} == {split: len(lines) for split, lines in rows.items()}
-    assert TEXTS == [row["text"] for split in ("train", "calibration", "test") for row in rows[split]]
+    assert {"train": 10, "calibration": 0, "test": 0} == {split: len(lines) for split, lines in rows.items()}
+
+
+def test_a_row_carries_the_probability_with_which_it_was_drawn(tmp_path: Path):
+    """The chance to be kept times the chance to be drawn; one of another stream has none."""
+    kept = {"kept": {"because": "routine", "share": 0.5}}
+    folder = collected(
+        tmp_path,
+        [*corrected(1, TEXTS[0], **DRAWN, **kept), *corrected(2, TEXTS[1], at=0.5, review_stream="uncertain", **kept)],
+    )
+    rows = made(tmp_path, folder, shares={"train": 0.6, "calibration": 0.4})
+    (drawn,), (other,) = rows["calibration"], rows["train"]
+    assert ("audit", 0.125) == (drawn["review_stream"], drawn["sampling_probability"])
+    assert ("uncertain", False) == (other["review_stream"], "sampling_probability" in other)
+
+
+def test_the_training_gives_way_to_the_audit(tmp_path: Path):
+    """A text of the audit that was learnt, too, is left out of the training: the sample stays a random one."""
+    long = " ".join(TEXTS[:3])
+    folder = collected(
+        tmp_path,
+        [*corrected(1, long, at=0.5), *corrected(2, long + " ok", "stock", at=9, **DRAWN), *corrected(3, TEXTS[5])],
+    )
+    rows = made(tmp_path, folder)
+    learnt, drawn = ([row["text"] for row in rows[split]] for split in ("train", "calibration"))
+    assert ([TEXTS[5]], [long + " ok"]) == (learnt, drawn)
+    assert 1 == report(tmp_path)["left_out"]["leaking"]
+
+
+@pytest.mark.parametrize("answers", ["sure", "opinions"])
+def test_no_model_s_label_is_measured_on(tmp_path: Path, answers: str):
+    """An answer of the audit that only a model labelled trains at best."""
+    folder = collected(
+        tmp_path,
+        [
+            *corrected(1, TEXTS[0], **DRAWN),
+            *(prediction(n, input=TEXTS[n], sure=True, **DRAWN) for n in (2, 3)),
+            *(opinion(n) for n in (2, 3)),
+        ],
+    )
+    rows = made(tmp_path, folder, answers, shares={"train": 0.5, "calibration": 0.5})
+    assert (2, [TEXTS[0]]) == (len(rows["train"]), [row["text"] for row in rows["calibration"]])
+
+
+def test_what_is_missing_of_the_audit_is_counted(tmp_path: Path):
+    """Not reviewed, rejected without a better answer, and used: the data sheet has them, and the command says it."""
+    folder = collected(
+        tmp_path,
+        [
+            *corrected(1, TEXTS[0], **DRAWN),
+            prediction(2, input=TEXTS[1], **DRAWN),
+            *[prediction(3, input=TEXTS[2], **DRAWN), feedback(3, verdict="reject", value="")],
+        ],
+    )
+    code, output = invoke(folder, "--format", "text-label", "--out", str(tmp_path / "data"))
+    assert (0, True) == (code, "1 of 3 answers of the random audit are not reviewed" in " ".join(output.split()))
+    names = ("drawn", "labelled", "unreviewed", "without_label", "probability_min")
+    assert [3, 1, 1, 1, 0.25] == [report(tmp_path)["audit"][name] for name in names]
 
 
 def test_the_recipe_reads_them(tmp_path: Path):
     """What is written is what a recipe's data section takes, in each of its formats."""
-    folder = everything(tmp_path)
+    folder = everything(tmp_path, frozenset({7, 8}))
     for form in ("text-label", "prompt-completion", "messages"):
         made(tmp_path, folder, form=form)
         rows = data.read_rows(tmp_path / "data" / "train.jsonl", form)
         assert TEXTS[:6] == [row.text for row in rows]
         assert ["label-1", "label-0"] == [row.label or row.completion for row in rows[:2]]
+        drawn = data.read_rows(tmp_path / "data" / "calibration.jsonl", form)
+        assert [("audit", 0.25)] * 2 == [(row.review_stream, row.sampling_probability) for row in drawn]
 
 
 def test_only_what_people_said_unless_the_model_may(tmp_path: Path):
@@ -189,7 +257,7 @@ def test_calibration_and_test_take_what_people_labelled(tmp_path: Path, purpose:
     sites = []
     for site in range(4):
         numbers = range(1 + 9 * site, 10 + 9 * site)
-        people = [record for n in numbers[::3] for record in corrected(n, text(n), at=n % 9 + 1)]
+        people = [record for n in numbers[::3] for record in corrected(n, text(n), at=n % 9 + 1, **DRAWN)]
         machine = [n for n in numbers if (n - 1) % 3]
         when = {n: timestamp(NOW + 1000 * (n % 9 + 1)) for n in machine}
         sure = [prediction(n, input=text(n), sure=True, at=when[n]) for n in machine]
@@ -281,24 +349,31 @@ def test_a_conflict_is_no_truth(tmp_path: Path):
 def test_what_was_learnt_is_not_measured_on(tmp_path: Path):
     """A later text that is nearly one of an earlier split, with another answer, is left out of the later split."""
     long = " ".join(TEXTS[:3])
-    records = [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, text)]
-    folder = collected(tmp_path, [*corrected(11, long, at=0.5), *records, *corrected(12, long + " ok", "stock", at=99)])
+    records = [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, text, **DRAWN)]
+    late = corrected(12, long + " ok", "stock", at=99, **DRAWN)
+    folder = collected(tmp_path, [*corrected(11, long, at=0.5, **DRAWN), *records, *late])
     rows = made(tmp_path, folder)
     assert long + " ok" not in [row["text"] for row in rows["test"]]
     assert (1, 11) == (report(tmp_path)["left_out"]["leaking"], len(texts(rows)))
 
 
 def test_sites_are_kept_apart(tmp_path: Path):
-    """A split by site: no site stands in two splits, the same seed deals alike, and common texts are not shared."""
+    """By site: nothing of the test's sites is learnt, the same seed deals alike, common texts are not shared."""
     sites = [
-        [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, f"{text} at branch {'abcde'[s] * 9}")]
+        [
+            record
+            for n, text in enumerate(TEXTS, 1)
+            for record in corrected(n, f"{text} at branch {'abcde'[s] * 9}", **(DRAWN if n > 5 else {}))
+        ]
         + corrected(99, "one and the same text everywhere", f"label-{s}")
         for s in range(5)
     ]
     folder = collected(tmp_path, *sites)
     rows = made(tmp_path, folder, by="site")
-    homes = [{row["site"] for row in split} for split in rows.values()]
-    assert 5 == sum(map(len, homes)) == len(set.union(*homes))
+    homes = {split: {row["site"] for row in lines} for split, lines in rows.items()}
+    assert (1, 4) == (len(homes["test"]), len(homes["train"]))
+    assert set() == homes["test"] & (homes["train"] | homes["calibration"])
+    assert all(rows.values())
     assert rows == made(tmp_path, folder, by="site")
     assert "one and the same text everywhere" not in texts(rows)
 
@@ -321,7 +396,7 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, draw
     root = tmp_path_factory.mktemp("any")
     sites: list[list[Record]] = [[], [], []]
     for number, (text, label, at, site) in enumerate(drawn, 1):
-        sites[site - 1] += corrected(number, text, label, at=at)
+        sites[site - 1] += corrected(number, text, label, at=at, **(DRAWN if number % 2 else {}))
     folder = collected(root, *filter(None, sites))
     said = {(normalised(text), label) for text, label, _, _ in drawn}
     counts = Counter(text for text, _ in said)
@@ -339,41 +414,6 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, draw
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
-
-BY_ANNA = ("corrected", "anna")
-RIGHT = Example("s", "p", "in", "out", "out", "accept", *BY_ANNA)
-WRONG = Example("s", "p", "in", "out", "right", "corrected", *BY_ANNA)
-BAD = Example("s", "p", "in", "out", None, "reject", *BY_ANNA)
-ASKED = [{"role": "user", "content": "in"}]
-
-
-def said(content: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": content}]
-
-
-@pytest.mark.parametrize(
-    ("form", "example", "expected"),
-    [
-        ("text-label", WRONG, [{"text": "in", "label": "right"}]),
-        ("prompt-completion", WRONG, [{"prompt": "in", "completion": "right"}]),
-        ("messages", RIGHT, [{"messages": [*ASKED, *said("out")]}]),
-        ("preference", WRONG, [{"prompt": ASKED, "chosen": said("right"), "rejected": said("out")}]),
-        ("unpaired", RIGHT, [{"prompt": ASKED, "completion": said("out"), "label": True}]),
-        ("unpaired", BAD, [{"prompt": ASKED, "completion": said("out"), "label": False}]),
-        (
-            "unpaired",
-            WRONG,
-            [
-                {"prompt": ASKED, "completion": said("out"), "label": False},
-                {"prompt": ASKED, "completion": said("right"), "label": True},
-            ],
-        ),
-    ],
-)
-def test_formats(form: formats.Format, example: Example, expected: list[dict[str, Any]]):
-    """Each format has the keys that its reader wants, and says where the row came from."""
-    origin = {"site": "s", "prediction_id": "p", "label_source": "corrected", "labeled_by": "anna"}
-    assert [{**row, **origin} for row in expected] == formats.rows_of(example, form)
 
 
 def test_preferences_are_corrections(tmp_path: Path):
@@ -412,7 +452,7 @@ def test_the_command_writes_a_folder_once(tmp_path: Path):
     """It says how many rows; what is there is replaced with --force only, and only if it is a dataset."""
     folder, out = everything(tmp_path), tmp_path / "out"
     code, output = invoke(folder, "--format", "messages", "--out", str(out), "--shares", "train=3,test=1")
-    assert (0, True) == (code, "train.jsonl: 7 rows" in output)
+    assert (0, True) == (code, "train.jsonl: 10 rows" in output)
     assert ["dataset.json", "test.jsonl", "train.jsonl"] == sorted(path.name for path in out.iterdir())
     assert 2 == invoke(folder, "--format", "messages", "--out", str(out))[0]
     assert 0 == invoke(folder, "--format", "text-label", "--out", str(out), "--force")[0]

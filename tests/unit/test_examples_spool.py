@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
 from edge_agent.examples.collection import reviewed
-from edge_agent.examples.spool import ReviewFilter, Spool
+from edge_agent.examples.review_streams import Place, ReviewFilter
+from edge_agent.examples.spool import Spool
 from tests.site_cases import ASite, answered, judgement, manifest
 
 DAY = 86_400.0
 SURE = {"confidence": 0.95, "sure": True}
-ALL = ReviewFilter()
-FIRST = (-1.0, 0)
+ALL = ReviewFilter(stream="uncertain")
+FIRST = Place()
 
 
 @pytest.fixture
@@ -150,22 +153,24 @@ def test_reviewers_may_disagree(site):
 
 
 def test_the_review_queue_is_sorted_and_paged(site):
-    """Least confident first, kinds without confidence last, what has feedback only on request."""
+    """Uncertain: least confident first, kinds without confidence last, what has feedback only on request."""
     site.keep(
         *(answered(n, confidence=n / 10) for n in (5, 1, 3)), answered(9, manifest=manifest("talk"), confidence=None)
     )
     site.judge(judgement(3))
     spool = site.house.spool
+    with spool.transaction():
+        spool.db.execute("UPDATE predictions SET stream = 0")
 
     def ids(rows) -> list[str]:
-        return [found.record.split(b'"prediction_id":"')[1].split(b'"')[0].decode() for _, _, found in rows]
+        return [found.record.split(b'"prediction_id":"')[1].split(b'"')[0].decode() for _, found in rows]
 
     page = spool.review(ALL, FIRST, 2)
     assert ["p-1", "p-5"] == ids(page)
-    assert ["p-9"] == ids(spool.review(ALL, page[-1][:2], 2))
-    assert ["p-1", "p-3", "p-5", "p-9"] == ids(spool.review(ReviewFilter(include_reviewed=True), FIRST, 9))
-    assert ["p-9"] == ids(spool.review(ReviewFilter(task="talk"), FIRST, 9))
-    assert ["p-1"] == ids(spool.review(ReviewFilter(confidence_max=0.2), FIRST, 9))
+    assert ["p-9"] == ids(spool.review(ALL, page[-1][0], 2))
+    assert ["p-1", "p-3", "p-5", "p-9"] == ids(spool.review(replace(ALL, include_reviewed=True), FIRST, 9))
+    assert ["p-9"] == ids(spool.review(replace(ALL, task="talk"), FIRST, 9))
+    assert ["p-1"] == ids(spool.review(replace(ALL, confidence_max=0.2), FIRST, 9))
 
 
 def test_erasing_leaves_no_byte_of_the_input(site):

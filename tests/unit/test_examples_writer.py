@@ -14,7 +14,7 @@ from edge_agent.config import UpdateConfig
 from edge_agent.errors import DiskFull, PredictionUnknown, SpoolStalled, StoreDamaged
 from edge_agent.examples.collection import STALLED_SECONDS_MAX, Collection
 from edge_agent.examples.house import House, Surroundings
-from edge_agent.examples.spool import ReviewFilter
+from edge_agent.examples.review_streams import Place, ReviewFilter
 from edge_agent.examples.writer import JOBS_MAX, Limits, Writer
 from tests.eventually import eventually, eventually_sync
 from tests.site_cases import answered, config_of, judgement, manifest, opener
@@ -352,7 +352,7 @@ async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path)
     second.start()
     found = await second.find("p-1")
     await second.judge(judgement(1), found.record, manifest())
-    assert [True] == [each.reviewed for each in await second.review(ReviewFilter(include_reviewed=True), (-1.0, 0), 5)]
+    assert [True] == [each.reviewed for each in await second.review(ReviewFilter(include_reviewed=True), Place(), 5)]
     assert (True, False) == await second.erase("p-1")
     status = await second.status()
     assert (1, 1) == (status.counters["captured"], status.counters["erased"])

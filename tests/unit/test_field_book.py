@@ -78,6 +78,7 @@ def test_what_holds_an_answer_up_is_counted(site, reason, at_least):
 
 def test_a_word_on_a_stranger_changes_no_threshold(site):
     """What people and the large model say of an answer that the gate held up counts at confidence 0, too."""
+    site.clock.draws = 0.0
     reasons = ("MODE_SHADOW", "OUT_OF_DISTRIBUTION")
     site.keep(shadowed(1, "price", reasons=reasons, sure=False, held_up="OUT_OF_DISTRIBUTION"))
     prediction = {**WAYS, "reason": " ".join(reasons), "output": "price", "sure": False}
@@ -186,12 +187,13 @@ def kept(number: int, **changes):
         ({"verdict": "reject", "value": ""}, {"output": "price", "model": "m"}, 0, 0),
         # Of these the bundle promises nothing.
         ({"verdict": "corrected", "value": "price"}, {"sure": False}, 0, 0),
-        ({"verdict": "corrected", "value": "price"}, {"reason": "SURE INPUT_LENGTH_UNUSUAL"}, 0, 0),
+        ({"verdict": "corrected", "value": "price"}, {"reason": "INPUT_LENGTH_UNUSUAL"}, 0, 0),
     ],
 )
 def test_people_judge_the_small_model(site, said, prediction, judged, wrong):
     """A verdict is evidence where the answer was sure and the verdict says whether it was right."""
-    site.keep(sure(1))
+    site.clock.draws = 0.0
+    site.keep(sure(1, sure=prediction.get("sure", True), reasons=(prediction.get("reason", "SURE"),)))
     site.judge(judgement(1, **said), prediction=kept(1, **prediction))
     evidence = only(site).evidence[PEOPLE]
     assert (judged, wrong) == (evidence.judged, evidence.wrong)
@@ -199,6 +201,7 @@ def test_people_judge_the_small_model(site, said, prediction, judged, wrong):
 
 def test_the_first_word_counts(site):
     """A second verdict on the same answer, or the same request again, is no further evidence."""
+    site.clock.draws = 0.0
     site.keep(sure(1))
     for number in (1, 1, 2):
         said = judgement(1, feedback_id=f"f-{number}", request_id=f"r-{number}")
@@ -207,8 +210,61 @@ def test_the_first_word_counts(site):
     assert (2, 1, 1, 1) == (counts["said:corrected"], counts["reviewed"], counts["checked"], counts["wrong"])
 
 
+def test_a_word_on_an_answer_that_was_not_drawn_is_no_evidence(site):
+    """People have chosen what they look at: it is counted as reviewed, and says nothing of all answers."""
+    for number in range(30):
+        site.keep(sure(number))
+        site.judge(judgement(number), prediction=kept(number))
+    assert (0, 0, 0) == (only(site).evidence[PEOPLE].judged, only(site).evidence[PEOPLE].unjudged, len(standing(site)))
+    counts = only(site).days[int(site.clock.wall // DAY)]
+    assert (30, None) == (counts["reviewed"], counts.get("checked"))
+
+
+def test_what_was_drawn_is_weighed_in_the_order_in_which_it_was_drawn(site):
+    """Wrong answers are often reported at once: they wait for the verdict on those that were drawn before them."""
+    site.clock.draws = 0.0
+    site.keep(*(sure(number) for number in range(30)))
+    for number in range(1, 30):
+        site.judge(judgement(number), prediction=kept(number))
+    assert (0, []) == (only(site).evidence[PEOPLE].judged, standing(site))
+    site.judge(judgement(0, **ACCEPT), prediction=kept(0))
+    assert (30, 29, ["errors"]) == (*judged_wrong(site), standing(site))
+
+
+def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
+    """What is missing is no evidence against a promise, and is counted by itself."""
+    site.clock.draws = 0.0
+    site.keep(*(sure(number) for number in range(30)))
+    site.house.seal_all()
+    for number in range(1, 30, 2):
+        site.judge(judgement(number), prediction=kept(number))
+    site.clock.running += site.config.examples.window_seconds + 1
+    site.house.keep()
+    evidence = only(site).evidence[PEOPLE]
+    assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
+    assert "of 15 more nobody said anything" in site.house.book.standing()[0].said
+    assert [] == site.house.spool.db.rows("SELECT * FROM review_audit")
+
+
+def test_evidence_of_an_earlier_agent_is_not_carried_on(site):
+    """It weighed whatever people had chosen to look at."""
+    site.keep(sure(1))
+    with site.house.spool.transaction():
+        site.house.spool.db.execute("INSERT INTO field_tests SELECT series, 'people', ? FROM field_series", (_OLD,))
+    assert 0 == only(site).evidence[PEOPLE].judged
+
+
+_OLD = '{"judged": 50, "wrong": 40, "peak": 9.0, "allowed": 0.0}'
+
+
+def judged_wrong(site) -> tuple[int, int]:
+    evidence = only(site).evidence[PEOPLE]
+    return evidence.judged, evidence.wrong
+
+
 def test_many_corrections_refute_the_promise(site):
     """When people correct sure answers far more often than promised, the alarm stands, with the figures."""
+    site.clock.draws = 0.0
     for number in range(30):
         site.keep(sure(number))
         verdict = {"verdict": "corrected"} if number % 3 == 0 else {"verdict": "accept", "value": ""}
@@ -227,7 +283,7 @@ def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
         )
         site.house.book.judged(
             {**PREDICTION, "prediction_id": f"p-{number}", "output": "refund", "route": "upstream", "model": "large-1"},
-            Said({"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True),
+            Said({"verdict": "accept" if number < right else "corrected", "value": "price"}, first=True, drawn=True),
             site.clock.wall,
         )
 
@@ -282,6 +338,7 @@ WAYS = {"route": "upstream", "model": "large-1", "reason": "MODE_SHADOW"}
 )
 def test_a_person_s_word_stands_beside_what_both_models_said_in_shadow(site, theirs, said, expected):
     """By the confidence of the small model; the first word alone."""
+    site.clock.draws = 0.0
     site.keep(shadowed(1, theirs))
     for number in range(2):
         judged = judgement(1, feedback_id=f"f-{number}", request_id=f"r-{number}", **said)
@@ -296,6 +353,7 @@ def test_a_person_s_word_stands_beside_what_both_models_said_in_shadow(site, the
 @pytest.mark.parametrize(("why", "expected"), [("audit", (1, 0, 1)), ("deferred", (0, 0, 0))])
 def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected):
     """A person before the large model, or after it: once. What was put off because of doubt is no fair sample."""
+    site.clock.draws = 0.0
     site.keep(sure(1, later=why))
     if before:
         site.judge(judgement(1, **ACCEPT), prediction=kept(1))
@@ -310,6 +368,7 @@ def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected
 
 def test_a_person_s_word_on_what_only_one_model_said_is_no_comparison(site):
     """Neither where nobody else was asked, nor where the large one was because of doubt."""
+    site.clock.draws = 0.0
     doubt = {"reasons": ("BELOW_THRESHOLD",), "sure": False, "confidence": 0.5}
     site.keep(sure(1), shadowed(2, "price", **doubt))
     site.judge(judgement(1, **ACCEPT), prediction=kept(1))

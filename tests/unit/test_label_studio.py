@@ -36,6 +36,32 @@ def torn(root: Path) -> Centre:
     return centre
 
 
+AUDIT = {"review_stream": "audit", "sampling_probability": 0.25}
+
+
+def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
+    """The oldest first, duplicates included; between them the least confident and the diverse ones take turns."""
+    other = {"review_stream": "uncertain"}
+    unsure = [prediction(n, input=f"{'abc'[n - 4] * 9} text", confidence=n / 10, **other) for n in (6, 5, 4)]
+    SealingSite(tmp_path / "store").seal(
+        [
+            *(prediction(number, input="the same text", confidence=0.9, **AUDIT) for number in (1, 2, 3)),
+            *unsure,
+            prediction(7, input="hello there", review_stream="diverse"),
+            prediction(8, input="an answer of an older agent", confidence=0.0),
+        ]
+    )
+    centre = Centre(tmp_path)
+    centre.collect(tmp_path / "store")
+    tasks = [task["data"] for task in tasks_of(tmp_path, centre)]
+    assert ["p-1", "p-8", "p-2", "p-7", "p-3", "p-4", "p-5", "p-6"] == [each["prediction_id"] for each in tasks]
+    assert ("audit", 0.25) == (tasks[0]["review_stream"], tasks[0]["sampling_probability"])
+    assert ("uncertain", False) == (tasks[1]["review_stream"], "sampling_probability" in tasks[1])
+    drawn = [task["data"]["prediction_id"] for task in tasks_of(tmp_path, centre, which="audit")]
+    assert ["p-1", "p-2", "p-3"] == drawn
+    assert "$review_stream" in (tmp_path / "tasks" / review.INTERFACE_NAME).read_text()
+
+
 def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> bytes:
     """Return what Label Studio 1.x exports when somebody gave every task one answer."""
     for number, task in enumerate(tasks, 1):

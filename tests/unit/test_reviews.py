@@ -13,13 +13,14 @@ from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.errors import InvalidRequest
 from edge_agent.examples.collection import Reviewed
+from edge_agent.examples.review_streams import Place
 from edge_agent.formats import example
 from edge_agent.routing.policy import Asked, Decision, Reason
 from edge_agent.service import answers, kept, reviews
 from edge_agent.service.answers import Finished, Said
 from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import feedback_pb2, task_pb2
 from edge_agent.v1 import inference_pb2 as pb
-from edge_agent.v1 import task_pb2
 from tests.examples import DIGEST, feedback, prediction
 from tests.site_cases import manifest
 
@@ -81,21 +82,42 @@ def test_feedback_is_shown_as_it_was_given(field, kind, changes):
     assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
 
 
-@given(st.floats(0, 2), st.integers(0, 2**62))
-def test_a_place_comes_back_from_its_token(rank, row):
-    """Paging goes on exactly behind the last answer shown."""
-    assert (rank, row) == reviews.place(reviews.token((rank, row)))
+ROWS = st.integers(0, 2**62)
+
+
+@given(st.builds(Place, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS))
+def test_a_place_comes_back_from_its_token(place):
+    """Paging goes on exactly behind the last answer shown of each stream."""
+    assert place == reviews.place(reviews.token(place))
+
+
+def test_the_stream_is_shown_with_its_probability():
+    """An answer of the audit has one; any other has none."""
+    record = plain(prediction())
+    drawn = reviews.prediction(Reviewed(record, reviewed=False, stream="audit", probability=0.25), manifest())
+    other = reviews.prediction(Reviewed(record, reviewed=False, stream="diverse"), manifest())
+    assert (feedback_pb2.REVIEW_STREAM_AUDIT, 0.25) == (drawn.review_stream, drawn.sampling_probability)
+    assert (feedback_pb2.REVIEW_STREAM_DIVERSE, False) == (
+        other.review_stream,
+        other.HasField("sampling_probability"),
+    )
+
+
+def test_a_stream_that_is_none_is_refused():
+    """All streams are asked for by naming none."""
+    assert reviews.stream(feedback_pb2.REVIEW_STREAM_UNSPECIFIED) is None
+    with pytest.raises(InvalidRequest, match="stream 99 is none"):
+        reviews.stream(99)
 
 
 @given(st.text(max_size=40))
 def test_a_token_that_was_made_up_is_refused_or_harmless(token):
     """Nothing else than REQUEST_INVALID comes out, whatever a caller sends."""
     try:
-        rank, row = reviews.place(token)
+        found = reviews.place(token)
     except InvalidRequest:
         return
-    assert isinstance(rank, float)
-    assert isinstance(row, int)
+    assert [int, int, int, int, float, int] == [type(each) for each in found]
 
 
 def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> Finished:

@@ -1,4 +1,4 @@
-"""The review queue: the least confident answers first, one key for each label, the next ones fetched before."""
+"""The review queue: its streams in turns, one key for each label, the next ones fetched before."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Rows that figures may rest on: of known probability, and made equally likely. Pure.
+
+A row that the random audit of a site drew carries the probability with which it was drawn (`sampling_probability`). A
+file without that key, and without `review_stream`, is a team's own sample: it is used as it is, and the report says
+that nobody can check how it was drawn. In a file that has them, a row without a probability was chosen for some reason,
+such as doubt, and is left out.
+
+Rows of different probabilities, as when a site changed its share, are thinned to the smallest one: a row of probability
+p stays with the chance smallest / p, by a hash of its text and a seed. What is left is a simple random sample of all
+answers, so that the exact binomial tests and intervals hold as they are (decision 0058).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from edge_agent.errors import InvalidRequest
+
+SEED = "edge-agent/thinning/1"
+_HASHES = 2**64
+
+
+class Drawn(NamedTuple):
+    """How a row was drawn."""
+
+    key: str
+    """Names the text."""
+    probability: float | None
+    """None = not known."""
+    stream: str = ""
+    """Why people were asked to review it; empty = nothing said."""
+
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Sample(Generic[R]):
+    """Rows that count, and how they came to be these."""
+
+    rows: list[R]
+    unknown: int = 0
+    """Left out: their probability is not known."""
+    thinned: int = 0
+    """Left out so that the rest are equally likely."""
+    probability: float | None = None
+    """Of each row; None = a team's own sample, of which nothing is known."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as a report has it."""
+        return {
+            "rows": len(self.rows),
+            "unknown": self.unknown,
+            "thinned": self.thinned,
+            "probability": self.probability,
+            "said": self.said,
+        }
+
+    @property
+    def said(self) -> str:
+        """How the rows were drawn, as a sentence."""
+        if self.probability is None:
+            return "Nothing tells how these rows were drawn: they are taken for a random sample of what devices ask."
+        left = []
+        if self.unknown:
+            left.append(f"{self.unknown} rows of unknown probability are left out")
+        if self.thinned:
+            left.append(f"{self.thinned} likelier ones are left out so that all count alike")
+        drawn = f"These rows were drawn at random, each with probability {self.probability:g}"
+        return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
+
+
+def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
+    """Read the probability of a row of a file. Raises InvalidRequest: it is none; `where` names the row."""
+    value = plain.get("sampling_probability")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        said = f"{where}: 'sampling_probability' must be a number above 0 and up to 1"
+        raise InvalidRequest(said, remedy="docs/data-formats.md shows the formats.")
+    return float(value)
+
+
+def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str = SEED) -> Sample[R]:
+    """Return the rows that figures may rest on; see the module. The same rows give the same ones."""
+    every = [(row, *drawn(row)) for row in rows]
+    if not any(stream or probability is not None for _, _, probability, stream in every):
+        return Sample(list(rows))
+    known = [(row, key, probability) for row, key, probability, _ in every if probability is not None]
+    smallest = min((probability for *_, probability in known), default=1.0)
+    seen: Counter[str] = Counter()
+    kept = []
+    for row, key, probability in known:
+        seen[key] += 1
+        if _number(f"{seed}:{key}:{seen[key]}") * probability < smallest * _HASHES:
+            kept.append(row)
+    return Sample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
+
+
+def warnings(samples: Mapping[str, Sample[Any]]) -> Iterator[str]:
+    """Say what was left out of each split, where that is worth a doubt."""
+    for split, drawn in samples.items():
+        if drawn.unknown:
+            yield f"{drawn.unknown} rows of the {split} split have no known sampling probability and are left out."
+        if drawn.thinned > len(drawn.rows):
+            yield (
+                f"{drawn.thinned} rows of the {split} split are left out, as the rest were drawn with a probability of"
+                f" {drawn.probability:g} only: keep 'review_share' as it is, and alike at all sites."
+            )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
