@@ -128,7 +128,7 @@ _EXAMPLES = """
            s.verdict, s.truth, s.reviewer, s.reviewed_at, coalesce(s.conflict, false) AS conflict,
            coalesce(s.reviews, []) AS reviews, o.opinion, o.opinion_why, o.opinion_model, o.opinion_at,
            printf('%016x', r.text_key) AS text_key, printf('%016x', m.cluster) AS cluster, m.duplicate_of,
-           r.kept_because, r.kept_share, r.review_stream,
+           r.kept_because, r.kept_share, r.review_stream, r.p_value,
            -- What is here was kept, and then drawn: both chances are known, and independent of what it is.
            CASE WHEN r.review_stream = 'audit' THEN r.kept_share * r.sampling_probability END AS sampling_probability,
            r.redaction_version, r.redaction_rules, r.redaction_counts, r.epoch, r.sequence, r.line, r.collected_at

@@ -61,6 +61,7 @@ SCHEMA = pa.schema(
         pa.field("collected_at", pa.timestamp("us")),
         pa.field("review_stream", pa.string()),
         pa.field("sampling_probability", pa.float64()),
+        pa.field("p_value", pa.float64()),
     ]
 )
 
@@ -72,6 +73,7 @@ LATER_COLUMNS = {
     "collected_at": "TIMESTAMP",
     "review_stream": "VARCHAR",
     "sampling_probability": "DOUBLE",
+    "p_value": "DOUBLE",
 }
 """Columns that files of version 0.1 may lack, with their SQL type; `answers.py` tells what a row without them means."""
 
@@ -138,6 +140,7 @@ def _prediction(record: Prediction) -> dict[str, Any]:
         "kept_share": record.kept.share,
         "review_stream": record.review_stream,
         "sampling_probability": record.sampling_probability,
+        "p_value": record.p_value,
         "redaction_version": record.redaction.version,
         "redaction_rules": record.redaction.rules,
         "redaction_counts": list(record.redaction.counts.items()),

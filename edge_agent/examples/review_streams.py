@@ -6,7 +6,7 @@ Each kept answer is in one stream, which is chosen in the transaction that keeps
   stream that says something of all answers. The oldest comes first, so that an answer that was skipped comes again.
 - *diverse*: the 1st, 2nd, 4th, 8th, ... answer of each stratum: the label, or the length where there are no labels.
   A rare label has about as many rows there as a frequent one.
-- *new*: unlike the inputs of calibration. Nothing is put there yet; a stored row of that stream is served.
+- *new*: outside the gate of the bundle, so unlike the training data. The oldest comes first.
 - *uncertain*: all others, the least confident first.
 
 Every second row of the queue is of the audit while it has any; the other streams take turns between them.
@@ -28,6 +28,7 @@ from edge_agent.durable.database import Database
 from edge_agent.field.book import Outcome
 from edge_agent.field.observed import Observed
 from edge_agent.formats.example import ReviewStream
+from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
 
 STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
 AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS
@@ -136,6 +137,8 @@ class ReviewStreams:
                     " VALUES (?, ?, ?, ?, ?)",
                     (prediction_id, task, digest, share, accepted),
                 )
+            elif seen is not None and seen.held_up == OUT_OF_DISTRIBUTION:
+                self._put(Drawn(prediction_id, NEW, None))
             elif is_lead:
                 self._put(Drawn(prediction_id, DIVERSE, None))
         if drawn:

@@ -115,7 +115,7 @@ class Site:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration: nothing but a call changes anything, and examples are on the disk soon."""
+        """The configuration: nothing but a call changes anything, chance neither, and examples are on the disk soon."""
         anchor = self.folder / "root.json"
         anchor.write_bytes(self.centre.root_bytes)
         collected = ("classify", "extract", "generate", "asked")
@@ -136,6 +136,7 @@ class Site:
                     "collect": dict.fromkeys(collected, "upstream"),
                     "disk_reserve_bytes": 0,
                     "commit_seconds": 0.01,
+                    "review_share": 1.0,
                 },
                 "site": {"id": "shop-1", "recipients": [RECIPIENT]},
                 "update": {"root_file": str(anchor), "check_seconds": 86_400},

@@ -39,7 +39,8 @@ def answered(number: int, version: str = NEW, at: float = 0.0, **changes: Any) -
     bundle = {"version": version, "digest": DIGESTS.get(version, "2c" * 32)}
     grades = {"sure": True, "confidence": 0.95, "scores": [["refund", 0.95], ["price", 0.05]]}
     when = timestamp(NOW + DAY * at)
-    return prediction(number, input=text(number), at=when, **{"bundle": bundle, **grades, **changes})
+    drawn = {"review_stream": "audit", "sampling_probability": 1.0}
+    return prediction(number, input=text(number), at=when, **{"bundle": bundle, **grades, **drawn, **changes})
 
 
 def judged(number: int, version: str = NEW, at: float = 0.0, **said: Any) -> list[Record]:

@@ -62,6 +62,19 @@ def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
     assert drawn.total() == site.house.spool.counters["audit_drawn"]
 
 
+def test_what_is_outside_the_gate_is_new_unless_the_audit_draws_it(tmp_path):
+    """An answer that the gate holds up goes to people as new; the audit draws before anything else is asked."""
+    site = drawing(tmp_path, 0.9, 0.1, 0.9)
+    outside = {"held_up": "OUT_OF_DISTRIBUTION", "p_value": 0.001, "reasons": ("OUT_OF_DISTRIBUTION",)}
+    with_share = drawing(tmp_path / "all", 0.1, review_share=0.5)
+    with_share.keep(labelled(1, **outside))
+    site.keep(labelled(1, **outside), labelled(2), labelled(3, held_up="BELOW_THRESHOLD"))
+    assert {"p-1": "audit"} == streams(with_share)
+    assert "new" == streams(site)["p-1"]
+    assert "new" not in {streams(site)["p-2"], streams(site)["p-3"]}
+    assert [("new", "p-1")] == queue(site, ReviewFilter(stream="new"))
+
+
 def test_a_task_has_its_own_share(tmp_path):
     """`review_shares` goes before `review_share`; the probability is kept with the row."""
     site = drawing(tmp_path, 0.3, review_share=0.1, review_shares={"talk": 0.5})
