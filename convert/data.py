@@ -227,7 +227,8 @@ def check(recipe: Recipe) -> Summary:
     named = [split for split in SPLITS if getattr(recipe.data, split)]
     samples = {split: sample(recipe, split) for split in named}
     found = {split: each.rows for split, each in samples.items()}
-    for (first, left), (second, right) in itertools.combinations({**found, "outliers": outliers(recipe)}.items(), 2):
+    texts: dict[str, list[Row]] = {**dict(found.items()), "outliers": outliers(recipe)}
+    for (first, left), (second, right) in itertools.combinations(texts.items(), 2):
         _check_overlap(first, left, second, right)
     copies = _near_copies(found, recipe)
     task = tasks.of(recipe.path(recipe.task))

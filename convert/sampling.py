@@ -101,7 +101,7 @@ def equal_probability(rows: Sequence[R], drawn: Callable[[R], Drawn], seed: str 
     return Sample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
 
 
-def warnings(samples: Mapping[str, Sample[Any]]) -> Iterator[str]:
+def warnings(samples: Mapping[Any, Sample[Any]]) -> Iterator[str]:
     """Say what was left out of each split, where that is worth a doubt."""
     for split, drawn in samples.items():
         if drawn.unknown:
