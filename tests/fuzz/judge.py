@@ -66,6 +66,8 @@ class Judge:
         self._target, self._outside = target, list[str]()
         self._inside = str(folder.resolve())
         self._read = target.make(folder)
+        self._threads = set(threading.enumerate())
+        """Those of the process itself; a test of the judge shares it with other tests."""
         _watch()
 
     def judge(self, case: bytes) -> Verdict:
@@ -115,7 +117,7 @@ class Judge:
             outcome(self._read, case, self._target.seconds_max, processor=True)
         else:
             return f"leaves descriptors open: {sorted(_descriptors() - held)[:3]}"
-        threads = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
+        threads = [each.name for each in threading.enumerate() if each not in self._threads]
         return f"left threads: {threads[:3]}" if threads else ""
 
     def audited(self, event: str, args: tuple[Any, ...]) -> None:

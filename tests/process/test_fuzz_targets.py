@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -75,6 +76,14 @@ def opens_a_file(_: bytes) -> None:
     os.open("/dev/null", os.O_RDONLY)
 
 
+JUDGED = threading.Event()
+
+
+def leaves_a_thread(_: bytes) -> None:
+    JUDGED.clear()
+    threading.Thread(target=JUDGED.wait, name="left behind", daemon=True).start()
+
+
 def writes_elsewhere(_: bytes) -> None:
     Path("/dev/zero").write_bytes(b"x")
 
@@ -113,6 +122,7 @@ def never_ends(_: bytes) -> None:
         (raises(ManifestInvalid("a" * 5000)), "unexplained", "has 5000 characters"),
         (raises(MemoryError()), "memory", "the limit is 67 MB"),
         (opens_a_file, "left", "leaves descriptors open"),
+        (leaves_a_thread, "left", "left behind"),
         (writes_elsewhere, "left", "touched open '/dev/zero'"),
         (never_ends, "hang", "not read within 0.05 s of the processor"),
     ],
@@ -121,6 +131,7 @@ def test_the_judge_finds_what_is_a_defect(read: Read, kind: str, said: str, tmp_
     """Whatever is not read, or refused with a reason and a sentence, within bounds and without traces."""
     judge = Judge(Target("judged", lambda _, raw: raw, lambda _: read, seconds_max=0.05), tmp_path)
     verdict = judge.judge(b"a case")
+    JUDGED.set()
     assert (kind, True) == (verdict.kind, said in verdict.defect)
 
 
