@@ -28,6 +28,12 @@ from edge_agent.formats import golden
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 
 SAMPLES_MAX = 20
+STRANGE = (
+    "Ich möchte mein Geld zurück",
+    "is 51 a prime number",
+    "asdf jkl qwertz",
+)
+"""Another language, another task, a keyboard: what a till sees, too."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ def run(
         _start(console, daemon, client, shows)
         if compared:
             _compare(console, client, compared, messages, rows)
+        for show in compared:
+            if show.manifest.confidence.gate:
+                _ask_strange(console, client, show)
         for show in shows:
             present = _KINDS.get(show.manifest.task.kind)
             if present and show.samples and show not in compared:
@@ -109,10 +118,8 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Sho
             with daemon.admin() as admin:
                 admin.install(show.path)
             daemon.wait_ready(client, name)
-        console.print(
-            f"[green]✓[/green] {name} {show.manifest.version} ({show.manifest.task.kind}, {show.manifest.runtime},"
-            f" {size}) answers after {time.monotonic() - started:.1f} s"
-        )
+        kind = f"{show.manifest.task.kind}, {show.manifest.runtime}, {size}"
+        _done(console, f"{name} {show.manifest.version} ({kind}) answers after {time.monotonic() - started:.1f} s")
 
 
 def _compare(
@@ -129,6 +136,27 @@ def _compare(
             said.append(compare.ask(client, name, rows, partial(_update, line, name)))
     compare.show(console, [show.manifest for show in shows], rows, said)
     console.print("each message one call, one after the other; ± is a 95 % interval", style="dim")
+
+
+def _ask_strange(console: Console, client: Client, show: Show) -> None:
+    """Ask a bundle with a gate what it was not made for, and show what becomes of that."""
+    name, gate = show.manifest.task.name, show.manifest.confidence.gate
+    _heading(console, f"{name}: what it was not trained for")
+    made = table("message", "nearest label", "confidence", "p-value", "so it is", right=("confidence", "p-value"))
+    for text in STRANGE:
+        (result,) = client.classify(name, [text], top_k=1)
+        if isinstance(result, Failure):
+            made.add_row(Text(text), Text(result.reason, style="red"), "", "", "")
+            continue
+        marked = "OUT_OF_DISTRIBUTION" in result.degraded
+        said = "out of distribution" if marked else "not confident" if result.below_threshold else "confident"
+        style = "red" if said == "confident" else "green"
+        p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
+        made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(said, style=style))
+    print_trimmed(console, made)
+    if gate:
+        ordinary = f"The gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
+        console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
 
 
 def _update(line: Status, name: str, done: int) -> None:

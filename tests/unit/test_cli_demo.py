@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from convert.assemble import Request, assemble
-from edge_agent.cli.demo import read_show
+from edge_agent.cli.demo import STRANGE, read_show
 from edge_agent.errors import BundleUnreadable, FileMissing
+from tests import gated_onnx
 
 RECIPE = "version: 1.0.0\nruntime: echo\ntask: {{name: {name}, kind: {kind}{labels}}}\n"
 
@@ -40,6 +41,7 @@ def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
     process = demo(tmp_path, intent, talk)
     out, err = process.communicate(timeout=60)
     assert (0, "") == (process.returncode, err)
+    assert "✓ pos-intent 1.0.0 (classify, echo" in out
     assert "I want a refund  refund" in out
     assert "its confidence is not calibrated: no answer counts as sure" in out
     assert "assistant: good morning to you\n4 tokens, first text after" in out
@@ -65,6 +67,22 @@ def test_it_compares_bundles_on_labelled_messages(tmp_path):
     assert "price            refund  ✗ price   ✗ price" in out
     assert 2 == out.count("75% ±")
     assert "you: good morning" in out
+
+
+@pytest.mark.slow
+def test_a_gate_is_shown_at_work(tmp_path):
+    """A bundle with a gate is asked three strange messages, and each has its p-value and what became of it."""
+    gated = gated_onnx.bundle(tmp_path / "gated")
+    labels = read_show(gated).manifest.task.labels
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{label} please", "label": label}) + "\n" for label in labels))
+    process = demo(tmp_path, gated, "--labelled", file)
+    out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    asked = [line for line in out.splitlines() if line.startswith(STRANGE)]
+    assert len(STRANGE) == len(asked)
+    assert all(line.endswith(("out of distribution", "not confident", "confident")) for line in asked)
+    assert "The gate holds up 25% of ordinary messages at most" in out
 
 
 @pytest.mark.slow
