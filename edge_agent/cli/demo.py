@@ -70,8 +70,7 @@ def run(
         if compared:
             _compare(console, client, compared, messages, rows)
         for show in compared:
-            if show.manifest.confidence.gate:
-                _ask_strange(console, client, show)
+            _ask_strange(console, client, show)
         for show in shows:
             present = _KINDS.get(show.manifest.task.kind)
             if present and show.samples and show not in compared:
@@ -139,8 +138,10 @@ def _compare(
 
 
 def _ask_strange(console: Console, client: Client, show: Show) -> None:
-    """Ask a bundle with a gate what it was not made for, and show what becomes of that."""
+    """Ask a bundle with a gate what it was not made for, and show what becomes of that; others are not asked."""
     name, gate = show.manifest.task.name, show.manifest.confidence.gate
+    if gate is None:
+        return
     _heading(console, f"{name}: what it was not trained for")
     made = table("message", "nearest label", "confidence", "p-value", "so it is", right=("confidence", "p-value"))
     for text in STRANGE:
@@ -154,9 +155,8 @@ def _ask_strange(console: Console, client: Client, show: Show) -> None:
         p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
         made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(said, style=style))
     print_trimmed(console, made)
-    if gate:
-        ordinary = f"The gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
-        console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
+    ordinary = f"The gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
+    console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
 
 
 def _update(line: Status, name: str, done: int) -> None:
