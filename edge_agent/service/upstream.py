@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from edge_agent.config import Config
-from edge_agent.errors import EdgeAgentError, UpstreamFailed, UpstreamUnreachable, from_wire
+from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
 from edge_agent.routing.policy import Upstream
 from edge_agent.routing.question import Question
 from edge_agent.service.uplink import SILENT_REASON
@@ -163,6 +163,8 @@ class Link:
         except TimeoutError:
             raise UpstreamUnreachable("the large model took longer than there was time") from None
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # more calls at once than the uplink's server takes
+                raise UpstreamBusy("the uplink has as many questions as it takes") from None
             late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             raise UpstreamUnreachable("the large model took longer than there was time" if late else _LOST) from None
         raise UpstreamFailed("the uplink gave no whole answer")
