@@ -11,6 +11,7 @@ from rich.text import Text
 
 from convert import pipeline
 from convert.cli import label_errors, scoped, screen
+from convert.cli.label_errors import Encoder, RankLabels
 from convert.report.made import plural
 from edge_agent.cli.terminal import Rows, errors, write_exactly
 
@@ -44,13 +45,8 @@ class Command:
     site: scoped.Sites = None
     since: scoped.Since = None
     until: scoped.Until = None
-    label_errors: Annotated[
-        bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
-    ] = True
-    encoder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
-    ] = None
+    label_errors: RankLabels = True
+    encoder: Encoder = None
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
 
     def __post_init__(self) -> None:

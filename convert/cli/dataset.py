@@ -13,6 +13,7 @@ from rich.text import Text
 
 from convert import pipeline
 from convert.cli import label_errors, scoped, screen
+from convert.cli.label_errors import Encoder, RankLabels
 from convert.dataset import formats
 from convert.report.made import plural
 from edge_agent.cli.terminal import errors, say
@@ -95,13 +96,8 @@ class Command:
     ] = None
     which: Annotated[Which, typer.Option(help="label-studio: what to review.")] = Which.unreviewed
     rows_max: Annotated[int, typer.Option(metavar="N", min=1, help="label-studio: at most so many tasks.")] = 500
-    label_errors: Annotated[
-        bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
-    ] = True
-    encoder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
-    ] = None
+    label_errors: RankLabels = True
+    encoder: Encoder = None
     force: Annotated[bool, typer.Option("--force", help="Replace the folder that is there.")] = False
 
     def __post_init__(self) -> None:

@@ -1,11 +1,21 @@
-"""What `assess` and `dataset` show of labels that are likely wrong."""
+"""Labels that are likely wrong: the options of `assess` and `dataset`, and what they show."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from convert.cli import screen
 from convert.report.made import percent, plural
 from edge_agent.cli.terminal import Rows
 
+RankLabels = Annotated[
+    bool, typer.Option("--label-errors/--no-label-errors", help="Rank the labels that are likely wrong.")
+]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Compare texts by this checkpoint instead of by their letters and words."),
+]
 _SHOWN_MAX = 10
 _TEXT_CHARACTERS_MAX = 60
 

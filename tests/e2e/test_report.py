@@ -73,8 +73,19 @@ def begin(site):
     await_money(site, 6)
 
 
+def check_page(site, tmp_path):
+    """Check that the command writes the page of what was just counted, and that the table fits on a screen."""
+    path = tmp_path / "report.html"
+    said = edge_agent(site, "report", "--html", str(path))
+    assert f"{path}: open it in a browser.\n" == said
+    outline = Outline(path.read_text())
+    assert 1 == outline.count("h2")
+    assert 6 == outline.count("figure")
+    assert 100 >= max(map(len, edge_agent(site, "report", TASK, "--model-cost", "100 EUR").splitlines()))
+
+
 @pytest.mark.slow
-def test_a_task_goes_from_bootstrap_to_hybrid(site):
+def test_a_task_goes_from_bootstrap_to_hybrid(site, tmp_path):
     """The report counts examples and money from the first answer on, and names the next mode when its time has come."""
     begin(site)
     begun = report(site)
@@ -110,15 +121,4 @@ def test_a_task_goes_from_bootstrap_to_hybrid(site):
     money = report(site)["money"]
     assert (6, 54) == (money["answered_here"], money["priced"])
     assert money["saved_micros"] == pytest.approx(6 * money["spent_micros"] / 54, abs=1)
-
-
-@pytest.mark.slow
-def test_the_page_of_a_real_site_is_whole(site, tmp_path):
-    """The command writes the page of what was just counted, and the table fits on a screen."""
-    path = tmp_path / "report.html"
-    said = edge_agent(site, "report", "--html", str(path))
-    assert f"{path}: open it in a browser.\n" == said
-    outline = Outline(path.read_text())
-    assert 1 == outline.count("h2")
-    assert 6 == outline.count("figure")
-    assert 100 >= max(map(len, edge_agent(site, "report", TASK, "--model-cost", "100 EUR").splitlines()))
+    check_page(site, tmp_path)
