@@ -34,8 +34,8 @@ from convert.evaluate.predictions import matrix
 from convert.evaluate.scoring import vectors
 from edge_agent import logs
 from edge_agent.config import LogConfig
-from tests import bert_onnx, models
-from tests.bundles import minilm_bundle, write
+from tests.support import bert_onnx, models
+from tests.support.bundles import minilm_bundle, write
 
 RISK = Risk(target=0.05, delta=0.1)
 CALIBRATION_ROWS = 1000

@@ -20,10 +20,10 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.bars import Bar, main
-from tests.cancelling.calls import CALLS, Call
-from tests.cancelling.site import Site
-from tests.cancelling.sweep import TITLES, Swept, sweep
-from tests.rpcs import METHODS
+from tests.support.cancelling.calls import CALLS, Call
+from tests.support.cancelling.site import Site
+from tests.support.cancelling.sweep import TITLES, Swept, sweep
+from tests.support.rpcs import METHODS
 
 POINTS_MIN = 720
 """The sweep of version 0.1 has about 800: how many awaits a call passes through changes a little from run to run."""

@@ -17,8 +17,8 @@ from benchmarks.bare.prototype import Prototype
 from benchmarks.bars import Bar, median
 from edge_agent.client import CallFailed
 from edge_agent.client.aio import AsyncClient
-from tests import pos_intents
-from tests.daemon import RunningDaemon
+from tests.support import pos_intents
+from tests.support.daemon import RunningDaemon
 
 TASK = "pos-intent"
 TOKENS_MIN, TOKENS_MAX = 16, 32

@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.bars import Bar, main
 from edge_agent.formats import example
-from tests.examples import feedback, prediction
-from tests.measured import measured
-from tests.segments import SealingSite
+from tests.support.examples import feedback, prediction
+from tests.support.measured import measured
+from tests.support.segments import SealingSite
 
 EXAMPLES = 100_000
 RECORDS_PER_SEGMENT = 1_000

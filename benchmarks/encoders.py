@@ -23,9 +23,9 @@ from benchmarks.bars import Bar, main, median
 from convert.quantize import graph
 from edge_agent.engine.runtimes.onnx_batch import Row
 from edge_agent.engine.runtimes.onnx_session import OnnxSession
-from tests import bundles, gated_onnx, models
-from tests.bundles import minilm_bundle
-from tests.daemon import RunningDaemon
+from tests.support import bundles, gated_onnx, models
+from tests.support.bundles import minilm_bundle
+from tests.support.daemon import RunningDaemon
 
 PAIRS, WARM_PAIRS = 60, 5
 LENGTHS = {

@@ -19,10 +19,10 @@ from pathlib import Path
 from benchmarks.bars import Bar, main
 from edge_agent.client import AdminClient, CallFailed, Classification, Client
 from edge_agent.client.answers import Engine
-from tests.bundles import digest_of, echo_bundle, tiny_onnx_bundle
-from tests.callers import Callers
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import digest_of, echo_bundle, tiny_onnx_bundle
+from tests.support.callers import Callers
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 SEED = 3
 ROUNDS = 12

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bars import Bar, main
-from tests.fuzz.driver import KINDS, Report, fuzz, seed_of_the_day
-from tests.fuzz.targets import TARGETS, Target
+from tests.support.fuzz.driver import KINDS, Report, fuzz, seed_of_the_day
+from tests.support.fuzz.targets import TARGETS, Target
 
 MINUTES = 20.0
 CACHE = Path(".cache/fuzz")

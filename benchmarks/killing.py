@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from benchmarks.bars import Bar
 from edge_agent.client import CallFailed
 from edge_agent.client.aio import AsyncClient
-from tests.daemon import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 CALLERS = 4
 KILLS = 2  # of each engine

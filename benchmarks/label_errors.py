@@ -30,7 +30,7 @@ from convert.cli import screen
 from convert.dataset import label_errors
 from convert.encoder import ngrams
 from convert.encoder.sentences import sentence_vectors
-from tests import models
+from tests.support import models
 
 FLIPPED_SHARE = 0.08
 PRECISION_MIN = 0.7

@@ -33,23 +33,23 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from convert.assemble import Request, assemble
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
-from convert.data import Row, equally_likely, read_for
+from convert.data.row_files import Row, equally_likely, read_for
 from convert.dataset.select import Choice
 from convert.dataset.write import write
 from convert.evaluate import predict
 from convert.evaluate.bundle import opened
+from convert.package.assemble import Request, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
 from edge_agent.formats.document import public_key_hex
 from edge_agent.formats.manifest import Role, Threshold
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.examples import CENTRE_KEY, RECIPIENT
-from tests.large_model import LargeModel
-from tests.segments import Centre
-from tests.web_console import RunningConsole
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.large_model import LargeModel
+from tests.support.segments import Centre
+from tests.support.web_console import RunningConsole
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pos-intent"
 SITE = "shop-1"

@@ -25,8 +25,8 @@ from benchmarks.llama.turns import take_turns
 from benchmarks.streaming import TEXT, THINGS, write_together
 from edge_agent.client import CallFailed
 from edge_agent.client.aio import AsyncClient
-from tests.bundles import smollm2_bundle
-from tests.daemon import RunningDaemon
+from tests.support.bundles import smollm2_bundle
+from tests.support.daemon import RunningDaemon
 
 BUSY = [sys.executable, "-c", "while True: pass"]
 NEAR_BEST = 1.3

@@ -36,7 +36,7 @@ from benchmarks.public_data import PublicData, Text
 from convert.cli import screen
 from convert.encoder import linear
 from convert.encoder.sentences import sentence_vectors
-from convert.recipe import Recipe, read
+from convert.pipeline.recipe import Recipe, read
 from convert.report.made import percent
 from edge_agent.cli.terminal import Rows, Terminal
 

@@ -14,8 +14,8 @@ from benchmarks.classifying import measure_classifying, texts_of
 from benchmarks.killing import measure_killing
 from benchmarks.neighbours import measure_neighbours
 from benchmarks.streaming import measure_streaming
-from tests.bundles import minilm_bundle, smollm2_bundle
-from tests.daemon import RunningDaemon
+from tests.support.bundles import minilm_bundle, smollm2_bundle
+from tests.support.daemon import RunningDaemon
 
 THREADS = len(os.sched_getaffinity(0))
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from benchmarks import collecting
 from benchmarks.bars import Bar, main, median
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.writer import Limits, Writer
 from edge_agent.client.aio import AsyncClient
-from edge_agent.examples.redact.redactor import Redactor
-from edge_agent.examples.writer import Limits, Writer
-from tests import pos_intents
-from tests.bundles import echo_bundle, minilm_bundle
-from tests.daemon import RunningDaemon
-from tests.site_cases import answered, opener
+from tests.support import pos_intents
+from tests.support.bundles import echo_bundle, minilm_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.site_cases import answered, opener
 
 TASK = "pos-intent"
 CHARACTERS = 500

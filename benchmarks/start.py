@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.bars import Bar, main, median
-from tests.bundles import smollm2_bundle
-from tests.daemon import RunningDaemon
-from tests.environments import agent_interpreter
+from tests.support.bundles import smollm2_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.environments import agent_interpreter
 
 ROUNDS = 11
 IMPORTS = "import grpc.aio, pydantic, structlog"

@@ -26,17 +26,20 @@ from typing import Any, Literal, cast
 import yaml
 
 from benchmarks.bars import Bar, main
-from convert import data, finetune, models, recipe
-from convert import task as tasks
+from convert import training
+from convert.data import row_files
 from convert.dataset.formats import Example
 from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.surrogates import SurrogateSettings
-from convert.finetune.encoder import EncoderLearner, Reading, classifier
-from convert.stage import CHECKPOINT, Job
-from edge_agent.examples.redact.redactor import Redactor
-from edge_agent.examples.redact.rules import RULES
+from convert.pipeline import recipe
+from convert.pipeline import task as tasks
+from convert.pipeline.stage import CHECKPOINT, Job
+from convert.training import checkpoints
+from convert.training.encoder import EncoderLearner, Reading, classifier
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.redact.rules import RULES
 from edge_agent.formats.manifest import Kind
-from tests import models as packaged
+from tests.support import models as packaged
 
 ROOT = Path(__file__).parents[1]
 LABELED, INTENTS = ROOT / "tests" / "data" / "redaction.jsonl", ROOT / "examples" / "pos-intent"
@@ -189,13 +192,13 @@ def _trained(
     (folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
     (folder / "out").mkdir()
     made = recipe.read(folder)
-    finetune.run(Job(made, folder / "out", {"prepare": folder / "prepared"}, lambda *_: None))
+    training.run(Job(made, folder / "out", {"prepare": folder / "prepared"}, lambda *_: None))
     return _share_right(folder / "out" / CHECKPOINT, made)
 
 
 def _share_right(checkpoint: Path, made: recipe.Recipe) -> float:
-    task, tokenizer = tasks.of(made.path(made.task)), models.open_tokenizer(checkpoint)
-    rows = Reading(tokenizer, task, 512).of(data.rows(made, "test"))
+    task, tokenizer = tasks.of(made.path(made.task)), checkpoints.open_tokenizer(checkpoint)
+    rows = Reading(tokenizer, task, 512).of(row_files.rows(made, "test"))
     learner = EncoderLearner(classifier(str(checkpoint), task, "full"), tokenizer, (rows, rows), 0.0)
     return learner.validate().accuracy
 

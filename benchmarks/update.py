@@ -17,13 +17,13 @@ import structlog
 
 from benchmarks.bars import Bar, main
 from edge_agent.formats import manifest
-from tests import bundles
-from tests.answering_server import AnsweringServer
-from tests.eventually import eventually_sync
-from tests.fleet_cases import Centre
-from tests.toxic_proxy import ToxicProxy
-from tests.update_cases import UpdateCase, idle, rubbish, sha256
-from tests.uplink_cases import Clock
+from tests.support import bundles
+from tests.support.answering_server import AnsweringServer
+from tests.support.eventually import eventually_sync
+from tests.support.fleet_cases import Centre
+from tests.support.toxic_proxy import ToxicProxy
+from tests.support.update_cases import UpdateCase, idle, rubbish, sha256
+from tests.support.uplink_cases import Clock
 
 WEIGHTS_BYTES, ADAPTER_BYTES, OTHER_BUNDLES = 12 * 2**20, 2 * 2**20, 40
 CHUNK_BYTES = 2**18
@@ -33,7 +33,7 @@ CONFIDENCE |= {"n": 500, "bound": 0.04, "coverage": 0.9}
 ONCE = """
 import sys
 from pathlib import Path
-from tests.update_cases import UpdateCase
+from tests.support.update_cases import UpdateCase
 options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 UpdateCase(Path(sys.argv[1]), "s3://fleet", options, chunk_bytes=int(sys.argv[2])).once()
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.bars import Bar, main
 from benchmarks.updating import attacks, bad_bundles, crashes, downloads, memory, switching
 from benchmarks.updating.tally import Tally
-from tests.update_field import Field
+from tests.support.update_field import Field
 
 POINTS = 5
 """Faults of each kind: the tests sweep all of them."""

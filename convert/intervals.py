@@ -1,6 +1,6 @@
 """Intervals and tests on right and wrong answers: of one system, and of two on the same rows. Pure.
 
-Shares by the rule that sites use, too (edge_agent/intervals.py). Two systems: McNemar 1947, exact; Bonett and Price
+Shares by the rule that sites use, too (edge_agent/statistics.py). Two systems: McNemar 1947, exact; Bonett and Price
 2012 (doi 10.1002/sim.4415) for the difference between their shares. Rows of one family are right or wrong together:
 counts are brought down to independent rows as there, and the tests exchange the two systems in whole families. Where no
 two rows share a family, the results are those of the exact rules to the last bit.
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from edge_agent.intervals import LEVEL, Interval, independent_rows, share, share_of_families, upper_bound
+from edge_agent.statistics import LEVEL, Interval, independent_rows, share, share_of_families, upper_bound
 
 __all__ = [
     "LEVEL",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edge_agent.field.figures import Standing
 from edge_agent.formats.alarms import RaisedAlarm
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import TaskPlan
+from edge_agent.monitoring.figures import Standing
 from edge_agent.tasks import TaskModes
 from edge_agent.update.activation import Activation
 

@@ -23,25 +23,25 @@ import uvloop
 
 from edge_agent import __version__, logs, systemd, tasks
 from edge_agent.alarms import FieldAlarms
+from edge_agent.capture.collection import Collection
+from edge_agent.capture.house import House, Surroundings
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
-from edge_agent.examples.collection import Collection
-from edge_agent.examples.house import House, Surroundings
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import TaskStatus
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
 from edge_agent.metrics.site import SiteMetrics, Watched
-from edge_agent.service import descriptors, trimming
-from edge_agent.service.admin import AdminServicer, Operated
-from edge_agent.service.admission import Admission
-from edge_agent.service.escalating import Around as AroundEscalation
-from edge_agent.service.escalating import Escalation
-from edge_agent.service.feedback import FeedbackServicer, Reviewing
-from edge_agent.service.inference import Rooms
-from edge_agent.service.later import Later, Unhurried
-from edge_agent.service.server import FEEDBACK, Edge
-from edge_agent.service.upstream import Link
+from edge_agent.server import descriptors, trimming
+from edge_agent.server.admin import AdminServicer, Operated
+from edge_agent.server.admission import Admission
+from edge_agent.server.escalating import Around as AroundEscalation
+from edge_agent.server.escalating import Escalation
+from edge_agent.server.feedback import FeedbackServicer, Reviewing
+from edge_agent.server.inference import Rooms
+from edge_agent.server.later import Later, Unhurried
+from edge_agent.server.server import FEEDBACK, Edge
+from edge_agent.server.upstream import Link
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from hypothesis import settings
 
-from tests import llama_builds
+from tests.support import llama_builds
 
 LONG = ("tests/contract/test_llama_builds.py", "tests/e2e/", "tests/process/", "tests/sim/")
 """Files that take minutes, then folders whose files take seconds; tests/contract and tests/unit come behind."""

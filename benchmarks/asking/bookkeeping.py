@@ -17,21 +17,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks.bars import Bar, median
+from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.config import Config, EscalationConfig
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done
-from edge_agent.examples.redact.redactor import Redactor
 from edge_agent.routing import question
 from edge_agent.routing.policy import Wish
-from edge_agent.service.answers import Finished
-from edge_agent.service.escalating import Around, Escalation, Input
-from edge_agent.service.upstream import Link
+from edge_agent.server.answers import Finished
+from edge_agent.server.escalating import Around, Escalation, Input
+from edge_agent.server.upstream import Link
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.tasks import TaskModes
 from edge_agent.uplink.escalation.purse import Purse
 from edge_agent.v1 import escalation_pb2 as pb
-from tests.bundles import INTENTS, digest_of, echo_bundle, manifest_of
+from tests.support.bundles import INTENTS, digest_of, echo_bundle, manifest_of
 
 MICROSECONDS_MAX = 50.0
 BATCHES, CALLS = 40, 500

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from benchmarks.bars import Bar
 from edge_agent.client import CallFailed, Classification
-from tests.bundles import echo_bundle
-from tests.escalating_site import TASK, EscalatingSite
-from tests.large_model import LargeModel
-from tests.toxic_proxy import Cut, CutAnswer, Hole, ToxicProxy
+from tests.support.bundles import echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.large_model import LargeModel
+from tests.support.toxic_proxy import Cut, CutAnswer, Hole, ToxicProxy
 
 CALLS, CALLERS = 1000, 4
 DEADLINE_SECONDS = 1.0

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bars import Bar
-from tests.access_matrix import AccessMatrix
+from tests.support.access_matrix import AccessMatrix
 
 CELLS_MIN = 299
 """23 calls by 13 callers; what the protocol gains comes on top."""

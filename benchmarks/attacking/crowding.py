@@ -27,10 +27,10 @@ from benchmarks.attacking.assault import KINDS
 from benchmarks.attacking.held import Held, held
 from benchmarks.bars import Bar, median
 from edge_agent.client import CallFailed, Classification, Client
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.tls_site import TlsSite
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.tls_site import TlsSite
 
 SECONDS = 6.0
 """Of quiet, and of each assault."""

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.attacking.held import held
 from benchmarks.bars import Bar
-from tests import hostile_carried, hostile_files, hostile_state
-from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
-from tests.fuzzing import AT_ONCE
-from tests.hostile_files import Format, fuzz_file
+from tests.support import hostile_carried, hostile_files, hostile_state
+from tests.support.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
+from tests.support.fuzzing import AT_ONCE
+from tests.support.hostile_files import Format, fuzz_file
 
 CASES = 50_000
 DEFECTS_SHOWN = 20

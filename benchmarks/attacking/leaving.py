@@ -1,8 +1,9 @@
 """What serve and its children send of their own accord while they are called, updated and disturbed: nothing.
 
-They run in a network namespace in which every packet is counted that is no answer (tests/counted_network.py). Callers
-come over the sockets, and from another namespace over TCP with certificates. All three runtimes are used, for a
-library that phones home would do so from a child. Before, three deliberate attempts prove that the counter counts.
+They run in a network namespace that counts every packet that is not an answer (tests/support/counted_network.py).
+Callers connect through the sockets, and from another namespace through TCP with certificates. All three runtimes are
+used, because a library that phones home would do so from a child. First, three deliberate attempts prove that the
+counter counts.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Any
 
 from benchmarks.bars import Bar
 from edge_agent.client import CallFailed
-from tests.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
-from tests.callers import Callers
-from tests.counted_network import INSIDE, CountedNetwork, why_not
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.examples import RECIPIENT
-from tests.fleet_cases import Centre
-from tests.tls_site import TlsSite
+from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
+from tests.support.callers import Callers
+from tests.support.counted_network import INSIDE, CountedNetwork, why_not
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.examples import RECIPIENT
+from tests.support.fleet_cases import Centre
+from tests.support.tls_site import TlsSite
 
 SECONDS = 20.0
 PORT = 9443

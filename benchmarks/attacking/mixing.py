@@ -32,9 +32,9 @@ from benchmarks.attacking.slope import Slope, slope
 from benchmarks.bars import Bar
 from edge_agent.client import AdminClient, CallFailed, ReviewClient
 from edge_agent.client.answers import Engine
-from tests.bundles import digest_of, echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import digest_of, echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 MINUTES = 20.0
 SEED = 7

@@ -25,7 +25,7 @@ from benchmarks.llama import tasks
 from edge_agent.engine.protocol import Done, Failed, Load, Run
 from edge_agent.engine.runtimes.llama.context import Context
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from tests.bundles import digest_of, manifest_of
+from tests.support.bundles import digest_of, manifest_of
 
 WARM_STEPS, STEPS, LOOKS = 20, 150, 10_000
 TEXT = "A {} is for sale in a small shop by the sea. A numbered list of one hundred more things in that shop:\n1."

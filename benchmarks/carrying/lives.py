@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
-from convert.sites import FILE_NAME, Sites
+from convert.fleet.sites import FILE_NAME, Sites
 from edge_agent.formats.segment import name_of
-from tests.hostile_uplink import World
-from tests.whole_way import Outcome, Way
+from tests.support.hostile_uplink import World
+from tests.support.whole_way import Outcome, Way
 
 WORLDS, ROUNDS = 10, 10
 ACCEPT = re.compile("sites accept site-1 ([0-9a-f]{64})")

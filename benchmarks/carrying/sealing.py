@@ -13,11 +13,11 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.collect.chain import NOT_COME
 from edge_agent.cli.stick import copy_out
-from tests.segments import Centre
-from tests.site_cases import ASite, answered, judgement
-from tests.spool_field import Field, acknowledged
-from tests.strace import WRITING, Point, failed_at, killed_at
-from tests.whole_way import Outcome
+from tests.support.segments import Centre
+from tests.support.site_cases import ASite, answered, judgement
+from tests.support.spool_field import Field, acknowledged
+from tests.support.strace import WRITING, Point, failed_at, killed_at
+from tests.support.whole_way import Outcome
 
 SEED = 4
 FLIPS = 8

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from benchmarks.carrying.tally import Tally
 from convert.collect.sources import Folder, Source
-from tests.answering_server import WAYS, AnsweringServer
-from tests.forking import Forking
-from tests.object_stores import Served, s3
-from tests.strace import WRITING, Point, failed_at, killed_at, points
-from tests.toxic_proxy import Cut, Hole, Slow, ToxicProxy
-from tests.uplink_cases import UplinkCase
-from tests.uplink_faults import failure
-from tests.whole_way import Way
+from tests.support.answering_server import WAYS, AnsweringServer
+from tests.support.forking import Forking
+from tests.support.object_stores import Served, s3
+from tests.support.strace import WRITING, Point, failed_at, killed_at, points
+from tests.support.toxic_proxy import Cut, Hole, Slow, ToxicProxy
+from tests.support.uplink_cases import UplinkCase
+from tests.support.uplink_faults import failure
+from tests.support.whole_way import Way
 
 SEED = 5
 CUTS, PAIRS = 200, 10
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 import structlog
 from edge_agent.errors import EdgeAgentError
-from tests.uplink_cases import UplinkCase
+from tests.support.uplink_cases import UplinkCase
 """
 ONCE = f"""{IMPORTS}
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject

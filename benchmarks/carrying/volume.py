@@ -7,10 +7,10 @@ from pathlib import Path
 
 from benchmarks.bars import Bar
 from benchmarks.carrying.tally import Tally
-from tests.queued_examples import GROWTH_MIB_MAX, fill
-from tests.uplink_cases import UplinkCase
-from tests.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
-from tests.whole_way import Outcome
+from tests.support.queued_examples import GROWTH_MIB_MAX, fill
+from tests.support.uplink_cases import UplinkCase
+from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
+from tests.support.whole_way import Outcome
 
 
 def measure(root: Path, examples: int, tally: Tally) -> None:

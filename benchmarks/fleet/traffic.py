@@ -13,8 +13,8 @@ from benchmarks.fleet.simulation import SIX_DAYS, Outcome, Scenario
 from benchmarks.fleet.sites import Site
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import Fleet, Plan
-from tests.bundles import echo_bundle
-from tests.fleet_cases import Centre
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import Centre
 
 TASKS = 10
 HEADER_BYTES = 800

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.flywheel.commands import StepFailed
 from benchmarks.flywheel.goods import Row
-from tests.large_model import LargeModel
+from tests.support.large_model import LargeModel
 
 SEED = "oracle 1"
 

@@ -16,9 +16,9 @@ from benchmarks.flywheel.commands import Commands, StepFailed
 from benchmarks.flywheel.goods import TASK, Row
 from edge_agent.client import AdminClient, Classification, Client, ExamplesStatus, FieldSeries, ReviewClient
 from edge_agent.formats import kit
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.large_model import KEY
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.large_model import KEY
 
 AT_ONCE = 8
 INPUT_PRICE, OUTPUT_PRICE = 2.5, 10.0

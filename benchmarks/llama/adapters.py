@@ -19,8 +19,8 @@ from benchmarks.llama.streams import Written, rate, short
 from benchmarks.llama.tasks import Task
 from benchmarks.llama.turns import calls_per_second, take_turns
 from edge_agent.client.aio import AsyncClient
-from tests import gguf_adapter, pos_intents
-from tests.daemon import RunningDaemon
+from tests.support import gguf_adapter, pos_intents
+from tests.support.daemon import RunningDaemon
 
 ROUNDS, CALLS, TOKENS = 8, 48, 50
 ENGINE = {"device": "cpu", "cpu_threads": len(os.sched_getaffinity(0)), "sequences_max": goals.CLIENTS}
@@ -52,7 +52,7 @@ def measure(weights: Path, folder: Path, rounds_max: int) -> list[Bar]:
 
 
 def fits(weights: Path) -> bool:
-    """Tell whether tests/gguf_adapter.py writes adapters for this model."""
+    """Tell whether tests/support/gguf_adapter.py writes adapters for this model."""
     shapes = {tensor.name: tuple(map(int, tensor.shape)) for tensor in GGUFReader(weights).tensors}
     width, count = gguf_adapter.SMOLLM2
     layers = {name: shape for name, shape in shapes.items() if name.endswith(".attn_q.weight")}

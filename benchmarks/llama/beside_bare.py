@@ -21,8 +21,8 @@ from benchmarks.llama.sides import Ours
 from benchmarks.llama.streams import Written, rate, short
 from benchmarks.llama.turns import take_turns
 from edge_agent.client.aio import AsyncClient
-from tests import pos_intents
-from tests.daemon import RunningDaemon
+from tests.support import pos_intents
+from tests.support.daemon import RunningDaemon
 
 ROUNDS, STEPS, THREADS = 6, 60, 1
 ENGINE = {"device": "cpu", "cpu_threads": THREADS, "tune": True}

@@ -13,8 +13,8 @@ from benchmarks.llama import goals
 from benchmarks.llama.comparing import Figure
 from benchmarks.llama.tasks import SHORT, Task, bundle
 from edge_agent.client.aio import AsyncClient
-from tests import pos_intents
-from tests.daemon import RunningDaemon
+from tests.support import pos_intents
+from tests.support.daemon import RunningDaemon
 
 CALLS, OTHERS = 30, 8
 WARM_CALLS = 2

@@ -20,8 +20,8 @@ from benchmarks.llama.running import LlamaServer, Settings
 from benchmarks.llama.sides import Ours, Theirs
 from benchmarks.llama.texts import Texts
 from edge_agent.client.aio import AsyncClient
-from tests import pos_intents
-from tests.daemon import RunningDaemon
+from tests.support import pos_intents
+from tests.support.daemon import RunningDaemon
 
 COMPARED: dict[str, Part] = {
     "generate": parts.generate,

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.llama.goals import LABELS
 from benchmarks.llama.texts import Texts
 from edge_agent.formats import manifest
-from tests import bundles
+from tests.support import bundles
 
 CONTEXT_TOKENS = 4096
 PROMPT_TOKENS_MAX = 3072

@@ -15,8 +15,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from convert import gguf
-from tests import models
+from convert.quantize import gguf_files
+from tests.support import models
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "models"
 SHIPPED = "Q4_1"
@@ -34,7 +34,7 @@ def smollm2(quantization: str) -> Path:
         if quantization == SHIPPED:
             target.symlink_to(models.smollm2_path())
         else:
-            gguf.quantize(gguf.Request(models.smollm2_path(), target, quantization, requantize=True))
+            gguf_files.quantize(gguf_files.Request(models.smollm2_path(), target, quantization, requantize=True))
     return target
 
 

@@ -18,11 +18,11 @@ from benchmarks.bars import Bar, median
 from benchmarks.protocols.mlserver import MlServer
 from benchmarks.protocols.processes import cpu_seconds
 from edge_agent.v1 import inference_pb2
-from tests import environments
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.open_inference import infer
-from tests.tls_site import free_port
+from tests.support import environments
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.open_inference import infer
+from tests.support.tls_site import free_port
 
 TEXT = "I want my money back"
 CALL_SECONDS_MAX = 30.0

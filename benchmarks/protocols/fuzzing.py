@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bars import Bar
-from tests.fuzzed_daemon import Found, fuzz, fuzzed
-from tests.rpcs import METHODS
+from tests.support.fuzzed_daemon import Found, fuzz, fuzzed
+from tests.support.rpcs import METHODS
 
 CALLS = [method for method in METHODS if method.containing_service.name == "GRPCInferenceService"]
 CASES = 50_000

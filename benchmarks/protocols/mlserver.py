@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests import environments
-from tests.tls_site import free_port
+from tests.support import environments
+from tests.support.tls_site import free_port
 
 START_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.2

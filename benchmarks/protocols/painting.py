@@ -11,11 +11,11 @@ from pathlib import Path
 
 from benchmarks.bars import Bar, median
 from edge_agent.client import Client
-from tests.bundles import echo_bundle
-from tests.chromium import Chromium, Tab
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.web_console import RunningConsole
+from tests.support.bundles import echo_bundle
+from tests.support.chromium import Chromium, Tab
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.web_console import RunningConsole
 
 PREDICTIONS = 100_000
 LOADS = 9

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.strangers.bundles import Row
 from benchmarks.strangers.figures import Asked
 from edge_agent.client import Classification, Failure
-from tests.daemon import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 _AT_ONCE = 32
 

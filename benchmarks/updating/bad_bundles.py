@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.updating.tally import Tally
-from tests.bad_bundles import BAD, SETTINGS, offered
-from tests.update_field import NEW, Field, wanted
+from tests.support.bad_bundles import BAD, SETTINGS, offered
+from tests.support.update_field import NEW, Field, wanted
 
 
 def measure(field: Field, tally: Tally) -> None:

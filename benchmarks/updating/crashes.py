@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.updating.tally import Fault, Tally, suffer
-from tests.fleet_site import FleetSite, comes_true
-from tests.strace import CALLS, WRITING, Point, failed_at, killed_at, points, strace
-from tests.update_field import NEW, Field
+from tests.support.fleet_site import FleetSite, comes_true
+from tests.support.strace import CALLS, WRITING, Point, failed_at, killed_at, points, strace
+from tests.support.update_field import NEW, Field
 
 SEED = 6
 ERRORS = ("EIO", "ENOSPC")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.updating.tally import Tally
-from tests.answering_server import DOWNLOAD_WAYS, WAYS, AnsweringServer
-from tests.callers import Callers
-from tests.fleet_site import TASK, FleetSite, comes_true
-from tests.update_field import Field, bundle, wanted
+from tests.support.answering_server import DOWNLOAD_WAYS, WAYS, AnsweringServer
+from tests.support.callers import Callers
+from tests.support.fleet_site import TASK, FleetSite, comes_true
+from tests.support.update_field import Field, bundle, wanted
 
 PREFIX = "/fleet/"
 BAD_WAYS = sorted({*DOWNLOAD_WAYS, *WAYS} - {"truncated"})  # that one spoils what is uploaded

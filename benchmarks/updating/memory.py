@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 from benchmarks.updating.tally import Tally
-from tests.fleet_site import TASK, comes_true
-from tests.hostile_incoming import arrived, believes, lay, refuses
-from tests.repository_attacks import Hostile
-from tests.update_field import NEW, OLD, Field, wanted
-from tests.wall_clock import WallClock
+from tests.support.fleet_site import TASK, comes_true
+from tests.support.hostile_incoming import arrived, believes, lay, refuses
+from tests.support.repository_attacks import Hostile
+from tests.support.update_field import NEW, OLD, Field, wanted
+from tests.support.wall_clock import WallClock
 
 YEAR = 365 * 86_400
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.bars import Bar
-from tests.steady_load import to_and_fro
-from tests.update_field import Field
+from tests.support.steady_load import to_and_fro
+from tests.support.update_field import Field
 
 SWITCHES = 20
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.callers import Callers
-from tests.fleet_site import TASK, FleetSite, comes_true
-from tests.update_field import NEW, OLD, Field
+from tests.support.callers import Callers
+from tests.support.fleet_site import TASK, FleetSite, comes_true
+from tests.support.update_field import NEW, OLD, Field
 
 SETTLED_SECONDS_MAX = 30.0
 Fault = Callable[[FleetSite], None]

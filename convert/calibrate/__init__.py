@@ -30,20 +30,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from convert import data, provisional, reliability
-from convert import task as tasks
 from convert.calibrate import gate, novelty, temperature, threshold
 from convert.calibrate.division import GATE_ROWS_MAX, divided, family, hashed, one_of_each
 from convert.calibrate.gate import Conditions
 from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Choice, Floats, Risk
-from convert.data import Row
+from convert.data import row_files
+from convert.data.row_files import Row
+from convert.evaluate import reliability
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import Serving, quiet, serving
 from convert.intervals import Numbers, clustered_share, family_numbers
-from convert.stage import Job, Progress, Report
+from convert.pipeline import task as tasks
+from convert.pipeline.stage import Job, Progress, Report
+from convert.quantize import provisional
 from edge_agent.formats.manifest import AlwaysEscalate, Confidence, Kind, Novelty, Threshold
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -95,7 +97,7 @@ def run(job: Job) -> Report:
     if task.kind not in _KINDS:
         said = f"A task of kind {task.kind} has no confidence: nothing is calibrated."
         return _leave(job, AlwaysEscalate(), {"verdict": said, "kind": task.kind})
-    sample = data.sample(job.recipe, "calibration")
+    sample = row_files.sample(job.recipe, "calibration")
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         confidence, report = calibrate(bundle, sample.rows, risk, job.progress, wanted)
@@ -104,7 +106,7 @@ def run(job: Job) -> Report:
 
 def _gate_of_vectors(job: Job, wanted: Wanted) -> tuple[Confidence, Report]:
     """Return the gate of a bundle that embeds: nothing is proved, so its calibration rows are all for it."""
-    rows = one_of_each(data.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
+    rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
         with serving([bundle]) as served:

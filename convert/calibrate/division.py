@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convert.calibrate import temperature
-from convert.data import Row
+from convert.data.row_files import Row
 
 GATE_SHARE = 0.3
 TUNING_ROWS_MAX, GATE_ROWS_MAX = 500, 1000

@@ -37,7 +37,7 @@ from convert.cli import (
     synthesize,
     verify_repo,
 )
-from convert.pipeline import STAGES
+from convert.pipeline.execution import STAGES
 from edge_agent import __version__
 from edge_agent.cli.terminal import report, say
 from edge_agent.cli.usage import PrintableUsage

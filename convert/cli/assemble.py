@@ -10,9 +10,9 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from convert import assemble
 from convert.cli import run, screen
-from convert.recipe import RECIPE_NAME
+from convert.package import assemble
+from convert.pipeline.recipe import RECIPE_NAME
 from edge_agent.cli.terminal import Terminal
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Role

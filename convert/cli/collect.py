@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from convert import keys, pipeline
 from convert.cli import screen
 from convert.cli.keys import asking
 from convert.collect.sources import Source, open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, feedback_of
+from convert.pipeline import execution
+from convert.pipeline.stage import Progress as Advance
+from convert.publish import centre_keys
 from convert.report.made import plural
-from convert.stage import Progress as Advance
 from edge_agent.cli.terminal import Terminal, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example import Feedback
@@ -71,11 +72,11 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        run = pipeline.load("convert.collect.run")  # needs the extra, which other commands do without
+        run = execution.load("convert.collect.run")  # needs the extra, which other commands do without
         sources, reviews = self._sources(), self._reviews()
         if not sources and not reviews:
             raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
-        unlocked = keys.unlock(self.keys, asking(self.passphrase_file))
+        unlocked = centre_keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
             request = run.Request(
                 sources,

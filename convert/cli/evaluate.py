@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from convert import data, pipeline
 from convert.cli import run, screen
-from convert.recipe import DataFormat
+from convert.data import row_files
+from convert.pipeline import execution
+from convert.pipeline.recipe import DataFormat
 from convert.report import text
 from edge_agent.cli.terminal import errors, write_exactly
 from edge_agent.formats.manifest import Kind
@@ -38,8 +39,8 @@ def evaluate(
     if rows is None:
         run.bring(what, "evaluate", again, work)
         return
-    measuring = pipeline.load("convert.evaluate")
-    bundle = pipeline.load("convert.evaluate.bundle").opened(what)
+    measuring = execution.load("convert.evaluate")
+    bundle = execution.load("convert.evaluate.bundle").opened(what)
     with screen.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task.kind, format_), advance)
     _show(text.measured(bundle.name, report), report, as_json)
@@ -56,17 +57,17 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = pipeline.load("convert.evaluate")
-    kind = pipeline.load("convert.evaluate.bundle").opened(first).manifest.task.kind
+    measuring = execution.load("convert.evaluate")
+    kind = execution.load("convert.evaluate.bundle").opened(first).manifest.task.kind
     with screen.bar() as advance:
         report = measuring.compare(first, second, _read(rows, kind, format_), advance)
     _show(text.compared(report), report, as_json)
 
 
-def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[data.Row]:
+def _read(path: Path, kind: Kind, format_: DataFormat | None) -> list[row_files.Row]:
     """Read rows to measure on, and warn of labels that no person gave."""
-    found = data.read_for(path, kind, format_)
-    machine = data.labelled_by_machine(found)
+    found = row_files.read_for(path, kind, format_)
+    machine = row_files.labelled_by_machine(found)
     if machine:
         said = f"{machine}: the figures say how far the bundle agrees with it, not how often it is right"
         errors().print(Text.assemble(("warning: ", "yellow"), said))

@@ -17,8 +17,8 @@ from convert.cli.collect import store_options
 from convert.collect.sources import open_source
 from convert.fleet import progress, statuses
 from convert.fleet.progress import Reason, Report, SiteAlarm, TaskProgress
+from convert.fleet.sites import FILE_NAME, Sites
 from convert.fleet.standing import Stand
-from convert.sites import FILE_NAME, Sites
 from edge_agent.cli.terminal import Rows, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import PLAN_BYTES_MAX, Plan, parse

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from convert import draft
+from convert import scaffold
 from convert.cli import screen
-from convert.recipe import RECIPE_NAME
-from convert.task import TASK_NAME
+from convert.pipeline.recipe import RECIPE_NAME
+from convert.pipeline.task import TASK_NAME
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Kind, RuntimeName
 
@@ -28,17 +28,17 @@ def run(
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
-    wanted = draft.Wanted(_name(folder), kind, draft.labels_of(labels, kind), runtime)
-    texts = {RECIPE_NAME: draft.recipe_text(wanted), TASK_NAME: draft.task_text(wanted)}
+    wanted = scaffold.Wanted(_name(folder), kind, scaffold.labels_of(labels, kind), runtime)
+    texts = {RECIPE_NAME: scaffold.recipe_text(wanted), TASK_NAME: scaffold.task_text(wanted)}
     there = [name for name in texts if (folder / name).exists()]
     if there and not force:
         raise InvalidRequest(f"{folder} has a {there[0]}", remedy="Name another folder, or replace it with --force.")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    advice = draft.advise(kind)
+    advice = scaffold.advise(kind)
     console = screen.out()
-    console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {draft.runtime_of(wanted)}.")
+    console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {scaffold.runtime_of(wanted)}.")
     console.print(f"Recommended is {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
     console.print(f"Next: name the model and the data there, then 'edge-convert run {folder / RECIPE_NAME}'.")
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from convert import keys
 from convert.cli.screen import out
-from convert.publish import ceremony, keyring, layout
+from convert.publish import centre_keys, ceremony, keyring, layout
 from edge_agent.cli.terminal import Rows, say
 from edge_agent.errors import InvalidRequest
 
@@ -38,7 +37,7 @@ def create(
     Example: [bold]edge-convert keys create centre-keys --passphrase[/bold]
     """
     chosen = _new_passphrase(passphrase_file, passphrase)
-    _print(keys.create(folder, chosen))
+    _print(centre_keys.create(folder, chosen))
 
 
 @app.command()
@@ -88,7 +87,7 @@ class Signer:
         if bool(self.uri) != (self.public is not None):
             raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to make a key here.")
         chosen = _new_passphrase(self.passphrase_file, self.passphrase)
-        keys.check_passphrase(chosen)
+        centre_keys.check_passphrase(chosen)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if chosen:
             keyring.lock(self.folder, chosen)
@@ -109,8 +108,8 @@ def show(folder: Folder) -> None:
     signs = folder.is_dir() and next(keyring.read_folder(folder), None) is not None
     if signs:
         _print_signing(folder)
-    if not signs or (folder / keys.RECIPIENT).is_file():
-        _print(keys.public(folder))
+    if not signs or (folder / centre_keys.RECIPIENT).is_file():
+        _print(centre_keys.public(folder))
 
 
 @app.command()
@@ -119,13 +118,13 @@ def rotate(folder: Folder, passphrase_file: PassphraseFile = None) -> None:
 
     Give the new recipient to the sites afterwards.
     """
-    _print(keys.rotate(folder, asking(passphrase_file)))
+    _print(centre_keys.rotate(folder, asking(passphrase_file)))
 
 
-def asking(passphrase_file: Path | None) -> keys.Ask:
+def asking(passphrase_file: Path | None) -> centre_keys.Ask:
     """Return how to get at the passphrase: from the file, or else from the person at the terminal."""
     if passphrase_file is not None:
-        return lambda: keys.read_passphrase(passphrase_file)
+        return lambda: centre_keys.read_passphrase(passphrase_file)
     return _ask
 
 
@@ -139,7 +138,7 @@ def _ask() -> str:
 
 def _new_passphrase(passphrase_file: Path | None, ask: bool) -> str:
     if passphrase_file is not None:
-        return keys.read_passphrase(passphrase_file)
+        return centre_keys.read_passphrase(passphrase_file)
     if not ask:
         return ""
     typed: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
@@ -178,5 +177,5 @@ def _private(named: keyring.Named) -> str:
     return named.uri or "not here"
 
 
-def _print(public: keys.Public) -> None:
+def _print(public: centre_keys.Public) -> None:
     say(f"site:\n  recipients: [{public.recipient}]\n  receipt_keys: [{public.receipts}]")

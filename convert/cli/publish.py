@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert import data, pipeline
 from convert.cli import repository, screen
 from convert.cli.repository import OnRepository, Stage
+from convert.data import row_files
+from convert.pipeline import execution
 from convert.publish import bundles, staged
 from convert.publish.keyring import ANCHOR
 from convert.publish.publisher import Published, Publisher, Uploaded
@@ -80,12 +81,12 @@ class Command(OnRepository):
         if before is None:
             _say(f"No other version of {uploaded.signed.task} is signed: there is nothing to compare with.")
             return
-        measuring = pipeline.load("convert.evaluate")
+        measuring = execution.load("convert.evaluate")
         with tempfile.TemporaryDirectory() as made, screen.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
             kind = bundles.fetch(publisher.place, before.digest, first).manifest.task.kind
             bundles.fetch(publisher.place, uploaded.signed.digest, second)
-            report = measuring.compare(first, second, data.read_for(rows, kind), advance)
+            report = measuring.compare(first, second, row_files.read_for(rows, kind), advance)
         screen.show(text.compared(report))
         worse = [text.FIGURES[name] for name in report.get("worse", ())]
         if worse and not self.accept_worse:

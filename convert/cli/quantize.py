@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from convert import pipeline
 from convert.cli import run, screen
+from convert.pipeline import execution
 from edge_agent.errors import InvalidRequest
 
 
@@ -45,7 +45,7 @@ class Command:
 
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
-    gguf = pipeline.load("convert.gguf")
+    gguf = execution.load("convert.quantize.gguf_files")
     made = gguf.quantize(gguf.Request(source, out, type_, requantize=requantize))
     held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
     said = f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits a"

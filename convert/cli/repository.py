@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert import keys as collecting
 from convert.cli import screen
 from convert.cli.collect import store_options
+from convert.publish import centre_keys as collecting
 from convert.publish import staged
 from convert.publish.check import SOON_DAYS
 from convert.publish.commit import Draft

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from convert import pipeline, recipe
 from convert.cli import screen
+from convert.pipeline import execution, recipe
+from convert.pipeline.workspace import Record
 from convert.report.made import TEXT_NAME, duration, plural, size
 from convert.report.text import headline
-from convert.workspace import Record
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
@@ -67,11 +67,11 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
     if work is not None:
         written = written.model_copy(update={"work": str(work.absolute())})
     with screen.stages() as shown:
-        records = pipeline.run(written, until, again=again, screen=shown)
+        records = execution.run(written, until, again=again, screen=shown)
     for record in records:
         if record.stage == "evaluate":
             screen.out().print(" ".join(headline(record.report)))
-    folder = pipeline.work_folder(written)
+    folder = execution.work_folder(written)
     screen.out().print(f"{_total(records)} {folder / TEXT_NAME} says what came of it.")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from convert import pipeline
+from convert.pipeline import execution
 from convert.report.made import plural
 
 _DAY = ["%Y-%m-%d"]
@@ -36,7 +36,7 @@ Until = Annotated[
 
 def scope_of(version: str, sites: list[str] | None, since: datetime | None, until: datetime | None) -> Any:
     """Return the scope that those options mean."""
-    scope = pipeline.load("convert.dataset.scope")  # needs the extra, which other commands do without
+    scope = execution.load("convert.dataset.scope")  # needs the extra, which other commands do without
     days = (each.date() if each else None for each in (since, until))
     return scope.Scope(version, tuple(sites or ()), *days)
 

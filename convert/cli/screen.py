@@ -11,9 +11,9 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from convert.pipeline import Screen
+from convert.pipeline.execution import Screen
+from convert.pipeline.stage import Progress as Advance
 from convert.report.made import duration
-from convert.stage import Progress as Advance
 from edge_agent.cli.terminal import Terminal
 
 _STAGE_WIDTH = 10

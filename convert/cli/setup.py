@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from convert import pipeline
 from convert.cli import screen
+from convert.pipeline import execution
 
 
 def run(
@@ -30,5 +30,5 @@ def run(
     recipe.
     """
     with screen.bar() as progress:
-        made = pipeline.load("convert.export.converter").setup(cache, archive, progress)
+        made = execution.load("convert.export.converter").setup(cache, archive, progress)
     screen.out().print(f"llama.cpp's converter is in {made}.")

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert import durable, keys, site_kit
+from convert import durable
 from convert.cli import screen
-from convert.sites import Kit as Issued
-from convert.sites import Sites
+from convert.fleet import site_kit
+from convert.fleet.sites import Kit as Issued
+from convert.fleet.sites import Sites
+from convert.publish import centre_keys
 from edge_agent.formats import kit
 
 _PRIVATE_MODE = 0o600
@@ -59,12 +61,12 @@ class Command:
 
     def _secret(self) -> str:
         if self.passphrase_file is not None:
-            secret = keys.read_passphrase(self.passphrase_file)
+            secret = centre_keys.read_passphrase(self.passphrase_file)
         elif self.passphrase:
             secret = typer.prompt("Passphrase of the kits", hide_input=True, confirmation_prompt=True, err=True)
         else:
             secret = ""
-        keys.check_passphrase(secret)
+        centre_keys.check_passphrase(secret)
         return secret
 
     def _write(self, made: kit.Kit, secret: str, registry: Sites) -> None:

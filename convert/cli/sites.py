@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import screen
-from convert.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
+from convert.fleet.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats.document import timestamp

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from convert import data, pipeline, recipe
 from convert.cli import screen
+from convert.data import row_files
+from convert.pipeline import execution, recipe
 from edge_agent.errors import InvalidRequest
 
 
@@ -39,13 +40,13 @@ class Command:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        making = pipeline.load("convert.synthesize")
-        endpoint = pipeline.load("convert.synthesize.endpoint").Endpoint(self.base_url, self.key, self.model)
+        making = execution.load("convert.data.synthesize")
+        endpoint = execution.load("convert.data.synthesize.endpoint").Endpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
             said = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(said, remedy="Name a file that ends in .jsonl.")
         written = recipe.read(self.where)
-        there = data.read_rows(self.out, written.data.format) if self.out.is_file() else []
+        there = row_files.read_rows(self.out, written.data.format) if self.out.is_file() else []
         wanted = making.Wanted(self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there))
         done = 0
         with screen.bar() as advance, self.out.open("a", encoding="utf-8") as file:

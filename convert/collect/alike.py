@@ -16,7 +16,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from convert.collect import sketch
-from convert.texts import normalised
+from convert.data.texts import normalised
 
 _PAIRS_AT_ONCE = 20_000
 # `kept` holds the distinct predictions of the task.

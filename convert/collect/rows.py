@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from convert.collect import sketch
-from convert.texts import normalised
+from convert.data.texts import normalised
 from edge_agent.formats.example import AnyRecord, Feedback, Opinion, Prediction
 
 REVIEWED_AT_THE_CENTRE = "centre"

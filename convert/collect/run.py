@@ -24,9 +24,9 @@ from convert.collect.sources import Listing, Source, SourceFailed, listings
 from convert.collect.statuses import FOLDER as STATUS_FOLDER
 from convert.collect.statuses import Statuses
 from convert.collect.trust import Trust
-from convert.keys import Keys
-from convert.sites import FILE_NAME as SITES_NAME
-from convert.sites import Sites
+from convert.fleet.sites import FILE_NAME as SITES_NAME
+from convert.fleet.sites import Sites
+from convert.publish.centre_keys import Keys
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.example import Feedback
 from edge_agent.formats.receipts import EpochReceipts, Refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from convert.sites import UNDECIDED, Sites
+from convert.fleet.sites import UNDECIDED, Sites
 
 
 class Trust:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from convert.data import LabelSource, Span
+from convert.data.row_files import LabelSource, Span
 
 Format = Literal["text-label", "text-spans", "prompt-completion", "messages", "preference", "unpaired"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from convert import splits
+from convert.data import splits
 from convert.encoder import linear
 
 Floats = npt.NDArray[np.float64]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy.typing as npt
 
-from convert import durable, pipeline
+from convert import durable
 from convert.dataset import label_errors, label_studio, select
 from convert.dataset.label_errors import LabelErrors
 from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
@@ -24,7 +24,8 @@ from convert.dataset.scope import open_examples
 from convert.dataset.select import Choice
 from convert.dataset.write import made_whole
 from convert.encoder import ngrams
-from convert.stage import Progress
+from convert.pipeline import execution
+from convert.pipeline.stage import Progress
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "label-errors.json"
@@ -163,7 +164,7 @@ def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedR
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
         return ngrams.vectors(texts)
-    made: npt.ArrayLike = pipeline.load("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
+    made: npt.ArrayLike = execution.load("convert.encoder.sentences").sentence_vectors(encoder, texts, progress)
     return made
 
 

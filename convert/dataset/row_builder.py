@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from convert.data import Span
+from convert.data.row_files import Span
 from convert.dataset import formats
 from convert.dataset.formats import Example, Format, Row
 from convert.dataset.spans import SpanCounts, align

@@ -21,8 +21,8 @@ from typing import Literal
 
 import duckdb
 
-from convert import splits
-from convert.data import LABELED_BY_CHARS_MAX, LabelSource
+from convert.data import splits
+from convert.data.row_files import LABELED_BY_CHARS_MAX, LabelSource
 from convert.dataset.scope import Scope
 from edge_agent.errors import InvalidRequest
 

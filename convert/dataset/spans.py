@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from convert.data import Span
-from edge_agent.examples.redact.redactor import PLACEHOLDER
+from convert.data.row_files import Span
+from edge_agent.capture.redact.redactor import PLACEHOLDER
 from edge_agent.formats import strict_json
 
 VALUES_MAX = 200

@@ -19,9 +19,9 @@ from datetime import date, datetime, time, timedelta
 import faker
 from faker.config import AVAILABLE_LOCALES
 
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.redact.rules import RULES
 from edge_agent.errors import InvalidRequest
-from edge_agent.examples.redact.redactor import Redactor
-from edge_agent.examples.redact.rules import RULES
 
 # With each number of a bank, some locales log that it is made up.
 logging.getLogger("faker").setLevel(logging.ERROR)

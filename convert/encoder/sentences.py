@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convert import models
 from convert.encoder.pooling import mean_of
-from convert.stage import Progress
+from convert.pipeline.stage import Progress
+from convert.training import checkpoints
 
 _BATCH_ROWS = 32
 _TOKENS_MAX = 256
@@ -24,9 +24,9 @@ def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress)
     Raises:
         ModelLoadFailed: the checkpoint does not open.
     """
-    model, tokenizer = models.open_model(checkpoint, None, "none"), models.open_tokenizer(checkpoint)
-    room = min(_TOKENS_MAX, models.positions_of(models.read_config(checkpoint)) or _TOKENS_MAX)
-    tokens = [models.encoded(tokenizer, text)["input_ids"][:room] for text in texts]
+    model, tokenizer = checkpoints.open_model(checkpoint, None, "none"), checkpoints.open_tokenizer(checkpoint)
+    room = min(_TOKENS_MAX, checkpoints.positions_of(checkpoints.read_config(checkpoint)) or _TOKENS_MAX)
+    tokens = [checkpoints.encoded(tokenizer, text)["input_ids"][:room] for text in texts]
     return mean_vectors(model, tokens, tokenizer.pad_token_id or 0, progress)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from transformers import BatchEncoding
 
-from convert.data import Span
+from convert.data.row_files import Span
 from edge_agent.engine.runtimes.onnx_outputs import Word, words
 
 UNREAD = -100

@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convert import data, near_copies, provisional
-from convert.data import Row
+from convert.data import near_copies, row_files
+from convert.data.row_files import Row
 from convert.evaluate import paired
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.invariance import measure_batch_invariance
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
 from convert.evaluate.serving import predict, quiet, serving
-from convert.recipe import Recipe, Split
-from convert.stage import Job, Progress, Report
+from convert.pipeline.recipe import Recipe, Split
+from convert.pipeline.stage import Job, Progress, Report
+from convert.quantize import provisional
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Manifest, Task
 
@@ -37,7 +38,7 @@ def run(job: Job) -> Report:
 
     Leaves predictions.jsonl (text, expected and a Prediction a line), and quality.json: the report without times.
     """
-    sample = data.sample(job.recipe, "test")
+    sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         bundle = opened(provisional.bundle(job, provisional.chosen(job), Path(folder, "bundle")))
@@ -55,7 +56,9 @@ def _without_near_copies(
 ) -> Report:
     """Return how many test rows are near copies of rows that the model or its threshold comes from, and the headline of
     the others."""
-    texts = {split: [row.asked for row in data.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)}
+    texts = {
+        split: [row.asked for row in row_files.rows(recipe, split)] for split in KNOWN if getattr(recipe.data, split)
+    }
     copies = near_copies.any_of([row.asked for row in rows], texts)
     report: Report = {"near_copies": {"rows": int(copies.sum()), "splits": list(texts)}}
     if manifest.task.kind == "embed" or not copies.any() or copies.all():
@@ -74,7 +77,7 @@ def evaluate(folder: Path, rows: Sequence[Row], progress: Progress = quiet) -> t
         InvalidRequest: the rows are labelled with what the bundle does not know.
         ModelError, MemoryShort: it does not load.
     """
-    bundle, sample = opened(folder), data.equally_likely(rows)
+    bundle, sample = opened(folder), row_files.equally_likely(rows)
     _check_labels(bundle, sample.rows)
     report, predictions = _measured(bundle, sample.rows, progress)
     return report | {"sampling": sample.plain()}, predictions
@@ -87,7 +90,7 @@ def compare(first: Path, second: Path, rows: Sequence[Row], progress: Progress =
 
     Raises what `evaluate` raises; InvalidRequest also for two kinds of task.
     """
-    bundles, rows = (opened(first), opened(second)), data.equally_likely(rows).rows
+    bundles, rows = (opened(first), opened(second)), row_files.equally_likely(rows).rows
     kinds = {bundle.manifest.task.kind for bundle in bundles}
     if len(kinds) > 1:
         raise InvalidRequest(f"the bundles are of kind {' and '.join(sorted(kinds))}", remedy="Compare like with like.")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert import reliability
+from convert.evaluate import reliability
 from convert.intervals import (
     Floats,
     Interval,

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import fingerprint
 from convert.evaluate.bundle import Bundle
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.serving import quiet, serving
-from convert.stage import Progress
+from convert.pipeline import fingerprint
+from convert.pipeline.stage import Progress
 from edge_agent.formats.manifest import SCORED_KINDS
 
 TEXTS_MAX = 32

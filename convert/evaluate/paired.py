@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.data import Row
+from convert.data.row_files import Row
 from convert.evaluate import figures
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import cosines, latency, outcomes, summary, vectors

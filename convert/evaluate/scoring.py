@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.data import Row, Span
+from convert.data.row_files import Row, Span
 from convert.evaluate import figures
 from convert.evaluate.figures import Outcomes
 from convert.evaluate.predictions import Found, Prediction

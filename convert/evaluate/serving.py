@@ -19,7 +19,7 @@ from pathlib import Path
 
 from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.predictions import Found, Prediction, at_one
-from convert.stage import Progress
+from convert.pipeline.stage import Progress
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk, Done, Run

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert import models, stage, task
 from convert.export import converter, gguf, onnx
-from convert.stage import Job, Report
+from convert.pipeline import stage, task
+from convert.pipeline.stage import Job, Report
+from convert.training import checkpoints
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
 
@@ -27,7 +28,7 @@ def run(job: Job) -> Report:
     file = task.find(job.recipe.path(job.recipe.task))
     what, runtime = task.of(file), task.read(file)["runtime"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
-    config = models.read_config(checkpoint)
+    config = checkpoints.read_config(checkpoint)
     _check_length(what, config)
     if runtime == "llama":
         own = job.recipe.export.llama_cpp
@@ -35,7 +36,7 @@ def run(job: Job) -> Report:
         how = gguf.Export(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
         return gguf.export(how, made, job.out, job.progress)
     if runtime == "onnx":
-        head = models.head_of(runtime, what.kind)
+        head = checkpoints.head_of(runtime, what.kind)
         _check_labels(what, config)
         return onnx.export(checkpoint, adapter, head, job.out)
     raise InvalidRequest(
@@ -46,7 +47,7 @@ def run(job: Job) -> Report:
 
 def _check_length(what: Task, config: dict[str, Any]) -> None:
     """Raise InvalidRequest if the task allows more tokens than the model has positions for."""
-    positions = models.positions_of(config)
+    positions = checkpoints.positions_of(config)
     wanted = what.limits.input_tokens_max + what.written_tokens_max
     if positions and wanted > positions:
         said = f"the task allows {wanted} tokens; the model has {positions} positions"
@@ -62,7 +63,7 @@ def _check_labels(what: Task, config: dict[str, Any]) -> None:
             " text, and the agent would serve them as such",
             remedy="Train it for one label a text: 'finetune:' in the recipe, or a checkpoint that was.",
         )
-    labels = models.labels_of(config)
+    labels = checkpoints.labels_of(config)
     unnamed = [f"LABEL_{index}" for index in range(len(what.labels))]
     if what.kind != "embed" and labels not in (unnamed, list(what.labels)):
         raise InvalidRequest(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convert import durable
-from convert.stage import Progress
+from convert.pipeline.stage import Progress
 from edge_agent.errors import FileMissing, HashMismatch, ModelLoadFailed, RequirementUnmet
 
 VERSION = "0.3.36"

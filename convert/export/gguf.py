@@ -19,10 +19,10 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from convert import models
 from convert.export import converter
 from convert.export.converter import Converter
-from convert.stage import Progress, Report
+from convert.pipeline.stage import Progress, Report
+from convert.training import checkpoints
 from edge_agent.errors import InvalidRequest
 
 BASE, ADAPTER = "base.gguf", "adapter.gguf"
@@ -51,7 +51,7 @@ def export(how: Export, tool: Converter, out: Path, progress: Progress) -> Repor
         InvalidRequest: the model, its tokenizer or its adapter is of a kind that would come out wrong.
         ModelLoadFailed: the weights do not fill the model, or the converter fails.
     """
-    _refuse(models.read_config(how.checkpoint))
+    _refuse(checkpoints.read_config(how.checkpoint))
     report: Report = {"base": BASE, "type": weight_type(how.checkpoint), "converter": tool.scripts.name}
     if how.adapter is None:
         progress("converting", 0, 1)
@@ -73,7 +73,7 @@ def export(how: Export, tool: Converter, out: Path, progress: Progress) -> Repor
 def to_gguf(tool: Converter, checkpoint: Path, out: Path) -> None:
     """Convert a checkpoint of any architecture that the converter knows. Raises as `export` does."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bert-") as folder:
-        config = models.read_config(checkpoint)
+        config = checkpoints.read_config(checkpoint)
         if config.get("architectures") == ["BertForSequenceClassification"]:
             checkpoint = _with_pooler(checkpoint, Path(folder, "checkpoint"))
         name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
@@ -98,7 +98,7 @@ def weight_type(checkpoint: Path) -> str:
 
 
 def _refuse(config: dict[str, Any]) -> None:
-    if not models.is_decoder(config):
+    if not checkpoints.is_decoder(config):
         raise InvalidRequest(
             f"the llama runtime serves decoders; the source is {_architecture(config)}",
             remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a model that continues texts.",
@@ -166,7 +166,7 @@ def _architecture(config: dict[str, Any]) -> str:
 
 
 def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
-    models.open_model(checkpoint, adapter, "causal").save_pretrained(out)
+    checkpoints.open_model(checkpoint, adapter, "causal").save_pretrained(out)
     _copy_rest(checkpoint, out)
     return out
 

@@ -15,11 +15,12 @@ import onnx
 import transformers
 from optimum.exporters.onnx import main_export
 
-from convert import durable, models
+from convert import durable
 from convert.encoder import bert_graph
 from convert.encoder.pooling import MeanPooledBert
-from convert.models import Head
-from convert.stage import Report
+from convert.pipeline.stage import Report
+from convert.training import checkpoints
+from convert.training.checkpoints import Head
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
@@ -40,7 +41,7 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
         InvalidRequest: optimum does not know the architecture, or the graph is too large for one file.
         ModelLoadFailed: the weights do not fill the model, or the export fails.
     """
-    model = models.open_model(checkpoint, adapter, head)
+    model = checkpoints.open_model(checkpoint, adapter, head)
     if isinstance(model, MeanPooledBert):
         config, _ = bert_graph.load(checkpoint)
         weights = {name.removeprefix("bert."): tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -50,7 +51,7 @@ def export(checkpoint: Path, adapter: Path | None, head: Head, out: Path) -> Rep
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as name:
         source, made = Path(name, "checkpoint"), Path(name, "onnx")
         model.save_pretrained(source)
-        models.open_tokenizer(checkpoint).save_pretrained(source)
+        checkpoints.open_tokenizer(checkpoint).save_pretrained(source)
         _call_optimum(source, made, _TASKS[head])
         if not (made / MODEL).is_file() or (made / (MODEL + "_data")).exists():
             said = "the graph does not fit into one ONNX file of 2 GiB"

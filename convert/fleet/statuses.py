@@ -1,7 +1,7 @@
 """The newest status object of each site, from object stores and folders, and what is wrong with the others.
 
 Read like everything that comes from outside: bounded, and believed only when it is signed. With a registry of sites
-(convert/sites.py) a status counts only if one of the site's keys signed it; nothing is written down here. Without one
+(convert/fleet/sites.py) a status counts only if one of the site's keys signed it; nothing is stored here. Without one
 each status is taken at its word.
 """
 
@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from convert.collect.sources import Source, SourceFailed, listings, path_of
-from convert.sites import Sites
-from convert.stage import Progress
+from convert.fleet.sites import Sites
+from convert.pipeline.stage import Progress
 from edge_agent.errors import ExchangeError
 from edge_agent.formats import status
 from edge_agent.formats.document import DOCUMENT_BYTES_MAX, seconds

@@ -7,8 +7,8 @@ adapters for another base.
 
 from __future__ import annotations
 
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, Job, Report
 from convert.prepare import adapters, checkpoints, gguf
-from convert.stage import ADAPTER, CHECKPOINT, Job, Report
 
 
 def run(job: Job) -> Report:

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from convert.pipeline.stage import Report
 from convert.prepare import checkpoints
-from convert.stage import Report
 from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

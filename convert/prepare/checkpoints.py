@@ -13,9 +13,9 @@ from typing import Any
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from convert import models
 from convert.encoder import pooling
-from convert.stage import Report
+from convert.pipeline.stage import Report
+from convert.training import checkpoints
 from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
@@ -49,7 +49,7 @@ def take(source: Path, out: Path) -> Report:
     pooled = pooling.of_source(source, config)
     if pooled:
         (out / CONFIG).write_text(json.dumps(config | pooled, indent=2) + "\n", encoding="utf-8")
-    models.open_tokenizer(out)
+    checkpoints.open_tokenizer(out)
     base = config.get("_name_or_path") or source.resolve().name
     return {"kind": "checkpoint", "base": base, "architecture": config["model_type"], "dtypes": dtypes, **pooled}
 

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 import transformers
 
-from convert import gguf, probe, probes
+from convert import probe
+from convert.pipeline.stage import Progress, Report
 from convert.prepare import tokenizer as tokenizers
-from convert.stage import Progress, Report
+from convert.quantize import gguf_files
+from convert.verify import probes
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 
 _PROBE_TEXTS_MAX = 8
@@ -35,7 +37,7 @@ def take_back(source: Path, out: Path, progress: Progress) -> Report:
         InvalidRequest: its architecture or its tokenizer is none that can be taken back exactly.
         ModelLoadFailed: it is damaged, or what came out is not the same model.
     """
-    fields = gguf.read_fields(source)
+    fields = gguf_files.read_fields(source)
     progress("reading the tokenizer", 0, 4)
     tokenizer = tokenizers.build(fields)
     tokens = _check_tokens(source, tokenizer)
@@ -90,7 +92,7 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
     prompts = probes.prompts(tokenizer)[:_PROBE_TEXTS_MAX]
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         plain = Path(folder, "float32.gguf")
-        gguf.quantize(gguf.Request(source, plain, "F32", requantize=True))
+        gguf_files.quantize(gguf_files.Request(source, plain, "F32", requantize=True))
         answer = probe.ask("convert.probe.llama", {"model": str(plain), "prompts": prompts})
     expected = probes.last_logits(model, prompts)
     found = probes.compare(expected, answer.arrays["logits"])

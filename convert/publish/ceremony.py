@@ -10,8 +10,8 @@ from pathlib import Path
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from convert import durable
-from convert.keys import check_passphrase
 from convert.publish import keyring, layout
+from convert.publish.centre_keys import check_passphrase
 from convert.publish.keyring import Keyring, Named
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import FILE_NAME

@@ -1,6 +1,7 @@
 """Makes the candidates: the exported weights in several smaller forms. `choose` measures them and picks one.
 
-A type is a choice of speed as much as of size, and its name does not say what is inside: see `convert/gguf.py`.
+A type is a choice of speed as much as of size, and its name does not show its contents: see
+`convert/quantize/gguf_files.py`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import choose, data, gguf, models, probe, stage, task
-from convert.choose import Candidate
+from convert import probe
+from convert.data import row_files
 from convert.decoder.tokens import task_tokens
 from convert.export.gguf import ADAPTER, BASE
 from convert.export.onnx import MODEL, TOKENIZER
-from convert.provisional import CANDIDATES
-from convert.quantize import detector, graph, imatrix
+from convert.pipeline import stage, task
+from convert.pipeline.stage import Job, Report
+from convert.quantize import choose, detector, gguf_files, graph, imatrix
+from convert.quantize.choose import Candidate
 from convert.quantize.detector import Fitted
-from convert.stage import Job, Report
+from convert.quantize.provisional import CANDIDATES
+from convert.training import checkpoints
 from convert.verify import reference
 from convert.verify.loss import Loss, between
 from edge_agent.errors import InvalidRequest
@@ -66,17 +70,17 @@ def run(job: Job) -> Report:
 
 
 def _llama(job: Job, what: Task, source: Path) -> tuple[list[Candidate], Report]:
-    fields = gguf.read_fields(source)
+    fields = gguf_files.read_fields(source)
     width = fields[f"{fields['general.architecture']}.embedding_length"]
     types = job.recipe.quantize.types or (GGUF_TYPES if width % _BLOCK == 0 else GGUF_TYPES_NARROW)
-    _check(types, set(gguf.FTYPES), "llama")
+    _check(types, set(gguf_files.FTYPES), "llama")
     importance, more = _importance(job, what, fields) if job.recipe.quantize.importance_matrix else ({}, {})
     next_tokens = NextTokens(job, what)
     found = []
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
         target = _place(job, name, "model.gguf")
-        made = gguf.quantize(gguf.Request(source, target, name, importance=importance))
+        made = gguf_files.quantize(gguf_files.Request(source, target, name, importance=importance))
         details = {
             "type": name,
             "bits_per_weight": made.contents.bits_per_weight,
@@ -97,8 +101,8 @@ class NextTokens:
 
     def __init__(self, job: Job, what: Task) -> None:
         """Compute it."""
-        tokens = task_tokens(what, models.open_tokenizer(stage.checkpoint(job)))
-        rows = data.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
+        tokens = task_tokens(what, checkpoints.open_tokenizer(stage.checkpoint(job)))
+        rows = row_files.rows(job.recipe, "calibration")[:NEXT_TOKEN_TEXTS_MAX]
         prompts = [list(tokens.prompt(row.text)) for row in rows]
         self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
         adapter = job.done["export"] / ADAPTER
@@ -114,13 +118,13 @@ class NextTokens:
         return probe.ask("convert.probe.llama", {"model": str(weights), **self._asked}).arrays["logits"]
 
 
-def _importance(job: Job, what: Task, fields: dict[str, Any]) -> tuple[gguf.Importance, Report]:
+def _importance(job: Job, what: Task, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
     """Return the importance matrix on the recipe's texts, in the task's own prompt."""
     checkpoint = stage.checkpoint(job)
-    tokens = task_tokens(what, models.open_tokenizer(checkpoint))
-    rows = data.rows(job.recipe, "importance")[:IMPORTANCE_ROWS_MAX]
+    tokens = task_tokens(what, checkpoints.open_tokenizer(checkpoint))
+    rows = row_files.rows(job.recipe, "importance")[:IMPORTANCE_ROWS_MAX]
     prompts = [tokens.prompt(row.text) for row in rows]
-    model = models.open_model(checkpoint, stage.adapter(job), "causal")
+    model = checkpoints.open_model(checkpoint, stage.adapter(job), "causal")
     architecture, layers = fields["general.architecture"], model.config.get_text_config().num_hidden_layers
     matrix = imatrix.measure(model, prompts, imatrix.names(architecture, layers), job.progress)
     return matrix, {"importance": {"rows": len(rows), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}

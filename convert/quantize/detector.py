@@ -20,11 +20,12 @@ import numpy.typing as npt
 import onnx
 from tokenizers import Tokenizer
 
-from convert import data, probe
-from convert.data import Row
+from convert import probe
+from convert.data import row_files
+from convert.data.row_files import Row
+from convert.pipeline.stage import Job, Report
 from convert.quantize import ood_graph
 from convert.quantize.ood_graph import Detector, Floats, Pooling
-from convert.stage import Job, Report
 from edge_agent.formats.manifest import Task
 
 ROWS_MAX = 8192
@@ -75,7 +76,7 @@ def fit(job: Job, task: Task, exported: Path, tokenizer: Path) -> Fitted | None:
         return None
     model = onnx.load(exported)
     hidden = ood_graph.find(model, task.kind)
-    rows = _drawn(data.rows(job.recipe, "train"))
+    rows = _drawn(row_files.rows(job.recipe, "train"))
     if not hidden or len(rows) < ROWS_MIN:
         return None
     job.progress("reading the training texts", 0, len(rows))

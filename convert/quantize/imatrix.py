@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convert.gguf import Importance
-from convert.stage import Progress
+from convert.pipeline.stage import Progress
+from convert.quantize.gguf_files import Importance
 from edge_agent.errors import InvalidRequest
 
 Names = Callable[[str], str | None]

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from convert.data import Summary
-from convert.recipe import Recipe
-from convert.workspace import Record
+from convert.data.row_files import Summary
+from convert.pipeline.recipe import Recipe
+from convert.pipeline.workspace import Record
 
 UNKNOWN = "-"
 JSON_NAME, TEXT_NAME = "report.json", "report.md"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from convert.data import LabelSource, Summary
-from convert.recipe import Split
+from convert.data.row_files import LabelSource, Summary
+from convert.pipeline.recipe import Split
 from convert.report.doubts import doubts, of_quality
 from convert.report.made import UNKNOWN, Made, brief, duration, interval, number, percent, plural, size
 

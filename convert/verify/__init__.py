@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from convert import data, models, probe, probes, stage, task
+from convert import probe
+from convert.data import row_files
 from convert.decoder.tokens import task_tokens
 from convert.export.gguf import ADAPTER, BASE
 from convert.export.onnx import MODEL, TOKENIZER
-from convert.probes import Gap
-from convert.stage import Job, Report
-from convert.verify import reference
+from convert.pipeline import stage, task
+from convert.pipeline.stage import Job, Report
+from convert.training import checkpoints
+from convert.verify import probes, reference
+from convert.verify.probes import Gap
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.manifest import Kind, Task
 
@@ -42,7 +45,7 @@ def run(job: Job) -> Report:
     """
     file = task.find(job.recipe.path(job.recipe.task))
     what, runtime = task.of(file), task.read(file)["runtime"]
-    texts = [row.text for row in data.rows(job.recipe, "calibration")[:TEXTS_MAX]]
+    texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
     pair = Pair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
     job.progress("comparing with PyTorch", 0, 1)
     report = check_gguf(pair, what, texts) if runtime == "llama" else check_onnx(pair, what.kind, texts)
@@ -63,7 +66,7 @@ class Pair:
 
 def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
     """Compare a GGUF file, with its adapter. Raises ModelFailed, ModelLoadFailed."""
-    tokenizer = models.open_tokenizer(pair.checkpoint)
+    tokenizer = checkpoints.open_tokenizer(pair.checkpoint)
     rendered = task_tokens(what, tokenizer)
     prompts = probes.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
     read = probes.texts_for(tokenizer, [*probes.TEXTS, *texts])
@@ -74,7 +77,7 @@ def check_gguf(pair: Pair, what: Task, texts: Sequence[str]) -> Report:
     said = probes.difference(answer.facts, tokenizer, read)
     if said:
         raise ModelFailed(f"the exported file reads texts otherwise than the checkpoint: {said}", remedy=_REMEDY)
-    expected = probes.last_logits(models.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
+    expected = probes.last_logits(checkpoints.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
     gap = probes.compare(expected, answer.arrays["logits"])
     report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
     if probes.composes(tokenizer):
@@ -102,7 +105,7 @@ def _inputs(pair: Pair, texts: Sequence[str]) -> list[list[int]]:
     served.no_truncation()
     served.no_padding()
     served.encode_special_tokens = True
-    tokenizer = models.open_tokenizer(pair.checkpoint)
+    tokenizer = checkpoints.open_tokenizer(pair.checkpoint)
     inputs = [list(served.encode(text).ids) for text in texts]
     for text, ids in zip(texts, inputs, strict=True):
         if ids != reference.encode(tokenizer, text):
@@ -112,7 +115,7 @@ def _inputs(pair: Pair, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _reference(pair: Pair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-    head = models.head_of("onnx", kind)
+    head = checkpoints.head_of("onnx", kind)
     return reference.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import probes
+from convert.verify import probes
 
 
 @dataclass(frozen=True)

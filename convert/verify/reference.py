@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convert import models, probes
 from convert.decoder.scores import joint_log_probabilities
 from convert.decoder.tokens import task_tokens
+from convert.training import checkpoints
+from convert.verify import probes
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Task
 
@@ -39,9 +40,9 @@ def label_log_probabilities(
     """
     if task.kind != "classify":
         raise InvalidRequest(f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers.")
-    if models.is_decoder(models.read_config(checkpoint)):
-        model = models.open_model(checkpoint, adapter, "causal")
-        tokens = task_tokens(task, models.open_tokenizer(checkpoint))
+    if checkpoints.is_decoder(checkpoints.read_config(checkpoint)):
+        model = checkpoints.open_model(checkpoint, adapter, "causal")
+        tokens = task_tokens(task, checkpoints.open_tokenizer(checkpoint))
         return probes.log_softmax(joint_log_probabilities(model, tokens, texts, done))
     rows = encoder_rows(checkpoint, adapter, "sequence", texts, done)
     return probes.log_softmax(np.stack(rows))
@@ -56,17 +57,17 @@ def tag_log_probabilities(
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return an encoder's tokens for a text as the agent cuts it: whole, and "[SEP]" in it is five characters."""
-    return list(models.encoded(tokenizer, text)["input_ids"])
+    return list(checkpoints.encoded(tokenizer, text)["input_ids"])
 
 
 def encoder_rows(
-    checkpoint: Path, adapter: Path | None, head: models.Head, texts: Sequence[str], done: Done = quiet
+    checkpoint: Path, adapter: Path | None, head: checkpoints.Head, texts: Sequence[str], done: Done = quiet
 ) -> list[NDArray[np.float32]]:
     """Return the model's first output for each text, in float32: logits, or the last hidden state [tokens, width].
 
     One text at a time: what is not padded cannot be changed by padding. Raises ModelLoadFailed.
     """
-    model, tokenizer = models.open_model(checkpoint, adapter, head), models.open_tokenizer(checkpoint)
+    model, tokenizer = checkpoints.open_model(checkpoint, adapter, head), checkpoints.open_tokenizer(checkpoint)
     rows = []
     with torch.inference_mode():
         for count, text in enumerate(texts, 1):

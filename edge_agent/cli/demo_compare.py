@@ -20,7 +20,7 @@ from edge_agent.cli.output import print_trimmed, table
 from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest
-from edge_agent.intervals import Interval, share_of_families
+from edge_agent.statistics import Interval, share_of_families
 
 SHOWN_ROWS = 8
 CALL_SECONDS_MAX = 60.0

@@ -14,10 +14,10 @@ from rich.text import Text
 from edge_agent.cli import identity
 from edge_agent.cli.output import err, out, print_facts, print_trimmed
 from edge_agent.cli.site import site_of
-from edge_agent.enrol import enrolment, reading, services
-from edge_agent.enrol.enrolment import Anchor, Done, Prepared, Request
-from edge_agent.enrol.former import Former
-from edge_agent.enrol.writing import Places
+from edge_agent.enrolment import enrolment, reading, services
+from edge_agent.enrolment.enrolment import Anchor, Done, Prepared, Request
+from edge_agent.enrolment.former import Former
+from edge_agent.enrolment.writing import Places
 from edge_agent.errors import InvalidRequest, KitRefused
 from edge_agent.formats import kit
 from edge_agent.formats.kit import Kit

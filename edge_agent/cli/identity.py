@@ -14,7 +14,7 @@ from rich.text import Text
 from edge_agent.cli.output import out, print_facts, print_json
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.config import Config, Files
-from edge_agent.enrol import record
+from edge_agent.enrolment import record
 from edge_agent.errors import ConfigInvalid, ExchangeError
 from edge_agent.formats import receipts, status
 from edge_agent.formats.document import DOCUMENT_BYTES_MAX

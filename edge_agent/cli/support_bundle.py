@@ -22,8 +22,8 @@ from edge_agent.config import Files, read_files
 from edge_agent.doctor.examine import judge
 from edge_agent.doctor.probes.serving import ask
 from edge_agent.errors import ConfigInvalid, StickFailed
-from edge_agent.support.archive import packed, write
-from edge_agent.support.gather import Part, Sources, gather
+from edge_agent.support_bundle.archive import packed, write
+from edge_agent.support_bundle.gather import Part, Sources, gather
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Left out: a name with site and time, here.")

@@ -66,7 +66,7 @@ class AdminClient(Connection):
 
     def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in the field."""
-        from edge_agent.client import field  # noqa: PLC0415 - see LATE_IMPORTS in tests/test_house.py
+        from edge_agent.client import field  # noqa: PLC0415 - see LATE_IMPORTS in tests/architecture
 
         request = admin_pb2.GetFieldReportRequest(task=task)
         return field.report(self.call(self._stub.GetFieldReport, request, timeout_seconds))

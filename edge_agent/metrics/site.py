@@ -14,21 +14,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edge_agent import __version__
+from edge_agent.capture.collection import Collection, CollectionStatus
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
-from edge_agent.examples.collection import Collection, CollectionStatus
-from edge_agent.field.figures import Standing
 from edge_agent.formats.document import seconds
 from edge_agent.formats.uplink import FILE_NAME
 from edge_agent.metrics import field, processes
 from edge_agent.metrics.catalogue import CATALOGUE
 from edge_agent.metrics.counting import Counts, TaskCounts
 from edge_agent.metrics.text import Sample, page
-from edge_agent.service import messages
-from edge_agent.service.admission import Admission
-from edge_agent.service.uplink import listen
-from edge_agent.service.upstream import Link
+from edge_agent.monitoring.figures import Standing
+from edge_agent.server import messages
+from edge_agent.server.admission import Admission
+from edge_agent.server.uplink import listen
+from edge_agent.server.upstream import Link
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview

@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge_agent.intervals import upper_bound
 from edge_agent.report.figures import Compared, Confident, Figures, Label, total
 from edge_agent.report.shares import Share, at_most, rows_min, rows_needed, share
+from edge_agent.statistics import upper_bound
 
 STEPS: dict[int, str] = {
     100: "measure a model, within ten percentage points",

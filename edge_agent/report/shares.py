@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edge_agent import intervals
+from edge_agent import statistics
 
-LEVEL = intervals.LEVEL
+LEVEL = statistics.LEVEL
 _ROWS_MAX = 10_000_000
 """Whoever needs more than that needs another model."""
 
@@ -31,13 +31,13 @@ def share(hits: int, rows: int) -> Share:
     """Return `hits` of `rows` with the exact two-sided interval; of no rows nothing is known: 0 to 1."""
     if not 0 <= hits <= rows:
         raise ValueError(f"{hits} of {rows} is no share")
-    found = intervals.share(hits, rows)
+    found = statistics.share(hits, rows)
     return Share(hits, rows, found.low, found.high)
 
 
 def at_most(errors: int, rows: int, risk: float) -> float:
     """Return the binomial probability of so many errors or fewer."""
-    return 1.0 if errors >= rows else intervals.beta_cdf(rows - errors, errors + 1, 1 - risk)
+    return 1.0 if errors >= rows else statistics.beta_cdf(rows - errors, errors + 1, 1 - risk)
 
 
 def rows_min(target: float, delta: float) -> int:

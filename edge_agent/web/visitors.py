@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_agent.config import Role
 from edge_agent.formats.certificate_fields import Certificate
-from edge_agent.service.roles import ROLES, roles_of
+from edge_agent.server.roles import ROLES, roles_of
 
 Proof = Literal["cookie", "bearer", "certificate"]
 # The first that fits counts; a path that is not here is open to every visitor.

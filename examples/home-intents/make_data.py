@@ -29,7 +29,7 @@ from typing import Any
 
 from hassil import expression, intents
 
-from convert import splits
+from convert.data import splits
 
 HERE = Path(__file__).parent
 SEED = "home-intents 1"

@@ -25,7 +25,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from convert import splits
+from convert.data import splits
 
 HERE = Path(__file__).parent
 PACKAGE, FILE = "ingredient_parser", "en/data/fdc_ingredients.csv.gz"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.object_stores import azurite_server
+from tests.support.object_stores import azurite_server
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 from edge_agent.engine.runtimes.llama.adapters import LOADED_MAX, Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.errors import ModelFailed
-from tests import tiny_gguf
-from tests.gguf_adapter import TINY, write_adapter
+from tests.support import tiny_gguf
+from tests.support.gguf_adapter import TINY, write_adapter
 
 
 class Counting(Model):

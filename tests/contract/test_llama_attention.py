@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from convert import gguf
+from convert.quantize import gguf_files
 from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Aborted, Context, Logits, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
-from tests import tiny_decoder, tiny_gguf
-from tests.attention import by_row
-from tests.models import smollm2_path
+from tests.support import tiny_decoder, tiny_gguf
+from tests.support.attention import by_row
+from tests.support.models import smollm2_path
 
 TOKENS = 300
 """More than a block of cells, more than four of them, and no multiple."""
@@ -53,7 +53,7 @@ def cut(
 def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     """SmolLM2 at each of the usual quantizations: nine heads, three of which share keys and values."""
     path = tmp_path_factory.mktemp("weights") / f"{request.param}.gguf"
-    gguf.quantize(gguf.Request(smollm2_path(), path, request.param, requantize=True))
+    gguf_files.quantize(gguf_files.Request(smollm2_path(), path, request.param, requantize=True))
     model = Model(str(path))
     yield model
     model.close()

@@ -1,4 +1,4 @@
-"""The contract of the llama engine, on builds of llama.cpp for several kinds of processor: tests/llama_builds.py."""
+"""The contract of the llama engine on builds for several kinds of processor (tests/support/llama_builds.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.runtimes.llama import backends
 from edge_agent.formats.manifest import encode
-from tests import bundles, llama_builds
-from tests.llama_builds import BUILDS, VARIABLE, Build
+from tests.support import bundles, llama_builds
+from tests.support.llama_builds import BUILDS, VARIABLE, Build
 
 TOLD = 6000
 """Characters of what a failed run has printed."""

@@ -8,7 +8,7 @@ from edge_agent.engine.protocol import CacheUse, Done, Load, Run
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
-from tests.models import smollm2_path
+from tests.support.models import smollm2_path
 
 PREFIX = "What does the customer want?\nCustomer: My kettle broke.\nWants: refund\nCustomer: "
 

@@ -13,9 +13,9 @@ from edge_agent.engine.protocol import Done, Event, Load, Run
 from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX, ROWS_GROUP, filled_up
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME
-from tests.attention import by_row
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
-from tests.gguf_adapter import write_adapter
+from tests.support.attention import by_row
+from tests.support.gguf_adapter import write_adapter
 
 TEXTS = [
     f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"

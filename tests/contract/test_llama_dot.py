@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes.llama import backends
-from tests.attention import by_row
+from tests.support.attention import by_row
 
 Q4_1 = 3
 """ggml.h's number of the type."""

@@ -23,9 +23,9 @@ from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.errors import MemoryShort, ModelFailed, ModelLoadFailed
 from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest
-from tests import record_schemas, tiny_gguf
-from tests.bundles import RECORD_SCHEMA, manifest_of, smollm2_bundle
-from tests.models import smollm2_path
+from tests.support import record_schemas, tiny_gguf
+from tests.support.bundles import RECORD_SCHEMA, manifest_of, smollm2_bundle
+from tests.support.models import smollm2_path
 
 TEXTS = (
     "I want to swap 3 red mugs that I bought on 2026-11-20.",
@@ -39,7 +39,7 @@ STEPS_MAX = 2000
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """The task of tests/bundles.py."""
+    """The task of tests/support/bundles.py."""
     return manifest_of(smollm2_bundle(tmp_path_factory.mktemp("m") / "a", "extract"))
 
 

@@ -15,7 +15,7 @@ from edge_agent.engine.protocol import Done, Failed, Run
 from edge_agent.engine.runtimes.llama.adapters import LOADED_MAX
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.errors import InputTooLong
-from tests.llama_turmoil import (
+from tests.support.llama_turmoil import (
     JOBS,
     TEXTS,
     Turmoil,

@@ -19,7 +19,7 @@ from edge_agent.engine.runtimes.llama.labels import log_probs
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
-from tests.models import smollm2_path
+from tests.support.models import smollm2_path
 
 WEIGHTS = smollm2_path()
 CONTEXT_TOKENS = 320

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.engine.protocol import Done, Load, Run, Token
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from tests import bundles
+from tests.support import bundles
 
 TEXT, TOKENS = "Say hello.", 6
 

@@ -12,9 +12,9 @@ from edge_agent.engine.runtimes.llama.cache import LONE_CELLS_MAX, Cache, shape_
 from edge_agent.engine.runtimes.llama.context import Rows
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.sequences import Prompt
-from tests import tiny_gguf
-from tests.attention import by_row
-from tests.models import smollm2_path
+from tests.support import tiny_gguf
+from tests.support.attention import by_row
+from tests.support.models import smollm2_path
 
 TEXT = "How much is the blue lamp over there, next to the green one? "
 SHALLOW, DEEP = 24, LONE_CELLS_MAX + 20

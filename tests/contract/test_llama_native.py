@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from edge_agent.engine.runtimes.llama.native import Model
-from tests.attention import BY_ROW
-from tests.models import smollm2_path
-from tests.native import Logits, Native, Row
+from tests.support.attention import BY_ROW
+from tests.support.models import smollm2_path
+from tests.support.native import Logits, Native, Row
 
 PARIS = "The capital of France is"
 # Logits of the likeliest next tokens. Between kernels (x64, haswell, zen4, with and without flash attention) they moved

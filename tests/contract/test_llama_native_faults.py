@@ -17,9 +17,9 @@ import pytest
 
 from edge_agent.engine.runtimes.llama.grammar import tokens_of
 from edge_agent.engine.runtimes.llama.native import Model
-from tests.gguf_adapter import write_adapter
-from tests.models import smollm2_path
-from tests.native import Native, Row
+from tests.support.gguf_adapter import write_adapter
+from tests.support.models import smollm2_path
+from tests.support.native import Native, Row
 
 ABORTED = 2
 PROMPT = 24

@@ -10,9 +10,9 @@ import pytest
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.llama.rates import RETRY_SECONDS_MAX, TRUSTED_STEPS
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from tests.bundles import manifest_of, smollm2_bundle
-from tests.eventually import eventually_sync
-from tests.models import smollm2_path
+from tests.support.bundles import manifest_of, smollm2_bundle
+from tests.support.eventually import eventually_sync
+from tests.support.models import smollm2_path
 
 LONG = "I bought a coat here on Monday and the zip broke. " * 12
 

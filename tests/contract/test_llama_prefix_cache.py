@@ -17,10 +17,10 @@ from edge_agent.engine.runtimes.llama.cache import KEPT_TOKENS_MIN
 from edge_agent.engine.runtimes.llama.context import Context, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from tests import tiny_gguf
 from tests.contract.test_llama_runtime import LONG, TEMPLATE, finish, make
-from tests.gguf_adapter import TINY, write_adapter
-from tests.models import smollm2_path
+from tests.support import tiny_gguf
+from tests.support.gguf_adapter import TINY, write_adapter
+from tests.support.models import smollm2_path
 
 WORDS = (LONG + "Where are the toilets, and when do you close on Sundays? Size nine boots, please.").split()
 BUNDLES = 5

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import gguf
+from convert.quantize import gguf_files
 from edge_agent.engine.protocol import Done, Load, Run
 from edge_agent.engine.runtimes.llama import header, trying, tuning
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from tests import llama_builds, pos_intents, products, tiny_decoder, tiny_gguf
-from tests.attention import by_row
 from tests.contract.test_llama_attention import ASKED, FEW, cut
 from tests.contract.test_llama_runtime import finish, make
-from tests.gguf_adapter import write_adapter
-from tests.models import smollm2_path
+from tests.support import llama_builds, pos_intents, products, tiny_decoder, tiny_gguf
+from tests.support.attention import by_row
+from tests.support.gguf_adapter import write_adapter
+from tests.support.models import smollm2_path
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")
-"""What edge-convert makes: `convert.recipe.GgufType`."""
+"""What edge-convert makes: `convert.pipeline.recipe.GgufType`."""
 WIDTH, LAYERS = 256, 2
 """Rows of 256 numbers, which K types need."""
 ROUNDING = 1e-5
@@ -55,7 +55,7 @@ def weights(folder: Path, kind: str) -> Path:
     """Return a tiny decoder at a format."""
     path = folder / f"{kind}.gguf"
     if not path.exists():
-        gguf.quantize(gguf.Request(_whole(folder), path, kind))
+        gguf_files.quantize(gguf_files.Request(_whole(folder), path, kind))
     return path
 
 
@@ -103,7 +103,7 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
 def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path) -> None:
     """SmolLM2 at Q4_K_M: matrices of Q4_K and Q6_K, and of the types that stand in for them where rows are narrow."""
     path = tmp_path / "weights.gguf"
-    gguf.quantize(gguf.Request(smollm2_path(), path, "Q4_K_M", requantize=True))
+    gguf_files.quantize(gguf_files.Request(smollm2_path(), path, "Q4_K_M", requantize=True))
     model = Model(str(path))
     try:
         same_in_any_step(model, sizes=(7, 8, ROWS_MAX))

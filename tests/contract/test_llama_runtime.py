@@ -22,8 +22,8 @@ from edge_agent.engine.runtimes.llama.sequences import Prompt
 from edge_agent.engine.runtimes.llama.work import PIECE_SECONDS
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
-from tests.gguf_adapter import write_adapter
-from tests.models import smollm2_path
+from tests.support.gguf_adapter import write_adapter
+from tests.support.models import smollm2_path
 
 WEIGHTS = smollm2_path()
 CONTEXT_TOKENS = 320

@@ -18,7 +18,7 @@ from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.scheduler import ROWS_MIN
 from edge_agent.engine.runtimes.llama.sequences import Place
 from edge_agent.formats.manifest import Manifest
-from tests.models import smollm2_path
+from tests.support.models import smollm2_path
 
 THINGS = ("kettle", "lamp", "shirt", "clock", "chair")
 TOKENS = 24

@@ -16,9 +16,9 @@ from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.native import Model
 from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.tuning import Limits, Tuned
-from tests import bundles, tiny_gguf
-from tests.attention import by_row
-from tests.models import smollm2_path
+from tests.support import bundles, tiny_gguf
+from tests.support.attention import by_row
+from tests.support.models import smollm2_path
 
 SHAPE = Shape(cells=2000, sequences=10, kv_type="f16", threads=1, rows=128)
 SPEC = Load(runtime="llama", threads=1, tune=True)

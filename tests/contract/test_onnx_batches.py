@@ -10,7 +10,7 @@ import pytest
 from convert.quantize import graph
 from edge_agent.engine.protocol import Done, Load, Run
 from edge_agent.engine.runtimes.onnx import OnnxRuntime
-from tests import bundles
+from tests.support import bundles
 
 WORDS = (
     "refund",

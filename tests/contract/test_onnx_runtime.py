@@ -16,7 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from edge_agent.engine.protocol import Done, Failed, Load, Run
 from edge_agent.engine.runtimes.onnx import CHARACTERS_PER_TOKEN_MAX, OnnxRuntime
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
-from tests import bert_onnx, bundles, pos_intents
+from tests.support import bert_onnx, bundles, pos_intents
 
 
 def opened(folder: Path, threads: int = 1) -> OnnxRuntime:

@@ -10,10 +10,10 @@ import pytest
 from convert.publish import stick
 from convert.publish.places import CHUNK_BYTES, Folder, Place, open_place
 from edge_agent.errors import InvalidRequest, UpstreamFailed
-from tests.bundles import echo_bundle
-from tests.fleet_cases import Centre
-from tests.object_stores import azurite, stored
-from tests.tuf_client import Client
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import Centre
+from tests.support.object_stores import azurite, stored
+from tests.support.tuf_client import Client
 
 KINDS = [
     "folder",

@@ -17,7 +17,7 @@ from edge_agent.engine import runtimes
 from edge_agent.engine.protocol import Chunk, Done, Event, Failed, Load, Run
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
 from edge_agent.formats.manifest import RUNTIME_KINDS
-from tests import bundles
+from tests.support import bundles
 
 STEPS_MAX = 10_000
 OUTPUT_TOKENS = 12

@@ -10,9 +10,9 @@ import pytest
 
 from convert.collect.sources import Bucket, Folder, Source, SourceFailed, listings, open_source, path_of
 from edge_agent.errors import InvalidRequest
-from tests.examples import feedback, prediction
-from tests.object_stores import azurite, stored
-from tests.segments import Centre, SealingSite
+from tests.support.examples import feedback, prediction
+from tests.support.object_stores import azurite, stored
+from tests.support.segments import Centre, SealingSite
 
 PLACES = [
     "folder",

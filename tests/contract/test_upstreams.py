@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import EdgeAgentError, ExchangeError, UploadConflict, UpstreamMissing
-from tests.answering_server import AnsweringServer
-from tests.object_stores import azurite, stored
-from tests.uplink_cases import PREFIX, UplinkCase, signed_receipts
+from tests.support.answering_server import AnsweringServer
+from tests.support.object_stores import azurite, stored
+from tests.support.uplink_cases import PREFIX, UplinkCase, signed_receipts
 
 KINDS = [
     "folder",

@@ -11,12 +11,12 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient, Tls
-from edge_agent.service.roles import METHODS
+from edge_agent.server.roles import METHODS
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.tls_site import TlsSite
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.tls_site import TlsSite
 
 LABELS = ("refund", "price")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.service.roles import METHODS as TABLE
-from tests.access_matrix import AccessMatrix, Cell
-from tests.rpcs import METHODS, path_of
+from edge_agent.server.roles import METHODS as TABLE
+from tests.support.access_matrix import AccessMatrix, Cell
+from tests.support.rpcs import METHODS, path_of
 
 CALLERS = 13
 

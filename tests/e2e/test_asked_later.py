@@ -13,13 +13,13 @@ from convert.assess import Risk, assess
 from convert.dataset.select import Choice
 from convert.dataset.write import write
 from edge_agent.formats.document import public_key_hex
-from tests.bundles import echo_bundle
 from tests.e2e.test_escalation import CALIBRATED, SURE, oracle_of
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.examples import CENTRE_KEY, RECIPIENT
-from tests.large_model import LargeModel
-from tests.segments import Centre
+from tests.support.bundles import echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.large_model import LargeModel
+from tests.support.segments import Centre
 
 SECTIONS = {
     "site": {"id": "shop-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]},

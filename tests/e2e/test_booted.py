@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from edge_agent import __version__
-from tests.appliance import DEVICE, NEXT_VERSION, REVIEWER, STRANGER, TASKS, Appliance
-from tests.booted import CACHE, Machine, needs_machine, tree
+from tests.support.appliance import DEVICE, NEXT_VERSION, REVIEWER, STRANGER, TASKS, Appliance
+from tests.support.booted import CACHE, Machine, needs_machine, tree
 
 pytestmark = [pytest.mark.release, needs_machine]
 ELSEWHERE = "10.9.9.9"

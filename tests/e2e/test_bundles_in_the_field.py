@@ -15,10 +15,10 @@ import pytest
 from edge_agent.client import CallFailed
 from edge_agent.v1.admin_pb2 import InstallBundleRequest
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
-from tests.bundles import digest_of, echo_bundle, smollm2_bundle, tiny_onnx_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.store_cases import as_of_another_agent
+from tests.support.bundles import digest_of, echo_bundle, smollm2_bundle, tiny_onnx_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.store_cases import as_of_another_agent
 
 LABELS = ("refund", "price")
 

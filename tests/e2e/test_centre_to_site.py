@@ -11,9 +11,9 @@ from convert.publish.places import Folder
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import manifest
 from edge_agent.formats.repository import root_name
-from tests.bundles import echo_bundle
-from tests.fleet_cases import Centre
-from tests.update_cases import UpdateCase
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import Centre
+from tests.support.update_cases import UpdateCase
 
 
 def mirrored(centre: Centre, case: UpdateCase) -> dict[str, bytes]:

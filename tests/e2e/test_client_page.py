@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.tls_site import TlsSite
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.tls_site import TlsSite
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 SECONDS_MAX = 60

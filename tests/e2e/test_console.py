@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from edge_agent import certs
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.tls_site import TlsSite
-from tests.web_console import RunningConsole, queue_of, said_of
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.tls_site import TlsSite
+from tests.support.web_console import RunningConsole, queue_of, said_of
 
 LABELS = ("refund", "price", "hours")
 EXAMPLES = {"collect": {"pos": "local", "visit": "local"}, "commit_seconds": 0.02}

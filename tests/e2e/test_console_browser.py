@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import echo_bundle
-from tests.chromium import CONTROL, PROGRAM, Chromium, Tab
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.web_console import RunningConsole, queue_of, said_of
+from tests.support.bundles import echo_bundle
+from tests.support.chromium import CONTROL, PROGRAM, Chromium, Tab
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.web_console import RunningConsole, queue_of, said_of
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
 EXAMPLES = {"collect": {"pos-intent": "local", "visit": "local", "talk": "local"}, "commit_seconds": 0.02}

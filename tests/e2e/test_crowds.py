@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.attacking import crowding
 from benchmarks.attacking.assault import CALL, KINDS, PREFACE, frame, literal
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
 
 
 @pytest.mark.release

@@ -18,9 +18,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from edge_agent.client import CallFailed, Classification, Failure
 from edge_agent.v1 import inference_pb2, inference_pb2_grpc
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 LABELS = ("refund", "price")
 

@@ -15,10 +15,10 @@ import pytest
 
 from edge_agent import certs
 from edge_agent.client import ReviewClient, Tls
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.fake_daemon import FakeDaemon
-from tests.tls_site import TlsSite
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.tls_site import TlsSite
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TILL, TABLET = EXAMPLES / "till-node", EXAMPLES / "tablet-python"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import CallFailed
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 PROMPT = "Mrs Miller wants her money back for the blue kettle"
 SECONDS_MAX = 30.0

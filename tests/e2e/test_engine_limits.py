@@ -14,12 +14,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from edge_agent.service.open_inference.wire import pb
+from edge_agent.server.open_inference.wire import pb
 from edge_agent.v1.inference_pb2 import ClassifyRequest
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 QUEUE = 8
 BATCH = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats.enrolment import parse
-from tests.enrolled import SITE, Box, Team
-from tests.object_stores import s3
+from tests.support.enrolled import SITE, Box, Team
+from tests.support.object_stores import s3
 
 
 @pytest.fixture

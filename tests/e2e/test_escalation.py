@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from tests.baseline import nobody_waits
-from tests.bundles import INTENTS, echo_bundle
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.large_model import LargeModel
+from tests.support.baseline import nobody_waits
+from tests.support.bundles import INTENTS, echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.large_model import LargeModel
 
 SURE, UNSURE = "refund please", "hmm"
 CALIBRATED = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bundles import echo_bundle
-from tests.counted_network import OUTSIDE, CountedNetwork, why_not
-from tests.escalating_site import TASK, EscalatingSite
-from tests.large_model import LargeModel
+from tests.support.bundles import echo_bundle
+from tests.support.counted_network import OUTSIDE, CountedNetwork, why_not
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.large_model import LargeModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 SECRET = "kestrel-7f3a"

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from benchmarks.asking import flapping
-from tests.baseline import nobody_waits
-from tests.bundles import echo_bundle
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.large_model import LargeModel
-from tests.names import REFUSING, SILENT, Names
-from tests.names import why_not as names_why_not
+from tests.support.baseline import nobody_waits
+from tests.support.bundles import echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.large_model import LargeModel
+from tests.support.names import REFUSING, SILENT, Names
+from tests.support.names import why_not as names_why_not
 
 SURE, UNSURE = "refund please", "hmm"
 CALIBRATED = {

@@ -8,9 +8,9 @@ import signal
 import pytest
 
 from edge_agent.client import CallFailed
-from tests.bundles import INTENTS, NAMES, echo_bundle
-from tests.escalating_site import TASK, EscalatingSite
-from tests.large_model import LargeModel
+from tests.support.bundles import INTENTS, NAMES, echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.large_model import LargeModel
 
 RECORDS, TALK, ALONE = NAMES["extract"], NAMES["generate"], "returns-triage"
 SECRET = "anna@example.org"

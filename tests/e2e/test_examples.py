@@ -14,11 +14,11 @@ import pytest
 from edge_agent.client import CallFailed, Classification, ReviewClient
 from edge_agent.formats import segment
 from edge_agent.formats.document import public_key_hex
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.examples import CENTRE_KEY, IDENTITY, RECIPIENT
-from tests.site_cases import read_outbox
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.examples import CENTRE_KEY, IDENTITY, RECIPIENT
+from tests.support.site_cases import read_outbox
 
 CARD = "4111 1111 1111 1111"
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 from edge_agent.client import CallFailed, Extraction, Failure
-from tests.bundles import RECORD_SCHEMA, merged, smollm2_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import RECORD_SCHEMA, merged, smollm2_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 TEXTS = ("I want to swap 3 red mugs that I bought on 2026-11-20.", "Do you have size nine boots?")
 SECONDS = 120.0  # a slow and busy machine

@@ -13,10 +13,10 @@ import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Client, Tls
 from edge_agent.v1 import inference_pb2, inference_pb2_grpc
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually
-from tests.tls_site import TlsSite
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually
+from tests.support.tls_site import TlsSite
 
 LABELS = ("refund", "price")
 SLOW = "!slow 20 refund"

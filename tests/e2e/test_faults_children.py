@@ -12,10 +12,10 @@ import pytest
 
 from edge_agent.client import AdminClient, CallFailed
 from edge_agent.client.answers import Engine
-from tests.bundles import digest_of, echo_bundle, tiny_onnx_bundle
-from tests.callers import Callers
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import digest_of, echo_bundle, tiny_onnx_bundle
+from tests.support.callers import Callers
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 LABELS = ("refund", "price")
 ENGINE = {"heartbeat_seconds_max": 2.0, "restart_seconds_first": 0.05, "restart_seconds_max": 0.2}

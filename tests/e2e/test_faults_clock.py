@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import echo_bundle
-from tests.callers import Callers
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.wall_clock import WallClock, needs_gcc
+from tests.support.bundles import echo_bundle
+from tests.support.callers import Callers
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.wall_clock import WallClock, needs_gcc
 
 DAY = 86_400
 

@@ -11,11 +11,11 @@ import pytest
 
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.formats.document import public_key_hex
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.examples import CENTRE_KEY, RECIPIENT
-from tests.site_cases import read_outbox
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.examples import CENTRE_KEY, RECIPIENT
+from tests.support.site_cases import read_outbox
 
 SEED = 5
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}

@@ -16,12 +16,12 @@ import pytest
 
 from edge_agent.client import AdminClient, AsyncClient, CallFailed, Client
 from edge_agent.client.answers import Engine
-from tests import tiny_gguf
-from tests.bundles import write
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.llama_turmoil import manifest
-from tests.models import smollm2_path
+from tests.support import tiny_gguf
+from tests.support.bundles import write
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.llama_turmoil import manifest
+from tests.support.models import smollm2_path
 
 STREAMS = 16
 QUEUE = 32
@@ -34,7 +34,7 @@ TEXT = "How much is the blue lamp?"
 
 
 def bundle(folder: Path, kind: str, name: str, weights: Path) -> Path:
-    """Write a bundle of the tasks of tests/llama_turmoil.py on that base."""
+    """Write a bundle of the tasks of tests/support/llama_turmoil.py on that base."""
     fields = manifest(kind).model_dump(mode="json", by_alias=True)
     fields["task"]["name"] = name
     fields["task"]["prompt"] = {"template": "{input}"}

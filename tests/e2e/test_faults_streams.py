@@ -16,10 +16,10 @@ from edge_agent.client import AdminClient
 from edge_agent.engine.pool import resident_bytes
 from edge_agent.v1.inference_pb2 import GenerateRequest
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.bundles import echo_bundle, smollm2_bundle
-from tests.callers import Callers
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import echo_bundle, smollm2_bundle
+from tests.support.callers import Callers
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 WARM_UP, STREAMS, AT_ONCE = 200, 1000, 20
 BEGUN = 8  # of those at once: these are read from, and some of the others wait in the queue

@@ -18,9 +18,9 @@ from grpc_health.v1 import health_pb2
 from edge_agent.client import AsyncClient, CallFailed
 from edge_agent.engine.pool import resident_bytes
 from edge_agent.v1 import admin_pb2, inference_pb2
-from tests.bundles import echo_bundle
-from tests.callers import Callers
-from tests.daemon import RunningDaemon
+from tests.support.bundles import echo_bundle
+from tests.support.callers import Callers
+from tests.support.daemon import RunningDaemon
 
 LABELS = ("refund", "price")
 WATCH = "/grpc.health.v1.Health/Watch"

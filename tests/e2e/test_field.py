@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from edge_agent.cli import app
 from edge_agent.client import ReviewClient
-from tests.bundles import INTENTS, echo_bundle
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.examples import RECIPIENT
-from tests.fleet_cases import Centre
-from tests.large_model import LargeModel
-from tests.scraped import scrape
+from tests.support.bundles import INTENTS, echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.examples import RECIPIENT
+from tests.support.fleet_cases import Centre
+from tests.support.large_model import LargeModel
+from tests.support.scraped import scrape
 
 CALIBRATED = {
     **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.1},

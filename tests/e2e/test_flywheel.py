@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.eventually import eventually_sync
+from tests.support.eventually import eventually_sync
 
 ROOT = Path(__file__).parents[2]
 

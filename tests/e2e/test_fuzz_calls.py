@@ -9,10 +9,10 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
-from tests.api_page import documented
-from tests.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
-from tests.hostile_calls import Ended, call
-from tests.rpcs import METHODS, path_of
+from tests.support.api_page import documented
+from tests.support.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
+from tests.support.hostile_calls import Ended, call
+from tests.support.rpcs import METHODS, path_of
 
 SAMPLE, QUICK, ALL = 4, 12, 300
 BEGIN = 20  # the bench begins at 0: these are others

@@ -17,11 +17,11 @@ import pytest
 from pydantic import BaseModel
 
 from edge_agent.client import Classification, Tls
-from tests.bundles import digest_of, echo_bundle, smollm2_bundle
-from tests.eventually import eventually_sync
-from tests.gateway_site import GatewaySite, gateway_site
-from tests.tls_site import TlsSite
-from tests.web_console import RunningConsole
+from tests.support.bundles import digest_of, echo_bundle, smollm2_bundle
+from tests.support.eventually import eventually_sync
+from tests.support.gateway_site import GatewaySite, gateway_site
+from tests.support.tls_site import TlsSite
+from tests.support.web_console import RunningConsole
 
 LABELS = ("refund", "price", "hours")
 LIMITS = {"limits": {"input_tokens_max": 100, "output_tokens_max": 64, "inputs_max": 4}}

@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from edge_agent.service.audit import FILE_NAME
+from edge_agent.server.audit import FILE_NAME
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
-from tests import hostile_models
-from tests.bundles import echo_bundle, tiny_onnx_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support import hostile_models
+from tests.support.bundles import echo_bundle, tiny_onnx_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 ATTACH_SECONDS = 600
 

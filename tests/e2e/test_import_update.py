@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_agent.cli import app
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.fleet_cases import Centre
-from tests.store_cases import bundle, sha256_of
-from tests.trust_cases import damage
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.fleet_cases import Centre
+from tests.support.store_cases import bundle, sha256_of
+from tests.support.trust_cases import damage
 
 GOLDEN = b'{"input": "is it", "answer": "yes", "scores": [0.5, 0.5]}\n'
 Run = Callable[..., Result]

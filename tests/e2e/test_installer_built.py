@@ -12,9 +12,9 @@ import pytest
 
 from installer.build.recipe import Recipe
 from installer.build.wheelhouse import PYTHONS
-from tests.bundles import smollm2_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import smollm2_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".cache/installer" / Recipe("0.3.36", "").key

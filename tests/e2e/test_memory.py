@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edge_agent.client import CallFailed, Classification
-from tests.bundles import smollm2_bundle, write
-from tests.daemon import RunningDaemon
+from tests.support.bundles import smollm2_bundle, write
+from tests.support.daemon import RunningDaemon
 
 # Two jobs of 512 tokens on SmolLM2 take about 250 MB; an engine of its own each, by another context.
 CAP_BYTES = 390 * 10**6

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.client import CallFailed
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.scraped import Scraped, fetch, free_port, kinds, scrape
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.scraped import Scraped, fetch, free_port, kinds, scrape
 
 UNCALIBRATED = "till"
 

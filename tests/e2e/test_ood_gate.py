@@ -12,12 +12,12 @@ from typing import NamedTuple
 import pytest
 
 from edge_agent.client import Classification, Embedding, Extraction, ReviewClient
-from tests import gated_onnx
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
-from tests.open_inference import infer, opened, raw
-from tests.scraped import free_port, scrape
+from tests.support import gated_onnx
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.open_inference import infer, opened, raw
+from tests.support.scraped import free_port, scrape
 
 TASK, RECORDS, VECTORS, OLD = "pos-intent", "pos-fields", "pos-vector", "old"
 OUTSIDE = "OUT_OF_DISTRIBUTION"

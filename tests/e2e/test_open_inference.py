@@ -12,12 +12,12 @@ import grpc
 import pytest
 
 from edge_agent.client import Classification, ReviewClient
-from edge_agent.service.open_inference.wire import pb
-from tests.bundles import echo_bundle
-from tests.daemon import STOP_SECONDS_MAX, RunningDaemon
-from tests.eventually import eventually_sync
-from tests.hostile_calls import ended
-from tests.open_inference import Calls, final, floats, infer, opened, strings
+from edge_agent.server.open_inference.wire import pb
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import STOP_SECONDS_MAX, RunningDaemon
+from tests.support.eventually import eventually_sync
+from tests.support.hostile_calls import ended
+from tests.support.open_inference import Calls, final, floats, infer, opened, strings
 
 LABELS = ("refund", "price")
 TEXTS = ("a refund, please", "what is the price", "twelve lamps")

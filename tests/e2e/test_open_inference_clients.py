@@ -15,10 +15,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests import environments
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.tls_site import TlsSite
+from tests.support import environments
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.tls_site import TlsSite
 
 SECONDS_MAX = 100.0
 REQUESTS = 20

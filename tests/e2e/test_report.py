@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from tests import bundles
-from tests.bundles import INTENTS, echo_bundle
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.large_model import LargeModel
-from tests.report_figures import Outline
+from tests.support import bundles
+from tests.support.bundles import INTENTS, echo_bundle
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.large_model import LargeModel
+from tests.support.report_figures import Outline
 
 CALIBRATED = {
     **{"policy": "threshold", "temperature": 1.0, "threshold": 0.9, "target_risk": 0.05, "delta": 0.1},

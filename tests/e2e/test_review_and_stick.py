@@ -18,10 +18,10 @@ from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
 from edge_agent.formats import receipts, segment, status, uplink
 from edge_agent.formats.document import public_key_hex, sign, timestamp
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
-from tests.site_cases import read_outbox
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
+from tests.support.site_cases import read_outbox
 
 SITE = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import Classification, Extraction
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 CALIBRATED = {"policy": "threshold", "temperature": 1.0, "threshold": 0.5, "target_risk": 0.05, "delta": 0.1}
 CALIBRATED |= {"n": 100, "bound": 0.04, "coverage": 0.9}

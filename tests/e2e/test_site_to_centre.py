@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.errors import EdgeAgentError, ExchangeError, SignatureInvalid
-from tests.whole_way import Way
+from tests.support.whole_way import Way
 
 SEED = 7
 ROUNDS = 12

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import AdminClient, CallFailed, Classification, ReviewClient
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 IMPATIENT_SECONDS = 0.3
 PATIENT_SECONDS = 30.0

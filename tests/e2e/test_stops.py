@@ -15,10 +15,10 @@ import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Classification, Client, Retry
 from edge_agent.daemon import EXIT_FAILED
-from edge_agent.service.audit import FILE_NAME
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually, eventually_sync
+from edge_agent.server.audit import FILE_NAME
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually, eventually_sync
 
 TASK, WRITER = "pos-intent", "assistant"
 CALLERS = 6

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.client import Engine
-from tests import bundles
-from tests.daemon import RunningDaemon
-from tests.eventually import eventually_sync
+from tests.support import bundles
+from tests.support.daemon import RunningDaemon
+from tests.support.eventually import eventually_sync
 
 SECONDS_MAX = 60.0
 MEASURED = ("measured", "put off")

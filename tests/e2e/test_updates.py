@@ -15,12 +15,12 @@ from convert.cli import app
 from edge_agent.client import Classification
 from edge_agent.formats import plan as plans
 from edge_agent.formats.plan import Probation
-from tests.answering_server import AnsweringServer
-from tests.bundles import echo_bundle
-from tests.callers import Callers
-from tests.eventually import eventually_sync
-from tests.fleet_cases import Centre
-from tests.fleet_site import TASK, FleetSite
+from tests.support.answering_server import AnsweringServer
+from tests.support.bundles import echo_bundle
+from tests.support.callers import Callers
+from tests.support.eventually import eventually_sync
+from tests.support.fleet_cases import Centre
+from tests.support.fleet_site import TASK, FleetSite
 
 LABELS = ("refund", "price")
 BASE, ADAPTER = b"weights" * 100_000, b"adapter" * 1000

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bad_bundles import BAD, SETTINGS, offered
-from tests.callers import Callers
-from tests.fleet_site import TASK, FleetSite
-from tests.hostile_incoming import attacked, lay
-from tests.repository_attacks import ATTACKS
-from tests.steady_load import to_and_fro
-from tests.update_field import NEW, Field, wanted
+from tests.support.bad_bundles import BAD, SETTINGS, offered
+from tests.support.callers import Callers
+from tests.support.fleet_site import TASK, FleetSite
+from tests.support.hostile_incoming import attacked, lay
+from tests.support.repository_attacks import ATTACKS
+from tests.support.steady_load import to_and_fro
+from tests.support.update_field import NEW, Field, wanted
 
 SWITCHES = 20
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from edge_agent.formats import uplink
-from tests.eventually import eventually_sync
-from tests.update_cases import ADAPTER, WEIGHTS, UpdateCase, everything, published, rubbish, sha256
-from tests.uplink_cases import UplinkCase, signed_receipts
-from tests.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
+from tests.support.eventually import eventually_sync
+from tests.support.update_cases import ADAPTER, WEIGHTS, UpdateCase, everything, published, rubbish, sha256
+from tests.support.uplink_cases import UplinkCase, signed_receipts
+from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
 
 NOBODY = 65_534
 # Becomes another user after the imports: the interpreter may lie where only this user may read.

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 import convert.cli
 from edge_agent.cli import app
-from tests.escalating_site import TASK, EscalatingSite
-from tests.eventually import eventually_sync
-from tests.fleet_cases import Centre
-from tests.large_model import LargeModel
+from tests.support.escalating_site import TASK, EscalatingSite
+from tests.support.eventually import eventually_sync
+from tests.support.fleet_cases import Centre
+from tests.support.large_model import LargeModel
 
 RECIPE = f"""
 version: 1.0.0

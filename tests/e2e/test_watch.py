@@ -13,8 +13,8 @@ from typing import IO
 
 import pytest
 
-from tests.bundles import echo_bundle
-from tests.daemon import RunningDaemon
+from tests.support.bundles import echo_bundle
+from tests.support.daemon import RunningDaemon
 
 WAIT_SECONDS_MAX = 20.0
 SCREEN, SCREEN_LEFT = b"\x1b[?1049h", b"\x1b[?1049l"

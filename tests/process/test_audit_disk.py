@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.service.audit import FILE_NAME, OLDER_NAME
-from tests.strace import failed_at, needs_strace
+from edge_agent.server.audit import FILE_NAME, OLDER_NAME
+from tests.support.strace import failed_at, needs_strace
 
 LINES = 4
 # Each line is longer than half of the limit, so each is in a new file, in place of the one before.
 PROGRAM = f"""
 import asyncio, json, sys
 from pathlib import Path
-from edge_agent.service.audit import Audit
-from edge_agent.service.callers import Caller
+from edge_agent.server.audit import Audit
+from edge_agent.server.callers import Caller
 from edge_agent.v1 import admin_pb2
 
 async def main():

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from convert.choose import judge
 from convert.cli import app
 from convert.evaluate.bundle import opened
 from convert.evaluate.invariance import BATCHES, BatchInvariance, difference, measure_batch_invariance, sentence
 from convert.evaluate.predictions import Found, Prediction
-from convert.recipe import Budget
-from tests.bundles import echo_bundle, tiny_onnx_bundle
+from convert.pipeline.recipe import Budget
+from convert.quantize.choose import judge
+from tests.support.bundles import echo_bundle, tiny_onnx_bundle
 
 TEXTS = [f"!slow 2 a refund of {number}" for number in range(16)]  # each is there long enough to have company
 BUDGET = Budget(agreement_min=0.9, kl_mean_max=0.1, accuracy_loss_max=0.05)

@@ -17,8 +17,8 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Load, Run
 from edge_agent.engine.state import State
 from edge_agent.formats.manifest import MANIFEST_NAME
-from tests import bundles
-from tests.eventually import eventually
+from tests.support import bundles
+from tests.support.eventually import eventually
 
 SECONDS_MAX = 30.0
 

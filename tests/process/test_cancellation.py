@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cancelling.calls import CALLS, Call, missing
-from tests.cancelling.site import Outcome, Site
-from tests.cancelling.sweep import sweep
+from tests.support.cancelling.calls import CALLS, Call, missing
+from tests.support.cancelling.site import Outcome, Site
+from tests.support.cancelling.sweep import sweep
 
 SAMPLE = ("Classify, a request_id", "Generate", "SubmitFeedback", "InstallBundle")
 SAMPLE_EVERY = 8

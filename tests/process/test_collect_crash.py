@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from convert import keys
+from convert.publish import centre_keys
 from edge_agent.formats import receipts
 from edge_agent.formats.document import public_key_hex
-from tests.examples import feedback, prediction, tombstone
-from tests.segments import Centre, SealingSite
-from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
+from tests.support.examples import feedback, prediction, tombstone
+from tests.support.segments import Centre, SealingSite
+from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
 
 SECONDS_MAX = 120
 # A Parquet file is written in some hundred and fifty pieces under a name that nobody reads: not each is worth a run.
@@ -39,8 +39,8 @@ class Fleet:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        public = keys.create(root / "keys")
-        self.keys = keys.unlock(root / "keys", lambda: "")
+        public = centre_keys.create(root / "keys")
+        self.keys = centre_keys.unlock(root / "keys", lambda: "")
         self.site = SealingSite(root / "ready" / "store")
         self.recipients = (public.recipient,)
         self.seal([prediction(1), prediction(2), prediction(3, input="zebra")])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile_uplink import World
+from tests.support.hostile_uplink import World
 
 ROUNDS = 6
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from convert import keys
 from convert.cli import app
 from convert.collect.sources import open_source
 from convert.dataset import formats
-from tests.eventually import eventually_sync
-from tests.examples import feedback, prediction
-from tests.object_stores import Served, s3
-from tests.segments import Centre, SealingSite
+from convert.publish import centre_keys
+from tests.support.eventually import eventually_sync
+from tests.support.examples import feedback, prediction
+from tests.support.object_stores import Served, s3
+from tests.support.segments import Centre, SealingSite
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECONDS_MAX = 120
@@ -30,8 +30,8 @@ class Command:
 
     def __init__(self, root: Path, passphrase: str = "") -> None:
         self.root = root
-        self.recipients = (keys.create(root / "keys", passphrase).recipient,)
-        self.keys = keys.unlock(root / "keys", lambda: passphrase)
+        self.recipients = (centre_keys.create(root / "keys", passphrase).recipient,)
+        self.keys = centre_keys.unlock(root / "keys", lambda: passphrase)
         self.words = [sys.executable, "-m", "convert.cli", "collect", "--keys", str(root / "keys")]
 
     def fill(self, store: Path, segments: int) -> SealingSite:

@@ -22,18 +22,18 @@ from typing import Any
 import pytest
 import structlog
 
+from edge_agent.capture.house import House
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
-from edge_agent.examples.house import House
-from edge_agent.service.server import FEEDBACK
+from edge_agent.server.server import FEEDBACK
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import STEADY_SECONDS, Policy, Supervisor
-from tests.bundles import echo_bundle
-from tests.eventually import eventually, eventually_sync
-from tests.injected_faults import InjectedFault, InjectedFaults
-from tests.scraped import free_port, scrape
+from tests.support.bundles import echo_bundle
+from tests.support.eventually import eventually, eventually_sync
+from tests.support.injected_faults import InjectedFault, InjectedFaults
+from tests.support.scraped import free_port, scrape
 
 TASK = "till"
 LIMITS = StoreLimits(2**30, 2**30, 10, 0)
@@ -218,7 +218,7 @@ STANDING = """
 import sys, threading
 from edge_agent.config import Config
 from edge_agent.daemon import serve
-from edge_agent.examples.house import House
+from edge_agent.capture.house import House
 from edge_agent.supervision import run_of
 
 class StandingHouse(House):

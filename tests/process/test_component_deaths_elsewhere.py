@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.eventually import eventually_sync
-from tests.scraped import free_port
+from tests.support.eventually import eventually_sync
+from tests.support.scraped import free_port
 
 WAIT_SECONDS_MAX = 60.0
 TOLD = (0, -signal.SIGTERM)  # uvicorn raises the signal again when it has ended

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine.process import CHILD_ENVIRONMENT
-from tests import bundles
+from tests.support import bundles
 
 MIB = 1 << 20
 WHY_NO_LANDLOCK = {

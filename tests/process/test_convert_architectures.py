@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import architectures
-from tests.architectures import CASES, Case
+from tests.support import architectures
+from tests.support.architectures import CASES, Case
 
 QUICK = [case for case in CASES if "gemma3," in case.name or case == Case("bert", "classify", "onnx")]
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from tests.bundles import INTENTS, echo_bundle
+from tests.support.bundles import INTENTS, echo_bundle
 
 
 def edge_convert(*arguments: object) -> tuple[int, str]:

@@ -14,17 +14,19 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from convert import gguf, models, probe, probes, stage, verify
+from convert import probe, verify
 from convert.decoder.tokens import task_tokens
 from convert.export import converter, onnx
 from convert.export import gguf as gguf_export
-from convert.quantize import graph, imatrix
-from convert.recipe import Recipe
-from convert.stage import Job
-from convert.verify import Pair, loss, reference
+from convert.pipeline import stage
+from convert.pipeline.recipe import Recipe
+from convert.pipeline.stage import Job
+from convert.quantize import gguf_files, graph, imatrix
+from convert.training import checkpoints
+from convert.verify import Pair, loss, probes, reference
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import Task
-from tests import mounts, tiny_decoder, tiny_models
+from tests.support import mounts, tiny_decoder, tiny_models
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +46,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        get_peft_model(models.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
+        get_peft_model(checkpoints.open_model(checkpoint, None, "causal"), lora).save_pretrained(adapter)
     out.mkdir()
     gguf_export.export(gguf_export.Export(checkpoint, adapter), converter.find(), out, quiet)
     return Pair(checkpoint, adapter, out)
@@ -95,7 +97,7 @@ def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     """The converter drops BERT's pooler, which changes every answer; renamed, it is computed."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
     gguf_export.to_gguf(converter.find(), checkpoint, tmp_path / "base.gguf")
-    tokenizer = models.open_tokenizer(checkpoint)
+    tokenizer = checkpoints.open_tokenizer(checkpoint)
     prompts = [reference.encode(tokenizer, text) for text in TEXTS]
     asked = {"model": str(tmp_path / "base.gguf"), "prompts": prompts, "pooling": "rank"}
     answer = probe.ask("convert.probe.llama", asked)
@@ -130,7 +132,7 @@ def test_other_weights_or_tokenizer_fail_the_gate(encoder: Pair, tmp_path: Path)
 def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
     """Token classification is compared token by token, hidden states by their angle."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "distilbert", kind)
-    onnx.export(checkpoint, None, models.head_of("onnx", kind), tmp_path)
+    onnx.export(checkpoint, None, checkpoints.head_of("onnx", kind), tmp_path)
     report = verify.check_onnx(Pair(checkpoint, None, tmp_path), kind, TEXTS)
     assert report["rows"] > 10 * report["texts"]
 
@@ -142,8 +144,8 @@ def test_reference_is_what_the_labels_get(decoder: Pair, encoder: Pair) -> None:
     for rows in (of_decoder, of_encoder):
         assert (len(TEXTS), len(TASK.labels)) == rows.shape
         assert np.allclose(1.0, np.exp(rows).sum(axis=1))
-    tokens = task_tokens(TASK, models.open_tokenizer(decoder.checkpoint))
-    model = models.open_model(decoder.checkpoint, decoder.adapter, "causal")
+    tokens = task_tokens(TASK, checkpoints.open_tokenizer(decoder.checkpoint))
+    model = checkpoints.open_model(decoder.checkpoint, decoder.adapter, "causal")
     steps = probes.log_softmax(probes.last_logits(model, [tokens.prompt(TEXTS[0])]))[-1]
     firsts = np.array([steps[label[0]] for label in tokens.labels])
     assert {1} == {len(label) for label in tokens.labels}
@@ -152,8 +154,8 @@ def test_reference_is_what_the_labels_get(decoder: Pair, encoder: Pair) -> None:
 
 def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
     """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
-    model = models.open_model(decoder.checkpoint, None, "causal")
-    prompts = probes.prompts(models.open_tokenizer(decoder.checkpoint))[:4]
+    model = checkpoints.open_model(decoder.checkpoint, None, "causal")
+    prompts = probes.prompts(checkpoints.open_tokenizer(decoder.checkpoint))[:4]
     matrix = imatrix.measure(model, prompts, imatrix.names("llama", 2), quiet)
     assert {tensor.name for tensor in library.GGUFReader(decoder.exported / "base.gguf").tensors} > set(matrix)
     assert 7 * 2 == len(matrix)
@@ -168,12 +170,12 @@ def test_importance_is_the_mean_square_of_each_column(decoder: Pair) -> None:
 
 def test_quantized_decoder_loses_what_the_loss_says(decoder: Pair, tmp_path: Path) -> None:
     """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
-    prompts = probes.prompts(models.open_tokenizer(decoder.checkpoint))
+    prompts = probes.prompts(checkpoints.open_tokenizer(decoder.checkpoint))
     base = decoder.exported / "base.gguf"
     full = probe.ask("convert.probe.llama", {"model": str(base), "prompts": prompts}).arrays["logits"]
     found = {}
     for name in ("Q8_0", "Q4_0"):
-        gguf.quantize(gguf.Request(base, tmp_path / name, name))
+        gguf_files.quantize(gguf_files.Request(base, tmp_path / name, name))
         asked = {"model": str(tmp_path / name), "prompts": prompts}
         found[name] = loss.between(full, probe.ask("convert.probe.llama", asked).arrays["logits"])
     assert found["Q8_0"].kl_mean < found["Q4_0"].kl_mean
@@ -191,7 +193,7 @@ def test_full_disk_is_said_and_leaves_no_file(decoder: Pair, tmp_path: Path) -> 
         assert str(disk) in str(caught.value.filename)
         (disk / "out" / "base.gguf").unlink(missing_ok=True)
         with pytest.raises(OSError, match="No space left on device"):
-            gguf.quantize(gguf.Request(decoder.exported / "base.gguf", disk / "out" / "q.gguf", "F16"))
+            gguf_files.quantize(gguf_files.Request(decoder.exported / "base.gguf", disk / "out" / "q.gguf", "F16"))
         assert [] == list((disk / "out").iterdir())
 
 
@@ -210,7 +212,7 @@ def test_quantized_graph_is_what_its_report_says(
     assert report["fallback_tensors"] == len(report["fallbacks"])
     kinds = {node.op_type for node in graphs.load(tmp_path / "model.onnx").graph.node}
     assert ("MatMulNBits" in kinds) == (name == "matmul8-gather8")
-    inputs = [reference.encode(models.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
+    inputs = [reference.encode(checkpoints.open_tokenizer(encoder.checkpoint), text) for text in TEXTS]
     lost = loss.between(*(outputs(path, inputs) for path in (encoder.exported / "model.onnx", tmp_path / "model.onnx")))
     assert lost.kl_mean < (0.1 if name == "dynamic-int8" else 0.01)
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import export, gguf, models, prepare, probe, probes, verify
+from convert import export, prepare, probe, verify
 from convert.export.gguf import BASE
-from convert.quantize import graph, imatrix
-from convert.recipe import Recipe, read
-from convert.stage import CHECKPOINT, Job
-from convert.verify import loss, reference
-from tests import models as files
-from tests import pos_intents, recipes
+from convert.pipeline.recipe import Recipe, read
+from convert.pipeline.stage import CHECKPOINT, Job
+from convert.quantize import gguf_files, graph, imatrix
+from convert.training import checkpoints
+from convert.verify import loss, probes, reference
+from tests.support import models as files
+from tests.support import pos_intents, recipes
 
 pytestmark = pytest.mark.release
 
@@ -57,13 +58,13 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], 
 def test_smollm2_comes_back_and_out_again_unchanged(smollm2: tuple[dict[str, Path], dict[str, object]]) -> None:
     """GGUF to checkpoint to GGUF: the tokenizer is the same to the last token, the numbers to the gate's bound."""
     left, reports = smollm2
-    before, after = gguf.read_fields(files.smollm2_path()), gguf.read_fields(left["export"] / BASE)
+    before, after = gguf_files.read_fields(files.smollm2_path()), gguf_files.read_fields(left["export"] / BASE)
     for key in ("tokens", "token_type", "merges", "pre", "bos_token_id", "eos_token_id", "padding_token_id"):
         assert before[f"tokenizer.ggml.{key}"] == after[f"tokenizer.ggml.{key}"], key
     assert before["tokenizer.chat_template"] == after["tokenizer.chat_template"]
     assert reports["prepare"]["kl_to_llama_cpp"] < probes.KL_MAX
     assert reports["verify"]["kl_max"] < probes.KL_MAX
-    assert 32.0 == gguf.contents(left["export"] / BASE).bits_per_weight
+    assert 32.0 == gguf_files.contents(left["export"] / BASE).bits_per_weight
 
 
 def test_importance_lowers_the_loss_of_four_bits(
@@ -72,16 +73,16 @@ def test_importance_lowers_the_loss_of_four_bits(
     """Measured on the task's own texts, the matrix brings Q4_0 nearer to the original on others of its kind."""
     left, _ = smollm2
     checkpoint, base = left["prepare"] / CHECKPOINT, left["export"] / BASE
-    tokenizer = models.open_tokenizer(checkpoint)
+    tokenizer = checkpoints.open_tokenizer(checkpoint)
     texts = [[*tokenizer.encode(f"Customer: {text}\nWants:")] for text, _ in pos_intents.train()]
-    model = models.open_model(checkpoint, None, "causal")
+    model = checkpoints.open_model(checkpoint, None, "causal")
     matrix = imatrix.measure(model, texts[::2], imatrix.names("llama", 30), quiet)
     assert 7 * 30 == len(matrix)
     asked = {"prompts": texts[1::2][:40], "rows_max": 4}
     full = probe.ask("convert.probe.llama", {"model": str(base), **asked}).arrays["logits"]
     lost = []
     for importance in ({}, matrix):
-        gguf.quantize(gguf.Request(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
+        gguf_files.quantize(gguf_files.Request(base, tmp_path / "q.gguf", "Q4_0", importance=importance))
         found = probe.ask("convert.probe.llama", {"model": str(tmp_path / "q.gguf"), **asked})
         lost.append(loss.between(full, found.arrays["logits"]))
     assert lost[1].kl_mean < lost[0].kl_mean
@@ -92,7 +93,7 @@ def test_k_types_of_smollm2_are_reported_as_what_they_are(
 ) -> None:
     """Rows of 576 are no multiple of 256: most of a Q4_K_M file is Q5_0, and the report counts 180 tensors."""
     left, _ = smollm2
-    made = gguf.quantize(gguf.Request(left["export"] / BASE, tmp_path / "q.gguf", "Q4_K_M"))
+    made = gguf_files.quantize(gguf_files.Request(left["export"] / BASE, tmp_path / "q.gguf", "Q4_K_M"))
     assert (180, 166) == (len(made.fallbacks), made.contents.types["Q5_0"])
     assert made.contents.bits_per_weight > 6
 
@@ -105,7 +106,7 @@ def test_minilm_is_exported_and_shrunk(tmp_path: Path) -> None:
     report = graph.quantize(source, target, "matmul8-gather8")
     assert target.stat().st_size < 0.3 * source.stat().st_size
     assert 8 <= report["bits_per_weight"] < 9
-    tokenizer = models.open_tokenizer(files.minilm_dir())
+    tokenizer = checkpoints.open_tokenizer(files.minilm_dir())
     for text in probes.TEXTS[:5]:
         asked = {"inputs": [reference.encode(tokenizer, text)]}
         big, small = (

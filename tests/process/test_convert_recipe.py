@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import pipeline
 from convert.evaluate import predict
-from convert.recipe import Recipe, read
+from convert.pipeline import execution
+from convert.pipeline.recipe import Recipe, read
 from convert.verify import reference
 from edge_agent.errors import InvalidRequest, ModelFailed
 from edge_agent.formats.manifest import Task
-from tests import tiny_models
-from tests.stages import TEXTS
-from tests.unit.test_convert_cli import edge_convert
+from tests.support import tiny_models
+from tests.support.stages import TEXTS
+from tests.unit.convert.cli.test_cli import edge_convert
 
 LABELS = tiny_models.LABELS
 TASK = "version: 1.0.0\nruntime: {runtime}\ntask:\n  name: tiny\n  kind: classify\n  labels: [refund, price, other]\n"
@@ -51,7 +51,7 @@ def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
 def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
     """Checkpoint in, bundle out: it answers as the model does, and says what its weights are."""
     recipe = written(tmp_path, "bert", "onnx", "matmul8-gather8, fp32")
-    records = pipeline.run(recipe)
+    records = execution.run(recipe)
     reports = {record.stage: record.report for record in records}
     assert reports["verify"]["kl_max"] < 1e-4
     assert {"matmul8-gather8", "fp32"} == {each["name"] for each in reports["quantize"]["candidates"]}
@@ -68,7 +68,7 @@ def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
     quantize = recipe.quantize.model_copy(update={"importance_matrix": True})
     data = recipe.data.model_copy(update={"importance": "importance.jsonl"})
     (tmp_path / "importance.jsonl").write_text("".join(json.dumps({"text": f"{i} kettles"}) + "\n" for i in range(9)))
-    records = pipeline.run(recipe.model_copy(update={"quantize": quantize, "data": data}))
+    records = execution.run(recipe.model_copy(update={"quantize": quantize, "data": data}))
     report = next(record.report for record in records if record.stage == "quantize")
     assert (9, 14) == (report["importance"]["rows"], report["importance"]["tensors"])
     lost = {each["name"]: each["next_token"]["kl_mean"] for each in report["candidates"]}
@@ -93,7 +93,7 @@ def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -
     task = (tmp_path / "task.yaml").read_text().replace("[refund, price, other]", "[price, refund, other]")
     (tmp_path / "task.yaml").write_text(task)
     with pytest.raises(InvalidRequest, match="the model's outputs are refund, price, other"):
-        pipeline.run(recipe)
+        execution.run(recipe)
     assert not (tmp_path / "work" / "export").exists()
 
 
@@ -101,11 +101,11 @@ def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -
 def test_export_that_was_changed_afterwards_does_not_pass(tmp_path: Path) -> None:
     """A graph with other weights in the place of the exported one fails the run, with figures."""
     recipe = written(tmp_path, "bert", "onnx", "fp32")
-    pipeline.run(recipe, "export")
+    execution.run(recipe, "export")
     (tmp_path / "other").mkdir()
-    pipeline.run(written(tmp_path / "other", "distilbert", "onnx", "fp32"), "export")
+    execution.run(written(tmp_path / "other", "distilbert", "onnx", "fp32"), "export")
     model = tmp_path / "work" / "export" / "model.onnx"
     model.unlink()
     model.write_bytes((tmp_path / "other" / "work" / "export" / "model.onnx").read_bytes())
     with pytest.raises(ModelFailed, match="Kullback-Leibler divergence"):
-        pipeline.run(recipe, "verify")
+        execution.run(recipe, "verify")

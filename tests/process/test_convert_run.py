@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from convert.evaluate import predict
-from convert.pipeline import STAGES
+from convert.pipeline.execution import STAGES
 from edge_agent.formats.manifest import MANIFEST_NAME, digest_of, parse
-from tests import pos_intents, tiny_models
-from tests.mounts import tmpfs
+from tests.support import pos_intents, tiny_models
+from tests.support.mounts import tmpfs
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from convert.cli import main; main()"]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes import recipe_of
+from tests.support.recipes import recipe_of
 
 ROOT = Path(__file__).parents[2]
 
 
 def bring(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the stages of tests/pipeline_stages.py on a recipe."""
-    command = [sys.executable, "-m", "tests.pipeline_stages", str(folder)]
+    """Run the stages of tests/support/pipeline_stages.py on a recipe."""
+    command = [sys.executable, "-m", "tests.support.pipeline_stages", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 

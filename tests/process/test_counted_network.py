@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.attacking import leaving
-from tests.counted_network import CountedNetwork, why_not
+from tests.support.counted_network import CountedNetwork, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 SERVER = """

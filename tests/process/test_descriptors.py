@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import RunningDaemon
+from tests.support.daemon import RunningDaemon
 
 SHELL, CONNECTIONS = 256, 300
 

@@ -23,8 +23,8 @@ from edge_agent.errors import EngineCrashed, RequirementUnmet
 from edge_agent.formats.golden import Case
 from edge_agent.formats.golden import encode as encode_golden
 from edge_agent.formats.manifest import Manifest, Requires, Task, encode
-from tests import bundles
-from tests.eventually import eventually
+from tests.support import bundles
+from tests.support.eventually import eventually
 
 CONFIG = EngineConfig(
     heartbeat_seconds_max=1.0,

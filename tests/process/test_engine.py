@@ -33,7 +33,7 @@ from edge_agent.errors import (
     StreamBroken,
 )
 from edge_agent.formats.manifest import Limits, Manifest, Prompt, Requires, Task, encode
-from tests.eventually import eventually, eventually_sync, turns
+from tests.support.eventually import eventually, eventually_sync, turns
 
 CONFIG = EngineConfig(
     queue_requests_max=4,

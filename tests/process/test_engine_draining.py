@@ -17,10 +17,10 @@ from edge_agent.engine.state import State
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import encode
 from edge_agent.supervision import Supervisor
-from tests.eventually import eventually, turns
-from tests.injected_faults import InjectedFaults
 from tests.process.test_engine import CLASSIFY, CONFIG, run
 from tests.process.test_engine_lifecycle import children
+from tests.support.eventually import eventually, turns
+from tests.support.injected_faults import InjectedFaults
 
 # A pause that no test waits for.
 LONG = CONFIG.model_copy(update={"restart_seconds_first": 600.0, "restart_seconds_max": 600.0})

@@ -24,8 +24,8 @@ from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, Task, encode
-from tests.eventually import eventually
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
+from tests.support.eventually import eventually
 
 PATIENT = CONFIG.model_copy(update={"heartbeat_seconds_max": 30.0})
 # Loads, but no echo engine has that device: its attach fails while the others on the engine answer.

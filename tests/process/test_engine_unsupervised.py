@@ -12,8 +12,8 @@ from edge_agent.engine.protocol import Attach, Load
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.formats.manifest import Manifest, Task, encode
 from edge_agent.supervision import Supervisor
-from tests.eventually import eventually
-from tests.injected_faults import InjectedFault, InjectedFaults
+from tests.support.eventually import eventually
+from tests.support.injected_faults import InjectedFault, InjectedFaults
 
 BUNDLE = Manifest(task=Task(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 

@@ -13,7 +13,7 @@ import pytest
 from convert.calibrate import Answers, calibrate
 from convert.calibrate.division import divided
 from convert.calibrate.threshold import Risk
-from convert.data import Row, Span
+from convert.data.row_files import Row, Span
 from convert.evaluate import compare, evaluate, predict
 from convert.evaluate.bundle import opened
 from convert.evaluate.predictions import Prediction
@@ -21,7 +21,7 @@ from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import serving
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import AlwaysEscalate, Threshold
-from tests.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle
+from tests.support.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle
 
 RISK = Risk(0.05, 0.1)
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from edge_agent.formats import example, segment
-from tests.site_cases import ASite, answered, judgement, read_outbox
-from tests.spool_field import Field, acknowledged, asked, visible
-from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, sample
+from tests.support.site_cases import ASite, answered, judgement, read_outbox
+from tests.support.spool_field import Field, acknowledged, asked, visible
+from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, sample
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from convert import pipeline, recipe
+from convert.pipeline import execution, recipe
 from edge_agent.formats.manifest import parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,8 +53,8 @@ def trim(file: Path, rows_per_label: int) -> None:
 def test_a_trimmed_recipe_makes_a_bundle(tmp_path: Path, name: str):
     """Every stage runs; the bundle is what the task says, and too few rows calibrate nothing."""
     written = trimmed(name, tmp_path / "examples")
-    records = pipeline.run(written)
-    assert list(pipeline.STAGES) == [record.stage for record in records]
+    records = execution.run(written)
+    assert list(execution.STAGES) == [record.stage for record in records]
     manifest = parse((tmp_path / "examples" / name / "work" / "assemble" / "bundle" / "manifest.json").read_bytes())
     assert manifest.confidence.policy == "always_escalate"
     adapters = manifest.by_role("adapter")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import smollm2_bundle, tiny_onnx_bundle
-from tests.spoiled_models import CASE_SECONDS_MAX, RESIDENT_BYTES_MAX
+from tests.support.bundles import smollm2_bundle, tiny_onnx_bundle
+from tests.support.spoiled_models import CASE_SECONDS_MAX, RESIDENT_BYTES_MAX
 
 QUICK, ALL = 20, 200
 
@@ -30,7 +30,7 @@ def gguf(folder: Path) -> Path:
 def test_a_spoiled_model_file_harms_only_its_child(tmp_path: Path, build: Callable[[Path], Path], count: int) -> None:
     """Load error, clean crash or working model for every seed, within the deadline, below 2 GiB."""
     build(tmp_path / "intact")
-    command = [sys.executable, "-m", "tests.spoiled_models", str(tmp_path), str(count)]
+    command = [sys.executable, "-m", "tests.support.spoiled_models", str(tmp_path), str(count)]
     seconds_max = CASE_SECONDS_MAX * (count + 1)
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds_max, check=True)
     found = json.loads(done.stdout.splitlines()[-1])

@@ -12,8 +12,8 @@ import pytest
 
 from edge_agent.engine import protocol
 from edge_agent.formats.manifest import SCHEMA
-from tests import record_schemas, tiny_gguf
-from tests.children import spawned
+from tests.support import record_schemas, tiny_gguf
+from tests.support.children import spawned
 
 STEP_SECONDS_MAX = 60.0
 QUICK, ALL = 12, 150

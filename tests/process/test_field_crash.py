@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.site_cases import ASite
+from tests.support.site_cases import ASite
 
 WRITING = """
 import sys, itertools
 from pathlib import Path
-from edge_agent.examples.writer import Limits, Writer
-from tests.site_cases import answered, opener
+from edge_agent.capture.writer import Limits, Writer
+from tests.support.site_cases import answered, opener
 
 folder, start = Path(sys.argv[1]), int(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate, finish
-from convert.choose import Candidate, choose
+from convert import calibrate, evaluate
 from convert.evaluate import predict
-from convert.recipe import Budget
-from convert.stage import Job
+from convert.package import finish
+from convert.pipeline.recipe import Budget
+from convert.pipeline.stage import Job
+from convert.quantize.choose import Candidate, choose
 from edge_agent.errors import ModelFailed
 from edge_agent.formats.golden import is_binding, parse
 from edge_agent.formats.manifest import Threshold
-from tests.bundles import INTENTS, digest_of, manifest_of
-from tests.stages import after, stage_job
+from tests.support.bundles import INTENTS, digest_of, manifest_of
+from tests.support.stages import after, stage_job
 
 RISK = {"target": 0.1, "delta": 0.1}
 

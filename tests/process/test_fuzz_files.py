@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzzed_daemon import Found
-from tests.hostile_carried import formats as carried_formats
-from tests.hostile_files import Format, formats, fuzz_file, outcome
-from tests.hostile_state import formats as state_formats
+from tests.support.fuzzed_daemon import Found
+from tests.support.hostile_carried import formats as carried_formats
+from tests.support.hostile_files import Format, formats, fuzz_file, outcome
+from tests.support.hostile_state import formats as state_formats
 
 QUICK, ALL = 12, 1000
 BEGIN = 20  # the bench begins at 0: these are others

@@ -12,10 +12,10 @@ import pytest
 
 from benchmarks.fuzz import bars, fuzzed
 from edge_agent.errors import EdgeAgentError, ManifestInvalid
-from tests.fuzz import corpus
-from tests.fuzz.driver import KINDS, Defect, Report, fuzz, fuzz_together, seed_of_the_day
-from tests.fuzz.judge import Judge
-from tests.fuzz.targets import TARGETS, Read, Target
+from tests.support.fuzz import corpus
+from tests.support.fuzz.driver import KINDS, Defect, Report, fuzz, fuzz_together, seed_of_the_day
+from tests.support.fuzz.judge import Judge
+from tests.support.fuzz.targets import TARGETS, Read, Target
 
 MINUTES = 20
 READERS = [name for name, target in TARGETS.items() if target.settle is None and not target.child]
@@ -141,5 +141,5 @@ def test_a_defect_tells_how_to_run_it_again(tmp_path: Path) -> None:
     assert [0, 1, 0, 0, 0] == [report.count(kind) for kind in KINDS]
     [told] = report.told(tmp_path)
     assert "manifest, seed 20000: hang: not read" in told
-    assert f"python -m tests.fuzz.worker manifest /tmp/fuzz --case {tmp_path}/manifest-hang-1" in told
+    assert f"python -m tests.support.fuzz.worker manifest /tmp/fuzz --case {tmp_path}/manifest-hang-1" in told
     assert b"{}" == (tmp_path / "manifest-hang-1").read_bytes()

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate, finish, provisional
-from convert import task as tasks
-from convert.choose import Candidate, choose, judge
+from convert import calibrate, evaluate
 from convert.evaluate import predict
 from convert.evaluate.bundle import opened
-from convert.quantize import detector, graph
-from convert.recipe import Budget
-from convert.stage import Job, Report
+from convert.package import finish
+from convert.pipeline import task as tasks
+from convert.pipeline.recipe import Budget
+from convert.pipeline.stage import Job, Report
+from convert.quantize import detector, graph, provisional
+from convert.quantize.choose import Candidate, choose, judge
 from edge_agent.formats import golden
 from edge_agent.formats.gate import Gate
-from tests.stages import TEXTS, after, stage_job
+from tests.support.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]
 

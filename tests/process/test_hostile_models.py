@@ -12,7 +12,7 @@ from edge_agent.engine import memory_cap
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats import manifest
-from tests import bundles, hostile_models
+from tests.support import bundles, hostile_models
 
 MB = 10**6
 

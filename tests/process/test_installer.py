@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installer_cases import Site, installer, needs_pip
+from tests.support.installer_cases import Site, installer, needs_pip
 
 pytestmark = [needs_pip, pytest.mark.skipif(sys.platform != "linux", reason="an installer for Linux")]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.installer_cases import Site, installer, needs_pip
-from tests.strace import killed_at, needs_strace, sample, strace
+from tests.support.installer_cases import Site, installer, needs_pip
+from tests.support.strace import killed_at, needs_strace, sample, strace
 
 pytestmark = [needs_pip, needs_strace, pytest.mark.release]
 # What changes names: between two of these calls the disk shows one state.

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibrate, evaluate, near_copies
+from convert import calibrate, evaluate
+from convert.data import near_copies
+from convert.pipeline.stage import Job
 from convert.report.text import headline
-from convert.stage import Job
 from edge_agent.formats.manifest import Threshold
-from tests.stages import after, quantized, stage_job
+from tests.support.stages import after, quantized, stage_job
 
 
 def ready(folder: Path, stage: str, kind: str = "classify", **more) -> Job:

@@ -24,10 +24,10 @@ from edge_agent.engine.protocol import Attach, Attached, Detach, Done, Failed, F
 from edge_agent.engine.runtimes.llama.need import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
-from tests import bundles, models
-from tests.children import spawned
-from tests.eventually import eventually
-from tests.gguf_adapter import write_adapter
+from tests.support import bundles, models
+from tests.support.children import spawned
+from tests.support.eventually import eventually
+from tests.support.gguf_adapter import write_adapter
 
 MIB = 2**20
 BARE_BYTES_MAX = 100 * MIB  # a child with its libraries and no model

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from convert.cli import app
-from tests.bundles import INTENTS, echo_bundle
-from tests.fleet_cases import Centre
+from tests.support.bundles import INTENTS, echo_bundle
+from tests.support.fleet_cases import Centre
 
 CONFIDENT = {"policy": "threshold", "temperature": 1.0, "target_risk": 0.05, "delta": 0.1, "n": 99, "bound": 0.05}
 

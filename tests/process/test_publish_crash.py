@@ -17,10 +17,10 @@ import pytest
 from convert.publish.check import Scope, check
 from convert.publish.keyring import make
 from convert.publish.places import Folder
-from tests.bundles import digest_of, echo_bundle
-from tests.fleet_cases import Centre
-from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
-from tests.tuf_client import Client
+from tests.support.bundles import digest_of, echo_bundle
+from tests.support.fleet_cases import Centre
+from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample
+from tests.support.tuf_client import Client
 
 SECONDS_MAX = 120
 SOME = 16

@@ -14,8 +14,8 @@ from edge_agent.engine.pulse import patience_seconds
 from edge_agent.engine.state import State
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, Prompt, Task, encode
-from tests.eventually import eventually
 from tests.process.test_engine import CLASSIFY, CONFIG, answer, child, pool_of, run
+from tests.support.eventually import eventually
 
 # Patience is then a tenth of a second and what PATIENCE_SECONDS_MIN adds.
 QUICK = CONFIG.model_copy(update={"heartbeat_seconds_max": 0.1})

@@ -13,8 +13,8 @@ import pytest
 from edge_agent.cli.stick import copy_out
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import segment
-from tests.forking import Forking
-from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
+from tests.support.forking import Forking
+from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
 
 IMPORTS = """
 import sys

@@ -17,8 +17,8 @@ import pytest
 
 from edge_agent.store.state import State
 from edge_agent.store.store import Store
-from tests.store_cases import GOLDEN, LIMITS, bundle, require_whole
-from tests.strace import (
+from tests.support.store_cases import GOLDEN, LIMITS, bundle, require_whole
+from tests.support.strace import (
     QUICK_POINTS,
     SEED,
     WRITING,

@@ -13,8 +13,8 @@ import pytest
 
 from edge_agent.errors import DiskFull, StateDirInUse, StateDirUnwritable
 from edge_agent.store.store import Store
-from tests.mounts import mount, tmpfs
-from tests.store_cases import LIMITS, blob_names, bundle
+from tests.support.mounts import mount, tmpfs
+from tests.support.store_cases import LIMITS, blob_names, bundle
 
 HOLD = """
 import sys

@@ -19,7 +19,7 @@ from edge_agent.formats.golden import Case, Said
 from edge_agent.formats.manifest import Manifest, Prompt, Task, encode
 from edge_agent.update.machine import Outcome, outcome_of
 from edge_agent.update.selftest import Exam, Subject, examine
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 TEXTS = ("I want a refund", "what is the price", "none of these")
 SECONDS = 20.0

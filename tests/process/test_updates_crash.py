@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet_cases import Centre
-from tests.forking import Forking
-from tests.mirrored_site import MirroredSite, carry_on
-from tests.power_cut import TRACER, PowerCut
-from tests.store_cases import bundle, require_whole
-from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
-from tests.updating_site import GOLDEN, TASK
+from tests.support.fleet_cases import Centre
+from tests.support.forking import Forking
+from tests.support.mirrored_site import MirroredSite, carry_on
+from tests.support.power_cut import TRACER, PowerCut
+from tests.support.store_cases import bundle, require_whole
+from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
+from tests.support.updating_site import GOLDEN, TASK
 
 CHANGES = ("forward", "back", "back by hand")
 WORK = """
@@ -29,7 +29,7 @@ import contextlib, os, sys
 from pathlib import Path
 import structlog
 from edge_agent.errors import EdgeAgentError
-from tests.mirrored_site import carry_on
+from tests.support.mirrored_site import carry_on
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject
 
@@ -63,7 +63,7 @@ class Field:
             "back": (self.old, "rolled_back"),
             "back by hand": (self.old, "held"),
         }
-        self.working = Forking("import tests.mirrored_site", WORK, root)
+        self.working = Forking("import tests.support.mirrored_site", WORK, root)
 
     def _bring(self, centre: Centre, version: str, **files: bytes) -> str:
         digest = centre.publish(bundle(self.root / version, version, TASK, golden=GOLDEN, **files))

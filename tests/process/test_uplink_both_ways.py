@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.answering_server import AnsweringServer
-from tests.update_cases import (
+from tests.support.answering_server import AnsweringServer
+from tests.support.update_cases import (
     CHUNK,
     WEIGHTS,
     Repository,
@@ -22,7 +22,7 @@ from tests.update_cases import (
     sha256,
     site_of,
 )
-from tests.uplink_cases import Clock
+from tests.support.uplink_cases import Clock
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats import uplink
-from tests.forking import Forking
-from tests.object_stores import s3
-from tests.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
-from tests.uplink_cases import UplinkCase, signed_receipts
+from tests.support.forking import Forking
+from tests.support.object_stores import s3
+from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
+from tests.support.uplink_cases import UplinkCase, signed_receipts
 
 SENDING = ("sendto", "writev", "sendmsg")
 IMPORTS = """
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import structlog
 from edge_agent.errors import EdgeAgentError
-from tests.uplink_cases import UplinkCase
+from tests.support.uplink_cases import UplinkCase
 """
 ONCE = f"""{IMPORTS}
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject

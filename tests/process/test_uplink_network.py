@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import UpstreamFailed
-from tests.answering_server import WAYS, AnsweringServer
-from tests.eventually import eventually
-from tests.object_stores import Served, s3
-from tests.toxic_proxy import Hole, Slow, ToxicProxy
-from tests.uplink_cases import Clock
-from tests.uplink_faults import cut_uploads, failure, through, uplink_of
+from tests.support.answering_server import WAYS, AnsweringServer
+from tests.support.eventually import eventually
+from tests.support.object_stores import Served, s3
+from tests.support.toxic_proxy import Hole, Slow, ToxicProxy
+from tests.support.uplink_cases import Clock
+from tests.support.uplink_faults import cut_uploads, failure, through, uplink_of
 
 
 @pytest.fixture(scope="module")

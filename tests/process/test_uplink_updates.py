@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.answering_server import AnsweringServer
-from tests.eventually import eventually
-from tests.object_stores import azure, azurite, google, s3
-from tests.toxic_proxy import CutAnswer, ToxicProxy
-from tests.update_cases import (
+from tests.support.answering_server import AnsweringServer
+from tests.support.eventually import eventually
+from tests.support.object_stores import azure, azurite, google, s3
+from tests.support.toxic_proxy import CutAnswer, ToxicProxy
+from tests.support.update_cases import (
     ADAPTER,
     CHUNK,
     WEIGHTS,
@@ -28,7 +28,7 @@ from tests.update_cases import (
     sha256,
     site_of,
 )
-from tests.uplink_cases import Clock
+from tests.support.uplink_cases import Clock
 
 
 @pytest.fixture

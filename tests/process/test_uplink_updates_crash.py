@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats import uplink
-from tests.power_cut import TRACER, PowerCut
-from tests.strace import Point, failed_at, killed_at, needs_strace, points, sample
-from tests.update_cases import ADAPTER, WEIGHTS, Repository, UpdateCase, everything, published, rubbish, sha256
+from tests.support.power_cut import TRACER, PowerCut
+from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
+from tests.support.update_cases import ADAPTER, WEIGHTS, Repository, UpdateCase, everything, published, rubbish, sha256
 
 WRITING = ("write", "pwrite64", "fsync", "fdatasync", "fallocate", "rename", "ftruncate", "mkdir")
 OLD = rubbish(700, 4)
@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 import structlog
 from edge_agent.errors import EdgeAgentError
-from tests.update_cases import UpdateCase
+from tests.support.update_cases import UpdateCase
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))  # its writes are not the subject
 case = UpdateCase(Path(sys.argv[1]), sys.argv[2])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.answering_server import DOWNLOAD_WAYS, WAYS, AnsweringServer
-from tests.update_cases import ADAPTER, WEIGHTS, Repository, everything, failure, published, sha256, site_of
+from tests.support.answering_server import DOWNLOAD_WAYS, WAYS, AnsweringServer
+from tests.support.update_cases import ADAPTER, WEIGHTS, Repository, everything, failure, published, sha256, site_of
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from installer.build.recipe import Recipe
-from tests import bundles, tiny_gguf
+from tests.support import bundles, tiny_gguf
 
 ROOT = Path(__file__).parent.parent.parent
 WHEELS = sorted((ROOT / ".cache/installer" / Recipe("0.3.36", "vulkan").key).glob("llama_cpp_python-*.whl"))
@@ -57,9 +57,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(packages: Path, bundle: Path, driver: Path = DRIVER, **settings: Any) -> dict[str, Any]:
-    """Run the bundle with that build, driver and configuration; return what tests/offloaded.py says."""
+    """Run the bundle with that build, driver and configuration; return what tests/support/offloaded.py says."""
     environment = {**os.environ, "PYTHONPATH": f"{packages}:{ROOT}", "VK_DRIVER_FILES": str(driver)}
-    command = [sys.executable, "-m", "tests.offloaded", str(bundle), json.dumps(settings), *TEXTS]
+    command = [sys.executable, "-m", "tests.support.offloaded", str(bundle), json.dumps(settings), *TEXTS]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
     found: dict[str, Any] = json.loads(process.stdout[process.stdout.index('{"device"') :])
     return found

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edge_agent import certs
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificates import certificates, check_pair
-from tests.tls_site import DAY
+from tests.support.tls_site import DAY
 
 NOW = time.time()
 ROOT = certs.authority("Shop", NOW)

@@ -12,15 +12,15 @@ import typer
 from edge_agent import client
 from edge_agent.cli import COMMANDS
 from edge_agent.cli.hidden_imports import hidden
-from tests.daemon import RunningDaemon
-from tests.fake_daemon import FakeDaemon
+from tests.support.daemon import RunningDaemon
+from tests.support.fake_daemon import FakeDaemon
 
 LOADED = re.compile(r"(?m)^import time: +\d+ \| +\d+ \| +(\S+)$")
 SCREEN = {"rich.console", "rich.text", "pygments", "edge_agent.client.answers"}
 SECURITY = {"cryptography", "tuf", "securesystemslib", "boto3", "pyrage", "urllib3"}
 LARGE_MODEL = {"openai", "httpx2", "jsonschema", "referencing"}
 OTHERS = {"obstore", "starlette", "uvicorn", "numpy", "re2", "zstandard", "edge_agent.doctor", "edge_agent.report"}
-DAEMON = {"edge_agent.daemon", "edge_agent.service", "edge_agent.store", "structlog", "uvloop", "sqlite3"}
+DAEMON = {"edge_agent.daemon", "edge_agent.server", "edge_agent.store", "structlog", "uvloop", "sqlite3"}
 CLIENT = {"grpc", "google", "edge_agent.client", "edge_agent.v1"}
 HELP_MODULES_MAX, STATUS_MODULES_MAX, DAEMON_MODULES_MAX = 370, 550, 690
 """A tenth more than there are with Python 3.11; before each command was loaded alone there were 900 and more."""

@@ -16,8 +16,8 @@ from edge_agent.config import Role
 from edge_agent.errors import RoleMissing
 from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.formats.certificates import certificates
-from edge_agent.service import roles
-from edge_agent.service.open_inference import wire
+from edge_agent.server import roles
+from edge_agent.server.open_inference import wire
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2
 
 FILES = (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2)

@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from edge_agent.supervision import PAUSE_SECONDS_MAX, STEADY_SECONDS, Component, Policy, Supervisor, noted
-from tests.eventually import eventually
-from tests.injected_faults import InjectedFault, InjectedFaults
+from tests.support.eventually import eventually
+from tests.support.injected_faults import InjectedFault, InjectedFaults
 
 UNITS = Path(__file__).parents[2] / "systemd"
 

@@ -14,11 +14,11 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
-from edge_agent.service import messages
+from edge_agent.server import messages
 from edge_agent.store.journal import Progress
 from edge_agent.v1 import admin_pb2
-from tests.examples import NOW
-from tests.updating_site import TASK, UpdatingSite
+from tests.support.examples import NOW
+from tests.support.updating_site import TASK, UpdatingSite
 
 
 @pytest.fixture

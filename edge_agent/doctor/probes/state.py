@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from edge_agent.capture.spool import SCHEMA_VERSION as SPOOL_VERSION
 from edge_agent.doctor.files import ENTER, READ, WRITE, File, Person
 from edge_agent.doctor.probes import database
 from edge_agent.doctor.probes.place import DAEMON_USER, EXCHANGE_GROUP, UPLINK_USER, above, content, look
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.state import DatabaseFacts, Exchanged, StateFacts
-from edge_agent.examples.spool import SCHEMA_VERSION as SPOOL_VERSION
 from edge_agent.store.state import SCHEMA_VERSION as STATE_VERSION
 
 ENTRIES_MAX = 5000

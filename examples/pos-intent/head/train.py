@@ -21,13 +21,13 @@ import tokenizers
 import yaml
 from scipy.optimize import minimize
 
-from convert.assemble import Request, assemble
 from convert.calibrate import calibrate
 from convert.calibrate.threshold import Risk
-from convert.data import read_for
+from convert.data.row_files import read_for
 from convert.encoder import bert_graph, head
 from convert.evaluate.bundle import opened
 from convert.evaluate.serving import predict
+from convert.package.assemble import Request, assemble
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data"

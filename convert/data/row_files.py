@@ -1,0 +1,497 @@
+"""The rows of a recipe's four splits: reading them, and refusing what would make a figure a lie.
+
+Each split is a JSONL file, one JSON object a line; docs/data-formats.md shows the four formats. A text that stands in
+two splits is refused by a hash of its normalised form, rows made by a model are refused where only people's texts may
+count, and a label that the task lacks is an error that names the nearest one. Keys that a format does not know are left
+alone: data carries columns of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from convert.data import near_copies, sampling
+from convert.data.near_copies import NearCopies
+from convert.data.sampling import Drawn, Sample, equal_probability
+from convert.data.texts import normalised
+from convert.pipeline import task as tasks
+from convert.pipeline.recipe import DataFormat, Recipe, Split
+from edge_agent.errors import FileMissing, InvalidRequest
+from edge_agent.formats import strict_json
+from edge_agent.formats.manifest import Kind, Task
+
+LINE_BYTES_MAX = 1024 * 1024
+LabelSource = Literal["reviewed", "corrected", "teacher", "model", "imported"]
+"""Where a label comes from: a person who confirmed it, a person who changed it, a large model, the local model, or a
+file of the team, of which nothing more is known."""
+LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
+MACHINES: tuple[LabelSource, ...] = ("teacher", "model")
+"""Sources that no figure may rest on."""
+LABELED_BY_CHARS_MAX = 128
+SPLITS: tuple[Split, ...] = get_args(Split)
+MEASURED: tuple[Split, ...] = ("calibration", "test")
+"""Splits that figures rest on."""
+_SHOWN_MAX = 3
+_SEE = "docs/data-formats.md shows the formats."
+# What a task learns from and is measured on; the text alone is enough for importance and for embed.
+_MARKS: dict[str, DataFormat] = {"messages": "messages", "prompt": "prompt-completion", "spans": "text-spans"}
+_FORMATS: dict[str, tuple[DataFormat, ...]] = {
+    "classify": ("text-label", "prompt-completion", "messages"),
+    "extract": ("text-spans", "prompt-completion", "messages"),
+    "generate": ("prompt-completion", "messages"),
+    "embed": ("text-label",),
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a text, in characters: `text[start:end]`."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """system, user or assistant."""
+    content: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example."""
+
+    text: str
+    """What a device would send: the text, the prompt, or the last message of the user."""
+    label: str = ""
+    """classify: the label, whatever the format; else empty."""
+    completion: str = ""
+    """prompt-completion and messages: what the model is to answer."""
+    messages: tuple[Message, ...] = ()
+    """messages: all turns, the answer last."""
+    spans: tuple[Span, ...] = ()
+    """text-spans: in the order of the text, without overlap."""
+    synthetic: bool = False
+    """Made by a model: `"synthetic": true` in the file."""
+    model: str = ""
+    """synthetic: which one, where the row says so."""
+    family: str = ""
+    """Rows that are one phrasing filled in several ways share it; empty = on its own."""
+    label_source: LabelSource = "imported"
+    """Where the label comes from: `"label_source"` in the file."""
+    labeled_by: str = ""
+    """Who or what gave the label, where the row says so."""
+    review_stream: str = ""
+    """Why people were asked to review it: audit, uncertain, diverse or new; empty = the file does not say."""
+    sampling_probability: float | None = None
+    """With which the random audit of a site drew it; None = not known."""
+
+    @property
+    def key(self) -> str:
+        """Hash of the normalised text: equal for texts that differ in case, spaces or the last punctuation."""
+        return _key(self.asked)
+
+    @property
+    def asked(self) -> str:
+        """All that is asked: the text, or every turn but the answer."""
+        return "\n".join(turn.content for turn in self.messages[:-1]) or self.text
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a check of all splits found."""
+
+    rows: dict[Split, int]
+    labels: dict[Split, dict[str, int]]
+    """Rows of each label, in the order of the task."""
+    synthetic: dict[Split, int]
+    warnings: tuple[str, ...]
+    """Whole sentences for the report."""
+    label_sources: dict[Split, dict[LabelSource, int]] = field(default_factory=dict)
+    """Rows by where their label comes from, in the order of LABEL_SOURCES."""
+    near_copies: tuple[NearCopies, ...] = ()
+    """Of each pair of splits that must not know each other."""
+
+
+def read_rows(path: Path, format: DataFormat, *, text_only: bool = False) -> list[Row]:  # noqa: A002 - the key's name
+    """Read a file; with `text_only`, of a text-label or text-spans row only the text is needed.
+
+    Raises:
+        FileMissing: it is not there.
+        InvalidRequest: a line is no row of that format, or there is none; the message names file and line.
+    """
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Correct the path under 'data' in the recipe.")
+    rows = [_row(line, format, text_only, f"{path}:{number}") for number, line in _lines(path)]
+    if not rows:
+        raise InvalidRequest(f"{path} has no rows", remedy="Give it examples, one JSON object a line.")
+    return rows
+
+
+def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[Row]:  # noqa: A002 - the key's name
+    """Read rows to measure a bundle of that kind on; without a format, the first row's keys tell it.
+
+    Raises what `read_rows` raises.
+    """
+    found = read_rows(path, format or format_of(path), text_only=kind == "embed")
+    return [_classified(row) for row in found] if kind == "classify" else found
+
+
+def format_of(path: Path) -> DataFormat:
+    """Tell the format by the keys of a file's first row. Raises FileMissing, InvalidRequest."""
+    if not path.is_file():
+        raise FileMissing(f"{path} does not exist", remedy="Name a file of rows: docs/data-formats.md.")
+    first = next((plain for _, plain in _lines(path)), {})
+    return next((format_ for key, format_ in _MARKS.items() if key in first), "text-label")
+
+
+def rows(recipe: Recipe, split: Split) -> list[Row]:
+    """Return the rows of `sample`. Raises what that raises."""
+    return sample(recipe, split).rows
+
+
+def sample(recipe: Recipe, split: Split) -> Sample[Row]:
+    """Read one split of a recipe and check it against the task; an importance split left out is the training one.
+
+    Of calibration and test these are the rows that figures may rest on (sampling.py), of the others all.
+
+    Raises:
+        FileMissing, ManifestInvalid: the file or the task is not there, or the task breaks a rule.
+        InvalidRequest: no such split, no rows, a label that the task lacks, one label only, synthetic rows where they
+            would flatter the figures, or no row of known probability in a file that knows of such.
+    """
+    written = _written(recipe, split)
+    if not written:
+        raise InvalidRequest(f"the recipe names no {split} split", remedy=f"Name its file: '{split}' under 'data'.")
+    task = tasks.of(recipe.path(recipe.task))
+    fitting = _FORMATS["generate" if task.record_schema is not None else task.kind]  # a record is a text, too
+    if recipe.data.format not in fitting:
+        said = f"data.format '{recipe.data.format}' does not fit a task of kind {task.kind}"
+        said += " with 'record_schema'" if task.record_schema is not None else ""
+        raise InvalidRequest(said, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
+    _check_trainable(recipe, task)
+    path = recipe.path(written)
+    bare = task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
+    found = read_rows(path, recipe.data.format, text_only=bare)
+    if task.kind == "classify" and not bare:
+        found = [_classified(row) for row in found]
+    _check_split(found, split, task, path, bare)
+    if split not in MEASURED:
+        return Sample(found)
+    drawn = equally_likely(found)
+    if not drawn.rows:
+        said = f"{path}: none of {len(found)} rows has a known sampling probability, so they say nothing of all inputs"
+        raise InvalidRequest(said, remedy="Take rows of the random audit: docs/training-data.md says how they come.")
+    _check_split(drawn.rows, split, task, path, bare)
+    return drawn
+
+
+def equally_likely(found: Sequence[Row]) -> Sample[Row]:
+    """Return the rows that figures may rest on (sampling.py)."""
+    return equal_probability(found, lambda row: Drawn(row.key, row.sampling_probability, row.review_stream))
+
+
+def outliers(recipe: Recipe) -> list[Row]:
+    """Read the texts that are none of the task's; nothing where the recipe names no file.
+
+    Raises what `read_rows` raises; InvalidRequest for a task that learns nothing from them.
+    """
+    if not recipe.data.outliers:
+        return []
+    task = tasks.of(recipe.path(recipe.task))
+    if task.kind != "classify" or recipe.finetune is None or recipe.finetune.method == "lora":
+        said = "'data.outliers' is for an encoder that is trained to classify"
+        raise InvalidRequest(said, remedy=f"Take it out of the recipe, or add 'finetune: {{method: full}}'. {_SEE}")
+    return read_rows(recipe.path(recipe.data.outliers), "text-label", text_only=True)
+
+
+def check(recipe: Recipe) -> Summary:
+    """Read every split that the recipe names, and refuse any text that stands in two of them, or in one and in the
+    outliers.
+
+    Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
+    copies than the recipe takes.
+    """
+    named = [split for split in SPLITS if getattr(recipe.data, split)]
+    samples = {split: sample(recipe, split) for split in named}
+    found = {split: each.rows for split, each in samples.items()}
+    texts: dict[str, list[Row]] = {**dict(found.items()), "outliers": outliers(recipe)}
+    for (first, left), (second, right) in itertools.combinations(texts.items(), 2):
+        _check_overlap(first, left, second, right)
+    copies = _near_copies(found, recipe)
+    task = tasks.of(recipe.path(recipe.task))
+    counts = {split: Counter(labels(found[split])) for split in named}
+    known = known_labels(task)
+    return Summary(
+        rows={split: len(found[split]) for split in named},
+        labels={split: _in_order(counts[split], known) for split in named},
+        synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
+        label_sources={split: count_label_sources(found[split]) for split in named},
+        warnings=(
+            *sampling.warnings(samples),
+            *_doubts(found),
+            *_families(found),
+            *_absent(counts, known),
+            *_few(len(found["calibration"]), recipe),
+            *near_copies.accepted(copies),
+        ),
+        near_copies=copies,
+    )
+
+
+def _near_copies(found: dict[Split, list[Row]], recipe: Recipe) -> tuple[NearCopies, ...]:
+    """Count near copies between splits. Raises InvalidRequest for more than the recipe takes."""
+    copies = near_copies.between({split: [row.asked for row in members] for split, members in found.items()})
+    near_copies.require_few(copies, recipe.data.near_copies_max)
+    return copies
+
+
+def count_label_sources(found: Sequence[Row]) -> dict[LabelSource, int]:
+    """Count rows by where their label comes from."""
+    counts = Counter(row.label_source for row in found)
+    return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
+
+
+def _check_trainable(recipe: Recipe, task: Task) -> None:
+    """Raise InvalidRequest for completions of an encoder that extracts: it learns tags, and those name no spans."""
+    runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
+    if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
+        raise InvalidRequest(
+            f"data.format '{recipe.data.format}' names no spans, and an encoder (runtime onnx) that extracts learns"
+            " nothing else",
+            remedy=f"Use text-spans, or a decoder: 'runtime: llama'. {_SEE}",
+        )
+
+
+def _written(recipe: Recipe, split: Split) -> str:
+    written: str = getattr(recipe.data, split)
+    return written or (recipe.data.train if split == "importance" else "")
+
+
+# --- lines to rows ------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(LINE_BYTES_MAX + 1):
+            number += 1
+            where = f"{path}:{number}"
+            if len(raw) > LINE_BYTES_MAX:
+                raise InvalidRequest(f"{where} has more than {LINE_BYTES_MAX} bytes", remedy="Shorten that row.")
+            if not raw.strip():
+                continue
+            try:
+                plain = strict_json.decode(raw)
+            except ValueError as error:  # ValueError: also what is not UTF-8
+                raise InvalidRequest(f"{where} is not JSON: {error}", remedy="Correct that line.") from None
+            if not isinstance(plain, dict):
+                raise InvalidRequest(f"{where} must be a JSON object", remedy=_SEE)
+            yield number, plain
+
+
+def _row(plain: dict[str, Any], format: DataFormat, text_only: bool, where: str) -> Row:  # noqa: A002 - the key's name
+    synthetic = plain.get("synthetic", False)
+    if not isinstance(synthetic, bool):
+        raise InvalidRequest(f"{where}: 'synthetic' must be true or false", remedy=_SEE)
+    origin = _origin(plain, where)
+    if text_only and format in ("text-label", "text-spans"):
+        return replace(Row(_text(plain, "text", where), synthetic=synthetic), **origin)
+    named = {key: plain[key] for key in ("family", "model", "review_stream") if isinstance(plain.get(key), str)}
+    named["sampling_probability"] = sampling.probability_of(plain, where)
+    return replace(_READERS[format](plain, where, synthetic), **named, **origin)
+
+
+def _origin(plain: dict[str, Any], where: str) -> dict[str, Any]:
+    """Read where a label comes from; a file of before these keys says nothing, and is the team's."""
+    source, by = plain.get("label_source", "imported"), plain.get("labeled_by", "")
+    if source not in LABEL_SOURCES:
+        said = f"{where}: 'label_source' must be one of {', '.join(LABEL_SOURCES)}"
+        raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
+    if not isinstance(by, str) or len(by) > LABELED_BY_CHARS_MAX:
+        said = f"{where}: 'labeled_by' must be text of at most {LABELED_BY_CHARS_MAX} characters"
+        raise InvalidRequest(said, remedy=f"Correct that row. {_SEE}")
+    return {"label_source": source, "labeled_by": by}
+
+
+def _text(plain: dict[str, Any], key: str, where: str) -> str:
+    value = plain.get(key)
+    if not isinstance(value, str) or not value.strip():
+        problem = f"lacks '{key}'" if key not in plain else f"'{key}' must be text that is not empty"
+        raise InvalidRequest(f"{where}: {problem}", remedy=f"Correct that row. {_SEE}")
+    return value
+
+
+def _text_label(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+    return Row(_text(plain, "text", where), label=_text(plain, "label", where), synthetic=synthetic)
+
+
+def _prompt_completion(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+    prompt, completion = _text(plain, "prompt", where), _text(plain, "completion", where)
+    return Row(prompt, completion=completion, synthetic=synthetic)
+
+
+def _conversation(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+    turns = plain.get("messages")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise InvalidRequest(f"{where}: 'messages' must be a list of objects with 'role' and 'content'", remedy=_SEE)
+    messages = tuple(Message(_text(turn, "role", where), _text(turn, "content", where)) for turn in turns)
+    if [turn.role for turn in messages[-2:]] != ["user", "assistant"]:
+        raise InvalidRequest(f"{where}: 'messages' must end with a user's turn and the assistant's", remedy=_SEE)
+    return Row(messages[-2].content, completion=messages[-1].content, messages=messages, synthetic=synthetic)
+
+
+def _text_spans(plain: dict[str, Any], where: str, synthetic: bool) -> Row:
+    text, listed = _text(plain, "text", where), plain.get("spans")
+    if not isinstance(listed, list) or not all(isinstance(span, dict) for span in listed):
+        said = f"{where}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
+        raise InvalidRequest(said, remedy=_SEE)
+    spans = sorted((_span(span, len(text), where) for span in listed), key=lambda span: span.start)
+    for before, after in itertools.pairwise(spans):
+        if after.start < before.end:
+            raise InvalidRequest(f"{where}: spans {before} and {after} overlap", remedy="Correct that row.")
+    return Row(text, spans=tuple(spans), synthetic=synthetic)
+
+
+def _span(plain: dict[str, Any], length: int, where: str) -> Span:
+    start, end = plain.get("start"), plain.get("end")
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
+        said = f"{where}: a span must have 0 <= start < end <= {length}, the text's length in characters"
+        raise InvalidRequest(said, remedy="Correct that row.")
+    return Span(start, end, _text(plain, "label", where))
+
+
+_READERS: dict[DataFormat, Callable[[dict[str, Any], str, bool], Row]] = {
+    "text-label": _text_label,
+    "prompt-completion": _prompt_completion,
+    "messages": _conversation,
+    "text-spans": _text_spans,
+}
+
+
+# --- rows against the task, and against each other ----------------------------------------------------------------
+
+
+def _classified(row: Row) -> Row:
+    return replace(row, label=row.label or row.completion.strip())
+
+
+def known_labels(task: Task) -> tuple[str, ...]:
+    """Return what a row may be labelled with: for extract, the tags B-x and I-x mean the label x."""
+    if task.kind != "extract":
+        return task.labels
+    return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
+
+
+def _in_order(counts: Counter[str], known: Sequence[str]) -> dict[str, int]:
+    return {label: counts[label] for label in known if label in counts}
+
+
+def labels(split: Sequence[Row]) -> Iterator[str]:
+    """Yield the labels of the rows, or of their spans."""
+    for row in split:
+        yield from ([row.label] if row.label else [span.label for span in row.spans])
+
+
+def _check_split(found: list[Row], split: Split, task: Task, path: Path, bare: bool) -> None:
+    if split in MEASURED:
+        _check_made_by_people(found, split, path)
+    seen = Counter(labels(found))
+    known = known_labels(task)
+    for label in seen if known else ():
+        if label not in known:
+            close = difflib.get_close_matches(label, known, n=1)
+            near = f"Did you mean '{close[0]}'? " if close else f"The task has: {', '.join(known)[:500]}. "
+            said = f"{path}: {seen[label]} rows have label '{label}', which the task lacks"
+            raise InvalidRequest(said, remedy=f"{near}Correct the rows, or add the label to task.yaml.")
+    if task.kind == "classify" and not bare and len(seen) < 2:
+        said = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
+        raise InvalidRequest(said, remedy="Draw the splits anew, so that each has rows of several labels.")
+
+
+def _check_made_by_people(found: list[Row], split: Split, path: Path) -> None:
+    """Raise InvalidRequest for texts or labels that a machine made."""
+    if any(row.synthetic for row in found):
+        said = f"{path}: {sum(row.synthetic for row in found)} rows are synthetic; the {split} split takes none"
+        raise InvalidRequest(said, remedy="Move them to the training split: figures must be of real texts.")
+    machine = labelled_by_machine(found)
+    if machine:
+        said = f"{path}: {machine}; the {split} split takes labels of people only"
+        raise InvalidRequest(said, remedy="Move them to the training split, or have people review them.")
+
+
+def labelled_by_machine(found: Sequence[Row]) -> str:
+    """Say how many rows a teacher, and how many a model labelled, and which one; empty = none."""
+    rows = [row for row in found if row.label_source in MACHINES]
+    if not rows:
+        return ""
+    counts = Counter((row.label_source, row.labeled_by) for row in rows)
+    each = [f"{count} by {' '.join(filter(None, by))}" for by, count in counts.most_common(_SHOWN_MAX)]
+    more = f" and {len(counts) - _SHOWN_MAX} others" if len(counts) > _SHOWN_MAX else ""
+    return f"{len(rows)} rows were labelled by a machine ({', '.join(each)}{more})"
+
+
+def _check_overlap(first: str, left: list[Row], second: str, right: list[Row]) -> None:
+    keys = {row.key for row in left}
+    common = list(dict.fromkeys(row.text for row in right if row.key in keys))
+    if common:
+        shown = "; ".join(repr(text[:80]) for text in common[:_SHOWN_MAX])
+        said = f"{len(common)} texts stand in both the {first} and the {second} split, such as {shown}"
+        raise InvalidRequest(
+            said, remedy=f"Take them out of one; the same up to case, spaces and final punctuation is the same. {_SEE}"
+        )
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _doubts(found: dict[Split, list[Row]]) -> Iterator[str]:
+    for split, members in found.items():
+        answers: dict[str, set[str]] = {}
+        for row in members:
+            answers.setdefault(row.key, set()).add(row.label or row.completion or repr(row.spans))
+        torn = sum(len(said) > 1 for said in answers.values())
+        if torn:
+            yield f"{torn} texts of the {split} split stand there with different answers."
+        twice = len(members) - len(answers)
+        if twice and split in MEASURED:
+            yield f"{twice} rows of the {split} split repeat a text, so its figures look surer than they are."
+
+
+def _families(found: dict[Split, list[Row]]) -> Iterator[str]:
+    for first, second in itertools.combinations(found, 2):
+        common = {row.family for row in found[first]} & {row.family for row in found[second]} - {""}
+        if common:
+            yield (
+                f"{len(common)} families of rows, such as '{min(common)}', stand in both the {first} and the {second}"
+                " split: figures flatter a model that has seen the phrasing."
+            )
+
+
+def _absent(counts: dict[Split, Counter[str]], known: Sequence[str]) -> Iterator[str]:
+    for split, seen in counts.items():
+        absent = [label for label in known if label not in seen]
+        if absent and seen:
+            yield f"The {split} split has no row of: {', '.join(absent)[:500]}."
+
+
+def _few(n: int, recipe: Recipe) -> Iterator[str]:
+    needed = math.ceil(math.log(recipe.risk.delta) / math.log(1 - recipe.risk.target))
+    if n < needed:
+        yield (
+            f"{n} calibration rows cannot show a risk of {recipe.risk.target:g} even with no error among them: that"
+            f" takes {needed}. The bundle will always escalate."
+        )

@@ -1,0 +1,118 @@
+"""From a large model's answer to rows; whatever is not as it was asked for is named, never mended by guessing. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, StringConstraints, ValidationError
+
+from convert.data.row_files import known_labels
+from convert.data.synthesize.wording import Request
+
+TEXT_CHARACTERS_MAX = 2000
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=TEXT_CHARACTERS_MAX)]
+
+
+class _Answer(BaseModel):
+    rows: list[Any]
+
+
+class _Texted(BaseModel):
+    text: _Text
+    label: str = ""
+
+
+class _Answered(_Texted):
+    answer: _Text
+
+
+class _Words(BaseModel):
+    label: str
+    text: _Text
+
+
+class _Tagged(_Texted):
+    found: list[_Words]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An answer or a row that is of no use."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Good:
+    """A row."""
+
+    text: str
+    plain: dict[str, Any]
+    """As the recipe's data format has it."""
+
+
+def rows_of(answer: str, request: Request) -> Iterator[Good | Broken]:
+    """Yield the rows of an answer, at most as many as were asked for."""
+    try:
+        # Some models put their JSON into a code block, or a word before it.
+        read = _Answer.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
+    except ValueError:  # also what pydantic raises
+        yield Broken("answer is not the JSON that was asked for")
+        return
+    yield from (_row(row, request) for row in read.rows[: request.count])
+
+
+def _row(row: object, request: Request) -> Good | Broken:
+    model, read = _READERS[request.kind]
+    try:
+        return read(model.model_validate(row, strict=True), request)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        return Broken(f"{where}: {problem['msg']}" if where else "row is no JSON object")
+
+
+def _classified(row: Any, request: Request) -> Good | Broken:
+    if row.label not in ("", request.label):
+        return Broken("row has another label than was asked for")
+    if request.format == "text-label":
+        return Good(row.text, {"text": row.text, "label": request.label})
+    return _said(row.text, request.label, request)
+
+
+def _answered(row: Any, request: Request) -> Good:
+    return _said(row.text, row.answer, request)
+
+
+def _said(text: str, answer: str, request: Request) -> Good:
+    if request.format == "messages":
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        return Good(text, {"messages": turns})
+    return Good(text, {"prompt": text, "completion": answer})
+
+
+def _found(row: Any, request: Request) -> Good | Broken:
+    # Words that stand there twice could be either; a row is cheaper than a wrong one.
+    if any(row.text.count(words.text) != 1 for words in row.found):
+        return Broken("what is to be found does not stand in the text exactly once")
+    if not {words.label for words in row.found} <= set(known_labels(request.task)):
+        return Broken("row has a label that the task lacks")
+    spans = sorted(map(_span, itertools.repeat(row.text), row.found), key=lambda span: int(span["start"]))
+    if any(after["start"] < before["end"] for before, after in itertools.pairwise(spans)):
+        return Broken("what is to be found overlaps")
+    return Good(row.text, {"text": row.text, "spans": spans})
+
+
+def _span(text: str, words: _Words) -> dict[str, Any]:
+    start = text.index(words.text)
+    return {"start": start, "end": start + len(words.text), "label": words.label}
+
+
+_READERS: dict[str, tuple[type[BaseModel], Callable[[Any, Request], Good | Broken]]] = {
+    "classify": (_Texted, _classified),
+    "generate": (_Answered, _answered),
+    "extract": (_Tagged, _found),
+}

@@ -1,0 +1,1 @@
+"""Bundles: golden cases, provenance, the files of a bundle and its manifest."""

@@ -1,0 +1,94 @@
+"""The golden set: which inputs a bundle carries with its answers, and which of these are too near to a change. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+from convert.data.row_files import Row
+from convert.evaluate.predictions import Prediction
+from convert.evaluate.scoring import is_right
+from edge_agent.formats.golden import TOLERANCE, Case, may_turn
+from edge_agent.formats.manifest import Kind, Manifest, Task
+
+CASES_MAX = 200
+PER_LABEL_MAX = 3
+CASES_WANTED = 12
+"""Of a classify task: with few labels there are more cases of each."""
+_TRIED_MAX = 8
+_DIGITS = 4
+
+
+def tried(task: Task, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that may become cases: some of each label, in the order of the labels, whatever the file's order.
+
+    The first rows come first: a label that the test split has takes none from the splits after it.
+    """
+    ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
+    if task.kind != "classify":
+        return ordered[: PER_LABEL_MAX * _TRIED_MAX]
+    return [row for label in task.labels for row in _of_label(ordered, label)[:_TRIED_MAX]]
+
+
+def _of_label(rows: Sequence[Row], label: str) -> list[Row]:
+    return [row for row in rows if row.label == label]
+
+
+def cases(manifest: Manifest, rows: Sequence[Row], said: Sequence[Prediction]) -> list[Case]:
+    """Return the cases of `tried` rows and what the finished bundle said to them.
+
+    Of each label the surest of what is right comes first; a label that the bundle never gets right shows what it gives
+    instead. An answer that another processor may turn is `report_only`.
+    """
+    kind, labels = manifest.task.kind, manifest.task.labels
+    answered = [pair for pair in zip(rows, said, strict=True) if not pair[1].failure]
+    # Stable: what is equally good keeps the order of the rows.
+    ranked = sorted(answered, key=lambda pair: _rank(kind, *pair))
+    if kind == "classify":
+        wanted = max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(labels)))
+        most = max(1, min(wanted, CASES_MAX // len(labels)))
+        ranked = [pair for label in labels for pair in _with_label(ranked, label)[:most]]
+    return [case(manifest, row.text, each) for row, each in ranked]
+
+
+def _with_label(pairs: Sequence[tuple[Row, Prediction]], label: str) -> list[tuple[Row, Prediction]]:
+    return [pair for pair in pairs if pair[0].label == label]
+
+
+def uncovered(task: Task, cases: Sequence[Case]) -> list[str]:
+    """Return the labels of a classify task that no case has as its answer."""
+    shown = {each.answer for each in cases}
+    return [label for label in task.labels if task.kind == "classify" and label not in shown]
+
+
+def _rank(kind: Kind, row: Row, each: Prediction) -> tuple[bool, bool]:
+    wrong = kind != "embed" and not is_right(kind, row, each)
+    return wrong, _may_turn(kind, each)
+
+
+def case(manifest: Manifest, text: str, said: Prediction) -> Case:
+    """Return the case of one text and its answer."""
+    kind = manifest.task.kind
+    answer = "" if kind == "embed" else said.answer
+    turns = _may_turn(kind, said)
+    case_ = Case(input=text, answer=answer, scores=scores(kind, said), tolerance=TOLERANCE, report_only=turns)
+    strange = strangeness(manifest, said)
+    return case_ if strange is None else case_.model_copy(update={"ood_score": strange})
+
+
+def strangeness(manifest: Manifest, said: Prediction) -> float | None:
+    """Return how strange an input is, by the score of the bundle's gate; None without a gate."""
+    confidence = manifest.confidence
+    return round(confidence.gate.score_of(said.ood_score, said.label_mass), _DIGITS) if confidence.gate else None
+
+
+def scores(kind: Kind, said: Prediction) -> tuple[float, ...]:
+    """Return the scores of an answer as a case holds them, rounded so that the last bit of a sum does not show."""
+    plain = {"classify": said.scores, "extract": (said.confidence,), "embed": said.vector}.get(kind, ())
+    return tuple(round(each, _DIGITS) for each in plain)
+
+
+def _may_turn(kind: Kind, said: Prediction) -> bool:
+    """Tell whether a difference within the tolerance could give another answer."""
+    return kind != "embed" and may_turn(scores(kind, said))

@@ -1,0 +1,78 @@
+"""Where a bundle comes from: the model, the data with their hashes, the converters with their versions, the licence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from convert.data import row_files
+from convert.data.row_files import SPLITS, Row
+from convert.pipeline import fingerprint
+from convert.pipeline import task as tasks
+from convert.pipeline.recipe import Recipe
+from convert.pipeline.stage import Job
+
+LICENCE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
+_TOOLS = {
+    "llama": ("torch", "transformers", "peft", "llama-cpp-python"),
+    "onnx": ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime"),
+}
+
+
+def section(job: Job) -> dict[str, Any]:
+    """Return the manifest's `provenance`; what task.yaml says of base and licence stands before what is found here."""
+    plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
+    written = plain.get("provenance") or {}
+    return {
+        "base": written.get("base") or _base(job.recipe),
+        "licence": written.get("licence") or "",
+        "sources": {**dict(_sources(job)), **written.get("sources", {})},
+        "converter": {**written.get("converter", {}), **_versions(str(plain.get("runtime")))},
+    }
+
+
+def licence_file(recipe: Recipe) -> Path | None:
+    """Return the licence that lies in the source's directory, if one does."""
+    source = recipe.source
+    folder = recipe.path(source.checkpoint or source.base or source.gguf)
+    places = (folder / name for name in LICENCE_NAMES)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _base(recipe: Recipe) -> str:
+    source = recipe.source
+    return source.checkpoint or source.base or source.gguf
+
+
+def _sources(job: Job) -> Iterator[tuple[str, str]]:
+    recipe = job.recipe
+    for name, digest in fingerprint.of_source(recipe, job.progress).items():
+        yield name, f"sha256 {digest}"
+    for split in SPLITS:
+        written = getattr(recipe.data, split)
+        if written:
+            rows = row_files.rows(recipe, split)
+            digest = fingerprint.of_place(recipe.path(written), job.progress)
+            yield f"data.{split}", f"{len(rows)} rows, {_synthetic(rows)}, {_labelled(rows)}, sha256 {digest}"
+    if recipe.data.outliers:
+        digest = fingerprint.of_place(recipe.path(recipe.data.outliers), job.progress)
+        yield "data.outliers", f"{len(row_files.outliers(recipe))} rows, sha256 {digest}"
+
+
+def _synthetic(rows: list[Row]) -> str:
+    made = list(filter(attrgetter("synthetic"), rows))
+    models = sorted(set(map(attrgetter("model"), made)) - {""})
+    return " by ".join(filter(None, (f"{len(made)} synthetic", ", ".join(models))))
+
+
+def _labelled(rows: list[Row]) -> str:
+    """Say where the labels come from; those of the team's own files are taken for people's, which is an assumption."""
+    counts = row_files.count_label_sources(rows)
+    return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
+
+
+def _versions(runtime: str) -> dict[str, str]:
+    found = fingerprint.versions(_TOOLS.get(runtime, ()))
+    return {name.removeprefix("version of "): version for name, version in found.items() if version[:1].isdigit()}

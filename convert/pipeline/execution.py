@@ -1,0 +1,231 @@
+"""The pipeline: the order of the stages, what each reads, and running those that are not up to date.
+
+A stage is skipped while everything that it reads is what it was: sections of the recipe, files by content, the task,
+what the stages before it have left, the versions of the libraries that make its results. So a run that was stopped
+goes on where it was, and a change runs what depends on it and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from convert.data import row_files
+from convert.pipeline import fingerprint
+from convert.pipeline import task as tasks
+from convert.pipeline.meter import Meter
+from convert.pipeline.recipe import Recipe
+from convert.pipeline.stage import Job, Progress, Stage
+from convert.pipeline.workspace import Record, Workspace
+from convert.report.made import Made
+from edge_agent import __version__
+from edge_agent.errors import InvalidRequest, RequirementUnmet
+
+_TORCH = ("torch", "transformers", "safetensors", "numpy")
+_SERVING = ("onnxruntime", "llama-cpp-python", "scipy", "numpy")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the table."""
+
+    module: str
+    """Holds `run`, a Stage. Imported when the stage runs, so that assembling by hand needs no torch."""
+    after: tuple[str, ...] = ()
+    """Stages whose folders or reports it reads."""
+    sections: tuple[str, ...] = ()
+    """Sections of the recipe."""
+    files: tuple[str, ...] = ()
+    """source, task (what it does, not its provenance), task.yaml (all of it, and samples.txt), and names of splits."""
+    libraries: tuple[str, ...] = ()
+    """Distributions whose version changes the result."""
+    function: str = "run"
+
+
+# In order. What a stage reads must stand in its line, or a change goes unnoticed. ENTRIES in tests/architecture lists
+# the modules.
+STAGES: dict[str, Step] = {
+    "prepare": Step("convert.prepare", (), (), ("source",), (*_TORCH, "tokenizers", "gguf", "llama-cpp-python")),
+    "finetune": Step(
+        "convert.training", ("prepare",), ("finetune",), ("train", "outliers", "task"), (*_TORCH, "tokenizers", "peft")
+    ),
+    "export": Step(
+        "convert.export",
+        ("prepare", "finetune"),
+        ("export",),
+        ("task",),
+        (*_TORCH, "peft", "optimum-onnx", "onnx", "llama-cpp-python"),
+    ),
+    "verify": Step(
+        "convert.verify",
+        ("prepare", "finetune", "export"),
+        (),
+        ("calibration", "task"),
+        (*_TORCH, "peft", "onnxruntime", "llama-cpp-python"),
+    ),
+    "quantize": Step(
+        "convert.quantize",
+        ("prepare", "finetune", "export"),
+        ("quantize", "budget"),
+        ("importance", "train", "calibration", "task"),
+        (*_TORCH, "peft", "onnxruntime", "llama-cpp-python", "gguf"),
+    ),
+    "calibrate": Step("convert.calibrate", ("export", "quantize"), ("risk",), ("calibration", "task"), _SERVING),
+    "evaluate": Step(
+        "convert.evaluate", ("export", "quantize", "calibrate"), (), ("train", "calibration", "test", "task"), _SERVING
+    ),
+    "assemble": Step(
+        "convert.package.finish",
+        ("export", "quantize", "calibrate", "evaluate"),
+        ("budget",),
+        ("source", "train", "outliers", "importance", "calibration", "test", "task.yaml"),
+        (*_TORCH, *_SERVING),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where a run says what it does."""
+
+    note: Callable[[str, str], None] = lambda _stage, _said: None
+    """Called with a stage and a line about it."""
+    progress: Progress = lambda _what, _done, _total: None
+
+
+def load(module: str) -> Any:
+    """Import a module of the factory that needs the convert extra. Raises RequirementUnmet.
+
+    The only late import: a command imports what it uses when it uses it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("convert", "edge_agent"):
+            raise
+        said = f"{module} needs the package {error.name}, which is not installed"
+        raise RequirementUnmet(
+            said, remedy="Install what the factory needs, in your clone: pip install '.[convert]'"
+        ) from None
+
+
+def work_folder(recipe: Recipe) -> Path:
+    """Return where the stages of a recipe leave their results: `work`, or build/NAME of the task."""
+    if recipe.work:
+        return recipe.path(recipe.work)
+    return Path("build", tasks.of(recipe.path(recipe.task)).name)
+
+
+def run(
+    recipe: Recipe,
+    until: str = "",
+    *,
+    again: bool = False,
+    screen: Screen | None = None,
+    stages: Mapping[str, Step] = STAGES,
+) -> list[Record]:
+    """Run every stage that is not up to date, in order, up to and including `until`; that one anyway if `again`.
+
+    Returns the record of each stage up to there.
+
+    Raises:
+        InvalidRequest: no such stage; what `data.check` refuses.
+        RequirementUnmet: a package is missing.
+        StateDirInUse: another process works in the same folder.
+        DiskFull: also when a library said it otherwise.
+        EdgeAgentError: what the stage found wrong. What was done before stays done.
+    """
+    screen = screen or Screen()
+    names = list(stages)
+    last = until or names[-1]
+    if last not in stages:
+        raise InvalidRequest(f"there is no stage '{last}'", remedy=f"The stages are: {', '.join(names)}.")
+    summary = row_files.check(recipe)
+    for warning in summary.warnings:
+        screen.note("data", warning)
+    for copies in summary.near_copies:
+        screen.note("data", f"{copies.sentence()}.")
+    workspace = Workspace(work_folder(recipe))
+    records: dict[str, Record] = {}
+    with workspace.locked():
+        for name in names[: names.index(last) + 1]:
+            turn = _Turn(name, stages[name], recipe, workspace, screen)
+            records[name] = _bring(turn, records, force=again and name == last)
+        screen.progress("report", 0, 0)
+        plain = tasks.read(tasks.find(recipe.path(recipe.task)))
+        made = Made(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
+        with workspace.staging("report") as out:
+            load("convert.report.writing").write(out, made)
+            workspace.publish(out)
+    return list(records.values())
+
+
+def inputs_of(step: Step, recipe: Recipe, before: Mapping[str, Record], progress: Progress) -> dict[str, str]:
+    """Return everything that a stage reads, by name and hash. Raises FileMissing, ManifestInvalid."""
+    found = {"version of edge-convert": __version__, **fingerprint.versions(step.libraries)}
+    for section in step.sections:
+        value = getattr(recipe, section)
+        plain = value.model_dump(mode="json") if value is not None else None
+        found[f"recipe: {section}"] = json.dumps(plain, sort_keys=True)
+    for stage in filter(before.__contains__, step.after):
+        found[f"stage {stage}"] = before[stage].output
+    for file in step.files:
+        found |= _file_inputs(file, recipe, progress)
+    return found
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One stage's turn in a run."""
+
+    name: str
+    step: Step
+    recipe: Recipe
+    workspace: Workspace
+    screen: Screen
+
+
+def _bring(turn: _Turn, before: Mapping[str, Record], *, force: bool) -> Record:
+    """Return the record of a stage, after running it unless it is up to date."""
+    name, workspace, screen = turn.name, turn.workspace, turn.screen
+    inputs = inputs_of(turn.step, turn.recipe, before, screen.progress)
+    old = workspace.record(name)
+    if old is not None and not force and old.inputs == inputs:
+        screen.note(name, "up to date")
+        return old
+    screen.note(name, _why(old, inputs))
+    stage = cast(Stage, getattr(load(turn.step.module), turn.step.function))
+    with workspace.staging(name) as out:
+        done = {stage: workspace.folder(stage) for stage in before}
+        with Meter() as meter:
+            report = stage(Job(turn.recipe, out, done, screen.progress))
+        output = fingerprint.of_output(out, report, screen.progress)
+        record = Record(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
+        workspace.keep(record, out)
+    screen.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
+    return record
+
+
+def _why(old: Record | None, inputs: Mapping[str, str]) -> str:
+    changed = fingerprint.changed(old.inputs, inputs) if old else []
+    return f"runs again: changed {', '.join(changed)}" if changed else "runs"
+
+
+def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
+    task = tasks.find(recipe.path(recipe.task))
+    if file == "source":
+        return fingerprint.of_source(recipe, progress)
+    if file == "task":
+        plain = tasks.read(task)
+        does = {key: plain.get(key) for key in ("task", "runtime", "engine")}
+        return {"task": json.dumps(does, sort_keys=True, default=str)}
+    if file == "task.yaml":
+        beside = [path for path in (task, task.with_name("samples.txt")) if path.is_file()]
+        return {path.name: fingerprint.of_place(path, progress) for path in beside}
+    written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
+    read = fingerprint.of_place(recipe.path(written), progress) if written else "none"
+    return {f"data.{file}": f"{recipe.data.format} {read}"}

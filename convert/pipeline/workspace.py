@@ -1,0 +1,159 @@
+"""The folder where a recipe's stages leave their results: one process at a time, and a stage is there whole or not.
+
+    build/NAME/
+      .lock                 held by the process that works here
+      prepare/ finetune/ ...  what each stage left, with its stage.json
+      report.json report.md *.png
+
+A stage works in a hidden folder beside its own. When it is done, that folder gets its stage.json, is synced and renamed
+into place. So Ctrl-C, a kill or a power cut at any point leaves the old result or the new one, or none. What was left
+half done is removed by the next run.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from convert import durable
+from convert.pipeline.stage import Report
+from edge_agent.errors import DiskFull, StateDirInUse
+
+STAGE_NAME = "stage.json"
+_LOCK_NAME = ".lock"
+_PARTIAL = ".partial-"
+# A disk with less than this left, after something failed, is why it failed.
+_FREE_BYTES_MIN = 1024 * 1024
+_DISK_REMEDY = (
+    "Free some space, or name a roomier place: 'work' in the recipe. The same command then goes on from here."
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A stage that is done, as stage.json keeps it."""
+
+    stage: str
+    inputs: dict[str, str]
+    """What it read: name and hash."""
+    seconds: float
+    memory_peak_bytes: int
+    """Of this process and its children together."""
+    report: Report
+    output: str = ""
+    """Hash of the files that it left and of its report; empty = of version 0.1, which kept none."""
+
+
+class Workspace:
+    """One recipe's work folder. Use inside `locked`."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; nothing is made yet."""
+        self.root = root
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the folder, and remove what an interrupted run left. Raises StateDirInUse, OSError."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / _LOCK_NAME).open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                said = f"another edge-convert (process {lock.read().strip() or 'unknown'}) works in {self.root}"
+                remedy = "Wait until it is done, stop it, or give this recipe another 'work' folder."
+                raise StateDirInUse(said, remedy=remedy) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            for left in [*self.root.glob(f"{_PARTIAL}*"), *self.root.glob("tmp*")]:  # tmp: of stages, beside theirs
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    def folder(self, stage: str) -> Path:
+        """Return the folder of a stage that is done."""
+        return self.root / stage
+
+    def record(self, stage: str) -> Record | None:
+        """Return what a stage left, or None where it is not done."""
+        try:
+            plain = json.loads((self.folder(stage) / STAGE_NAME).read_bytes())
+            return Record(**plain)
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+            return None
+
+    def keep(self, record: Record, made: Path) -> None:
+        """Move a folder to its stage's place, in one step. Raises OSError."""
+        text = json.dumps(asdict(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        with (made / STAGE_NAME).open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_tree(made)
+        target = self.folder(record.stage)
+        if target.exists():
+            target.rename(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.root))
+        made.rename(target)
+        durable.sync_directory(self.root)
+
+    def publish(self, made: Path) -> None:
+        """Move the files of a report to the top of the folder, in place of those of an earlier run. Raises OSError."""
+        for old in self.root.glob("*.png"):
+            old.unlink()
+        for path in sorted(made.iterdir()):
+            path.replace(self.root / path.name)
+
+    def staging(self, stage: str) -> Staging:
+        """Return a folder to work in, which is gone afterwards unless `keep` took it."""
+        return Staging(self.root, stage)
+
+
+class Staging:
+    """A hidden folder for one stage at work; turns whatever a full disk made fail into DiskFull."""
+
+    def __init__(self, root: Path, stage: str) -> None:
+        """Name it."""
+        self._root, self._stage = root, stage
+        self._path = Path()
+
+    def __enter__(self) -> Path:
+        """Make it. Raises OSError."""
+        self._path = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{self._stage}-", dir=self._root))
+        return self._path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove it; what an older result became when a newer one took its place goes too. Raises DiskFull."""
+        full = error is not None and _is_full(error, self._root)
+        free = shutil.disk_usage(self._root).free
+        for left in self._root.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if full:
+            said = f"the disk of {self._root} became full in stage {self._stage} ({free} bytes were left)"
+            raise DiskFull(said, remedy=_DISK_REMEDY) from error
+
+
+def _is_full(error: BaseException, root: Path) -> bool:
+    """Tell whether a full disk is the reason: libraries hide the errno behind errors of their own."""
+    if not isinstance(error, Exception):
+        return False
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or shutil.disk_usage(root).free < _FREE_BYTES_MIN
+
+
+def _sync_tree(folder: Path) -> None:
+    for path, _, names in os.walk(folder):
+        for name in names:
+            durable.sync(Path(path, name))
+        durable.sync_directory(Path(path))

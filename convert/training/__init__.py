@@ -1,0 +1,174 @@
+"""The stage that trains: an adapter for a decoder, or an encoder, all of it or its head, from the training split.
+
+    lora          -> adapter/     as PEFT writes it, over the checkpoint of `prepare`
+    full, head    -> checkpoint/  as transformers writes it, with its tokenizer
+    no finetune:  -> nothing; the source is tuned already
+
+Part of the rows is kept back to stop early. Neither calibration nor test rows are read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from convert.data import row_files
+from convert.decoder.tokens import task_tokens
+from convert.pipeline import stage
+from convert.pipeline import task as tasks
+from convert.pipeline.recipe import Finetune, Recipe
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, Job, Report
+from convert.training import adapter, checkpoints
+from convert.training.decoder import DecoderLearner, Parts
+from convert.training.encoder import EncoderLearner, Reading, classifier, start_head
+from convert.training.keeping import Kept, keep_back
+from convert.training.lessons import Lessons
+from convert.training.loop import Learner, Settings, Trained, train
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Task
+
+# What suits each method where the recipe says 0; docs/experiments.md has the runs behind the figures.
+LEARNING_RATES = {"lora": 1e-3, "full": 1e-4, "head": 5e-3, "fitted": 4e-5}
+"""fitted: full or head, where the head was fitted first."""
+_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
+_METHODS = {"llama": ("lora",), "onnx": ("full", "head")}
+
+
+def run(job: Job) -> Report:
+    """Train, and leave an adapter or a checkpoint.
+
+    Raises:
+        InvalidRequest: the method does not suit the runtime, a label has no training row, no row is short enough, or
+            the training came to no finite loss.
+        OSError: the disk has no room for the hidden states of the frozen layers.
+        FileMissing, ManifestInvalid: task or data are not there, or break a rule.
+    """
+    settings = job.recipe.finetune
+    if settings is None:
+        return {"skipped": "the recipe has no 'finetune'"}
+    _check_source(job)
+    task = _task(job.recipe, settings)
+    rows = row_files.rows(job.recipe, "train")
+    _check_labels(rows, task)
+    kept = keep_back(rows, settings.validation_share, settings.seed)
+    started = time.monotonic()
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        found = (_adapter if settings.method == "lora" else _encoder)(job, settings, task, kept)
+    return {
+        "method": settings.method,
+        "seed": settings.seed,
+        "learning_rate": _rate(settings),
+        "synthetic_rows": sum(row.synthetic for row in rows),
+        **found,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": _device().type,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _check_source(job: Job) -> None:
+    if stage.adapter(job):
+        raise InvalidRequest(
+            "the source has an adapter already, and 'finetune' would train another one beside it",
+            remedy="Leave 'finetune' out to use that adapter, or leave 'adapter' out of the source to train a new one.",
+        )
+
+
+def _task(recipe: Recipe, settings: Finetune) -> Task:
+    path = recipe.path(recipe.task)
+    runtime = str(tasks.read(tasks.find(path)).get("runtime"))
+    if settings.method not in _METHODS.get(runtime, ()):
+        able = " or ".join(_METHODS.get(runtime, ("no method",)))
+        said = f"finetune.method '{settings.method}' does not make a model for runtime '{runtime}'"
+        raise InvalidRequest(said, remedy=f"For {runtime}, use {able}: lora is for decoders, the others for encoders.")
+    task = tasks.of(path)
+    if task.kind == "embed":
+        raise InvalidRequest(
+            "models that embed are not trained here", remedy="Leave 'finetune' out; bring a checkpoint that is trained."
+        )
+    return task
+
+
+def _check_labels(rows: Sequence[row_files.Row], task: Task) -> None:
+    known, seen = row_files.known_labels(task), set(row_files.labels(rows))
+    unseen = [label for label in known if label not in seen]
+    # An extract task may be learnt from completions, which name no label.
+    if unseen and seen:
+        raise InvalidRequest(
+            f"{len(unseen)} labels have no training row, such as '{unseen[0]}': the model would never give them",
+            remedy="Add rows with these labels, or take the labels out of task.yaml.",
+        )
+
+
+def _rate(settings: Finetune, *, head_fitted: bool = False) -> float:
+    return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _fitted(learner: Learner, settings: Finetune, job: Job, *, head_fitted: bool = False) -> Trained:
+    plan = Settings(settings.epochs, settings.batch_rows, settings.patience_epochs, settings.seed)
+    return train(learner, plan, job.progress, head_fitted=head_fitted)
+
+
+def _counts(model: Any, kept: tuple[int, int], too_long: int) -> dict[str, Any]:
+    return {
+        "rows": {"train": kept[0], "validation": kept[1], "too_long": too_long},
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+    }
+
+
+def _adapter(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, Any]:
+    where = stage.checkpoint(job)
+    tokens = task_tokens(task, checkpoints.open_tokenizer(where))
+    lessons = Lessons(task, tokens)
+    learn, long_train = lessons.of(kept.train, settings.tokens_max)
+    check, long_kept = lessons.of(kept.validation, settings.tokens_max)
+    base = checkpoints.open_model(where, None, "causal")
+    model = adapter.adapted(base.to(_device()), settings)
+    halves = adapter.Halves(model, settings.layers_from, job.out)
+    learner = DecoderLearner(model, tokens, Parts(learn, check), _rate(settings), halves)
+    learner.prepare(job.progress)
+    trained = _fitted(learner, settings, job)
+    size = adapter.save(model, job.out / ADAPTER)
+    counts = _counts(model, (len(learn), len(check)), long_train + long_kept)
+    return {**counts, "adapter_bytes": size, "hidden_states_bytes": halves.bytes_on_disk, **trained.report()}
+
+
+def _encoder(job: Job, settings: Finetune, task: Task, kept: Kept) -> dict[str, Any]:
+    where = stage.checkpoint(job)
+    tokenizer = checkpoints.open_tokenizer(where)
+    model = classifier(str(where), task, settings.method).to(_device())
+    room = min(settings.tokens_max, checkpoints.positions_of(model.config.to_dict()) or settings.tokens_max)
+    reading = Reading(tokenizer, task, room)
+    learn, check = reading.of(kept.train), reading.of(kept.validation)
+    new = checkpoints.labels_of(checkpoints.read_config(where)) != list(task.labels)
+    started = new and start_head(model, learn, len(task.labels), job.progress)
+    rate = _rate(settings, head_fitted=started)
+    strangers = reading.strangers(row_files.outliers(job.recipe))
+    learner = EncoderLearner(model, tokenizer, (learn, check), rate, strangers)
+    trained = _fitted(learner, settings, job, head_fitted=started)
+    target = job.out / CHECKPOINT
+    if task.kind == "classify":
+        model.config.problem_type = "single_label_classification"  # by now, whatever the checkpoint was trained for
+    model.to("cpu").save_pretrained(str(target), safe_serialization=True)
+    tokenizer.save_pretrained(str(target))
+    counts = _counts(model, (len(learn.items), len(check.items)), learn.too_long + check.too_long)
+    misfits = learn.misfits + check.misfits
+    counts["rows"]["outliers"] = len(strangers)
+    return {
+        **counts,
+        "spans_inside_words": misfits,
+        "head_fitted_first": started,
+        "learning_rate": rate,
+        **trained.report(),
+    }

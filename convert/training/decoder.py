@@ -1,0 +1,91 @@
+"""LoRA training of a decoder on lessons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from convert.decoder.scores import joint_log_probabilities
+from convert.decoder.tokens import TaskTokens, Tokens
+from convert.pipeline.stage import Progress
+from convert.training import objective
+from convert.training.adapter import Halves
+from convert.training.lessons import Lesson
+from convert.training.loop import Validation
+
+_VALIDATION_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The lessons to train on and those kept back."""
+
+    train: Sequence[Lesson]
+    validation: Sequence[Lesson]
+
+
+class DecoderLearner:
+    """An adapted decoder and its lessons."""
+
+    def __init__(self, model: Any, tokens: TaskTokens, parts: Parts, learning_rate: float, halves: Halves) -> None:
+        """Take a model from `adapter.adapted`, cut below the lowest layer that it adapts."""
+        self._lengths = [lesson.length for lesson in parts.train]
+        self._model, self._tokens, self._parts, self._rate = model, tokens, parts, learning_rate
+        self._halves = halves
+        self._truth = [list(tokens.labels).index(lesson.answer.tokens) for lesson in parts.validation if tokens.tree]
+
+    def prepare(self, progress: Progress) -> None:
+        """Run the frozen lower layers over everything that will be read."""
+        every = list(map(_read, self._parts.train))
+        if not self._tokens.tree:
+            every += map(_read, self._parts.validation)
+        for done in self._halves.prepare(every):
+            progress("running the frozen layers once", done, len(every))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Return the tokens of each row to train on."""
+        return self._lengths
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the adapter's weights."""
+        trained = [weight for weight in self._model.parameters() if weight.requires_grad]
+        return [{"params": trained, "lr": self._rate, "weight_decay": 0.0}]
+
+    def loss(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return the loss of a batch."""
+        self._model.train()
+        lessons = [self._parts.train[row] for row in rows]
+        wanted = objective.targets([lesson.answer for lesson in lessons], self._model.device)
+        return objective.loss(self._halves.logits(list(map(_read, lessons)), wanted.length), wanted)
+
+    def validate(self) -> Validation:
+        """Score the labels as the agent does, or count the answers that come out to the last token."""
+        self._model.eval()
+        return self._labels_right() if self._tokens.tree else self._answers_right()
+
+    def _labels_right(self) -> Validation:
+        joint = joint_log_probabilities(self._model, self._tokens, [each.row.text for each in self._parts.validation])
+        shares = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
+        losses = -shares[np.arange(len(joint)), self._truth]
+        return Validation(float(losses.mean()), float((joint.argmax(1) == self._truth).mean()))
+
+    def _answers_right(self) -> Validation:
+        lessons, losses, right = self._parts.validation, 0.0, 0
+        for start in range(0, len(lessons), _VALIDATION_ROWS):
+            batch = lessons[start : start + _VALIDATION_ROWS]
+            wanted = objective.targets([lesson.answer for lesson in batch], self._model.device)
+            with torch.inference_mode():
+                logits = self._halves.logits(list(map(_read, batch)), wanted.length)
+                losses += float(objective.loss(logits, wanted)) * len(batch)
+            right += objective.exact(logits, wanted)
+        return Validation(losses / len(lessons), right / len(lessons))
+
+
+def _read(lesson: Lesson) -> Tokens:
+    """Return what the model reads: the prompt, and the answer but for its last token."""
+    return lesson.prompt + lesson.answer.tokens[:-1]

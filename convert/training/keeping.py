@@ -1,0 +1,75 @@
+"""Which rows train and which are kept back for early stopping. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convert.data.row_files import Row
+from edge_agent.errors import InvalidRequest
+
+Group = list[Row]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The two parts of the training split."""
+
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+
+
+def keep_back(rows: Sequence[Row], share: float, seed: int) -> Kept:
+    """Keep back a share of every label's rows, at least one row in all.
+
+    Rows of one family, or of the same text, stay together: a phrasing that was trained on says nothing about others.
+    Synthetic rows are never kept back: stopping is decided on real texts. Raises InvalidRequest if too few rows are
+    there for both parts.
+    """
+    chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    train: list[Group] = []
+    validation: list[Group] = []
+    for groups in _by_label(rows):
+        chance.shuffle(groups)
+        # The last group of a label is for training.
+        room = min(round(share * len(groups)), len(groups) - 1)
+        for group in groups:
+            if room and _is_real(group):
+                validation.append(group)
+                room -= 1
+            else:
+                train.append(group)
+    if not validation:
+        _keep_one(train, validation)
+    return Kept(tuple(itertools.chain(*train)), tuple(itertools.chain(*validation)))
+
+
+def _by_label(rows: Sequence[Row]) -> list[list[Group]]:
+    """Return the groups that stay together, those of one label in one list."""
+    groups: dict[str, Group] = defaultdict(list)
+    for row in rows:
+        groups[row.family or row.key].append(row)
+    labels: dict[str, list[Group]] = defaultdict(list)
+    for group in groups.values():
+        labels[group[0].label].append(group)
+    return [labels[label] for label in sorted(labels)]
+
+
+def _is_real(group: Group) -> bool:
+    return not any(row.synthetic for row in group)
+
+
+def _keep_one(train: list[Group], validation: list[Group]) -> None:
+    """Move one group over, from the label that has most."""
+    able = [place for place, group in enumerate(train) if _is_real(group)]
+    if not able or len(train) < 2:
+        raise InvalidRequest(
+            "the training split has no row to spare for early stopping",
+            remedy="Give it more rows; of these, some that no model made.",
+        )
+    labels = Counter(group[0].label for group in train)
+    chosen = max(able, key=lambda place: labels[train[place][0].label])
+    validation.append(train.pop(chosen))

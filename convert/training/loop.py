@@ -1,0 +1,192 @@
+"""The training loop: epochs, warm-up and cosine, early stop on validation, the best weights in the end.
+
+The same seed gives the same weights on the same machine with the same number of threads. What is learnt, and from what,
+is the learner's.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from convert.pipeline.stage import Progress
+from edge_agent.errors import InvalidRequest
+
+WARM_UP_SHARE = 0.1
+GRADIENT_NORM_MAX = 1.0
+POOL_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train."""
+
+    epochs: int
+    batch_rows: int
+    patience_epochs: int
+    """Ends when validation has not become better for so many epochs."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the rows kept back say."""
+
+    loss: float
+    """Nats a row, or a token."""
+    accuracy: float
+
+    def better_than(self, other: Validation | None) -> bool:
+        """Tell whether accuracy is higher, or the same at a lower loss."""
+        return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+class Learner(Protocol):
+    """A model and its rows."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Of each row to train on: its tokens, prompt and answer."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return what is trained, as the parameter groups of an optimiser: `params`, `lr`, `weight_decay`."""
+
+    def loss(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return the mean loss of a batch, in training mode."""
+
+    def validate(self) -> Validation:
+        """Measure the rows kept back, in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the report."""
+
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How it went."""
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    """The one whose weights were kept, counted from 1; 0 = the start."""
+    best: Validation | None
+    """What it came to; None without an epoch."""
+    stopped_early: bool
+
+    def report(self) -> dict[str, Any]:
+        """Return this for a report."""
+        return {
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "best_epoch": self.best_epoch,
+            "stopped_early": self.stopped_early,
+            "validation_loss": self.best and self.best.loss,
+            "validation_accuracy": self.best and self.best.accuracy,
+        }
+
+
+def train(learner: Learner, settings: Settings, progress: Progress, *, head_fitted: bool = False) -> Trained:
+    """Train, and leave the learner with the weights of the best epoch.
+
+    With `head_fitted` the weights that it starts with are measured, too, and kept where no epoch is better.
+
+    Raises InvalidRequest if the loss is not finite any more.
+    """
+    run = _Run(learner, settings, progress)
+    done: list[Epoch] = []
+    best = learner.validate() if head_fitted else None
+    best_epoch, kept = 0, run.weights()
+    for number in range(settings.epochs):
+        started = time.monotonic()
+        loss = run.epoch(number, best)
+        found = learner.validate()
+        done.append(Epoch(loss, found.loss, found.accuracy, time.monotonic() - started))
+        if found.better_than(best):
+            best, best_epoch, kept = found, number + 1, run.weights()
+        elif number + 1 - best_epoch >= settings.patience_epochs:
+            break
+    run.restore(kept)
+    return Trained(tuple(done), best_epoch, best, stopped_early=len(done) < settings.epochs)
+
+
+class _Run:
+    """The optimiser's side of a training."""
+
+    def __init__(self, learner: Learner, settings: Settings, progress: Progress) -> None:
+        self._learner, self._settings, self._progress = learner, settings, progress
+        groups = learner.groups()
+        self._trained = [weight for group in groups for weight in group["params"]]
+        self._steps = settings.epochs * math.ceil(len(learner.lengths) / settings.batch_rows)
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate(step, self._steps))
+        self._shuffled = random.Random(settings.seed)  # noqa: S311 - an order, no secret
+        self._done, self._started = 0, time.monotonic()
+
+    def weights(self) -> list[torch.Tensor]:
+        """Return a copy of what is trained."""
+        return [weight.detach().clone() for weight in self._trained]
+
+    def restore(self, kept: list[torch.Tensor]) -> None:
+        """Put a copy back."""
+        with torch.no_grad():
+            for weight, value in zip(self._trained, kept, strict=True):
+                weight.copy_(value)
+
+    def epoch(self, number: int, best: Validation | None) -> float:
+        """Learn every row once; return the mean loss."""
+        losses, lengths = 0.0, self._learner.lengths
+        for rows in _batches(lengths, self._settings.batch_rows, self._shuffled):
+            loss = self._step(self._learner.loss(rows))
+            losses += loss * len(rows)
+            self._say(number, loss, best)
+        if not math.isfinite(losses):
+            raise InvalidRequest(
+                f"the loss is not finite any more in epoch {number + 1}",
+                remedy="Lower 'learning_rate' under 'finetune'; half of it is a good next try.",
+            )
+        return losses / len(lengths)
+
+    def _step(self, loss: torch.Tensor) -> float:
+        self._optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._trained, GRADIENT_NORM_MAX)
+        self._optimiser.step()
+        self._schedule.step()
+        return float(loss.detach())
+
+    def _say(self, number: int, loss: float, best: Validation | None) -> None:
+        self._done += 1
+        left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
+        accuracy = f", validation accuracy {best.accuracy:.3f}" if best else ""
+        said = f"training: epoch {number + 1}, loss {loss:.3f}{accuracy}, {left:.0f} s left"
+        self._progress(said, self._done, self._steps)
+
+
+def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iterator[list[int]]:
+    """Yield every row once. Rows of like length share a batch, out of a pool drawn by lot: less padding to compute."""
+    order = list(range(len(lengths)))
+    shuffled.shuffle(order)
+    for start in range(0, len(order), size * POOL_BATCHES):
+        pool = sorted(order[start : start + size * POOL_BATCHES], key=lambda row: lengths[row])
+        batches = [pool[at : at + size] for at in range(0, len(pool), size)]
+        shuffled.shuffle(batches)
+        yield from batches
+
+
+def rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate at a step: up in a line, then down along a cosine."""
+    warm = max(1, round(steps * WARM_UP_SHARE))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -1,0 +1,305 @@
+"""The files that leave the site, and the receipts that come back: seals what waits, deletes what the centre has.
+
+    outbox/segments/<epoch>-<sequence>.age     a sealed segment
+    outbox/segments/<epoch>-<sequence>.json    its signed manifest, written after it
+    outbox/status.json                         the signed status object
+    receipts/receipts.json                     what the centre has, signed by the centre
+
+docs/uplink.md describes them. Everything that comes in is read as hostile. A crash at any point is mended by `recover`:
+a segment whose manifest is there is taken as it is, because somebody may have seen it; one without is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_agent.capture.ledger import Ledger, Sealed, Segment
+from edge_agent.capture.spool import Spool
+from edge_agent.config import ExamplesConfig, SiteConfig
+from edge_agent.durable.disk import disk_errors, sync_directory, write_durably
+from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError
+from edge_agent.formats import receipts, segment, status
+from edge_agent.formats.document import public_key_hex, sign, timestamp
+
+FILE_MODE, FOLDER_MODE = 0o640, 0o750
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where files leave and arrive."""
+
+    outbox: Path
+    receipts: Path
+
+    @property
+    def segments(self) -> Path:
+        """Sealed segments and their manifests."""
+        return self.outbox / "segments"
+
+
+class Outbox:
+    """Seals the spool of one site. The thread that owns the spool owns this, too."""
+
+    def __init__(
+        self, spool: Spool, places: Places, configs: tuple[ExamplesConfig, SiteConfig], key: Ed25519PrivateKey
+    ):
+        """Make the directories, and finish what a crash interrupted.
+
+        Raises:
+            DiskFull, StateDirUnwritable, StoreDamaged: the directories cannot be used.
+        """
+        self._spool, self._places, self._key = spool, places, key
+        self._config, self._site = configs
+        self.ledger = Ledger(spool, self._config.routine_share)
+        self._sealed_at = spool.clock
+        self._receipts_seen = ""
+        self.problem: EdgeAgentError | None = None
+        """Why the last receipts were not believed, or a segment was lost."""
+        for folder in (places.outbox, places.segments, places.receipts):
+            with disk_errors(folder):
+                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+                sync_directory(folder.parent)
+        self._recover()
+
+    def due(self) -> bool:
+        """Tell whether records have waited long enough, or are enough."""
+        waiting = self.ledger.waiting_bytes(self._config.segment_bytes_max)
+        old = self._spool.clock - self._sealed_at >= self._config.seal_seconds
+        return waiting >= self._config.segment_bytes_max or (old and waiting > 0)
+
+    def seal(self, at: float) -> int:
+        """Seal one segment of what waits; return its sequence, 0 = nothing waits.
+
+        Raises:
+            DiskFull: the outbox is full, or its disk is.
+            StateDirUnwritable, StoreDamaged: its disk failed. What was not sealed waits on.
+        """
+        self._check_room()
+        sequence = self.ledger.building()
+        if not sequence:
+            with self._spool.transaction():
+                sequence = self.ledger.choose(self._config.segment_bytes_max)
+        if sequence and not self._write(sequence, at):
+            sequence = 0
+        if not self.ledger.waiting_bytes(1):
+            self._sealed_at = self._spool.clock
+        return sequence
+
+    def used_bytes(self) -> int:
+        """Return the bytes of all segments in the outbox, those of earlier epochs included."""
+        with disk_errors(self._places.segments):
+            return sum(path.stat().st_size for path in self._files())
+
+    def oldest_seconds(self, at: float) -> float:
+        """Return the age of the oldest segment in the outbox at that time, in seconds; 0 = it is empty."""
+        with disk_errors(self._places.segments):
+            return max((at - path.stat().st_mtime for path in self._files()), default=0.0)
+
+    def read_receipts(self) -> int:
+        """Delete what the centre's receipts cover; return how many segments these are.
+
+        Raises:
+            DocumentInvalid, SignatureInvalid: receipts that are none, or not the centre's; nothing was deleted.
+            DiskFull, StateDirUnwritable, StoreDamaged: a disk failed.
+        """
+        raw = self._read(self._places.receipts / receipts.FILE_NAME)
+        if not raw or hashlib.sha256(raw).hexdigest() == self._receipts_seen:
+            return 0
+        signed = receipts.verify(raw, self._site.receipt_keys)
+        if signed.body.site != self._site.id:
+            said = f"{receipts.FILE_NAME} is for site {signed.body.site!r}; this is {self._site.id!r}"
+            raise DocumentInvalid(said, remedy="Bring the receipts of this site.")
+        count = 0
+        for epoch in signed.body.epochs:
+            count += self._believe(epoch) if epoch.epoch == self._spool.epoch else self._forget_epoch(epoch)
+        self._receipts_seen = signed.sha256
+        return count
+
+    def check(self, *, thoroughly: bool) -> list[int]:
+        """Return the segments that are gone or damaged, by their size or by every byte.
+
+        What the spool still has of them waits to be sealed again.
+        """
+        lost = [each.sequence for each in self.ledger.sealed() if not self._intact(each, thoroughly=thoroughly)]
+        if lost:
+            with self._spool.transaction():
+                for sequence in lost:
+                    self.ledger.lose(sequence)
+        for sequence in lost:
+            self._remove(self._spool.epoch, sequence)
+        return lost
+
+    def write_status(
+        self, tasks: Iterable[status.TaskStatus], updates: status.SiteUpdates, version: str, at: float
+    ) -> None:
+        """Write the status object."""
+        highest = self._highest()
+        lost = self.ledger.lost()
+        body = status.SiteStatus(
+            **dict(updates),
+            site=self._site.id,
+            at=timestamp(at),
+            agent_version=version,
+            epoch=self._spool.epoch,
+            highest=highest,
+            missing={self._spool.epoch: lost} if lost else {},
+            counters=dict(self._spool.counters),
+            retained_bytes=self._spool.used_bytes + self.used_bytes(),
+            tasks=tuple(tasks),
+        )
+        write_durably(self._places.outbox / status.FILE_NAME, sign(body, self._key), FILE_MODE)
+
+    def _recover(self) -> None:
+        ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.epoch]
+        if max(ours, default=0) >= self.ledger.next_sequence():
+            # The spool was put back to an earlier state: its numbers are taken.
+            with self._spool.transaction():
+                self.ledger.renew()
+        sequence = self.ledger.building()
+        finished = self._adoptable(sequence) if sequence else None
+        if finished:
+            with self._spool.transaction():
+                self.ledger.finish(sequence, finished)
+        elif sequence:
+            self._remove(self._spool.epoch, sequence)
+        received = {each.sequence for each in self.ledger.between(1, max(ours, default=0)) if each.state == "received"}
+        for number in received & set(ours):
+            self._remove(self._spool.epoch, number)
+
+    def _adoptable(self, sequence: int) -> Sealed | None:
+        stem = segment.name_of(self._spool.epoch, sequence)
+        raw = self._read(self._file(stem, segment.MANIFEST_SUFFIX))
+        try:
+            signed = segment.verify(raw, stem, {public_key_hex(self._key)})
+        except ExchangeError:
+            return None
+        sealed = self._read(self._file(stem, segment.SEALED_SUFFIX))
+        if hashlib.sha256(sealed).hexdigest() != signed.body.sha256:
+            return None
+        return Sealed(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals)
+
+    def _write(self, sequence: int, at: float) -> bool:
+        """Write a segment's files; tell whether there was anything to write."""
+        lines = list(self.ledger.lines(sequence))
+        if not lines:
+            with self._spool.transaction():
+                self.ledger.cancel(sequence)
+            return False
+        sealed = segment.seal(b"".join(lines), self._site.recipients)
+        manifest = segment.SegmentManifest(
+            site=self._site.id,
+            epoch=self._spool.epoch,
+            sequence=sequence,
+            at=timestamp(at),
+            sha256=hashlib.sha256(sealed).hexdigest(),
+            size_bytes=len(sealed),
+            previous=self.ledger.previous(sequence),
+            records=len(lines),
+            recipients=self._site.recipients,
+            reseals=self.ledger.to_reseal(),
+        )
+        signed = sign(manifest, self._key)
+        stem = segment.name_of(self._spool.epoch, sequence)
+        write_durably(self._file(stem, segment.SEALED_SUFFIX), sealed, FILE_MODE)
+        write_durably(self._file(stem, segment.MANIFEST_SUFFIX), signed, FILE_MODE)
+        sha256 = hashlib.sha256(signed).hexdigest()
+        with self._spool.transaction():
+            self._spool.counters["records_sealed"] += len(lines)
+            self.ledger.finish(sequence, Sealed(len(sealed), manifest.sha256, sha256, manifest.reseals))
+        return True
+
+    def _check_room(self) -> None:
+        used = self.used_bytes()
+        if used >= self._config.outbox_bytes_max:
+            raise DiskFull(
+                f"the outbox holds {used} bytes; the limit is {self._config.outbox_bytes_max}",
+                remedy="Let the uplink run, or 'edge-agent export' to a stick and bring back the receipts.",
+            )
+
+    def _believe(self, epoch: receipts.EpochReceipts) -> int:
+        """Take receipts over; a range counts only if it ends with a manifest that is ours."""
+        received = [each for span in epoch.received for each in self._covered(span)]
+        refused = [each.sequence for each in epoch.refused if self._is_ours(each.sequence, each.manifest_sha256)]
+        with self._spool.transaction():
+            self.ledger.receive([each.sequence for each in received])
+            for sequence in set(refused):
+                self.ledger.lose(sequence)
+        for sequence in (*(each.sequence for each in received), *refused):
+            self._remove(self._spool.epoch, sequence)
+        return len(received)
+
+    def _covered(self, span: receipts.Range) -> list[Segment]:
+        if not any(each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.between(span.last, span.last)):
+            return []
+        return [each for each in self.ledger.between(span.first, span.last) if each.state in ("sealed", "lost")]
+
+    def _is_ours(self, sequence: int, manifest_sha256: str) -> bool:
+        return any(
+            each.state == "sealed" and each.manifest_sha256 == manifest_sha256
+            for each in self.ledger.between(sequence, sequence)
+        )
+
+    def _forget_epoch(self, epoch: receipts.EpochReceipts) -> int:
+        """Delete segments of an earlier life of the spool, whose ledger is gone: their own files say what they are."""
+        gone = 0
+        for span in epoch.received:
+            last = self._file(segment.name_of(epoch.epoch, span.last), segment.MANIFEST_SUFFIX)
+            if hashlib.sha256(self._read(last)).hexdigest() == span.manifest_sha256:
+                named = {found for path in self._files() if (found := _named(path)) and found[0] == epoch.epoch}
+                numbers = [number for _, number in named if span.first <= number <= span.last]
+                gone += sum(self._remove(epoch.epoch, number) for number in numbers)
+        return gone
+
+    def _intact(self, known: Segment, *, thoroughly: bool) -> bool:
+        path = self._file(segment.name_of(self._spool.epoch, known.sequence), segment.SEALED_SUFFIX)
+        try:
+            whole = path.stat().st_size == known.size and path.with_suffix(segment.MANIFEST_SUFFIX).exists()
+            if not thoroughly or not whole:
+                return whole
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+        except OSError:
+            return False
+
+    def _highest(self) -> dict[str, int]:
+        highest = {self._spool.epoch: self.ledger.next_sequence() - 1 - bool(self.ledger.building())}
+        for path in self._files():
+            named = _named(path)
+            if named and named[0] != self._spool.epoch:
+                highest[named[0]] = max(named[1], highest.get(named[0], 0))
+        return highest
+
+    def _remove(self, epoch: str, sequence: int) -> int:
+        stem, gone = segment.name_of(epoch, sequence), 0
+        # The manifest goes first: without it there is no segment.
+        for suffix in (segment.MANIFEST_SUFFIX, segment.SEALED_SUFFIX):
+            path = self._file(stem, suffix)
+            with disk_errors(path):
+                gone = int(path.exists())
+                path.unlink(missing_ok=True)
+        return gone
+
+    def _file(self, stem: str, suffix: str) -> Path:
+        return self._places.segments / f"{stem}{suffix}"
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._places.segments.iterdir() if _named(path)]
+
+    def _read(self, path: Path) -> bytes:
+        """Return a file's bytes, nothing if it is not there; never more than a sealed segment may have."""
+        with disk_errors(path):
+            try:
+                with path.open("rb") as file:
+                    return file.read(segment.SEALED_BYTES_MAX + 1)
+            except (FileNotFoundError, IsADirectoryError):
+                return b""
+
+
+def _named(path: Path) -> tuple[str, int] | None:
+    known = path.suffix in (segment.SEALED_SUFFIX, segment.MANIFEST_SUFFIX)
+    return segment.parse_name(path.stem) if known else None

@@ -1,0 +1,162 @@
+"""Replaces personal data by placeholders, and remembers in memory what they stand for.
+
+The same value gets the same placeholder wherever it stands, in the input or in the answer: "[CARD_1]" twice is one
+card. A placeholder that the text holds already is not given again, so what comes back from a large model is restored
+unambiguously. Nothing of the map is ever written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.capture.redact.rules import GATES, RULES, RULES_VERSION, Rule, Span
+
+PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
+FIELD_RULE = "schema_field"
+"""Name under which values of fields that the schema marks are counted."""
+NAME_RULE, NAME_WORD = "presidio", "NAME"
+"""The rule that finds names, where a site has one, and the word of its placeholders."""
+
+
+def placeholders(text: str) -> list[str]:
+    """Return the placeholders in a text, in its order."""
+    return [match[0] for match in PLACEHOLDER.finditer(text)] if "[" in text else []
+
+
+@dataclass
+class Redaction:
+    """What was replaced in the texts of one example. Make one with `Redactor.start`."""
+
+    rules: tuple[Rule, ...]
+    reserved: set[str] = field(default_factory=set)
+    """Placeholders that are not given: the texts hold them already."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Replacements by the name of the rule."""
+    _placeholders: dict[str, str] = field(default_factory=dict)
+    _numbers: Counter[str] = field(default_factory=Counter)
+    _known: dict[str, None] = field(default_factory=dict)
+
+    def text(self, text: str, context: str = "") -> str:
+        """Replace what the rules find, and whatever was replaced in an earlier text of the example.
+
+        `context` is read before the text and not replaced: the key of a value may tell what its digits are.
+        """
+        self.reserved.update(placeholders(text))
+        spans = self.found(text, context)
+        if not spans:
+            return text
+        parts, end = [], 0
+        for start, stop, rule, word in spans:
+            if context:
+                self._known[text[start:stop]] = None  # another text may hold it without what tells what it is
+            parts += [text[end:start], self._placeholder(text[start:stop], word)]
+            self.counts[rule] += 1
+            end = stop
+        return "".join([*parts, text[end:]])
+
+    def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Replace the values of fields in a record, and note them so that `text` finds them in the input."""
+        return {key: self._field(value, key) if key in names else value for key, value in record.items()}
+
+    def value(self, value: Any, key: str = "") -> Any:
+        """Replace what the rules find in a JSON value: in strings, in numbers, and in keys, however deep they stand.
+
+        A number in which something is found becomes the placeholder, a string. `key` is where the value stands.
+        """
+        if isinstance(value, dict):
+            return {self.text(name): self.value(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.value(each, key) for each in value]
+        context = f"{key.replace('_', ' ')}: " if key else ""
+        if isinstance(value, str):
+            return self.text(value, context)
+        if value is None or isinstance(value, bool):
+            return value
+        said = json.dumps(value)
+        replaced = self.text(said, context)
+        return value if replaced == said else replaced
+
+    def restore(self, text: str) -> str:
+        """Put the values back into a text that holds placeholders of this example."""
+        values = {placeholder: value for value, placeholder in self._placeholders.items()}
+        return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
+
+    def _field(self, value: Any, name: str) -> Any:
+        if isinstance(value, list):
+            return [self._field(each, name) for each in value]
+        if value in (None, "", True, False) or (isinstance(value, str) and value in self.reserved):
+            return value
+        said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        self.counts[FIELD_RULE] += 1
+        self._known[said] = None
+        return self._placeholder(said, _word(name))
+
+    def found(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
+        """Return start, end, rule and placeholder of whatever would be replaced, in the order of the text.
+
+        `context` is read before the text: what begins in it and ends in the text is found from the text's start.
+        """
+        every = self._found(text)
+        if context:
+            every = itertools.chain(every, self._found_behind(context, text))
+        return sorted(_disjoint(every, len(text)))
+
+    def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
+        before = len(context)
+        for start, end, rule, word in self._found(context + text):
+            if end > before:
+                yield max(start - before, 0), end - before, rule, word
+
+    def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
+        for value in sorted(self._known, key=len, reverse=True):
+            yield from ((*match.span(), FIELD_RULE, "") for match in re.finditer(re.escape(value), text))
+        windows = {gate: gate.windows(text) for gate in GATES}
+        for rule in self.rules:
+            for begin, stop in windows[rule.gate] if rule.gate else ((0, len(text)),):
+                found = rule.find(text[begin:stop])
+                yield from ((begin + start, begin + end, rule.name, rule.placeholder) for start, end in found)
+
+    def _placeholder(self, value: str, word: str) -> str:
+        if value not in self._placeholders:
+            made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
+            chosen = next(placeholder for placeholder in made if placeholder not in self.reserved)
+            self._numbers[word] = int(chosen[len(word) + 2 : -1])
+            self._placeholders[value] = chosen
+        return self._placeholders[value]
+
+
+def _word(name: str) -> str:
+    """Make the word of a placeholder from the name of a field."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII).upper()[:40] or "FIELD"
+
+
+class Redactor:
+    """The rules of one site."""
+
+    def __init__(
+        self, site_rules: Sequence[Rule] = (), detector: Callable[[str], Iterator[Span]] | None = None
+    ) -> None:
+        """Put the site's rules before the ones that are always there, and the detector of names after them."""
+        names = [Rule(NAME_RULE, NAME_WORD, detector)] if detector else []
+        self._rules = (*site_rules, *RULES, *names)
+        self.rule_names = tuple(rule.name for rule in self._rules)
+        self.version = RULES_VERSION
+
+    def start(self, stored: str = "") -> Redaction:
+        """Begin with an example; placeholders in a stored text of it are not given again."""
+        return Redaction(self._rules, set(placeholders(stored)))
+
+
+def _disjoint(found: Iterator[tuple[int, int, str, str]], length: int) -> Iterator[tuple[int, int, str, str]]:
+    """Drop what overlaps with something found before."""
+    taken = bytearray(length)
+    for start, end, rule, word in found:
+        if taken.find(1, start, end) < 0:
+            taken[start:end] = b"\x01" * (end - start)
+            yield start, end, rule, word

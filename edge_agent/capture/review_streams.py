@@ -1,0 +1,256 @@
+"""Which answers people are asked to review, and why: the streams of the review queue, and the book of the random audit.
+
+Each kept answer is in one stream, which is chosen in the transaction that keeps it.
+
+- *audit*: drawn at random with a known probability, whatever the answer, its confidence and its route. It is the only
+  stream that says something of all answers. The oldest comes first, so that an answer that was skipped comes again.
+- *diverse*: the 1st, 2nd, 4th, 8th, ... answer of each stratum: the label, or the length where there are no labels.
+  A rare label has about as many rows there as a frequent one.
+- *new*: outside the gate of the bundle, so unlike the training data. The oldest comes first.
+- *uncertain*: all others, the least confident first.
+
+Every second row of the queue is of the audit while it has any; the other streams take turns between them.
+
+What became of each drawn answer stands in `review_audit` until it is weighed (field/book.py), in the order in which
+they were drawn: a wrong answer is often reported at once, and a right one waits for the queue. Columns and tables are
+added to a spool of earlier agents, whose version stays, as those of opinions are (opinion_tables.py); what must hold
+whichever agent writes is a trigger.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+from edge_agent.durable.database import Database
+from edge_agent.formats.example import ReviewStream
+from edge_agent.formats.gate import OUT_OF_DISTRIBUTION
+from edge_agent.monitoring.book import Outcome
+from edge_agent.monitoring.observed import Observed
+
+STREAMS: tuple[ReviewStream, ...] = get_args(ReviewStream)
+AUDIT, UNCERTAIN, DIVERSE, NEW = STREAMS
+CODES: Mapping[ReviewStream, int] = {UNCERTAIN: 0, AUDIT: 1, DIVERSE: 2, NEW: 3}
+NAMES: Mapping[int, ReviewStream] = {code: name for name, code in CODES.items()}
+TURNS: tuple[ReviewStream, ...] = (AUDIT, UNCERTAIN, AUDIT, DIVERSE, AUDIT, NEW)
+"""The order of the queue, again and again; a stream that has nothing is passed over."""
+STRATA_MAX = 10_000
+"""Strata that are counted; the oldest goes first."""
+AUDIT_ROWS_MAX = 100_000
+"""Drawn answers that wait to be weighed; the oldest go first, unjudged."""
+OPEN, RIGHT, WRONG, UNKNOWN, LOST = "open", "right", "wrong", "unknown", "lost"
+_COLUMNS = {
+    "stream": "ALTER TABLE predictions ADD COLUMN stream INTEGER NOT NULL DEFAULT 0",
+    "probability": "ALTER TABLE predictions ADD COLUMN probability REAL",
+}
+_STATEMENTS = (
+    "DROP INDEX IF EXISTS review",
+    "CREATE INDEX IF NOT EXISTS review_rank ON predictions (stream, reviewed, rank, row)",
+    "CREATE INDEX IF NOT EXISTS review_turn ON predictions (stream, reviewed, row) WHERE stream > 0",
+    "CREATE TABLE IF NOT EXISTS review_strata (row INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL,"
+    " digest TEXT NOT NULL, stratum TEXT NOT NULL, answers INTEGER NOT NULL, UNIQUE (task, digest, stratum)) STRICT",
+    "CREATE TABLE IF NOT EXISTS review_audit (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL"
+    " UNIQUE, task TEXT NOT NULL, digest TEXT NOT NULL, probability REAL NOT NULL, accepted INTEGER NOT NULL,"
+    " outcome TEXT NOT NULL DEFAULT 'open') STRICT",
+    "CREATE INDEX IF NOT EXISTS review_audit_turn ON review_audit (task, digest, outcome, row)",
+    # An agent that knows nothing of the audit has the same effect on it.
+    "CREATE TRIGGER IF NOT EXISTS review_audit_lost AFTER DELETE ON predictions WHEN old.stream = 1 BEGIN"
+    " UPDATE review_audit SET outcome = iif(outcome = 'open', 'lost', outcome), prediction_id = 'gone:' || row"
+    " WHERE prediction_id = old.prediction_id; END",
+    "CREATE TRIGGER IF NOT EXISTS review_audit_seen AFTER UPDATE OF reviewed ON predictions"
+    " WHEN new.stream = 1 AND new.reviewed = 1 AND old.reviewed = 0 BEGIN"
+    " UPDATE review_audit SET outcome = 'unknown' WHERE prediction_id = new.prediction_id; END",
+)
+_PLACE_COLUMNS = "rank, row, record, task, reviewed, stream, probability"
+
+
+class Place(NamedTuple):
+    """A place in the review queue: behind how many turns, and behind which row of each stream."""
+
+    turn: int = 0
+    audit: int = 0
+    diverse: int = 0
+    new: int = 0
+    rank: float = -1.0
+    row: int = 0
+    """With `rank`, of the uncertain stream."""
+
+
+class Drawn(NamedTuple):
+    """An answer that goes into a stream other than the uncertain one."""
+
+    prediction_id: str
+    stream: ReviewStream
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class ReviewFilter:
+    """Which predictions a reviewer wants to see."""
+
+    task: str = ""
+    confidence_max: float | None = None
+    """Then without the audit: who chooses among its rows by confidence makes them no random sample any more."""
+    include_reviewed: bool = False
+    stream: ReviewStream | None = None
+    """Only this one; None = all, in turns."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of a task's answers the audit draws: probabilities, 0 to 1."""
+
+    default: float
+    of_tasks: Mapping[str, float]
+
+    def of(self, task: str) -> float:
+        """Return that of a task."""
+        return self.of_tasks.get(task, self.default)
+
+
+_draw: Callable[[], float] = random.SystemRandom().random
+
+
+class ReviewStreams:
+    """See the module. Methods that change something run inside the spool's transaction."""
+
+    def __init__(self, database: Database, shares: Shares, drawn: Callable[[], float] = _draw) -> None:
+        """Draw by these shares; `drawn` gives a number from 0 to below 1."""
+        self._db, self._shares, self._drawn = database, shares, drawn
+
+    def assign(self, new: Iterable[tuple[str, str, Observed | None]]) -> int:
+        """Put answers that were just kept into their streams; return how many the audit has drawn.
+
+        Each is a prediction_id, its task, and what is counted of it.
+        """
+        drawn = 0
+        for prediction_id, task, seen in new:
+            share, is_lead = self._shares.of(task), seen is not None and self._is_lead(task, seen)
+            if share > 0 and self._drawn() < share:
+                drawn += 1
+                self._put(Drawn(prediction_id, AUDIT, share))
+                digest, accepted = (seen.digest, seen.accepted) if seen else ("", False)
+                self._db.execute(
+                    "INSERT INTO review_audit (prediction_id, task, digest, probability, accepted)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (prediction_id, task, digest, share, accepted),
+                )
+            elif seen is not None and seen.held_up == OUT_OF_DISTRIBUTION:
+                self._put(Drawn(prediction_id, NEW, None))
+            elif is_lead:
+                self._put(Drawn(prediction_id, DIVERSE, None))
+        if drawn:
+            self._db.execute(
+                "DELETE FROM review_audit WHERE row <= (SELECT max(row) FROM review_audit) - ?", (AUDIT_ROWS_MAX,)
+            )
+        return drawn
+
+    def has_drawn(self, prediction_id: str) -> bool:
+        """Tell whether the audit has drawn an answer that is kept here."""
+        query = "SELECT 1 FROM predictions WHERE prediction_id = ? AND stream = 1"
+        return bool(self._db.rows(query, (prediction_id,)))
+
+    def judged(self, prediction_id: str, wrong: bool | None) -> bool:
+        """Note the first word of a person on an answer; tell whether the audit had drawn it."""
+        outcome = UNKNOWN if wrong is None else WRONG if wrong else RIGHT
+        rows = self._db.execute(
+            "UPDATE review_audit SET outcome = ? WHERE prediction_id = ?", (outcome, prediction_id)
+        ).rowcount
+        return bool(rows)
+
+    def can_settle(self) -> bool:
+        """Tell whether `settle` would find something; writes nothing."""
+        query = "SELECT 1 FROM review_audit WHERE outcome <> 'open' AND row IN (SELECT min(row) FROM review_audit"
+        return bool(self._db.rows(f"{query} GROUP BY task, digest) LIMIT 1"))
+
+    def settle(self) -> dict[tuple[str, str], list[Outcome]]:
+        """Take away what is behind no open one, in the order in which it was drawn, by task and digest."""
+        found: dict[tuple[str, str], list[Outcome]] = {}
+        for task, digest in self._db.rows("SELECT DISTINCT task, digest FROM review_audit"):
+            ((first_open,),) = self._db.rows(
+                "SELECT min(row) FROM review_audit WHERE task = ? AND digest = ? AND outcome = 'open'", (task, digest)
+            )
+            behind = (task, digest, first_open, first_open)
+            where = "task = ? AND digest = ? AND (? IS NULL OR row < ?)"
+            rows = self._db.rows(f"SELECT accepted, outcome FROM review_audit WHERE {where} ORDER BY row", behind)  # noqa: S608
+            if rows:
+                found[task, digest] = [Outcome(bool(accepted), outcome) for accepted, outcome in rows]
+                self._db.execute(f"DELETE FROM review_audit WHERE {where}", behind)  # noqa: S608 - our own words
+        return found
+
+    def waiting(self) -> dict[str, int]:
+        """Count what waits for people, by stream."""
+        rows = self._db.rows("SELECT stream, count(*) FROM predictions WHERE reviewed = 0 GROUP BY stream")
+        return {NAMES[code]: number for code, number in rows if code in NAMES}
+
+    def page(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, tuple[Any, ...]]]:
+        """Return rows behind a place, in turns, each with the place that it takes; see `_PLACE_COLUMNS`."""
+        names = [wanted.stream] if wanted.stream else list(STREAMS)
+        if wanted.confidence_max is not None:
+            names = [name for name in names if name != AUDIT]
+        ahead = {name: self._ahead(name, wanted, after, count) for name in names}
+        page: list[tuple[Place, tuple[Any, ...]]] = []
+        while len(page) < count and any(ahead.values()):
+            name = TURNS[after.turn % len(TURNS)]
+            after = after._replace(turn=(after.turn + 1) % len(TURNS))
+            if ahead.get(name):
+                row = ahead[name].pop(0)
+                after = _behind(after, name, row)
+                page.append((after, row))
+        return page
+
+    def _ahead(self, name: ReviewStream, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Any, ...]]:
+        """Return the next rows of one stream."""
+        seen = "reviewed <= 1" if wanted.include_reviewed else "reviewed = 0"
+        place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
+        values: list[object] = [after.rank, after.row] if name == UNCERTAIN else [getattr(after, name)]
+        query = (
+            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {seen} AND {place}"  # noqa: S608
+            f" AND (? IS NULL OR rank <= ?) AND (? = '' OR task = ?) ORDER BY {order} LIMIT ?"
+        )
+        values += [wanted.confidence_max, wanted.confidence_max, wanted.task, wanted.task, count]
+        return self._db.rows(query, values)
+
+    def _put(self, drawn: Drawn) -> None:
+        self._db.execute(
+            "UPDATE predictions SET stream = ?, probability = ? WHERE prediction_id = ?",
+            (CODES[drawn.stream], drawn.probability, drawn.prediction_id),
+        )
+
+    def _is_lead(self, task: str, seen: Observed) -> bool:
+        """Count an answer in its stratum; tell whether it is the 1st, 2nd, 4th, 8th, ... there."""
+        stratum = seen.label or f"2^{seen.characters.bit_length()} characters"
+        rows = self._db.execute(
+            "INSERT INTO review_strata (task, digest, stratum, answers) VALUES (?, ?, ?, 1)"
+            " ON CONFLICT (task, digest, stratum) DO UPDATE SET answers = answers + 1 RETURNING answers",
+            (task, seen.digest, stratum),
+        ).fetchall()
+        answers = int(rows[0][0])
+        if answers == 1:
+            self._db.execute(
+                "DELETE FROM review_strata WHERE row <= (SELECT row FROM review_strata ORDER BY row DESC"
+                " LIMIT 1 OFFSET ?)",
+                (STRATA_MAX,),
+            )
+        return answers & (answers - 1) == 0
+
+
+def prepare(database: Database) -> None:
+    """Add what is missing to a spool, inside its transaction."""
+    there = {name for _, name, *_ in database.rows("PRAGMA table_info(predictions)")}
+    for column, statement in _COLUMNS.items():
+        if column not in there:
+            database.execute(statement)
+    for statement in _STATEMENTS:
+        database.execute(statement)
+
+
+def _behind(after: Place, name: ReviewStream, row: tuple[Any, ...]) -> Place:
+    rank, number = float(row[0]), int(row[1])
+    if name == AUDIT:
+        return after._replace(audit=number)
+    if name == DIVERSE:
+        return after._replace(diverse=number)
+    return after._replace(new=number) if name == NEW else after._replace(rank=rank, row=number)

@@ -1,0 +1,369 @@
+"""spool.db: predictions kept for their window, feedback kept until the centre has it, and what has to be forgotten.
+
+One thread uses it. Every change happens inside `transaction`, and what a transaction committed is on the disk.
+
+A prediction is in one of four classes, which say who is given up first when there is no room: routine, unsure,
+escalated, reviewed. Reviewed is everything with feedback, and is never given up. A prediction is *spare* when nothing
+needs it but late feedback: it is sealed, or was passed over, or never leaves. Spare ones go at the end of the window,
+or earlier when there is no room.
+
+Age is counted in seconds of running, not by the clock on the wall: a clock that jumps years must not end a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.capture import opinion_tables, review_streams
+from edge_agent.capture.review_streams import NAMES, Place, ReviewFilter, ReviewStreams, Shares
+from edge_agent.durable.database import Database, Schema
+from edge_agent.errors import InvalidRequest, PredictionUnknown
+from edge_agent.formats.example import ReviewStream
+from edge_agent.monitoring.observed import Observed
+
+SCHEMA_VERSION = 1
+LOCAL, UPSTREAM = 1, 2
+ROUTINE, UNSURE, ESCALATED, REVIEWED = range(4)
+CLASS_NAMES = ("routine", "unsure", "escalated", "reviewed")
+PASSED_OVER = 0
+"""In place of a segment's sequence: it was not chosen to be sealed."""
+UNRANKED = 2.0
+"""In place of a confidence where there is none; behind all of them."""
+REQUESTS_KEPT = 100_000
+"""request_ids of feedback that are remembered."""
+_STATEMENTS = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT",
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT",
+    "CREATE TABLE predictions (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL UNIQUE,"
+    " task TEXT NOT NULL, rank REAL NOT NULL, class INTEGER NOT NULL, consent INTEGER NOT NULL,"
+    " reviewed INTEGER NOT NULL DEFAULT 0, spare INTEGER NOT NULL, kept_at REAL NOT NULL, size INTEGER NOT NULL,"
+    " segment INTEGER, record BLOB NOT NULL) STRICT",
+    "CREATE INDEX sacrifice ON predictions (spare, class, row)",
+    "CREATE INDEX expiry ON predictions (kept_at) WHERE spare = 1",
+    "CREATE INDEX waiting ON predictions (row) WHERE segment IS NULL AND consent = 2",
+    "CREATE INDEX sealed ON predictions (segment) WHERE segment > 0",
+    "CREATE TABLE feedback (row INTEGER PRIMARY KEY AUTOINCREMENT, feedback_id TEXT NOT NULL UNIQUE,"
+    " prediction_id TEXT NOT NULL, consent INTEGER NOT NULL, size INTEGER NOT NULL, segment INTEGER,"
+    " record BLOB NOT NULL) STRICT",
+    "CREATE INDEX feedback_of ON feedback (prediction_id)",
+    "CREATE INDEX feedback_segment ON feedback (segment)",
+    "CREATE TABLE requests (row INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL UNIQUE,"
+    " content BLOB NOT NULL) STRICT",
+    "CREATE TABLE tombstones (row INTEGER PRIMARY KEY AUTOINCREMENT, prediction_id TEXT NOT NULL UNIQUE,"
+    " segment INTEGER, record BLOB NOT NULL) STRICT",
+    # state: building, sealed, received, lost.
+    "CREATE TABLE segments (sequence INTEGER PRIMARY KEY, state TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 0,"
+    " sha256 TEXT NOT NULL DEFAULT '', manifest_sha256 TEXT NOT NULL DEFAULT '', resealed INTEGER NOT NULL DEFAULT 0)"
+    " STRICT",
+)
+_INSERT = (
+    "INSERT INTO predictions (prediction_id, task, rank, class, consent, spare, kept_at, size, record)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING"
+)
+_ROW_BYTES = 4096
+"""More than most rows have, so that not many are given up at once."""
+_UNDRAWN = "(stream <> 1 OR reviewed = 1)"
+# Who goes first. Without feedback all; with it nobody. Unjudged rows of the audit go last, those first that were
+# sealed, and by their age alone: their class tells of their confidence, and must have no say in which are left.
+_SACRIFICE = (
+    (f"spare = 1 AND {_UNDRAWN} ORDER BY class, row", "window_cut"),
+    *(
+        (f"spare = 0 AND class = {class_} AND {_UNDRAWN} ORDER BY row", f"sacrificed_{CLASS_NAMES[class_]}")
+        for class_ in (0, 1, 2)
+    ),
+    ("spare = 1 AND stream = 1 AND reviewed = 0 ORDER BY row", "window_cut_audit"),
+    ("spare = 0 AND stream = 1 AND reviewed = 0 ORDER BY row", "sacrificed_audit"),
+)
+ROW_OVERHEAD_BYTES = 250  # what the row and its index entries take beside the record, about
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A prediction to keep: its record without `kept`, which is written when it is sealed."""
+
+    prediction_id: str
+    task: str
+    rank: float
+    """Confidence, 0 to 1, or UNRANKED."""
+    class_: int
+    consent: int
+    record: bytes
+    observed: Observed | None = None
+    """What is counted of it."""
+    later: str = ""
+    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Feedback to keep."""
+
+    feedback_id: str
+    prediction_id: str
+    request_id: str
+    """Empty = none."""
+    record: bytes
+    content: bytes
+    """What a repeated request must say again."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A kept prediction and the feedback on it."""
+
+    record: bytes
+    task: str
+    reviewed: bool
+    feedback: tuple[bytes, ...]
+    stream: ReviewStream = "uncertain"
+    probability: float | None = None
+    """With which the audit drew it; None = it did not."""
+
+
+class Spool:
+    """The open database."""
+
+    def __init__(
+        self, path: Path, monotonic: Callable[[], float], streams: Callable[[Database], ReviewStreams] | None = None
+    ) -> None:
+        """Open it; `monotonic` gives seconds that never go back while this process runs; no `streams` draw nothing.
+
+        Raises:
+            StoreDamaged, StateDirUnwritable, StateDirInUse, DiskFull: it cannot be used.
+        """
+        self.db = Database(path, _schema_at(path))
+        self._monotonic, self._started = monotonic, monotonic()
+        self.counters: Counter[str] = Counter(dict(self.db.rows("SELECT name, value FROM counters")))
+        self._saved = self.counters.copy()
+        self.streams = streams(self.db) if streams else ReviewStreams(self.db, Shares(0.0, {}))
+        self._clock = float(self._meta("clock", 0.0))
+        self.used_bytes = int(self._meta("used_bytes", 0))
+        with self.transaction():
+            for statement in opinion_tables.STATEMENTS:
+                self.db.execute(statement)
+            review_streams.prepare(self.db)
+            self.epoch = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
+
+    @property
+    def clock(self) -> float:
+        """Seconds that daemons have run on this spool."""
+        return self._clock + self._monotonic() - self._started
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what happens in the block, with the counters and the clock; or nothing, and the counters as before."""
+        used, before = self.used_bytes, self.counters.copy()
+        try:
+            with self.db.transaction():
+                yield
+                self._save_counters()
+        except BaseException:
+            self.used_bytes, self.counters = used, before
+            raise
+        self._saved = self.counters.copy()
+
+    def add(self, kept: Iterable[Kept]) -> list[Kept]:
+        """Keep predictions; one whose id is there already stays as it is. Return those that are new."""
+        now, new = self.clock, []
+        for each in kept:
+            size = len(each.record) + ROW_OVERHEAD_BYTES
+            spare = each.consent == LOCAL
+            row = (each.prediction_id, each.task, each.rank, each.class_, each.consent, spare, now, size, each.record)
+            if self.db.execute(_INSERT, row).rowcount:
+                self.used_bytes += size
+                self.counters["captured"] += 1
+                new.append(each)
+        if drawn := self.streams.assign((each.prediction_id, each.task, each.observed) for each in new):
+            self.counters["audit_drawn"] += drawn
+        return new
+
+    def find(self, prediction_id: str) -> Found:
+        """Return a kept prediction.
+
+        Raises:
+            PredictionUnknown: it is not, or no longer, here.
+        """
+        query = "SELECT record, task, reviewed, stream, probability FROM predictions WHERE prediction_id = ?"
+        found = self.db.rows(query, (prediction_id,))
+        if not found:
+            raise PredictionUnknown(f"no answer {prediction_id!r} is kept here", prediction_id=prediction_id)
+        said = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
+        record, task, reviewed, stream, probability = found[0]
+        return Found(record, task, bool(reviewed), tuple(row[0] for row in said), NAMES[stream], probability)
+
+    def judge(self, judged: Judged) -> int:
+        """Keep feedback; return how many there are then on its prediction. The same request again is 0, and no change.
+
+        Raises:
+            PredictionUnknown: the prediction is not here.
+            InvalidRequest: the request_id was used for something else.
+        """
+        if self._repeated(judged):
+            return 0
+        rows = self.db.rows(
+            "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (judged.prediction_id,)
+        )
+        if not rows:
+            said = f"no answer {judged.prediction_id!r} is kept here"
+            raise PredictionUnknown(said, prediction_id=judged.prediction_id)
+        ((row, consent, segment),) = rows
+        size = len(judged.record) + ROW_OVERHEAD_BYTES
+        self.db.execute(
+            "INSERT INTO feedback (feedback_id, prediction_id, consent, size, record) VALUES (?, ?, ?, ?, ?)",
+            (judged.feedback_id, judged.prediction_id, consent, size, judged.record),
+        )
+        waits = None if segment == PASSED_OVER else segment
+        self.db.execute(
+            "UPDATE predictions SET class = ?, reviewed = 1, spare = 0, segment = ? WHERE row = ?",
+            (REVIEWED, waits, row),
+        )
+        self.used_bytes += size
+        self.counters["feedback"] += 1
+        ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
+        return int(number)
+
+    def first_word(self, prediction_id: str) -> bytes | None:
+        """Return the first feedback on a prediction that is here; None = there is none."""
+        query = "SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row LIMIT 1"
+        return next((row[0] for row in self.db.rows(query, (prediction_id,))), None)
+
+    def review(self, wanted: ReviewFilter, after: Place, count: int) -> list[tuple[Place, Found]]:
+        """Return predictions behind a place of the review queue, each with its place (review_streams.py)."""
+        rows: Iterable[tuple[Place, tuple[Any, ...]]] = self.streams.page(wanted, after, count)
+        return [
+            (place, Found(record, task, bool(seen), (), NAMES[stream], probability))
+            for place, (_, _, record, task, seen, stream, probability) in rows
+        ]
+
+    def erase(self, prediction_id: str, tombstone: bytes) -> tuple[bool, bool]:
+        """Forget a prediction and its feedback; return whether it was here, and whether the centre has to forget it.
+
+        Where it may have left, or is not known any more, the tombstone is kept until the centre has it.
+        """
+        kept = self.db.rows("SELECT segment, consent FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        said = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
+        thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        left = any(row[0] for row in (*kept, *said, *thought)) or (not kept and self.has_sealed())
+        self._delete_feedback([prediction_id])
+        self._delete("prediction_id = ?", (prediction_id,), 1)
+        if left:
+            self.db.execute(
+                "INSERT INTO tombstones (prediction_id, record) VALUES (?, ?) ON CONFLICT (prediction_id) DO NOTHING",
+                (prediction_id, tombstone),
+            )
+        self.counters["erased"] += bool(kept)
+        return bool(kept), left
+
+    def expire(self, window_seconds: float, count: int) -> int:
+        """Forget at most so many spare predictions older than the window; return how many."""
+        gone = self._delete("spare = 1 AND kept_at < ? ORDER BY kept_at", (self.clock - window_seconds,), count)
+        self.counters["expired"] += gone
+        return gone
+
+    def can_expire(self, window_seconds: float) -> bool:
+        """Tell whether `expire` would find something; writes nothing."""
+        query = "SELECT 1 FROM predictions WHERE spare = 1 AND kept_at < ? LIMIT 1"
+        return bool(self.db.rows(query, (self.clock - window_seconds,)))
+
+    def save_clock(self) -> None:
+        """Write how long daemons have run, for a spool in which nothing else is written."""
+        with self.transaction():
+            pass
+
+    def sacrifice(self, bytes_max: int, count: int) -> bool:
+        """Forget at most so many predictions while there are more bytes than allowed, in the order of sacrifice.
+
+        Returns whether the rest fits.
+        """
+        for where, counter in _SACRIFICE:
+            step = 1
+            while self.used_bytes > bytes_max and count > 0 and step:
+                about = 1 + (self.used_bytes - bytes_max) // _ROW_BYTES
+                step = self._delete(where, (), min(count, about))
+                self.counters[counter] += step
+                count -= step
+        return self.used_bytes <= bytes_max
+
+    def has_sealed(self) -> bool:
+        """Tell whether anything may have left the site in this epoch."""
+        return bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
+
+    def retained(self) -> dict[str, int]:
+        """Count what is here: predictions by class, feedback."""
+        rows = self.db.rows("SELECT class, count(*) FROM predictions GROUP BY class")
+        counted = {CLASS_NAMES[class_]: number for class_, number in rows}
+        ((said,),) = self.db.rows("SELECT count(*) FROM feedback")
+        return {**counted, "feedback": said}
+
+    def set_meta(self, name: str, value: str | float) -> str | float:
+        """Write one value; return it."""
+        self.db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+        )
+        return value
+
+    def shrink(self) -> None:
+        """Overwrite what was deleted in the log, too, and give free pages back to the disk."""
+        with self.db.errors():
+            self.db.execute("PRAGMA incremental_vacuum(2000)").fetchall()
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Close the database."""
+        self.db.close()
+
+    def _repeated(self, judged: Judged) -> bool:
+        if not judged.request_id:
+            return False
+        content = hashlib.sha256(judged.content).digest()
+        known = self.db.rows("SELECT content FROM requests WHERE request_id = ?", (judged.request_id,))
+        if known and known[0][0] != content:
+            raise InvalidRequest(
+                "this request_id was used for another request", remedy="Use a new UUID4 for each request."
+            )
+        if not known:
+            self.db.execute("INSERT INTO requests (request_id, content) VALUES (?, ?)", (judged.request_id, content))
+            self.db.execute("DELETE FROM requests WHERE row <= (SELECT max(row) FROM requests) - ?", (REQUESTS_KEPT,))
+        return bool(known)
+
+    def _delete(self, where: str, values: tuple[object, ...], count: int) -> int:
+        gone = self.db.rows(
+            "DELETE FROM predictions WHERE row IN (SELECT row FROM predictions WHERE "
+            f"{where} LIMIT ?) RETURNING size, class, prediction_id",
+            (*values, count),
+        )
+        self.used_bytes -= sum(row[0] for row in gone)
+        self._delete_feedback([row[2] for row in gone if row[1] == REVIEWED])
+        return len(gone)
+
+    def _delete_feedback(self, prediction_ids: Iterable[str]) -> None:
+        for each in prediction_ids:
+            gone = self.db.rows("DELETE FROM feedback WHERE prediction_id = ? RETURNING size", (each,))
+            self.used_bytes -= sum(row[0] for row in gone)
+
+    def _save_counters(self) -> None:
+        changed = [(name, value) for name, value in self.counters.items() if value != self._saved[name]]
+        self.db.executemany(
+            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed
+        )
+        self.set_meta("clock", self.clock)
+        self.set_meta("used_bytes", self.used_bytes)
+
+    def _meta(self, name: str, default: str | float) -> str | float:
+        rows = self.db.rows("SELECT value FROM meta WHERE name = ?", (name,))
+        value: str | float = rows[0][0] if rows else default
+        return value
+
+
+def _schema_at(path: Path) -> Schema:
+    remedy = f"Stop the daemon, move {path}* away and start it again; feedback that was not sealed yet is in them."
+    # secure_delete: what is erased is overwritten. Reading a gigabyte at every start is too long.
+    first = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
+    return Schema(SCHEMA_VERSION, _STATEMENTS, remedy, first, checked=False)

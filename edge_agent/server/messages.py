@@ -1,0 +1,266 @@
+"""Between the daemon's own words and the messages of edge_agent.v1: pure translation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from edge_agent.capture.collection import CollectionStatus
+from edge_agent.engine.placing import FALLBACK, PARTIAL
+from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.state import State
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Threshold
+from edge_agent.formats.plan import Mode
+from edge_agent.formats.status import UpdateState
+from edge_agent.metrics.counting import Counts, Histogram, TaskCounts
+from edge_agent.routing.policy import Wish
+from edge_agent.store.journal import Progress
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.activation import Activation
+from edge_agent.update.updater import Overview
+from edge_agent.update.verified import Copied
+from edge_agent.v1 import admin_pb2, inference_pb2, task_pb2
+
+KINDS = {
+    "classify": task_pb2.TASK_KIND_CLASSIFY,
+    "extract": task_pb2.TASK_KIND_EXTRACT,
+    "generate": task_pb2.TASK_KIND_GENERATE,
+    "embed": task_pb2.TASK_KIND_EMBED,
+}
+ROUTES = {
+    "local": task_pb2.ROUTE_LOCAL,
+    "upstream": task_pb2.ROUTE_UPSTREAM,
+    "abstained": task_pb2.ROUTE_ABSTAINED,
+    "deferred": task_pb2.ROUTE_DEFERRED,
+}
+MODES = {
+    "bootstrap": task_pb2.MODE_BOOTSTRAP,
+    "shadow": task_pb2.MODE_SHADOW,
+    "hybrid": task_pb2.MODE_HYBRID,
+    "local": task_pb2.MODE_LOCAL,
+}
+WISHES: dict[int, Wish] = {
+    task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED: "as_mode",
+    task_pb2.ON_LOW_CONFIDENCE_ANSWER: "answer",
+    task_pb2.ON_LOW_CONFIDENCE_ABSTAIN: "abstain",
+    task_pb2.ON_LOW_CONFIDENCE_ESCALATE: "escalate",
+}
+FINISHES = {"stop": inference_pb2.FINISH_REASON_STOP, "length": inference_pb2.FINISH_REASON_LENGTH}
+STATES = {
+    State.STARTING: admin_pb2.ENGINE_STATE_STARTING,
+    State.READY: admin_pb2.ENGINE_STATE_READY,
+    State.BACKING_OFF: admin_pb2.ENGINE_STATE_BACKING_OFF,
+    State.FAILED: admin_pb2.ENGINE_STATE_FAILED,
+    State.STOPPING: admin_pb2.ENGINE_STATE_STOPPING,
+}
+UPDATE_STATES: dict[UpdateState, admin_pb2.UpdateState] = {
+    "waiting": admin_pb2.UPDATE_STATE_WAITING,
+    "fetching": admin_pb2.UPDATE_STATE_FETCHING,
+    "staged": admin_pb2.UPDATE_STATE_STAGED,
+    "testing": admin_pb2.UPDATE_STATE_TESTING,
+    "switching": admin_pb2.UPDATE_STATE_SWITCHING,
+    "probation": admin_pb2.UPDATE_STATE_PROBATION,
+    "done": admin_pb2.UPDATE_STATE_DONE,
+    "failed": admin_pb2.UPDATE_STATE_FAILED,
+    "rolled_back": admin_pb2.UPDATE_STATE_ROLLED_BACK,
+    "held": admin_pb2.UPDATE_STATE_HELD,
+}
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+
+
+def bundle_ref(bundle: InstalledBundle) -> task_pb2.BundleRef:
+    """Name a bundle."""
+    manifest = bundle.manifest
+    return task_pb2.BundleRef(task=manifest.task.name, version=manifest.version, digest=bundle.digest)
+
+
+def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_variance: str = "") -> task_pb2.Task:
+    """Describe a task; `score_variance` is why its scores depend on what else is computed, if they do."""
+    manifest = bundle.manifest
+    limits = manifest.task.limits
+    message = task_pb2.Task(
+        name=manifest.task.name,
+        kind=KINDS[manifest.task.kind],
+        bundle=bundle_ref(bundle),
+        labels=manifest.task.record_fields if manifest.task.kind == "extract" else manifest.task.labels,
+        limits=task_pb2.TaskLimits(
+            input_tokens_max=limits.input_tokens_max,
+            output_tokens_max=manifest.task.written_tokens_max,
+            inputs_max=limits.inputs_max,
+        ),
+        ready=ready,
+        signed=bundle.signed,
+        mode=MODES[mode],
+        confidence_blocker=score_variance,
+        gate=manifest.gate_name,
+    )
+    if isinstance(manifest.confidence, Threshold):
+        message.threshold = manifest.confidence.confidence_min
+    return message
+
+
+def record_schema(bundle: InstalledBundle) -> str:
+    """Write the schema of a task's records; empty where it writes none."""
+    schema = bundle.manifest.task.record_schema
+    return "" if schema is None else json.dumps(schema, ensure_ascii=False)
+
+
+def bundle_message(
+    bundle: InstalledBundle, *, active: bool, previous: bool, score_variance: str = ""
+) -> admin_pb2.Bundle:
+    """Describe an installed bundle; `score_variance` as for its task."""
+    message = admin_pb2.Bundle(
+        ref=bundle_ref(bundle),
+        kind=KINDS[bundle.manifest.task.kind],
+        runtime=bundle.manifest.runtime,
+        active=active,
+        previous=previous,
+        signed=bundle.signed,
+        size_bytes=bundle.manifest.size_bytes,
+        confidence_blocker=score_variance,
+        gate=bundle.manifest.gate_name,
+    )
+    message.install_time.FromMilliseconds(int(bundle.installed_at * 1000))
+    return message
+
+
+def engine_message(status: EngineStatus, tasks: list[str]) -> admin_pb2.Engine:
+    """Describe an engine."""
+    return admin_pb2.Engine(
+        name=status.name,
+        runtime=status.runtime,
+        state=STATES[status.state],
+        pid=status.pid,
+        resident_bytes=status.resident_bytes,
+        pending=status.pending,
+        restarts=status.restarts,
+        problem=status.problem,
+        tasks=tasks,
+        device=status.device,
+        details=dict(status.details),
+        fallback=status.shortfalls.get(FALLBACK, ""),
+        partial=status.shortfalls.get(PARTIAL, ""),
+        running=status.running,
+        running_max=status.running_max,
+    )
+
+
+def counts_messages(counts: Counts) -> list[admin_pb2.TaskCounts]:
+    """Describe what came of the inputs, task by task."""
+    found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
+    for lost, number in counts.errors.items():
+        found.setdefault(lost.task, admin_pb2.TaskCounts(task=lost.task)).errors[lost.reason] = number
+    return list(found.values())
+
+
+def _counts_message(task: str, counts: TaskCounts) -> admin_pb2.TaskCounts:
+    return admin_pb2.TaskCounts(
+        task=task,
+        answers=counts.answers,
+        graded=sum(counts.confidence.counts),
+        below_threshold=sum(counts.held_up.values()),
+        held_up=counts.held_up,
+        output_tokens=counts.tokens[1],
+        queue=_durations(counts.queue),
+        total=_durations(counts.total),
+    )
+
+
+def _durations(histogram: Histogram) -> admin_pb2.Durations:
+    return admin_pb2.Durations(bounds_seconds=histogram.bounds, counts=histogram.counts, total_seconds=histogram.total)
+
+
+GIVEN_UP = ("failed", "lost", "expired", "crowded")
+"""Why a question for the large model was given up, as counters of the spool have it behind `questions_`."""
+
+
+def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
+    """Describe what is kept of inputs and answers."""
+    return admin_pb2.ExamplesStatus(
+        counters=status.counters,
+        retained=status.retained,
+        spool_bytes=status.spool_bytes,
+        outbox_bytes=status.outbox_bytes,
+        outbox_segments=status.outbox_segments,
+        epoch=status.epoch,
+        collect={task: consent for task, consent in collect.items() if consent != "off"},
+        review_waiting=status.review_waiting,
+        audit=_audit(status),
+    )
+
+
+def _audit(status: CollectionStatus) -> admin_pb2.ReviewAudit:
+    drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
+    waiting = status.review_waiting.get("audit", 0)
+    lost = max(0, drawn - reviewed - waiting)
+    return admin_pb2.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost)
+
+
+def large_model_message(
+    said: admin_pb2.EscalationStatus | None, examples: CollectionStatus | None
+) -> admin_pb2.EscalationStatus | None:
+    """Add what waits for the large model, and what became of it, to what is known of it."""
+    if said is None or examples is None or examples.stalled_seconds:
+        return said
+    said.waiting.update(examples.questions)
+    said.waiting_seconds = examples.question_seconds
+    said.opinions = examples.counters.get("opinions", 0)
+    given_up = {why: examples.counters.get(f"questions_{why}", 0) for why in GIVEN_UP}
+    said.given_up.update({why: number for why, number in given_up.items() if number})
+    return said
+
+
+def updates_message(activation: Activation, overview: Overview) -> admin_pb2.UpdatesStatus:
+    """Describe where the site stands with updates."""
+    tasks = sorted(activation.serving.keys() | overview.rows.keys())
+    return admin_pb2.UpdatesStatus(
+        channel=overview.channel,
+        plan_version=overview.plan_version,
+        problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
+        tasks=[_task_update(task, activation, overview.rows.get(task)) for task in tasks],
+    )
+
+
+def import_message(copied: Copied) -> admin_pb2.ImportUpdateResponse:
+    """Say how far a copy has come."""
+    return admin_pb2.ImportUpdateResponse(
+        copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total
+    )
+
+
+def _task_update(task: str, activation: Activation, row: Progress | None) -> admin_pb2.TaskUpdate:
+    message = admin_pb2.TaskUpdate(task=task)
+    if active := activation.serving.get(task):
+        message.active.CopyFrom(bundle_ref(active))
+    if digest := activation.inventory.rollbacks.get(task):
+        known = (bundle.manifest.version for bundle in activation.inventory.bundles if bundle.digest == digest)
+        message.previous.CopyFrom(task_pb2.BundleRef(task=task, version=next(known, ""), digest=digest))
+    if row is not None:
+        message.candidate.CopyFrom(task_pb2.BundleRef(task=task, version=row.version, digest=row.candidate))
+        message.state = UPDATE_STATES[row.state]
+        message.since_time.FromMilliseconds(int(row.since * 1000))
+        message.reason, message.message, message.attempts = row.reason, row.message, row.attempts
+    return message
+
+
+def page(page_size: int, page_token: str, total: int) -> tuple[slice, str]:
+    """Return the part of a list of `total` items that a page shows, and the token of the next (AIP-158).
+
+    Raises:
+        InvalidRequest: a negative size, or a token that no answer gave.
+    """
+    size = page_size_of(page_size)
+    if page_token and not (page_token.isascii() and page_token.isdecimal() and len(page_token) < 10):
+        raise InvalidRequest("page_token is none that this daemon gave", remedy="Start again with an empty page_token.")
+    start = int(page_token or 0)
+    end = start + size
+    return slice(start, end), str(end) if end < total else ""
+
+
+def page_size_of(asked: int) -> int:
+    """Return how many items a page has: what was asked for within bounds (AIP-158). Raises InvalidRequest."""
+    if asked < 0:
+        raise InvalidRequest(f"page_size is {asked}; it must not be negative")
+    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)

@@ -1,0 +1,116 @@
+"""Rules on habits: no catching of everything, tests that neither sleep nor patch, documents that name what is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from tests.architecture.source import Source, below
+
+BROAD = {"Exception", "BaseException"}
+
+
+def broad_excepts(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
+    """Find `except` clauses that catch everything and keep it, except in modules that have a reason."""
+    return [
+        source.at(node, "catches every exception")
+        for source in sources
+        if source.module not in allowed
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ExceptHandler) and _is_broad(node)
+    ]
+
+
+def _is_broad(handler: ast.ExceptHandler) -> bool:
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        return False  # cleans up and passes it on
+    return handler.type is None or any(
+        isinstance(node, ast.Name) and node.id in BROAD for node in ast.walk(handler.type)
+    )
+
+
+_BEGINNINGS = {
+    *("create_task", "ensure_future", "run_coroutine_threadsafe", "run_in_executor"),
+    *("Thread", "Timer", "ThreadPoolExecutor", "start_new_thread"),
+}
+
+
+def unowned(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
+    """Find where tasks and threads begin, except in modules that say who owns them; a TaskGroup owns its tasks."""
+    return [
+        source.at(node, f"{ast.unparse(node.func)} begins what nobody owns")
+        for source in sources
+        if not below(source.module, allowed)
+        for groups in [_groups(source.tree)]
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and _begins(node, groups)
+    ]
+
+
+def _begins(call: ast.Call, groups: set[str]) -> bool:
+    owner, _, name = ast.unparse(call.func).rpartition(".")
+    return name in _BEGINNINGS and owner not in groups
+
+
+def _groups(tree: ast.Module) -> set[str]:
+    items = [item for node in ast.walk(tree) if isinstance(node, ast.AsyncWith) for item in node.items]
+    made = [item for item in items if ast.unparse(item.context_expr).endswith("TaskGroup()")]
+    return {ast.unparse(item.optional_vars) for item in made if item.optional_vars}
+
+
+def sleeping(tests: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
+    """Find calls of any `sleep` in tests, except in modules that have a reason."""
+    return [
+        source.at(node, "sleeps")
+        for source in tests
+        if source.module not in allowed
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "sleep"
+    ]
+
+
+def patching(tests: Sequence[Source]) -> list[str]:
+    """Find tests that replace parts of the code they test."""
+    found = []
+    for source in tests:
+        for node in ast.walk(source.tree):
+            names = _imported(node)
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("monkeypatch.setattr", "monkeypatch.setitem"):
+                names = {ast.unparse(node)}
+            if isinstance(node, ast.arg) and node.arg == "mocker":
+                names = {"mocker"}
+            found += [source.at(node, f"patches with {name}") for name in sorted(names)]
+    return found
+
+
+def _imported(node: ast.AST) -> set[str]:
+    names = set()
+    if isinstance(node, ast.Import):
+        names = {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        names = {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if re.match(r"(unittest\.)?mock\b|unittest\.mock\b", name)}
+
+
+def without_fact(tests: Sequence[Source]) -> list[str]:
+    """Find tests whose docstring does not state the behaviour."""
+    return [
+        source.at(node, f"{node.name} has no docstring")
+        for source in tests
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+
+
+def dependency_names(requirements: Iterable[str]) -> list[str]:
+    """Return the names in PEP 508 requirements."""
+    return [re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in requirements]
+
+
+def unnamed(names: Collection[str], document: str) -> list[str]:
+    """Find names that a document does not have as a word in backquotes or in a drawn tree."""
+    return [name for name in sorted(names) if not re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", document)]

@@ -1,0 +1,21 @@
+"""A rule on output: what reaches a terminal goes through the module that makes it printable."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Sequence
+
+from tests.architecture.source import Source, below
+
+DIRECT = ("print", "Console", "typer.echo", "click.echo", "sys.stdout.write", "sys.stderr.write")
+
+
+def unguarded(sources: Sequence[Source], commands: Collection[str], guard: str) -> list[str]:
+    """Find calls of commands that write to a terminal by another way than the guard's."""
+    return [
+        source.at(node, f"calls {ast.unparse(node.func)}")
+        for source in sources
+        if below(source.module, commands) and source.module != guard
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in DIRECT
+    ]

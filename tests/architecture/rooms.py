@@ -1,0 +1,145 @@
+"""Which room may import which: the table that tests/architecture holds every import against."""
+
+from __future__ import annotations
+
+BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
+MIDDLE = {
+    f"edge_agent.{room}"
+    for room in ("engine", "engine.protocol", "capture", "capture.redact", "monitoring", "routing", "store", "update")
+}
+SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
+# Room: the rooms it may import. A room is a package or a module; the most exact one counts.
+ROOMS: dict[str, set[str]] = {
+    "edge_agent.errors": set(),
+    "edge_agent.config": {"edge_agent.errors"},
+    "edge_agent.formats": {"edge_agent.errors"},
+    "edge_agent.durable": {"edge_agent.errors"},
+    "edge_agent.v1": set(),
+    "edge_agent.client": {"edge_agent.v1"},
+    "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
+    "edge_agent.systemd": set(),
+    # Who owns what runs in the background.
+    "edge_agent.supervision": set(),
+    "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
+    "edge_agent.metrics": set(),
+    "edge_agent.metrics.field": {"edge_agent.monitoring", "edge_agent.formats", "edge_agent.metrics"},
+    # What the rooms know, as numbers: part of the composition root.
+    "edge_agent.metrics.site": BASE
+    | MIDDLE
+    | {"edge_agent.metrics", "edge_agent.metrics.field", "edge_agent.server", "edge_agent.v1"},
+    "edge_agent.engine.protocol": set(),
+    "edge_agent.engine.memory": {"edge_agent.errors"},
+    "edge_agent.engine.runtimes": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
+    },
+    # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
+    "edge_agent.engine.child": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.memory",
+        "edge_agent.engine.runtimes",
+        "edge_agent.engine.confinement",
+        "edge_agent.engine.agreement",
+    },
+    "edge_agent.engine.golden": {"edge_agent.formats", "edge_agent.engine.protocol"},
+    # In the child, too: golden cases asked of a device.
+    "edge_agent.engine.agreement": {
+        "edge_agent.errors",
+        "edge_agent.formats",
+        "edge_agent.engine.protocol",
+        "edge_agent.engine.runtimes",
+        "edge_agent.engine.golden",
+    },
+    "edge_agent.engine.confinement": set(),
+    "edge_agent.engine": BASE
+    | {"edge_agent.engine.protocol", "edge_agent.engine.memory", "edge_agent.engine.golden", "edge_agent.supervision"},
+    "edge_agent.routing": BASE,
+    # Arithmetic for site and factory alike.
+    "edge_agent.statistics": set(),
+    "edge_agent.monitoring": BASE | {"edge_agent.durable", "edge_agent.statistics"},
+    "edge_agent.store": BASE | {"edge_agent.durable"},
+    # What is kept is counted in the same transaction.
+    "edge_agent.capture": BASE | {"edge_agent.durable", "edge_agent.monitoring", "edge_agent.capture.redact"},
+    # What counts as personal data, for site and factory alike.
+    "edge_agent.capture.redact": {"edge_agent.errors"},
+    "edge_agent.update": BASE | {"edge_agent.store", "edge_agent.durable"},
+    "edge_agent.uplink": BASE | {"edge_agent.durable"},
+    "edge_agent.uplink.escalation": BASE
+    | {f"edge_agent.{name}" for name in ("durable", "supervision", "uplink", "v1")},
+    # The other daemon's root.
+    "edge_agent.uplink.daemon": BASE
+    | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision", "systemd")},
+    # Who may do what, for the console too.
+    "edge_agent.server.roles": BASE,
+    # The audit log's file is durable.
+    "edge_agent.server": BASE
+    | MIDDLE
+    | {f"edge_agent.{name}" for name in ("durable", "metrics", "v1", "statistics", "server.roles", "supervision")},
+    "edge_agent.tasks": BASE | MIDDLE,
+    "edge_agent.alarms": BASE | MIDDLE | {"edge_agent.tasks"},
+    "edge_agent.daemon": BASE
+    | MIDDLE
+    | {"edge_agent.alarms", "edge_agent.tasks"}
+    | {"edge_agent.metrics", "edge_agent.metrics.site"}
+    | {f"edge_agent.{name}" for name in ("server", "logs", "supervision", "systemd")},
+    "edge_agent.doctor": BASE
+    | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
+    | {"edge_agent.engine.confinement"},
+    # Looks at a site through the client, and only reckons.
+    "edge_agent.report": {"edge_agent.client", "edge_agent.statistics"},
+    # A process of its own, and a client like any other.
+    "edge_agent.web": BASE
+    | {f"edge_agent.{name}" for name in ("client", "report", "server.roles", "supervision", "systemd")},
+    "edge_agent.support_bundle": BASE | {"edge_agent.doctor", "edge_agent.capture", "edge_agent.capture.redact"},
+    # A root of its own, which runs while the daemon need not.
+    "edge_agent.enrolment": BASE | {"edge_agent.durable", "edge_agent.update"},
+    "edge_agent.cli": BASE
+    | {"edge_agent.daemon", "edge_agent.enrolment", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {"edge_agent.statistics"}
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
+    | SHARED,
+    "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "statistics")}
+    | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},
+    # What stands in place of redacted values is held against the rules that found them.
+    "convert.dataset": {f"edge_agent.{name}" for name in ("errors", "formats", "capture.redact")}
+    | {"convert", "convert.encoder"},
+    # Training sees the tokens that the served model will see, by the same code.
+    "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
+    "convert.encoder": {"convert", "edge_agent.engine.runtimes", "edge_agent.errors"},
+    # Scores come from the code that will serve.
+    "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
+    **{room: {"edge_agent.errors"} for room in SHARED},
+    "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
+    | SHARED,
+    "installer": set(),
+    # Runs on the target under its Python, before anything else is there.
+    "installer.setup": set(),
+    # The man pages are written from the commands and the configuration themselves.
+    "installer.build": {"installer.setup", "edge_agent.cli", "edge_agent.config"},
+    "benchmarks": BASE
+    | {f"edge_agent.{name}" for name in ("cli", "capture", "capture.redact", "client", "logs", "v1")}
+    | {"convert", "convert.dataset", "convert.evaluate", "tests", "benchmarks.asking.bookkeeping"},
+    # What a call costs in the rooms that it goes through, without a daemon around them.
+    "benchmarks.asking.bookkeeping": BASE
+    | MIDDLE
+    | {f"edge_agent.{name}" for name in ("server", "tasks", "uplink.escalation", "v1")}
+    | {"benchmarks", "tests"},
+    # What the loop of an engine costs beside its model, without a child around it.
+    "benchmarks.bare.streams": {"edge_agent.engine.runtimes"},
+    "benchmarks.bare.hot_loop": BASE
+    | {"benchmarks", "tests", "edge_agent.engine.protocol", "edge_agent.engine.runtimes"},
+    # What batches would gain, which the runtime does not allow.
+    "benchmarks.encoders": {"benchmarks", "convert", "tests", "edge_agent.engine.runtimes"},
+    # A recipe beside a linear classifier on the same encoder, shown as the product shows its own.
+    "benchmarks.calibration": BASE
+    | {"benchmarks", "convert", "convert.encoder", "convert.evaluate", "edge_agent.logs", "tests"},
+    "benchmarks.public": {"benchmarks", "convert", "convert.cli", "convert.encoder", "edge_agent.cli.terminal"},
+    "benchmarks.label_errors": {"benchmarks", "convert", "convert.cli", "convert.dataset", "convert.encoder", "tests"},
+    # It repeats twenty thousand inputs a thousand times, which no daemon does in minutes.
+    "benchmarks.drift": {"benchmarks", "edge_agent.monitoring"},
+    "tests": set(),
+}

@@ -1,0 +1,134 @@
+"""Rules on shape: lengths, complexity, parameters, names, and interfaces that earn their keep."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.architecture.source import Source
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+MODULE_NAME_BANNED = re.compile(r"^_?(utils?|helpers?|common|misc|tools?|shared|stuff)$")
+CLASS_NAME_BANNED = re.compile(r"(Managers?|Helpers?|Utils?)$")
+BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.IfExp, ast.comprehension)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One function and its figures."""
+
+    source: Source
+    node: Function
+    lines: int
+    """From `def` to its last line, docstring included."""
+    complexity: int
+    """Cyclomatic: 1 and one for each branch, boolean operator, case and condition of a comprehension."""
+    parameters: int
+    """Without self and cls."""
+
+    def violation(self, figure: str, limit: int) -> str:
+        """Write that one of the figures is over its limit."""
+        return self.source.at(self.node, f"{self.node.name}: {figure} {getattr(self, figure)}, the limit is {limit}")
+
+
+def functions(sources: Sequence[Source]) -> list[Measured]:
+    """Measure every function and method, nested ones too."""
+    found = []
+    for source in sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, Function):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                found.append(Measured(source, node, lines, complexity(node), parameters(node)))
+    return found
+
+
+def complexity(function: Function) -> int:
+    """Return the cyclomatic complexity; nested functions count for themselves."""
+    return 1 + sum(map(_branches, _own_nodes(function)))
+
+
+def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, Function | ast.ClassDef):
+            yield child
+            yield from _own_nodes(child)
+
+
+def _branches(node: ast.AST) -> int:
+    if isinstance(node, ast.BoolOp):
+        return len(node.values) - 1
+    if isinstance(node, ast.comprehension):
+        return 1 + len(node.ifs)
+    if isinstance(node, ast.match_case):
+        return not (isinstance(node.pattern, ast.MatchAs) and node.pattern.pattern is None)
+    return isinstance(node, BRANCHES)
+
+
+def parameters(function: Function) -> int:
+    """Return the number of parameters, without a leading self or cls."""
+    args = function.args
+    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, [args.vararg, args.kwarg])]
+    return len(every) - (bool(every) and every[0].arg in ("self", "cls"))
+
+
+def oversized(measured: Sequence[Measured], limits: Mapping[str, int]) -> list[str]:
+    """Find functions over one of the limits; its keys are figures of Measured."""
+    return [
+        item.violation(figure, limit)
+        for item in measured
+        for figure, limit in limits.items()
+        if getattr(item, figure) > limit
+    ]
+
+
+def long_files(sources: Sequence[Source], limit: int) -> list[str]:
+    """Find files over the limit."""
+    return [
+        source.at(source.tree, f"{source.lines} lines, the limit is {limit}")
+        for source in sources
+        if source.lines > limit
+    ]
+
+
+def banned_names(sources: Sequence[Source]) -> list[str]:
+    """Find modules and classes whose name says nothing about what is inside."""
+    found = []
+    for source in sources:
+        if any(MODULE_NAME_BANNED.search(part) for part in source.module.split(".")):
+            found.append(source.at(source.tree, f"module name {source.module}"))
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef) and CLASS_NAME_BANNED.search(node.name):
+                found.append(source.at(node, f"class name {node.name}"))
+    return found
+
+
+def lonely_interfaces(sources: Sequence[Source]) -> list[str]:
+    """Find protocols and abstract classes with fewer than two classes that have all their methods."""
+    classes = [(source, node) for source in sources for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)]
+    by_name = {node.name: node for _, node in classes}
+    concrete = [node for _, node in classes if not _is_interface(node)]
+    found = []
+    for source, node in classes:
+        if _is_interface(node):
+            wanted = _methods(node, by_name)
+            fitting = [other.name for other in concrete if wanted <= _methods(other, by_name)]
+            if len(fitting) < 2:
+                found.append(source.at(node, f"interface {node.name} has {len(fitting)} implementation(s) {fitting}"))
+    return found
+
+
+def _is_interface(node: ast.ClassDef) -> bool:
+    bases = {ast.unparse(base).partition("[")[0] for base in node.bases}
+    metaclasses = {ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "metaclass"}
+    return bool(bases & {"Protocol", "typing.Protocol", "ABC", "abc.ABC"} or metaclasses & {"ABCMeta", "abc.ABCMeta"})
+
+
+def _methods(node: ast.ClassDef, by_name: Mapping[str, ast.ClassDef]) -> set[str]:
+    own = {item.name for item in node.body if isinstance(item, Function)}
+    for base in node.bases:
+        parent = by_name.get(ast.unparse(base).rpartition(".")[2])
+        if parent is not None and parent is not node:
+            own |= _methods(parent, by_name)
+    return own

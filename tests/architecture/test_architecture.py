@@ -1,0 +1,386 @@
+"""The house keeps its order: who may import whom, how big things get, what tests may do, what the documents name.
+
+The tables are the rules; CONTRIBUTING.md says why. The rules, with tests of their own, are in tests/architecture/.
+"""
+
+import itertools
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edge_agent.cli import COMMANDS
+from edge_agent.errors import BY_REASON
+from tests.architecture import habits, imports, shape
+from tests.architecture.rooms import ROOMS
+from tests.architecture.source import below, load
+
+ROOT = Path(__file__).parents[2]
+
+# --- rooms ------------------------------------------------------------------------------------------------------------
+RUNTIMES = "edge_agent.engine.runtimes"
+EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
+# Library: the rooms that may import it. A library that is not here may be imported nowhere.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
+    "llguidance": (f"{RUNTIMES}.llama",),
+    "jinja2": (f"{RUNTIMES}.llama", "edge_agent.web.pages"),
+    "starlette": ("edge_agent.web",),
+    "uvicorn": ("edge_agent.web",),
+    "onnxruntime": (RUNTIMES, "convert.probe", "convert.quantize"),
+    "tokenizers": (RUNTIMES, "convert"),
+    "numpy": (RUNTIMES, "convert"),
+    "torch": ("convert",),
+    "transformers": ("convert",),
+    "peft": ("convert",),
+    "openai": ("convert.data.synthesize", "edge_agent.uplink.escalation"),
+    "httpx2": ("edge_agent.uplink.escalation",),
+    "safetensors": ("convert",),
+    "gguf": ("convert",),
+    "onnx": ("convert.encoder", "convert.export", "convert.quantize"),
+    "optimum": ("convert.export",),
+    "scipy": ("convert",),
+    "msgspec": ("edge_agent.engine",),
+    "sqlite3": ("edge_agent.durable",),
+    "grpc": EDGE,
+    "grpc_health": EDGE,
+    "grpc_reflection": EDGE,
+    "grpc_status": EDGE,
+    "google": EDGE,
+    "duckdb": ("convert.collect", "convert.dataset", "convert.assess"),
+    "faker": ("convert.dataset",),
+    "tuf": ("edge_agent.update", "convert.publish"),
+    "securesystemslib": ("edge_agent.update", "convert.publish"),
+    "obstore": ("edge_agent.uplink", "convert.collect", "convert.publish"),
+    "pyarrow": ("convert.collect",),
+    "pyrage": ("edge_agent.formats", "convert"),
+    "zstandard": ("edge_agent.formats", "convert"),
+    "cryptography": ("edge_agent.formats", "edge_agent.certs", "edge_agent.capture", "convert"),
+    "re2": ("edge_agent.capture", "edge_agent.routing"),
+    "jsonschema": ("edge_agent.routing",),
+    "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
+    "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
+    "structlog": (
+        *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "tasks", "server", "engine", "capture")),
+        *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
+    ),
+    "uvloop": ("edge_agent.daemon",),
+    "typer": SCREEN,
+    "click": SCREEN,
+    "rich": SCREEN,
+    "matplotlib": ("convert.report",),
+}
+
+# Modules that only decide: no clock, no waiting, no file. Time is an argument.
+PURE = (
+    *(f"edge_agent.{name}" for name in ("errors", "support_bundle.redact", "engine.waiting", "engine.restart")),
+    *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
+    *(f"edge_agent.{name}" for name in ("formats.alarms", "server.roles", "server.rates", "server.repeats")),
+    *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificates", "uplink.escalation.retrying")),
+    *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
+    *(f"edge_agent.{name}" for name in ("uplink.escalation.spending", "uplink.connectivity", "uplink.bandwidth")),
+    *(f"edge_agent.{name}" for name in ("uplink.plan", "uplink.faults", "uplink.stored", "enrolment.judging")),
+    *(f"edge_agent.{name}" for name in ("formats.kit", "formats.plan", "formats.repository", "formats.rollout")),
+    *(f"edge_agent.{name}" for name in ("update.machine", "update.probation", "report.timing")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler", "threads")),
+    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
+    *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
+    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
+    *(f"edge_agent.monitoring.{name}" for name in ("drift", "evidence", "figures", "observed")),
+    *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
+    *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
+    *(f"edge_agent.web.gateway.{name}" for name in ("answers", "asking", "reading", "refusals", "schemas")),
+    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "words")),
+)
+
+# --- exceptions, each with its reason ---------------------------------------------------------------------------------
+ENTRIES = {
+    "convert.package.finish": "a stage: see convert/pipeline/execution.py",
+    "convert.data.splits": "the scripts in examples/ that make data use it",
+    "convert.training": "a stage: see convert/pipeline/execution.py",
+    "convert.data.synthesize.endpoint": "loaded by the command that uses it",
+    "convert.prepare": "a stage: see convert/pipeline/execution.py",
+    "convert.export": "a stage: see convert/pipeline/execution.py",
+    "convert.verify": "a stage: see convert/pipeline/execution.py",
+    "convert.quantize": "a stage: see convert/pipeline/execution.py",
+    "convert.probe.llama": "started with python -m",
+    "convert.probe.onnx": "started with python -m",
+    "convert.probe.quantizer": "started with python -m",
+    "convert.assess": "imported by its command when it runs",
+    "convert.collect.run": "likewise",
+    "convert.dataset.review": "likewise",
+    "convert.dataset.label_review": "likewise",
+    "convert.dataset.write": "likewise",
+    "convert.report.writing": "imported by the pipeline when there is something to report, since it draws",
+    "convert.cli.__main__": "started with python -m",
+    "convert.encoder.head": "started with python -m",
+    "edge_agent.cli.__main__": "started with python -m",
+    "installer.build.__main__": "started by scripts/build-installer",
+    "edge_agent.engine.child": "started with python -m",
+    "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
+}
+LATE_IMPORTS: dict[str, str] = {
+    "convert.package.assemble": "only a prompt with 'chat: true' loads what reads a model file",
+    "edge_agent.cli": "help needs nothing that a command leads to",
+    "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
+    "edge_agent.cli.site": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.status": "drawing over and over takes more than printing once",
+    "edge_agent.client.admin": "status and installs read no report of the field",
+    "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
+    "edge_agent.capture.house": "a site that sends no examples and has no rules of its own loads nothing for them",
+    "edge_agent.formats.document": "most who load the module read no signature, and do without the library",
+    "edge_agent.routing.question": "a site without a large model does not load the library that checks its answers",
+    "edge_agent.server.server": "a daemon without certificates does not load the library that reads them",
+    "edge_agent.uplink.daemon": "a site without a large model does not load the library that asks it",
+    "edge_agent.cli.serve": "the other commands do without the daemon, and start in less time",
+    "edge_agent.cli.web": "an extra: no other command needs what it loads",
+    "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
+}
+BROAD_EXCEPTS = {
+    "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
+    "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
+    "edge_agent.engine.engine": "the supervisor of a child: its own fault is logged, and the child is started again",
+    "edge_agent.capture.writer": "the writer's thread: what one example raises drops that example, and is counted",
+    "edge_agent.server.escalating": "rules of a site may raise anything, which must not cost the local answer",
+    "edge_agent.server.gate": "the gRPC edge, likewise",
+    "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",
+    "edge_agent.server.guard": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
+}
+BACKGROUND = {
+    "edge_agent.supervision": "the owner of what runs for ever",
+    "edge_agent.durable.disk_thread": "owns the thread that uses a disk; it tells how long the disk has stood",
+    "edge_agent.metrics.listener": "owns its thread; `run` ends with it, and is a component",
+    "edge_agent.metrics.site": "a look on the daemon's loop, awaited by the thread of the page",
+    "edge_agent.update.activation": "a change runs to its end whoever waits; `stop` awaits it, and a mistake is logged",
+    "edge_agent.update.examining": "a self-test, awaited where it begins; a task so that `stop` can end it alone",
+    "edge_agent.server.audit": "owns the thread that writes its log; `close` awaits what waits, a failure is logged",
+    "edge_agent.update.turns": "work that is given up when a caller leaves; whoever waits for it ends it",
+    "edge_agent.server.detached_task": "an answer or a change that outlives its callers; `ended` tells its owner",
+    "edge_agent.engine.jobs": "a probe of a second; what it raises is logged",
+    "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",
+    "edge_agent.engine.runtimes": "in the child, which ends with its threads",
+    "edge_agent.uplink.mirror": "a step and the wish to stop, both awaited where they begin",
+    "edge_agent.uplink.escalation.desk": "owns the thread that keeps the books; each piece of work is awaited",
+    "edge_agent.web.gateway.calls": "the work and the caller who may leave, both awaited where they begin",
+    "edge_agent.client": "in a caller's program; awaited by the call that they belong to",
+    "convert": "commands that end; no daemon",
+}
+SLEEPING_TESTS = {
+    "tests.support.eventually": "polls with a deadline, so that no test has to sleep",
+    "tests.support.daemon": "polls until a real daemon serves; shows its log when it does not",
+}
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+# There is no limit on a median or a mean: those split one behaviour over many small files.
+FILE_LINES_MAX = 500
+FUNCTION_MAX = {"lines": 70, "complexity": 12, "parameters": 8}
+TEST_LINES_PER_SOURCE_LINE = (0.9, 1.7)
+
+CODE = load(ROOT, ["edge_agent", "convert", "benchmarks", "installer"])
+OURS = [source for source in CODE if not source.path.startswith("edge_agent/v1/")]
+SHIPPED = [source for source in OURS if not source.path.startswith("benchmarks/")]
+TESTS = load(ROOT, ["tests"])
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def require_none(violations: list[str], remedy: str) -> None:
+    """Fail with every violation and what to do about it."""
+    if violations:
+        pytest.fail("\n".join([*violations, f"=> {remedy}"]), pytrace=False)
+
+
+def require_at_most(limit: float, measured: float, remedy: str) -> None:
+    """Fail when a figure of the whole tree is over its limit."""
+    require_none([f"measured {measured:.2f}, the limit is {limit}"] if measured > limit else [], remedy)
+
+
+def document(name: str) -> str:
+    """Read a document of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_file_has_a_room():
+    """Every module is in a room of the table."""
+    inside = [source for source in CODE if source.module != "edge_agent"]
+    require_none(
+        imports.homeless(inside, ROOMS), "Put it into a room, or give the new room a line in ROOMS and in the README."
+    )
+
+
+def test_rooms_import_only_what_they_may():
+    """No room imports another one that its line in the table does not name."""
+    remedy = "Hand it over from daemon.py as a callable or a small object, or move the code to the room that owns it."
+    require_none(imports.forbidden_edges(CODE, ROOMS), remedy)
+
+
+def test_libraries_have_one_importer():
+    """Each foreign library is known in one shipped room, and none is used that the table does not name."""
+    remedy = (
+        "Use it through the room that owns it. A new one needs a line in LIBRARIES, pyproject.toml, ARCHITECTURE.md."
+    )
+    require_none(imports.foreign_edges(SHIPPED, LIBRARIES), remedy)
+
+
+def test_no_import_cycle():
+    """Modules import each other in one direction."""
+    require_none(imports.cycles(CODE), "Move what both need into a module below them.")
+
+
+def test_no_late_import():
+    """Imports stand at the top of the file."""
+    require_none(
+        imports.late_imports(OURS, LATE_IMPORTS),
+        "Move it to the top, or list the module in LATE_IMPORTS with the reason.",
+    )
+
+
+def test_no_dead_module():
+    """Every module is imported by another, or is an entry point."""
+    entries = ENTRIES | {entry.module: "a command" for entry in COMMANDS.values()}
+    entries |= {entry.partition(":")[0]: "console script" for entry in PYPROJECT["project"]["scripts"].values()}
+    require_none(imports.unused(SHIPPED, entries), "Delete it, or list it in ENTRIES with the reason.")
+
+
+def test_deciding_modules_are_pure():
+    """Modules that decide have no clock, do not wait and open no file."""
+    require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
+    require_none(sorted(set(PURE) - imports.modules(CODE)), "PURE names a module that is not there.")
+
+
+def test_daemon_loads_no_model_library():
+    """Importing the daemon loads no library that only the child may have."""
+    script = "import sys, edge_agent.daemon; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"llama_cpp", "llguidance", "onnxruntime", "tokenizers", "numpy", "jinja2", "edge_agent.engine.runtimes"}
+    require_none(
+        sorted(heavy & set(loaded)),
+        "Only edge_agent.engine.child may lead to these; find the import with python -X importtime.",
+    )
+
+
+def test_factory_commands_start_light():
+    """Importing the commands of the factory loads nothing that only its stages need."""
+    script = "import sys, convert.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"torch", "transformers", "optimum", "peft", "llama_cpp", "scipy", "matplotlib", "duckdb", "pyarrow"} | {
+        "faker"
+    }
+    require_none(
+        sorted(heavy & set(loaded)), "Import it through convert.pipeline.execution.load, when the command runs."
+    )
+
+
+def test_files_are_short():
+    """No file is longer than the limit."""
+    require_none(shape.long_files(OURS + TESTS, FILE_LINES_MAX), "Split it where the idea changes.")
+
+
+@pytest.mark.slow
+def test_functions_are_short_and_simple():
+    """No function is over a hard limit."""
+    remedy = "Take a step out and name it; pass what belongs together as one frozen dataclass."
+    require_none(shape.oversized(shape.functions(OURS + TESTS), FUNCTION_MAX), remedy)
+
+
+@pytest.mark.slow
+def test_names_say_what_is_inside():
+    """No module or class has a name that fits anything."""
+    require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")
+
+
+def test_interfaces_have_two_implementations():
+    """Each protocol and abstract class has two implementations in the tree; a shipped fake counts."""
+    require_none(shape.lonely_interfaces(OURS), "Use the class itself, or take a Callable.")
+
+
+def test_nothing_catches_everything():
+    """Only the process boundaries catch every exception."""
+    require_none(habits.broad_excepts(OURS, BROAD_EXCEPTS), "Catch what can be raised, by name.")
+
+
+def test_background_work_has_an_owner():
+    """Tasks and threads begin where the table says who awaits them, and that what they raise is logged."""
+    remedy = (
+        "Register it with the Supervisor, use an asyncio.TaskGroup, or list the module in BACKGROUND with who owns it."
+    )
+    require_none(habits.unowned(SHIPPED, BACKGROUND), remedy)
+    gone = [module for module in BACKGROUND if not any(below(each.module, [module]) for each in SHIPPED)]
+    require_none(gone, "BACKGROUND names a module that is not there.")
+
+
+@pytest.mark.slow
+def test_tests_do_not_sleep():
+    """No test waits by sleeping."""
+    remedy = "Wait for the event, or poll with a deadline through tests/support/eventually.py."
+    require_none(habits.sleeping(TESTS, SLEEPING_TESTS), remedy)
+
+
+@pytest.mark.slow
+def test_tests_do_not_patch():
+    """No test replaces a part of our code."""
+    require_none(
+        habits.patching(TESTS), "Pass the fake in at the seam (the echo runtime, a callable, a clock argument)."
+    )
+
+
+@pytest.mark.slow
+def test_tests_state_facts():
+    """Every test says in its docstring what holds."""
+    require_none(habits.without_fact(TESTS), "Write the behaviour as one sentence.")
+
+
+def test_there_are_enough_tests_and_not_too_many():
+    """Lines of tests per line of source stay in the range."""
+    low, high = TEST_LINES_PER_SOURCE_LINE
+    ratio = sum(source.lines for source in TESTS) / sum(source.lines for source in SHIPPED)
+    require_at_most(high, ratio, "Put cases that differ in data only into one table.")
+    require_at_most(-low, -ratio, "Test what the change does.")
+
+
+def test_dependencies_are_explained():
+    """ARCHITECTURE.md says of every dependency what it saves us."""
+    project = PYPROJECT["project"]
+    every = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    named = [f"`{name}`" for name in habits.dependency_names(every)]
+    require_none(habits.unnamed(named, document("ARCHITECTURE.md")), "Give it a line in the dependency table.")
+
+
+def test_errors_are_listed():
+    """docs/errors.md has the stable reason of every error."""
+    require_none(
+        habits.unnamed([f"`{reason}`" for reason in BY_REASON], document("docs/errors.md")), "Give it a row there."
+    )
+
+
+def test_contributing_shows_the_tree():
+    """The tree in CONTRIBUTING.md has every package and every module at the top of a program."""
+    inside = [path for folder in ("edge_agent", "convert") for path in sorted((ROOT / folder).iterdir())]
+    folders = {f"{path.name}/" for path in inside if path.is_dir() and any(path.glob("*.py"))}
+    files = {path.name for path in inside if path.suffix == ".py" and path.name != "__init__.py"}
+    require_none(habits.unnamed(folders | files, document("CONTRIBUTING.md")), "Give it a line in the tree.")
+
+
+def test_scripts_are_explained():
+    """CONTRIBUTING.md explains every script."""
+    names = {f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir() if path.is_file()}
+    require_none(habits.unnamed(names, document("CONTRIBUTING.md")), "Say there what it does.")
+
+
+def test_decisions_have_numbers_of_their_own():
+    """No two pages of docs/decisions share a number."""
+    numbers = sorted(path.name.partition("-")[0] for path in (ROOT / "docs" / "decisions").glob("*.md"))
+    require_none(
+        sorted({one for one, next_one in itertools.pairwise(numbers) if one == next_one}), "Take the next one."
+    )
+
+
+def test_exceptions_are_needed():
+    """Every module that has an exception exists: an exception does not outlive its reason."""
+    there = imports.modules(CODE + TESTS)
+    named = {*ENTRIES, *LATE_IMPORTS, *BROAD_EXCEPTS, *SLEEPING_TESTS}
+    require_none(sorted(named - there), "Remove the line.")

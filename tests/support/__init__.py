@@ -1,0 +1,1 @@
+"""What several tests share: sites, bundles, models, fake servers at designed seams."""

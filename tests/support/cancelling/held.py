@@ -1,0 +1,177 @@
+"""What a daemon in this process holds: tasks, locks, places, descriptors, children, files. Two looks can be compared.
+
+The daemon's own objects are found by walking from it, through attributes and collections: a new lock, counter or table
+is looked at without being named here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.shares import Rounds
+from edge_agent.engine.tally import Tally
+from edge_agent.metrics.counting import Counts
+from edge_agent.server.admission import Admission
+from edge_agent.server.dedupe import Deduplicator
+from edge_agent.server.rates import Rates
+from edge_agent.server.repeats import Repeats
+from edge_agent.update.verified import Verified
+
+IN_PROGRESS = {
+    Admission: ("calls",),
+    Engine: ("pending", "in_flight"),
+}
+"""Counters of what is in progress, by the class that has them."""
+REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates, Verified)
+"""What remembers what has been, within limits of its own: that it grows is no leak."""
+PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
+"""Files of the state directory that come and go in ordinary work."""
+_LOCK = type(threading.Lock())
+
+
+@dataclass(frozen=True)
+class Held:
+    """One look."""
+
+    tasks: Counter[str] = field(default_factory=Counter)
+    """Unfinished tasks of the event loop, by coroutine."""
+    descriptors: Counter[str] = field(default_factory=Counter)
+    """Open ones, by what they are."""
+    children: int = 0
+    locked: frozenset[str] = frozenset()
+    """Locks that somebody has, by the path to them."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What is in progress, and how long each table is, by the path to it."""
+    files: frozenset[str] = frozenset()
+
+    def beyond(self, before: Held) -> list[str]:
+        """Say what is held now and was not before; empty = nothing."""
+        said = [f"{count} more of task {name}" for name, count in (self.tasks - before.tasks).items()]
+        said += [f"{count} fewer of task {name}" for name, count in (before.tasks - self.tasks).items()]
+        said += [f"{count} more open: {what}" for what, count in (self.descriptors - before.descriptors).items()]
+        if self.children != before.children:
+            said.append(f"{self.children} children; before {before.children}")
+        said += [f"{path} is locked" for path in sorted(self.locked)]
+        for path, count in self.counts.items():
+            if count > before.counts.get(path, 0):
+                said.append(f"{path} has {count}; before {before.counts.get(path, 0)}")
+        said += [f"a new file: {path}" for path in sorted(self.files - before.files)]
+        said += [f"a file is gone: {path}" for path in sorted(before.files - self.files)]
+        return said
+
+
+def held(daemon: object, state_dir: Path) -> Held:
+    """Look at a daemon that runs on this event loop."""
+    locked, counts = set(), {}
+    for path, found, remembers in _reachable(daemon):
+        if isinstance(found, asyncio.Lock | _LOCK):
+            if found.locked():
+                locked.add(path)
+        elif isinstance(found, dict | list | set | deque):
+            if not remembers:
+                counts[path] = len(found)
+        else:
+            for kind, names in IN_PROGRESS.items():
+                if isinstance(found, kind):
+                    counts.update({f"{path}.{name}": getattr(found, name) for name in names})
+    return Held(
+        Counter(_name(task) for task in asyncio.all_tasks() if not task.done()),
+        descriptors(),
+        children(),
+        frozenset(locked),
+        counts,
+        frozenset(_files(state_dir)),
+    )
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    coroutine = task.get_coro()
+    return getattr(coroutine, "__qualname__", str(coroutine))
+
+
+def descriptors() -> Counter[str]:
+    """Count the open descriptors of this process by what they are."""
+    found: Counter[str] = Counter()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            target = str(link.readlink())
+            found[target if target.startswith("/") else target.partition(":")[0]] += 1
+    return found
+
+
+def children() -> int:
+    """Count the child processes of this process, dead ones that nobody has waited for included."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):
+            found += len((task / "children").read_text().split())
+    return found
+
+
+def _files(state_dir: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(state_dir):
+        for name in names:
+            path = str((Path(folder) / name).relative_to(state_dir))
+            if not path.startswith(PASSING):
+                yield path
+
+
+def _reachable(root: object) -> Iterator[tuple[str, object, bool]]:
+    """Walk everything of ours that an object leads to, each once.
+
+    Yields the path to it, itself, and whether it belongs to something that remembers.
+    """
+    seen: set[int] = set()
+    todo: deque[tuple[str, Any, bool]] = deque([(type(root).__name__, root, False)])
+    while todo:
+        path, found, remembers = todo.popleft()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        parts = list(_parts(found))
+        if parts or isinstance(found, dict | list | set | deque | asyncio.Lock | _LOCK):
+            yield path, found, remembers
+        remembers = remembers or isinstance(found, REMEMBERS)
+        todo.extend((f"{path}{name}", part, remembers) for name, part in parts)
+
+
+def _parts(found: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an object leads to."""
+    if isinstance(found, Mapping):
+        yield from ((f"[{key!s:.20}]", value) for key, value in list(found.items()))
+    elif isinstance(found, list | tuple | set | frozenset | deque):
+        yield from (("[]", value) for value in list(found))
+    elif isinstance(found, partial):
+        yield from ((".func", found.func), (".args", found.args))
+    elif isinstance(found, MethodType):
+        yield "", found.__self__
+    elif isinstance(found, FunctionType):
+        yield from _closure(found)
+    elif type(found).__module__.startswith("edge_agent."):
+        yield from ((f".{name}", value) for name, value in _attributes(found))
+
+
+def _closure(found: FunctionType) -> Iterator[tuple[str, Any]]:
+    if found.__module__.startswith("edge_agent.") and found.__closure__:
+        for name, cell in zip(found.__code__.co_freevars, found.__closure__, strict=True):
+            with suppress(ValueError):  # not set yet
+                yield f"({name})", cell.cell_contents
+
+
+def _attributes(found: Any) -> Iterator[tuple[str, Any]]:
+    yield from getattr(found, "__dict__", {}).items()
+    for kind in type(found).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if hasattr(found, name):
+                yield name, getattr(found, name)

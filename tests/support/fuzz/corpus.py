@@ -1,0 +1,111 @@
+"""The corpus: small files of each kind, sound ones and those that once showed a defect.
+
+    python -m tests.support.fuzz.corpus          write the sound ones again, after a format has changed
+
+tests/corpus/TARGET/sound*   what the writers of this version make; every other file is kept for what it once did.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from pathlib import Path
+
+PASSPHRASE = "correct horse battery staple"
+FOLDER = Path(__file__).parents[2] / "corpus"
+
+
+def files(target: str) -> dict[str, bytes]:
+    """Return the files of a target by their names."""
+    return {path.name: path.read_bytes() for path in sorted((FOLDER / target).glob("*"))}
+
+
+def sound(target: str) -> bytes:
+    """Return a file that is read to its end."""
+    return min((FOLDER / target).glob("sound*")).read_bytes()
+
+
+def _write(target: str, *sound_files: bytes) -> None:
+    folder = FOLDER / target
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("sound*"):
+        old.unlink()
+    for number, raw in enumerate(sound_files, 1):
+        (folder / f"sound-{number}").write_bytes(raw)
+
+
+def _documents() -> None:
+    # Imported here: whoever only reads the corpus needs none of it.
+    from edge_agent.formats import golden, kit  # noqa: PLC0415
+    from edge_agent.formats.document import sign  # noqa: PLC0415
+    from tests.support.examples import CENTRE_KEY, SITE_KEY, segment_manifest  # noqa: PLC0415
+    from tests.support.fleet_cases import Centre  # noqa: PLC0415
+    from tests.support.hostile_files import a_plan, manifests, some_receipts  # noqa: PLC0415
+    from tests.support.kits import a_kit  # noqa: PLC0415
+
+    cases = (
+        golden.Case(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),
+        golden.Case(input="the price", answer="price", scores=(0.2, 0.8)),
+    )
+    _write("manifest", *(json.dumps(each).encode() for each in manifests()))
+    _write("golden", golden.encode(cases))
+    _write("plan", json.dumps(a_plan()).encode())
+    _write("receipts", sign(some_receipts(), CENTRE_KEY))
+    _write("segment", sign(segment_manifest(), SITE_KEY))
+    _write("kit", kit.encode(a_kit()))
+    with tempfile.TemporaryDirectory() as path:
+        _write("root", Centre(Path(path) / "centre").root_bytes)
+    _write("sealed-kit", sealed_quickly(kit.encode(a_kit())))
+
+
+def sealed_quickly(raw: bytes) -> bytes:
+    """Seal a kit by the age format (age-encryption.org/v1) with the least work, 2 rounds: each case opens it."""
+    from cryptography.hazmat.primitives import hashes, hmac  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305  # noqa: PLC0415
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt  # noqa: PLC0415
+
+    def derived(salt: bytes, info: bytes) -> bytes:
+        return HKDF(hashes.SHA256(), 32, salt, info).derive(file_key)
+
+    def text(binary: bytes) -> bytes:
+        return base64.b64encode(binary).rstrip(b"=")
+
+    salt, file_key, nonce = b"s" * 16, b"k" * 16, b"n" * 16
+    wrapping = Scrypt(b"age-encryption.org/v1/scrypt" + salt, 32, n=2, r=8, p=1).derive(PASSPHRASE.encode())
+    wrapped = text(ChaCha20Poly1305(wrapping).encrypt(bytes(12), file_key, None))
+    head = b"age-encryption.org/v1\n-> scrypt " + text(salt) + b" 1\n" + wrapped + b"\n---"
+    mac = hmac.HMAC(derived(b"", b"header"), hashes.SHA256())
+    mac.update(head)
+    payload = ChaCha20Poly1305(derived(nonce, b"payload")).encrypt(bytes(11) + b"\1", raw, None)
+    return head + b" " + text(mac.finalize()) + b"\n" + nonce + payload
+
+
+def _archives() -> None:
+    from tests.support.store_cases import bundle, tar_of  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as path:
+        folder = bundle(Path(path) / "bundle", weights=b"w" * 600, golden=b'{"input": "a refund"}\n')
+        _write("bundle-tar", tar_of(folder, Path(path) / "bundle.tar").read_bytes())
+
+
+def _models() -> None:
+    from tests.support import bert_onnx, tiny_decoder, tiny_gguf  # noqa: PLC0415
+    from tests.support.fuzz.engines import gguf_heads  # noqa: PLC0415
+
+    _write("gguf-head", *gguf_heads())
+    shape = bert_onnx.Config(bert_onnx.TINY.vocabulary, hidden=8, layers=1, heads=2, intermediate=8, positions=64)
+    graph = bert_onnx.build(shape, bert_onnx.random_weights(shape, outputs=2), "classify")
+    _write("onnx-graph", graph)
+    _write("onnx-engine", graph)
+    _write("tokenizer", bert_onnx.tiny_tokenizer())
+    with tempfile.TemporaryDirectory() as path:
+        model = tiny_decoder.model(layers=1, hidden=8, heads=1, shared=1)
+        _write("gguf-engine", tiny_gguf.write(Path(path) / "tiny.gguf", model).read_bytes())
+
+
+if __name__ == "__main__":
+    _documents()
+    _archives()
+    _models()

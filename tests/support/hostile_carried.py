@@ -1,0 +1,51 @@
+"""What people carry to a site, spoilt: kits and certificates. Like hostile_files.py, for files that hold secrets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from edge_agent import certs
+from edge_agent.formats import kit
+from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.formats.document import canonical
+from tests.support.hostile_bytes import documents, edits, torn
+from tests.support.hostile_files import Format
+from tests.support.kits import a_kit
+
+
+def formats(_: Path) -> Iterator[Format]:
+    """Yield the formats."""
+    sound = json.loads(kit.encode(a_kit()))
+    resealed = edits(sound["body"]).map(with_its_sha256)
+    yield Format("kit", documents(sound) | resealed, kit.parse, 6)
+    pair = certs.client(certs.authority("site", time.time()), "till", ("infer",), time.time(), 30)
+    yield Format("certificate", _pems(pair.certificate), lambda raw: certificates(raw, "a certificate"), 6)
+    yield Format("private key", _pems(pair.key), lambda raw: check_pair(pair.certificate, raw, "a certificate"), 2)
+
+
+def with_its_sha256(body: Any) -> bytes:
+    """Let a kit that somebody changed say the sha256 of what it holds now, where that has one."""
+    try:
+        sha256 = hashlib.sha256(canonical(body)).hexdigest()
+        return json.dumps({"body": body, "sha256": sha256}).encode()
+    except (ValueError, TypeError, AttributeError):
+        return b'{"body": {"schema": ' + b"9" * 5000 + b"}}"
+
+
+def _pems(sound: bytes) -> st.SearchStrategy[bytes]:
+    """Return the text spoilt, and the bytes that it stands for."""
+    first, *lines, last = sound.strip().splitlines()
+    der = base64.b64decode(b"".join(lines))
+
+    def written(raw: bytes) -> bytes:
+        return b"\n".join((first, base64.b64encode(raw), last, b""))
+
+    return torn(sound) | torn(der).map(written) | torn(der).map(written)

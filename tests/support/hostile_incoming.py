@@ -1,0 +1,61 @@
+"""A hostile uplink of a real site: what lies in `incoming/`, exchanged at once, and what the site then says of it.
+
+lay(site, field.centre.copy(tmp_path / "honest"))
+refused, arrived = attacked(field, site, "rollback")
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_site import FleetSite, comes_true
+from tests.support.repository_attacks import ATTACKS, Hostile
+from tests.support.update_field import NEW, OLD, Field, wanted
+
+REFUSED_SECONDS_MAX = 20.0
+
+
+def lay(site: FleetSite, folder: Path) -> None:
+    """Exchange what lies in `incoming/`."""
+    aside = site.folder / "aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    if site.incoming.exists():
+        site.incoming.rename(aside)  # links and pipes move as they are
+    folder.rename(site.incoming)
+
+
+def refuses(site: FleetSite) -> bool:
+    """Wait until status says that what came last is not believed."""
+    return comes_true(lambda: bool(site.problem()), REFUSED_SECONDS_MAX)
+
+
+def believes(site: FleetSite) -> bool:
+    """Tell whether what came last is believed."""
+    return not site.updates().problem
+
+
+def arrived(site: FleetSite, version: str) -> bool:
+    """Tell whether a version answers, and what came last is believed."""
+    return site.version() == version and believes(site)
+
+
+def attacked(field: Field, site: FleetSite, name: str) -> tuple[bool, bool]:
+    """Publish something newer, lay a spoilt copy of it before a site, then the copy that is not spoilt.
+
+    Returns whether the spoilt one was refused and changed nothing, and whether the honest one was taken afterwards.
+    """
+    attack, runs = ATTACKS[name], site.version()
+    version, digest = {OLD: (NEW, field.new), NEW: (OLD, field.old)}[runs]
+    other = f"1.0.0-x{secrets.token_hex(4)}"
+    field.centre.publish(echo_bundle(field.root / "others" / other, "other", version=other))
+    wanted(field.centre, digest)
+    hostile = Hostile(field.centre, field.centre.copy(field.root / "hostile"), field.before)
+    attack.make(hostile)
+    lay(site, hostile.folder)
+    refused = refuses(site) and site.version() == runs
+    attack.mend(field.centre)
+    lay(site, field.centre.copy(field.root / "honest"))
+    return refused, comes_true(lambda: arrived(site, version))

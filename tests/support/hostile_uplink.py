@@ -1,0 +1,156 @@
+"""A site that deletes only what receipts name, behind an uplink that spoils what it carries: does anything get lost?
+
+world = World(root, seed=1)
+for _ in range(5): world.round()
+world.end()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from convert.collect.report import Report
+from edge_agent.errors import EdgeAgentError
+from edge_agent.formats import receipts, segment
+from edge_agent.formats.document import public_key_hex, sign, timestamp
+from tests.support.examples import CENTRE_KEY, NOW, feedback, prediction
+from tests.support.segments import Centre, Record, SealingSite
+
+FORGER = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
+
+
+class World:
+    """One site's outbox, the bucket that the uplink fills, and the centre. Everything random comes from the seed."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.site = SealingSite(root / "outbox")
+        self.outbox = self.site.folder / "segments"
+        self.bucket = SealingSite(root / "bucket").folder / "segments"
+        self.centre = Centre(root)
+        self.sent: dict[str, list[Record]] = {}
+        self.faults: Counter[str] = Counter()
+        self.numbers = 0
+
+    def round(self) -> Report:
+        """Seal something, let the uplink carry and spoil, collect, and let the site act on the receipts it gets."""
+        self._seal()
+        self._carry()
+        fault = self.rng.choice(
+            [self._flip, self._cut, self._delete, self._swap, self._invent, self._forge, self._none]
+        )
+        fault()
+        self.faults[fault.__name__.removeprefix("_")] += 1
+        report = self.centre.collect(self.bucket.parents[1])
+        self._believe()
+        return report
+
+    def end(self) -> Report:
+        """Carry honestly what the site still has, and collect."""
+        self._carry()
+        self.centre.collect(self.bucket.parents[1])
+        self._believe()
+        self._carry()
+        return self.centre.collect(self.bucket.parents[1])
+
+    def lost(self) -> set[str]:
+        """Return the corrections that were sealed and are not in the examples."""
+        rows = self.centre.query("SELECT prediction_id FROM examples WHERE truth IS NOT NULL")
+        return {f"p-{number}" for number in range(1, self.numbers + 1)} - {name for (name,) in rows}
+
+    def doubled(self) -> int:
+        """Return how many rows are too many."""
+        return self.centre.query("SELECT count(*) - count(DISTINCT prediction_id) FROM examples")[0][0]
+
+    # --- the site -----------------------------------------------------------------------------------------------------
+
+    def _seal(self, reseals: tuple[int, ...] = (), records: list[Record] | None = None) -> None:
+        if records is None:
+            records = []
+            for _ in range(self.rng.randint(1, 3)):
+                self.numbers += 1
+                records += [prediction(self.numbers), feedback(self.numbers)]
+        name = self.site.seal(records, reseals=reseals)
+        self.sent[name] = records
+
+    def _believe(self) -> None:
+        """Delete what genuine receipts name by a manifest that is ours; seal anew what they call damaged."""
+        try:
+            raw = (self.bucket.parent / receipts.FILE_NAME).read_bytes()
+            body = receipts.verify(raw, [public_key_hex(CENTRE_KEY)]).body
+        except (OSError, EdgeAgentError):
+            return
+        mine = {self._sha(name): name for name in self.sent if (self.outbox / f"{name}.json").is_file()}
+        for epoch in body.epochs:
+            for each in epoch.received:
+                if each.manifest_sha256 in mine:
+                    self._delete_up_to(epoch.epoch, each.first, each.last)
+            for told in epoch.refused:
+                name = segment.name_of(epoch.epoch, told.sequence)
+                if self.sent.get(name):
+                    self._seal((told.sequence,), self.sent.pop(name))
+
+    def _delete_up_to(self, epoch: str, first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            name = segment.name_of(epoch, number)
+            (self.outbox / f"{name}.age").unlink(missing_ok=True)
+            self.sent.pop(name, None)
+
+    def _sha(self, name: str) -> str:
+        return hashlib.sha256((self.outbox / f"{name}.json").read_bytes()).hexdigest()
+
+    # --- the uplink ---------------------------------------------------------------------------------------------------
+
+    def _carry(self) -> None:
+        """Upload everything that the site still has, over whatever is there."""
+        for path in sorted(self.outbox.glob("*.age")):
+            shutil.copyfile(path, self.bucket / path.name)
+            shutil.copyfile(path.with_suffix(".json"), self.bucket / f"{path.stem}.json")
+
+    def _any(self) -> Path:
+        return self.rng.choice(sorted(path for path in self.bucket.iterdir() if path.is_file()))
+
+    def _none(self) -> None:
+        """Carry honestly."""
+
+    def _flip(self) -> None:
+        path = self._any()
+        content = bytearray(path.read_bytes())
+        if content:
+            content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
+        path.write_bytes(content)
+
+    def _cut(self) -> None:
+        path = self._any()
+        path.write_bytes(path.read_bytes()[: self.rng.randrange(path.stat().st_size + 1)])
+
+    def _delete(self) -> None:
+        self._any().unlink()
+
+    def _swap(self) -> None:
+        one, other = self._any(), self._any()
+        first, second = one.read_bytes(), other.read_bytes()
+        one.write_bytes(second)
+        other.write_bytes(first)
+
+    def _invent(self) -> None:
+        """Lay down segments and receipts of the uplink's own making."""
+        stranger = SealingSite(self.bucket.parents[1], key=FORGER)
+        stranger.sequence = self.site.sequence + 5
+        stranger.seal([prediction(10_000), feedback(10_000)])
+
+    def _forge(self) -> None:
+        """Say in the centre's name that everything has arrived."""
+        last = segment.name_of(self.site.epoch, self.site.sequence)
+        received = [{"first": 1, "last": self.site.sequence, "manifest_sha256": self._sha(last)}]
+        body = receipts.Receipts.model_validate(
+            {"site": "site-1", "at": timestamp(NOW), "epochs": [{"epoch": self.site.epoch, "received": received}]}
+        )
+        (self.bucket.parent / receipts.FILE_NAME).write_bytes(sign(body, FORGER))
+        self._believe()

@@ -1,0 +1,230 @@
+"""Builds of llama.cpp for other kinds of processor than this machine's own, to run the tests of the llama engine on.
+
+    EDGE_AGENT_LLAMA_BUILD=avx2 scripts/test tests/contract   # whatever loads llama.cpp loads that build
+    python -m tests.support.llama_builds [NAME...]            # makes all that this processor can execute, or those
+
+A build is a folder that llama-cpp-python takes by LLAMA_CPP_LIB_PATH: the libraries of the installed wheel, but the one
+that computes, libggml-cpu, is compiled from the pinned source archive, with the agent's kernels and with the flags that
+llama.cpp gives that kind of processor. It takes 40 s of one core, once: folders are kept in .cache/llama-builds by
+everything that they are made of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "llama-builds"
+VARIABLE = "EDGE_AGENT_LLAMA_BUILD"
+NATIVE = "native"
+"""What scripts/setup has built for this machine."""
+HEADERS = tuple(ROOT / "installer" / "build" / name for name in ("attention.h", "rows.h", "dot.h"))
+_COMPUTES = "libggml-cpu.so.0"
+_OTHERS = ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0")
+_OPTIONS = ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2", "AVX512")
+_LEFT_OUT = ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER")
+_AVX2 = ("avx2", "fma", "f16c", "bmi2")
+
+
+@dataclass(frozen=True)
+class Build:
+    """The code for one kind of processor."""
+
+    name: str
+    options: tuple[str, ...]
+    """Of llama.cpp's CMake, by the names in _OPTIONS; the others are off."""
+    needs: tuple[str, ...]
+    """What the processor must have, by the names of /proc/cpuinfo."""
+    by_row: bool
+    """It has the agent's own kernels (decisions 0043, 0045 and 0051)."""
+    tier: str = "not release"
+    """Which tests of the contract run on it, as pytest's -m."""
+    also: tuple[str, ...] = ()
+    """Tests that do although they are of another tier."""
+
+    @property
+    def runs(self) -> list[list[str]]:
+        """Arguments of pytest for each run of the contract on it."""
+        suite = [
+            f"tests/contract/{path.name}" for path in sorted((ROOT / "tests" / "contract").glob("test_llama_*.py"))
+        ]
+        left_out = [f"--deselect={test}" for test in _SAY_NOTHING_OF_THE_CODE]
+        return [["-m", self.tier, *left_out, *suite], *([[*self.also]] if self.also else [])]
+
+    @property
+    def runs_here(self) -> bool:
+        """Tell whether this processor can execute it."""
+        return set(self.needs) <= processor_flags()
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        content = hashlib.sha256(repr((_version(), self.options, _LEFT_OUT)).encode())
+        for path in (*HEADERS, *(_installed() / name for name in _OTHERS)):
+            content.update(path.read_bytes())
+        return CACHE / f"{self.name}-{content.hexdigest()[:12]}"
+
+
+def _of(file: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/contract/test_llama_{file}.py::test_{name}" for name in names)
+
+
+_SAY_NOTHING_OF_THE_CODE = (
+    # Who is computed when, and what the cache says it holds.
+    *_of("planning", "jobs_find_a_place_by_priority", "calls_are_answered_again_when_a_load_has_gone"),
+    *_of("planning", "a_job_with_time_is_computed"),
+    "tests/contract/test_llama_cache.py",
+    # What is refused, and in which words.
+    *_of("runtime", "details_name_model_and_quantization", "long_input_is_refused_with_count_and_limit"),
+    *_of("runtime", "broken_adapter_is_refused", "adapter_with_nan_is_refused", "truncated_weights_are_refused"),
+    *_of("runtime", "missing_weights_and_too_much_context_are_refused", "tasks_that_cannot_work_are_refused"),
+    *_of("runtime", "a_prompt_that_cannot_be_kept_is_refused", "installed_release_is_the_pinned_one"),
+    *_of("extract", "a_schema_without_a_record_is_refused", "a_hostile_schema_ends_in_words"),
+    *_of("extract", "a_draft_does_not_get_past_the_limit", "a_record_that_gets_too_long_fails_alone"),
+    *_of("extract", "records_need_memory_of_their_own"),
+    *_of("faults", "a_prompt_without_end_is_refused_at_once", "a_job_without_its_adapter_fails_alone"),
+    # What is made of tokens, whichever they are.
+    *_of("runtime", "a_stream_comes_in_pieces_that_a_reader_can_follow", "chunks_add_up_to_the_text"),
+    *_of("runtime", "stop_string_ends_the_text", "stop_string_of_the_bundle_counts", "emoji_come_whole"),
+    *_of("runtime", "output_limit_of_the_task_is_the_ceiling", "control_tokens_in_the_input_are_text"),
+    *_of("extract", "a_record_fits_its_schema_whatever_the_text", "whatever_is_chosen_fits_the_schema"),
+    # What is left over, and when something is tried.
+    *_of("runtime", "cancel_in_the_middle_frees_the_sequence"),
+    *_of("extract", "cancelled_records_free_their_places"),
+    *_of("faults", "memory_stays_flat_over_thousands_of_jobs"),
+    *_of("threads", "no_stream_waits_for_a_try", "it_is_found_out_at_the_first_load_and_remembered"),
+    *_of("threads", "without_tuning_the_given_threads_compute"),
+    *_of("trying", "a_busy_machine_is_not_measured", "without_time_the_usual_settings_stay"),
+    *_of("trying", "nothing_is_tried_unasked_or_on_a_device", "the_processor_has_a_name"),
+)
+"""Beginnings of the ids of tests that run on the native build only. The rule: a test runs on each build if it asserts
+bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there; or
+if it has failed for how slow a build is."""
+
+_SAME_BITS = (
+    *_of("runtime", "scores_do_not_depend_on_neighbours"),
+    *_of("extract", "a_record_does_not_depend_on_its_neighbours"),
+    *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
+)
+
+BUILDS = {
+    build.name: build
+    for build in (
+        # Many times slower than the others, so the fast tests do: half floats are converted by a table.
+        Build(
+            "sse42",
+            _OPTIONS[:1],
+            ("sse4_2",),
+            by_row=False,
+            tier="not slow and not release",
+            also=_SAME_BITS,
+        ),
+        Build("avx2", _OPTIONS[:6], _AVX2, by_row=True),
+        Build("avx512", _OPTIONS, (*_AVX2, *(f"avx512{each}" for each in ("f", "cd", "bw", "dq", "vl"))), by_row=True),
+    )
+}
+
+
+def processor_flags() -> set[str]:
+    """Return what this processor has, as Linux names it."""
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return set(about.partition("\nflags")[2].partition("\n")[0].split())
+
+
+def chosen() -> Build | None:
+    """Return the build that this run was asked for; None = the native one."""
+    name = os.environ.get(VARIABLE) or NATIVE
+    return None if name == NATIVE else BUILDS[name]
+
+
+def use_chosen() -> None:
+    """Have this process and its children load the chosen build, made first where need be. Before llama_cpp is there."""
+    build = chosen()
+    if build is None:
+        return
+    assert build.runs_here, f"{VARIABLE}={build.name}: this processor cannot execute that build"
+    assert "llama_cpp" not in sys.modules
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(build.folder)
+    if not build.folder.is_dir():  # in a process of its own: what finds the source may load llama_cpp
+        subprocess.run([sys.executable, "-m", "tests.support.llama_builds", build.name], cwd=ROOT, check=True)
+
+
+def make(builds: Sequence[Build]) -> None:
+    """Make those builds that are not there."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [build for build in builds if not build.folder.is_dir()]
+        if not missing:
+            return
+        with _source() as source:
+            for build in missing:
+                _make(build, source)
+                for older in set(CACHE.glob(f"{build.name}-*")) - {build.folder}:
+                    shutil.rmtree(older)
+
+
+@contextmanager
+def _source() -> Iterator[Path]:
+    """Yield llama.cpp's source, of the pinned archive."""
+    from convert.export import converter  # noqa: PLC0415 - may load llama_cpp, and then it is too late to choose
+
+    inside = f"llama_cpp_python-{converter.VERSION}/vendor/llama.cpp/"
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=".source-") as name:
+        folder = Path(name)
+        with tarfile.open(converter.download(folder)) as tar:
+            tar.extractall(folder, [each for each in tar if each.name.startswith(inside)], filter="data")
+        yield folder / inside
+
+
+def _make(build: Build, source: Path) -> None:
+    """Compile the code that computes, and put it beside the wheel's other libraries."""
+    tree = source.with_name(build.name)
+    include = " ".join(f'-include "{header}"' for header in HEADERS)
+    options = [f"-DGGML_{name}={'ON' if name in build.options else 'OFF'}" for name in ("NATIVE", *_OPTIONS)]
+    options += [f"-DLLAMA_BUILD_{name}=OFF" for name in _LEFT_OUT]
+    options += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", f"-DCMAKE_C_FLAGS={include}"]
+    options += ["-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON", "-DCMAKE_INSTALL_RPATH=$ORIGIN"]
+    _run(["cmake", "-S", str(source), "-B", str(tree), *options])
+    _run(["cmake", "--build", str(tree), "--target", "ggml-cpu", "--parallel", str(os.cpu_count() or 1)])
+    made = tree / "made"
+    made.mkdir()
+    shutil.copy2(tree / "bin" / _COMPUTES, made / _COMPUTES)
+    for name in _OTHERS:
+        shutil.copy2(_installed() / name, made / name)
+    made.replace(build.folder)
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed\n{(done.stdout + done.stderr)[-4000:]}")
+
+
+def _installed() -> Path:
+    """Return the folder of the installed wheel's libraries, without loading one."""
+    spec = importlib.util.find_spec("llama_cpp")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "lib"
+
+
+def _version() -> str:
+    return importlib.metadata.version("llama-cpp-python")
+
+
+if __name__ == "__main__":
+    make([BUILDS[name] for name in sys.argv[1:]] or [build for build in BUILDS.values() if build.runs_here])

@@ -1,0 +1,80 @@
+"""A site whose updates lie in `incoming/`, with the real trust and intake: to be cut off, or failed, at any write.
+
+carry_on(folder, "forward", digest)             # folder/root.json and folder/state/incoming are there
+
+It does all its work on one thread, so that the calls of its disk come in one order and can be counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from edge_agent.config import Config
+from edge_agent.update.activation import Activation
+from edge_agent.update.intake import Intake
+from edge_agent.update.machine import PAUSE_SECONDS_MAX
+from edge_agent.update.probation import Seen
+from edge_agent.update.trust import Trust
+from edge_agent.update.updater import Source
+from tests.support.updating_site import TASK, UpdatingSite
+
+LOOKS = 4
+Result = TypeVar("Result")
+
+
+class OneThread(Activation):
+    """Uses the store on the thread of its caller."""
+
+    async def on_store(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a function now."""
+        return function(*args)
+
+
+class MirroredSite(UpdatingSite):
+    """See the module. Engines and self-tests do as they are told; they write nothing."""
+
+    kind = OneThread
+
+    def config(self, **update: object) -> Config:
+        """Return what agent.yaml would say: with a root of trust."""
+        return super().config(root_file=str(self.tmp_path / "root.json"), **update)
+
+    def source(self) -> Source:
+        """Return trust and intake, as the daemon puts them together."""
+        config = self.config()
+        intake = Intake(config, self.store, Trust(config, self.store.trusted))
+        return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
+
+    async def carry_on(self, back: bool, arrived: Callable[[], object]) -> None:
+        """Do what a daemon does from its start: load what answers, look until all is done, stop.
+
+        Args:
+            back: the operator goes back to the bundle before, unless it answers already.
+            arrived: called when all is done, before the stop.
+        """
+        self.wall = time.time()
+        await self.activation.resume()
+        await self.loaded()
+        row = self.store.journal.rows().get(TASK)
+        if back and row and row.candidate == self.active():
+            await self.activation.rollback(TASK)
+        for _ in range(LOOKS):
+            await self.updater.look()
+            self.running += PAUSE_SECONDS_MAX
+        arrived()
+        await self.stop()
+
+
+CHANGES = {"forward": Seen(calls=200), "back": Seen(problem="it died"), "back by hand": Seen(), "watch": Seen()}
+"""What is seen of the bundle that has just come, by what becomes of it."""
+
+
+def carry_on(folder: Path, change: str, digest: str, arrived: Callable[[], object] = lambda: None) -> None:
+    """Let a site do one of CHANGES with a bundle; `arrived` is called before it stops."""
+    site = MirroredSite(folder)
+    site.seen[digest] = CHANGES[change]
+    asyncio.run(site.carry_on(change == "back by hand", arrived))

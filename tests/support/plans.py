@@ -1,0 +1,28 @@
+"""Plans for tests: one channel, one task, one bundle, unless something else is said.
+
+plan(task(BUNDLE, waves=[("2026-11-02T00:00:00Z", 10)]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge_agent.formats.document import timestamp
+from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan, Wave
+from tests.support.examples import NOW
+
+TASK = "pos-intent"
+OLD, NEW = "0d" * 32, "1e" * 32
+
+
+def task(bundle: str = NEW, *, version: str = "2.0.0", waves: Sequence[tuple[str, int]] = (), **more: Any) -> TaskPlan:
+    """Return what is wanted of a task: one bundle for any machine."""
+    offers = more.pop("offers", (Offer(bundle=bundle, version=version),))
+    return TaskPlan(offers=offers, waves=tuple(Wave(start=start, percent=share) for start, share in waves), **more)
+
+
+def plan(*tasks: TaskPlan, version: int = 1, channel: str = "stable", **more: Any) -> Plan:
+    """Return a plan that says one thing to one channel."""
+    channels = {channel: Fleet(tasks={TASK: each})} if (each := next(iter(tasks), None)) else {}
+    return Plan(version=version, issued_at=timestamp(NOW), **{"channels": channels, **more})

@@ -1,0 +1,97 @@
+"""A spool that is filled with waiting examples by a process of its own, which tells how much memory that took.
+
+filled = fill(tmp_path, 1_000_000)
+assert filled.kept == 1_000_000
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from edge_agent.capture.house import House
+from edge_agent.capture.review_streams import Place, ReviewFilter
+from tests.support.site_cases import ASite, answered
+
+GROUP, EARLY = 5000, 20_000
+TEXT = "refund " * 70
+GROWTH_MIB_MAX = 20
+STEP_INSTRUCTIONS = 1000
+
+
+@dataclass(frozen=True)
+class Filled:
+    """How it went."""
+
+    kept: int
+    early_mib: float
+    """Most memory up to the twenty thousandth example."""
+    peak_mib: float
+    """Most memory up to the end, with a segment sealed and a page of the review queue read."""
+    early_steps: int
+    """What SQLite did to seal and read after the twenty thousandth, in thousands of instructions."""
+    steps: int
+    """The same at the end."""
+
+    @property
+    def growth_mib(self) -> float:
+        """Return what all the others cost."""
+        return self.peak_mib - self.early_mib
+
+
+def fill(folder: Path, count: int) -> Filled:
+    """Queue examples of 500 characters, seal a segment of them, and look at the review queue."""
+    command = [sys.executable, "-m", "tests.support.queued_examples", str(folder), str(count)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900, cwd=root)
+    return Filled(**json.loads(done.stdout))
+
+
+def _fill(folder: Path, count: int) -> Filled:
+    site = ASite(folder, spool_bytes_max=2**40, segment_bytes_max=2**20)
+    house = site.house
+    made = house.recorder.prediction(answered(0, text=TEXT), 0.0)
+    early, early_steps = 0.0, 0
+    for start in range(0, count, GROUP):
+        numbers = range(start, min(count, start + GROUP))
+        with house.spool.transaction():
+            house.add([replace(made, prediction_id=f"p-{number}") for number in numbers])
+        if start <= EARLY:
+            early = _peak_mib()
+        if start == EARLY:
+            early_steps = _steps_of_looking(house)
+    steps = _steps_of_looking(house)
+    return Filled(house.spool.retained()["unsure"], early, _peak_mib(), early_steps, steps)
+
+
+def _steps_of_looking(house: House) -> int:
+    """Seal a segment and read a page of the review queue; return what SQLite did for it."""
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection = house.spool.db._db
+    connection.set_progress_handler(step, STEP_INSTRUCTIONS)
+    assert house.outbox
+    house.outbox.due()
+    house.outbox.seal(0.0)
+    house.spool.review(ReviewFilter(), Place(), 100)
+    connection.set_progress_handler(None, 0)
+    return count
+
+
+def _peak_mib() -> float:
+    # Not ru_maxrss: that begins with what the parent had when it started this process.
+    [line] = re.findall(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(line) / 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(_fill(Path(sys.argv[1]), int(sys.argv[2])))))

@@ -1,0 +1,166 @@
+"""A site's examples for tests: answers, a house on a clock of its own, and what a centre would read of it.
+
+site = TestSite(tmp_path)
+site.keep(answered(1)); site.house.seal_all()
+records = site.records()
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_agent.capture.house import House, Surroundings, redactor_of
+from edge_agent.capture.records import Answered, Judgement
+from edge_agent.config import Config
+from edge_agent.formats import receipts, segment
+from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats.manifest import Manifest
+from tests.support.examples import CENTRE_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
+
+TASKS = {
+    "pos-intent": {"kind": "classify", "labels": ["refund", "price"]},
+    "visit": {"kind": "extract", "labels": ["O", "B-PATIENT", "B-DRUG"], "pii_fields": ["PATIENT"]},
+    "talk": {"kind": "generate"},
+}
+
+
+def manifest(task: str = "pos-intent") -> Manifest:
+    """Return the manifest of a task's bundle."""
+    plain = {"task": {"name": task, **TASKS[task]}, "version": "1.0.0", "runtime": "echo"}
+    return Manifest.model_validate(plain)
+
+
+def answered(number: int, **changes: Any) -> Answered:
+    """Return an unsure classification."""
+    plain = {
+        "prediction_id": f"p-{number}",
+        "manifest": manifest(),
+        "digest": DIGEST,
+        "text": f"refund number {number}",
+        "local_answer": "refund",
+        "scores": [("refund", 0.75), ("price", 0.25)],
+        "confidence": 0.75,
+        "threshold": 0.8,
+        "sure": False,
+        "label_mass": 0.5,
+    }
+    return Answered(**{**plain, **changes})
+
+
+def judgement(number: int, **changes: Any) -> Judgement:
+    """Return a correction of that answer."""
+    plain = {"feedback_id": f"f-{number}", "prediction_id": f"p-{number}", "reviewer": "anna", "verdict": "corrected"}
+    return Judgement(**{**plain, "value": "price", "request_id": f"r-{number}", **changes})
+
+
+def config_of(
+    state_dir: Path, *, site: dict[str, Any] | None = None, escalation: dict[str, Any] | None = None, **examples: Any
+) -> Config:
+    """Return the configuration of a site that may send everything to the centre."""
+    identity = {"id": "site-1", "recipients": [RECIPIENT], "receipt_keys": [public_key_hex(CENTRE_KEY)]}
+    collect = dict.fromkeys(TASKS, "upstream")
+    return Config.model_validate(
+        {
+            "state_dir": state_dir,
+            "examples": {"collect": collect, "disk_reserve_bytes": 0, **examples},
+            "site": {**identity, **(site or {})},
+            "escalation": escalation or {},
+        }
+    )
+
+
+def opener(state_dir: Path, cls: type[House] = House, **examples: Any) -> Callable[[], House]:
+    """Return what opens a house on real clocks, as the daemon hands it to the writer."""
+    config = config_of(state_dir, **examples)
+    return lambda: cls(config, redactor_of(config), Surroundings(lambda: (), "0.1.0"))
+
+
+PREDICTION: dict[str, Any] = {
+    **{"kind": "classify", "task": "pos-intent", "bundle": {"version": "1.0.0", "digest": DIGEST}, "reason": ""},
+    **{"scores": [["refund", 0.75], ["price", 0.25]], "sure": False, "route": "local", "confidence": 0.75},
+}
+
+
+class Clock:
+    """Two clocks that go on when they are told to."""
+
+    def __init__(self) -> None:
+        self.wall, self.running = NOW, 0.0
+        self.draws = 1.0
+        """What the random audit of the house draws: 1 = nothing, 0 = all."""
+
+    def around(self) -> Surroundings:
+        """Return the surroundings of a house with these clocks and no tasks."""
+        return Surroundings(lambda: (), "0.1.0", lambda: self.wall, lambda: self.running, drawn=lambda: self.draws)
+
+
+class ASite:
+    """One state directory and the house on it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.config = config_of(folder / "state", **settings)
+        self.config.state_dir.mkdir(parents=True, exist_ok=True)
+        self.clock = Clock()
+        self.house = self.open()
+
+    def open(self) -> House:
+        """Open the house, as a start of the daemon does."""
+        self.house = House(self.config, redactor_of(self.config), self.clock.around())
+        return self.house
+
+    def reopen(self) -> House:
+        """Close and open it again."""
+        self.house.close()
+        return self.open()
+
+    def keep(self, *answers: Answered) -> None:
+        """Keep answers in one commit."""
+        with self.house.spool.transaction():
+            self.house.add([self.house.recorder.prediction(each, self.clock.wall) for each in answers])
+
+    def judge(self, *judgements: Judgement, prediction: dict[str, Any] | None = None) -> None:
+        """Keep feedback in one commit."""
+        known = prediction or {**PREDICTION, "input": "", "output": "refund"}
+        with self.house.spool.transaction():
+            for each in judgements:
+                self.house.judge(each, known, manifest(known["task"]))
+
+    def files(self) -> list[str]:
+        """Return the names in the outbox's folder of segments."""
+        return sorted(path.name for path in (self.config.outbox / "segments").iterdir())
+
+    def segments(self) -> dict[int, list[Any]]:
+        """Open every segment of the present epoch as the centre would, chain and all; return its records."""
+        return read_outbox(self.config.outbox, self.house.spool.epoch)
+
+    def records(self) -> dict[str, Any]:
+        """Return all sealed records by their id, the last one of each."""
+        return {record.record_id: record for records in self.segments().values() for record in records}
+
+    def receipt(self, last: int, first: int = 1, **changes: Any) -> None:
+        """Let the centre sign for a range of segments, and put its receipts where they arrive."""
+        raw = (self.config.outbox / "segments" / f"{segment.name_of(self.house.spool.epoch, last)}.json").read_bytes()
+        span = {"first": first, "last": last, "manifest_sha256": hashlib.sha256(raw).hexdigest()}
+        self.write_receipts(**{"epochs": [{"epoch": self.house.spool.epoch, "received": [span]}], **changes})
+
+    def write_receipts(self, key: Any = CENTRE_KEY, **changes: Any) -> None:
+        """Write receipts, signed by a key."""
+        said = receipts.Receipts.model_validate({"site": "site-1", "at": timestamp(NOW), **changes})
+        (self.config.receipts / receipts.FILE_NAME).write_bytes(sign(said, key))
+
+
+def read_outbox(outbox: Path, epoch: str) -> dict[int, list[Any]]:
+    """Verify and open the segments of an epoch; return their records by sequence."""
+    found, hashes = {}, {}
+    for path in sorted((outbox / "segments").glob(f"{epoch}-*.json")):
+        signed = segment.verify(path.read_bytes(), path.stem, None)
+        sealed = path.with_suffix(".age").read_bytes()
+        assert hashlib.sha256(sealed).hexdigest() == signed.body.sha256
+        assert signed.body.previous == hashes.get(signed.body.sequence - 1, signed.body.previous)
+        hashes[signed.body.sequence] = signed.sha256
+        found[signed.body.sequence] = segment.records_of(segment.unseal(sealed, [IDENTITY]))
+        assert signed.body.records == len(found[signed.body.sequence])
+    return found

@@ -1,0 +1,102 @@
+"""Jobs for stages after the export, with real small models: a recipe, its rows, and the folders of the stages before.
+
+    job = stage_job(tmp_path, "quantize")                   # a random 2-layer BERT that classifies
+    weights = spoiled(tmp_path / "other.onnx", 0.5)         # the same with noise on its weights
+
+The rows are labelled with what the model itself says, so it is always right, but for the first `wrong` of each split.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from convert.data.row_files import Row
+from convert.evaluate import predict
+from convert.evaluate.serving import quiet
+from convert.pipeline import recipe
+from convert.pipeline.stage import Job
+from tests.support import bert_onnx
+from tests.support.bundles import DEFAULT_LABELS, tiny_onnx, tiny_onnx_bundle
+
+_VERBS = ("return", "price of", "swap", "where is", "pay")
+_THINGS = ("kettle", "blue lamp", "shirt", "red shoes", "toy", "mug", "bag", "old radio", "tv")
+TEXTS = [f"{verb} the {thing} {i}" for i in range(8) for verb in _VERBS for thing in _THINGS]
+
+
+def stage_job(
+    folder: Path, stage: str, kind: str = "classify", wrong: int = 0, *, train: bool = False, **more: Any
+) -> Job:
+    """Return a job whose export stage is done; `more` are sections of the recipe.
+
+    With `train` there is a training split: what the calibration rows say, and a word more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = list(DEFAULT_LABELS[kind])
+    task = {"name": "tiny", "kind": kind, "labels": labels, "limits": {"input_tokens_max": 64}}
+    plain = {"version": "1.0.0", "runtime": "onnx", "task": task, "provenance": {"licence": "Apache-2.0"}}
+    (folder / "task.yaml").write_text(yaml.safe_dump(plain))
+    rows = _labelled(folder / "labelling", kind, wrong)
+    for split, part in (("calibration", rows[:240]), ("test", rows[240:])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in part))
+    data = {"calibration": "calibration.jsonl", "test": "test.jsonl"} | (
+        {"format": "text-spans"} if kind == "extract" else {}
+    )
+    if train:
+        more_said = ({**each, "text": each["text"].replace("the", "that")} for each in rows[:240])
+        (folder / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in more_said))
+        data["train"] = "train.jsonl"
+    written = {"source": {"checkpoint": "model"}, "data": data, **more}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(written))
+    export, out = folder / "export", folder / stage
+    export.mkdir()
+    out.mkdir()
+    (export / "model.onnx").write_bytes(tiny_onnx(kind))
+    (export / "tokenizer.json").write_bytes(bert_onnx.tiny_tokenizer())
+    return Job(recipe.read(folder), out, {"export": export}, quiet)
+
+
+def after(job: Job, stage: str) -> Job:
+    """Return a job for another stage, to which the one before is done."""
+    out = job.out.with_name(stage)
+    out.mkdir()
+    return Job(job.recipe, out, {**job.done, job.out.name: job.out}, quiet)
+
+
+def quantized(job: Job) -> Job:
+    """Leave what a quantize stage leaves that kept the weights as they are; return a job for after it."""
+    target = job.out / "candidates" / "fp32"
+    target.mkdir(parents=True)
+    (target / "model.onnx").write_bytes((job.done["export"] / "model.onnx").read_bytes())
+    (job.out / "chosen").write_text("fp32\n")
+    return job
+
+
+def spoiled(path: Path, noise: float, kind: str = "classify") -> Path:
+    """Write the same model with normal noise on its weights, relative to their spread, and return the path."""
+    config, rng = bert_onnx.TINY, np.random.default_rng(3)
+    weights = bert_onnx.random_weights(config, outputs=len(DEFAULT_LABELS[kind]))
+    moved = {
+        name: (value + rng.normal(0, noise * (value.std() + 1e-9), value.shape)).astype(np.float32)
+        for name, value in weights.items()
+    }
+    head = {"classify": "classify", "extract": "tags", "embed": "hidden"}[kind]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bert_onnx.build(config, moved, head))
+    return path
+
+
+def _labelled(folder: Path, kind: str, wrong: int) -> list[dict[str, Any]]:
+    said = predict(tiny_onnx_bundle(folder, kind), TEXTS, at_once=8)
+    rows: list[dict[str, Any]] = []
+    for place, (text, each) in enumerate(zip(TEXTS, said, strict=True)):
+        row = Row(text, each.answer)
+        if place % 240 < wrong:
+            row = Row(text, next(label for label in DEFAULT_LABELS["classify"] if label != each.answer))
+        spans = [{"start": e.start, "end": e.end, "label": e.label} for e in each.entities]
+        rows.append({"text": text, "label": row.label or "none", "spans": spans})
+    return rows

@@ -1,0 +1,171 @@
+"""A site with its updater, a plan that says what the test wants, and engines and self-tests that do as they are told.
+
+site = UpdatingSite(tmp_path)
+new = site.publish("2.0.0")
+site.want(new, "2.0.0")
+await site.updater.look()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from edge_agent.config import Config, SiteConfig, UpdateConfig
+from edge_agent.errors import EdgeAgentError
+from edge_agent.formats.document import timestamp
+from edge_agent.formats.golden import Said
+from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
+from edge_agent.formats.rollout import Machine
+from edge_agent.formats.wants import Want
+from edge_agent.store.journal import Progress
+from edge_agent.store.state import InstalledBundle
+from edge_agent.update.probation import Seen
+from edge_agent.update.selftest import Subject
+from edge_agent.update.updater import Around, Source, Updater
+from edge_agent.update.verified import Verified
+from tests.support.activation_cases import Site
+from tests.support.bundles import digest_of
+from tests.support.examples import NOW
+from tests.support.store_cases import bundle
+
+TASK = "pos"
+GOLDEN = b'{"input": "where is it", "answer": "yes", "scores": [0.1, 0.9]}\n'
+RIGHT = Said("yes", (0.1, 0.9))
+Answering = Callable[[str], Said]
+
+
+class Published:
+    """What the centre has published, and how much of it has arrived."""
+
+    def __init__(self, store: Callable[[], object]) -> None:
+        self.store = store
+        self.verified = Verified()
+        self.folders: dict[str, Path] = {}
+        self.on_the_way: set[str] = set()
+        self.asked: list[tuple[bool, list[str]]] = []
+        self.problem: EdgeAgentError | None = None
+        self.cannot_admit: EdgeAgentError | None = None
+
+    def refresh(self, folder: Path) -> Verified:
+        if self.problem:
+            raise self.problem
+        return self.verified
+
+    def missing(self, folder: Path, verified: Verified, digest: str) -> Sequence[Want]:
+        return [Want(sha256=digest, size_bytes=1_500_000)] if digest in self.on_the_way else []
+
+    def admit(self, folder: Path, digest: str) -> InstalledBundle:
+        if self.cannot_admit:
+            raise self.cannot_admit
+        return self.store().install(self.folders[digest], True)[0]  # type: ignore[attr-defined]
+
+    def ask(self, verified: Verified | None, digests: Collection[str], bytes_per_second_max: int | None) -> None:
+        self.asked.append((verified is not None, list(digests)))
+
+    def source(self) -> Source:
+        return Source(self.refresh, self.missing, self.admit, self.ask)
+
+
+class UpdatingSite(Site):
+    """See the module. `wall` and `running` are its clocks, in seconds."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.published = Published(lambda: self.store)
+        self.wall, self.running = NOW, 0.0
+        self.seen: dict[str, Seen] = {}
+        self.answers: dict[str, Answering] = {}
+        self.refused: dict[str, EdgeAgentError] = {}
+        self.tested: list[str] = []
+        self.tries = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        super().__init__(tmp_path)
+
+    def start(self, allow_unsigned: bool = True, swap: str = "overlap") -> None:
+        """Start, with an updater."""
+        super().start(allow_unsigned, swap)
+        around = Around(
+            trying=self._trying,
+            serving=lambda _bundle: None,
+            seen=lambda digest: self.seen.get(digest, Seen()),
+            machine=Machine(2**32),
+            now=lambda: self.wall,
+            monotonic=lambda: self.running,
+        )
+        self.updater = Updater(self.config(), self.store, self.activation, around, self.source())
+
+    def config(self, **update: object) -> Config:
+        """Return what agent.yaml would say."""
+        return Config(
+            state_dir=self.tmp_path / "state",
+            site=SiteConfig(id="shop-1"),
+            update=UpdateConfig.model_validate({"selftest_seconds_max": 5, "check_seconds": 0.01, **update}),
+        )
+
+    def source(self) -> Source:
+        """Return where bundles come from."""
+        return self.published.source()
+
+    async def stop(self) -> None:
+        """Stop in the daemon's order."""
+        await self.updater.stop()
+        await super().stop()
+
+    async def killed(self, swap: str = "overlap") -> None:
+        """Start again as after a kill: what was under way was not put down."""
+        await super().stop()
+        self.start(swap=swap)
+        await self.activation.resume()
+        await self.loaded()
+
+    def publish(self, version: str, **files: bytes) -> str:
+        """Make a bundle that can be fetched; return its digest."""
+        files = {"weights": version.encode(), "golden": GOLDEN, **files}
+        folder = bundle(self.tmp_path / f"published-{version}", version, TASK, **files)
+        digest = digest_of(folder)
+        self.published.folders[digest] = folder
+        return digest
+
+    def want(self, digest: str, version: str, plan_version: int = 1, **more: object) -> None:
+        """Publish a plan that wants one bundle of one task."""
+        task = TaskPlan.model_validate({"offers": (Offer(bundle=digest, version=version),), **more})
+        self.plan({TASK: task}, plan_version)
+
+    def plan(self, tasks: Mapping[str, TaskPlan], plan_version: int = 1) -> None:
+        """Publish a plan."""
+        channels = {"stable": Fleet(tasks=dict(tasks))}
+        plan = Plan(version=plan_version, issued_at=timestamp(NOW), channels=channels)
+        self.published.verified = replace(self.published.verified, plan=plan)
+
+    async def look(self) -> Progress:
+        """Look once; return the row, which the journal must agree with."""
+        await self.updater.look()
+        return self.row()
+
+    def row(self) -> Progress:
+        """Return the row as it is shown and as it is on the disk."""
+        assert self.updater.overview.rows == self.store.journal.rows()
+        return self.updater.overview.rows[TASK]
+
+    def where(self) -> tuple[str, str]:
+        """Return the state and the reason."""
+        return self.row().state, self.row().reason
+
+    @asynccontextmanager
+    async def _trying(
+        self, tried: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
+    ) -> AsyncIterator[Subject]:
+        self.tested.append(tried.digest)
+        if tried.digest in self.refused:
+            raise self.refused[tried.digest]
+
+        async def answer(text: str, seconds: float) -> tuple[Said, float]:
+            self.tries.set()
+            await self.may_answer.wait()
+            return self.answers.get(tried.digest, lambda _: RIGHT)(text), 1.0
+
+        yield Subject(answer, lambda: 10**6, lambda: 0, lambda: 0)

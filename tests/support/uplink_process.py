@@ -1,0 +1,54 @@
+"""The command `edge-agent uplink` as a process, on a site's exchange directories.
+
+process = Process(UplinkCase(folder, url), url)
+code, said = process.once()
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import yaml
+
+from tests.support.measured import measured
+from tests.support.uplink_cases import SITE, UplinkCase
+
+# What a month without a way leaves behind: 1 GiB.
+BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
+RESIDENT_BYTES_MAX = 128 * 2**20
+
+
+class Process:
+    """A site's configuration, and the uplink as a process on it."""
+
+    def __init__(self, case: UplinkCase, url: str, incoming: str = "", **settings: Any) -> None:
+        self.case = case
+        self.environment = dict(os.environ)
+        self.path = case.folder / "agent.yaml"
+        section = {"url": url, "notes_dir": str(case.notes), "scan_seconds": 0.05, **settings}
+        site = {"id": SITE, "outbox_dir": str(case.outbox), "receipts_dir": str(case.receipts)}
+        plain = {"site": site, "uplink": section, "update": {"incoming_dir": incoming}, "log": {"format": "json"}}
+        self.path.write_text(yaml.safe_dump(plain))
+
+    def start(self, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
+        """Start it."""
+        pipes = {"stderr": subprocess.PIPE, "text": True, "env": self.environment}
+        return subprocess.Popen(self._command(*arguments, script=script), **{**pipes, **options})
+
+    def once(self, script: str = "") -> tuple[int, str]:
+        """Run it once; return its exit code and what it said."""
+        with self.start("--once", script=script) as process:
+            said = process.communicate(timeout=120)[1]
+        return process.returncode, said
+
+    def once_measured(self) -> tuple[int, int]:
+        """Run it once; return its exit code and the most memory that it had resident, in bytes."""
+        done = measured(self._command("--once"))
+        return done.code, done.resident_bytes
+
+    def _command(self, *arguments: str, script: str = "") -> list[str]:
+        program = ["-c", script] if script else ["-m", "edge_agent.cli"]
+        return [sys.executable, "-B", *program, "--config", str(self.path), "uplink", *arguments]

@@ -1,0 +1,92 @@
+"""The whole way of a correction: a site, its uplink, a store, and the centre that collects from there.
+
+way = Way(tmp_path)
+way.answer(3); way.once(); way.collect()
+assert way.expected() == way.corrections()
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.collect.chain import NOT_COME
+from convert.collect.report import Report
+from convert.collect.sources import Source, open_source
+from tests.support.segments import Centre
+from tests.support.site_cases import ASite, answered, judgement
+from tests.support.uplink_cases import UplinkCase
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the centre is short of in the end, what it has too often, and what it cannot explain."""
+
+    lost: int = 0
+    doubled: int = 0
+    unnamed: int = 0
+
+
+class Way(UplinkCase):
+    """An uplink whose outbox is a real site's. Without a URL it goes to a folder."""
+
+    def __init__(self, folder: Path, url: str = "", options: dict[str, str] | None = None, **settings: Any) -> None:
+        self.upstream = folder / "upstream"
+        self.upstream.mkdir(parents=True)
+        self.options = options or {}
+        super().__init__(folder, url or str(self.upstream), self.options, **settings)
+        self.centre = Centre(folder)
+        self.given = 0
+        self.site = self._open()
+
+    def answer(self, count: int, characters: int = 0) -> None:
+        """Answer, have each answer corrected, and seal all in one segment; texts of letters are hard to compress."""
+        for number in range(self.given + 1, self.given + count + 1):
+            letters = "".join(random.Random(number).choices(string.ascii_letters, k=characters))
+            self.site.keep(answered(number, text=f"refund number {number} {letters}"))
+            self.site.judge(judgement(number))
+        self.given += count
+        self.site.house.seal_all()
+
+    def reinstall(self) -> None:
+        """Lose the machine: a new one with the same site id knows nothing of what was."""
+        self.site.house.close()
+        for path in (self.site.config.state_dir, self.outbox, self.receipts, self.notes):
+            shutil.rmtree(path)
+        self.site = self._open()
+
+    def source(self) -> Source:
+        """Return the store as the centre opens it."""
+        return open_source(self.config.url, self.options)
+
+    def collect(self) -> Report:
+        """Run collect once."""
+        return self.centre.collect(self.source())
+
+    def settle(self) -> Outcome:
+        """Carry what is left, collect, bring the receipts back, and count; then the site keeps no segment."""
+        self.once()
+        report = self.collect()
+        self.once()
+        self.site.house.read_receipts()
+        came = self.corrections()
+        lost = set(self.expected()) - set(came)
+        unnamed = sum(gap.why == NOT_COME for gap in report.gaps) + len(report.breaks)
+        return Outcome(len(lost) + len(self.site.files()), len(came) - len(set(came)), unnamed)
+
+    def corrections(self) -> list[str]:
+        """Return the corrected predictions that the centre has, duplicates too."""
+        rows = self.centre.query("SELECT prediction_id FROM examples WHERE truth = 'price' ORDER BY 1")
+        return [str(row[0]) for row in rows]
+
+    def expected(self) -> list[str]:
+        """Return the predictions whose correction was acknowledged."""
+        return sorted(f"p-{number}" for number in range(1, self.given + 1))
+
+    def _open(self) -> ASite:
+        exchange = {"outbox_dir": str(self.outbox), "receipts_dir": str(self.receipts)}
+        return ASite(self.folder / "site", site=exchange)

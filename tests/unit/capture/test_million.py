@@ -1,0 +1,44 @@
+"""A million queued examples: memory stays flat, and what is due is found without reading them all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.queued_examples import GROWTH_MIB_MAX, TEXT, fill
+from tests.support.site_cases import ASite, answered
+
+
+@pytest.mark.release
+def test_a_million_waiting_examples_cost_no_memory(tmp_path: Path):
+    """From the twenty thousandth to the last, and while a segment is sealed and the queue is looked at; nor does that
+    take more steps of the database.
+    """
+    filled = fill(tmp_path, 1_000_000)
+    assert 1_000_000 == filled.kept
+    assert filled.growth_mib < GROWTH_MIB_MAX
+    assert 0 < filled.steps < 1.5 * filled.early_steps
+
+
+def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
+    """Chosen, sealed, received, lost: its examples are found by an index."""
+    site = ASite(tmp_path, segment_bytes_max=2**16)
+    house, database = site.house, site.house.spool.db
+    made = house.recorder.prediction(answered(0, text=TEXT), 0.0)
+    with house.spool.transaction():
+        house.add([replace(made, prediction_id=f"p-{number}") for number in range(300)])
+    said: list[str] = []
+    database._db.set_trace_callback(said.append)
+    assert house.outbox
+    first, second = house.outbox.seal(0.0), house.outbox.seal(0.0)
+    with house.spool.transaction():
+        house.outbox.ledger.receive([first])
+        house.outbox.ledger.lose(second)
+    database._db.set_trace_callback(None)
+    asked = [each for each in said if each.lstrip().startswith(("SELECT", "UPDATE", "DELETE"))]
+    plans = {each: [step for *_, step in database.rows(f"EXPLAIN QUERY PLAN {each}")] for each in asked}
+    assert (1, 2) == (first, second)
+    assert [] == [each for each, steps in plans.items() if "SCAN predictions" in steps]
+    assert any("USING INDEX sealed" in step for steps in plans.values() for step in steps)

@@ -1,0 +1,125 @@
+"""Placeholders: typed, numbered, the same for the same value, and never confused with what stood in the text."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.capture.redact.names import name_detector
+from edge_agent.capture.redact.redactor import Redactor
+from edge_agent.capture.redact.rules import Rule
+from edge_agent.errors import ConfigInvalid
+
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
+CARD, OTHER = "4111 1111 1111 1111", "5500 0000 0000 0004"
+
+
+def test_values_become_typed_numbered_placeholders():
+    """Each value has a number within its type, and a repeated one keeps it."""
+    redaction = Redactor().start()
+    text = f"{CARD} or {OTHER}, not {CARD}; mail a@example.com"
+    assert "[CARD_1] or [CARD_2], not [CARD_1]; mail [EMAIL_1]" == redaction.text(text)
+    assert {"card": 3, "email": 1} == redaction.counts
+
+
+def test_an_answer_shares_the_placeholders_of_its_input():
+    """The texts of one example speak of the same card by the same name."""
+    redaction = Redactor().start()
+    redaction.text(f"refund {CARD}")
+    assert "[CARD_2] and [CARD_1]" == redaction.text(f"{OTHER} and {CARD}")
+
+
+def test_an_answer_that_comes_back_is_restored():
+    """What a large model says about placeholders becomes the real values, in memory."""
+    redaction = Redactor().start()
+    redaction.text(f"refund {CARD} to a@example.com")
+    assert f"I refund {CARD}; told a@example.com; [CARD_9]" == redaction.restore(
+        "I refund [CARD_1]; told [EMAIL_1]; [CARD_9]"
+    )
+
+
+def test_a_placeholder_in_the_text_is_not_given_again():
+    """A device that writes [CARD_1] itself does not get somebody's card number put there."""
+    redaction = Redactor().start()
+    redacted = redaction.text(f"is [CARD_1] the same as {CARD}?")
+    assert "is [CARD_1] the same as [CARD_2]?" == redacted
+    assert f"is [CARD_1] the same as {CARD}?" == redaction.restore(redacted)
+
+
+def test_marked_fields_of_a_record_are_replaced_in_record_and_input():
+    """A field that the schema marks as personal is hidden wherever its value stands; others stay."""
+    redaction = Redactor().start()
+    record = redaction.fields(
+        {"patient": ["Anna Meyer"], "age": 41, "drug": "ibuprofen", "none": None}, ["patient", "age"]
+    )
+    assert {"patient": ["[PATIENT_1]"], "age": "[AGE_1]", "drug": "ibuprofen", "none": None} == record
+    assert "[PATIENT_1], [AGE_1], takes ibuprofen" == redaction.text("Anna Meyer, 41, takes ibuprofen")
+    assert {"schema_field": 4} == redaction.counts
+
+
+def test_numbers_nested_values_and_keys_of_a_record_run_through_the_rules():
+    """A number becomes a placeholder, a key tells what its digits are, and what was found so is found in the input."""
+    redaction = Redactor().start()
+    record = {
+        "phone": 491712345678,
+        "count": 3,
+        "paid": True,
+        "cards": [{"no": 4111111111111111}, ["4111111111111111", 2.5, None]],
+        "a@example.com": {"home_phone": "030 901820"},
+    }
+    assert {
+        "phone": "[PHONE_1]",
+        "count": 3,
+        "paid": True,
+        "cards": [{"no": "[CARD_1]"}, ["[CARD_1]", 2.5, None]],
+        "[EMAIL_1]": {"home_phone": "[PHONE_2]"},
+    } == redaction.value(record)
+    assert "of [PHONE_1]" == redaction.text("of 491712345678")
+
+
+def test_a_site_rule_that_reads_the_whole_text_reads_a_value_alone():
+    """The key before it takes nothing from what is found without it, and what begins in the key ends in the value."""
+    rules = [
+        Rule("ticket", "TICKET", lambda text: (match.span() for match in re.finditer(r"^T\d{4}$", text))),
+        Rule("bed", "BED", lambda text: (match.span() for match in re.finditer(r"bed: \d+", text))),
+    ]
+    redaction = Redactor(rules).start()
+    assert {"no": "[TICKET_1]", "bed": "[BED_1]"} == redaction.value({"no": "T1234", "bed": 12})
+
+
+@given(st.text(alphabet="0123456789 .-+@[]_/ABCDEabcdecomDE:\u00e9", max_size=200))
+def test_redaction_can_be_undone_and_repeated(text):
+    """Whatever the text, restoring gives it back."""
+    redaction = Redactor().start()
+    assert text == redaction.restore(redaction.text(text))
+
+
+def test_presidio_that_is_not_there_is_an_error_of_the_configuration(tmp_path: Path):
+    """The message says what is missing: the package, or the pipeline."""
+    with pytest.raises(ConfigInvalid, match=r"examples\.presidio_pipeline") as caught:
+        name_detector(tmp_path / "none")
+    assert caught.value.remedy
+
+
+@pytest.mark.release
+@pytest.mark.skipif(not find_spec("presidio_analyzer"), reason="not installed: pip install '.[presidio]', 250 MB")
+@pytest.mark.filterwarnings("ignore")
+def test_presidio_finds_names_without_a_network(tmp_path: Path):
+    """A pipeline from disk, here one that knows a list of names; no address is resolved, nothing is connected to."""
+    asked: list[str] = []
+    sys.addaudithook(lambda event, _: asked.append(event) if event in NETWORK else None)
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    ruler = pipeline.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": "PERSON", "pattern": "Anna Meyer"}, {"label": "GPE", "pattern": "Berlin"}])
+    pipeline.to_disk(tmp_path / "names")
+    redaction = Redactor(detector=name_detector(tmp_path / "names")).start()
+    assert "[NAME_1] of [NAME_2] paid with [CARD_1]" == redaction.text(f"Anna Meyer of Berlin paid with {CARD}")
+    assert [] == asked
+    assert "presidio" in Redactor(detector=lambda _: iter(())).rule_names

@@ -1,0 +1,185 @@
+"""`edge-agent certs` as a technician uses it, and the folder that it makes for a client."""
+
+from __future__ import annotations
+
+import re
+import stat
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from edge_agent import certs, config
+from edge_agent.cli import app
+from edge_agent.config.remote import load as load_remote
+from edge_agent.errors import ConfigInvalid
+from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.server.roles import roles_of
+
+OLD = 0.0
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    """Run the command; return what it wrote."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert code == result.exit_code, result.output
+    return result.output
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Path:
+    """A folder with an authority and a server."""
+    run("certs", "init", "--dir", tmp_path / "tls", "--name", "shop.example", "--name", "10.0.0.5")
+    return tmp_path / "tls"
+
+
+def test_init_makes_what_a_daemon_needs(tls: Path):
+    """Four files that belong together, the keys for their owner alone."""
+    assert {"ca.crt", "ca.key", "server.crt", "server.key"} == {path.name for path in tls.iterdir()}
+    assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in tls.glob("*.key")}
+    check_pair((tls / "server.crt").read_bytes(), (tls / "server.key").read_bytes(), "it")
+    assert {"shop.example", "10.0.0.5"} == set(certificates((tls / "server.crt").read_bytes(), "it")[0].names)
+
+
+def test_what_init_prints_is_a_configuration(tmp_path: Path):
+    """The lines can be pasted into agent.yaml as they are, and the next command is named."""
+    said = run("certs", "init", "--dir", tmp_path / "tls", "--name", "shop.example")
+    block = re.search(r"^  service:\n(?:  .*\n)+", said, re.MULTILINE)
+    assert block is not None
+    (tmp_path / "agent.yaml").write_text(block[0])
+    loaded = config.load(tmp_path / "agent.yaml", environ={})
+    assert (str(tmp_path / "tls" / "server.crt"), False) == (loaded.access.certificate_file, loaded.service.insecure)
+    assert "edge-agent certs issue till-3 --role infer --dir" in said
+
+
+def test_init_overwrites_nothing(tls: Path):
+    """A second authority over the first would shut everybody out."""
+    before = {path.name: path.read_bytes() for path in tls.iterdir()}
+    assert "already" in _refused("certs", "init", "--dir", tls)
+    assert before == {path.name: path.read_bytes() for path in tls.iterdir()}
+
+
+def _refused(*arguments: object) -> str:
+    """Run the command, which ends with the exit code for something on this machine."""
+    return run(*arguments, code=3)
+
+
+def test_issue_makes_a_folder_to_carry(tls: Path):
+    """With the roles asked for, and a remote.yaml that works wherever the folder lies."""
+    said = run("certs", "issue", "till-3", "--role", "infer", "--role", "feedback", "--dir", tls)
+    assert "till-3 may infer and feedback" in said
+    moved = (tls / "clients" / "till-3").rename(tls.parent / "moved")
+    found = load_remote(moved, {})
+    assert found is not None
+    assert ("shop.example:9443", str(moved / "client.key")) == (found.address, found.key)
+    made = certificates(Path(found.certificate).read_bytes(), "it")[0]
+    assert ("till-3", {"infer", "feedback"}) == (made.name, roles_of(made, {}))
+    assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
+
+
+def test_a_client_is_renewed_on_request(tls: Path):
+    """Its address stays as somebody corrected it; without --renew nothing is written."""
+    run("certs", "issue", "till-3", "--role", "infer", "--dir", tls)
+    folder = tls / "clients" / "till-3"
+    (folder / "remote.yaml").write_text("address: other:1\n")
+    before = (folder / "client.crt").read_bytes()
+    assert "--renew" in _refused("certs", "issue", "till-3", "--role", "infer", "--dir", tls)
+    assert before == (folder / "client.crt").read_bytes()
+    run("certs", "issue", "till-3", "--role", "infer", "--dir", tls, "--renew")
+    assert before != (folder / "client.crt").read_bytes()
+    assert "address: other:1\n" == (folder / "remote.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("issue", "till-3", "--role", "boss"), "a role is one of infer, feedback, admin", 2),
+        (("issue", "till-3"), "Missing option", 2),
+        (("issue", "../x", "--role", "infer"), "cannot be the name of a client", 3),
+        (("server", "--renew", "--name", "a b"), "neither a host name nor an IP address", 3),
+    ],
+)
+def test_what_cannot_be_issued_is_named(tls: Path, arguments: tuple[str, ...], said: str, code: int):
+    """And nothing is written."""
+    before = sorted(tls.rglob("*"))
+    assert said in " ".join(run("certs", *arguments, "--dir", tls, code=code).split())
+    assert before == sorted(tls.rglob("*"))
+
+
+def test_without_an_authority_the_command_that_makes_one_is_named(tmp_path: Path):
+    """Not a traceback."""
+    assert "certs init" in _refused("certs", "issue", "till-3", "--role", "infer", "--dir", tmp_path)
+
+
+def test_the_server_is_renewed_for_the_same_names(tls: Path):
+    """Or for others, when they are given."""
+    before = certificates((tls / "server.crt").read_bytes(), "it")[0]
+    run("certs", "server", "--renew", "--dir", tls)
+    after = certificates((tls / "server.crt").read_bytes(), "it")[0]
+    assert (before.names, True) == (after.names, before.fingerprint != after.fingerprint)
+    run("certs", "server", "--renew", "--dir", tls, "--name", "new.example")
+    assert ("new.example",) == certificates((tls / "server.crt").read_bytes(), "it")[0].names
+    assert "already there" in _refused("certs", "server", "--dir", tls)
+
+
+def test_show_says_whose_and_until_when(tls: Path):
+    """Roles, names, the fingerprint of the audit log; and it says when one has ended."""
+    run("certs", "issue", "boss", "--role", "admin", "--dir", tls)
+    said = run("certs", "show", tls / "clients" / "boss" / "client.crt")
+    assert ["certificate of boss", "admin"] == [said.splitlines()[0], said.splitlines()[2].split()[-1]]
+    assert "authority of Edge Agent authority of shop.example" in run("certs", "show", tls / "ca.crt")
+    root = certs.load(tls / "ca.crt", tls / "ca.key")
+    (tls / "old.crt").write_bytes(certs.client(root, "old", [], OLD, 30).certificate)
+    (tls / "new.crt").write_bytes(certs.client(root, "new", [], time.time() + 9 * 86_400, 30).certificate)
+    assert "ended 1970-01-31" in run("certs", "show", tls / "old.crt")
+    assert "valid     from" in run("certs", "show", tls / "new.crt")
+    assert "no certificate in PEM" in _refused("certs", "show", tls / "server.key")
+    assert "cannot read" in _refused("certs", "show", tls / "nowhere")
+
+
+def remote_of(folder: Path, **values: str) -> Path:
+    """Write a remote.yaml."""
+    folder.mkdir(exist_ok=True)
+    (folder / "remote.yaml").write_text(yaml.safe_dump(values))
+    return folder / "remote.yaml"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "address: Field required"),
+        ({"address": "x:1", "adress": "y"}, "adress"),
+        ({"address": "x:1", "ca": "remote.yaml"}, "a certificate needs certificate and key as well"),
+        ({"address": "x:1", "ca": "a", "certificate": "b", "key": "c"}, "cannot be read"),
+    ],
+)
+def test_a_remote_that_is_wrong_is_named(tmp_path: Path, values: dict[str, str], said: str):
+    """With the key and the file."""
+    with pytest.raises(ConfigInvalid) as caught:
+        load_remote(remote_of(tmp_path, **values), {})
+    assert said in caught.value.message
+    assert str(tmp_path / "remote.yaml") in caught.value.message
+
+
+def test_where_no_remote_is_named_there_is_none(tmp_path: Path):
+    """The sockets of this machine; the environment may name one."""
+    path = remote_of(tmp_path, address="x:1")
+    assert load_remote(None, {}) is None
+    found = load_remote(None, {"EDGE_AGENT_REMOTE": str(path)})
+    assert found is not None
+    assert ("x:1", False) == (found.address, found.has_tls)
+    with pytest.raises(ConfigInvalid, match="cannot read"):
+        load_remote(tmp_path / "nowhere.yaml", {})
+    path.write_text("a: [")
+    with pytest.raises(ConfigInvalid, match="not valid YAML"):
+        load_remote(path, {})
+
+
+def test_a_key_of_another_certificate_is_named_before_anything_is_sent(tls: Path):
+    """gRPC would only say that nobody answers."""
+    for name in ("a", "b"):
+        run("certs", "issue", name, "--role", "infer", "--dir", tls)
+    (tls / "clients/b/client.key").replace(tls / "clients/a/client.key")
+    assert "the key does not belong to" in _refused("--remote", tls / "clients/a", "classify", "x", "y")

@@ -1,0 +1,133 @@
+"""demo: the real daemon with the echo runtime, from start to clean-up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convert.package.assemble import Request, assemble
+from edge_agent.cli.demo import STRANGE, read_show
+from edge_agent.errors import BundleUnreadable, FileMissing
+from tests.support import gated_onnx
+
+RECIPE = "version: 1.0.0\nruntime: echo\ntask: {{name: {name}, kind: {kind}{labels}}}\n"
+
+
+def bundle(folder: Path, name: str, kind: str, samples: str, labels: str = "") -> Path:
+    source = folder / f"{name}-source"
+    source.mkdir()
+    (source / "task.yaml").write_text(RECIPE.format(name=name, kind=kind, labels=labels))
+    (source / "samples.txt").write_text(samples)
+    return assemble(Request(source, {}, folder / name)).path
+
+
+def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
+    """Start the demo with a TMPDIR of its own."""
+    (tmp_path / "tmp").mkdir()
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "edge_agent.cli", "demo", *map(str, bundles)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
+    """Classify fills a table, generate streams, status is shown, the daemon ends with 0, the directory is gone."""
+    intent = bundle(tmp_path, "pos-intent", "classify", "I want a refund\nwhat price\n", ", labels: [refund, price]")
+    talk = bundle(tmp_path, "assistant", "generate", "good morning to you\n")
+    process = demo(tmp_path, intent, talk)
+    out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    assert "✓ pos-intent 1.0.0 (classify, echo" in out
+    assert "I want a refund  refund" in out
+    assert "its confidence is not calibrated: no answer counts as sure" in out
+    assert "assistant: good morning to you\n4 tokens, first text after" in out
+    assert "edge-agent 0.1.0 is serving" in out
+    assert "stopped cleanly" in out
+    assert [] == list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.slow
+def test_it_compares_bundles_on_labelled_messages(tmp_path):
+    """Bundles with these labels answer every message, and the table counts; others are shown as ever."""
+    labels = ", labels: [refund, price]"
+    one, other = (bundle(tmp_path, name, "classify", "x\n", labels) for name in ("intent", "intent-new"))
+    talk = bundle(tmp_path, "assistant", "generate", "good morning\n")
+    rows = [("a refund please", "refund"), ("what price", "price"), ("the price again", "price"), ("price", "refund")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    process = demo(tmp_path, one, other, talk, "--labelled", file)
+    out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    assert "The same messages, 2 models: 4 of 4" in out
+    assert "a refund please  refund  ✓ refund  ✓ refund" in out
+    assert "price            refund  ✗ price   ✗ price" in out
+    assert 2 == out.count("75% ±")
+    assert "you: good morning" in out
+
+
+@pytest.mark.slow
+def test_a_gate_is_shown_at_work(tmp_path):
+    """A bundle with a gate is asked three strange messages, and each has its p-value and what became of it."""
+    gated = gated_onnx.bundle(tmp_path / "gated")
+    labels = read_show(gated).manifest.task.labels
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{label} please", "label": label}) + "\n" for label in labels))
+    process = demo(tmp_path, gated, "--labelled", file)
+    out, err = process.communicate(timeout=60)
+    assert (0, "") == (process.returncode, err)
+    asked = [line for line in out.splitlines() if line.startswith(STRANGE)]
+    assert len(STRANGE) == len(asked)
+    assert all(line.endswith(("out of distribution", "not confident", "confident")) for line in asked)
+    assert "The gate holds up 25% of ordinary messages at most" in out
+
+
+@pytest.mark.slow
+def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
+    """The error is the daemon's own, with its exit code, and the daemon is stopped all the same."""
+    intent = bundle(tmp_path, "pos-intent", "classify", "x\n", ", labels: [refund, price]")
+    golden = intent / "golden.jsonl"
+    golden.write_bytes(golden.read_bytes().replace(b"x", b"y"))
+    process = demo(tmp_path, intent)
+    _, err = process.communicate(timeout=60)
+    assert (5, True) == (process.returncode, err.startswith("error: "))
+    assert [] == list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_daemon_and_cleans_up(tmp_path):
+    """In the middle of a slow answer Ctrl-C ends with 130 and leaves nothing."""
+    process = demo(tmp_path, bundle(tmp_path, "slow", "generate", "!slow 200" + " word" * 200 + "\n"))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("you: "):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert 130 == process.returncode
+    assert [] == list((tmp_path / "tmp").iterdir())
+
+
+def test_samples_come_from_the_golden_file(tmp_path):
+    """The inputs are the bundle's own; without a golden file there are none."""
+    assert ("a", "b") == read_show(bundle(tmp_path, "talk", "generate", "a\nb\n")).samples
+    quiet = bundle(tmp_path, "quiet", "generate", "a\n")
+    manifest = json.loads((quiet / "manifest.json").read_text())
+    (quiet / "manifest.json").write_text(json.dumps({**manifest, "artifacts": []}))
+    assert () == read_show(quiet).samples
+
+
+def test_what_is_no_bundle_is_named(tmp_path):
+    """A directory without a manifest, a golden file that is gone or spoiled: an error each."""
+    with pytest.raises(BundleUnreadable, match="is no bundle directory"):
+        read_show(tmp_path)
+    spoiled = bundle(tmp_path, "talk", "generate", "a\n")
+    (spoiled / "golden.jsonl").write_text("[]\n")
+    with pytest.raises(BundleUnreadable, match="one JSON object with 'input' a line"):
+        read_show(spoiled)
+    (spoiled / "golden.jsonl").unlink()
+    with pytest.raises(FileMissing, match=r"golden\.jsonl does not exist"):
+        read_show(spoiled)

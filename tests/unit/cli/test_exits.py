@@ -1,0 +1,63 @@
+"""Exit codes: one for each family of errors."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent import errors
+from edge_agent.cli.exits import REMEDIES, Exit, exit_code, exit_code_of
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "exit-codes.md"
+
+
+@pytest.mark.parametrize(
+    ("expected", "error"),
+    [
+        (Exit.FAILED, errors.ModelFailed),
+        (Exit.USAGE, errors.UnknownTask),
+        (Exit.USAGE, errors.NothingToRollBack),
+        (Exit.SITE, errors.ConfigInvalid),
+        (Exit.SITE, errors.SiteError),
+        (Exit.TRY_LATER, errors.QueueFull),
+        (Exit.TRY_LATER, errors.DeadlineExpired),
+        (Exit.REFUSED, errors.HashMismatch),
+        (Exit.REFUSED, errors.SignatureInvalid),
+    ],
+)
+def test_each_family_of_errors_has_its_code(expected, error):
+    """The code says who must act, whether the error was raised here or came over the wire."""
+    assert expected == exit_code_of(error)
+    if error is not errors.SiteError:
+        assert expected == exit_code(error.reason)
+
+
+def test_every_reason_but_the_models_has_a_code_of_its_family():
+    """No new error falls through to 'failed' unnoticed."""
+    failed = {reason for reason in errors.BY_REASON if exit_code(reason) is Exit.FAILED}
+    assert {"MODEL_LOAD_FAILED", "MODEL_FAILED", "ENGINE_CRASHED", "INPUT_QUARANTINED"} == failed
+
+
+@pytest.mark.parametrize(
+    ("expected", "reason"),
+    [
+        (Exit.SITE, "UNREACHABLE"),
+        (Exit.USAGE, "MESSAGE_TOO_LARGE"),
+        (Exit.TRY_LATER, "RESOURCE_EXHAUSTED"),
+        (Exit.USAGE, "INVALID_ARGUMENT"),
+        (Exit.FAILED, "SOMETHING_NEW"),
+    ],
+)
+def test_reasons_that_the_daemon_does_not_write_have_codes_too(expected, reason):
+    """The client's own reasons and gRPC's are mapped; an unknown one is a failure."""
+    assert expected == exit_code(reason)
+
+
+def test_the_document_lists_every_code():
+    """docs/exit-codes.md has a row for each code."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [] == [code for code in Exit if f"\n| {code.value} | " not in text]
+
+
+def test_every_code_has_a_remedy():
+    """An error that does not say what to do is given the words of its code."""
+    assert set(Exit) - {Exit.OK} == set(REMEDIES)

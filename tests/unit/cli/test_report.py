@@ -1,0 +1,144 @@
+"""`edge-agent report` against a fake daemon on real Unix sockets."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from edge_agent.cli import app
+from edge_agent.cli.report import show
+from edge_agent.client import Durations, Status, TaskCounts
+from edge_agent.report.framework import Wish
+from edge_agent.report.judgement import judge
+from edge_agent.report.timing import local_ms
+from edge_agent.v1 import admin_pb2, field_pb2, task_pb2
+from tests.support.fake_daemon import DIGEST, FakeDaemon
+from tests.support.report_figures import STATES
+
+DAY = field_pb2.FieldDay(
+    day="2026-11-25", counts={"route:local": 60, "route:upstream": 40, "graded": 100, "sure": 60, "examples": 40}
+)
+MONEY = field_pb2.FieldMoney(task="pos-intent", day="2026-11-25", questions=40, cost_micros=40_000)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run edge-agent with directories of its own."""
+    config = tmp_path / "agent.yaml"
+    config.write_text("site: {id: shop-12}\n")
+    options = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path)]
+    return lambda *arguments: CliRunner().invoke(app, [*options, "report", *arguments])
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A daemon that has counted a hundred answers of one day."""
+    with FakeDaemon(f"unix:{tmp_path}/inference.sock", f"unix:{tmp_path}/admin.sock") as running:
+        ref = task_pb2.BundleRef(task="pos-intent", version="1.2.0", digest=DIGEST)
+        running.admin.field.series.add(bundle=ref, active=True, days=[DAY])
+        running.admin.field.money.append(MONEY)
+        running.admin.field.escalation.CopyFrom(admin_pb2.EscalationStatus(model="large-1", tasks=["pos-intent"]))
+        yield running
+
+
+def test_the_table_is_the_default(run, daemon):
+    """Each task has a line, and below it what to do next and why."""
+    result = run()
+    assert 0 == result.exit_code, result.stderr
+    lines = result.stdout.splitlines()
+    assert "1 task, 100 answers, 60 % of them given here. Spent on the large model: 0.040; saved: 0.060." == lines[0]
+    assert ["pos-intent", "local", "hybrid", "40"] == lines[3].split()[:4]
+    assert "pos-intent: Next: hybrid" in lines
+    assert "specificity" not in result.stdout
+
+
+def test_a_named_task_is_told_at_length(run, daemon):
+    """Who names a task sees the four questions, too."""
+    said = run("pos-intent", "--model-cost", "1,500 EUR").stdout
+    for wanted in ("specificity", "data", "economics", "constraints", "0.060 EUR"):
+        assert wanted in said
+
+
+def test_json_is_the_whole_document(run, daemon):
+    """--json is one document for scripts."""
+    plain = json.loads(run("--json", "--risk", "0.1").stdout)
+    assert ("edge-agent/report/v1", "shop-12", "large-1") == (plain["schema"], plain["site"], plain["large_model"])
+    (task,) = plain["tasks"]
+    assert ("DOUBTS_ARE_GIVEN", 60_000, 0.1) == (
+        task["advice"]["why"],
+        task["money"]["saved_micros"],
+        task["wanted_risk"]["target"],
+    )
+
+
+def test_html_is_one_file(run, daemon, tmp_path):
+    """--html writes a page that everybody may read, whole or not at all, and says where it is."""
+    path = tmp_path / "report.html"
+    result = run("--html", str(path))
+    assert f"{path}: open it in a browser.\n" == result.stdout
+    assert path.read_text().startswith("<!DOCTYPE html>")
+    assert 0o644 == path.stat().st_mode & 0o777
+
+
+def test_html_and_json_together_are_both(run, daemon, tmp_path):
+    """With both, standard output is JSON alone."""
+    path = tmp_path / "report.html"
+    assert 1 == len(json.loads(run("--json", "--html", str(path)).stdout)["tasks"])
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("other",), 2, "there is no task 'other'; there are: pos-intent"),
+        (("--model-cost", "much"), 2, "is no amount"),
+        (("--model-cost", "nan"), 2, "is no amount"),
+        (("--model-cost", "-3"), 2, "is no amount"),
+        (("--risk", "2"), 2, "--risk"),
+        (("--html", "/no/such/folder/report.html"), 3, "Name another file with --html."),
+    ],
+)
+def test_wrong_usage_is_said(run, daemon, arguments, code, says):
+    """What cannot be done has a sentence, and the exit code of its kind."""
+    result = run(*arguments)
+    assert (code, True) == (result.exit_code, says in result.stderr.replace("\n", " "))
+
+
+def test_nonsense_is_a_bug(run, daemon):
+    """A daemon that counts more sure answers than graded ones is not believed, and nothing is drawn."""
+    daemon.admin.field.series[0].days[0].counts["sure"] = 101
+    result = run()
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert "unsure of task 'pos-intent' is -1" in result.stderr
+    assert "edge-agent support-bundle" in result.stderr
+
+
+def test_without_tasks_it_says_how_to_get_one(run, daemon):
+    """An empty daemon is no empty table."""
+    daemon.admin.field.ClearField("tasks")
+    assert "'edge-agent install PATH' installs a bundle" in run().stdout
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_fits_on_a_screen(state):
+    """From nothing to much: no line is longer than the screen is wide."""
+    console = Console(file=io.StringIO(), width=100, highlight=False)
+    show(console, [judge(each, Wish("EUR")) for each in STATES[state]], at_length=True)
+    lines = console.file.getvalue().splitlines()
+    assert 100 >= max(map(len, lines))
+    assert [] == [line for line in lines if line != line.rstrip()]
+
+
+def counts(local, upstream):
+    """Return what came of the inputs of a task, each in less than 50 ms."""
+    durations = Durations((0.05, 1.0), (local + upstream, 0, 0), 1.0)
+    return TaskCounts("pos-intent", {"local": local, "upstream": upstream}, {}, 0, 0, 0, durations, durations)
+
+
+@pytest.mark.parametrize(("local", "upstream", "wanted"), [(3, 1, {"pos-intent": 25.0}), (1, 3, {}), (0, 0, {})])
+def test_the_time_here_is_known_while_most_answers_are_from_here(local, upstream, wanted):
+    """The median of all answers says how long one from here takes only as long as most are."""
+    status = Status("0.1.0", None, True, 0, (), (), (), 0, 0, counts=(counts(local, upstream),))
+    assert wanted == local_ms(status)

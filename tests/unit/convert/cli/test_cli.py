@@ -1,0 +1,143 @@
+"""The commands of the factory: init, run and the stages, and the exit codes of docs/exit-codes.md."""
+
+import contextlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.cli import app, code_of
+from convert.pipeline import recipe
+from convert.pipeline.execution import STAGES
+from edge_agent.errors import (
+    DiskFull,
+    InvalidRequest,
+    ManifestInvalid,
+    MemoryShort,
+    ModelFailed,
+    QueueFull,
+    RequirementUnmet,
+    StateDirInUse,
+)
+from tests.support.recipes import TRAIN, recipe_of
+
+ROOT = Path(__file__).parents[4]
+
+
+def edge_convert(*arguments: str) -> tuple[int, str]:
+    """Run a command; return its exit code and all that it wrote, with single spaces."""
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+def test_init_writes_a_recipe_that_reads_and_recommends(tmp_path: Path):
+    """The task is named after the folder; the advice says encoder or decoder and why."""
+    folder = tmp_path / "My Task_1"
+    code, said = edge_convert("init", str(folder), "--labels", "refund, price,other")
+    assert code == 0
+    assert "for runtime onnx. Recommended is an encoder. For a closed set of labels" in said
+    written = recipe.read(folder)
+    assert written.path(written.task).read_text().count("name: my-task-1") == 1
+    assert '["refund", "price", "other"]' in (folder / "task.yaml").read_text()
+    assert "Recommended is a decoder" in edge_convert("init", str(tmp_path / "g"), "--kind", "generate")[1]
+
+
+def test_init_replaces_nothing_unasked(tmp_path: Path):
+    """A recipe that is there stays, unless told otherwise."""
+    (tmp_path / "task.yaml").write_text("mine")
+    code, said = edge_convert("init", str(tmp_path))
+    assert code == 2
+    assert "has a task.yaml what to do: Name another folder, or replace it with --force." in said
+    assert not (tmp_path / "recipe.yaml").exists()
+    assert edge_convert("init", str(tmp_path), "--force")[0] == 0
+
+
+def test_every_stage_is_a_command():
+    """--help names run, init and each stage of the table, and every command explains itself."""
+    said = edge_convert("--help")[1]
+    for name in ("init", "run", *STAGES):
+        assert f" {name} " in said
+        assert len(edge_convert(name, "--help")[1]) > 200
+
+
+@pytest.mark.parametrize(
+    ("write", "code", "said"),
+    [
+        ({"sections": "fintune: {}"}, 2, "unknown key 'fintune' what to do: Did you mean 'finetune'?"),
+        ({"test": TRAIN}, 2, "3 texts stand in both the train and the test split"),
+        ({}, 2, "what to do:"),
+    ],
+)
+def test_bad_input_ends_with_its_code_and_what_to_do(tmp_path: Path, write: dict[str, str], code: int, said: str):
+    """The error stands on standard error, without a traceback."""
+    with contextlib.suppress(ManifestInvalid):  # the file is there, which is what counts
+        recipe_of(tmp_path, **write)
+    got, text = edge_convert("run", str(tmp_path))
+    assert got == code
+    assert said in text
+    assert "error: " in text
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path):
+    """The error says how to get one."""
+    code, said = edge_convert("prepare", str(tmp_path / "none.yaml"))
+    assert code == 2
+    assert "none.yaml does not exist what to do: Name a recipe.yaml; 'edge-convert init' writes one." in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidRequest, 2),
+        (ManifestInvalid, 2),
+        (ModelFailed, 1),
+        (DiskFull, 3),
+        (MemoryShort, 3),
+        (StateDirInUse, 3),
+        (RequirementUnmet, 3),
+        (QueueFull, 4),
+    ],
+)
+def test_exit_codes_are_those_of_the_document(error: type, code: int):
+    """The family of an error decides; docs/exit-codes.md has a row for each code."""
+    assert code_of(error) == code
+    assert f"\n| {code} |" in (ROOT / "docs" / "exit-codes.md").read_text()
+
+
+WITHOUT_EXTRA = """
+import sys, tomllib
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+absent = {"torch", "transformers", "peft", "optimum", "onnx", "onnx_ir", "safetensors", "sentencepiece", "scipy",
+          "matplotlib", "openai", "duckdb", "pyarrow", "gguf"}
+sys.meta_path.insert(0, Absent())
+from convert.cli import main
+main()
+"""
+"""Runs edge-convert as if the convert extra were not installed."""
+
+
+def without_extra(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command where the convert extra is not installed."""
+    command = [sys.executable, "-c", WITHOUT_EXTRA, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
+    """The demo makes its bundles on a machine without torch; a recipe there says what to install."""
+    made = without_extra("assemble", "examples/echo", "--out", tmp_path / "echo")
+    assert made.returncode == 0, made.stderr
+    recipe_of(tmp_path)
+    (tmp_path / "m").mkdir()
+    refused = without_extra("run", tmp_path)
+    assert refused.returncode == 3
+    assert "needs the package" in refused.stderr
+    assert "what to do: Install what the factory needs, in your clone: pip install '.[convert]'" in refused.stderr

@@ -1,0 +1,108 @@
+"""What a run shows, and how a comparison of two bundles is told."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from convert.cli import screen
+from convert.report.text import compared, measured
+from edge_agent.cli.terminal import Terminal
+from tests.support.report_cases import EVALUATE, share
+
+COMPARISON: dict[str, Any] = {
+    "bundles": ["pos 1.0.0 aaaa", "pos 1.1.0 bbbb"],
+    "rows": 400,
+    "same_answer": share(0.9, 0.03),
+    "agreement": share(0.85, 0.03),
+    "first": {"accuracy": share(0.8, 0.04)},
+    "second": {"accuracy": share(0.86, 0.03)},
+    "only_first": 8,
+    "only_second": 32,
+    "differences": {"accuracy": share(0.06, 0.03) | {"p_value": 0.0002, "p_adjusted": 0.0008}},
+    "better": ["accuracy"],
+    "worse": [],
+    "latency_ms": {"first": {"p50": 20.0}, "second": {"p50": 12.5}},
+}
+
+
+def test_a_run_notes_each_stage_on_a_line(capsys: pytest.CaptureFixture[str]):
+    """Off a terminal there are the lines and no bar."""
+    with screen.stages() as shown:
+        shown.note("prepare", "runs")
+        shown.progress("reading", 1, 2)
+        shown.progress("reading", 2, 2)
+        shown.note("prepare", "done in 0.1 s, peak memory 3 MB")
+        shown.note("data", "A [bold]warning[/bold] is written as it is.")
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "prepare   runs",
+        "prepare   done in 0.1 s, peak memory 3 MB",
+        "data      A [bold]warning[/bold] is written as it is.",
+    ]
+    assert captured.err == ""
+
+
+def test_a_bar_follows_what_goes_on():
+    """On a terminal it says what is done of how much; an end that is not known has none; the next thing starts anew."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with screen.bar(terminal) as advance:
+        advance("training", 5, 10)
+        advance("training", 10, 10)
+        advance("measuring", 0, 0)
+        advance("measuring [x]", 3, 4)
+    drawn = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "measuring [x]" in drawn
+
+
+def test_a_log_gets_a_line_a_minute():
+    """Half an hour of training off a terminal: what goes on, how much is done, and for how long, once in a minute."""
+    log, now = io.StringIO(), 0.0
+    with screen.bar(Terminal(file=log), monotonic=lambda: now) as advance:
+        for step in range(1, 1801):
+            now = float(step)
+            advance(f"training: epoch 1, loss 0.5, {1800 - step} s left [x]", step, 1800)
+    lines = log.getvalue().splitlines()
+    assert "1 min 00 s: training: epoch 1, loss 0.5, 1740 s left [x], 60 of 1800" == lines[0]
+    assert 30 == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "| right answers | 80.0 % (76.0 to 84.0) | 86.0 % (83.0 to 89.0) | 6.0 % (3.0 to 9.0) | 0.0008 |"),
+        ({}, "both give the same answer on 90.0 % (95 % interval 87.0 % to 93.0 %)"),
+        ({}, "Only the first is right on 8, only the second on 32."),
+        ({}, "The second is better in right answers, by more than chance would make."),
+        ({}, "A median answer takes 20.0 ms from the first and 12.5 ms from the second."),
+        ({"better": []}, "No difference between the two is more than chance would make."),
+        (
+            {"better": [], "worse": ["accuracy", "coverage"]},
+            "The second is worse in right answers and confident answers, by more than chance would make.",
+        ),
+        ({"latency_ms": {"first": {}, "second": {}}}, "A median answer takes nan ms"),
+        ({"cosine": {"mean": 0.98}}, "The vectors of 400 rows have a mean cosine of 0.98."),
+    ],
+)
+def test_a_comparison_says_which_is_better_or_that_it_may_be_chance(changed: dict[str, Any], said: str):
+    """Both accuracies, the rows that only one has right, the test and the times are sentences."""
+    assert said in compared(COMPARISON | changed)
+
+
+def test_a_measured_bundle_is_told_as_in_a_report():
+    """The name, the accuracy, the doubts and the tables."""
+    text = measured("pos 1.0.0", EVALUATE)
+    assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8 %")
+    assert "## What to doubt\n\n- 1 test row got no answer (INPUT_TOO_LONG) and counted as wrong." in text
+    assert "| refund | 44 | 95.0 % (90.0 to 100.0) | 90.9 % (85.9 to 95.9) | 93.0 % (88.0 to 98.0) |" in text
+
+
+def test_other_kinds_show_what_they_have():
+    """Fields of records and neighbours of vectors have a line of their own."""
+    assert "| city | 90.0 % (95 % interval 80.0 % to 100.0 %) |" in measured(
+        "a", {"rows": 1, "fields": {"city": share(0.9, 0.1)}}
+    )
+    assert "The nearest other text has the same label for 70.0 %" in measured(
+        "a", {"rows": 1, "neighbours": share(0.7, 0.1)}
+    )

@@ -1,0 +1,71 @@
+"""The queries in docs/collect.md run, on collected files, and find what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.support.examples import feedback, opinion, prediction
+from tests.support.segments import Centre, SealingSite
+
+DOCUMENT = Path(__file__).parents[4] / "docs" / "collect.md"
+QUERIES = re.findall(r"\n([^\n]+):\n\n```sql\n(.*?);\n```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+DRAWN = {"review_stream": "audit", "sampling_probability": 0.1}
+# By the first words above the query: how many rows the scene below gives.
+ROWS = {
+    "How many": 1,
+    "How often": 1,
+    "What is confused": 1,
+    "Where the model": 1,
+    "What reviewers": 2,
+    "What the large": 1,
+    "Sites whose": 1,
+    "A training file": 1,
+    "Reviews whose": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with something of everything: right, wrong and sure, torn, waiting."""
+    root = tmp_path_factory.mktemp("docs")
+    SealingSite(root / "store").seal(
+        [
+            prediction(1, input="give me my money back", sure=True, confidence=0.9, **DRAWN),
+            feedback(1),
+            prediction(2, input="what does the kettle cost"),
+            feedback(2),
+            feedback(2, record_id="feedback:f-9", feedback_id="f-9", reviewer="ben", value="stock"),
+            prediction(3, input="is there a blue one left"),
+            opinion(3, why="audit"),
+            feedback(4),
+        ]
+    )
+    Centre(root).collect(root / "store")
+    return root
+
+
+def test_every_query_is_tested():
+    """Each query of the document has its count here."""
+    assert set(ROWS) == {next((start for start in ROWS if title.startswith(start)), title) for title, _ in QUERIES}
+
+
+@pytest.mark.parametrize(("title", "query"), QUERIES)
+def test_queries_run(collected: Path, monkeypatch: pytest.MonkeyPatch, title: str, query: str):
+    """Copied as it stands there, in the folder that holds collected/."""
+    monkeypatch.chdir(collected)
+    with duckdb.connect() as connection:
+        found = connection.execute(query).fetchall()
+    assert next(rows for start, rows in ROWS.items() if title.startswith(start)) == len(found)
+
+
+def test_every_column_is_explained(collected: Path):
+    """The document has each column of the examples."""
+    with duckdb.connect() as connection:
+        query = f"DESCRIBE FROM '{collected}/collected/examples/**/*.parquet'"
+        columns = {name for name, *_ in connection.execute(query).fetchall()}
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert set() == {name for name in columns if f"`{name}`" not in text}

@@ -1,0 +1,285 @@
+"""What collect makes of records: whose word counts, what is forgotten, what counts as the same."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_agent.formats.document import timestamp
+from tests.support.examples import NOW, feedback, opinion, prediction, tombstone
+from tests.support.segments import Centre, Record, SealingSite
+
+OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
+WORDS = "SELECT verdict, truth, reviewer, conflict, len(reviews) FROM examples"
+
+
+class Scene:
+    """One site and one centre."""
+
+    def __init__(self, root: Path) -> None:
+        self.store, self.centre = root / "store", Centre(root)
+        self.site = SealingSite(self.store)
+
+    def after(self, *segments: list[Record], query: str) -> list[tuple[Any, ...]]:
+        """Seal segments, collect after each, and ask."""
+        for records in segments:
+            self.site.seal(records)
+            self.report = self.centre.collect(self.store)
+        return self.centre.query(query)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+# --- what the large model said later ---------------------------------------------------------------------------------
+
+THOUGHT = "SELECT opinion, opinion_why, opinion_model, truth, verdict FROM examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_an_opinion_stands_beside_what_people_said(scene: Scene, order: tuple[int, ...]):
+    """Whatever comes first: the truth is a person's, the large model's word has columns of its own."""
+    records = [prediction(1), feedback(1), opinion(1)]
+    rows = scene.after(*([records[place]] for place in order), query=THOUGHT)
+    assert [("stock", "deferred", "oracle-1", "price", "corrected")] == rows
+    assert (1, 1, 1) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "reviewed", "with_truth"))
+
+
+def test_an_opinion_alone_is_no_truth(scene: Scene):
+    """It is counted, comes once however often it came, and does not wait for anybody as a review would."""
+    rows = scene.after([prediction(1), opinion(1)], [opinion(1), opinion(2)], query=THOUGHT)
+    assert [("stock", "deferred", "oracle-1", None, None)] == rows
+    assert (1, 0, 0) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "with_truth", "waiting"))
+
+
+def test_an_opinion_is_forgotten_with_its_prediction(scene: Scene):
+    """A tombstone takes it along, also when it comes later."""
+    kinds = "SELECT DISTINCT type FROM records"
+    assert [("tombstone",)] == scene.after([prediction(1), opinion(1)], [tombstone(1)], [opinion(1)], query=kinds)
+
+
+def test_who_answered_is_known(scene: Scene):
+    """The large model's name stands where it gave the answer itself."""
+    rows = scene.after(
+        [prediction(1, route="upstream", model="big-1"), prediction(2)], query="SELECT model FROM examples"
+    )
+    assert {("big-1",), ("",)} == set(rows)
+
+
+# --- whose word counts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([{"verdict": "accept", "value": ""}], ("accept", "refund", "anna", False, 1)),
+        ([{"verdict": "reject", "value": "", "reason": "nonsense"}], ("reject", None, "anna", False, 1)),
+        ([{"value": "price"}, {"value": "stock"}], ("corrected", "stock", "anna", False, 2)),
+        ([{"value": "price"}, {"value": "price", "reviewer": "ben"}], ("corrected", "price", "ben", False, 2)),
+        ([{"value": "price"}, {"value": "stock", "reviewer": "ben"}], ("corrected", None, "ben", True, 2)),
+        ([{"value": "price"}, {"verdict": "reject", "value": "", "reviewer": "ben"}], ("reject", None, "ben", True, 2)),
+        ([{"value": "refund"}, {"verdict": "accept", "reviewer": "ben"}], ("accept", "refund", "ben", False, 2)),
+        (
+            [{"value": "price"}, {"value": "stock", "reviewer": "ben"}, {"value": "stock"}],
+            ("corrected", "stock", "anna", False, 3),
+        ),
+    ],
+)
+def test_the_last_word_of_each_reviewer_counts(scene: Scene, said: list[dict], expected: tuple):
+    """The last one of one reviewer; where reviewers differ there is no truth, only a conflict."""
+    words = [feedback(1, record_id=f"f:{turn}", feedback_id=f"f-{turn}", **each) for turn, each in enumerate(said)]
+    assert [expected] == scene.after([prediction(1), *words], query=WORDS)
+
+
+def test_the_clock_of_a_site_decides_nothing(scene: Scene):
+    """A second thought is the later one although the clock went back a year in between."""
+    second = feedback(1, record_id="f:2", feedback_id="f-2", value="stock", at=timestamp(NOW - 365 * 86400))
+    assert [("stock",)] == scene.after([prediction(1), feedback(1)], [second], query="SELECT truth FROM examples")
+
+
+def test_feedback_may_come_first(scene: Scene):
+    """Feedback whose prediction has not come waits, is counted, and is joined when it comes."""
+    assert [(1,)] == scene.after([feedback(1)], query="SELECT count(*) FROM records")
+    assert [(0, 1)] == [(task.examples, task.waiting) for task in scene.report.tasks]
+    assert [("price",)] == scene.after([prediction(1)], query="SELECT truth FROM examples")
+    assert [(1, 0)] == [(task.examples, task.waiting) for task in scene.report.tasks]
+
+
+def test_sites_do_not_mix(tmp_path: Path):
+    """The same ids at two sites are two predictions, each with its own feedback."""
+    centre = Centre(tmp_path)
+    for number, value in ((1, "price"), (2, "stock")):
+        site = SealingSite(tmp_path / "store", f"site-{number}")
+        site.seal([prediction(1), feedback(1, value=value)])
+    centre.collect(tmp_path / "store")
+    assert [("site-1", "price"), ("site-2", "stock")] == centre.query("SELECT site, truth FROM examples ORDER BY ALL")
+
+
+def test_months_and_tasks_are_folders(scene: Scene):
+    """A clock ten years ahead makes a month of its own, and two tasks are two folders."""
+    ahead = prediction(2, at="2036-02-29T23:59:59.123456Z")
+    rows = scene.after([prediction(1), ahead, prediction(3, task="other")], query="FROM examples SELECT task, month")
+    assert {("pos-intent", "2026-09"), ("pos-intent", "2036-02"), ("other", "2026-09")} == set(rows)
+
+
+# --- what is forgotten ------------------------------------------------------------------------------------------------
+
+
+def held(scene: Scene) -> bytes:
+    """Return the bytes of everything that was collected."""
+    return b"".join(scene.centre.files().values())
+
+
+@pytest.mark.parametrize("order", ["together", "later", "before"])
+def test_a_tombstone_empties_every_file(scene: Scene, order: str):
+    """What it names is gone from raw records and examples, whether it came in the same segment, later, or before."""
+    told = [prediction(1, input="zebra crossing"), feedback(1, value="quagga"), prediction(2)]
+    segments = {"together": [[*told, tombstone(1)]], "later": [told, [tombstone(1)]], "before": [[tombstone(1)], told]}
+    rows = scene.after(*segments[order], query="SELECT prediction_id FROM examples")
+    assert ([("p-2",)], 2) == (rows, scene.report.records_erased)
+    columns = "SELECT DISTINCT type FROM records WHERE prediction_id = 'p-1'"
+    assert [("tombstone",)] == scene.centre.query(columns)
+    assert (False, False) == (b"zebra" in held(scene), b"quagga" in held(scene))
+    # The segments still count as received: nothing asks for them again.
+    assert [(1, len(segments[order]))] == scene.site.received()
+
+
+def test_a_task_that_was_erased_leaves_nothing(scene: Scene):
+    """With its only prediction gone, its folder goes too."""
+    scene.after([prediction(1), prediction(2, task="other")], [tombstone(1)], query="FROM records")
+    assert ["task=other"] == [path.name for path in (scene.centre.out / "examples").iterdir()]
+    scene.after([prediction(1)], query="FROM records")
+    assert ["task=other"] == [path.name for path in (scene.centre.out / "examples").iterdir()]
+
+
+def test_a_tombstone_is_for_its_own_site(tmp_path: Path):
+    """One site cannot make the centre forget what another one sent."""
+    SealingSite(tmp_path / "store", "site-1").seal([prediction(1)])
+    SealingSite(tmp_path / "store", "site-2", key=OTHER_KEY).seal([prediction(1), tombstone(1)])
+    centre = Centre(tmp_path)
+    assert 1 == centre.collect(tmp_path / "store").records_erased
+    assert [("site-1", "p-1")] == centre.query("SELECT site, prediction_id FROM examples")
+
+
+# --- what counts as the same ------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_comes_twice_counts_once(tmp_path: Path):
+    """Two uplinks, a copy on a stick, records sealed anew: a record is there once."""
+    for name in ("store", "stick"):
+        site = SealingSite(tmp_path / name, epoch={"store": "0" * 16, "stick": "1" * 16}[name])
+        site.seal([prediction(1), feedback(1)])
+        site.seal([feedback(1), prediction(1)])
+    centre = Centre(tmp_path)
+    centre.collect(tmp_path / "store", tmp_path / "stick")
+    assert [("p-1", 1)] == centre.query("SELECT prediction_id, len(reviews) FROM examples")
+
+
+LONG = "could you please send the parcel with the blue kettle back to where it came from"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"input": LONG}, {"input": LONG.upper() + " !"}, True),
+        ({"input": LONG}, {"input": LONG + " now"}, True),
+        ({"input": LONG}, {"input": "how much is the fish"}, False),
+        ({"input": LONG}, {"input": LONG, "output": "price"}, False),
+    ],
+)
+def test_duplicates_are_marked(scene: Scene, one: dict, other: dict, same: bool):
+    """Same or nearly same text with the same answer: the later one names the earlier one. Another answer is no copy."""
+    rows = scene.after(
+        [prediction(1, **one), prediction(2, **other)],
+        query="SELECT duplicate_of, count(DISTINCT cluster) OVER () FROM examples ORDER BY prediction_id",
+    )
+    alike = other["input"] != "how much is the fish"
+    assert [(None, 2 - alike), ("site-1/p-1" if same else None, 2 - alike)] == rows
+
+
+def test_the_reviewed_one_stands_for_its_duplicates(scene: Scene):
+    """A correction is never the one that is left out."""
+    same = [prediction(number, input=LONG) for number in (1, 2, 3)]
+    accepted = feedback(3, verdict="accept", value="")
+    rows = scene.after([*same, accepted], query="SELECT duplicate_of FROM examples ORDER BY prediction_id")
+    assert [("site-1/p-3",), ("site-1/p-3",), (None,)] == rows
+
+
+# --- any records in any order -----------------------------------------------------------------------------------------
+
+numbers = st.integers(1, 4)
+records = st.one_of(
+    st.builds(lambda n, text: ("prediction", n, text), numbers, st.sampled_from([LONG, LONG + "!", "short", "word"])),
+    st.builds(
+        lambda n, who, what: ("feedback", n, (who, what)),
+        numbers,
+        st.sampled_from(["anna", "ben"]),
+        st.sampled_from(["accept", "reject", "price", "stock"]),
+    ),
+    st.builds(lambda n: ("tombstone", n, None), numbers),
+)
+
+
+def written(steps: list[tuple[str, int, Any]]) -> list[Record]:
+    """Turn drawn steps into records; a prediction id has one prediction, every feedback is a new one."""
+    made: list[Record] = []
+    for turn, (kind, number, more) in enumerate(steps):
+        if kind == "prediction" and not any(each.record_id == f"prediction:p-{number}" for each in made):
+            made.append(prediction(number, input=more))
+        elif kind == "feedback":
+            verdict = more[1] if more[1] in ("accept", "reject") else "corrected"
+            value = more[1] if verdict == "corrected" else ""
+            ids = {"record_id": f"f:{turn}", "feedback_id": f"f-{turn}"}
+            made.append(feedback(number, reviewer=more[0], verdict=verdict, value=value, **ids))
+        elif kind == "tombstone":
+            made.append(tombstone(number))
+    return made
+
+
+def expected_of(made: list[Record]) -> dict[str, tuple[str | None, bool, int]]:
+    """Say in plain Python what the examples must be: truth, conflict and number of reviews by prediction."""
+    forgotten = {each.prediction_id for each in made if each.type == "tombstone"}
+    answers = {each.prediction_id: each.output for each in made if each.type == "prediction"}
+    found = {}
+    for name in answers.keys() - forgotten:
+        said = [each for each in made if each.type == "feedback" and each.prediction_id == name]
+        last = {each.reviewer: each for each in said}
+        claims = {
+            {"accept": answers[name], "corrected": each.value, "reject": None}[each.verdict] for each in last.values()
+        }
+        found[name] = (claims.pop() if len(claims) == 1 else None, len(claims) > 1, len(said))
+    return found
+
+
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(records, min_size=1, max_size=14), cuts=st.sets(st.integers(1, 13)), late=st.integers(0, 3))
+def test_any_order_gives_what_plain_python_says(tmp_path_factory, steps, cuts, late):
+    """However records are spread over segments, and whichever segment comes late and twice, the join is the same."""
+    made = written(steps)
+    if not made:
+        return
+    root = tmp_path_factory.mktemp("any")
+    site, centre = SealingSite(root / "store"), Centre(root)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(made)), len(made)]
+    names = [site.seal(made[start:end]) for start, end in itertools.pairwise(edges)]
+    held_back = names[late % len(names)]
+    stick = SealingSite(root / "stick")
+    for path in (site.sealed(held_back), site.manifest(held_back)):
+        path.rename(stick.folder / "segments" / path.name)
+    centre.collect(root / "store")
+    report = centre.collect(root / "store", root / "stick")
+    assert [] == report.gaps
+    wanted = expected_of(made)
+    rows = centre.query("SELECT prediction_id, truth, conflict, len(reviews) FROM examples") if wanted else []
+    assert wanted == {name: tuple(more) for name, *more in rows}
+    assert len(wanted) == len(rows)

@@ -1,0 +1,189 @@
+"""Files of raw records: they name their segments, appear whole or not at all, and can be made to forget."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from convert import durable
+from convert.collect import database, raw, rows
+from convert.collect.raw import Entry, Writer
+from convert.collect.rows import Origin
+from convert.data.texts import normalised
+from tests.support.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
+
+
+def entry(number: int) -> Entry:
+    return Entry("site-1", EPOCH, number, f"{number:064x}", "", 100, 2, reseals=(number + 100,))
+
+
+def batch(number: int):
+    return rows.table([prediction(number), feedback(number)], Origin(EPOCH, number, NOW), 1)
+
+
+def written(folder: Path, numbers: list[int]) -> list[Path]:
+    writer = Writer(folder)
+    for number in numbers:
+        writer.add(entry(number), [batch(number)])
+    writer.close()
+    return raw.files(folder)
+
+
+def test_a_file_names_its_segments(tmp_path: Path):
+    """What was taken in is read back from the files alone, with all that receipts and gaps need."""
+    assert 1 == len(written(tmp_path, [1, 2, 3]))
+    assert [entry(1), entry(2), entry(3)] == list(raw.entries(tmp_path))
+
+
+def test_the_same_work_makes_the_same_file(tmp_path: Path):
+    """Done again after a crash, it takes the place of what was there."""
+    (first,) = written(tmp_path, [1, 2])
+    content = first.read_bytes()
+    assert [first] == written(tmp_path, [1, 2])
+    assert content == first.read_bytes()
+
+
+def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
+    """At a number of rows everything taken so far is on the disk; a segment is never divided."""
+    writer = Writer(tmp_path)
+    large = rows.table([prediction(number) for number in range(raw.ROWS_MAX // 100)], Origin(EPOCH, 1, NOW), 1)
+    assert not writer.add(entry(1), [large])
+    assert writer.add(entry(2), [large] * 100)
+    assert [entry(1), entry(2)] == list(raw.entries(tmp_path))
+    assert raw.ROWS_MAX + raw.ROWS_MAX // 100 == pq.read_metadata(raw.files(tmp_path)[0]).num_rows
+
+
+def test_what_a_crash_left_half_written_goes_away(tmp_path: Path):
+    """It has no name that anything reads, and the next run removes it."""
+    (tmp_path / f"abc.parquet{durable.PARTIAL}").write_bytes(b"half")
+    assert [] == written(tmp_path, [])
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
+    """The old content stays, and nothing lies beside it."""
+    path = tmp_path / "file"
+    durable.write(path, b"old")
+
+    def fail() -> None:
+        with durable.replacing(path) as partial:
+            partial.write_bytes(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert ([path], b"old") == (list(tmp_path.iterdir()), path.read_bytes())
+
+
+def test_forgetting_keeps_the_rest(tmp_path: Path):
+    """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
+    writer = Writer(tmp_path)
+    mine = rows.table([prediction(1), feedback(1), tombstone(1), prediction(2)], Origin(EPOCH, 1, NOW), 1)
+    other = rows.table([prediction(1, site="site-2")], Origin(EPOCH, 1, NOW), 1)
+    writer.add(entry(1), [mine, other])
+    writer.close()
+    (path,) = raw.files(tmp_path)
+    assert 2 == raw.forget(path, {("site-1", "p-1")})
+    kept = pq.read_table(path).select(["type", "site", "prediction_id"]).to_pylist()
+    assert [
+        ("tombstone", "site-1", "p-1"),
+        ("prediction", "site-1", "p-2"),
+        ("prediction", "site-2", "p-1"),
+    ] == [tuple(row.values()) for row in kept]
+    assert [entry(1)] == list(raw.entries(tmp_path))
+
+
+def test_a_record_keeps_all_it_says():
+    """Each field of a prediction, of feedback and of an opinion has its column."""
+    made = prediction(
+        1,
+        at="2026-11-25T10:00:00.25Z",
+        route="deferred",
+        reason="BELOW_THRESHOLD OFFLINE",
+        redaction={"version": "3", "rules": ["card", "iban"], "counts": {"card": 2}},
+        kept={"because": "escalated", "share": 0.5},
+    )
+    said = feedback(1, verdict="reject", value="", reason="nonsense", reviewer="ben")
+    first, second, third = rows.table([made, said, opinion(1)], Origin(EPOCH, 7, NOW), 41).to_pylist()
+    wanted = {
+        "type": "prediction",
+        "epoch": EPOCH,
+        "sequence": 7,
+        "line": 41,
+        "recorded_at": datetime(2026, 11, 25, 10, 0, 0, 250_000),
+        "input": "refund number 1",
+        "scores": [{"label": "refund", "score": 0.75}, {"label": "price", "score": 0.25}],
+        "route": "deferred",
+        "route_reason": "BELOW_THRESHOLD OFFLINE",
+        "redaction_rules": ["card", "iban"],
+        "redaction_counts": [("card", 2)],
+        "kept_because": "escalated",
+        "kept_share": 0.5,
+        "reviewer": None,
+    }
+    assert wanted == {key: first[key] for key in wanted}
+    wanted = {"type": "feedback", "line": 42, "verdict": "reject", "review_reason": "nonsense", "input": None}
+    assert wanted == {key: second[key] for key in wanted}
+    wanted = {"type": "opinion", "line": 43, "value": "stock", "model": "oracle-1", "why": "deferred", "verdict": None}
+    assert wanted == {key: third[key] for key in wanted}
+
+
+def test_files_of_before_opinions_are_read(tmp_path: Path):
+    """What was collected without the newest columns is joined, and forgotten, like everything else."""
+    old = rows.table([prediction(1), prediction(2)], Origin(EPOCH, 1, NOW), 1).to_pylist()
+    (tmp_path / "raw").mkdir()
+    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS]
+    before = pa.Table.from_pylist(old, rows.SCHEMA).select(columns)
+    raw.write(tmp_path / "raw" / "old.parquet", before, [])
+    raw.write(
+        tmp_path / "raw" / "new.parquet",
+        pa.Table.from_batches([rows.table([opinion(1)], Origin(EPOCH, 2, NOW), 1)]),
+        [],
+    )
+    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+        found = connection.execute("SELECT type, model FROM records ORDER BY sequence, line").fetchall()
+        assert 3 == len(set(connection.execute("SELECT row_id FROM records").fetchall()))
+    assert [("prediction", None), ("prediction", None), ("opinion", "oracle-1")] == found
+    assert 1 == raw.forget(tmp_path / "raw" / "old.parquet", {("site-1", "p-1")})
+    assert rows.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
+
+
+def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
+    """The best of the local scores was the local answer; without scores it is unknown, and the confidence goes too."""
+    taught = {"route": "upstream", "model": "large-1", "output": "price"}
+    changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
+    records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
+    old = rows.table(records, Origin(EPOCH, 1, NOW), 1).to_pylist()
+    for row in old:  # what it wrote, whoever had given the output
+        row.update({"confidence": 0.75, "threshold": 0.8, "sure": True})
+    columns = [name for name in rows.SCHEMA.names if name not in rows.LATER_COLUMNS or name == "model"]
+    (tmp_path / "raw").mkdir()
+    raw.write(tmp_path / "raw" / "old.parquet", pa.Table.from_pylist(old, rows.SCHEMA).select(columns), [])
+    with database.opened(tmp_path / "raw", tmp_path / "spill", database.MEMORY_BYTES_MIN) as connection:
+        query = "SELECT local_answer, confidence, threshold, sure, teacher_answer FROM records ORDER BY line"
+        found = connection.execute(query).fetchall()
+    assert [
+        ("refund", 0.75, 0.8, True, None),
+        ("refund", 0.75, 0.8, True, "price"),
+        (None, None, None, False, "price"),
+        (None, None, None, False, None),
+    ] == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Refund!", "  refund"), ("ﬁve   coffees", "five coffees"), ("STRASSE", "straße"), ("why?!…", "Why")],
+)
+def test_what_does_not_count_in_a_text(one: str, other: str):
+    """Case, white space, compatibility forms and a last full stop."""
+    assert normalised(one) == normalised(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("two", "2"), ("...", "?"), ("a.b", "ab"), ("re fund", "refund")])
+def test_what_counts_in_a_text(one: str, other: str):
+    """Everything else, also stops inside, and texts that are nothing but stops."""
+    assert normalised(one) != normalised(other)

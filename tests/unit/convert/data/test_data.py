@@ -1,0 +1,275 @@
+"""Rows of a recipe: what is read, what is refused, what is warned of."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.data import row_files
+from convert.data.row_files import Message, Row, Span, read_rows
+from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ManifestInvalid
+from tests.support.recipes import CALIBRATION, TEST, TRAIN, recipe_of, text_label
+
+
+def labelled(source: str, by: str = "") -> str:
+    """Return a row that a machine labelled."""
+    return json.dumps({"text": f"by {source}", "label": "price", "label_source": source, "labeled_by": by}) + "\n"
+
+
+def test_each_format_is_read(tmp_path: Path):
+    """A row of each format gives its text and what is to be learned."""
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
+    cases = [
+        ("text-label", {"text": "t", "label": "l", "id": 7}, Row("t", label="l")),
+        ("text-label", {"text": "t", "label": "l", "synthetic": True}, Row("t", label="l", synthetic=True)),
+        ("text-label", {"text": "t", "label": "l", "family": "f"}, Row("t", label="l", family="f")),
+        ("prompt-completion", {"prompt": "p", "completion": "c", "family": 7}, Row("p", completion="c")),
+        (
+            "text-label",
+            {"text": "t", "label": "l", "label_source": "teacher", "labeled_by": "large-1"},
+            Row("t", label="l", label_source="teacher", labeled_by="large-1"),
+        ),
+        (
+            "messages",
+            {"messages": turns},
+            Row(
+                "u", completion="a", messages=(Message("system", "s"), Message("user", "u"), Message("assistant", "a"))
+            ),
+        ),
+        (
+            "text-spans",
+            {"text": "ab cd", "spans": [{"start": 3, "end": 5, "label": "y"}, {"start": 0, "end": 2, "label": "x"}]},
+            Row("ab cd", spans=(Span(0, 2, "x"), Span(3, 5, "y"))),
+        ),
+    ]
+    for format_, plain, expected in cases:
+        file = tmp_path / "rows.jsonl"
+        file.write_text(f"\n{json.dumps(plain)}\n\n")
+        assert read_rows(file, format_) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("format_", "line", "said"),
+    [
+        ("text-label", "{", "rows.jsonl:2 is not JSON"),
+        ("text-label", "[1]", "must be a JSON object"),
+        ("text-label", '{"label": "x"}', "lacks 'text'"),
+        ("text-label", '{"text": " ", "label": "x"}', "'text' must be text that is not empty"),
+        ("text-label", '{"text": "t", "label": 3}', "'label' must be text"),
+        ("text-label", '{"text": "t", "label": "x", "synthetic": "yes"}', "'synthetic' must be true or false"),
+        ("text-label", '{"text": "t", "label": "x", "label_source": "me"}', "'label_source' must be one of reviewed, "),
+        ("text-label", '{"text": "t", "label": "x", "label_source": ["model"]}', "'label_source' must be one of"),
+        ("text-label", '{"text": "t", "label": "x", "labeled_by": 3}', "'labeled_by' must be text of at most 128"),
+        ("prompt-completion", '{"prompt": "p"}', "lacks 'completion'"),
+        ("messages", '{"messages": "hi"}', "must be a list"),
+        ("messages", '{"messages": [{"role": "user", "content": "u"}]}', "must end with"),
+        ("text-spans", '{"text": "t"}', "'spans' must be a list"),
+        ("text-spans", '{"text": "t", "spans": [{"start": 0, "end": 2, "label": "x"}]}', "end <= 1"),
+        ("text-spans", '{"text": "t", "spans": [{"start": true, "end": 1, "label": "x"}]}', "start < end"),
+        (
+            "text-spans",
+            '{"text": "abc", "spans": [{"start": 0, "end": 2, "label": "x"}, {"start": 1, "end": 3, "label": "x"}]}',
+            "overlap",
+        ),
+        ("text-label", '{"text": "' + "x" * row_files.LINE_BYTES_MAX + '"}', "more than 1048576 bytes"),
+    ],
+)
+def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, format_, line: str, said: str):
+    """What is no row of the format is refused with its place."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"\n{line}\n")
+    with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2") as raised:
+        read_rows(file, format_)
+    assert said in raised.value.message
+    assert raised.value.remedy
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_rows_or_our_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    """No file makes the reader fail otherwise than with an error of ours."""
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    file.write_bytes(content)
+    try:
+        assert read_rows(file, "text-label")
+    except EdgeAgentError as error:
+        assert error.remedy
+
+
+def test_a_missing_split_file_is_named(tmp_path: Path):
+    """A path that leads nowhere is an error about the recipe."""
+    written = recipe_of(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(FileMissing, match=r"train\.jsonl does not exist"):
+        row_files.rows(written, "train")
+
+
+def test_a_split_left_out_is_named(tmp_path: Path):
+    """A stage that needs a split says which key is missing; importance is then the training split."""
+    written = recipe_of(tmp_path, train="")
+    with pytest.raises(InvalidRequest, match="names no train split"):
+        row_files.rows(written, "train")
+    whole = recipe_of(tmp_path)
+    assert row_files.rows(whole, "importance") == row_files.rows(whole, "train")
+
+
+@pytest.mark.parametrize("format_", ["prompt-completion", "messages"])
+def test_a_classify_row_has_its_label_in_every_format(tmp_path: Path, format_: str):
+    """The completion of a classify task is its label."""
+    plain = {
+        "prompt-completion": '{"prompt": "Money!", "completion": " refund"}',
+        "messages": '{"messages": [{"role": "user", "content": "!"}, {"role": "assistant", "content": "refund "}]}',
+    }[format_]
+    other = plain.replace("refund", "price")
+    written = recipe_of(tmp_path, format_=format_, train=f"{plain}\n{other}\n")
+    assert [row.label for row in row_files.rows(written, "train")] == ["refund", "price"]
+
+
+@pytest.mark.parametrize("format_", ["prompt-completion", "messages"])
+def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_: str):
+    """Completions name no spans: every tag would be O, and such a model is right on every word but the ones wanted."""
+    with pytest.raises(InvalidRequest, match=f"'{format_}' names no spans") as raised:
+        row_files.rows(recipe_of(tmp_path, kind="extract", format_=format_), "train")
+    assert raised.value.remedy.startswith("Use text-spans, or a decoder")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "remedy"),
+    [
+        ({"train": text_label(("a", "refnd"), ("b", "price"))}, "label 'refnd', which the task lacks", "mean 'refund'"),
+        ({"train": text_label(("a", "zzz"), ("b", "price"))}, "label 'zzz'", "The task has: refund, price, other"),
+        ({"test": text_label(("a", "price"), ("b", "price"))}, "every row of the test split", "Draw the splits anew"),
+        ({"calibration": "\n\n"}, "calibration.jsonl has no rows", "Give it examples"),
+        ({"test": TRAIN}, "3 texts stand in both the train and the test split", "Take them out"),
+        (
+            {"calibration": text_label(("  HOW much  is it", "price"), ("x", "refund"))},
+            "1 texts stand in both the train and the calibration split, such as '  HOW much  is it'",
+            "Take them out",
+        ),
+        ({"importance": '{"text": "Price of milk"}\n'}, "both the importance and the test split", "Take them out"),
+        (
+            {"test": '{"text": "a", "label": "price", "synthetic": true}\n' + TEST},
+            "1 rows are synthetic; the test split takes none",
+            "figures must be of real texts",
+        ),
+        (
+            {"test": labelled("teacher", "large-1") + labelled("model", "pos-intent 1.0.0") + TEST},
+            "2 rows were labelled by a machine (1 by teacher large-1, 1 by model pos-intent 1.0.0);"
+            " the test split takes labels of people only",
+            "have people review them",
+        ),
+        ({"calibration": labelled("model") + CALIBRATION}, "the calibration split takes labels of people", "review"),
+    ],
+)
+def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict[str, str], said: str, remedy: str):
+    """Overlaps, foreign labels, one-class, empty and synthetic splits are errors that say what to do."""
+    with pytest.raises(InvalidRequest) as raised:
+        row_files.check(recipe_of(tmp_path, **changed))
+    assert said in raised.value.message
+    assert remedy in raised.value.remedy
+
+
+FULL = "finetune: {method: full}"
+
+
+def test_outliers_are_texts_of_no_split(tmp_path: Path):
+    """They need no label; one that stands in a split is refused, for the model would learn to doubt it."""
+    apart = recipe_of(tmp_path, sections=FULL, outliers='{"text": "Who won the cup?"}\n')
+    row_files.check(apart)
+    assert ["Who won the cup?"] == [row.text for row in row_files.outliers(apart)]
+    common = recipe_of(tmp_path, sections=FULL, outliers='{"text": "refund please!"}\n')
+    with pytest.raises(InvalidRequest, match="1 texts stand in both the test and the outliers split"):
+        row_files.check(common)
+    assert [] == row_files.outliers(recipe_of(tmp_path))
+
+
+@pytest.mark.parametrize("sections", ["", "finetune: {method: lora}"])
+def test_outliers_are_for_encoders_that_are_trained(tmp_path: Path, sections: str):
+    """A run that would not learn from them is refused before it begins."""
+    with pytest.raises(InvalidRequest, match="is for an encoder that is trained to classify") as raised:
+        row_files.check(recipe_of(tmp_path, sections=sections, outliers='{"text": "Who won the cup?"}\n'))
+    assert "add 'finetune: {method: full}'" in raised.value.remedy
+
+
+def test_the_format_must_fit_the_kind_of_task(tmp_path: Path):
+    """A generate task cannot learn from labels."""
+    with pytest.raises(InvalidRequest, match="does not fit a task of kind generate"):
+        row_files.rows(recipe_of(tmp_path, kind="generate"), "train")
+
+
+def test_a_task_that_breaks_a_rule_is_named(tmp_path: Path):
+    """The error of a wrong task.yaml names the file and the key."""
+    written = recipe_of(tmp_path)
+    (tmp_path / "task.yaml").write_text("task: {name: t, kind: clasify}\n")
+    with pytest.raises(ManifestInvalid, match=r"task\.yaml: kind: "):
+        row_files.rows(written, "train")
+
+
+def test_spans_are_checked_against_tags(tmp_path: Path):
+    """An extract task knows the labels of its BIO tags, and only those."""
+    line = '{"text": "flat white", "spans": [{"start": 0, "end": 4, "label": "%s"}]}\n'
+    good = recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "item")
+    assert row_files.rows(good, "train")[0].spans == (Span(0, 4, "item"),)
+    with pytest.raises(InvalidRequest, match="label 'size', which the task lacks"):
+        row_files.rows(recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "size"), "train")
+
+
+def test_an_embed_task_and_the_importance_split_need_only_texts(tmp_path: Path):
+    """Nothing is learned from a label there."""
+    bare = '{"text": "hello"}\n'
+    assert row_files.rows(recipe_of(tmp_path, kind="embed", test=bare), "test") == [Row("hello")]
+    assert row_files.rows(recipe_of(tmp_path, importance=bare), "importance") == [Row("hello")]
+
+
+def test_a_summary_counts_and_warns(tmp_path: Path):
+    """The check counts rows, labels and synthetic rows, and says what to doubt."""
+    train = TRAIN + '{"text": "nice DAY!", "label": "price", "synthetic": true}\n'
+    summary = row_files.check(recipe_of(tmp_path, train=train, test=TEST + TEST))
+    assert summary.rows == {"train": 4, "calibration": 2, "test": 4}
+    assert summary.labels["train"] == {"refund": 1, "price": 2, "other": 1}
+    assert summary.synthetic == {"train": 1, "calibration": 0, "test": 0}
+    assert summary.warnings == (
+        "1 texts of the train split stand there with different answers.",
+        "2 rows of the test split repeat a text, so its figures look surer than they are.",
+        "The calibration split has no row of: other.",
+        "The test split has no row of: other.",
+        "2 calibration rows cannot show a risk of 0.05 even with no error among them: that takes 45."
+        " The bundle will always escalate.",
+    )
+
+
+def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
+    """A phrasing that the model saw in training says little about unseen ones."""
+    shared = '{"text": "%s", "label": "price", "family": "price/how-much"}\n'
+    summary = row_files.check(
+        recipe_of(tmp_path, train=TRAIN + shared % "how much", test=TEST + shared % "what is that")
+    )
+    assert summary.warnings[0].startswith("1 families of rows, such as 'price/how-much', stand in both the train and")
+
+
+@given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))
+def test_a_key_does_not_change_with_spaces_and_final_marks(text: str, around: str):
+    """Texts that differ only in outer spaces and final punctuation are one text."""
+    assert Row(around.format(text)).key == Row(text).key
+
+
+def test_a_key_keeps_what_matters():
+    """Signs inside a text, and earlier turns, make another text; case and width do not."""
+    assert Row("set to -5").key != Row("set to 5").key
+    assert Row("?").key != Row("!").key
+    assert Row("\uff21\uff22\uff23").key == Row("abc").key
+    turns = (Message("user", "hi"), Message("assistant", "yes?"), Message("user", "go"), Message("assistant", "ok"))
+    assert Row("go", messages=turns).key != Row("go").key
+
+
+def test_labels_are_counted_by_their_source(tmp_path: Path):
+    """What a machine labelled may train; a row that says nothing was imported, as were the files of before."""
+    train = TRAIN + labelled("teacher", "large-1") + labelled("reviewed", "anna")
+    summary = row_files.check(recipe_of(tmp_path, train=train))
+    assert {"reviewed": 1, "teacher": 1, "imported": 3} == summary.label_sources["train"]
+    assert {"imported": 2} == summary.label_sources["test"]

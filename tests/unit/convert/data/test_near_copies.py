@@ -1,0 +1,102 @@
+"""Near copies between splits: what counts as one, how many are found, and what becomes of a run with many."""
+
+import random
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.collect import sketch
+from convert.data import near_copies, row_files
+from convert.data.near_copies import NONE, Sketched
+from convert.data.texts import normalised
+from edge_agent.errors import InvalidRequest
+from tests.support.recipes import CALIBRATION, TEST, recipe_of, text_label
+
+BUS = "Which bus stops near you?"
+UM = "um which bus stops near you!"
+WORDS = "".join(random.Random(1).choices(string.ascii_lowercase + "   ", k=20_000)).split()
+
+
+def text_of(number: int, words: int = 9) -> str:
+    return " ".join(WORDS[number * words % len(WORDS) :][:words]) + f" {number}"
+
+
+def test_a_text_with_um_before_it_is_a_near_copy():
+    """The case of the audit: 20 of 23 pieces are the same, which is over 0.85."""
+    assert 20 / 23 == pytest.approx(sketch.common_share(normalised(UM), normalised(BUS)))
+    assert [0, NONE] == Sketched([UM, "Is there a bus at night?"]).copies_of(Sketched([BUS])).tolist()
+
+
+def test_near_copies_are_those_that_an_exact_count_finds():
+    """Of texts from a far to a near relation, all with a share of 0.9 or more are found and none with 0.75 or less."""
+    chance = random.Random(2)
+    sources = [normalised(text_of(number)) for number in range(150)]
+    varied = []
+    for source in sources:
+        letters = list(source)
+        for _ in range(chance.randrange(5)):
+            letters[chance.randrange(len(letters))] = chance.choice(string.ascii_lowercase)
+        varied.append("".join(letters))
+    found = Sketched(varied).copies_of(Sketched(sources)) != NONE
+    shares = np.array([sketch.common_share(*map(normalised, pair)) for pair in zip(varied, sources, strict=True)])
+    assert found[shares >= 0.9].all()
+    assert not found[shares <= 0.75].any()
+    assert (found == (shares >= sketch.ALIKE_SHARE_MIN)).mean() >= 0.95
+
+
+def test_the_work_grows_with_the_rows():
+    """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
+    same = Sketched([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
+    pairs, _ = same._pairs(same, 0, 500)
+    assert len(pairs) <= 500 * near_copies.BAND_ROWS_MAX * sketch.BANDS
+
+
+def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
+    """train against calibration and test, calibration against test; importance is not looked at; examples are shown."""
+    splits = {"train": [BUS, "a b c"], "importance": [BUS], "calibration": [UM], "test": [UM + "!", "no such text"]}
+    found = near_copies.between(splits)
+    assert [("train", "calibration", 1, 1), ("train", "test", 1, 2), ("calibration", "test", 1, 2)] == [
+        (each.of, each.split, each.rows, each.all_rows) for each in found
+    ]
+    assert (
+        f"1 of 2 test rows (50.0 %) are near copies of train rows, such as {UM + '!'!r} of {BUS!r}"
+        == found[1].sentence()
+    )
+    assert () == near_copies.between({"calibration": [BUS]})
+
+
+def rows(*texts: str) -> str:
+    return text_label(*((text, ("refund", "price")[at % 2]) for at, text in enumerate(texts)))
+
+
+def test_a_run_with_many_near_copies_asks_for_a_decision(tmp_path: Path):
+    """Over 5 % the run is refused before anything is trained, with an example and the key; with the key it warns."""
+    test = [text_of(number) for number in range(33)] + [f"um {text_of(100 + number)}!" for number in range(27)]
+    train = [text_of(100 + number) for number in range(60)]
+    files = {"train": rows(*train), "test": rows(*test)}
+    with pytest.raises(InvalidRequest) as refused:
+        row_files.check(recipe_of(tmp_path, **files))
+    said = f"27 of 60 test rows (45.0 %) are near copies of train rows, such as {test[33]!r} of {train[0]!r}"
+    assert refused.value.message.startswith(said)
+    assert "'near_copies_max: 0.45' under 'data' in the recipe" in refused.value.remedy
+    written = recipe_of(tmp_path, **files)
+    taken = written.model_copy(update={"data": written.data.model_copy(update={"near_copies_max": 0.45})})
+    summary = row_files.check(taken)
+    assert 1 == sum(line.startswith(said) for line in summary.warnings)
+    assert [27] == [each.rows for each in summary.near_copies if (each.of, each.split) == ("train", "test")]
+
+
+def test_few_near_copies_are_counted_without_a_warning(tmp_path: Path):
+    """One of 40 is no reason to stop; the summary has it."""
+    test = [text_of(number) for number in range(39)] + [f"um {text_of(100)}"]
+    summary = row_files.check(recipe_of(tmp_path, train=rows(text_of(100), text_of(101)), test=rows(*test)))
+    assert [] == [line for line in summary.warnings if "near cop" in line]
+    assert [0, 1, 0] == [each.rows for each in summary.near_copies]
+
+
+def test_splits_without_near_copies_say_so(tmp_path: Path):
+    """Nothing is found where nothing is."""
+    summary = row_files.check(recipe_of(tmp_path, calibration=CALIBRATION, test=TEST))
+    assert [0, 0, 0] == [each.rows for each in summary.near_copies]

@@ -1,0 +1,112 @@
+"""Which rows figures may rest on: of known probability, and made equally likely."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from convert.calibrate.threshold import Risk
+from convert.data import row_files
+from convert.data.row_files import Row, equally_likely
+from edge_agent.errors import InvalidRequest
+from tests.support.recipes import recipe_of
+
+
+def drawn(number: int, probability: float | None) -> Row:
+    return Row(f"text {number}", "refund", review_stream="audit" if probability else "uncertain",
+               sampling_probability=probability)  # fmt: skip
+
+
+def test_a_file_without_the_keys_is_a_team_s_own_sample():
+    """It is used whole, and the report says that nobody can check how it was drawn."""
+    rows = [Row("one", "refund"), Row("two", "price")]
+    found = equally_likely(rows)
+    assert (rows, 0, 0, None) == (found.rows, found.unknown, found.thinned, found.probability)
+    assert found.said.startswith("Nothing tells how these rows were drawn")
+
+
+def test_rows_of_unknown_probability_are_left_out_and_counted():
+    """Somebody chose them for a reason, in a file that knows of others."""
+    rows = [drawn(1, 0.5), drawn(2, None), drawn(3, 0.5), Row("four", "refund")]
+    found = equally_likely(rows)
+    assert ([rows[0], rows[2]], 2, 0, 0.5) == (found.rows, found.unknown, found.thinned, found.probability)
+    assert "2 rows of unknown probability are left out" in found.said
+
+
+def test_rows_are_thinned_to_the_smallest_probability():
+    """Of rows five times as likely a fifth stays, the same ones each time; the rarest all stay."""
+    rows = [drawn(number, 0.02 if number % 2 else 0.1) for number in range(10_000)]
+    found = equally_likely(rows)
+    rare = [row for row in found.rows if row.sampling_probability == 0.02]
+    assert (5000, 0.02, found.rows) == (len(rare), found.probability, equally_likely(rows).rows)
+    frequent = len(found.rows) - len(rare)
+    assert stats.binomtest(frequent, 5000, 0.2).pvalue > 1e-6
+    assert 5000 - frequent == found.thinned
+
+
+def test_a_row_is_thinned_by_itself_where_texts_repeat():
+    """The same text stays as often as another one would: not all of its rows or none."""
+    rows = [drawn(1, 0.5)] * 2000 + [drawn(2, 0.25)]
+    assert stats.binomtest(len(equally_likely(rows).rows) - 1, 2000, 0.5).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+def test_the_proof_holds_for_all_answers_where_the_share_differed(weighed: bool):
+    """A careful site draws much, an erring one little: thinned, false proofs stay within delta; as drawn they do not.
+
+    300 resamples of 400 answers at a site that errs in 2 %, drawn with 0.5, and 400 that errs in 18.5 %, drawn with
+    0.1: of all answers 10.25 % are wrong, over the target of 10 %.
+    """
+    random, risk, proved, resamples = np.random.default_rng(1), Risk(0.10, 0.10), 0, 300
+    for sample in range(resamples):
+        rows = []
+        for probability, error in ((0.5, 0.02), (0.1, 0.185)):
+            wrong = random.random(random.binomial(400, probability)) < error
+            for number, each in enumerate(wrong):
+                row = drawn(number, probability)
+                rows.append(replace(row, text=f"{sample} {probability} {number}", label="wrong" if each else "right"))
+        kept = equally_likely(rows).rows if weighed else rows
+        proved += risk.passes(sum(row.label == "wrong" for row in kept), len(kept))
+    limit = resamples * risk.delta + 2 * (resamples * risk.delta * (1 - risk.delta)) ** 0.5
+    assert weighed == (proved <= limit)
+
+
+def lines(rows: list[tuple[str, str, float | None]]) -> str:
+    plain = [
+        {"text": text, "label": label, "review_stream": "audit" if p else "uncertain"}
+        | ({"sampling_probability": p} if p else {})
+        for text, label, p in rows
+    ]
+    return "".join(json.dumps(row) + "\n" for row in plain)
+
+
+MIXED = [("one", "refund", 0.5), ("two", "price", 0.5), ("three", "price", None)]
+
+
+def test_calibration_and_test_take_only_rows_of_known_probability(tmp_path: Path):
+    """Training takes all; a check counts what was left out, as a warning."""
+    recipe = recipe_of(tmp_path, calibration=lines(MIXED), train=lines([("a", "refund", None), ("b", "price", 0.5)]))
+    assert ["one", "two"] == [row.text for row in row_files.rows(recipe, "calibration")]
+    assert ["a", "b"] == [row.text for row in row_files.rows(recipe, "train")]
+    (warning,) = [each for each in row_files.check(recipe).warnings if "sampling probability" in each]
+    assert "1 rows of the calibration split have no known sampling probability and are left out." == warning
+
+
+def test_a_file_without_any_known_probability_is_refused(tmp_path: Path):
+    """It knows of sampling, and has only rows that somebody chose."""
+    recipe = recipe_of(tmp_path, test=lines([("one", "refund", None), ("two", "price", None)]))
+    with pytest.raises(InvalidRequest, match="none of 2 rows has a known sampling probability"):
+        row_files.rows(recipe, "test")
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, "0.5", True, [0.5]])
+def test_a_probability_that_is_none_is_refused(tmp_path: Path, value):
+    """With the line: above 0 and up to 1."""
+    row = {"text": "one", "label": "refund", "sampling_probability": value}
+    with pytest.raises(InvalidRequest, match=r"test.jsonl:1: 'sampling_probability' must be a number"):
+        row_files.rows(recipe_of(tmp_path, test=json.dumps(row) + "\n"), "test")

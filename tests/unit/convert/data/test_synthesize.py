@@ -1,0 +1,260 @@
+"""convert/data/synthesize/ and its command, against a real HTTP server that speaks the chat API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.data import row_files, synthesize
+from convert.data.row_files import Row, Span
+from convert.data.synthesize import Synthesized, Wanted
+from convert.data.synthesize.answers import Broken, Good, rows_of
+from convert.data.synthesize.endpoint import Endpoint
+from convert.data.synthesize.resembling import Resembling
+from convert.data.synthesize.wording import Request, messages
+from convert.pipeline.recipe import Recipe
+from edge_agent.errors import EngineNotReady, InvalidRequest
+from edge_agent.formats.manifest import Task
+from tests.support import chat_server
+from tests.support.recipes import recipe_of, text_label
+
+TASK = Task(name="t", kind="classify", labels=("refund", "price", "other"))
+EXTRACT = Task(name="t", kind="extract", labels=("O", "B-item", "I-item"))
+
+
+def request(task: Task = TASK, format_: str = "text-label", **more: Any) -> Request:
+    return Request(
+        **({"task": task, "format": format_, "about": "a", "label": "refund", "examples": (), "count": 3} | more)
+    )
+
+
+def saying(number: int, asked: str) -> str:
+    """Answer as a good model does: as many texts as asked for, new ones each time."""
+    count = int(re.search(r"Write (\d+)", asked).group(1))
+    # No words, but no two alike.
+    texts = [hashlib.sha256(f"{number} {at}".encode()).hexdigest()[:30] for at in range(count)]
+    return json.dumps({"rows": [{"text": text} for text in texts]})
+
+
+def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> Synthesized:
+    settings = {"about": "What customers want.", "rows": 12, "tokens_max": 10_000, "rows_a_request": 5} | wanted
+    endpoint = Endpoint(server.url, chat_server.KEY, "big")
+    *_, last = synthesize.synthesize(recipe, Wanted(**settings), "big", endpoint.ask, lambda *_: None)
+    return last
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
+    """Each label is asked for in turn; the rows are text-label rows that data.py takes for training only."""
+    recipe = recipe_of(tmp_path)
+    with chat_server.serving(saying) as server:
+        found = made(recipe, server)
+    assert (12, 3, 300, "") == (len(found.rows), found.requests, found.tokens, found.stopped)
+    assert ["refund"] * 5 + ["price"] * 5 + ["other"] * 2 == [row["label"] for row in found.rows]
+    assert all(row["synthetic"] is True and row["model"] == "big" for row in found.rows)
+    assert {("teacher", "big")} == {(row["label_source"], row["labeled_by"]) for row in found.rows}
+    lines = "".join(map(synthesize.line, found.rows))
+    trained = row_files.rows(recipe_of(tmp_path, train=lines), "train")
+    assert {"big"} == {row.model for row in trained}
+    with pytest.raises(InvalidRequest, match="12 rows are synthetic; the test split takes none"):
+        row_files.rows(recipe_of(tmp_path, test=lines), "test")
+
+
+def test_only_training_examples_leave(tmp_path: Path) -> None:
+    """The model sees the task and examples of the label; nothing of calibration and test."""
+    recipe = recipe_of(tmp_path)
+    with chat_server.serving(saying) as server:
+        made(recipe, server)
+    asked = json.dumps(server.asked)
+    assert "What customers want." in asked
+    for split, there in (("train", True), ("calibration", False), ("test", False)):
+        assert all((row.text in asked) == there for row in row_files.rows(recipe, split))
+    assert "I want my money back" in json.dumps(server.asked[0])
+    assert "How much is it?" not in json.dumps(server.asked[0])
+    assert server.asked[0]["seed"] != server.asked[1]["seed"]
+
+
+def test_texts_that_are_there_are_dropped_and_counted(tmp_path: Path) -> None:
+    """Near-duplicates of each other and of every split are; when nothing new comes, the work ends."""
+    held = text_label(("Refund please", "refund"), ("what would this velvet sofa cost", "price"))
+    rows = [
+        {"text": "What would this velvet sofa cost?!"},
+        {"text": "A brand-new thing"},
+        {"text": "a brand new thing."},
+    ]
+    with chat_server.serving(lambda *_: json.dumps({"rows": rows})) as server:
+        found = made(recipe_of(tmp_path, test=held), server)
+    assert ["A brand-new thing"] == [row["text"] for row in found.rows]
+    assert {"resembles a row that is there": 2 + 3 * 5} == dict(found.dropped)
+    assert "5 answers in a row brought no new row" == found.stopped
+
+
+def test_what_is_not_as_asked_for_is_dropped_and_counted(tmp_path: Path) -> None:
+    """Prose, broken JSON and broken rows cost a request and nothing else."""
+    answers = ["I cannot help with that.", '{"rows": [', '{"rows": "none"}', '{"rows": [{"text": ""}, 7]}']
+    with chat_server.serving(lambda n, asked: answers[n] if n < 4 else saying(n, asked)) as server:
+        found = made(recipe_of(tmp_path), server, rows=5)
+    assert 5 == len(found.rows)
+    assert {
+        "answer is not the JSON that was asked for": 3,
+        "text: String should have at least 1 character": 1,
+        "row is no JSON object": 1,
+    } == dict(found.dropped)
+    assert (5, 500) == (found.requests, found.tokens)
+
+
+@pytest.mark.parametrize(("tokens", "requests"), [(100, 3), (None, 2)])
+def test_the_spend_limit_ends_it(tmp_path: Path, tokens: int | None, requests: int) -> None:
+    """No request follows the one that reaches it; where the server does not count, characters are."""
+    with chat_server.serving(saying, tokens=tokens) as server:
+        found = made(recipe_of(tmp_path), server, rows=1000, tokens_max=250)
+    assert requests == found.requests
+    assert found.tokens >= 250
+    assert f"{found.tokens} tokens are used; the limit is 250" == found.stopped
+
+
+@pytest.mark.slow
+def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
+    """Two refusals for load are waited out; what stays away is an error to come back from."""
+    with chat_server.serving(saying, statuses=[429, 503]) as server:
+        assert 5 == len(made(recipe_of(tmp_path), server, rows=5).rows)
+    with pytest.raises(EngineNotReady, match="does not answer"):
+        made(recipe_of(tmp_path), server)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "remedy"), [(401, "refuses the key", "OPENAI_API_KEY"), (404, "for big", "/v1")]
+)
+def test_a_refusal_says_what_to_correct(tmp_path: Path, status: int, said: str, remedy: str) -> None:
+    """A wrong key or a wrong name is not tried again."""
+    with chat_server.serving(saying, statuses=[status]) as server, pytest.raises(InvalidRequest, match=said) as caught:
+        made(recipe_of(tmp_path), server)
+    assert remedy in caught.value.remedy
+    assert chat_server.KEY not in caught.value.message
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(tmp_path: Path, url: str, *more: str) -> Any:
+    environment = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": chat_server.KEY, "OPENAI_MODEL": "big"}
+    out = str(tmp_path / "more.jsonl")
+    return CliRunner().invoke(
+        app, ["synthesize", str(tmp_path), "--about", "Tills.", "--out", out, *more], env=environment
+    )
+
+
+def test_the_command_adds_rows_to_a_file(tmp_path: Path) -> None:
+    """A second run adds new rows only, and says what it dropped."""
+    recipe_of(tmp_path)
+    with chat_server.serving(saying) as server:
+        first = run(tmp_path, server.url, "--rows", "10")
+        server.answer = lambda number, asked: saying(number - 1, asked)  # once more what it said first
+        second = run(tmp_path, server.url, "--rows", "10")
+    assert (0, 0) == (first.exit_code, second.exit_code)
+    assert "Wrote 10 rows by big" in first.output
+    assert "1 requests, 100 tokens" in first.output
+    assert "Dropped 10: resembles a row that is there." in second.output
+    texts = [json.loads(line)["text"] for line in (tmp_path / "more.jsonl").read_text().splitlines()]
+    assert (20, 20) == (len(texts), len(set(texts)))
+
+
+def test_rows_that_were_paid_for_stay(tmp_path: Path) -> None:
+    """When the server goes away, what came before is in the file, and the exit code says to try again."""
+    recipe_of(tmp_path)
+    with chat_server.serving(saying, statuses=[200, 503, 503, 503]) as server:
+        result = run(tmp_path, server.url, "--rows", "20")
+    assert 4 == result.exit_code
+    assert 10 == len((tmp_path / "more.jsonl").read_text().splitlines())
+
+
+def test_only_jsonl_is_written(tmp_path: Path) -> None:
+    """Another suffix is refused before anything is asked."""
+    recipe_of(tmp_path)
+    assert 2 == run(tmp_path, "http://127.0.0.1:9/v1", "--out", str(tmp_path / "more.csv")).exit_code
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "row", "expected"),
+    [
+        (request(), {"text": " hi "}, {"text": "hi", "label": "refund"}),
+        (request(), {"text": "hi", "label": "price"}, "row has another label than was asked for"),
+        (request(), {"text": "x" * 2001}, "text: String should have at most 2000 characters"),
+        (request(format_="prompt-completion"), {"text": "hi"}, {"prompt": "hi", "completion": "refund"}),
+        (
+            request(Task(name="t", kind="generate"), "messages"),
+            {"text": "hi", "answer": "yes"},
+            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]},
+        ),
+        (request(Task(name="t", kind="generate"), "messages"), {"text": "hi"}, "answer: Field required"),
+        (
+            request(EXTRACT, "text-spans"),
+            {"text": "two teas", "found": [{"label": "item", "text": "teas"}]},
+            {"text": "two teas", "spans": [{"start": 4, "end": 8, "label": "item"}]},
+        ),
+        (
+            request(EXTRACT, "text-spans"),
+            {"text": "tea and tea", "found": [{"label": "item", "text": "tea"}]},
+            "what is to be found does not stand in the text exactly once",
+        ),
+        (
+            request(EXTRACT, "text-spans"),
+            {"text": "tea", "found": [{"label": "size", "text": "tea"}]},
+            "row has a label that the task lacks",
+        ),
+        (
+            request(EXTRACT, "text-spans"),
+            {"text": "green tea", "found": [{"label": "item", "text": each} for each in ("green tea", "tea")]},
+            "what is to be found overlaps",
+        ),
+        (request(EXTRACT, "text-spans"), {"text": "tea", "found": "tea"}, "found: Input should be a valid list"),
+        (request(EXTRACT, "prompt-completion"), {"text": "a", "answer": "{}"}, {"prompt": "a", "completion": "{}"}),
+    ],
+)
+def test_a_row_is_taken_as_asked_for_or_named_broken(asked: Request, row: dict[str, Any], expected: Any) -> None:
+    """Nothing is mended by guessing."""
+    (found,) = rows_of(f"Sure!\n```json\n{json.dumps({'rows': [row]})}\n```", asked)
+    assert (found.reason if isinstance(found, Broken) else found.plain) == expected
+
+
+def test_no_more_rows_are_taken_than_asked_for() -> None:
+    """A model that writes on and on is cut off."""
+    many = json.dumps({"rows": [{"text": f"text {n}"} for n in range(9)]})
+    assert [Good] * 3 == [type(row) for row in rows_of(many, request())]
+
+
+def test_texts_resemble_each_other_by_their_letters() -> None:
+    """Case, punctuation and a changed letter do not make a new text; other words do."""
+    known = Resembling(["How much is the blue backpack?"])
+    assert [False, False, True, False, True, True] == [
+        known.add(text)
+        for text in (
+            "how much is the blue backpack",
+            "How much is the blue backpacks!",
+            "What does the red kettle cost?",
+            "what does the red kettle cost",
+            "??",
+            "你好",
+        )
+    ]
+
+
+def test_the_model_is_shown_rows_as_it_is_to_write_them() -> None:
+    """Spans are shown as words, conversations as question and answer."""
+    spans = request(EXTRACT, "text-spans", examples=[Row("two teas", spans=(Span(4, 8, "item"),))])
+    assert '{"text": "two teas", "found": [{"label": "item", "text": "teas"}]}' in messages(spans)[-1]["content"]
+    answers = request(Task(name="t", kind="generate"), "messages", examples=[Row("hi", completion="yes")])
+    assert '{"text": "hi", "answer": "yes"}' in messages(answers)[-1]["content"]
+    assert "'refund' and to none of: price, other" in messages(request())[-1]["content"]

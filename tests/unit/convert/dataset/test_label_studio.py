@@ -1,0 +1,201 @@
+"""Out to Label Studio and back: what a person says there settles what the site's reviewers could not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.dataset import label_studio, review
+from convert.dataset.review import Asking
+from convert.publish import centre_keys
+from edge_agent.errors import InvalidRequest
+from tests.support.examples import feedback, prediction
+from tests.support.segments import Centre, SealingSite
+
+
+def torn(root: Path) -> Centre:
+    """Collect one conflict, one unreviewed duplicate pair, and one unsure answer."""
+    SealingSite(root / "store").seal(
+        [
+            prediction(1, input="is this a refund or what"),
+            feedback(1),
+            feedback(1, record_id="f:2", feedback_id="f-2", reviewer="ben", value="stock"),
+            prediction(2, input="do you sell kettles", confidence=0.6),
+            prediction(3, input="Do you sell kettles?", confidence=0.5),
+            prediction(4, input="hm", confidence=0.1),
+        ]
+    )
+    centre = Centre(root)
+    centre.collect(root / "store")
+    return centre
+
+
+AUDIT = {"review_stream": "audit", "sampling_probability": 0.25}
+
+
+def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
+    """The oldest first, duplicates included; between them the least confident and the diverse ones take turns."""
+    other = {"review_stream": "uncertain"}
+    unsure = [prediction(n, input=f"{'abc'[n - 4] * 9} text", confidence=n / 10, **other) for n in (6, 5, 4)]
+    SealingSite(tmp_path / "store").seal(
+        [
+            *(prediction(number, input="the same text", confidence=0.9, **AUDIT) for number in (1, 2, 3)),
+            *unsure,
+            prediction(7, input="hello there", review_stream="diverse"),
+            prediction(8, input="an answer of an older agent", confidence=0.0),
+        ]
+    )
+    centre = Centre(tmp_path)
+    centre.collect(tmp_path / "store")
+    tasks = [task["data"] for task in tasks_of(tmp_path, centre)]
+    assert ["p-1", "p-8", "p-2", "p-7", "p-3", "p-4", "p-5", "p-6"] == [each["prediction_id"] for each in tasks]
+    assert ("audit", 0.25) == (tasks[0]["review_stream"], tasks[0]["sampling_probability"])
+    assert ("uncertain", False) == (tasks[1]["review_stream"], "sampling_probability" in tasks[1])
+    drawn = [task["data"]["prediction_id"] for task in tasks_of(tmp_path, centre, which="audit")]
+    assert ["p-1", "p-2", "p-3"] == drawn
+    assert "$review_stream" in (tmp_path / "tasks" / review.INTERFACE_NAME).read_text()
+
+
+def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> bytes:
+    """Return what Label Studio 1.x exports when somebody gave every task one answer."""
+    for number, task in enumerate(tasks, 1):
+        result = [{"from_name": "answer", "to_name": "input", "type": "choices", "value": {"choices": [said]}}]
+        annotation = {
+            "id": number,
+            "completed_by": {"id": 7, "email": "expert@example.org"},
+            "result": result if said is not None else [],
+            "was_cancelled": False,
+            "updated_at": "2026-11-25T10:00:00.000000Z",
+            "lead_time": 3.5,
+        }
+        task.update(id=number, annotations=[{**annotation, **more}])
+    return json.dumps(tasks).encode()
+
+
+def tasks_of(root: Path, centre: Centre, **asking: Any) -> list[dict[str, Any]]:
+    review.write(Asking(centre.out, "pos-intent", **asking), root / "tasks", force=True)
+    tasks: list[dict[str, Any]] = json.loads((root / "tasks" / review.TASKS_NAME).read_text())
+    return tasks
+
+
+def test_the_least_confident_come_first(tmp_path: Path):
+    """One of each group of duplicates, with the model's answer to be confirmed."""
+    tasks = tasks_of(tmp_path, torn(tmp_path))
+    assert ["hm", "do you sell kettles"] == [task["data"]["input"] for task in tasks]
+    prediction_ = tasks[0]["predictions"][0]
+    assert (0.1, f"1.0.0 {'ab' * 6}") == (prediction_["score"], prediction_["model_version"])
+    assert {"choices": ["refund"]} == prediction_["result"][0]["value"]
+    assert 1 == len(tasks_of(tmp_path, Centre(tmp_path), rows_max=1))
+
+
+def test_the_interface_offers_the_labels(tmp_path: Path):
+    """Well-formed XML whose names are those that tasks use; without labels a text to edit."""
+    tasks_of(tmp_path, torn(tmp_path))
+    view = ElementTree.parse(tmp_path / "tasks" / review.INTERFACE_NAME).getroot()
+    assert ["price", "refund"] == [choice.get("value") for choice in view.iter("Choice")]
+    assert ("answer", "input") == (view.find("Choices").get("name"), view.find("Choices").get("toName"))
+    assert 'a "quoted" & <odd> label' == (
+        ElementTree.fromstring(label_studio.interface(['a "quoted" & <odd> label'])).find("Choices/Choice").get("value")
+    )
+    assert ElementTree.fromstring(label_studio.interface([])).find("TextArea") is not None
+
+
+def test_the_centre_settles_a_conflict(tmp_path: Path):
+    """What was torn between two reviewers has a truth after one review at the centre; all three stay visible."""
+    centre = torn(tmp_path)
+    export = answered(tasks_of(tmp_path, centre, which="conflicts"), "refund")
+    for _ in range(2):
+        centre.collect(reviews=label_studio.feedback_of(export))
+        rows = centre.query("SELECT verdict, truth, conflict, reviewer, len(reviews) FROM examples WHERE verdict <> ''")
+        assert [("accept", "refund", False, "label-studio:expert@example.org", 3)] == rows
+
+
+def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
+    """Exported again after a change, the later one counts, in whichever order they are collected."""
+    centre = torn(tmp_path)
+    early = answered(tasks_of(tmp_path, centre, which="conflicts"), "refund")
+    later = answered(json.loads(early), "stock", updated_at="2026-11-25T11:00:00Z")
+    for export in (later, early):
+        centre.collect(reviews=label_studio.feedback_of(export))
+    assert [("stock", 4)] == centre.query("SELECT truth, len(reviews) FROM examples WHERE verdict <> ''")
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "expected"),
+    [
+        ("price", {}, ("corrected", "price", "label-studio:expert@example.org")),
+        ("refund", {"completed_by": 12}, ("accept", "", "label-studio:12")),
+        ("refund", {"was_cancelled": True}, None),
+        (None, {}, None),
+    ],
+)
+def test_what_an_annotation_says(said: str | None, more: dict, expected: tuple | None):
+    """The model's answer accepts, another one corrects, skipped and empty ones say nothing."""
+    asked = label_studio.Asked("site-1", "p-1", "pos-intent", "text", "refund", "refund", 0.5, "1.0.0 abc")
+    found = label_studio.feedback_of(answered([label_studio.task_of(asked, choices=True)], said, **more))
+    assert [expected] * bool(expected) == [(each.verdict, each.value, each.reviewer) for each in found]
+
+
+def test_edited_text_comes_back():
+    """For records and texts the annotation holds a text area."""
+    asked = label_studio.Asked(
+        "site-1", "p-1", "orders", "two flat whites", '{"count": 1}', '{"count": 1}', None, "1.0.0 abc"
+    )
+    task = label_studio.task_of(asked, choices=False)
+    result = [{"from_name": "answer", "type": "textarea", "value": {"text": ['{"count": 2}']}}]
+    (found,) = label_studio.feedback_of(answered([task], "", result=result))
+    assert ("corrected", '{"count": 2}') == (found.verdict, found.value)
+
+
+@pytest.mark.parametrize(
+    "export",
+    [b"{", b"{}", b'[{"data": {}}]', b"[1]", answered([{"data": {"site": "Not A Site", "output": "x"}}], "y")],
+)
+def test_another_file_is_refused(export: bytes):
+    """It says what to export instead, and where it stumbled."""
+    with pytest.raises(InvalidRequest) as caught:
+        label_studio.feedback_of(export)
+    assert "as JSON" in caught.value.remedy
+
+
+def test_there_and_back_by_command(tmp_path: Path):
+    """dataset --format label-studio writes tasks, collect --label-studio takes the export."""
+    centre_keys.create(tmp_path / "keys")
+    centre = torn(tmp_path)
+
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert 0 == result.exit_code, result.output
+        return result.output
+
+    out = ("--task", "pos-intent", "--format", "label-studio", "--out", tmp_path / "tasks")
+    assert "2 tasks" in run("dataset", centre.out, *out)
+    export = tmp_path / "export.json"
+    export.write_bytes(answered(json.loads((tmp_path / "tasks" / "tasks.json").read_text()), "price"))
+    where = ("--keys", tmp_path / "keys", "--out", centre.out)
+    assert "3 reviewed (3 corrected" in run("collect", *where, "--label-studio", export)
+    assert 2 == CliRunner().invoke(app, list(map(str, ("collect", *where)))).exit_code
+
+
+def test_each_model_is_shown_with_its_own_answer():
+    """The large model's answer, which was given, comes first and has no score; the score is the local answer's."""
+    both = label_studio.Asked(
+        "site-1", "p-1", "pos-intent", "text", "price", "refund", 0.9, "1.0.0 abc", "price", "large-1"
+    )
+    first, second = label_studio.task_of(both, choices=True)["predictions"]
+    assert ("large-1", ["price"], None) == (
+        first["model_version"],
+        first["result"][0]["value"]["choices"],
+        first.get("score"),
+    )
+    assert ("1.0.0 abc", ["refund"], 0.9) == (
+        second["model_version"],
+        second["result"][0]["value"]["choices"],
+        second["score"],
+    )

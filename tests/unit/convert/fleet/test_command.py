@@ -1,0 +1,141 @@
+"""`edge-convert fleet`: reads what uplinks left, believes what is signed, says what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.fleet.sites import Sites
+from edge_agent.formats import plan as plans
+from edge_agent.formats.document import public_key_hex, timestamp
+from edge_agent.formats.plan import Plan
+from tests.support.examples import NOW, SITE_KEY
+from tests.support.heartbeats import heartbeat, lay_down, update
+from tests.support.plans import NEW, OLD, plan, task
+
+STRANGER = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
+
+
+class Fleet:
+    """A folder with what sites said, a plan and a registry."""
+
+    def __init__(self, root: Path) -> None:
+        self.store, self.plan, self.registry = root / "store", root / "plan.json", root / "sites.json"
+        self.store.mkdir()
+
+    def want(self, wanted: Plan) -> None:
+        self.plan.write_bytes(plans.encode(wanted))
+
+    def run(self, *more: str) -> Result:
+        return CliRunner().invoke(app, ["fleet", str(self.store), "--plan", str(self.plan), *more])
+
+    def json(self, *more: str) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.run("--json", *more).stdout)
+        return found
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """Return a fleet of ten shops, of which one runs the new bundle and one could not."""
+    made = Fleet(tmp_path)
+    made.want(plan(task(waves=[(timestamp(NOW - 60), 50), (timestamp(NOW + 10**9), 100)])))
+    for number in range(8):
+        lay_down(made.store, heartbeat(f"shop-{number}", OLD, update("waiting", "WAVE_LATER")))
+    lay_down(made.store, heartbeat("shop-8", NEW, update("probation")))
+    message = "its golden answers agree on 31 of 40; the bundle asks for 38"
+    lay_down(made.store, heartbeat("shop-9", OLD, update("failed", "GOLDEN_DISAGREES", message=message)))
+    return made
+
+
+def test_it_says_how_far_the_plan_is(fleet: Fleet):
+    """Sites, waves, the failure with its site and reason; one of two failed, so a halt is recommended with exit 1."""
+    found = fleet.run()
+    assert 1 == found.exit_code, found.output
+    said = " ".join(found.stdout.split())
+    assert "plan 1: 10 of 10 sites have read it; whose they are was not checked" in said
+    assert "up to 50 %" in said
+    assert "failed: pos-intent on stable, 1 site (shop-9), GOLDEN_DISAGREES: its golden answers agree on 31" in said
+    assert "halt recommended: pos-intent on stable: 1 of the 2 sites that tried it failed (50.0 %" in said
+
+
+def test_the_same_as_json(fleet: Fleet):
+    """Every figure of the table, and the recommendation."""
+    [found] = fleet.json()["tasks"]  # type: ignore[misc]
+    assert (10, 1, 1, 2) == (found["sites"], found["there"], found["failed"], found["tried"])
+    assert found["halt_recommended"]
+    assert ["GOLDEN_DISAGREES", "WAVE_LATER"] == [reason["reason"] for reason in found["reasons"]]
+
+
+def test_no_halt_is_exit_0(fleet: Fleet):
+    """A plan that allows half to fail is served by the same fleet."""
+    fleet.want(plan(task(failure_percent_max=50)))
+    assert 0 == fleet.run().exit_code
+
+
+def test_only_registered_keys_count(fleet: Fleet):
+    """With a registry: another key is refused, an unknown site too, and who is known and silent is named."""
+    for site in ("shop-8", "shop-9", "shop-77"):
+        Sites(fleet.registry).accept(site, public_key_hex(SITE_KEY))
+    lay_down(fleet.store, heartbeat("shop-9", NEW, update("done")), STRANGER)
+    found = fleet.json("--sites", str(fleet.registry))
+    assert (1, ["shop-77"]) == (found["sites"], found["unheard"])
+    refused = found["refused"]
+    assert isinstance(refused, dict)
+    assert 9 == len(refused)
+    assert "another key than the site's" in refused["shop-9"]
+    assert "not registered" in refused["shop-0"]
+
+
+def test_what_is_no_status_is_named(fleet: Fleet):
+    """Garbage, and a status that lies with another site; the rest counts."""
+    (fleet.store / "site=shop-0" / "status.json").write_bytes(b"{")
+    lay_down(fleet.store, heartbeat("shop-2"), site="shop-1")
+    found = fleet.json()
+    assert (8, {"shop-0", "shop-1"}) == (found["sites"], set(found["refused"]))  # type: ignore[call-overload]
+
+
+def test_a_site_cannot_steer_the_terminal(fleet: Fleet):
+    """Escape sequences in what a site says are shown as what they are."""
+    evil = update("failed", "WHY", message="\x1b]0;owned\x07\x9b31mred\nhalt recommended: everything")
+    lay_down(fleet.store, heartbeat("shop-9", OLD, evil, update_problem="\x1b[2J"))
+    said = fleet.run().stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+    assert "\nhalt recommended: everything" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--sites", "missing.json"], 2, "missing.json is no file"),
+        (["--sites", "a", "--collected", "b"], 2, "either --collected or --sites"),
+        (["--store-option", "region"], 2, "KEY=VALUE"),
+    ],
+)
+def test_wrong_usage_is_explained(fleet: Fleet, arguments: list[str], code: int, said: str):
+    """With the remedy, and before anything is read."""
+    found = fleet.run(*arguments)
+    assert (code, True) == (found.exit_code, said in found.output), found.output
+
+
+def test_a_broken_plan_is_no_empty_plan(fleet: Fleet):
+    """It is refused by the field, and by its name when it is not there."""
+    fleet.plan.write_text('{"version": "x"}')
+    found = fleet.run()
+    assert (2, True) == (found.exit_code, "plan.json" in found.output)
+    fleet.plan.unlink()
+    assert 3 == fleet.run().exit_code
+
+
+def test_a_thousand_sites_are_read_in_one_run(tmp_path: Path):
+    """None is left out, whoever reads which."""
+    made = Fleet(tmp_path)
+    made.want(plan(task(waves=[(timestamp(NOW), 10)])))
+    for number in range(1000):
+        lay_down(made.store, heartbeat(f"shop-{number}"))
+    assert 1000 == made.json()["sites"]

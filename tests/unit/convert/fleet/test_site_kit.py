@@ -1,0 +1,186 @@
+"""`edge-convert site-kit`: kits from one file, closed to others, and a registry that knows of them."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.fleet.sites import Sites
+from convert.publish import centre_keys
+from edge_agent.formats import kit
+from edge_agent.formats.document import timestamp
+from tests.support.fleet_cases import Centre
+
+FLEET = {
+    "registry": "collected/sites.json",
+    "keys": ["centre-keys"],
+    "root": "root.json",
+    "examples": {"url": "s3://fleet/examples", "options": {"region": "eu-1"}, "credential": "secrets/{site}.yaml"},
+    "updates": {"url": "s3://fleet/updates"},
+}
+
+
+class Office:
+    """A central team's folder, with fleet.yaml and what it names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.public = centre_keys.create(folder / "centre-keys")
+        (folder / "root.json").write_bytes(Centre(folder / "repository").root_bytes)
+        (folder / "secrets").mkdir()
+        for site in ("shop-12", "shop-13"):
+            (folder / "secrets" / f"{site}.yaml").write_text(f"access_key_id: {site}\nport: 9000\n")
+        self.say()
+
+    def say(self, **changes: object) -> None:
+        """Write fleet.yaml."""
+        (self.folder / "fleet.yaml").write_text(yaml.safe_dump({**FLEET, **changes}))
+
+    def make(self, *arguments: str) -> Result:
+        """Run the command."""
+        places = ["--fleet", str(self.folder / "fleet.yaml"), "--out", str(self.folder / "kits")]
+        return CliRunner().invoke(app, ["site-kit", *arguments, *places])
+
+    def kit(self, site: str = "shop-12") -> tuple[kit.Kit, str]:
+        """Read a kit that was made."""
+        return kit.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
+
+    @property
+    def registry(self) -> Sites:
+        """The registry, as it is now."""
+        return Sites(self.folder / "collected" / "sites.json")
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    """Return an office that has made no kit."""
+    return Office(tmp_path)
+
+
+def test_each_site_gets_its_own_secret(office: Office):
+    """All else is the fleet's; whole numbers in a credential become text."""
+    done = office.make("shop-12", "shop-13")
+    assert 0 == done.exit_code, done.output
+    made = {site: office.kit(site)[0] for site in ("shop-12", "shop-13")}
+    expected = [{"access_key_id": site, "port": "9000"} for site in made]
+    assert expected == [each.examples.credential for each in made.values()]
+    assert (office.public.recipient,) == made["shop-12"].recipients
+    assert (office.public.receipts,) == made["shop-12"].receipt_keys
+    assert made["shop-12"].root.encode() == (office.folder / "root.json").read_bytes()
+
+
+def test_a_large_model_goes_into_the_kit_with_each_sites_key(office: Office):
+    """Amounts as they are written; the key alone of a file, and on no screen."""
+    (office.folder / "secrets" / "shop-12.key").write_text("sk-twelve\n")
+    amounts = {"input_token_price": 0.15, "output_token_price": 0.6, "day_cost_max": 2}
+    named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
+    office.say(escalation={**named, **amounts, "key": "secrets/{site}.key"})
+    done = office.make("shop-12")
+    large = office.kit()[0].escalation
+    assert (0, False) == (done.exit_code, "sk-twelve" in done.output), done.output
+    prices = (large.input_token_price, large.output_token_price)
+    assert ("sk-twelve", ("0.15", "0.6"), "2", "0") == (large.key, prices, large.day_cost_max, large.month_cost_max)
+    assert ("https://models.example/v1", "large-1", ("pos-intent",)) == (large.url, large.model, large.tasks)
+
+
+def test_a_fleet_without_a_large_model_makes_kits_without_one(office: Office):
+    """So that sites of before take them."""
+    office.make("shop-12")
+    assert office.kit()[0].escalation is None
+
+
+def test_a_kit_is_closed_to_others_and_its_code_is_shown(office: Office):
+    """The secrets are not."""
+    done = office.make("shop-12")
+    assert 0o600 == stat.S_IMODE((office.folder / "kits" / "shop-12.kit").stat().st_mode)
+    assert (True, False) == (kit.code(office.kit()[1]) in done.output, "9000" in done.output)
+
+
+def test_the_registry_knows_of_the_kit(office: Office):
+    """The site is awaited from then on, so that nobody is taken at his word; a second kit stands beside the first."""
+    office.make("shop-12")
+    office.make("shop-12", "--days", "2")
+    made, sha256 = office.kit()
+    known = office.registry.entry("shop-12")
+    assert (2, sha256, made.expires_at) == (len(known.kits), known.kits[-1].sha256, known.kits[-1].expires_at)
+    assert "awaited" == office.registry.standing("shop-12", "0" * 64)
+
+
+@pytest.mark.slow
+def test_a_kit_can_be_sealed(office: Office):
+    """With a passphrase that is long enough."""
+    (office.folder / "secret").write_text("nine purple herons\n")
+    (office.folder / "secret").chmod(0o600)
+    assert 0 == office.make("shop-12", "--passphrase-file", str(office.folder / "secret")).exit_code
+    raw = (office.folder / "kits" / "shop-12.kit").read_bytes()
+    assert "shop-12" == kit.parse(kit.unseal(raw, "nine purple herons"))[0].site
+    (office.folder / "secret").write_text("short\n")
+    assert 2 == office.make("shop-13", "--passphrase-file", str(office.folder / "secret")).exit_code
+    assert not (office.folder / "kits" / "shop-13.kit").exists()
+
+
+def test_old_and_new_keys_stand_side_by_side(office: Office):
+    """While they are replaced, sites seal to both and believe receipts of either."""
+    second = centre_keys.create(office.folder / "centre-keys-2")
+    office.say(keys=["centre-keys-2", "centre-keys"])
+    office.make("shop-12")
+    assert (second.recipient, office.public.recipient) == office.kit()[0].recipients
+    assert (second.receipts, office.public.receipts) == office.kit()[0].receipt_keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "site", "code", "said"),
+    [
+        ({}, "Shop 12", 2, "'Shop 12' is no site id"),
+        ({}, "../shop-12", 2, "is no site id"),
+        ({}, "shop-14", 2, "secrets/shop-14.yaml: No such file"),
+        ({"root": "missing.json"}, "shop-12", 2, "missing.json: No such file"),
+        ({"keys": ["nowhere"]}, "shop-12", 2, "nowhere"),
+        ({"keys": []}, "shop-12", 2, "keys: "),
+        ({"chanel": "stable"}, "shop-12", 2, "Did you mean 'channel'?"),
+        ({"channel": "a b"}, "shop-12", 2, "channel: "),
+        ({"root": "fleet.yaml"}, "shop-12", 2, "is no metadata file"),
+        ({"root": "secrets"}, "shop-12", 2, "secrets/root.json: No such file"),
+        (
+            {"examples": {"credential": "fleet.yaml", "url": "s3://x"}},
+            "shop-12",
+            2,
+            "fleet.yaml holds no names and values",
+        ),
+        ({"examples": {"credential": "secrets/{site}.yaml", "url": "s3://ä"}}, "shop-12", 2, "examples.url"),
+        ({"tls": {"certificate": "root.json"}}, "shop-12", 2, "tls"),
+        ({"escalation": {"url": "https://m", "model": "m", "key": "no.key"}}, "shop-12", 2, "no.key: No such file"),
+        ({"escalation": {"url": "https://m", "model": "m", "key": "fleet.yaml"}}, "shop-12", 2, "escalation.key"),
+        ({"escalation": {"url": "https://m", "model": "m", "day_cost_max": -1}}, "shop-12", 2, "escalation.day_cost"),
+        ({"escalation": {"url": "ftp://m", "model": "m"}}, "shop-12", 2, "escalation.url"),
+        ({"escalation": {"model": "m", "tasks": ["t"]}}, "shop-12", 2, "escalation.url"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_made(
+    office: Office, changes: dict[str, object], site: str, code: int, said: str
+):
+    """Neither a kit nor a line in the registry, also for the sites that would have been fine."""
+    office.say(**changes)
+    done = office.make("shop-13", site)
+    assert (code, False, []) == (done.exit_code, (office.folder / "kits").exists(), office.registry.every_name())
+    assert said in " ".join(done.output.split())
+
+
+def test_a_revoked_site_gets_no_kit(office: Office):
+    """Until that is taken back."""
+    office.registry.issue("shop-12", _issued(office))
+    office.registry.revoke("shop-12", timestamp(0))
+    assert (2, True) == ((done := office.make("shop-12")).exit_code, "revoked on 1970-01-01" in done.output)
+    office.registry.restore("shop-12")
+    assert 0 == office.make("shop-12").exit_code
+
+
+def _issued(office: Office):
+    office.make("shop-13")
+    return office.registry.entry("shop-13").kits[0]

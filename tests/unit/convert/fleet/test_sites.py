@@ -1,0 +1,237 @@
+"""The registry of sites: which keys speak for which, what became of others, and who decides about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.collect.trust import Trust
+from convert.fleet.sites import Kit, Sites, Standing
+from edge_agent.errors import InvalidRequest, ManifestInvalid
+
+ONE, TWO, THREE = "1a" * 32, "2b" * 32, "3c" * 32
+
+
+def test_keys_add_up(tmp_path: Path):
+    """Each accepted key stays, once; another site has its own."""
+    path = tmp_path / "sites.json"
+    for key in (ONE, TWO, ONE):
+        Sites(path).accept("shop-1", key)
+    assert ([ONE, TWO], []) == (Sites(path).keys("shop-1"), Sites(path).keys("shop-2"))
+
+
+@pytest.mark.parametrize(("site", "key"), [("Shop 1", ONE), ("", ONE), ("shop-1", "1a"), ("shop-1", ONE.upper())])
+def test_what_is_no_site_and_no_key_is_refused(tmp_path: Path, site: str, key: str):
+    """Nothing is written down."""
+    with pytest.raises(InvalidRequest):
+        Sites(tmp_path / "sites.json").accept(site, key)
+    assert not (tmp_path / "sites.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"schema": "edge-agent/sites/v2"}', '{"sites": {"a": {"keys": []}}}'])
+def test_a_spoilt_registry_is_an_error(tmp_path: Path, content: str):
+    """It is not taken for an empty one, which would trust anybody."""
+    (tmp_path / "sites.json").write_text(content)
+    with pytest.raises(ManifestInvalid, match=r"sites\.json"):
+        Sites(tmp_path / "sites.json")
+
+
+def test_the_first_key_is_written_down_at_once(tmp_path: Path):
+    """A crash after the first segment leaves no second chance to another key."""
+    trust = Trust(Sites(tmp_path / "sites.json"), registered_only=False)
+    assert "" == trust.objection("shop-1", ONE)
+    again = Trust(Sites(tmp_path / "sites.json"), registered_only=False)
+    assert ("", True) == (again.objection("shop-1", ONE), "another key" in again.objection("shop-1", TWO))
+
+
+def kit(number: int = 1) -> Kit:
+    """Return what is kept of a kit."""
+    return Kit(sha256=f"{number:064x}", issued_at="2026-11-25T10:00:00Z", expires_at="2026-12-25T10:00:00Z")
+
+
+def registry(path: Path) -> Sites:
+    """Return one with a site in each state."""
+    sites = Sites(path / "sites.json")
+    sites.issue("awaited", kit())
+    sites.accept("replaced", ONE)
+    sites.accept("replaced", TWO, replaces=True)
+    sites.accept("stolen", ONE)
+    sites.reject("stolen", ONE)
+    sites.accept("former", TWO)
+    sites.retire("former", ONE)
+    sites.accept("given-up", ONE)
+    sites.revoke("given-up", "2026-11-26T10:00:00Z")
+    return Sites(path / "sites.json")
+
+
+@pytest.mark.parametrize(
+    ("site", "key", "standing"),
+    [
+        ("awaited", ONE, "awaited"),
+        ("replaced", ONE, "retired"),
+        ("replaced", TWO, "current"),
+        ("replaced", THREE, "another"),
+        ("stolen", ONE, "rejected"),
+        ("stolen", TWO, "awaited"),
+        ("former", ONE, "retired"),
+        ("former", TWO, "current"),
+        ("given-up", ONE, "revoked"),
+        ("given-up", TWO, "revoked"),
+        ("nobody", ONE, "unknown"),
+    ],
+)
+def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: Standing):
+    """By what was decided; and only a current one speaks for the site."""
+    sites = registry(tmp_path)
+    assert standing == sites.standing(site, key)
+    assert (standing == "current") == (key in sites.keys(site))
+    trust = Trust(sites, registered_only=True)
+    assert ("" == trust.objection(site, key)) == (standing == "current")
+    assert ("" == trust.objection_to_sealed(site, key)) == (standing in ("current", "retired"))
+
+
+def test_a_site_with_a_kit_is_never_taken_at_its_word(tmp_path: Path):
+    """Whoever writes there first is not believed: every key waits, and is counted."""
+    trust = Trust(registry(tmp_path), registered_only=False)
+    for key in (ONE, ONE, TWO):
+        assert "not accepted yet" in trust.objection("awaited", key)
+    assert ({}, {("awaited", ONE): 2, ("awaited", TWO): 1}) == (trust.pinned, trust.waiting)
+
+
+def test_every_decision_can_be_taken_back(tmp_path: Path):
+    """A rejected key can be accepted, a retired one speak again, a revoked site be restored."""
+    sites = registry(tmp_path)
+    sites.accept("stolen", ONE)
+    sites.accept("replaced", ONE)
+    with pytest.raises(InvalidRequest, match="was revoked on 2026-11-26"):
+        sites.accept("given-up", TWO)
+    sites.restore("given-up")
+    sites.accept("given-up", TWO)
+    again = Sites(tmp_path / "sites.json")
+    assert [[ONE], [TWO, ONE], [ONE, TWO]] == [again.keys(site) for site in ("stolen", "replaced", "given-up")]
+    with pytest.raises(InvalidRequest):
+        sites.revoke("nobody", "2026-11-26T10:00:00Z")
+
+
+def test_a_revoked_site_is_not_waited_for(tmp_path: Path):
+    """It is in the list of all, and in no other."""
+    sites = registry(tmp_path)
+    assert {"given-up"} == set(sites.every_name()) - set(sites.names())
+
+
+def test_a_decision_is_kept_as_it_was_read(tmp_path: Path):
+    """Reading a registry and changing it loses nothing; what changes nothing is not written."""
+    sites = registry(tmp_path)
+    before = (tmp_path / "sites.json").stat().st_ino
+    sites.accept("former", TWO)
+    assert before == (tmp_path / "sites.json").stat().st_ino
+    for number in range(30):
+        sites.issue("awaited", kit(number))
+    assert 20 == len(Sites(tmp_path / "sites.json").entry("awaited").kits)
+    assert [TWO] == Sites(tmp_path / "sites.json").keys("former")
+
+
+class Desk:
+    """The commands of the central team, on a registry and what collect said."""
+
+    def __init__(self, folder: Path) -> None:
+        registry(folder)
+        self.folder = folder
+        waiting = [{"site": site, "key": THREE, "documents": 4} for site in ("awaited", "replaced", "stranger")]
+        waiting.append({"site": "stolen", "key": ONE, "documents": 1})  # decided since
+        (folder / "report.json").write_text(json.dumps({"waiting": waiting}))
+
+    def run(self, *arguments: str) -> Result:
+        """Run a command."""
+        return CliRunner().invoke(app, ["sites", *arguments, "--collected", str(self.folder)])
+
+
+def test_the_list_shows_what_waits(tmp_path: Path):
+    """Every site in a line, with the codes to compare."""
+    shown = Desk(tmp_path).run("list").output
+    assert "replaced   waiting for you         2b2b-2b2b-2b2b-2b2b-2b2b         -\n" in shown
+    assert f"\n{' ' * 35}3c3c-3c3c-3c3c-3c3c-3c3c waits\n" in shown
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines()}
+    assert "waiting for you 3c3c-3c3c-3c3c-3c3c-3c3c waits 2026-11-25" == lines["awaited"]
+    assert "waiting for you 3c3c-3c3c-3c3c-3c3c-3c3c waits -" == lines["stranger"]
+    assert ("accepted 2b2b-2b2b-2b2b-2b2b-2b2b -", "not heard of yet - -") == (lines["former"], lines["stolen"])
+    assert "revoked on 2026-11-26 - -" == lines["given-up"]
+
+
+def test_the_list_is_for_scripts_too(tmp_path: Path):
+    """As JSON."""
+    found = json.loads(Desk(tmp_path).run("list", "--json").output)
+    assert ({THREE: 4}, [TWO]) == (found["waiting"]["replaced"], found["sites"]["replaced"]["keys"])
+
+
+def test_one_site_is_shown_with_all_its_keys(tmp_path: Path):
+    """One that nobody knows is an error."""
+    desk = Desk(tmp_path)
+    said = desk.run("show", "replaced").output
+    assert f"earlier life   1a1a-1a1a-1a1a-1a1a-1a1a    {ONE}\n" in said
+    assert (True, True) == (TWO in said, f"{THREE}, has signed 4 files" in said)
+    assert (0, 2) == (desk.run("show", "stranger").exit_code, desk.run("show", "nobody").exit_code)
+
+
+def test_a_key_is_named_by_its_code(tmp_path: Path):
+    """As somebody reads it out; a code that nobody has sent is an error, a whole key is not."""
+    desk = Desk(tmp_path)
+    assert 0 == desk.run("accept", "replaced", "3C3C 3c3c 3c3c-3c3c:3c3c", "--replaces").exit_code
+    assert ([THREE], "retired") == (
+        desk_keys(desk, "replaced"),
+        Sites(tmp_path / "sites.json").standing("replaced", TWO),
+    )
+    assert 2 == desk.run("accept", "awaited", "4d4d-4d4d-4d4d-4d4d-4d4d").exit_code
+    assert 2 == desk.run("accept", "awaited", "3c3c-3c3c").exit_code
+    assert 0 == desk.run("accept", "awaited", "4d" * 32).exit_code
+    assert 0 == desk.run("reject", "stranger", "3c3c-3c3c-3c3c-3c3c-3c3c").exit_code
+    assert "rejected" == Sites(tmp_path / "sites.json").standing("stranger", THREE)
+
+
+def desk_keys(desk: Desk, site: str) -> list[str]:
+    """Return the keys that speak for a site."""
+    return Sites(desk.folder / "sites.json").keys(site)
+
+
+def test_an_earlier_life_is_taken_and_does_not_speak(tmp_path: Path):
+    """--former; it excludes --replaces."""
+    desk = Desk(tmp_path)
+    assert 2 == desk.run("accept", "awaited", THREE, "--former", "--replaces").exit_code
+    assert 0 == desk.run("accept", "awaited", THREE, "--former").exit_code
+    assert ([], "retired") == (desk_keys(desk, "awaited"), Sites(tmp_path / "sites.json").standing("awaited", THREE))
+
+
+def test_a_site_is_given_up_and_taken_back(tmp_path: Path):
+    """By name; one that nobody knows is an error."""
+    desk = Desk(tmp_path)
+    assert (0, []) == (desk.run("revoke", "former").exit_code, desk_keys(desk, "former"))
+    assert 2 == desk.run("accept", "former", ONE).exit_code
+    assert (0, [TWO]) == (desk.run("restore", "former").exit_code, desk_keys(desk, "former"))
+    assert 2 == desk.run("revoke", "nobody").exit_code
+
+
+def test_a_damaged_report_is_named(tmp_path: Path):
+    """It is not taken for one in which nothing waits."""
+    desk = Desk(tmp_path)
+    for content in ("{", "[]", '{"waiting": [{"site": 1}]}', '{"waiting": 1}'):
+        (tmp_path / "report.json").write_text(content)
+        done = desk.run("list")
+        assert (2, True) == (done.exit_code, "report.json is damaged" in " ".join(done.output.split()))
+
+
+def test_the_command_accepts(tmp_path: Path):
+    """By the folder of collect or by the file; both or neither is an error."""
+
+    def invoke(*arguments: str) -> int:
+        return CliRunner().invoke(app, ["sites", "accept", "shop-1", *arguments]).exit_code
+
+    assert 0 == invoke(ONE, "--collected", str(tmp_path))
+    assert 0 == invoke(TWO, "--sites", str(tmp_path / "sites.json"))
+    assert [ONE, TWO] == Sites(tmp_path / "sites.json").keys("shop-1")
+    assert 2 == invoke(ONE)
+    assert 2 == invoke("1a", "--collected", str(tmp_path))

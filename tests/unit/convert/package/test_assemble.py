@@ -1,0 +1,319 @@
+"""edge-convert assemble: from task.yaml and files to a bundle."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import get_args
+
+import gguf
+import pytest
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from convert.cli import app
+from convert.package.assemble import Request, assemble
+from convert.quantize.gguf_files import chat_template
+from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest, ManifestInvalid
+from edge_agent.formats.manifest import EngineSettings, Limits, Manifest, digest_of, parse
+
+ROOT = Path(__file__).parents[4]
+RECIPE = """
+version: 1.0.0
+runtime: onnx
+task:
+  name: pos-intent
+  kind: classify
+  labels: [refund, price]
+  limits: {input_tokens_max: 64}
+confidence: {policy: always_escalate}
+provenance: {base: a test}
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    """A task directory with model files beside it."""
+    folder = tmp_path / "task"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(RECIPE)
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def request(task: Path, out: str = "out", **more) -> Request:
+    base = task.parent
+    files = {"weights": base / "model.onnx", "tokenizer": base / "tokenizer.json"}
+    return Request(task, more.pop("files", files), base / out, **more)
+
+
+def test_a_directory_holds_the_files_by_role_and_a_valid_manifest(task):
+    """Files are named by role; the digest is that of the stored manifest."""
+    made = assemble(request(task))
+    stored = (made.path / "manifest.json").read_bytes()
+    assert {"weights.onnx", "tokenizer.json", "manifest.json"} == {path.name for path in made.path.iterdir()}
+    assert (digest_of(stored), made.manifest) == (made.digest, parse(stored))
+    assert "edge-convert" in made.manifest.provenance.converter
+    assert b"weights" == (made.path / "weights.onnx").read_bytes()
+
+
+def test_files_are_hard_linked_where_the_disk_allows_it(task):
+    """The weights of a bundle directory cost no disk."""
+    made = assemble(request(task))
+    assert (made.path / "weights.onnx").samefile(task.parent / "model.onnx")
+
+
+def test_samples_become_the_golden_file(task):
+    """Each line of samples.txt that is no comment is one JSON object of the golden file."""
+    (task / "samples.txt").write_text("# a comment\ncafé \n\nhow much?\n", encoding="utf-8")
+    made = assemble(request(task))
+    (golden,) = made.manifest.by_role("golden")
+    lines = (made.path / golden.path).read_text(encoding="utf-8").splitlines()
+    assert [{"input": "café"}, {"input": "how much?"}] == [json.loads(line) for line in lines]
+
+
+def test_the_same_input_gives_the_same_tar(task):
+    """Neither the clock nor the files' own times, modes and names leave a trace."""
+    first = assemble(request(task, "first.tar"))
+    model = task.parent / "renamed.onnx"
+    (task.parent / "model.onnx").rename(model)
+    os.utime(model, (1, 1))
+    model.chmod(0o600)
+    files = {"tokenizer": task.parent / "tokenizer.json", "weights": model}
+    second = assemble(request(task, "second.tar", files=files))
+    assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_a_tar_starts_with_the_manifest(task):
+    """A reader can refuse the bundle before it has read the weights."""
+    made = assemble(request(task, "bundle.tar"))
+    with tarfile.open(made.path, "r:") as tar:
+        entries = tar.getmembers()
+    assert ["manifest.json", "tokenizer.json", "weights.onnx"] == [entry.name for entry in entries]
+    assert {(0, 0, 0, "")} == {(entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries}
+
+
+def chat_bundle(task: Path, template: str | None) -> Request:
+    """Ask for a bundle with `chat: true` of a GGUF file that has this template; None = none."""
+    recipe = "version: 1.0.0\nruntime: llama\ntask: {name: talk, kind: generate, prompt: {chat: true}}\n"
+    (task / "task.yaml").write_text(f"{recipe}engine: {{context_tokens: 2048}}\n")
+    weights = weights_with(template, task.parent / "model.gguf")
+    return request(task, files={"weights": weights})
+
+
+def weights_with(template: str | None, weights: Path) -> Path:
+    """Write the head of a GGUF file with that chat template; None = none."""
+    writer = gguf.GGUFWriter(weights, "llama")
+    writer.add_token_list(["<s>", "</s>", "a"])
+    writer.add_bos_token_id(0)
+    if template is not None:
+        writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "model.gguf: the prompt has 'chat: true', but the weights file has no chat template"),
+        ("{{ messages", "model.gguf: the chat template of the weights file does not render"),
+        ("{{ 1 + messages }}", "model.gguf: the chat template of the weights file does not render"),
+        ("always this", "model.gguf: the chat template of the weights file writes the user's message 0 times"),
+    ],
+    ids=["none", "broken", "of another type", "without the message"],
+)
+def test_a_chat_prompt_needs_the_template_of_its_weights(task, template, said):
+    """What an agent would refuse to install is not made, and nothing is left behind."""
+    asked = chat_bundle(task, template)
+    with pytest.raises(ManifestInvalid, match=said) as caught:
+        assemble(asked)
+    assert "Leave 'chat' out" in caught.value.remedy
+    assert not asked.out.exists()
+
+
+def test_a_chat_prompt_with_its_template_is_assembled(task):
+    """The template is rendered as the agent will, with the begin token of the file."""
+    made = assemble(chat_bundle(task, "{{ bos_token }}{% for each in messages %}{{ each.content }}{% endfor %}"))
+    assert made.manifest.task.prompt.chat
+    assert {"bos_token": "<s>"} == chat_template(made.path / "weights.gguf")[1]
+
+
+def test_a_golden_file_that_is_none_is_refused(task):
+    """The line and the rule are named."""
+    golden = task.parent / "golden.jsonl"
+    golden.write_bytes(os.urandom(100))
+    files = {"weights": task.parent / "model.onnx", "tokenizer": task.parent / "tokenizer.json", "golden": golden}
+    with pytest.raises(BundleUnreadable, match="the golden file must hold one JSON object with 'input' a line; line 1"):
+        assemble(request(task, files=files))
+
+
+def test_progress_counts_every_byte(task):
+    """The callback ends at the size of each file."""
+    seen = {}
+    assemble(request(task), lambda name, done, size: seen.update({name: (done, size)}))
+    assert {"weights.onnx": (7, 7), "tokenizer.json": (2, 2)} == seen
+
+
+def test_a_version_given_wins_over_the_recipe(task):
+    """--version replaces the version in task.yaml."""
+    assert "2.0.0" == assemble(request(task, version="2.0.0")).manifest.version
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "remedy"),
+    [
+        ("runtme: onnx", "runtme", "Did you mean 'runtime'?"),
+        ("task: {labls: [a, b]}", "labls", "Did you mean 'labels'?"),
+        ("task: {prompt: {tempalte: x}}", "tempalte", "Did you mean 'template'?"),
+        ("confidence: {treshold: 0.5}", "treshold", "Did you mean 'threshold'?"),
+        ("artifacts: []", "artifacts", "Known keys there: task, version"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(task, line, key, remedy):
+    """A typo is an error with a suggestion, at every depth."""
+    (task / "task.yaml").write_text(line)
+    with pytest.raises(ManifestInvalid, match=f"unknown key '{key}'") as caught:
+        assemble(request(task))
+    assert caught.value.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[refund, price]", "[refund, refund]", "task.labels: duplicate labels: refund"),
+        ("version: 1.0.0", "version: 1.0", "version: 1.0 is not a semantic version such as 1.2.0"),
+        ("runtime: onnx", "runtime: llama", "input and output limits need 4096 tokens"),
+        (RECIPE, "[1, 2]", "must hold keys and values"),
+        (RECIPE, "{", "is not valid YAML"),
+        ("{base: a test}", "[1]", "'provenance' and 'provenance.converter' must hold"),
+    ],
+)
+def test_a_broken_rule_names_the_recipe_and_the_rule(task, old, new, said):
+    """What the manifest's rules refuse is refused here already, in the words of task.yaml."""
+    text = RECIPE.replace(old, new).replace("input_tokens_max: 64", "input_tokens_max: 4096")
+    (task / "task.yaml").write_text(text)
+    with pytest.raises(ManifestInvalid, match=said) as caught:
+        assemble(request(task))
+    assert "task.yaml" in caught.value.message
+    assert not (task.parent / "out").exists()
+
+
+def test_missing_files_are_named(task):
+    """A model file or a recipe that is not there is an error with its path."""
+    with pytest.raises(FileMissing, match=r"weights file .*nowhere.gguf does not exist"):
+        assemble(request(task, files={"weights": task.parent / "nowhere.gguf"}))
+    with pytest.raises(FileMissing, match=r"nowhere/task.yaml|nowhere does not exist"):
+        assemble(request(task.parent / "nowhere"))
+
+
+def test_an_existing_output_stays_unless_forced(task):
+    """Without --force nothing is touched; with it the bundle is replaced as a whole."""
+    first = assemble(request(task))
+    (first.path / "stray").write_text("")
+    with pytest.raises(InvalidRequest, match="exists"):
+        assemble(request(task, version="2.0.0"))
+    assert "1.0.0" == parse((first.path / "manifest.json").read_bytes()).version
+    second = assemble(request(task, version="2.0.0", force=True))
+    assert ("2.0.0", False) == (second.manifest.version, (second.path / "stray").exists())
+
+
+def test_force_replaces_no_folder_that_is_no_bundle(task):
+    """A slip of the finger does not delete a home directory."""
+    (task.parent / "out").mkdir()
+    (task.parent / "out" / "letter.txt").write_text("dear")
+    with pytest.raises(InvalidRequest, match="is no bundle"):
+        assemble(request(task, force=True))
+    assert "dear" == (task.parent / "out" / "letter.txt").read_text()
+
+
+def test_a_failure_leaves_nothing_behind(task):
+    """The staging directory beside the output goes away."""
+    (task / "samples.txt").write_bytes(b"\xff\xfe")
+    before = set(task.parent.iterdir())
+    with pytest.raises(InvalidRequest, match="is not UTF-8"):
+        assemble(request(task))
+    assert before == set(task.parent.iterdir())
+
+
+def test_a_compressed_output_is_refused(task):
+    """Bundles travel as a directory or an uncompressed tar."""
+    with pytest.raises(InvalidRequest, match="never compressed"):
+        assemble(request(task, "bundle.tar.gz"))
+
+
+def test_a_word_that_does_not_exist_names_the_nearest(task):
+    """A slip in a value of a fixed set is answered with the value that was meant."""
+    (task / "task.yaml").write_text(RECIPE.replace("kind: classify", "kind: clasify"))
+    with pytest.raises(ManifestInvalid, match=r"task\.kind") as caught:
+        assemble(request(task))
+    assert "Did you mean 'classify'?" == caught.value.remedy
+
+
+def test_the_echo_example_needs_no_weights(tmp_path):
+    """A bundle to build against is made from task.yaml alone."""
+    made = assemble(Request(ROOT / "examples" / "echo", {}, tmp_path / "echo"))
+    assert ("echo", ()) == (made.manifest.runtime, made.manifest.artifacts)
+
+
+def keys(model):
+    """Return the names of every field of a section and of the sections inside."""
+    for name, field in model.model_fields.items():
+        yield field.alias or name
+        pending = [field.annotation]
+        while pending:
+            annotation = pending.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield from keys(annotation)
+            pending += get_args(annotation)
+
+
+def test_the_document_explains_every_key():
+    """docs/task-yaml.md names each field of the manifest, and the limits and defaults that are numbers."""
+    text = (ROOT / "docs" / "task-yaml.md").read_text(encoding="utf-8")
+    assert [] == sorted({key for key in keys(Manifest) if f"`{key}`" not in text and f".{key}`" not in text})
+    rows = dict(re.findall(r"^\| `([\w.]+)` .*\| ([^|]*) \|$", text, re.MULTILINE))
+    numbers = {**Limits().model_dump(), "engine.context_tokens": EngineSettings().context_tokens}
+    assert {key: str(value) for key, value in numbers.items()} == {key: rows[key] for key in numbers}
+
+
+@pytest.mark.parametrize("name", ["pos-intent", "assistant"])
+def test_the_examples_assemble(tmp_path, name):
+    """Both examples make bundles, over the same weights and for the same engine."""
+    weights = weights_with("{{ messages[-1].content }}", tmp_path / "model.gguf")
+    made = assemble(Request(ROOT / "examples" / name, {"weights": weights}, tmp_path / name))
+    other = assemble(Request(ROOT / "examples" / "assistant", {"weights": weights}, tmp_path / "other"))
+    assert made.manifest.engine_key() == other.manifest.engine_key()
+    assert made.manifest.by_role("golden")
+
+
+def test_the_command_makes_a_bundle(task):
+    """`edge-convert assemble` says what it made."""
+    base = task.parent
+    options = ["--weights", base / "model.onnx", "--tokenizer", base / "tokenizer.json", "--out", base / "made"]
+    result = CliRunner().invoke(app, ["assemble", *map(str, [task, *options])])
+    assert (0, "") == (result.exit_code, result.stderr)
+    assert f"Made {base / 'made'}: pos-intent 1.0.0, onnx, 2 files, 9 bytes" in result.stdout
+
+
+def test_the_command_says_what_to_do(task):
+    """Bad input ends with exit code 2, a sentence and a remedy, and no traceback."""
+    result = CliRunner().invoke(app, ["assemble", str(task), "--out", str(task.parent / "made")])
+    assert 2 == result.exit_code
+    assert "needs an artifact of role 'weights'" in result.stderr
+    assert "  what to do: Give the file: --weights FILE." in result.stderr
+    (task / "task.yaml").write_text("runtme: onnx")
+    result = CliRunner().invoke(app, ["assemble", str(task), "--out", str(task.parent / "made")])
+    assert "  what to do: Did you mean 'runtime'?" in result.stderr
+
+
+def test_help_teaches():
+    """`edge-convert --help` names the exit codes, `assemble --help` an example."""
+    command = [sys.executable, "-c", "from convert.cli import main; main()", "--help"]
+    assert "Exit codes" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Example: edge-convert assemble" in CliRunner().invoke(app, ["assemble", "--help"]).stdout

@@ -1,0 +1,211 @@
+"""convert/prepare/: what a source may be, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
+
+from convert import prepare
+from convert.pipeline.recipe import Recipe
+from convert.pipeline.stage import ADAPTER, CHECKPOINT, Job, Report
+from convert.training import checkpoints
+from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest, ModelLoadFailed
+from tests.support import tiny_decoder, tiny_gguf
+
+WEIGHTS = "model.safetensors"
+
+
+def prepared(folder: Path, **source: str) -> tuple[Report, Path]:
+    """Run the stage on a source; return its report and folder."""
+    out = folder / "out"
+    out.mkdir()
+    data = {"calibration": "c.jsonl", "test": "t.jsonl"}
+    recipe = Recipe.model_validate({"source": source, "data": data, "folder": folder})
+    return prepare.run(Job(recipe, out, {}, lambda _what, _done, _total: None)), out
+
+
+def edited(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def rewritten(checkpoint: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the tensors of a checkpoint."""
+    tensors = load_file(checkpoint / WEIGHTS)
+    change(tensors)
+    save_file(tensors, checkpoint / WEIGHTS)
+
+
+def adapter(folder: Path, hidden: int = 32, **config: Any) -> Path:
+    """Write a LoRA adapter for the tiny decoder, or for one of another width."""
+    lora = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **config)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        get_peft_model(tiny_decoder.model(hidden=hidden), lora).save_pretrained(folder)
+    return folder
+
+
+def test_checkpoint_is_taken_over(tmp_path: Path) -> None:
+    """The copy opens as the same model and tokenizer; optimizer states and pickles stay behind."""
+    source = tiny_decoder.checkpoint(tmp_path / "source")
+    (source / "optimizer.pt").write_bytes(b"x")
+    report, out = prepared(tmp_path, checkpoint="source")
+    taken = checkpoints.open_model(out / CHECKPOINT, None, "causal").state_dict()
+    for name, tensor in tiny_decoder.model().state_dict().items():
+        assert torch.equal(tensor, taken[name])
+    assert tiny_decoder.tokenizer().get_vocab() == checkpoints.open_tokenizer(out / CHECKPOINT).get_vocab()
+    assert not (out / CHECKPOINT / "optimizer.pt").exists()
+    assert ("checkpoint", "llama") == (report["kind"], report["architecture"])
+    assert {"F32"} == set(report["dtypes"])
+
+
+def only_pickle(checkpoint: Path) -> None:
+    (checkpoint / WEIGHTS).rename(checkpoint / "pytorch_model.bin")
+
+
+def cut_off(checkpoint: Path) -> None:
+    data = (checkpoint / WEIGHTS).read_bytes()
+    (checkpoint / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def without_tokenizer(checkpoint: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (checkpoint / name).unlink()
+
+
+def with_integers(checkpoint: Path) -> None:
+    rewritten(checkpoint, lambda tensors: tensors.update(q=np.zeros((2, 2), dtype=np.uint8)))
+
+
+def without_a_shard(checkpoint: Path) -> None:
+    index = {"weight_map": {"a": WEIGHTS, "b": "model-00002.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], type[EdgeAgentError], str]] = {
+    "no checkpoint": (lambda path: (path / "config.json").unlink(), FileMissing, "has no config.json"),
+    "no JSON": (lambda path: (path / "config.json").write_text("{"), ModelLoadFailed, "not valid JSON"),
+    "no weights": (lambda path: (path / WEIGHTS).unlink(), FileMissing, "has no weights"),
+    "pickle": (only_pickle, InvalidRequest, "pickle runs whatever code"),
+    "cut off": (cut_off, ModelLoadFailed, "is damaged"),
+    "a shard missing": (without_a_shard, FileMissing, "model-00002.safetensors, which is not there"),
+    "remote code": (lambda path: edited(path / "config.json", auto_map={"A": "b.C"}), InvalidRequest, "auto_map"),
+    "unknown architecture": (
+        lambda path: edited(path / "config.json", model_type="flux9"),
+        InvalidRequest,
+        "knows no architecture 'flux9'",
+    ),
+    "GPTQ": (
+        lambda path: edited(path / "config.json", quantization_config={"quant_method": "gptq"}),
+        InvalidRequest,
+        r"quantized already \(gptq\)",
+    ),
+    "MLX": (lambda path: edited(path / "config.json", quantization={"bits": 4}), InvalidRequest, r"already \(MLX\)"),
+    "integer weights": (with_integers, InvalidRequest, "quantized already: q is U8"),
+    "no tokenizer": (without_tokenizer, FileMissing, "has no tokenizer"),
+    "broken tokenizer": (lambda path: (path / "tokenizer.json").write_text("{}"), ModelLoadFailed, "does not load"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_checkpoint_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    """Each source that would go wrong later is refused with what is wrong and what to do."""
+    spoil, error, said = REFUSED[case]
+    spoil(tiny_decoder.checkpoint(tmp_path / "source"))
+    with pytest.raises(error, match=said) as caught:
+        prepared(tmp_path, checkpoint="source")
+    assert caught.value.remedy
+
+
+def test_adapter_is_taken_over(tmp_path: Path) -> None:
+    """An adapter whose shapes fit its base comes along, and opens merged into it."""
+    tiny_decoder.checkpoint(tmp_path / "base")
+    adapter(tmp_path / "lora")
+    report, out = prepared(tmp_path, base="base", adapter="lora")
+    assert 2 == report["adapter"]["rank"]
+    assert 2 * 2 * tiny_decoder.model().config.num_hidden_layers == report["adapter"]["tensors"]
+    checkpoints.open_model(out / CHECKPOINT, out / ADAPTER, "causal")
+
+
+def test_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
+    """Shapes that the base does not have, or another base's name on a hub, are errors and not a silent change."""
+    tiny_decoder.checkpoint(tmp_path / "base")
+    adapter(tmp_path / "wide", hidden=64)
+    with pytest.raises(ModelLoadFailed, match=r"for another base: it changes .* which is"):
+        prepared(tmp_path, base="base", adapter="wide")
+    shutil.rmtree(tmp_path / "out")
+    edited(tmp_path / "base" / "config.json", _name_or_path="maker/tiny-1")
+    edited(adapter(tmp_path / "other") / "adapter_config.json", base_model_name_or_path="maker/tiny-2")
+    with pytest.raises(InvalidRequest, match="made for maker/tiny-2; the source is maker/tiny-1"):
+        prepared(tmp_path, base="base", adapter="other")
+
+
+def test_adapter_that_is_not_plain_lora_is_refused(tmp_path: Path) -> None:
+    """Other kinds of adapters, whole modules in them and pickled ones are refused."""
+    tiny_decoder.checkpoint(tmp_path / "base")
+    lora = adapter(tmp_path / "lora")
+    edited(lora / "adapter_config.json", modules_to_save=["lm_head"])
+    with pytest.raises(InvalidRequest, match="replaces whole modules"):
+        prepared(tmp_path, base="base", adapter="lora")
+    shutil.rmtree(tmp_path / "out")
+    edited(lora / "adapter_config.json", peft_type="IA3", modules_to_save=None)
+    with pytest.raises(InvalidRequest, match="of type IA3"):
+        prepared(tmp_path, base="base", adapter="lora")
+    shutil.rmtree(tmp_path / "out")
+    (lora / "adapter_model.safetensors").rename(lora / "adapter_model.bin")
+    edited(lora / "adapter_config.json", peft_type="LORA")
+    with pytest.raises(FileMissing) as caught:
+        prepared(tmp_path, base="base", adapter="lora")
+    assert "pickled" in caught.value.remedy
+
+
+def test_model_is_never_filled_in_at_random(tmp_path: Path) -> None:
+    """A checkpoint without a classifier is no classifier; weights that are no numbers are none at all."""
+    checkpoint = tiny_decoder.checkpoint(tmp_path / "source")
+    with pytest.raises(ModelLoadFailed, match=r"lacks 1 weights that the task needs, such as score\.weight"):
+        checkpoints.open_model(checkpoint, None, "sequence")
+    assert 3 == checkpoints.open_model(checkpoint, None, "sequence", new_head=3).score.out_features
+    rewritten(checkpoint, lambda tensors: tensors["model.norm.weight"].__setitem__(0, np.nan))
+    with pytest.raises(ModelLoadFailed, match=r"not finite, such as model\.norm\.weight"):
+        checkpoints.open_model(checkpoint, None, "causal")
+
+
+def test_gguf_is_taken_back_exactly(tmp_path: Path) -> None:
+    """Weights, tokenizer, special tokens and chat template of a GGUF come out as they went in."""
+    tiny_gguf.write(tmp_path / "tiny.gguf")
+    report, out = prepared(tmp_path, gguf="tiny.gguf")
+    taken = checkpoints.open_model(out / CHECKPOINT, None, "causal").state_dict()
+    for name, tensor in tiny_decoder.model().state_dict().items():
+        assert torch.equal(tensor, taken[name])
+    tokenizer, original = checkpoints.open_tokenizer(out / CHECKPOINT), tiny_decoder.tokenizer()
+    text = "I want <|im_end|> 12 euros back,  please!"
+    assert original(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert original.special_tokens_map == tokenizer.special_tokens_map
+    assert original.chat_template == tokenizer.chat_template
+    assert ["LlamaForCausalLM"] == checkpoints.read_config(out / CHECKPOINT)["architectures"]
+    assert report["kl_to_llama_cpp"] < 1e-4
+    assert ("Tiny", "mit") == (report["base"], report["licence"])
+
+
+def test_gguf_that_would_not_come_back_exactly_is_refused(tmp_path: Path) -> None:
+    """A pre-tokenizer that cuts otherwise than the table thinks, and one that is not in the table, are refused."""
+    tiny_gguf.write(tmp_path / "unknown.gguf", pre="viking")
+    with pytest.raises(InvalidRequest, match="pre-tokenizer 'viking', which cannot be built anew"):
+        prepared(tmp_path, gguf="unknown.gguf")
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "is not a GGUF file"), (b"GGUF" + bytes(20), "is damaged")])
+def test_gguf_that_is_none_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """An empty or cut file is named."""
+    (tmp_path / "bad.gguf").write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match=said):
+        prepared(tmp_path, gguf="bad.gguf")

@@ -1,0 +1,325 @@
+"""The commands of publishing, from new keys to a stick, as a team types them: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from typer.testing import CliRunner
+
+from convert.cli import app
+from edge_agent.formats import plan
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import Centre
+from tests.support.object_stores import s3
+from tests.support.tuf_client import Client
+
+PLAN = """
+channels:
+  stable:
+    tasks:
+      pos-intent:
+        offers: [{version: VERSION}]
+        waves: [{start: 2026-12-01T02:00:00Z, percent: 5}]
+"""
+
+
+class Desk:
+    """A terminal in a folder with keys, a repository and two bundles."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.repo, self.keys = root / "repository", root / "signing-keys"
+        self.bundles = [
+            echo_bundle(root / version, weights=b"w" * 3000, version=version) for version in ("1.0.0", "1.1.0")
+        ]
+
+    def run(self, *arguments: str | Path, given: str = "") -> str:
+        """Run a command that must succeed; returns what it printed, with single spaces."""
+        code, said = self.attempt(*arguments, given=given)
+        assert 0 == code, said
+        return said
+
+    def attempt(self, *arguments: str | Path, given: str = "") -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(map(str, arguments)), input=given, catch_exceptions=False)
+        return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+    def on_repo(self, *arguments: str | Path) -> str:
+        """Run a command on the repository with all keys."""
+        return self.run(*arguments, "--repo", self.repo, "--keys", self.keys)
+
+    def write_plan(self, version: str) -> Path:
+        path = self.root / "plan.yaml"
+        path.write_text(PLAN.replace("VERSION", version))
+        return path
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Return a desk with a repository and one bundle in it."""
+    centre = Centre(tmp_path)
+    desk = Desk(tmp_path)
+    centre.publish(desk.bundles[0])
+    return desk
+
+
+def test_the_first_publish(tmp_path: Path):
+    """New keys, a repository, a bundle, a plan: every step says what comes next, and a site believes the result."""
+    desk = Desk(tmp_path)
+    said = desk.run("keys", "signing", desk.keys, "--root", "1of1", "--targets", "2of2")
+    assert "targets-2 targets ed25519" in said
+    assert f"Every site needs {desk.keys / 'root.json'}" in said
+    assert "It is version 1 and expires on" in said
+    code, said = desk.attempt("publish", desk.bundles[0], "--to", desk.repo, "--keys", desk.keys)
+    assert (2, True) == (code, "--new" in said)
+    said = desk.run("publish", desk.bundles[0], "--to", desk.repo, "--keys", desk.keys, "--new")
+    assert "pos-intent 1.0.0" in said
+    assert "3.9 kB uploaded" in said or "kB uploaded" in said
+    assert "No site runs it yet: edge-convert plan edit" in said
+    assert re.search(r"earliest expiry: timestamp, \S+ \S+ UTC, in 30 days", said)
+    desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
+    seen = Client(tmp_path / "site", (desk.keys / "root.json").read_bytes()).refresh(desk.repo)
+    assert (2, 1) == (seen.plan.version, len(seen.bundles))
+
+
+@pytest.mark.slow
+def test_everything_in_an_object_store(tmp_path: Path):
+    """The same commands with s3:// and its options."""
+    Centre(tmp_path)
+    desk = Desk(tmp_path)
+    with s3() as served:
+        options = [part for key, value in served.options.items() for part in ("--store-option", f"{key}={value}")]
+        place = ["--repo", served.url, "--keys", str(desk.keys), *options]
+        desk.run("publish", *desk.bundles, "--new", *place)
+        assert "nothing was changed" in desk.run("publish", desk.bundles[0], *place)
+        desk.run("plan", "edit", "--file", desk.write_plan("1.1.0"), "--yes", *place)
+        assert "nothing is wrong" in desk.run("verify-repo", served.url, "--root", desk.keys / "root.json", *options)
+        (tmp_path / "stick").mkdir()
+        assert "holds pos-intent 1.1.0" in desk.run("stick", tmp_path / "stick", *place)
+
+
+def test_the_same_again_is_a_no_op_that_says_so(desk: Desk):
+    """A bundle and a plan that are there already."""
+    assert "is there already; nothing was changed" in desk.on_repo("publish", desk.bundles[0])
+    desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
+    assert "Nothing was changed" in desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["publish", "1.1.0"],
+        ["plan", "edit", "--file", "plan.yaml", "--yes"],
+        ["renew"],
+        ["renew", "root", "targets", "plan"],
+        ["rotate", "online"],
+        ["revoke", "pos-intent@1.0.0", "--yes"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_every_change_ends_with_the_earliest_expiry(desk: Desk, arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+    """So that nobody is surprised by it."""
+    desk.write_plan("1.0.0")
+    monkeypatch.chdir(desk.root)
+    assert "earliest expiry: timestamp, " in desk.on_repo(*arguments)
+
+
+def test_an_expiry_that_is_near_names_the_command(desk: Desk):
+    """The one that renews it."""
+    Centre.of(desk.root).expire("plan", seconds=3 * 86_400 + 60)
+    said = desk.run("plan", "show", "--repo", desk.repo, "--keys", desk.keys)
+    assert re.search(r"earliest expiry: plan, .* in 3 days; renew it with 'edge-convert renew plan'", said)
+    Centre.of(desk.root).expire("timestamp", seconds=-60)
+    assert "it has expired" in desk.run("plan", "show", "--repo", desk.repo, "--keys", desk.keys)
+
+
+def test_a_plan_is_shown_compared_and_halted(desk: Desk):
+    """show, diff and halt, by the plan key and the online key alone."""
+    for path in (*desk.keys.glob("root-*.pem"), *desk.keys.glob("targets-*.pem")):
+        path.unlink()
+    assert "The plan is empty" in desk.on_repo("plan", "show")
+    said = desk.on_repo("plan", "diff", "--file", desk.write_plan("1.0.0"))
+    assert "+ version: 1.0.0" in said
+    assert (
+        "means: channels.stable.tasks.pos-intent: 1.0.0, 5 % from 2026-12-01T02:00:00Z; the other sites never" in said
+    )
+    desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
+    assert "halted: no more sites switch" in desk.on_repo("plan", "halt", "pos-intent")
+    assert "+ halted: true" in desk.on_repo("plan", "diff")
+    printed = CliRunner().invoke(app, ["plan", "show", "--json", "--repo", str(desk.repo), "--keys", str(desk.keys)])
+    shown = plan.parse(printed.stdout.encode())
+    assert (3, True) == (shown.version, shown.channels["stable"].tasks["pos-intent"].halted)
+    desk.on_repo("plan", "halt", "pos-intent", "--resume", "--channel", "stable")
+    assert "no difference" in desk.on_repo("plan", "diff", "--file", desk.write_plan("1.0.0"))
+    code, said = desk.attempt("plan", "halt", "talk", "--repo", desk.repo, "--keys", desk.keys)
+    assert (2, True) == (code, "The plan's tasks: pos-intent" in said)
+
+
+def test_what_changes_sites_is_asked_for(desk: Desk):
+    """Without a terminal and without --yes nothing is published."""
+    place = ("--repo", desk.repo, "--keys", desk.keys)
+    for command in (
+        ("plan", "edit", "--file", desk.write_plan("1.0.0")),
+        ("revoke", "pos-intent@1.0.0"),
+    ):
+        code, said = desk.attempt(*command, *place)
+        assert (2, True) == (code, "--yes" in said), said
+    assert "The plan is empty" in desk.on_repo("plan", "show")
+    assert "pos-intent 1.0.0" in desk.on_repo("plan", "show")
+
+
+def test_the_plan_is_edited_in_an_editor(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """The editor gets the plan with an explanation; what it leaves is published, or kept when it does not stand."""
+    editor = desk.root / "editor"
+    editor.write_text(f'#!/bin/sh\ncp "$1" {desk.root}/seen; cat {desk.root}/plan.yaml > "$1"\n')
+    editor.chmod(0o700)
+    monkeypatch.setenv("EDITOR", str(editor))
+    monkeypatch.setenv("VISUAL", str(editor))
+    monkeypatch.chdir(desk.root)
+    desk.write_plan("1.0.0")
+    assert "plan 2 is published" in desk.on_repo("plan", "edit", "--yes")
+    assert "#   pos-intent 1.0.0 " in (desk.root / "seen").read_text()
+    desk.write_plan("9.9.9")
+    code, said = desk.attempt("plan", "edit", "--yes", "--repo", desk.repo, "--keys", desk.keys, given="n\n")
+    assert (2, True, True) == (code, "no signed bundle" in said, "plan.rejected.yaml" in said)
+    assert "9.9.9" in (desk.root / "plan.rejected.yaml").read_text()
+    (desk.root / "plan.yaml").write_text("")
+    assert "Nothing was changed" in desk.on_repo("plan", "edit", "--yes")
+
+
+def test_signing_elsewhere_step_by_step(desk: Desk):
+    """Stage, sign on another machine, publish what came back: each command says what comes next."""
+    vault, staged = desk.root / "vault", desk.root / "staged"
+    vault.mkdir()
+    shutil.copy(desk.keys / "root.json", vault)
+    for path in desk.keys.glob("targets-1.*"):
+        shutil.move(path, vault)
+    place = ("--to", desk.repo, "--keys", desk.keys)
+    code, said = desk.attempt("publish", desk.bundles[1], *place)
+    assert (2, True) == (code, "'targets' needs 1 more of the signatures of targets-1" in said)
+    said = desk.run("publish", desk.bundles[1], *place, "--stage", staged)
+    assert f"edge-convert sign {staged}" in said
+    assert "+ bundle pos-intent 1.1.0" in said
+    code, said = desk.attempt("publish", "--staged", staged, *place)
+    assert (2, True) == (code, "targets-1" in said)
+    code, said = desk.attempt("sign", staged, "--keys", vault)
+    assert (2, True, True) == (code, "+ bundle pos-intent 1.1.0" in said, "--yes" in said)
+    said = desk.run("sign", staged, "--keys", vault, "--yes")
+    assert "Signed. Publish it" in said
+    assert "earliest expiry: timestamp" in said
+    assert "Published." in desk.run("publish", "--staged", staged, *place)
+    assert "is published already; nothing was changed" in desk.run("publish", "--staged", staged, *place)
+    assert "pos-intent 1.1.0" in desk.on_repo("plan", "show")
+
+
+def test_the_plan_key_alone_halts(desk: Desk):
+    """Signed with it and staged; the machine that has nothing but the online key publishes it."""
+    desk.on_repo("plan", "edit", "--yes", "--file", desk.write_plan("1.0.0"))
+    for role in ("plan", "online"):
+        (desk.root / role).mkdir()
+        for path in (desk.keys / "root.json", desk.keys / "seen.json", *desk.keys.glob(f"{role}-1.*")):
+            shutil.copy(path, desk.root / role)
+    halt = ("plan", "halt", "pos-intent", "--repo", desk.repo, "--keys", desk.root / "plan")
+    code, said = desk.attempt(*halt)
+    assert (2, True) == (code, "the online key is not here" in said), said
+    said = desk.run(*halt, "--stage", desk.root / "halt")
+    assert ("Signed. Publish it" in said, "halted" in said) == (True, True), said
+    assert "halted: true" not in desk.on_repo("plan", "show")
+    said = desk.run("publish", "--staged", desk.root / "halt", "--to", desk.repo, "--keys", desk.root / "online")
+    assert "halted: no more sites switch" in said
+    assert "halted: true" in desk.on_repo("plan", "show")
+
+
+def test_keys_come_and_go(desk: Desk):
+    """A signer of their own, a key behind a service, one that leaves."""
+    said = desk.run("keys", "signer", desk.root / "anna", "anna", "--role", "targets")
+    assert "targets key anna, ed25519" in said
+    said = desk.on_repo("rotate", "targets", "--add", desk.root / "anna" / "anna.pub", "--threshold", "2")
+    assert "the keys of 'targets' are now: targets-1, anna" in said
+    public = generate_private_key(SECP256R1()).public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (desk.root / "kms.pem").write_bytes(pem)
+    kms = ("--role", "plan", "--uri", "awskms:alias/plan", "--public", desk.root / "kms.pem")
+    assert "ecdsa" in desk.run("keys", "signer", desk.keys, "kms", *kms)
+    assert "awskms:alias/plan" in desk.run("keys", "show", desk.keys)
+    said = desk.run("rotate", "online", "--remove", "online-1", "--repo", desk.repo, "--keys", desk.keys)
+    assert "the keys of 'online' are now: online-2" in said
+    assert f"made a new key, {desk.keys / 'online-2.pub'}: online key online-2" in said
+    code, said = desk.attempt("rotate", "online", "--remove", "online-1", "--repo", desk.repo, "--keys", desk.keys)
+    assert (2, True) == (code, "Its keys: online-2" in said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["keys", "signer", "x", "x", "--role", "boss"], "One of: root, targets, plan, online"),
+        (["keys", "signer", "x", "x", "--role", "plan", "--uri", "awskms:x"], "--uri and --public go together"),
+        (["keys", "signing", "new", "--root", "two"], "Write MofN, such as 2of3"),
+        (["keys", "signing", "new", "--targets", "3of2"], "3 of 2 keys cannot be asked for"),
+        (["keys", "show", "nowhere"], "keys create"),
+        (["publish", "--to", "x", "--keys", "signing-keys"], "nothing to publish"),
+        (["publish", "1.0.0", "1.1.0", "--to", "repository", "--keys", "signing-keys", "--stage", "s"], "one change"),
+        (["publish", "nothing", "--to", "repository", "--keys", "signing-keys"], "does not exist"),
+        (["sign", "nothing", "--keys", "signing-keys"], "holds no staged change"),
+        (["stick", "nothing", "--repo", "repository", "--keys", "signing-keys"], "no folder"),
+        (["renew", "--repo", "elsewhere", "--keys", "signing-keys"], "there is no repository at elsewhere"),
+        (["plan", "diff", "--repo", "repository", "--keys", "signing-keys"], "no earlier plan"),
+        (
+            ["plan", "edit", "--repo", "repository", "--keys", "signing-keys", "--file", "1.0.0/echo.weights.bin"],
+            "plan",
+        ),
+        (["rotate", "plan", "--restart-versions", "--repo", "repository", "--keys", "signing-keys"], "only online"),
+        (["rotate", "root", "--threshold", "9", "--repo", "repository", "--keys", "signing-keys"], "lower --threshold"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_says_what_to_do(desk: Desk, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch):
+    """Exit code 2, a sentence and a remedy; nothing is changed."""
+    monkeypatch.chdir(desk.root)
+    before = {path: path.read_bytes() for path in desk.repo.rglob("*") if path.is_file()}
+    code, output = desk.attempt(*arguments)
+    assert (2, True) == (code, said in output), output
+    assert "what to do:" in output
+    assert before == {path: path.read_bytes() for path in desk.repo.rglob("*") if path.is_file()}
+
+
+def test_a_stick_says_what_it_holds_and_until_when(desk: Desk):
+    """And when another role expires before the days that were asked for."""
+    desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
+    (desk.root / "stick").mkdir()
+    said = desk.on_repo(
+        "stick", desk.root / "stick", "--site", "shop-1", "--channel", "stable", "--expires-in-days", "60"
+    )
+    assert "holds pos-intent 1.0.0" in said
+    assert "(by 'timestamp')" in said
+    said = desk.on_repo("stick", desk.root / "stick", "--expires-in-days", "900")
+    assert "sooner than asked for" in said
+    assert "edge-convert renew" in said
+    root = desk.keys / "root.json"
+    assert {"problems": []}.items() <= json.loads(
+        CliRunner()
+        .invoke(app, ["verify-repo", str(desk.root / "stick"), "--root", str(root), "--stick", "--json"])
+        .stdout
+    ).items()
+
+
+@pytest.mark.release
+def test_keys_under_a_passphrase_are_asked_for(tmp_path: Path):
+    """From a file, or not at all when nobody is there to ask."""
+    desk = Desk(tmp_path)
+    phrase = tmp_path / "phrase"
+    phrase.write_text("nine purple herons\n")
+    phrase.chmod(0o600)
+    said = desk.run("keys", "signing", desk.keys, "--root", "1of1", "--targets", "1of1", "--passphrase-file", phrase)
+    assert "root-1.age, under a passphrase" in said
+    place = ("--to", desk.repo, "--keys", desk.keys)
+    code, said = desk.attempt("publish", desk.bundles[0], *place, "--new")
+    assert (2, True) == (code, "--passphrase-file" in said)
+    assert "is signed and published" in desk.run(
+        "publish", desk.bundles[0], *place, "--new", "--passphrase-file", phrase
+    )

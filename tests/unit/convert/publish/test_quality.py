@@ -1,0 +1,99 @@
+"""The figures of a bundle's own report, signed with it and shown to whoever signs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.publish import bundles, changes, quality
+from convert.publish.reading import newest
+from edge_agent.errors import HashMismatch
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import Centre
+
+SHARE = {"value": 0.9, "low": 0.85, "high": 0.94, "level": 0.95}
+FIGURES = {
+    "rows": 300,
+    "families": 100,
+    "accuracy": SHARE,
+    "sure": {"coverage": SHARE, "wrong": {"value": 0.02, "low": 0.0, "high": 0.05, "level": 0.95}},
+    "calibration": {"calibration_error": {"value": 0.03, "low": 0.0, "high": 0.07, "level": 0.95}},
+    "near_copies": {"rows": 3},
+    "without_near_copies": {"rows": 297, "accuracy": SHARE},
+}
+
+
+def reported(folder: Path, version: str, **changed: Any) -> Path:
+    evaluate = {**FIGURES, "per_label": {"refund": {}}, **changed}
+    return echo_bundle(folder, version=version, report=json.dumps({"evaluate": evaluate}).encode())
+
+
+def test_figures_are_signed_with_the_bundle(tmp_path: Path):
+    """They are read back from verified metadata as they were, without what no headline has."""
+    centre = Centre(tmp_path)
+    centre.publish(reported(tmp_path / "one", "1.9.0"))
+    centre.publish(reported(tmp_path / "two", "1.10.0", rows=400))
+    held = centre.publisher.held().bundles()
+    assert [FIGURES, FIGURES | {"rows": 400}] == sorted(
+        (dict(each.quality) for each in held.values()), key=lambda q: q["rows"]
+    )
+    assert "1.10.0" == getattr(newest(held, "pos-intent"), "version", "")
+
+
+def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
+    """A line for each sentence of the headline, of the new bundle and of the newest that is signed."""
+    centre = Centre(tmp_path)
+    centre.publish(reported(tmp_path / "one", "1.0.0"))
+    before = centre.publisher.held().targets.signed
+    centre.publish(reported(tmp_path / "two", "1.1.0", rows=400))
+    lines = list(changes.of_targets(before, centre.publisher.held().targets.signed, lambda key: key))
+    said = "It is right on 90.0 % (95 % interval 85.0 % to 94.0 %) of"
+    assert f"    {said} 400 test rows in 100 families." == lines[1]
+    assert f"      {said} 300 test rows in 100 families." in lines
+    assert any(line.startswith("    before, pos-intent 1.0.0") for line in lines)
+    assert any("90.0 % (95 % interval 85.0 % to 94.0 %) of the answers are sure" in line for line in lines)
+
+
+def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
+    """Nothing is signed of it, and nothing said."""
+    with bundles.opened(echo_bundle(tmp_path / "one")) as bundle:
+        assert {} == quality.of_bundle(bundle)
+    with bundles.opened(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
+        assert {} == quality.of_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        None, [], "x", {"rows": 3}, {"rows": True, "accuracy": SHARE}, {"rows": -1, "accuracy": SHARE},
+        {"rows": 3, "accuracy": SHARE | {"low": "0"}}, {"rows": 3, "accuracy": SHARE | {"value": 7.0}},
+        {"rows": 3, "accuracy": SHARE | {"high": float("nan")}},
+    ],
+)  # fmt: skip
+def test_nothing_but_figures_is_taken_over(spoilt: object):
+    """What is no headline is none; the others keep only their numbers."""
+    assert {} == quality.taken(spoilt)
+    assert {"rows": 3, "accuracy": SHARE} == quality.taken(
+        {"rows": 3, "accuracy": SHARE, "families": "\x1b[2J", "sure": 4}
+    )
+    assert {} == quality.decode("{") == quality.decode(7)
+
+
+def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
+    """Byte for byte; a damaged blob is an error."""
+    centre, made = Centre(tmp_path), reported(tmp_path / "one", "1.0.0")
+    centre.publish(made)
+    digest = next(iter(centre.publisher.held().bundles()))
+    bundles.fetch(centre.publisher.place, digest, tmp_path / "copy")
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()
+    }
+    blob = next(
+        path for path in centre.folder.rglob("*") if path.is_file() and path.read_bytes().startswith(b'{"evaluate')
+    )
+    blob.write_bytes(b"x")
+    with pytest.raises(HashMismatch, match="is damaged"):
+        bundles.fetch(centre.publisher.place, digest, tmp_path / "again")

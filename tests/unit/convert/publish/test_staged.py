@@ -1,0 +1,263 @@
+"""A change that is signed elsewhere: staged, carried, signed by several people, brought back, published once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from convert.publish import rotation, staged
+from convert.publish.keyring import Keyring, make
+from convert.publish.publisher import Publisher, SignaturesMissing
+from convert.publish.rotation import Rotation
+from edge_agent.errors import FileMissing, InvalidRequest, PlanInvalid, UpdateOutdated, UpdateUntrusted
+from tests.support.bundles import echo_bundle
+from tests.support.fleet_cases import Centre
+from tests.support.tuf_client import Client
+
+
+def nobody(folder: Path) -> str:
+    raise AssertionError(f"asked for the passphrase of {folder} without need")
+
+
+class Team:
+    """A centre whose root and targets keys are with somebody else: `office` has the rest, `vault` those."""
+
+    def __init__(self, root: Path) -> None:
+        self.centre = Centre(root)
+        self.office, self.vault = root / "office", root / "vault"
+        shutil.copytree(self.centre.keys, self.office)
+        shutil.copytree(self.centre.keys, self.vault)
+        for role in ("root", "targets"):
+            for path in self.office.glob(f"{role}-*.pem"):
+                path.unlink()
+        for path in (*self.vault.glob("plan-*.pem"), *self.vault.glob("online-*.pem")):
+            path.unlink()
+        self.folder = root / "staged"
+        self.publisher = self.publisher_with(self.office)
+
+    def publisher_with(self, *folders: Path) -> Publisher:
+        def stage(held, draft) -> None:
+            staged.write(self.folder, held, draft)
+
+        return Publisher(self.centre.publisher.place, Keyring(folders, nobody), self.centre.now, stage=stage)
+
+    def sign(self, *folders: Path) -> int:
+        """Sign what is staged; returns how many signatures are missing still."""
+        keys = Keyring(folders or [self.vault], nobody)
+        return sum(each.count for each in staged.add_signatures(staged.read(self.folder, keys), keys))
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Team:
+    """Return a team with nothing published."""
+    return Team(tmp_path)
+
+
+def published(publisher: Publisher, folder: Path) -> set[str]:
+    """Publish what is staged; return the roles that were not there yet."""
+    change = staged.publish(publisher, folder)
+    return set(change.draft.metadata()) if change else set()
+
+
+def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
+    """What sites see changes when the signed change is back, not before."""
+    before = team.centre.held.files
+    published = team.publisher.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
+    assert (True, before) == (team.publisher.staged, team.centre.held.files)
+    with pytest.raises(SignaturesMissing, match="targets-1"):
+        staged.publish(Publisher(team.publisher.place, team.publisher.keys), team.folder)
+    assert 0 == team.sign()
+    staged.publish(team.publisher, team.folder)
+    assert [published.signed.digest] == list(team.centre.held.bundles())
+    team.centre.plan(team.centre.offering(published.signed.digest))
+    seen = Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder)
+    assert {published.signed.digest} == seen.bundles
+
+
+def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
+    """Each signer adds theirs; one who adds nothing is told whose are missing."""
+    second = make(team.vault, "targets-2", "targets")
+    team.centre.publisher.keys.learn(second)
+    rotation.rotate(team.centre.publisher, Rotation("targets", (second,), threshold=2))
+    (tmp_path / "anna").mkdir()
+    for path in (*team.vault.glob("targets-2.*"), team.vault / "root.json"):
+        shutil.copy(path, tmp_path / "anna")
+    (team.vault / "targets-2.pem").unlink()
+    team.publisher.publish(echo_bundle(tmp_path / "bundle"))
+    assert 1 == team.sign(tmp_path / "anna")
+    with pytest.raises(InvalidRequest, match="none of these keys") as caught:
+        team.sign(tmp_path / "anna")
+    assert "targets-1" in caught.value.remedy
+    assert 0 == team.sign(team.vault)
+    staged.publish(team.publisher, team.folder)
+    assert 1 == len(team.centre.held.bundles())
+
+
+def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
+    """The signed metadata are compared with the new ones: bundles and keys that come and go, thresholds, time."""
+    old = team.centre.publish(echo_bundle(tmp_path / "old"))
+    shutil.copytree(team.centre.keys, team.office, dirs_exist_ok=True)
+    (team.office / "targets-1.pem").unlink()
+    team.publisher = team.publisher_with(team.office)
+    team.publisher.revoke(old)
+    keys = Keyring([team.vault], nobody)
+    lines = staged.read(team.folder, keys).described(keys)
+    assert lines[0].startswith("targets, version 2 → 3, holds until ")
+    assert [f"  - bundle pos-intent 1.0.0 ({old[:12]}): revoked"] == lines[1:]
+    new = make(team.office, "plan-2", "plan")
+    team.publisher.keys.learn(new)
+    there = rotation.keyids(team.publisher.held(), "plan")
+    rotation.rotate(team.publisher, Rotation("plan", (new,), tuple(there)))
+    change = staged.read(team.folder, keys)
+    lines = change.described(keys)
+    assert f"  - key plan-1 of plan ({there[0][:12]})" in lines
+    assert f"  + key plan-2 of plan ({new.key.keyid[:12]})" in lines
+
+
+def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
+    """New root keys, with a threshold, by the signatures of the old ones and the new ones."""
+    client = Client(tmp_path / "site", team.centre.root_bytes)
+    client.refresh(team.centre.folder)
+    new = make(team.vault, "root-9", "root")
+    there = rotation.keyids(team.publisher.held(), "root")
+    rotation.rotate(team.publisher, Rotation("root", (new,), (there[0],), threshold=1))
+    keys = Keyring([team.vault], nobody)
+    assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged.read(team.folder, keys).described(keys)
+    assert 0 == team.sign()
+    staged.publish(team.publisher, team.folder)
+    assert 2 == client.refresh(team.centre.folder).root_version
+    assert new.key.keyid in rotation.keyids(team.centre.held, "root")
+
+
+def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
+    """A plan whose key is elsewhere is signed there; whoever signs can read it."""
+    digest = team.centre.publish(echo_bundle(tmp_path / "bundle"))
+    shutil.move(team.office / "plan-1.pem", team.vault / "plan-1.pem")
+    team.publisher = team.publisher_with(team.office)
+    team.publisher.set_plan(team.centre.offering(digest))
+    keys = Keyring([team.vault], nobody)
+    change = staged.read(team.folder, keys)
+    assert change.draft.plan is not None
+    assert {digest} == change.draft.plan.bundles()
+    assert any("means: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.described(keys))
+    team.sign()
+    staged.publish(team.publisher, team.folder)
+    assert {digest} == Client(tmp_path / "site", team.centre.root_bytes).refresh(team.centre.folder).bundles
+
+
+def test_a_change_that_was_overtaken_is_staged_again(team: Team, tmp_path: Path):
+    """Two changes of one role cannot both follow the same version."""
+    team.publisher.publish(echo_bundle(tmp_path / "bundle"))
+    team.sign()
+    team.centre.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
+    with pytest.raises(InvalidRequest, match="has changed since") as caught:
+        staged.publish(team.publisher, team.folder)
+    assert "again" in caught.value.remedy
+
+
+def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
+    """The same command again changes nothing, and nobody is suspected; a signer who comes late is told."""
+    team.publisher.publish(echo_bundle(tmp_path / "bundle"))
+    team.sign()
+    assert staged.publish(team.publisher, team.folder) is not None
+    before = team.centre.held.files
+    assert staged.publish(team.publisher, team.folder) is None
+    assert before == team.centre.held.files
+    with pytest.raises(UpdateOutdated, match="not the newest any more") as caught:
+        staged.read(team.folder, Keyring([team.office], nobody))
+    assert "published already" in caught.value.remedy
+
+
+def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp_path: Path):
+    """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
+    client = Client(tmp_path / "site", team.centre.root_bytes)
+    there = rotation.keyids(team.publisher.held(), "targets")
+    rotation.rotate(team.publisher, Rotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],)))
+    team.sign()
+    assert {"root", "targets"} == published(team.publisher, team.folder)
+    (team.centre.folder / "metadata" / "2.root.json").unlink()
+    for folder in (team.office, team.centre.keys):
+        (folder / "seen.json").unlink(missing_ok=True)
+        (folder / "root.json").write_bytes(team.centre.root_bytes)
+    again = team.publisher_with(team.office)
+    assert {"root"} == published(again, team.folder)
+    assert 2 == client.refresh(team.centre.folder).root_version
+    assert staged.publish(again, team.folder) is None
+
+
+def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
+    """A plan and a renewed timestamp do not disturb a bundle that waits for signatures."""
+    first = team.centre.publish(echo_bundle(tmp_path / "first"))
+    team.publisher.publish(echo_bundle(tmp_path / "bundle", version="1.1.0"))
+    team.centre.plan(team.centre.offering(first))
+    team.centre.publisher.renew()
+    team.sign()
+    staged.publish(team.publisher, team.folder)
+    assert 2 == len(team.centre.held.bundles())
+
+
+def test_a_revocation_does_not_overtake_the_plan(team: Team, tmp_path: Path):
+    """When the plan has come to name the bundle while its revocation waited, nothing is published."""
+    digest = team.centre.publish(echo_bundle(tmp_path / "bundle"))
+    team.publisher.revoke(digest)
+    team.sign()
+    team.centre.plan(team.centre.offering(digest))
+    with pytest.raises(PlanInvalid, match="not signed"):
+        staged.publish(team.publisher, team.folder)
+    assert [digest] == list(team.centre.held.bundles())
+
+
+def test_a_signer_is_not_led_onto_an_old_copy(team: Team, tmp_path: Path):
+    """What a signer's keys have seen is not undone by a staged change that follows something older."""
+    digest = team.centre.publish(echo_bundle(tmp_path / "bundle"))
+    team.publisher.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
+    shutil.copytree(team.folder, tmp_path / "kept")
+    team.centre.revoke(digest)
+    team.publisher.publish(echo_bundle(tmp_path / "third", version="1.2.0"))
+    team.sign()
+    shutil.rmtree(team.folder)
+    shutil.move(tmp_path / "kept", team.folder)
+    with pytest.raises(UpdateOutdated):
+        team.sign()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda folder: shutil.rmtree(folder), FileMissing),
+        (lambda folder: (folder / "staged.json").write_text("{}"), InvalidRequest),
+        (lambda folder: (folder / "staged.json").write_text("no"), InvalidRequest),
+        (lambda folder: (folder / "new" / "targets.json").write_text("{}"), UpdateUntrusted),
+    ],
+)
+def test_a_spoilt_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error):
+    """It is named, with what to do."""
+    team.publisher.publish(echo_bundle(tmp_path / "bundle"))
+    spoil(team.folder)
+    with pytest.raises(error) as caught:
+        team.sign()
+    assert caught.value.remedy
+
+
+def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
+    """The keys' own root decides what a change may follow."""
+    other = Centre(tmp_path / "other", whose="theirs")
+    draft = staged.Draft(targets=other.publisher.next_of(other.held.targets, "targets"))
+    staged.write(team.folder, other.held, draft)
+    with pytest.raises(UpdateUntrusted, match="another root"):
+        team.sign()
+
+
+def test_a_folder_with_something_else_is_left_alone(team: Team, tmp_path: Path):
+    """Staging replaces an earlier change, and nothing else."""
+    team.folder.mkdir()
+    (team.folder / "thesis.txt").write_text("x")
+    with pytest.raises(InvalidRequest, match="something else"):
+        team.publisher.publish(echo_bundle(tmp_path / "bundle"))
+    assert ["thesis.txt"] == [path.name for path in team.folder.iterdir()]
+    (team.folder / "thesis.txt").unlink()
+    team.publisher.publish(tmp_path / "bundle")
+    assert "edge-agent/staged/v1" == json.loads((team.folder / "staged.json").read_text())["schema"]

@@ -1,0 +1,149 @@
+"""Every change stopped before each of its writes, in whatever place: sites accept what is there, and the same command
+goes on from it.
+
+Unlike the sweep over system calls in tests/process/test_publish_crash.py this needs no strace, knows no file system,
+and so speaks for object stores too, which take an object whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from convert.publish import keyring, rotation, stick
+from convert.publish.check import Scope, check
+from convert.publish.keyring import Keyring
+from convert.publish.places import Folder
+from convert.publish.publisher import Publisher
+from convert.publish.rotation import Rotation
+from convert.publish.stick import Order
+from tests.support.bundles import digest_of, echo_bundle
+from tests.support.fleet_cases import Centre
+from tests.support.tuf_client import Client
+
+
+class Stopped(Exception):
+    """The publisher was killed."""
+
+
+class Mortal(Folder):
+    """A place whose publisher dies before the write of that number, from 0."""
+
+    def __init__(self, root: Path, writes: int) -> None:
+        super().__init__(root)
+        self.left = writes
+
+    def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
+        if self.left == 0:
+            raise Stopped(path)
+        self.left -= 1
+        super().write(path, content)
+
+
+def rotating(role: str) -> Callable[[Publisher, Path], None]:
+    """Return the change that gives a role another key; its second run finds the key that was made."""
+
+    def change(publisher: Publisher, place: Path) -> None:
+        there = rotation.keyids(publisher.held(), role)
+        new = next(named for named in publisher.keys.keys if named.name == f"{role}-new")
+        if new.key.keyid not in there:
+            rotation.rotate(publisher, Rotation(role, (new,), (there[0],)))
+
+    return change
+
+
+def revoking(publisher: Publisher, place: Path) -> None:
+    """Revoke the bundle that the plan does not name."""
+    unwanted = digest_of(place.parent / "unwanted")
+    if unwanted in publisher.held().bundles():
+        publisher.revoke(unwanted)
+
+
+CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
+    "publish": lambda publisher, place: publisher.publish(place.parent / "bundle"),
+    "plan": lambda publisher, _: publisher.set_plan(publisher.held().plan.model_copy(update={"channels": {}})),
+    "renew": lambda publisher, _: publisher.renew("root", "targets", "plan"),
+    "revoke": revoking,
+    "stick": lambda publisher, place: stick.write(publisher, Order(place / "stick", 30)),
+    **{f"rotate {role}": rotating(role) for role in ("root", "targets", "plan", "online")},
+}
+
+
+class Ready:
+    """A repository with a bundle in force and one that is not, to be copied for each stop."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        centre = Centre(root / "ready")
+        self.anchor = centre.root_bytes
+        self.wanted = centre.publish(echo_bundle(root / "wanted", weights=b"weights"))
+        centre.publish(echo_bundle(root / "unwanted", weights=b"weights", version="0.9.0"))
+        centre.plan(centre.offering(self.wanted))
+        echo_bundle(root / "bundle", weights=b"other weights", version="1.1.0")
+        for role in ("root", "targets", "plan", "online"):
+            keyring.make(centre.keys, f"{role}-new", role)
+        (root / "ready" / "stick").mkdir()
+        Client(root / "ready" / "site", self.anchor).refresh(centre.folder)
+
+    def fresh(self) -> Path:
+        """Return a new copy."""
+        shutil.rmtree(self.root / "now", ignore_errors=True)
+        return shutil.copytree(self.root / "ready", self.root / "now")
+
+    def run(self, name: str, place: Path, writes: int) -> bool:
+        """Make a change as a process of its own would; False = it was stopped."""
+        publisher = Publisher(Mortal(place / "repository", writes), Keyring([place / "signing-keys"], lambda _: ""))
+        try:
+            CHANGES[name](publisher, place)
+        except Stopped:
+            return False
+        return True
+
+    def accepted(self, place: Path) -> set[frozenset[str]]:
+        """Return what a site that knew the repository and one that did not believe."""
+        caches = (place / "site", place / "newcomer")
+        return {Client(cache, self.anchor).refresh(place / "repository").bundles for cache in caches}
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
+    """Return a repository to be changed."""
+    return Ready(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_may_stop_before_any_write(ready: Ready, name: str):
+    """At each stop sites see the old state or the new one; after the next run all is as it should be."""
+    after = frozenset() if name == "plan" else frozenset({ready.wanted})
+    stops = 0
+    while True:
+        place = ready.fresh()
+        done = ready.run(name, place, stops)
+        assert ready.accepted(place) <= {frozenset({ready.wanted}), after}
+        assert ready.run(name, place, 1000)
+        assert {after} == ready.accepted(place)
+        found = check(Folder(place / "repository"), ready.anchor, 0, Scope(), lambda *_: None)
+        assert [] == found.problems
+        if done:
+            break
+        stops += 1
+    assert stops >= (1 if name == "stick" else 3)
+
+
+def test_making_a_repository_may_stop_before_any_write(tmp_path: Path):
+    """Until the last file is there, there is none; then there is a whole one."""
+    keys = Centre(tmp_path / "keys")
+    for writes in range(20):
+        repository = tmp_path / str(writes)
+        publisher = Publisher(Mortal(repository, writes), Keyring([keys.keys], lambda _: ""))
+        try:
+            publisher.create()
+        except Stopped:
+            assert not (repository / "metadata" / "timestamp.json").exists()
+        Publisher(Folder(repository), Keyring([keys.keys], lambda _: "")).create()
+        assert frozenset() == Client(tmp_path / f"site-{writes}", keys.root_bytes).refresh(repository).bundles
+    assert publisher.place.left > 0

@@ -1,0 +1,130 @@
+"""What `edge-convert init` writes, and that the documents name every key of a recipe."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from convert import scaffold
+from convert.pipeline import recipe
+from convert.pipeline import task as tasks
+from convert.pipeline.recipe import Recipe
+from convert.scaffold import Wanted, advise, recipe_text, runtime_of, task_text
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats import record_schema
+
+ROOT = Path(__file__).parents[3]
+CASES = [
+    (Wanted("a", "classify", ("refund", 'a "b"')), "onnx"),
+    (Wanted("a", "classify", runtime="llama"), "llama"),
+    (Wanted("a", "extract", ("item",)), "onnx"),
+    (Wanted("a", "extract", ("item", "size"), runtime="llama"), "llama"),
+    (Wanted("a", "generate"), "llama"),
+    (Wanted("a", "embed"), "onnx"),
+]
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every key of a model, with a dot between a section and its keys."""
+    found = []
+    for name, field in model.model_fields.items():
+        if field.exclude:
+            continue
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        found += keys_of(section, f"{prefix}{name}.") if section else [f"{prefix}{name}"]
+    return found
+
+
+@pytest.mark.parametrize(("wanted", "runtime"), CASES)
+def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted: Wanted, runtime: str):
+    """The recipe and the task read as they are, for the runtime that was advised or asked for."""
+    (tmp_path / "recipe.yaml").write_text(recipe_text(wanted))
+    (tmp_path / "task.yaml").write_text(task_text(wanted))
+    written = recipe.read(tmp_path)
+    assert runtime_of(wanted) == runtime
+    assert written.finetune is not None
+    assert (written.finetune.method == "lora") == (runtime == "llama")
+    task = tasks.of(tmp_path)
+    assert (task.name, task.kind) == ("a", wanted.kind)
+    assert tasks.read(tmp_path / "task.yaml")["runtime"] == runtime
+    if task.record_schema is not None:
+        assert record_schema.fields(task.record_schema) == list(wanted.labels)
+        assert written.data.format == "prompt-completion"
+    elif wanted.kind == "extract":
+        assert task.labels == ("O", "B-item", "I-item")
+    elif wanted.labels:
+        assert task.labels == wanted.labels
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "said"),
+    [
+        ("classify", "refund", "at least 2 labels; refund is one"),
+        ("classify", "", "label 1 of 1 is empty"),
+        ("classify", "refund,,price", "label 2 of 3 is empty"),
+        ("classify", "refund,price,", "label 3 of 3 is empty"),
+        ("extract", "item, item", "label item stands there twice"),
+        ("generate", "refund,price", "has no labels"),
+    ],
+)
+def test_labels_that_no_task_can_have_are_refused(kind, written: str, said: str):
+    """Before anything is written, and not by the first stage of a run."""
+    with pytest.raises(InvalidRequest, match=said):
+        scaffold.labels_of(written, kind)
+
+
+def test_labels_are_read_without_their_blanks():
+    """One field of a record is enough; no option means placeholders."""
+    assert ("refund", "not now") == scaffold.labels_of(" refund , not now", "classify")
+    assert ("item",) == scaffold.labels_of("item", "extract")
+    assert () == scaffold.labels_of(None, "classify")
+
+
+@pytest.mark.parametrize("wanted", [case[0] for case in CASES])
+def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: Wanted):
+    """With every key that is commented out taken in, the recipe means the same."""
+    text = recipe_text(wanted)
+    whole = []
+    for line in text.splitlines():
+        bare = line.replace("# ", "", 1)
+        key = bare.strip().partition(":")[0]
+        named = key in {name.rpartition(".")[2] for name in keys_of(Recipe)} or bare in (
+            "export:",
+            "quantize:",
+            "budget:",
+        )
+        given = ("base", "gguf", "importance", "outliers")
+        chosen = key not in given and not (key == "adapter" and "separate" not in bare)
+        whole.append(bare if line.strip().startswith("# ") and named and chosen else line)
+    (tmp_path / "recipe.yaml").write_text(text)
+    left = recipe.read(tmp_path).model_dump()
+    (tmp_path / "recipe.yaml").write_text("\n".join(whole))
+    assert recipe.read(tmp_path).model_dump() == left
+    assert "export" in yaml.safe_load("\n".join(whole))
+
+
+def test_the_draft_and_the_document_name_every_key():
+    """docs/recipe-yaml.md and the drafted recipe know all keys of the model, and the document no other."""
+    document = (ROOT / "docs" / "recipe-yaml.md").read_text()
+    drafted = recipe_text(CASES[0][0])
+    keys = keys_of(Recipe)
+    assert [key for key in keys if f"`{key}`" not in document] == []
+    assert [key for key in keys if f"{key.rpartition('.')[2]}:" not in drafted] == []
+    rows = [line.split("`")[1] for line in document.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(keys)
+
+
+def test_a_runtime_that_does_not_serve_the_kind_is_refused():
+    """The error says which one does, and why."""
+    with pytest.raises(InvalidRequest, match="runtime onnx serves classify, embed, extract; not generate") as raised:
+        recipe_text(Wanted("a", "generate", runtime="onnx"))
+    assert "Take runtime llama. Only a decoder writes text." in raised.value.remedy
+
+
+def test_the_advice_names_encoder_or_decoder():
+    """Whoever reads it knows which family to look for."""
+    assert [advise(kind).runtime for kind in ("classify", "extract", "generate", "embed")] == [
+        "onnx", "onnx", "llama", "onnx",
+    ]  # fmt: skip

@@ -1,0 +1,287 @@
+"""convert/training/ on the architectures that it is meant for: tiny random models, the first layers run once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import tokenizers
+import torch
+import transformers
+
+from convert.data.row_files import Row
+from convert.decoder.scores import joint_log_probabilities
+from convert.decoder.tokens import TaskTokens, task_tokens
+from convert.encoder.tags import UNREAD
+from convert.pipeline.recipe import Finetune
+from convert.training import adapter
+from convert.training.adapter import Halves
+from convert.training.decoder import DecoderLearner, Parts
+from convert.training.encoder import EncoderLearner, Item, Reading, classifier
+from convert.training.lessons import Lesson, Lessons
+from convert.training.loop import Settings, train
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Prompt, Task
+from tests.support import models, pos_intents, tiny_decoder
+
+LABELS = ("refund", "price", "opening hours", "opening soon")
+"""Two of them share their first tokens."""
+TASK = Task(name="t", kind="classify", labels=LABELS, prompt=Prompt(template="Message: {input}\nIntent:"))
+RENAMED = {"refund": "refund", "price": "price", "hours": "opening hours", "stock": "opening soon"}
+ROWS = [Row(text, label=RENAMED[label]) for text, label in pos_intents.train() if label in RENAMED]
+
+SIZES = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture."""
+
+    config: type[Any]
+    more: dict[str, Any]
+
+    def model(self) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return transformers.AutoModelForCausalLM.from_config(self.config(**(SIZES | self.more))).eval()
+
+
+FAMILIES = {
+    "llama": Family(transformers.LlamaConfig, {}),
+    "mistral": Family(transformers.MistralConfig, {"sliding_window": 8}),
+    "qwen2": Family(transformers.Qwen2Config, {}),
+    "qwen3": Family(transformers.Qwen3Config, {"head_dim": 8}),
+    "gemma3": Family(
+        transformers.Gemma3TextConfig,
+        {
+            "head_dim": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "smollm3": Family(transformers.SmolLM3Config, {"no_rope_layer_interval": 2}),
+    "phi3": Family(transformers.Phi3Config, {"sliding_window": None}),
+}
+
+
+def tokens() -> TaskTokens:
+    return task_tokens(TASK, tiny_decoder.tokenizer())
+
+
+def lessons(count: int = len(ROWS)) -> list[Lesson]:
+    return Lessons(TASK, tokens()).of(ROWS[:count], 200)[0]
+
+
+def adapted(family: str, **settings: Any) -> Any:
+    """Return an adapted model whose adapter does something."""
+    model = adapter.adapted(FAMILIES[family].model(), Finetune(**({"method": "lora", "rank": 2} | settings)))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_halves_compute_what_the_whole_computes(family: str, tmp_path: Path) -> None:
+    """For each architecture and every cut, cached lower layers give the logits of the whole adapted model.
+
+    They are kept as bfloat16, which has 8 binary digits.
+    """
+    for first in (1, 2):
+        model = adapted(family, layers_from=first)
+        read = [lesson.prompt for lesson in lessons(5)]
+        whole, halves = Halves(model, 0, tmp_path), Halves(model, first, tmp_path)
+        assert [5] == list(halves.prepare(read))
+        assert [] == list(whole.prepare(read))
+        with torch.inference_mode():
+            expected = whole.logits(read, 2)
+            assert float((expected - halves.logits(read, 2)).norm()) <= 2**-6 * float(expected.norm())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_linear_layer_of_the_upper_layers_is_adapted(family: str) -> None:
+    """Only inside the layers, only from layers_from on, and nothing else is trained."""
+    model = adapted(family, layers_from=1)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert all("lora_" in name and ".layers.0." not in name for name in trained)
+    assert not any("lm_head" in name or "embed" in name for name in trained)
+    expected = set(adapter.linear_names(FAMILIES[family].model()))
+    assert expected == {name.split(".lora_")[0].rpartition(".")[2] for name in trained}
+    assert {"o_proj", "down_proj"} <= expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_of_labels_are_those_of_whole_sequences(family: str) -> None:
+    """Sliding windows, shared caches and labels with a common beginning change nothing."""
+    model, asked = adapted(family), tokens()
+    text = ROWS[0].text
+    (joint,) = joint_log_probabilities(model, asked, [text])
+    for path, score in zip(asked.labels, joint, strict=True):
+        prompt = asked.prompt(text)
+        with torch.inference_mode():
+            steps = model(torch.tensor([prompt + path])).logits[0].float().log_softmax(-1)
+        expected = sum(float(steps[len(prompt) - 1 + at, token]) for at, token in enumerate(path))
+        assert pytest.approx(expected, abs=1e-3) == score
+
+
+@pytest.mark.slow
+def test_labels_of_several_tokens_are_learnt() -> None:
+    """The loss that validation measures, the agent's own, falls though training never computes all labels."""
+    torch.manual_seed(0)
+    model = adapter.adapted(FAMILIES["llama"].model(), Finetune(method="lora", rank=4))
+    every = lessons()
+    learner = DecoderLearner(model, tokens(), Parts(every, every[::4]), 0.01, Halves(model, 0, Path()))
+    before = learner.validate()
+    trained = train(learner, Settings(epochs=15, batch_rows=8, patience_epochs=15, seed=1), lambda *_: None)
+    after = learner.validate()
+    assert after.loss < 0.75 * before.loss
+    assert after.accuracy > max(before.accuracy, 0.5)
+    assert after.accuracy == trained.report()["validation_accuracy"]
+
+
+def test_saved_weights_are_those_that_validated_best(tmp_path: Path) -> None:
+    """An adapter read back scores as the learner did."""
+    model = adapted("llama", layers_from=1)
+    size = adapter.save(model, tmp_path / "adapter")
+    assert size == sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir())
+    again = peft.PeftModel.from_pretrained(FAMILIES["llama"].model(), tmp_path / "adapter")
+    texts = [row.text for row in ROWS[:3]]
+    expected = joint_log_probabilities(model, tokens(), texts)
+    assert expected == pytest.approx(joint_log_probabilities(again, tokens(), texts), abs=1e-5)
+
+
+def test_a_model_without_a_stack_of_layers_is_refused() -> None:
+    """GPT-2 keeps its layers elsewhere; the error names families that work."""
+    small = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=600, n_positions=64)
+    with pytest.raises(InvalidRequest, match="GPT2LMHeadModel is not supported") as caught:
+        adapter.adapted(transformers.GPT2LMHeadModel(small), Finetune(method="lora"))
+    assert "llama" in caught.value.remedy
+
+
+# --- encoders ---------------------------------------------------------------------------------------------------------
+
+BODY = {
+    "vocab_size": 30522,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 66,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+ENCODERS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig(**BODY)),
+    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**BODY)),
+    "distilbert": lambda: transformers.DistilBertModel(
+        transformers.DistilBertConfig(vocab_size=30522, dim=16, hidden_dim=32, n_layers=2, n_heads=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_encoder_is_padded_without_effect_and_learns(family: str, tmp_path: Path) -> None:
+    """For each architecture: a row's logits do not depend on its neighbours, and the head alone lowers the loss."""
+    torch.manual_seed(0)
+    ENCODERS[family]().save_pretrained(tmp_path)
+    model = classifier(str(tmp_path), TASK, "head")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    if family == "distilbert":  # its tokenizer knows no segments
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    parts = Reading(tokenizer, TASK, 64).of(ROWS)
+    learner = EncoderLearner(model, tokenizer, (parts, parts), 0.02)
+    model.eval()
+    with torch.inference_mode():
+        alone = model(torch.tensor([parts.items[0].given["input_ids"]])).logits
+        beside = learner.answers(parts.items[:6])[0][0]
+    torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-3)
+    before = learner.validate()
+    train(learner, Settings(epochs=6, batch_rows=8, patience_epochs=6, seed=1), lambda *_: None)
+    assert learner.validate().loss < before.loss
+    assert all(
+        name.startswith(("classifier", "head", "pre_classifier")) or ".pooler." in name for name in trained(model)
+    )
+
+
+def trained(model: Any) -> list[str]:
+    return [name for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+@pytest.mark.parametrize(("method", "rates"), [("full", {0.001, 0.005}), ("head", {0.001})])
+def test_a_new_head_learns_faster_than_the_body(method: str, rates: set[float], tmp_path: Path) -> None:
+    """Matrices decay, biases and norms do not; a head alone learns at the rate that was asked for."""
+    ENCODERS["bert"]().save_pretrained(tmp_path)
+    model = classifier(str(tmp_path), TASK, method)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    parts = Reading(tokenizer, TASK, 64).of(ROWS[:4])
+    groups = EncoderLearner(model, tokenizer, (parts, parts), 0.001).groups()
+    assert rates == {group["lr"] for group in groups}
+    assert len(trained(model)) == sum(len(group["params"]) for group in groups)
+    assert all((weight.ndim > 1) == (group["weight_decay"] > 0) for group in groups for weight in group["params"])
+
+
+def test_an_outlier_is_learnt_as_often_as_a_row(tmp_path: Path) -> None:
+    """Over an epoch each outlier comes once, never more than one for four rows; what is learnt flattens its labels."""
+    torch.manual_seed(0)
+    ENCODERS["bert"]().save_pretrained(tmp_path)
+    model = classifier(str(tmp_path), TASK, "head")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    reading = Reading(tokenizer, TASK, 64)
+    parts, strange = reading.of(ROWS[:16]), reading.strangers([Row(f"stranger {n}") for n in range(4)])
+    asked: list[int] = []
+
+    class Watched(EncoderLearner):
+        def answers(self, items: Sequence[Item]) -> Any:
+            asked.append(sum(item.wanted == (UNREAD,) for item in items))
+            return super().answers(items)
+
+    learner = Watched(model, tokenizer, (parts, parts), 0.02, strange)
+    for at in range(0, 16, 2):
+        learner.loss(range(at, at + 2))
+    assert 4 == sum(asked)
+    crowd = Watched(model, tokenizer, (parts, parts), 0.02, strange * 30)
+    asked.clear()
+    crowd.loss(range(8))
+    assert [0, 2] == asked
+
+
+@pytest.mark.parametrize("kind", ["classify", "extract"])
+def test_a_text_that_names_a_special_token_is_learnt_as_it_is_served(kind: str) -> None:
+    """Training reads "[SEP]" in a text as the agent does: as characters, and not as a separator."""
+    text = "the sign says [SEP] and [MASK], what does it cost"
+    served = tokenizers.Tokenizer.from_file(str(models.minilm_dir() / "tokenizer.json"))
+    served.encode_special_tokens = True
+    served.no_padding()
+    labels = {"classify": LABELS, "extract": ("O", "B-x", "I-x")}[kind]
+    task = Task(name="t", kind=kind, labels=labels)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    [item] = Reading(tokenizer, task, 64).of([Row(text, label="price" if kind == "classify" else "")]).items
+    assert served.encode(text).ids == item.given["input_ids"]
+    assert 1 == item.given["input_ids"].count(tokenizer.sep_token_id)
+
+
+def test_rows_too_long_for_an_encoder_are_counted(tmp_path: Path) -> None:
+    """One that is too long is left out; when all are, that is an error."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
+    rows = [Row("How much", label="price"), Row("why " * 50, label="refund")]
+    assert (1, 1) == (len((found := Reading(tokenizer, TASK, 20).of(rows)).items), found.too_long)
+    with pytest.raises(InvalidRequest, match="all 1 training rows have more than 20 tokens"):
+        Reading(tokenizer, TASK, 20).of(rows[1:])

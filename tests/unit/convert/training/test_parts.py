@@ -1,0 +1,256 @@
+"""convert/training/: the parts that only compute."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from convert.data.row_files import Message, Row, Span
+from convert.decoder.tokens import task_tokens, tokenize
+from convert.encoder.tags import UNREAD, tagged
+from convert.training import loop, objective
+from convert.training.encoder import Item, cycled, uniformity
+from convert.training.keeping import keep_back
+from convert.training.lessons import Lessons
+from convert.training.objective import Answer, label_answers, targets
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Prompt, Task
+from tests.support import models, tiny_decoder
+
+CPU = torch.device("cpu")
+
+
+def minilm_tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(models.minilm_dir())
+
+
+# --- objective --------------------------------------------------------------------------------------------------------
+
+
+def test_a_label_chooses_at_each_of_its_tokens() -> None:
+    """The choices are the tokens with which some label goes on there, the right one first."""
+    answers = label_answers([(1, 2), (1, 3, 4), (5,)])
+    assert (
+        Answer((1, 2), ((1, 5), (2, 3))),
+        Answer((1, 3, 4), ((1, 5), (3, 2), (4,))),
+        Answer((5,), ((5, 1),)),
+    ) == answers
+
+
+def test_label_loss_is_the_softmax_over_the_labels_and_a_share_over_the_vocabulary() -> None:
+    """For labels of one token that is the cross-entropy over the labels at the answer's position."""
+    logits = torch.tensor([[[2.0, 1.0, 0.0, -1.0]]])
+    answers = label_answers([(0,), (1,)])
+    among = math.log(1 + math.exp(-1.0))
+    whole = math.log(sum(math.exp(each) for each in (2.0, 1.0, 0.0, -1.0))) - 2.0
+    loss = objective.loss(logits, targets([answers[0]], CPU), vocabulary_share=0.25)
+    assert pytest.approx(among + 0.25 * whole, abs=1e-6) == float(loss)
+
+
+def test_labels_of_several_tokens_add_up() -> None:
+    """Tokens without an alternative cost nothing among the labels; a shorter label's row is padded in front."""
+    answers = label_answers([(1, 2), (1, 3), (0,)])
+    wanted = targets([answers[0], answers[2]], CPU)
+    assert [[1, 2], [-100, 0]] == wanted.tokens.tolist()
+    loss = objective.loss(torch.zeros(2, 2, 4), wanted, vocabulary_share=0.0)
+    assert pytest.approx((2 * math.log(2) + math.log(2)) / 2) == float(loss)
+
+
+def test_other_answers_are_learnt_token_by_token() -> None:
+    """Without choices the loss is the mean over the answer's tokens, and an answer is right to the last one or not."""
+    wanted = targets([Answer((1, 2)), Answer((3,))], CPU)
+    logits = torch.zeros(2, 2, 4)
+    assert pytest.approx(math.log(4)) == float(objective.loss(logits, wanted))
+    logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
+    assert 1 == objective.exact(logits, wanted)
+
+
+# --- outliers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_should_get_every_label_alike() -> None:
+    """The loss of an outlier is 0 for equal logits, whatever the number of labels, and grows with how sure they are."""
+    assert pytest.approx(0.0, abs=1e-6) == float(uniformity(torch.ones(3, 7)))
+    calm, sure = (float(uniformity(torch.tensor([[each, 0.0, 0.0]]))) for each in (1.0, 5.0))
+    assert 0.0 < calm < sure
+
+
+def test_outliers_come_again_without_end_in_another_order() -> None:
+    """Each turn has all of them once; of none there is nothing."""
+    items = [Item({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
+    drawn = list(itertools.islice(cycled(items), 15))
+    turns = [drawn[at : at + 5] for at in (0, 5, 10)]
+    assert all(sorted(map(repr, items)) == sorted(map(repr, turn)) for turn in turns)
+    assert turns[0] != turns[1] or turns[1] != turns[2]
+    assert [] == list(cycled([]))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_kept_back_by_label_and_family() -> None:
+    """Every label gives its share; families and equal texts stay together, synthetic rows train."""
+    rows = [Row(f"{label} {n}", label=label, family=f"{label}/{n // 2}") for label in ("a", "b") for n in range(20)]
+    rows += [Row("a 0!", label="a", family="a/0"), *(Row(f"s {n}", label="a", synthetic=True) for n in range(20))]
+    kept = keep_back(rows, 0.3, seed=1)
+    assert sorted(rows, key=repr) == sorted([*kept.train, *kept.validation], key=repr)
+    assert not {row.family for row in kept.train if row.family} & {row.family for row in kept.validation}
+    assert not any(row.synthetic for row in kept.validation)
+    assert 6 == sum(row.label == "b" for row in kept.validation)
+    assert kept == keep_back(rows, 0.3, seed=1)
+    assert kept != keep_back(rows, 0.3, seed=2)
+
+
+class CountedRow(Row):
+    """A row that counts how often it is compared with another."""
+
+    compared = 0
+    __hash__ = Row.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedRow.compared += 1
+        return super().__eq__(other)
+
+
+def test_keeping_back_compares_no_row_with_another() -> None:
+    """Its work grows with the rows, not with their square."""
+    rows = [CountedRow(f"text {n}", label=str(n % 3)) for n in range(300)]
+    keep_back(rows, 0.3, seed=1)
+    assert 0 == CountedRow.compared
+
+
+def test_at_least_one_row_is_kept_back() -> None:
+    """A split too small for the share gives one row of its largest label; one that cannot is refused."""
+    rows = [Row("x", label="a"), Row("y", label="b"), Row("z", label="b")]
+    assert ("b",) == tuple(row.label for row in keep_back(rows, 0.1, seed=1).validation)
+    with pytest.raises(InvalidRequest, match="no row to spare"):
+        keep_back([Row("x", synthetic=True), Row("y", synthetic=True)], 0.1, seed=1)
+
+
+def test_lessons_of_an_answer_end_with_the_end_token() -> None:
+    """A request is rendered as the agent renders it; a longer conversation by the tokenizer's chat template."""
+    tokenizer = tiny_decoder.tokenizer()
+    task = Task(name="t", kind="generate", prompt=Prompt(chat=True, system="Be brief."))
+    tokens = task_tokens(task, tokenizer)
+    system, asked, answered = Message("system", "Be brief."), Message("user", "hi"), Message("assistant", "yes")
+    simple = Row("hi", completion="yes", messages=(system, asked, answered))
+    longer = Row("hi", completion="yes", messages=(asked, answered, asked, answered))
+    (one, plain, two), _ = Lessons(task, tokens).of([simple, Row("hi", completion="yes"), longer], 100)
+    assert tokens.prompt("hi") == one.prompt == plain.prompt
+    assert (*tokenize(tokenizer, "yes", special=False), tokenizer.eos_token_id) == one.answer.tokens
+    written = tokenizer.decode([*two.prompt, *two.answer.tokens])
+    turn = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>"
+    assert f"{turn}\n{turn}" == written
+
+
+def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
+    """Left out are those over tokens_max; if none is left, that is an error."""
+    task = Task(name="t", kind="classify", labels=("refund", "price"))
+    lessons = Lessons(task, task_tokens(task, tiny_decoder.tokenizer()))
+    rows = [Row("hi", label="price"), Row("I want my money back " * 20, label="refund")]
+    short, too_long = lessons.of(rows, 40)
+    assert (["hi"], 1) == ([lesson.row.text for lesson in short], too_long)
+    with pytest.raises(InvalidRequest, match="all 1 training rows have more than 40 tokens"):
+        lessons.of(rows[1:], 40)
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+
+def test_spans_become_tags_of_words() -> None:
+    """A word's first token has its tag, the others are not read; a span that splits a word is counted."""
+    labels, text = ("O", "B-item", "I-item", "B-size", "I-size"), "Two flat whites, 5kg"
+    spans = (Span(4, 15, "item"), Span(17, 18, "size"))
+    encoding = minilm_tokenizer()(text, return_offsets_mapping=True)
+    found = tagged(text, encoding, spans, labels)
+    tags = [labels[tag] for tag in found.tags if tag != UNREAD]
+    assert ["O", "B-item", "I-item", "O", "B-size"] == tags
+    assert 1 == found.misfits
+    assert UNREAD == found.tags[0] == found.tags[-1]
+
+
+# --- loop -------------------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """Learns one number; validation follows a script."""
+
+    def __init__(self, script: Sequence[float], start: float = 0.0, rate: float = 0.1) -> None:
+        self.weight = torch.nn.Parameter(torch.tensor([start]))
+        self.seen: list[tuple[int, ...]] = []
+        self.weights: list[float] = []
+        self._script, self._rate = list(script), rate
+
+    @property
+    def lengths(self) -> list[int]:
+        return [5, 1, 4, 2, 3]
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.weight], "lr": self._rate, "weight_decay": 0.0}]
+
+    def loss(self, rows: Sequence[int]) -> torch.Tensor:
+        self.seen.append(tuple(rows))
+        return ((self.weight - 3.0) ** 2).sum()
+
+    def validate(self) -> loop.Validation:
+        self.weights.append(float(self.weight.detach()))
+        return loop.Validation(1.0, self._script[len(self.weights) - 1])
+
+
+def settings(**changed: int) -> loop.Settings:
+    return loop.Settings(**({"epochs": 6, "batch_rows": 2, "patience_epochs": 2, "seed": 1} | changed))
+
+
+def test_training_stops_early_and_keeps_the_best_weights() -> None:
+    """Two epochs without a better validation end it; the weights are those of the best epoch."""
+    learner = Line([0.5, 0.7, 0.7, 0.6, 0.9, 0.9])
+    said: list[tuple[str, int, int]] = []
+    trained = loop.train(learner, settings(), lambda *line: said.append(line))
+    assert (4, 2, True) == (len(trained.epochs), trained.best_epoch, trained.stopped_early)
+    assert learner.weights[1] == float(learner.weight.detach())
+    assert trained.epochs[0].train_loss > trained.epochs[-1].train_loss
+    assert 0.7 == trained.report()["validation_accuracy"]
+    assert (12, 18) == said[-1][1:]
+    assert "validation accuracy 0.700" in said[-1][0]
+    assert " s left" in said[-1][0]
+
+
+@pytest.mark.parametrize(("script", "best"), [([0.8, 0.5, 0.6], 0), ([0.8, 0.5, 0.9, 0.5, 0.5], 2)])
+def test_a_start_that_no_epoch_betters_is_kept(script: list[float], best: int) -> None:
+    """Where the head was fitted first, the start is measured like an epoch, and counts as number 0."""
+    learner = Line(script, start=1.0)
+    trained = loop.train(learner, settings(), lambda *_: None, head_fitted=True)
+    assert (best, max(script)) == (trained.best_epoch, trained.report()["validation_accuracy"])
+    assert learner.weights[best] == float(learner.weight.detach())
+
+
+def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
+    """The order depends on the seed only."""
+    first, second, other = (Line([0.5] * 6) for _ in range(3))
+    for learner, seed in ((first, 1), (second, 1), (other, 2)):
+        loop.train(learner, settings(epochs=1, seed=seed), lambda *_: None)
+    assert first.seen == second.seen
+    assert first.seen != other.seen
+    assert {(1, 3), (4, 2), (0,)} == set(first.seen)
+
+
+def test_a_loss_that_is_not_finite_is_refused() -> None:
+    """The error says to lower the learning rate."""
+    with pytest.raises(InvalidRequest, match="not finite any more in epoch 1") as caught:
+        loop.train(Line([0.5] * 6, start=math.inf), settings(), lambda *_: None)
+    assert "learning_rate" in caught.value.remedy
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
+    """It is highest after a tenth of the steps and next to nothing in the end."""
+    rates = [loop.rate(step, 100) for step in range(100)]
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert sorted(rates[:10]) == rates[:10]
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+    assert rates[-1] < 0.001

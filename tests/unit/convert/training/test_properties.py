@@ -1,0 +1,126 @@
+"""convert/training/: what holds for any labels, rows and settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convert.data.row_files import Row
+from convert.pipeline.recipe import Finetune
+from convert.training import adapter, objective
+from convert.training.keeping import keep_back
+from convert.training.loop import Validation
+from convert.training.objective import Answer, label_answers, targets
+from edge_agent.errors import InvalidRequest
+from tests.support import tiny_decoder
+
+CPU = torch.device("cpu")
+VOCABULARY = 6
+
+tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=3).map(tuple)
+
+
+def prefix_free(paths: list[tuple[int, ...]]) -> bool:
+    """Tell whether no label begins with another one, as labels of a task should not."""
+    return not any(first == second[: len(first)] for first, second in itertools.permutations(paths, 2))
+
+
+labels = st.lists(tokens, min_size=2, max_size=5, unique=True).filter(prefix_free)
+
+
+@settings(deadline=None, max_examples=40)
+@given(labels, st.integers(0, 999))
+def test_the_labels_share_all_probability_among_them(paths: list[tuple[int, ...]], seed: int) -> None:
+    """Without the vocabulary's share, exp(-loss) of the labels adds up to 1: nothing is lost, nothing counted twice."""
+    table = torch.randn(VOCABULARY**3, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+    def behind(path: tuple[int, ...], at: int) -> torch.Tensor:
+        # What a model says depends on the tokens before, and on nothing else.
+        return table[sum((token + 1) * (VOCABULARY + 1) ** place for place, token in enumerate(path[:at])) % len(table)]
+
+    total = 0.0
+    for answer in label_answers(paths):
+        logits = torch.stack([behind(answer.tokens, at) for at in range(len(answer.tokens))])[None]
+        total += float(torch.exp(-objective.loss(logits, targets([answer], CPU), vocabulary_share=0.0)))
+    assert pytest.approx(1.0, abs=1e-4) == total
+
+
+@settings(deadline=None, max_examples=40)
+@given(labels)
+def test_a_certain_model_has_no_loss(paths: list[tuple[int, ...]]) -> None:
+    """Both parts of the loss are smallest where the right tokens have all the probability."""
+    for answer in label_answers(paths):
+        wanted = targets([answer], CPU)
+        logits = torch.nn.functional.one_hot(wanted.tokens, VOCABULARY) * 50.0
+        assert pytest.approx(0.0, abs=1e-4) == float(objective.loss(logits, wanted))
+        assert 1 == objective.exact(logits, wanted)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4))
+def test_answers_are_aligned_at_their_ends(rows: list[tuple[int, ...]]) -> None:
+    """Nothing is learnt where an answer is shorter than the longest one."""
+    wanted = targets([Answer(row) for row in rows], CPU)
+    assert max(map(len, rows)) == wanted.length
+    assert rows == [tuple(token for token in line if token != -100) for line in wanted.tokens.tolist()]
+    assert all(line[-1] != -100 for line in wanted.tokens.tolist())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6), st.booleans()), min_size=1, max_size=40),
+    st.floats(0.05, 0.9),
+    st.integers(0, 9),
+)
+def test_keeping_rows_back_loses_none_and_leaves_every_label_some(
+    drawn: list[tuple[str, int, bool]], share: float, seed: int
+) -> None:
+    """Whatever the rows: no row is lost or doubled, no family parted, no label of several families without training."""
+    rows = [
+        Row(f"{n}", label=label, family=f"{label}{family}", synthetic=synthetic)
+        for n, (label, family, synthetic) in enumerate(drawn)
+    ]
+    try:
+        kept = keep_back(rows, share, seed)
+    except InvalidRequest:
+        assert len(families(rows)) < 2 or families(rows) == families([row for row in rows if row.synthetic])
+        return
+    assert Counter(row.text for row in rows) == Counter(row.text for row in (*kept.train, *kept.validation))
+    assert not families(kept.train) & families(kept.validation)
+    assert kept.validation
+    several = Counter(name[0] for name in families(rows))
+    assert {label for label, count in several.items() if count > 1} <= {row.label for row in kept.train}
+
+
+def families(rows: Iterable[Row]) -> set[str]:
+    return {row.family for row in rows}
+
+
+def test_accuracy_decides_and_loss_breaks_ties() -> None:
+    """The first epoch is always better than nothing."""
+    now = Validation(loss=1.0, accuracy=0.5)
+    better = [Validation(2.0, 0.6), Validation(0.9, 0.5)]
+    worse = [Validation(1.0, 0.5), Validation(0.1, 0.4), Validation(float("nan"), 0.5)]
+    assert now.better_than(None)
+    assert [True, True, False, False, False] == [each.better_than(now) for each in (*better, *worse)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "targets_", "count"), [(1, ("q_proj",), 2), (3, ("q_proj", "up_proj"), 4), (2, (), 14)]
+)
+def test_rank_and_targets_decide_what_is_trained(rank: int, targets_: tuple[str, ...], count: int) -> None:
+    """Two matrices for each linear layer named, of the rank asked for; an adapter does nothing before training."""
+    bare = tiny_decoder.model()
+    ids = torch.arange(10)[None]
+    with torch.inference_mode():
+        expected = bare(ids).logits
+    model = adapter.adapted(bare, Finetune(method="lora", rank=rank, targets=targets_, layers_from=2)).eval()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert count == len(trained)
+    assert all(rank in weight.shape for weight in trained)
+    with torch.inference_mode():
+        torch.testing.assert_close(expected, model(ids).logits)

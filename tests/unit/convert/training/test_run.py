@@ -1,0 +1,115 @@
+"""The first two stages as the pipeline runs them: what is trained again, what is not, and what a stop leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convert.pipeline import execution
+from convert.pipeline import recipe as recipes
+from convert.pipeline.execution import Screen
+from convert.pipeline.recipe import Recipe
+from tests.support import tiny_decoder, tiny_encoder
+from tests.support.recipes import recipe_of
+
+TRAIN = "".join(
+    json.dumps({"text": f"{opening} {asked}", "label": label}) + "\n"
+    for opening in ("Hello,", "Please,", "Sorry,", "Hi there,", "Excuse me,", "Good morning,")
+    for asked, label in (("I want my money back", "refund"), ("how much is it", "price"), ("nice day", "other"))
+)
+SETTINGS = {"method": "lora", "rank": 2, "epochs": 2, "learning_rate": 0.01, "layers_from": 1}
+
+
+def written(folder: Path, runtime: str, settings: dict[str, object]) -> Recipe:
+    """Write a recipe over a checkpoint in `folder`/m."""
+    folder.mkdir(exist_ok=True)
+    made = recipe_of(folder, sections=f"finetune: {json.dumps(settings)}", train=TRAIN)
+    task = folder / "task.yaml"
+    task.write_text(task.read_text().replace("runtime: onnx", f"runtime: {runtime}"))
+    return made
+
+
+def bring(recipe: Recipe, screen: Screen | None = None) -> list[str]:
+    """Run up to finetune; return the files that it left."""
+    execution.run(recipe, "finetune", screen=screen)
+    folder = execution.work_folder(recipe) / "finetune"
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def report(recipe: Recipe) -> dict[str, object]:
+    """Return what finetune reported."""
+    found = json.loads((execution.work_folder(recipe) / "finetune" / "stage.json").read_text())
+    return dict(found["report"])
+
+
+def test_a_decoder_is_prepared_and_gets_an_adapter(tmp_path: Path) -> None:
+    """A second run trains nothing; another seed trains again, the same seed gives the same bytes again."""
+    recipe = written(tmp_path, "llama", SETTINGS)
+    tiny_decoder.checkpoint(tmp_path / "m")
+    left = bring(recipe)
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(left)
+    weights = execution.work_folder(recipe) / "finetune" / "adapter" / "adapter_model.safetensors"
+    first, when = weights.read_bytes(), weights.stat().st_mtime_ns
+    bring(recipe)
+    assert when == weights.stat().st_mtime_ns
+    bring(written(tmp_path, "llama", SETTINGS | {"seed": 2}))
+    assert first != weights.read_bytes()
+    bring(written(tmp_path, "llama", SETTINGS))
+    assert first == weights.read_bytes()
+    assert ("lora", 18) == (report(recipe)["method"], sum(report(recipe)["rows"].values()))
+
+
+def test_an_encoder_is_prepared_and_trained(tmp_path: Path) -> None:
+    """What is left is a checkpoint that stands alone: weights, configuration, tokenizer."""
+    recipe = written(tmp_path, "onnx", {"method": "full", "epochs": 1})
+    tiny_encoder.checkpoint(tmp_path / "m")
+    left = bring(recipe)
+    assert {"checkpoint/config.json", "checkpoint/model.safetensors", "checkpoint/tokenizer.json"} <= set(left)
+    assert 1 == len(report(recipe)["epochs"])
+
+
+def test_a_stop_in_the_middle_leaves_nothing_and_the_next_run_trains_from_the_start(tmp_path: Path) -> None:
+    """The weights are those of a training that was never stopped."""
+    recipe = written(tmp_path / "stopped", "llama", SETTINGS)
+    tiny_decoder.checkpoint(tmp_path / "stopped" / "m")
+
+    def stop(what: str, done: int, _total: int) -> None:
+        if what.startswith("training: epoch 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bring(recipe, Screen(progress=stop))
+    folder = execution.work_folder(recipe)
+    assert not (folder / "finetune").exists()
+    bring(recipe)
+    other = written(tmp_path / "through", "llama", SETTINGS)
+    tiny_decoder.checkpoint(tmp_path / "through" / "m")
+    bring(other)
+    name = Path("finetune", "adapter", "adapter_model.safetensors")
+    assert (folder / name).read_bytes() == (execution.work_folder(other) / name).read_bytes()
+
+
+def test_progress_says_how_far_it_is(tmp_path: Path) -> None:
+    """Epoch, loss, accuracy so far and seconds left; the frozen layers come first."""
+    recipe = written(tmp_path, "llama", SETTINGS)
+    tiny_decoder.checkpoint(tmp_path / "m")
+    said: list[tuple[str, int, int]] = []
+    bring(recipe, Screen(progress=lambda *line: said.append(line)))
+    trained = [line for line in said if line[0].startswith("training: epoch")]
+    frozen = [line for line in said if line[0].startswith("running the frozen layers once")]
+    assert said.index(frozen[-1]) < said.index(trained[0])
+    assert trained[-1][1] == trained[-1][2]
+    assert [done for _, done, _ in trained] == list(range(1, len(trained) + 1))
+    assert "validation accuracy" in trained[-1][0]
+
+
+def test_a_recipe_on_disk_is_read_with_its_training(tmp_path: Path) -> None:
+    """The keys under finetune reach the stage."""
+    written(tmp_path, "llama", SETTINGS)
+    assert ("lora", 2, 1) == (
+        (settings := recipes.read(tmp_path).finetune).method,
+        settings.rank,
+        settings.layers_from,
+    )

@@ -1,0 +1,253 @@
+"""The manifest's rules: what is refused names the field, and nothing but the two documented errors comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.errors import ManifestInvalid, SchemaUnknown
+from edge_agent.formats import manifest
+from edge_agent.formats.manifest import Manifest, encode, is_safe_path, parse
+from tests.support.bundles import merged
+
+SHA = "0" * 64
+RECORD = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+BASE: dict[str, Any] = {
+    "schema": "edge-agent/bundle/v1",
+    "task": {"name": "pos-intent", "kind": "classify", "labels": ["refund", "price"]},
+    "version": "1.0.0",
+    "runtime": "echo",
+}
+
+
+def artifact(role: str = "weights", path: str = "model.bin", **more: Any) -> dict[str, Any]:
+    """Return one artifact as JSON would hold it."""
+    return {"role": role, "path": path, "sha256": SHA, "size_bytes": 1, **more}
+
+
+def parsed(**more: Any) -> Manifest:
+    """Parse the base manifest with sections merged in."""
+    return parse(json.dumps(merged(BASE, more)).encode())
+
+
+def refusal(**more: Any) -> str:
+    """Return the message with which a manifest is refused."""
+    with pytest.raises(ManifestInvalid) as caught:
+        parsed(**more)
+    return caught.value.message
+
+
+def test_a_manifest_comes_back_from_its_own_bytes() -> None:
+    """`encode` writes what `parse` reads, and writes it the same way again."""
+    first = parsed(artifacts=[artifact()], confidence={"policy": "always_escalate", "temperature": 2.0})
+    assert first == parse(encode(first))
+    assert encode(first) == encode(parse(encode(first)))
+
+
+def test_the_digest_is_that_of_the_stored_bytes() -> None:
+    """Two spellings of the same manifest are two bundles."""
+    compact, spaced = json.dumps(BASE).encode(), json.dumps(BASE, indent=4).encode()
+    assert parse(compact) == parse(spaced)
+    assert hashlib.sha256(compact).hexdigest() == manifest.digest_of(compact)
+    assert manifest.digest_of(compact) != manifest.digest_of(spaced)
+
+
+CALIBRATED = {
+    **{"policy": "threshold", "temperature": 1.0, "threshold": 0.3, "target_risk": 0.05, "delta": 0.1},
+    **{"n": 100, "bound": 0.05, "coverage": 0.9},
+}
+GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}
+ONNX = {"runtime": "onnx", "artifacts": [artifact(), artifact("tokenizer", "t.json")]}
+
+
+def test_a_gate_of_any_size_comes_back() -> None:
+    """As many held-out scores as there may be take far less than a manifest may have, and one more is refused."""
+    scores = [struct.unpack("<f", struct.pack("<f", 400 + place / 7))[0] for place in range(4096)]
+    gate = {**GATE, "score": "ood_score", "held_up_max": 0.03, "scores": scores}
+    first = parsed(**ONNX, confidence={**CALIBRATED, "floor": 0.5, "gate": gate})
+    assert first == parse(encode(first))
+    assert len(encode(first)) < 200_000
+    assert ("ood_score", 0.5) == (first.gate_name, first.confidence.confidence_min)  # type: ignore[union-attr]
+    assert "confidence.threshold.gate.scores" in refusal(
+        **ONNX, confidence={**CALIBRATED, "gate": {**gate, "scores": [*scores, scores[-1]]}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"confidence": {"gate": {**GATE, "scores": [1.0, 0.5, 2.0]}}}, "'scores' must rise"),
+        ({"confidence": {"gate": {**GATE, "scores": [0.5, 1.0]}}}, "it needs 3 at least"),
+        ({"confidence": {"gate": {**GATE, "scores": []}}}, "gate.scores"),
+        ({"confidence": {"gate": {**GATE, "held_up_max": 0.0}}}, "gate.held_up_max"),
+        ({"confidence": {"gate": {**GATE, "held_up_max": 1.0}}}, "gate.held_up_max"),
+        ({"confidence": {"gate": {**GATE, "score": "ood_score"}}}, "needs the score 'label_mass'"),
+        ({"confidence": {"gate": GATE}, **ONNX}, "needs the score 'ood_score'"),
+        ({"confidence": {"gate": GATE}, "task": {"kind": "extract", "labels": []}}, "extract on echo has no score"),
+        ({"confidence": {"floor": 1.5}}, "floor"),
+    ],
+)
+def test_a_gate_that_cannot_work_is_refused(more: dict[str, Any], said: str) -> None:
+    """Scores rise and are enough for the share, and the runtime has the score."""
+    assert said in refusal(**merged({"confidence": CALIBRATED}, more))
+
+
+@pytest.mark.parametrize("policy", [CALIBRATED, {"policy": "always_escalate"}])
+def test_a_manifest_without_a_gate_is_written_as_before(policy: dict[str, Any]) -> None:
+    """No gate and no floor are written where there are none: agents before them refuse keys that they do not know."""
+    first = parsed(confidence=policy)
+    assert set() == {"gate", "floor"} & json.loads(encode(first))["confidence"].keys()
+    assert ("none", first) == (first.gate_name, parse(encode(first)))
+
+
+@pytest.mark.parametrize("schema", ["edge-agent/bundle/v2", "", None, 1, ["edge-agent/bundle/v1"]])
+def test_an_unknown_schema_is_named(schema: object) -> None:
+    """The message has the schema found and the one known."""
+    with pytest.raises(SchemaUnknown) as caught:
+        parsed(schema=schema)
+    assert repr(schema) in caught.value.message
+    assert "'edge-agent/bundle/v1'" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[]", "must hold a JSON object"),
+        (b" " * (manifest.MANIFEST_BYTES_MAX + 1), "the limit is 4194304"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(stored: bytes, said: str) -> None:
+    """Broken, deeply nested or oversize text is an invalid manifest, never a crash."""
+    with pytest.raises(ManifestInvalid, match=said):
+        parse(stored)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"vresion": "1"}, "vresion: Extra inputs are not permitted"),
+        ({"task": {"treshold": 1}}, "task.treshold: Extra inputs"),
+        ({"task": {"labels": ["a", "b", "a"]}}, "task.labels: duplicate labels: a"),
+        ({"task": {"labels": ["only"]}}, "task: a classify task needs at least 2 labels"),
+        ({"task": {"labels": ["a", ""]}}, "task.labels.1:"),
+        ({"task": {"kind": "generate"}}, "task: a task of kind generate has no labels"),
+        ({"task": {"kind": "translate"}}, "task.kind:"),
+        ({"task": {"name": "Pos Intent"}}, "task.name:"),
+        ({"task": {"name": "-a"}}, "task.name:"),
+        ({"task": {"name": "a" * 64}}, "task.name:"),
+        ({"task": {"prompt": {"template": "no place"}}}, "task.prompt: 'template' must hold {input} exactly once"),
+        ({"task": {"prompt": {"template": "{input}{input}"}}}, "exactly once"),
+        ({"task": {"prompt": {"system": "be kind"}}}, "'system' needs 'chat: true'"),
+        ({"task": {"prompt": {"stops": [""]}}}, "'stops' must not hold an empty string"),
+        ({"task": {"limits": {"input_tokens_max": 0}}}, "task.limits.input_tokens_max:"),
+        ({"version": "1.0"}, "version:"),
+        ({"version": "1.0.0+build"}, "version:"),
+        ({"version": "1.0.0\n"}, "version:"),
+        ({"runtime": "torch"}, "runtime:"),
+        (
+            {"runtime": "llama", "task": {"kind": "embed", "labels": []}},
+            "runtime 'llama' serves classify, extract, generate",
+        ),
+        (
+            {"runtime": "llama", "task": {"kind": "extract", "labels": []}, "artifacts": [artifact()]},
+            "extract on llama needs 'record_schema', and no 'labels'",
+        ),
+        ({"task": {"record_schema": RECORD}}, "'record_schema' is for extract on llama; this is classify on echo"),
+        ({"task": {"record_schema": {"type": "array"}}}, "task.record_schema: a record is an object"),
+        ({"runtime": "llama"}, "runtime 'llama' needs an artifact of role 'weights'"),
+        ({"runtime": "onnx", "artifacts": [artifact()]}, "needs an artifact of role 'tokenizer'"),
+        ({"artifacts": [artifact(path="a"), artifact(path="b")]}, "more than one artifact of role 'weights'"),
+        ({"artifacts": [artifact(), artifact("golden")]}, "two artifacts have the same path"),
+        ({"artifacts": [artifact(path="manifest.json")]}, "one is called manifest.json"),
+        ({"artifacts": [artifact(path="../up")]}, "artifacts.0.path: path '../up' must be relative"),
+        ({"artifacts": [artifact(sha256="A" * 64)]}, "artifacts.0.sha256:"),
+        ({"artifacts": [artifact(size_bytes=-1)]}, "artifacts.0.size_bytes:"),
+        ({"artifacts": [artifact("report", f"r{i}") for i in range(65)]}, "artifacts:"),
+        ({"confidence": {"policy": "guess"}}, "confidence:"),
+        ({"confidence": {"policy": "threshold", "temperature": 1.0}}, "confidence.threshold.threshold: Field required"),
+        (
+            {"confidence": {"policy": "always_escalate", "temperature": 0}},
+            "temperature: Input should be greater than 0",
+        ),
+    ],
+)
+def test_a_broken_rule_is_named(more: dict[str, Any], said: str) -> None:
+    """The message has the field and the rule."""
+    assert said in refusal(**more)
+
+
+def test_a_generation_must_fit_the_context() -> None:
+    """Prompt and answer together need room; a classification needs room for the prompt only."""
+    sizes = {"engine": {"context_tokens": 700}, "runtime": "llama", "artifacts": [artifact()]}
+    limits = {"input_tokens_max": 512, "output_tokens_max": 256}
+    assert "classify" == parsed(**sizes, task={"limits": limits}).task.kind
+    said = refusal(**sizes, task={"limits": limits, "kind": "generate", "labels": []})
+    assert "input and output limits need 768 tokens; 'context_tokens' is 700" in said
+
+
+def test_further_problems_are_counted() -> None:
+    """The first is named, the others are a number."""
+    assert refusal(version="x", runtime="y").endswith("(and 1 more)")
+
+
+def test_hostile_text_makes_a_short_message() -> None:
+    """A megabyte in a key or in the schema does not come back in the error."""
+    assert len(refusal(**{"y" * 1_000_000: 1})) < 1000
+    with pytest.raises(SchemaUnknown) as caught:
+        parsed(schema="x" * 1_000_000)
+    assert len(caught.value.message) < 1000
+    assert len(caught.value.metadata["schema"]) < 1000
+
+
+def test_bundles_share_an_engine_by_weights_and_settings() -> None:
+    """The adapter, the labels and the version make no other engine; the context does."""
+    first = parsed(artifacts=[artifact()])
+    again = parsed(artifacts=[artifact(path="renamed"), artifact("adapter", "a")], version="2.0.0")
+    larger = parsed(artifacts=[artifact()], engine={"context_tokens": 2048})
+    other = parsed(artifacts=[artifact(sha256="1" * 64)])
+    assert first.engine_key() == again.engine_key()
+    assert 3 == len({first.engine_key(), larger.engine_key(), other.engine_key()})
+
+
+@pytest.mark.parametrize("path", ["a", "a.bin", "dir/sub/file-1_2.gguf", "..a", "a..b", "with space", "a+b"])
+def test_plain_relative_paths_are_safe(path: str) -> None:
+    """Letters, digits, and '._/+ -'."""
+    assert is_safe_path(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/a", "a/", "..", "../a", "a/../b", "a/..", ".", "./a", "a/./b", "a//b", "a\\b", "a\n", "a\0", "ä"],
+)
+def test_other_paths_are_not(path: str) -> None:
+    """One spelling only: a path that could be written shorter is refused too."""
+    assert not is_safe_path(path)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+_edits = st.dictionaries(st.sampled_from([*Manifest.model_fields, "schema", "other"]), _json, max_size=3)
+_tasks = st.dictionaries(st.sampled_from(["name", "kind", "labels", "prompt", "limits", "x"]), _json, max_size=3)
+
+
+@given(edits=_edits, task=_tasks)
+@settings(max_examples=200)
+def test_any_json_parses_or_is_refused_in_words(edits: dict[str, Any], task: dict[str, Any]) -> None:
+    """Nothing but SchemaUnknown and ManifestInvalid comes out of `parse`, with a message that can be sent."""
+    try:
+        parse(json.dumps({**merged(BASE, {"task": task}), **edits}).encode())
+    except (SchemaUnknown, ManifestInvalid) as error:
+        assert error.message.encode()

@@ -1,0 +1,162 @@
+"""What a plan means for a site: the same everywhere, only ever more sites, never a bundle that does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.formats import rollout
+from edge_agent.formats.document import seconds, timestamp
+from edge_agent.formats.plan import Fleet, Hardware, Offer, TaskPlan, Wave, Window
+from edge_agent.formats.rollout import Machine, Wish
+from tests.support.plans import NEW, OLD, TASK, task
+
+TILL = Machine(4 * 2**30, cpu_features=frozenset({"avx2"}))
+SERVER = Machine(64 * 2**30, frozenset({"cpu", "cuda"}), frozenset({"avx2", "avx512_vnni"}))
+MONDAY, TUESDAY, FRIDAY = "2026-11-02T08:00:00Z", "2026-11-03T08:00:00Z", "2026-11-06T08:00:00Z"
+WAVES = [(MONDAY, 1), (TUESDAY, 10), (FRIDAY, 100)]
+SITES = [f"shop-{number}" for number in range(10_000)]
+
+sites = st.integers(0, 10**6).map("shop-{}".format)
+digests = st.integers(0, 2**256 - 1).map("{:064x}".format)
+times = st.integers(0, 2**32)
+
+
+def wish(one: TaskPlan, site: str = "shop-1", machine: Machine = TILL, at: float = 0.0) -> Wish:
+    """Return what is wanted of the one task."""
+    return rollout.wishes(Fleet(tasks={TASK: one}), site, machine, at)[TASK]
+
+
+@st.composite
+def wave_lists(draw: st.DrawFn) -> tuple[Wave, ...]:
+    shares = sorted(draw(st.sets(st.integers(1, 100), min_size=1, max_size=6)))
+    starts = sorted(draw(st.lists(times, min_size=len(shares), max_size=len(shares))))
+    return tuple(Wave(start=timestamp(at), percent=share) for at, share in zip(starts, shares, strict=True))
+
+
+def in_it(one: TaskPlan, at: float) -> set[str]:
+    """Return which of the sites should run the bundle by then."""
+    return {site for site in SITES if wish(one, site, at=at).bundle}
+
+
+def test_a_task_without_waves_is_wanted_at_once():
+    """On every machine that it suits, at any time; 'opens_at' says nothing then."""
+    assert Wish("WANTED", task(), task().offers[0]) == wish(task())
+    assert NEW == wish(task()).bundle
+
+
+def test_a_plan_that_names_no_task_wants_nothing():
+    """So whatever runs there is left alone."""
+    assert {} == rollout.wishes(Fleet(), "shop-1", TILL, 0.0)
+
+
+@settings(max_examples=300)
+@given(wave_lists(), sites, times, times)
+def test_a_site_that_is_in_stays_in(waves, site, one, other):
+    """Once a wave has reached a site, no later moment takes it out again."""
+    each = TaskPlan(offers=task().offers, waves=waves)
+    early, late = sorted((one, other))
+    if wish(each, site, at=early).bundle:
+        assert NEW == wish(each, site, at=late).bundle
+
+
+@settings(max_examples=300)
+@given(wave_lists(), sites, times)
+def test_the_verdict_follows_from_the_place(waves, site, now):
+    """WANTED from the start of the first wave that reaches the site's place; NO_WAVE when none ever does."""
+    mine = rollout.place(site, NEW)
+    starts = [seconds(wave.start) for wave in waves if mine < wave.percent * 100]
+    found = wish(TaskPlan(offers=task().offers, waves=waves), site, at=now)
+    expected = "NO_WAVE" if not starts else "WANTED" if now >= min(starts) else "WAVE_LATER"
+    assert (expected, min(starts, default=0.0)) == (found.verdict, found.opens_at)
+    assert (found.verdict == "WANTED") == (found.bundle is not None)
+
+
+@settings(max_examples=200)
+@given(wave_lists(), st.integers(1, 100), sites, times)
+def test_a_larger_wave_takes_nobody_out(waves, share, site, now):
+    """The centre may widen the last wave while a rollout is under way: who has switched stays."""
+    wider = (*waves[:-1], waves[-1].model_copy(update={"percent": max(share, waves[-1].percent)}))
+    if wish(TaskPlan(offers=task().offers, waves=waves), site, at=now).bundle:
+        assert NEW == wish(TaskPlan(offers=task().offers, waves=wider), site, at=now).bundle
+
+
+def test_waves_take_about_as_many_sites_as_they_say():
+    """Of 10,000 sites: within four standard deviations of the share, and the last wave takes all."""
+    each = task(waves=WAVES)
+    for (start, share), tolerance in zip(WAVES, (40, 120, 0), strict=True):
+        assert 100 * share == pytest.approx(len(in_it(each, seconds(start))), abs=tolerance)
+    assert set() == in_it(each, seconds(MONDAY) - 1)
+
+
+def test_the_first_of_one_bundle_are_not_the_first_of_the_next():
+    """The 1 % that take every risk are others each time: two bundles share about 1 % of their first sites."""
+    first = {site for site in SITES if rollout.place(site, NEW) < 1000}
+    second = {site for site in SITES if rollout.place(site, OLD) < 1000}
+    assert 60 <= len(first & second) <= 140
+
+
+def test_places_never_change():
+    """A site computes the place that the centre computed, in any version of this program."""
+    assert [8205, 5959] == [rollout.place("shop-1", NEW), rollout.place("shop-1", OLD)]
+
+
+@given(sites, digests)
+def test_every_place_is_on_the_scale(site, bundle):
+    """From 0 to 9999, so that a wave of 100 percent takes everybody."""
+    assert 0 <= rollout.place(site, bundle) < rollout.STEPS
+
+
+def test_a_halt_stops_who_has_not_switched():
+    """HALTED goes before waves, and names the bundle that is not wanted now."""
+    halted = wish(task(waves=WAVES, halted=True), at=seconds(FRIDAY))
+    assert ("HALTED", None, NEW) == (halted.verdict, halted.bundle, halted.offer and halted.offer.bundle)
+
+
+GPU = Offer(bundle="aa" * 32, version="1.0.0", requires=Hardware(devices=("cuda", "vulkan")))
+VNNI = Offer(bundle="bb" * 32, version="1.0.0", requires=Hardware(cpu_features=("avx2", "avx512_vnni")))
+ROOMY = Offer(bundle="cc" * 32, version="1.0.0", requires=Hardware(memory_bytes_min=4 * 2**30))
+SMALL = Offer(bundle="dd" * 32, version="1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("machine", "meant"),
+    [
+        (SERVER, GPU),
+        (replace(SERVER, devices=frozenset({"cpu"})), VNNI),
+        (TILL, ROOMY),
+        (replace(TILL, memory_bytes=4 * 2**30 - 1), SMALL),
+    ],
+    ids=["a gpu", "all features", "just enough memory", "a byte too little"],
+)
+def test_the_first_offer_that_suits_is_meant(machine: Machine, meant: Offer):
+    """In the order of the plan: what is best first, what runs anywhere last."""
+    assert meant == wish(task(offers=(GPU, VNNI, ROOMY, SMALL)), machine=machine).offer
+
+
+def test_a_machine_that_nothing_suits_is_told_so():
+    """HARDWARE_UNMET, halted or not: a halt is not what is in the way here."""
+    for halted in (False, True):
+        found = wish(task(offers=(GPU, VNNI), halted=halted))
+        assert ("HARDWARE_UNMET", None, None) == (found.verdict, found.offer, found.bundle)
+
+
+@given(st.integers(0, 1439), st.integers(0, 1439), st.integers(0, 1439))
+def test_a_window_and_its_complement_make_the_day(start, end, minute):
+    """Every minute is in exactly one of 'from a to b' and 'from b to a'; the start is inside, the end is not."""
+    if start == end:
+        return
+    one = Window(start=f"{start // 60:02d}:{start % 60:02d}", end=f"{end // 60:02d}:{end % 60:02d}")
+    other = Window(start=one.end, end=one.start)
+    assert rollout.inside(one, minute) != rollout.inside(other, minute)
+    assert (True, False) == (rollout.inside(one, start), rollout.inside(one, end))
+
+
+def test_a_window_may_go_over_midnight():
+    """22:00 to 06:00 holds midnight and not noon; no window holds always."""
+    night = Window(start="22:00", end="06:00")
+    assert [True, True, True, False, False] == [rollout.inside(night, 60 * hour) for hour in (22, 0, 5, 6, 12)]
+    assert rollout.inside(None, 720)

@@ -1,0 +1,120 @@
+"""Records and segments: written, sealed, opened and read again; what is damaged says so and shows no content."""
+
+from __future__ import annotations
+
+import json
+
+import pyrage
+import pytest
+import zstandard
+
+from edge_agent.errors import DocumentInvalid, RecordInvalid, SegmentDamaged
+from edge_agent.formats import example, segment
+from tests.support.examples import EPOCH, IDENTITY, RECIPIENT, feedback, prediction, tombstone
+
+RECORDS = [prediction(1), feedback(1), tombstone(2)]
+LINES = b"".join(map(example.encode, RECORDS))
+
+
+def test_records_come_back_from_a_sealed_segment():
+    """All three types pass through sealing unchanged."""
+    assert RECORDS == segment.records_of(segment.unseal(segment.seal(LINES, [RECIPIENT]), [IDENTITY]))
+
+
+def test_each_recipient_opens_a_segment_alone():
+    """Two central keys are two ways in."""
+    other = pyrage.x25519.Identity.generate()
+    sealed = segment.seal(LINES, [RECIPIENT, str(other.to_public())])
+    assert LINES == segment.unseal(sealed, [IDENTITY]) == segment.unseal(sealed, [other])
+
+
+def test_a_stranger_opens_nothing():
+    """A key that it was not sealed to does not open a segment."""
+    with pytest.raises(SegmentDamaged, match="does not open"):
+        segment.unseal(segment.seal(LINES, [RECIPIENT]), [pyrage.x25519.Identity.generate()])
+
+
+def test_every_flipped_bit_is_noticed():
+    """No bit of a sealed segment can be changed without notice."""
+    sealed = bytearray(segment.seal(LINES, [RECIPIENT]))
+    for place in range(0, len(sealed), 7):
+        sealed[place] ^= 1
+        with pytest.raises(SegmentDamaged):
+            segment.unseal(bytes(sealed), [IDENTITY])
+        sealed[place] ^= 1
+    assert LINES == segment.unseal(bytes(sealed), [IDENTITY])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_a_cut_segment_is_noticed(kept):
+    """A segment without its tail does not open."""
+    with pytest.raises(SegmentDamaged):
+        segment.unseal(segment.seal(LINES, [RECIPIENT])[:kept], [IDENTITY])
+
+
+def test_what_unpacks_too_far_is_refused():
+    """A bomb that someone sealed to the centre's public key is stopped at the limit."""
+    to = [pyrage.x25519.Recipient.from_str(RECIPIENT)]
+    bomb = zstandard.ZstdCompressor().compress(bytes(segment.PLAIN_BYTES_MAX + 1))
+    with pytest.raises(SegmentDamaged, match="unpacks to more"):
+        segment.unseal(pyrage.encrypt(bomb, to), [IDENTITY])
+    with pytest.raises(SegmentDamaged, match="does not unpack"):
+        segment.unseal(pyrage.encrypt(b"no zstd", to), [IDENTITY])
+
+
+def test_a_recipient_that_is_no_key_is_named():
+    """Sealing to a typing error fails instead of sealing to nobody."""
+    with pytest.raises(DocumentInvalid, match="no age public key"):
+        segment.seal(LINES, ["age1typo"])
+
+
+@pytest.mark.parametrize(
+    ("expected", "stem"),
+    [
+        ((EPOCH, 1), f"{EPOCH}-0000000001"),
+        ((EPOCH, 9_999_999_999), f"{EPOCH}-9999999999"),
+        (None, f"{EPOCH}-0000000000"),
+        (None, f"{EPOCH}-1"),
+        (None, "status"),
+        (None, f"../{EPOCH}-0000000001"),
+    ],
+)
+def test_names_of_segments(expected, stem):
+    """A name says epoch and sequence; another name is no segment's."""
+    assert expected == segment.parse_name(stem)
+    if expected:
+        assert stem == segment.name_of(*expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("schema", {"schema": "edge-agent/example/v2"}),
+        ("type", {"type": "rumour"}),
+        ("record_id", {"record_id": "has blanks"}),
+        ("route", {"route": "north"}),
+        ("at", {"at": "yesterday"}),
+        ("at", {"at": "2026-02-30T10:00:00Z"}),
+        ("confidence", {"confidence": "high"}),
+    ],
+)
+def test_a_record_that_breaks_a_rule_is_refused_without_its_content(said, changes):
+    """The message names the field and shows nothing of the input."""
+    plain = json.loads(example.encode(prediction(input="SECRET"))) | changes
+    with pytest.raises(RecordInvalid, match=said) as caught:
+        example.parse(json.dumps(plain).encode())
+    assert "SECRET" not in caught.value.message
+
+
+def test_a_broken_line_is_numbered():
+    """A reader learns which line of a segment is no record."""
+    with pytest.raises(RecordInvalid, match="line 2"):
+        segment.records_of(example.encode(prediction()) + b'{"torn')
+    with pytest.raises(RecordInvalid, match="the limit is"):
+        example.parse(b" " * (example.RECORD_BYTES_MAX + 1))
+
+
+def test_an_older_reader_takes_a_newer_record():
+    """A key that a newer site writes is ignored."""
+    plain = json.loads(example.encode(prediction())) | {"mood": "good"}
+    assert prediction() == example.parse(json.dumps(plain).encode())

@@ -1,0 +1,250 @@
+"""installer/: what decides, apart from what does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.llama import building
+from edge_agent.cli import COMMANDS
+from edge_agent.config import Config
+from installer.build import elf, llama, man, recipe, running, share, wheelhouse
+from installer.setup import disk, machine, payload, programs
+from installer.setup.errors import MACHINE, SetupError, of_the_system
+from installer.setup.places import Places
+from tests.support.eventually import eventually_sync
+
+READELF = """\
+ 0x000000000000001d (RUNPATH)            Library runpath: [$ORIGIN:/tmp/build/bin:]
+ 0x0000000000000001 (NEEDED)             Shared library: [libggml-base.so.0]
+ 0x0000000000000001 (NEEDED)             Shared library: [libgomp.so.1]
+  0x0020:   Name: GLIBC_2.2.5  Flags: none  Version: 9
+  0x0030:   Name: GLIBC_2.34  Flags: none  Version: 7
+  0x0040:   Name: GLIBCXX_3.4.29  Flags: none  Version: 3
+"""
+HERE = machine.Machine("x86_64", (2, 36), "3.11", Path("/usr/bin/python3"), 0)
+
+
+def made(folder: Path, lock: str = "a==1 --hash=sha256:00\n", **about: object) -> payload.Payload:
+    (folder / "python3.11").mkdir(parents=True)
+    (folder / "common/share").mkdir(parents=True)
+    (folder / "common/share/agent.yaml").write_text("# sample\n")
+    (folder / "python3.11/lock.txt").write_text(lock)
+    manifest = {"version": "1", "glibc": "2.36", "machine": "x86_64", "installed_bytes": {"3.11": 1000}, **about}
+    (folder / "common/manifest.json").write_text(json.dumps(manifest))
+    return payload.read(folder)
+
+
+def test_readelf_tells_what_a_library_asks_for():
+    """Its libraries, where it looks for them, and the newest glibc name in it; other versions do not count."""
+    asked = elf.Asked(("libggml-base.so.0", "libgomp.so.1"), (2, 34), ("$ORIGIN", "/tmp/build/bin"))
+    assert asked == elf.parse(READELF)
+
+
+@pytest.mark.parametrize(("path", "refused"), [("$ORIGIN", False), ("/tmp/build/bin", True)])
+def test_a_library_that_looks_into_a_folder_of_the_builder_is_refused(tmp_path: Path, path: str, refused: bool):
+    """What anybody may write there would be loaded; beside itself it may look."""
+    command = ["gcc", "-shared", "-x", "c", os.devnull, f"-Wl,-rpath,{path}", "-o", tmp_path / "lib.so"]
+    subprocess.run(command, check=True)
+    with pytest.raises(running.BuildFailed, match="a folder of the machine") if refused else contextlib.nullcontext():
+        llama.check(tmp_path)
+
+
+def test_the_header_asks_for_the_old_names(tmp_path: Path):
+    """What is compiled with it, here, runs on the glibc of Debian 12, whatever this machine has."""
+    source = tmp_path / "old.c"
+    source.write_text(
+        "#include <math.h>\n#include <stdio.h>\n#include <stdlib.h>\n"
+        'int main(int c, char **v) { int n = 0; sscanf(v[0], "%d", &n);\n'
+        "return (int)fmod(strtol(v[0], 0, 10) + strtoull(v[c - 1], 0, 10), c) + n; }\n"
+    )
+    program = tmp_path / "old"
+    command = ["gcc", "-O2", "-include", recipe.GLIBC_HEADER, source, "-o", program, "-lm"]
+    subprocess.run(command, check=True)
+    assert recipe.GLIBC_MAX >= elf.read(program).glibc
+
+
+def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
+    """A short name that Python opens, a name that a library needs and a backend stay."""
+    for name in (
+        "libllama.so",
+        "libllama.so.0",
+        "libggml.so",
+        "libgomp.so.1",
+        "libggml-cpu-zen4.so",
+        "libggml-base.so",
+    ):
+        subprocess.run(["gcc", "-shared", "-x", "c", os.devnull, "-o", tmp_path / name], check=True)
+    dropped = {path.name for path in llama.second_copies(tmp_path)}
+    assert {"libllama.so.0", "libgomp.so.1", "libggml-base.so"} == dropped
+
+
+def test_another_recipe_is_kept_under_another_name():
+    """Version, GPU and flags are in the name of the kept wheel."""
+    keys = {recipe.Recipe("1", "").key, recipe.Recipe("2", "").key, recipe.Recipe("1", "vulkan").key}
+    assert 3 == len(keys)
+    assert "-DGGML_VULKAN=ON" in recipe.Recipe("1", "vulkan").cmake_arguments
+    assert "glslc" in dict(recipe.Recipe("1", "vulkan").tools)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "target"),
+    [
+        ("agent.yaml", "", "agent.yaml"),
+        ("appliance.yaml", "", "etc/appliance.yaml"),
+        ("edge-agent.service", "", "systemd/edge-agent.service"),
+        ("edge-agent.sysusers.conf", "", "sysusers/edge-agent.conf"),
+        ("edge-agent.tmpfiles.conf", "", "tmpfiles/edge-agent.conf"),
+        ("edge-agent.gpu.conf", "", ""),
+        ("edge-agent.gpu.conf", "cuda", "systemd/edge-agent.service.d/50-gpu.conf"),
+    ],
+)
+def test_each_file_of_systemd_has_its_place(name: str, gpu: str, target: str):
+    """By its name; what opens the GPU's devices comes with the GPU variants only."""
+    assert target == share.place(name, gpu)
+
+
+def test_the_api_comes_with_the_program(tmp_path: Path):
+    """Devices in other languages are built from its files: the sample in Node looks for them where setup lays them."""
+    root = Path(__file__).parents[3]
+    share.fill(tmp_path, root, "")
+    laid = {path.name: path.read_bytes() for path in (tmp_path / "proto/edge_agent/v1").iterdir()}
+    assert laid == {path.name: path.read_bytes() for path in (root / "proto/edge_agent/v1").iterdir()}
+    assert "'/opt/edge-agent/current/share/proto'" in (root / "examples/till-node/daemon.js").read_text()
+
+
+def test_the_list_of_wheels_has_their_hashes(tmp_path: Path):
+    """pip gets each wheel by name, version and sha256, in order."""
+    for name in ("PyYAML-6.0-cp311-cp311-linux_x86_64.whl", "google_re2-1.1-cp311-abi3-linux_x86_64.whl"):
+        (tmp_path / name).write_bytes(b"")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    expected = f"google-re2==1.1 --hash=sha256:{empty}\npyyaml==6.0 --hash=sha256:{empty}\n"
+    assert expected == wheelhouse.locked(tmp_path.iterdir())
+
+
+def test_the_man_pages_have_every_command_and_every_key():
+    """They are made from the program: nothing in it is missing in them."""
+    pages = man.pages()
+    headings = re.findall(r"(?m)^\.SS (\S+)", pages["edge-agent.1"].replace("\\-", "-"))
+    assert set(COMMANDS) == set(headings)
+    keys = pages["agent.yaml.5"]
+    assert [] == [name for name in Config.model_fields if name not in keys and name.upper() not in keys]
+    assert "rollback" in pages["edge-agent-setup.8"]
+    assert all(page.isascii() for page in pages.values())
+
+
+def test_the_name_of_a_program_is_its_content(tmp_path: Path):
+    """Other wheels, other units, another Python: another name. The same content has the same."""
+    first = made(tmp_path / "a").identity("3.11", HERE.interpreter)
+    assert first == made(tmp_path / "b").identity("3.11", HERE.interpreter)
+    unit = made(tmp_path / "c")
+    (unit.share / "agent.yaml").write_text("# other\n")
+    others = {
+        made(tmp_path / "d", lock="a==2 --hash=sha256:00\n").identity("3.11", HERE.interpreter),
+        unit.identity("3.11", HERE.interpreter),
+        made(tmp_path / "e").identity("3.11", Path("/usr/local/bin/python3")),
+    }
+    assert (3, False) == (len(others), first in others)
+
+
+def test_a_python_without_packages_is_refused(tmp_path: Path):
+    """The message says which ones there are."""
+    with pytest.raises(SetupError, match=r"Python 3\.14 is not supported; this installer has what 3\.11 need"):
+        made(tmp_path).lock("3.14")
+
+
+def test_an_older_glibc_is_refused(tmp_path: Path):
+    """With both versions in the message; the same version is enough."""
+    machine.check(HERE, made(tmp_path / "a"), 1 << 40)
+    with pytest.raises(SetupError, match=r"needs glibc 2\.37 or newer; this machine has 2\.36") as caught:
+        machine.check(HERE, made(tmp_path / "b", glibc="2.37"), 1 << 40)
+    assert MACHINE == caught.value.code
+
+
+def test_a_python_that_only_root_reaches_is_refused(tmp_path: Path):
+    """The service runs as another user: a folder on the way that is closed to it is named."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    python = closed / "python3"
+    python.write_text("")
+    python.chmod(0o755)
+    with pytest.raises(SetupError, match="cannot be run by the service's user"):
+        machine.check_shared(python)
+
+
+def test_other_users_are_told_to_use_sudo():
+    """Root alone may install into the system."""
+    machine.check_root(HERE)
+    with pytest.raises(SetupError, match="takes root"):
+        machine.check_root(machine.Machine("x86_64", (2, 36), "3.11", HERE.interpreter, 1000))
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(28, "the disk is full"), (30, "not allowed"), (13, "not allowed"), (5, "Input/output error")]
+)
+def test_an_error_of_the_disk_is_a_sentence(number: int, said: str):
+    """Full, closed and broken disks are told apart; all are the machine's."""
+    error = of_the_system(OSError(number, os.strerror(number), "/opt/edge-agent"))
+    assert (MACHINE, True, True) == (error.code, said in error.message, "/opt/edge-agent" in error.message)
+
+
+def test_a_link_moves_in_one_step(tmp_path: Path):
+    """It leads to the new target, and what a kill left of an earlier try is no obstacle."""
+    link = tmp_path / "current"
+    (tmp_path / ".current.partial").symlink_to("torn")
+    for target in ("one", "two"):
+        disk.link(link, target)
+    assert (Path("two"), [link]) == (link.readlink(), list(tmp_path.iterdir()))
+
+
+def test_a_program_that_runs_is_not_removed(tmp_path: Path):
+    """A process that was started from a program's folder keeps it."""
+    folder = tmp_path / "venvs" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "sleep").symlink_to("/bin/sleep")
+    with subprocess.Popen([str(folder / "sleep"), "60"]) as process:
+        # One that has just begun has no command line yet.
+        eventually_sync(lambda: programs.running(tmp_path / "venvs") == {"abc"})
+        process.kill()
+    assert set() == programs.running(tmp_path / "venvs")
+
+
+def test_a_folder_without_its_mark_is_no_program(tmp_path: Path):
+    """What a kill left while it was made does not count."""
+    (tmp_path / "bin").mkdir()
+    assert programs.read(tmp_path) is None
+
+
+def test_a_trial_touches_nothing_outside(tmp_path: Path):
+    """Every place of an installation below a folder is below that folder."""
+    places = Places(tmp_path)
+    every = [places.home, places.lock, places.config, places.units, *places.commands, places.laid("man", "a.1")]
+    assert (True, True) == (places.trial, all(path.is_relative_to(tmp_path) for path in every))
+    assert not Places().trial
+
+
+def test_setup_needs_nothing_but_python():
+    """It is imported by a Python that sees no other package and nothing of ours but itself."""
+    script = "import installer.setup.__main__, sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    command = [sys.executable, "-S", "-c", script]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]).stdout
+    foreign = {name for name in loaded.split() if name not in sys.stdlib_module_names}
+    assert {"__main__", "installer"} >= foreign - {"_virtualenv"}
+
+
+def test_every_build_of_llama_cpp_has_the_same_kernels() -> None:
+    """The installer's, scripts/setup's, the second llama-server of the benchmark, and one by hand (docs/devices.md)."""
+    kernels = [header for header in recipe.HEADERS if header != recipe.GLIBC_HEADER]
+    assert building.KERNELS == kernels
+    root = kernels[0].parents[2]
+    folders = {"scripts/setup": "$PWD/installer/build", "docs/devices.md": "$kernels"}
+    for path, folder in folders.items():
+        found = re.findall(rf"{re.escape(folder)}/([\w-]+\.h)", (root / path).read_text(encoding="utf-8"))
+        assert (path, [header.name for header in kernels]) == (path, found)

@@ -1,0 +1,204 @@
+"""What is counted, how it is written, and that the documents name all of it."""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edge_agent.errors import BY_REASON, EngineCrashed
+from edge_agent.metrics import processes
+from edge_agent.metrics.catalogue import CATALOGUE, Metric, document
+from edge_agent.metrics.counting import OTHER, RATIOS, SECONDS, TASKS_MAX, UNKNOWN, Counts, Histogram, Lost
+from edge_agent.metrics.text import LABEL_CHARACTERS_MAX, Sample, page
+from edge_agent.server.measured import Counting
+from tests.support.scraped import kinds, parse
+
+ENDS = {False: ("",), True: ("", "_bucket", "_sum", "_count")}
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def written(*samples: Sample) -> str:
+    return "".join(page(samples, CATALOGUE))
+
+
+@pytest.mark.parametrize(
+    ("value", "place"), [(0.0, 0), (0.0005, 0), (0.00051, 1), (60.0, 15), (60.1, 16), (math.inf, 16), (-1.0, 0)]
+)
+def test_an_observation_falls_below_its_bound(value, place):
+    """A value counts in the first bucket whose bound it does not exceed, and above the last one in the rest."""
+    histogram = Histogram(SECONDS)
+    histogram.observe(value)
+    assert [int(number >= place) for number in range(17)] == histogram.cumulative
+
+
+def test_what_is_no_number_is_left_out():
+    """NaN is not observed: it would spoil the total for ever."""
+    histogram = Histogram(RATIOS)
+    histogram.observe(math.nan)
+    assert (0, 0.0) == (histogram.cumulative[-1], histogram.total)
+
+
+def test_tasks_are_bounded():
+    """However many tasks come and go, only so many are told apart."""
+    counts = Counts()
+    for number in range(TASKS_MAX + 5):
+        counts.of(f"task-{number}").held_up["BELOW_THRESHOLD"] += 1
+    assert TASKS_MAX + 1 == len(counts.tasks)
+    assert 5 == counts.tasks[OTHER].held_up["BELOW_THRESHOLD"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(EngineCrashed("x"), "ENGINE_CRASHED"), (KeyboardInterrupt(), "INTERNAL"), (ValueError("secret"), "INTERNAL")],
+)
+def test_a_call_without_an_answer_is_counted(error, reason):
+    """Whatever ends a call is counted by its reason and goes on; of a bug nothing but that it was one is said."""
+    counts = Counts()
+    with pytest.raises(type(error)), Counting(counts, "till"):
+        raise error
+    assert {Lost("till", reason): 1} == counts.errors
+
+
+def test_a_call_with_an_answer_is_no_error():
+    """What ends well is not counted among the errors."""
+    counts = Counts()
+    with Counting(counts, UNKNOWN):
+        pass
+    assert {} == counts.errors
+
+
+def test_prometheus_reads_a_histogram():
+    """Buckets are cumulative, the sum and the number of observations agree with them."""
+    histogram = Histogram(SECONDS)
+    for value in (0.003, 0.003, 0.2, 99.0):
+        histogram.observe(value)
+    text = written(Sample("queue_seconds", histogram, ("till",)))
+    read = parse(text)
+    assert {"edge_agent_queue_seconds": "histogram"} == kinds(text)
+    assert 2 == read.value("queue_seconds_bucket", task="till", le="0.005")
+    assert 3 == read.value("queue_seconds_bucket", task="till", le="60")
+    assert (
+        4
+        == read.value("queue_seconds_bucket", task="till", le="+Inf")
+        == read.value("queue_seconds_count", task="till")
+    )
+    assert pytest.approx(99.206) == read.value("queue_seconds_sum", task="till")
+
+
+def test_prometheus_reads_any_label():
+    """Quotes, backslashes and line ends in a label stay one label, and a long one is cut."""
+    hostile = 'a"} 1\nedge_agent_serving 7\\'
+    read = parse(written(Sample("engine_info", 1, ("e", "llama", hostile)), Sample("serving", True)))
+    assert [{"engine": "e", "runtime": "llama", "device": hostile}] == read.labels("engine_info")
+    assert 1 == read.value("serving")
+    (long,) = parse(written(Sample("engine_info", 1, ("e", "llama", "x" * 999)))).labels("engine_info")
+    assert LABEL_CHARACTERS_MAX == len(long["device"])
+
+
+@pytest.mark.parametrize("value", [0, 1, True, 0.1, 2**53, 1e-9, 1795630838.27])
+def test_prometheus_reads_any_number(value):
+    """Numbers come out as they went in."""
+    assert float(value) == parse(written(Sample("serving", value))).value("serving")
+
+
+def test_a_metric_stands_in_one_place():
+    """Samples of one metric stand together whatever the order in which they come: Prometheus demands it."""
+    samples = [Sample(name, 1, (task,)) for task in ("a", "b") for name in ("task_ready", "task_signed")]
+    lines = [line.split("{")[0] for line in written(*samples).splitlines() if not line.startswith("#")]
+    assert ["edge_agent_task_ready"] * 2 + ["edge_agent_task_signed"] * 2 == lines
+
+
+def test_an_unknown_metric_is_a_bug():
+    """What the catalogue does not know is not written: no metric is without its meaning."""
+    with pytest.raises(KeyError, match="edge_agent_surprise"):
+        written(Sample("surprise", 1))
+
+
+@pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)
+def test_names_follow_prometheus(metric: Metric):
+    """A counter, and nothing else, ends in _total; names and labels are plain; every one has a meaning."""
+    assert (metric.kind == "counter") == metric.name.endswith("_total")
+    assert re.fullmatch(r"edge_agent(_[a-z]+)+", metric.name)
+    assert all(re.fullmatch(r"[a-z]+", label) for label in metric.labels)
+    assert metric.means.endswith((".", "…"))
+    assert not re.search(r"_(ms|milliseconds|minutes|kilobytes|megabytes|percent)(_|$)", metric.name)
+
+
+def test_the_document_has_every_metric():
+    """docs/metrics.md shows the catalogue as it is."""
+    assert document().strip() in (DOCS / "metrics.md").read_text(encoding="utf-8")
+
+
+def test_our_own_process_is_measured():
+    """Memory, processor time, threads, descriptors and the start of this process are those that the kernel shows."""
+    found = {sample.name: sample.value for sample in processes.samples("serve", os.getpid())}
+    assert found["process_resident_memory_bytes"] > 10 * 2**20
+    assert found["process_cpu_seconds_total"] > 0
+    assert abs(found["process_open_fds"] - len([*Path("/proc/self/fd").iterdir()])) <= 1
+    assert Path("/proc/self").stat().st_ctime - found["process_start_time_seconds"] < 3600
+
+
+def test_a_process_that_is_gone_has_no_figures(tmp_path):
+    """Of a process that is not there, nothing is said."""
+    assert [] == list(processes.samples("gone", 0, tmp_path))
+
+
+def test_a_name_cannot_shift_the_figures(tmp_path):
+    """A process may call itself anything: its name is not taken for figures."""
+    place = tmp_path / "proc/7"
+    place.mkdir(parents=True)
+    fields = " ".join(["S", *(str(number) for number in range(4, 53))])
+    (place / "stat").write_text(f"7 (evil) R 1 1) {fields}")
+    (tmp_path / "proc/stat").write_text("cpu 1\nbtime 1000\n")
+    found = {sample.name: sample.value for sample in processes.samples("x", 7, tmp_path)}
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert (14 + 15) / ticks == found["process_cpu_seconds_total"]
+    assert 20 == found["process_threads"]
+    assert 1000 + 22 / ticks == found["process_start_time_seconds"]
+    assert 24 * os.sysconf("SC_PAGE_SIZE") == found["process_resident_memory_bytes"]
+
+
+def test_errors_counted_are_errors_documented():
+    """Reasons in labels are those of docs/errors.md, so their number is bounded."""
+    known = (DOCS / "errors.md").read_text(encoding="utf-8")
+    assert [] == [reason for reason in BY_REASON if f"`{reason}`" not in known]
+
+
+def unknown(query: str) -> set[str]:
+    """Return the metrics of a query that do not exist; a histogram also has its buckets, sum and count."""
+    found = set(re.findall(r"\bedge_agent_[a-z_]+", query))
+    known = {f"{name}{end}" for name, each in CATALOGUE.items() for end in ENDS[each.kind == "histogram"]}
+    return found - known
+
+
+def covered(place: dict[str, int]) -> list[tuple[int, int]]:
+    return [(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])]
+
+
+def test_the_dashboard_asks_for_what_there_is():
+    """Every query of the dashboard names metrics that exist, each panel has one, and none stands on another."""
+    dashboard = json.loads((DOCS / "grafana" / "edge-agent.json").read_text(encoding="utf-8"))
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries += [variable.get("definition", "") for variable in dashboard["templating"]["list"]]
+    assert set() == unknown("\n".join(queries))
+    assert [] == [panel["title"] for panel in panels if "edge_agent_" not in panel["targets"][0]["expr"]]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert sorted(set(ids)) == sorted(ids)
+    cells = [cell for panel in dashboard["panels"] for cell in covered(panel["gridPos"])]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+
+
+def test_alerts_ask_for_what_there_is():
+    """Each alert names metrics that exist, how bad it is, what has happened and what to do about it."""
+    rules = yaml.safe_load((DOCS / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    assert set() == unknown("\n".join(rule["expr"] for rule in alerts))
+    assert len({rule["alert"] for rule in alerts}) == len(alerts)
+    assert [] == [rule["alert"] for rule in alerts if not {"summary", "action"} <= rule["annotations"].keys()]
+    assert {"warning", "critical"} == {rule["labels"]["severity"] for rule in alerts}

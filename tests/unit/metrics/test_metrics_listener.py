@@ -1,0 +1,159 @@
+"""The port that Prometheus reads from: what it answers, and what it bears."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from edge_agent.metrics import listener
+from edge_agent.metrics.listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, Listener
+from tests.support.eventually import eventually_sync
+from tests.support.scraped import fetch, free_port, say
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Site:
+    """Counts how often its page was made; `stuck` makes it wait for ever."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.stuck = False
+        self.body = b"edge_agent_serving 1\n"
+
+    async def page(self) -> bytes:
+        self.made += 1
+        if self.stuck:
+            raise TimeoutError
+        return self.body
+
+
+@contextlib.contextmanager
+def listening(site: Site, port: int = 0) -> Iterator[Listener]:
+    """Listen, and stop at the end of the block."""
+    made = Listener("127.0.0.1", port, site.page)
+    made.start()
+    try:
+        eventually_sync(lambda: bool(made.port or made.problem))
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def site() -> Site:
+    """A site that answers."""
+    return Site()
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def test_a_scraper_gets_the_page(site):
+    """GET /metrics is answered with the page in the text format, also with a query behind it."""
+    with listening(site) as there:
+        head, _, body = say(there.port, GET).partition(b"\r\n\r\n")
+        assert site.body == body
+        assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8" in head.split(b"\r\n")
+        assert 200 == status_of(say(there.port, GET.replace(b"/metrics", b"/metrics?x=1")))
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"DELETE /metrics HTTP/1.1\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\n\r\n", 404),
+        (b"GET /metrics/../../etc/passwd HTTP/1.1\r\n\r\n", 404),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 405),
+        (b"\r\n\r\n", 405),
+    ],
+)
+def test_anything_else_is_refused(site, request_bytes, status):
+    """Other methods, other paths and what is not HTTP are refused, and no page is made for them."""
+    with listening(site) as there:
+        assert status == status_of(say(there.port, request_bytes))
+    assert 0 == site.made
+
+
+def test_a_head_has_no_body(site):
+    """HEAD is answered like GET, without the page."""
+    with listening(site) as there:
+        answer = say(there.port, GET.replace(b"GET", b"HEAD"))
+    assert b"Content-Length: 21\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_request_has_little_space(site):
+    """Headers without end are cut off, and cost no more than their limit."""
+    with listening(site) as there:
+        assert b"" == say(there.port, b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * REQUEST_BYTES_MAX)
+        assert site.body.decode() == fetch(there.port)
+
+
+def test_a_page_is_made_once_a_second(site):
+    """However often it is asked for, by however many, the page is not made anew within a second."""
+    with listening(site) as there, ThreadPoolExecutor(8) as pool:
+        began = time.monotonic()
+        assert [200] * 200 == [status_of(answer) for answer in pool.map(lambda _: say(there.port, GET), range(200))]
+        assert site.made <= 1 + (time.monotonic() - began) / listener.PAGE_SECONDS
+
+
+@pytest.mark.slow
+def test_idle_connections_keep_nobody_out(site):
+    """With 300 connections that say nothing, a scraper still gets its page, and few of them are held."""
+    with listening(site) as there, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", there.port))) for _ in range(300)]
+        assert site.body.decode() == fetch(there.port)
+        eventually_sync(lambda: sum(map(_open, idle)) <= CONNECTIONS_MAX)
+
+
+def test_a_site_that_hangs_is_told(site):
+    """When the daemon does not turn to a scrape in time, the scraper is told so, and the next one is tried again."""
+    with listening(site) as there:
+        site.stuck = True
+        assert 503 == status_of(say(there.port, GET))
+        site.stuck = False
+        assert 200 == status_of(say(there.port, GET))
+
+
+def test_whoever_does_not_read_is_left(site):
+    """A scraper that takes nothing of a large page holds up nobody else, and does not keep the listener from ending."""
+    site.body = b"#" * 2**24
+    with listening(site) as there, socket.create_connection(("127.0.0.1", there.port)) as slow:
+        slow.sendall(GET)
+        assert len(site.body) == len(fetch(there.port))
+
+
+def test_a_taken_port_stops_nothing(site):
+    """While another program has the port, the listener says so and goes on; its thread ends when it is told to."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), listening(site, port) as there:
+        assert (0, True) == (there.port, "in use" in there.problem)
+
+
+def test_the_thread_ends(site):
+    """After `stop` there is no thread and no socket, be there open connections or none."""
+    before = threading.active_count()
+    with listening(site) as there:
+        port = there.port
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+    assert before == threading.active_count()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def _open(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False

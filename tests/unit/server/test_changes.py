@@ -1,0 +1,197 @@
+"""What operators change: it comes to its end whoever waits, and the audit log says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from edge_agent.errors import BundleInUse, QueueFull, RequestCancelled, ShareExceeded
+from edge_agent.server.audit import FILE_NAME, Audit
+from edge_agent.server.callers import Caller
+from edge_agent.server.changes import CHANGES_MAX, Change, Changes, Progress, caller_left
+from edge_agent.v1 import admin_pb2
+from tests.support.eventually import eventually, turns
+
+BOSS = Caller("tls boss", frozenset({"admin"}))
+INSTALL = Change(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(path="/bundle"))
+
+
+class Act:
+    """A change that has begun, and ends when it may: with an answer, or the error that it is given."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.began, self.may_end, self.done = asyncio.Event(), asyncio.Event(), False
+        self.error = error
+
+    async def __call__(self) -> str:
+        self.began.set()
+        await self.may_end.wait()
+        self.done = True
+        if self.error is not None:
+            raise self.error
+        return "answer"
+
+
+@pytest.fixture
+async def audit(tmp_path: Path) -> AsyncIterator[Audit]:
+    log = Audit(tmp_path, 2**20)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+def changes(audit: Audit) -> Changes:
+    return Changes(audit)
+
+
+def outcomes(folder: Path) -> list[tuple[str, str]]:
+    found = [json.loads(line) for line in (folder / FILE_NAME).read_text().splitlines()]
+    return [(line["call"], line["outcome"]) for line in found]
+
+
+async def given_up(call: asyncio.Task[Any]) -> None:
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_the_line_is_there_before_the_answer(changes: Changes, tmp_path: Path) -> None:
+    """Of a change that was made, and of one that was refused."""
+    act = Act()
+    act.may_end.set()
+    assert "answer" == await changes.run(INSTALL, act)
+    assert [("InstallBundle", "OK")] == outcomes(tmp_path)
+    act.error = BundleInUse("it answers")
+    with structlog.testing.capture_logs() as logged, pytest.raises(BundleInUse):
+        await changes.run(INSTALL, act)
+    assert [("InstallBundle", "OK"), ("InstallBundle", "BUNDLE_IN_USE")] == outcomes(tmp_path)
+    assert [] == logged
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "logged"),
+    [
+        (None, "OK", []),
+        (BundleInUse("it answers"), "BUNDLE_IN_USE", ["unattended_call_failed"]),
+        (KeyError("bug"), "INTERNAL", ["unattended_call_broke"]),
+    ],
+)
+async def test_the_line_says_what_came_of_the_change(
+    changes: Changes, tmp_path: Path, error: Exception | None, outcome: str, logged: list[str]
+) -> None:
+    """And not that its caller has left: the change goes on, and what it fails with is in the log."""
+    act = Act(error)
+    call = asyncio.create_task(changes.run(INSTALL, act))
+    await act.began.wait()
+    await given_up(call)
+    assert not act.done
+    with structlog.testing.capture_logs() as told:
+        act.may_end.set()
+        await changes.stop()
+    assert act.done
+    assert [("InstallBundle", outcome)] == outcomes(tmp_path)
+    assert logged == [line["event"] for line in told]
+
+
+async def test_changes_without_callers_are_bounded(changes: Changes) -> None:
+    """A client that begins changes and leaves them is refused; another one still finds a place; all end."""
+    act = Act()
+    for _ in range(CHANGES_MAX):
+        call = asyncio.create_task(changes.run(INSTALL, act))
+        await turns()
+        await given_up(call)
+    with pytest.raises(QueueFull, match="64 changes are in progress"):
+        await changes.run(INSTALL, act)
+    other = asyncio.create_task(changes.run(INSTALL._replace(caller=Caller("admin.sock", frozenset())), act))
+    await turns()
+    with pytest.raises(ShareExceeded, match="64 changes of tls boss are in progress, and 1 of others"):
+        await changes.run(INSTALL, act)
+    act.may_end.set()
+    assert "answer" == await other
+    await changes.stop()
+    assert "answer" == await changes.run(INSTALL, act)
+
+
+async def test_a_caller_that_does_not_read_holds_nothing_up(changes: Changes, tmp_path: Path) -> None:
+    """What is told of the progress meanwhile is given up but for the newest, which it gets when it reads."""
+    written: list[str] = []
+    reads = asyncio.Event()
+
+    async def write(message: str) -> None:
+        written.append(message)
+        await reads.wait()
+
+    async def act(progress: Progress) -> None:
+        for message in ("first", "second", "third"):
+            await progress.write(message)
+            await turns()  # the first is taken, and the reader stops
+
+    call = asyncio.create_task(changes.run_told(INSTALL, act, write))
+    await eventually((tmp_path / FILE_NAME).exists)
+    reads.set()
+    await call
+    assert ["first", "third"] == written
+
+
+async def test_the_error_comes_after_the_progress(changes: Changes) -> None:
+    """A caller that reads gets the newest message, and then what the change failed with; the log is not told of it."""
+    written: list[str] = []
+
+    async def write(message: str) -> None:
+        written.append(message)
+
+    async def act(progress: Progress) -> None:
+        await progress.write("half")
+        raise BundleInUse("it answers")
+
+    with structlog.testing.capture_logs() as logged, pytest.raises(BundleInUse):
+        await changes.run_told(INSTALL, act, write)
+    assert (["half"], []) == (written, logged)
+
+
+async def test_who_leaves_while_told_leaves_the_change(changes: Changes, tmp_path: Path) -> None:
+    """As without progress."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def write(_: str) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def act(progress: Progress) -> None:
+        await progress.write("half")
+        await may_end.wait()
+        await progress.write("whole")
+
+    call = asyncio.create_task(changes.run_told(INSTALL, act, write))
+    await began.wait()
+    await given_up(call)
+    may_end.set()
+    await changes.stop()
+    assert [("InstallBundle", "OK")] == outcomes(tmp_path)
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_a_change_can_see_that_its_caller_has_left(changes: Changes, tmp_path: Path) -> None:
+    """One that looks is given up as a whole, and has its line; no change sees the callers of others."""
+    left = asyncio.Event()
+
+    async def act() -> None:
+        seen = caller_left.get()
+        assert seen is not None
+        assert not seen.is_set()
+        left.set()
+        await seen.wait()
+        raise RequestCancelled("the caller left")
+
+    call = asyncio.create_task(changes.run(INSTALL, act))
+    await left.wait()
+    await given_up(call)
+    await changes.stop()
+    assert [("InstallBundle", "CANCELLED")] == outcomes(tmp_path)
+    assert caller_left.get() is None

@@ -1,0 +1,245 @@
+"""What stands around every handler, seen by a real client of a real server on a Unix socket."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from edge_agent.errors import EdgeAgentError, ModelFailed, QueueFull, UnknownTask
+from edge_agent.server import guard
+from edge_agent.v1 import inference_pb2 as pb
+from edge_agent.v1 import inference_pb2_grpc
+
+SECRET = "the secret text"
+LISTED = pb.ListTasksResponse(next_page_token="next")
+
+
+class Servicer(inference_pb2_grpc.InferenceServiceServicer):
+    """Does what the test says."""
+
+    def __init__(self) -> None:
+        self.list_tasks: Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]
+        self.generate: Callable[[], AsyncIterator[pb.GenerateResponse]]
+
+    @guard.call
+    async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
+        return await self.list_tasks(context)
+
+    @guard.call
+    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+        async with contextlib.aclosing(self.generate()) as responses:
+            async for response in responses:
+                await context.write(response)
+
+
+@pytest.fixture
+async def servicer(tmp_path: Path) -> AsyncIterator[Servicer]:
+    """Serve on a socket in the test's directory."""
+    server = grpc.aio.server()
+    handlers = Servicer()
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(handlers, server)
+    server.add_insecure_port(f"unix:{tmp_path}/s")
+    await server.start()
+    yield handlers
+    await server.stop(None)
+
+
+@pytest.fixture
+async def stub(servicer: Servicer, tmp_path: Path) -> AsyncIterator[inference_pb2_grpc.InferenceServiceStub]:
+    """Call that server."""
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+
+
+async def listing_fails(stub: inference_pb2_grpc.InferenceServiceStub) -> grpc.aio.AioRpcError:
+    """Call the unary method, which must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ListTasks(pb.ListTasksRequest())
+    return caught.value
+
+
+def raising(error: Exception) -> Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]:
+    """Return a unary handler that fails."""
+
+    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+        raise error
+
+    return handler
+
+
+def streaming(*texts: str, then: Exception | None = None) -> Callable[[], AsyncIterator[pb.GenerateResponse]]:
+    """Return a streaming handler that sends texts, and then fails if it was told to."""
+
+    async def handler() -> AsyncIterator[pb.GenerateResponse]:
+        for text in texts:
+            yield pb.GenerateResponse(text=text)
+        if then is not None:
+            raise then
+
+    return handler
+
+
+async def received(stub: inference_pb2_grpc.InferenceServiceStub) -> tuple[list[str], grpc.aio.AioRpcError | None]:
+    """Read a stream to its end; return its texts and how it failed."""
+    texts = []
+    try:
+        async for response in stub.Generate(pb.GenerateRequest()):
+            texts.append(response.text)
+    except grpc.aio.AioRpcError as error:
+        return texts, error
+    return texts, None
+
+
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    """Return the ErrorInfo of a failed call."""
+    written = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    assert written.details[0].Unpack(info)
+    return info
+
+
+async def test_an_answer_passes(servicer, stub):
+    """What the handlers answer arrives as it is."""
+
+    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+        return LISTED
+
+    servicer.list_tasks, servicer.generate = handler, streaming("a", "b")
+    assert LISTED == await stub.ListTasks(pb.ListTasksRequest())
+    assert (["a", "b"], None) == await received(stub)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UnknownTask("no task is called 'x'", task="x", remedy="Check the name."), grpc.StatusCode.NOT_FOUND),
+        (QueueFull("64 inputs are waiting", waiting=64), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (ModelFailed("the model gave no answer"), grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_our_errors_arrive_whole(servicer, stub, error: EdgeAgentError, code):
+    """An error of the tree arrives with its code, its sentence, its reason, its values and its remedy."""
+    servicer.list_tasks, servicer.generate = raising(error), streaming("a", then=error)
+    texts, broken = await received(stub)
+    assert ["a"] == texts
+    for failed in (await listing_fails(stub), broken):
+        assert (code, error.message) == (failed.code(), failed.details())
+        assert ("edge-agent", error.reason) == (info_of(failed).domain, info_of(failed).reason)
+        assert {**error.metadata, "remedy": error.remedy} == dict(info_of(failed).metadata)
+
+
+async def test_a_huge_error_arrives(servicer, stub):
+    """An error with more text than trailers can hold arrives with its code and its details."""
+    huge = QueueFull("漢" * 10_000, **{f"value_{i}": "漢" * 10_000 for i in range(100)})
+    servicer.list_tasks = raising(huge)
+    failed = await listing_fails(stub)
+    assert (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL") == (failed.code(), info_of(failed).reason)
+
+
+async def test_an_exception_keeps_its_text(servicer, stub):
+    """An unexpected exception becomes INTERNAL with a fixed text; its own text stays in the log."""
+    bug = RuntimeError(SECRET)
+    servicer.list_tasks, servicer.generate = raising(bug), streaming("a", then=bug)
+    with structlog.testing.capture_logs() as logged:
+        _, broken = await received(stub)
+        failures = [await listing_fails(stub), broken]
+    for failed in failures:
+        assert grpc.StatusCode.INTERNAL == failed.code()
+        assert "an unexpected error in edge-agent; its log has the details" == failed.details()
+        assert SECRET not in repr(failed) + repr(failed.trailing_metadata())
+    assert [("Generate", "RuntimeError"), ("ListTasks", "RuntimeError")] == [
+        (entry["method"], entry["error"]) for entry in logged if entry["event"] == "handler_failed"
+    ]
+    assert all(entry["exc_info"] for entry in logged)
+
+
+async def test_an_abort_passes(servicer, stub):
+    """A handler that aborts by itself keeps its code and text, and is no bug to log."""
+
+    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "by itself")
+
+    servicer.list_tasks = handler
+    with structlog.testing.capture_logs() as logged:
+        failed = await listing_fails(stub)
+    assert (grpc.StatusCode.DATA_LOSS, "by itself") == (failed.code(), failed.details())
+    assert [] == logged
+
+
+async def test_the_server_goes_on_after_a_failure(servicer, stub):
+    """A failed call leaves the next one alone."""
+    servicer.generate = streaming("a", then=RuntimeError(SECRET))
+    await received(stub)
+    servicer.generate = streaming("b")
+    assert (["b"], None) == await received(stub)
+
+
+@pytest.mark.parametrize("endless", [False, True])
+async def test_cancelling_a_stream_reaches_the_handler(servicer, stub, endless):
+    """When the client cancels, the handler ends, whether it waits for the model or for the client to read."""
+    ended = asyncio.Event()
+
+    async def handler() -> AsyncIterator[pb.GenerateResponse]:
+        try:
+            yield pb.GenerateResponse(text="a")
+            while endless:
+                yield pb.GenerateResponse(text="b" * 100_000)
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    servicer.generate = handler
+    call = stub.Generate(pb.GenerateRequest())
+    assert "a" == (await call.read()).text
+    call.cancel()
+    async with asyncio.timeout(10):
+        await ended.wait()
+
+
+async def test_cancelling_a_call_reaches_the_handler(servicer, stub):
+    """When the client cancels a unary call, its handler is cancelled."""
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return LISTED
+
+    servicer.list_tasks = handler
+    call = stub.ListTasks(pb.ListTasksRequest())
+    await started.wait()
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    async with asyncio.timeout(10):
+        await ended.wait()
+
+
+async def test_a_deadline_reaches_the_handler(servicer, stub):
+    """When the client's deadline passes, the handler of the stream ends."""
+    ended = asyncio.Event()
+
+    async def handler() -> AsyncIterator[pb.GenerateResponse]:
+        try:
+            yield pb.GenerateResponse(text="a")
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    servicer.generate = handler
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stub.Generate(pb.GenerateRequest(), timeout=0.2):
+            pass
+    assert grpc.StatusCode.DEADLINE_EXCEEDED == caught.value.code()
+    async with asyncio.timeout(10):
+        await ended.wait()

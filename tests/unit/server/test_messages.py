@@ -1,0 +1,199 @@
+"""Translation between the daemon's words and the messages of edge_agent.v1."""
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.engine.pool import EngineStatus
+from edge_agent.engine.state import State
+from edge_agent.errors import InvalidRequest
+from edge_agent.formats.manifest import Kind, Manifest, digest_of, encode
+from edge_agent.routing.policy import RouteName, Wish
+from edge_agent.server import messages
+from edge_agent.store.state import InstalledBundle
+from edge_agent.v1 import admin_pb2, task_pb2
+from tests.support.bundles import RECORD_SCHEMA
+
+THRESHOLD = {
+    "temperature": 1.0,
+    "threshold": 0.75,
+    "target_risk": 0.05,
+    "delta": 0.1,
+    "n": 9,
+    "bound": 0,
+    "coverage": 1,
+}
+
+
+def bundle(kind: str, *labels: str, **more: Any) -> InstalledBundle:
+    """Return an installed echo bundle with one file of 12 bytes."""
+    limits = {"input_tokens_max": 100, "output_tokens_max": 50, "inputs_max": 7}
+    artifact = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 12}
+    task = {"name": "till", "kind": kind, "labels": labels, "limits": limits}
+    fields = {"schema": "edge-agent/bundle/v1", "runtime": "echo", "version": "1.2.3", "artifacts": [artifact]}
+    manifest = Manifest.model_validate({**fields, "task": task} | more)
+    stored = encode(manifest)
+    return InstalledBundle(digest_of(stored), stored, manifest, signed=False, installed_at=1_700_000_000.25)
+
+
+def test_a_task_is_described_whole():
+    """A task shows its version, labels in the model's order, limits, readiness, signature and threshold."""
+    installed = bundle("classify", "b", "a", confidence={"policy": "threshold", **THRESHOLD})
+    expected = task_pb2.Task(
+        name="till",
+        kind=task_pb2.TASK_KIND_CLASSIFY,
+        bundle=task_pb2.BundleRef(task="till", version="1.2.3", digest=installed.digest),
+        labels=["b", "a"],
+        limits=task_pb2.TaskLimits(input_tokens_max=100, inputs_max=7),
+        ready=True,
+        signed=False,
+        threshold=0.75,
+        mode=task_pb2.MODE_HYBRID,
+        gate="none",
+    )
+    assert expected == messages.task_message(installed, "hybrid", ready=True)
+
+
+def test_a_task_without_calibration_has_no_threshold():
+    """Without a threshold the field is unset, which is not 0."""
+    assert not messages.task_message(bundle("embed"), "hybrid", ready=False).HasField("threshold")
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "limit"),
+    [("generate", (), 50), ("embed", (), 0), ("extract", ("O", "B-x"), 0), ("classify", ("a", "b"), 0)],
+)
+def test_only_generation_has_an_output_limit(kind, labels, limit):
+    """A task that writes tokens shows how many; the others show 0."""
+    assert limit == messages.task_message(bundle(kind, *labels), "hybrid", ready=True).limits.output_tokens_max
+
+
+def test_a_written_record_shows_fields_and_output_limit():
+    """An extract task with a schema has its properties for labels, in the record's order, and an output limit."""
+    limits = {"input_tokens_max": 100, "output_tokens_max": 50}
+    task = {"name": "till", "kind": "extract", "limits": limits, "record_schema": RECORD_SCHEMA}
+    weights = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 1}
+    installed = bundle("extract", runtime="llama", artifacts=[weights], task=task)
+    message = messages.task_message(installed, "hybrid", ready=True)
+    assert (["product", "count", "wish", "day"], 50) == (list(message.labels), message.limits.output_tokens_max)
+
+
+@pytest.mark.parametrize(
+    ("tags", "types"),
+    [
+        (("O", "B-PER", "I-PER", "B-LOC", "I-LOC"), ["PER", "LOC"]),
+        (("I-PER", "O", "B-PER"), ["PER"]),
+        (("B-card-no", "I-card-no"), ["card-no"]),
+        (("number", "O"), ["number"]),
+        (("O",), []),
+        ((), []),
+    ],
+)
+def test_entity_types_stand_behind_tags(tags, types):
+    """The two tags of a type are one type, "O" is none, and the order is the model's."""
+    installed = bundle("extract", *tags)
+    assert types == installed.manifest.task.record_fields
+    assert types == list(messages.task_message(installed, "hybrid", ready=True).labels)
+
+
+def test_a_bundle_is_described_whole():
+    """A bundle shows what it is, where it stands, its size and when it was installed."""
+    installed = bundle("generate")
+    expected = admin_pb2.Bundle(
+        ref=messages.bundle_ref(installed),
+        kind=task_pb2.TASK_KIND_GENERATE,
+        runtime="echo",
+        active=True,
+        size_bytes=12,
+        gate="none",
+    )
+    expected.install_time.FromMilliseconds(1_700_000_000_250)
+    assert expected == messages.bundle_message(installed, active=True, previous=False)
+
+
+def test_an_engine_is_described_whole():
+    """An engine shows its process, its load, its troubles and the tasks on it."""
+    status = EngineStatus(
+        "echo-1", "echo", State.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", {}, ("d",), {"a": "b"}
+    )
+    expected = admin_pb2.Engine(
+        name="echo-1",
+        runtime="echo",
+        state=admin_pb2.ENGINE_STATE_BACKING_OFF,
+        pid=77,
+        resident_bytes=2**33,
+        pending=5,
+        restarts=2,
+        problem="the process died",
+        tasks=["till"],
+        device="cpu",
+        details={"a": "b"},
+    )
+    assert expected == messages.engine_message(status, ["till"])
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [(messages.KINDS, get_args(Kind)), (messages.ROUTES, get_args(RouteName)), (messages.STATES, tuple(State))],
+)
+def test_every_word_has_its_message(table, words):
+    """Each word of ours has a value of the API, no two have the same, and none has UNSPECIFIED."""
+    assert set(words) == set(table)
+    assert len(table) == len({*table.values()} - {0})
+
+
+def test_every_wish_is_understood():
+    """Each value of the API is understood, UNSPECIFIED as ANSWER."""
+    assert set(task_pb2.OnLowConfidence.values()) == set(messages.WISHES)
+    assert set(get_args(Wish)) == set(messages.WISHES.values())
+    assert "as_mode" == messages.WISHES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
+
+
+@pytest.mark.parametrize(
+    ("size", "token", "total", "shown", "following"),
+    [
+        (0, "", 0, (0, 100), ""),
+        (0, "", 100, (0, 100), ""),
+        (0, "", 101, (0, 100), "100"),
+        (10, "", 30, (0, 10), "10"),
+        (10, "10", 30, (10, 20), "20"),
+        (10, "20", 30, (20, 30), ""),
+        (10, "25", 30, (25, 35), ""),
+        (10, "30", 30, (30, 40), ""),
+        (10, "999999999", 30, (999999999, 1000000009), ""),
+        (5000, "", 2000, (0, 1000), "1000"),
+        (2**31 - 1, "", 1000, (0, 1000), ""),
+    ],
+)
+def test_a_page(size, token, total, shown, following):
+    """A page has its size, 100 when none is asked for and 1000 at most; the last one, or one beyond, has no token."""
+    assert (slice(*shown), following) == messages.page(size, token, total)
+
+
+@pytest.mark.parametrize("size", [-1, -(2**31)])
+def test_a_negative_page_is_refused(size):
+    """A negative page size is refused with its value."""
+    with pytest.raises(InvalidRequest, match=f"page_size is {size}; it must not be negative"):
+        messages.page(size, "", 10)
+
+
+@pytest.mark.parametrize("token", ["x", "-1", "1.0", " 1", "1\n", "٣", "²", "1" * 10, "9" * 5000])
+def test_a_foreign_token_is_refused(token):
+    """A token that no answer gave is refused with the way out."""
+    with pytest.raises(InvalidRequest, match="page_token is none that this daemon gave") as caught:
+        messages.page(0, token, 10)
+    assert "empty page_token" in caught.value.remedy
+
+
+@given(size=st.integers(0, 1200), total=st.integers(0, 3000))
+def test_the_pages_are_the_list(size, total):
+    """The pages one after the other show every item once, in order."""
+    items, seen, token = list(range(total)), [], ""
+    while True:
+        shown, token = messages.page(size, token, total)
+        seen += items[shown]
+        if not token:
+            break
+    assert items == seen
