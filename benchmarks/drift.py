@@ -4,7 +4,7 @@ scripts/bench drift [--json]
 
 Drives the test that the daemon runs (`edge_agent/monitoring/new_inputs.py`) with p-values of a gate: scores of known
 inputs are normal with mean 0, those of new inputs have a mean of 2.77, which is an AUROC of 0.975 (CLINC150 with a
-small encoder). Each repetition has its own held-out rows. What is simulated are independent inputs; a site's may not be.
+small encoder). Each repetition has its own held-out rows. The simulated inputs are independent; a site's may not be.
 """
 
 from __future__ import annotations
