@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "environments"
 WHEELS = ROOT / ".cache" / "wheels"
-CLIENTS = ROOT / "tests" / "clients"
+CLIENTS = ROOT / "tests" / "support" / "clients"
 """What goes into each, and the scripts that run there."""
 STAMP = "complete"
 
