@@ -48,16 +48,16 @@ def program(version: str) -> dict[str, str]:
 
 
 def wheel(folder: Path, version: str, modules: dict[str, str]) -> Path:
-    """Write a wheel named edge-agent."""
-    about = f"edge_agent-{version}.dist-info"
+    """Write a wheel of the agent."""
+    about = f"edge_agent_appliance-{version}.dist-info"
     files = {
         **modules,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: edge-agent\nVersion: {version}\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: edge-agent-appliance\nVersion: {version}\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/entry_points.txt": "[console_scripts]\nedge-agent = edge_agent.cli:main\n",
     }
     record = "".join(f"{name},sha256={_hash(text)},{len(text)}\n" for name, text in files.items())
-    path = folder / f"edge_agent-{version}-py3-none-any.whl"
+    path = folder / f"edge_agent_appliance-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as out:
         for name, text in {**files, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"}.items():
             out.writestr(name, text)
