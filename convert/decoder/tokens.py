@@ -1,6 +1,6 @@
 """How an input becomes a decoder's tokens, by the agent's own rule and with a checkpoint's own tokenizer.
 
-The rule is that of edge_agent/engine/runtimes/llama/prompt.py, and the code too: what is trained and compared here must
+The rule is that of edge_agent/engine/runtimes/llama/chat_prompt.py, and the code too: what is trained and compared here must
 see the very tokens that the served model will see. That the tokenizer of the exported file agrees is for the export to
 prove.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree
-from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
 from edge_agent.formats.manifest import Task
 
 Tokens = tuple[int, ...]

@@ -122,7 +122,7 @@ ENTRIES = {
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
-    "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.llama.llama_runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.assemble": "only a prompt with 'chat: true' loads what reads a model file",

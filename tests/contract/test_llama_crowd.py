@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from edge_agent.engine.protocol import Done, Event, Load, Run
-from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX, ROWS_GROUP, filled_up
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
-from edge_agent.engine.runtimes.llama.tuning import OTHERS, SAME
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GROUP, padded_rows
+from edge_agent.engine.runtimes.llama.tuning_policy import OTHERS, SAME
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, finish, make
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter
@@ -129,7 +129,7 @@ def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:
     before = held(crowd.runtime)
     texts = [TEXTS[0][:length] for length in range(5, len(TEXTS[0]), 7)]
     assert [classify(alone, text).scores for text in texts] == [classify(crowd.runtime, text).scores for text in texts]
-    assert crowd.rows == [filled_up(rows, ROWS_GROUP) for rows in crowd.rows]
+    assert crowd.rows == [padded_rows(rows, ROWS_GROUP) for rows in crowd.rows]
     assert before == held(crowd.runtime)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from edge_agent.engine.pool import resident_bytes
 from edge_agent.engine.protocol import Done, Failed, Run
-from edge_agent.engine.runtimes.llama.adapters import LOADED_MAX
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.lora_adapters import LOADED_MAX
 from edge_agent.errors import InputTooLong
 from tests.support.llama_turmoil import (
     JOBS,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.engine.protocol import Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.llama.runtime import LlamaRuntime
+from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.formats.manifest import Manifest
 from tests.support import tiny_gguf
 from tests.support.gguf_adapter import TINY, write_adapter

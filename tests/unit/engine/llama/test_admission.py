@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/admission.py"""
+"""edge_agent/engine/runtimes/llama/step_scheduler.py"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.admission import PASSED_MAX, Admission
+from edge_agent.engine.runtimes.llama.step_scheduler import PASSED_MAX, CacheAdmission
 
 CELLS = 100
 
@@ -16,7 +16,7 @@ CELLS = 100
 class Buffer:
     """A cache with so many cells, and the jobs in it."""
 
-    admission: Admission = field(default_factory=Admission)
+    admission: CacheAdmission = field(default_factory=CacheAdmission)
     inside: dict[str, int] = field(default_factory=dict)
 
     def admit(self, waiting: dict[str, int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/capacity.py"""
+"""edge_agent/engine/runtimes/llama/memory_estimate.py"""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import dataclasses
 import pytest
 
 from edge_agent.engine.protocol import Load
-from edge_agent.engine.runtimes.llama.capacity import (
+from edge_agent.engine.runtimes.llama.memory_estimate import (
     CACHE_SHARE,
     FULL_MAX,
     FULL_USUAL,
     PLACES_MAX,
-    Capacity,
-    capacity_of,
+    ContextCapacity,
+    context_capacity,
+    record_bytes,
 )
-from edge_agent.engine.runtimes.llama.header import Header
-from edge_agent.engine.runtimes.llama.need import record_bytes
 from tests.unit.engine.llama.test_need import HEADER
 
 FILE_BYTES = 100_000_000
 CONTEXT_TOKENS = 4096
 
 
-def capacity(available: int, *, asked: int = 0, device: str = "cpu", header: Header = HEADER) -> Capacity:
+def capacity(available: int, *, asked: int = 0, device: str = "cpu", header: GgufHeader = HEADER) -> ContextCapacity:
     load = Load(
         runtime="llama",
         context_tokens=CONTEXT_TOKENS,
@@ -31,10 +30,10 @@ def capacity(available: int, *, asked: int = 0, device: str = "cpu", header: Hea
         memory_bytes_max=available,
         device=device,
     )
-    return capacity_of(header, FILE_BYTES, load)
+    return context_capacity(header, FILE_BYTES, load)
 
 
-def full_requests(found: Capacity) -> int:
+def full_requests(found: ContextCapacity) -> int:
     """Return how many requests of full length a capacity has cells for, beside those for prefixes."""
     return found.shape.cells // CONTEXT_TOKENS - 2
 

@@ -1,11 +1,11 @@
-"""edge_agent/engine/runtimes/llama/drafts.py."""
+"""edge_agent/engine/runtimes/llama/record_drafts.py."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.drafts import CONTEXTS_MAX, DRAFT_MAX, ORDER, Drafts
+from edge_agent.engine.runtimes.llama.record_drafts import CONTEXTS_MAX, DRAFT_MAX, ORDER, RecordDrafts
 
 RECORD = list(range(100, 100 + 2 * DRAFT_MAX))
 SEEN_OFTEN = 12
@@ -13,7 +13,7 @@ SEEN_OFTEN = 12
 
 def test_what_came_again_and_again_is_drafted() -> None:
     """From the first time on a little, with every time further, and never more than is asked for."""
-    drafts, lengths = Drafts(), list[int]()
+    drafts, lengths = RecordDrafts(), list[int]()
     for _ in range(SEEN_OFTEN):
         drafts.learn(RECORD, 0)
         draft = drafts.after(RECORD[:ORDER])
@@ -27,7 +27,7 @@ def test_what_came_again_and_again_is_drafted() -> None:
 
 def test_what_was_never_seen_is_not_drafted() -> None:
     """Nor what a record stands behind, as far as it is no record; nor anything behind too few tokens."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     drafts.learn(RECORD, 5)
     assert drafts.after(RECORD[:ORDER]) == []
     assert drafts.after([7, 8, 9]) == drafts.after([]) == drafts.after(RECORD[6:7]) == []
@@ -36,7 +36,7 @@ def test_what_was_never_seen_is_not_drafted() -> None:
 
 def test_a_habit_that_changes_is_unlearnt() -> None:
     """What has become rare is not tried any more; what has come in its place is."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     for _ in range(SEEN_OFTEN):
         drafts.learn([1, 2, 3, 4], 3)
     assert drafts.after([1, 2, 3]) == [4]
@@ -47,7 +47,7 @@ def test_a_habit_that_changes_is_unlearnt() -> None:
 
 def test_what_goes_either_way_is_hardly_drafted() -> None:
     """A row that is right one time in ten is not worth its time."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     for turn in range(100):
         drafts.learn([1, 2, 3, 10 + turn % 10, 4], 3)
     assert drafts.after([1, 2, 3]) == []
@@ -55,7 +55,7 @@ def test_what_goes_either_way_is_hardly_drafted() -> None:
 
 def test_a_lone_row_gets_company_when_it_is_mostly_right() -> None:
     """What was seen once is worth a row beside others, and not twice the time of one; what comes again is."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     drafts.learn([1, 2, 3, 4], 3)
     assert ([4], []) == (drafts.after([1, 2, 3]), drafts.after([1, 2, 3], alone=True))
     for _ in range(SEEN_OFTEN):
@@ -65,7 +65,7 @@ def test_a_lone_row_gets_company_when_it_is_mostly_right() -> None:
 
 def test_what_takes_a_place_has_to_earn_its_chance() -> None:
     """A place where something else stands each time is not drafted, whatever stood there last."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     for token in range(10, 16):
         drafts.learn([1, 2, 3, token], 3)
     assert drafts.after([1, 2, 3]) == []
@@ -76,7 +76,7 @@ def test_what_takes_a_place_has_to_earn_its_chance() -> None:
 
 def test_memory_is_bounded_and_the_oldest_leaves() -> None:
     """However many different records there are."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     drafts.learn([1, 2, 3, 4], 3)
     drafts.learn(range(10, 10 + CONTEXTS_MAX + ORDER), 0)
     assert drafts.after([1, 2, 3]) == []
@@ -87,7 +87,7 @@ def test_memory_is_bounded_and_the_oldest_leaves() -> None:
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), max_size=20), st.lists(st.integers(0, 3)))
 def test_a_draft_is_made_of_what_was_seen(records: list[list[int]], tokens: list[int]) -> None:
     """Every window of ORDER + 1 tokens in it stood in a record; chances stay chances."""
-    drafts = Drafts()
+    drafts = RecordDrafts()
     for record in records:
         drafts.learn(record, 0)
     seen = {tuple(record[at : at + ORDER + 1]) for record in records for at in range(len(record) - ORDER)}

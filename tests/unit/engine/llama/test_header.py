@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.runtimes.llama import header
-from edge_agent.engine.runtimes.llama.header import ITEMS_MAX, KEYS_MAX, LAYERS_MAX, TENSORS_MAX, Header
+from edge_agent.engine.runtimes.llama import gguf_header
+from edge_agent.engine.runtimes.llama.gguf_header import ITEMS_MAX, KEYS_MAX, LAYERS_MAX, TENSORS_MAX, GgufHeader
 from edge_agent.errors import ModelLoadFailed
 from tests.support import models
 from tests.support.gguf_head import ARRAY, LLAMA, Q4_0, STRING, TENSORS, TYPE_F32, U32, U64, gguf, number, numbers
@@ -22,10 +22,10 @@ CALLS_MAX = 8
 BYTES_MAX = 16 * 2**20
 
 
-def read(tmp_path: Path, data: bytes) -> Header:
+def read(tmp_path: Path, data: bytes) -> GgufHeader:
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
-    return header.read(str(path))
+    return gguf_header.read_header(str(path))
 
 
 def refusal(tmp_path: Path, data: bytes) -> str:
@@ -39,7 +39,7 @@ def refusal(tmp_path: Path, data: bytes) -> str:
 def test_a_sound_head(tmp_path: Path) -> None:
     """Sizes follow from the keys; the keys and values of a token are counted over all layers, and for each of them.
     What is only looked up belongs to no layer and is not multiplied with."""
-    assert Header(
+    assert GgufHeader(
         version=3,
         architecture="llama",
         layers=2,
@@ -56,7 +56,7 @@ def test_a_sound_head(tmp_path: Path) -> None:
 
 def test_the_real_model() -> None:
     """SmolLM2-135M is read as its card says: 30 layers, 3 of 9 heads of 64 for keys and values, 49,152 tokens."""
-    found = header.read(str(models.smollm2_path()))
+    found = gguf_header.read_header(str(models.smollm2_path()))
     assert ("llama", 30, 576, 49_152) == (found.architecture, found.layers, found.width, found.vocabulary)
     assert 30 * 3 * (64 + 64) == found.cell_elements == sum(found.layer_cell_elements)
     assert sum(found.layer_bytes) + found.output_bytes == sum(found.product_bytes.values())
@@ -137,7 +137,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The reason is the system's."""
     with pytest.raises(ModelLoadFailed, match=r"gone\.gguf does not load: No such file or directory"):
-        header.read(str(tmp_path / "gone.gguf"))
+        gguf_header.read_header(str(tmp_path / "gone.gguf"))
 
 
 def test_spoiled_bytes_end_in_a_head_or_a_refusal(tmp_path: Path) -> None:
@@ -172,5 +172,5 @@ def test_a_list_costs_so_many_calls_for_each_item(tmp_path: Path) -> None:
         texts = struct.pack("<IIQ", ARRAY, STRING, count) + bytes(8 * count)
         path = tmp_path / f"{count}.gguf"
         path.write_bytes(gguf({**LLAMA, "tokenizer.ggml.tokens": texts}))
-        calls.append(calls_of(lambda path=path: header.read(str(path))))
+        calls.append(calls_of(lambda path=path: gguf_header.read_header(str(path))))
     assert calls[1] - calls[0] == calls[2] - calls[1] <= CALLS_MAX * 10_000

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/labels.py"""
+"""edge_agent/engine/runtimes/llama/label_scoring.py"""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
-from edge_agent.engine.runtimes.llama.labels import Tally, log_probs, scores_of
+from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
 
 VOCABULARY = 12
 
@@ -28,7 +27,7 @@ def naive(path: tuple[int, ...]) -> float:
 def tallied(paths: list[tuple[int, ...]], rows_max: int) -> list[float]:
     """Return the joint log-probabilities by a tree that is computed in steps."""
     tree = LabelTree([str(path) for path in paths], paths)
-    tally = Tally(tree)
+    tally = LabelScorer(tree)
     tally.add_prompt(row_for(()))
     for chunk in tree.chunks(rows_max, rows_max):
         behind = chunk_histories(chunk)
@@ -81,7 +80,7 @@ def test_joint_log_probabilities_equal_naive_ones(paths: list[tuple[int, ...]], 
 def test_branches_can_be_computed_on_their_own(paths: list[tuple[int, ...]]) -> None:
     """One sequence per branch, in any order, gives the same sums as shared rows do."""
     tree = LabelTree([str(path) for path in paths], paths)
-    tally = Tally(tree)
+    tally = LabelScorer(tree)
     tally.add_prompt(row_for(()))
     for branch in sorted(tree.branches, key=len):
         tally.add_branch(branch, [row_for(branch[: i + 1]) for i in range(len(branch))])
@@ -90,7 +89,7 @@ def test_branches_can_be_computed_on_their_own(paths: list[tuple[int, ...]]) -> 
 
 def test_label_mass_is_the_probability_before_renormalising() -> None:
     """Two labels with 0.2 and 0.1 have a mass of 0.3 and scores of 2/3 and 1/3."""
-    scores, mass = scores_of(np.log([0.2, 0.1]), temperature=1.0)
+    scores, mass = label_scores(np.log([0.2, 0.1]), temperature=1.0)
     assert pytest.approx((2 / 3, 1 / 3)) == scores
     assert pytest.approx(0.3) == mass
 
@@ -98,7 +97,7 @@ def test_label_mass_is_the_probability_before_renormalising() -> None:
 def test_temperature_flattens_the_scores_and_not_the_mass() -> None:
     """A high temperature moves the scores towards each other; the mass is of the model itself."""
     joint = np.log([0.6, 0.1])
-    cold, warm = scores_of(joint, temperature=1.0), scores_of(joint, temperature=4.0)
+    cold, warm = label_scores(joint, temperature=1.0), label_scores(joint, temperature=4.0)
     assert cold[0][0] > warm[0][0] > 0.5
     assert cold[1] == warm[1]
 
@@ -109,7 +108,7 @@ def test_temperature_flattens_the_scores_and_not_the_mass() -> None:
 )
 def test_scores_are_probabilities(joint: list[float], temperature: float) -> None:
     """Scores add up to 1 and keep the order of the labels; the mass stays in [0, 1]."""
-    scores, mass = scores_of(np.array(joint), temperature)
+    scores, mass = label_scores(np.array(joint), temperature)
     assert math.isclose(1.0, sum(scores), rel_tol=1e-9)
     assert 0.0 <= mass <= 1.0
     assert scores[int(np.argmax(joint))] == max(scores)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.rates import EXACT_ROWS_MAX, Fit, pairs_of
-from edge_agent.engine.runtimes.llama.scheduler import Lane, Scheduler
+from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import StepScheduler, WorkItem
 
-QUIET = Fit(0.004, 0.0016, 9e-7)
+QUIET = StepCostModel(0.004, 0.0016, 9e-7)
 ROWS, DEPTH = 30, 234
-ALONE = QUIET.cost(ROWS, pairs_of(ROWS, DEPTH))
+ALONE = QUIET.cost(ROWS, attention_pairs(ROWS, DEPTH))
 LONG_ROWS = 600
 AGAIN_SECONDS = 2.0
 """After the load has gone calls are answered within so long."""
@@ -29,7 +29,7 @@ TRIES = 2
 class Machine:
     """An engine with one scheduler; `slower` is what another program does to it."""
 
-    scheduler: Scheduler = field(default_factory=lambda: Scheduler(EXACT_ROWS_MAX))
+    scheduler: StepScheduler = field(default_factory=lambda: StepScheduler(EXACT_ROWS_MAX))
     now: float = 100.0
     slower: float = 1.0
     speed: float = 1.0
@@ -38,8 +38,8 @@ class Machine:
     """So many write meanwhile, without end."""
     refused: int = 0
 
-    def _streams(self) -> list[Lane]:
-        return [Lane(f"s{n}", "", 1, decoding=True, exact=False, depth=300) for n in range(self.streams)]
+    def _streams(self) -> list[WorkItem]:
+        return [WorkItem(f"s{n}", "", 1, decoding=True, exact=False, depth=300) for n in range(self.streams)]
 
     def idle(self, seconds: float) -> None:
         """Let time pass, in which streams write."""
@@ -52,7 +52,7 @@ class Machine:
         """Ask for one input with a deadline; tell whether it was answered in time."""
         deadline, left, depth = self.now + seconds, rows, DEPTH
         while left:
-            lanes = [*self._streams(), Lane("call", "", left, depth=depth, came_at=self.now, deadline=deadline)]
+            lanes = [*self._streams(), WorkItem("call", "", left, depth=depth, came_at=self.now, deadline=deadline)]
             if self.scheduler.refused(lanes, self.now):
                 self.refused += 1
                 return False
@@ -62,11 +62,13 @@ class Machine:
             left, depth = left - read, depth + read
         return self.now <= deadline
 
-    def _step(self, lanes: list[Lane], deadline: float) -> int:
+    def _step(self, lanes: list[WorkItem], deadline: float) -> int:
         """Compute a step, which is cut off when the deadline passes; return how many tokens of the call it read."""
         plan = self.scheduler.plan(lanes, self.now)
         rows = sum(count for _, count in plan)
-        took = self.slower / self.speed * QUIET.cost(rows, sum(pairs_of(count, lane.depth) for lane, count in plan))
+        took = (
+            self.slower / self.speed * QUIET.cost(rows, sum(attention_pairs(count, lane.depth) for lane, count in plan))
+        )
         reads = any(not lane.decoding for lane, _ in plan)
         if reads and self.now + took > deadline:
             self.scheduler.cut_off(plan, deadline - self.now)
@@ -173,5 +175,5 @@ def test_what_cannot_be_in_time_is_refused_on_any_machine(speed: float, streams:
     machine = warm(streams, speed, LONG_ROWS)
     assert machine.call(1e6, LONG_ROWS)
     began = machine.now
-    assert not machine.call(QUIET.cost(LONG_ROWS, pairs_of(LONG_ROWS, DEPTH)) / speed / 4, LONG_ROWS)
+    assert not machine.call(QUIET.cost(LONG_ROWS, attention_pairs(LONG_ROWS, DEPTH)) / speed / 4, LONG_ROWS)
     assert (1, began) == (machine.refused, machine.now)

@@ -1,24 +1,24 @@
-"""edge_agent/engine/runtimes/llama/prefixes.py"""
+"""edge_agent/engine/runtimes/llama/prefix_tree.py"""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.prefixes import Prefixes
+from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
 
 ROOM = 1000
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
 
-def found(kept: Prefixes, root: str, *tokens: int) -> tuple[bytes, int]:
+def found(kept: PrefixTree, root: str, *tokens: int) -> tuple[bytes, int]:
     entry, shared = kept.longest(root, tokens)
     return (entry.state if entry else b""), shared
 
 
 def test_the_longest_shared_beginning_is_found() -> None:
     """An entry serves prompts that go on behind it, that end within it, and that leave it on the way."""
-    kept = Prefixes(ROOM)
+    kept = PrefixTree(ROOM)
     kept.put("r", (1, 2, 3, 4), b"long")
     kept.put("r", (1, 2), b"short")
     assert (b"long", 4) == found(kept, "r", 1, 2, 3, 4, 5)
@@ -30,7 +30,7 @@ def test_the_longest_shared_beginning_is_found() -> None:
 
 def test_roots_do_not_mix() -> None:
     """What another adapter computed is never found, and dropping one root leaves the other."""
-    kept = Prefixes(ROOM)
+    kept = PrefixTree(ROOM)
     kept.put("a", (1, 2), b"a")
     kept.put("b", (1, 2), b"b")
     kept.drop("a")
@@ -41,7 +41,7 @@ def test_roots_do_not_mix() -> None:
 
 def test_the_least_recently_used_leaves_first() -> None:
     """Being found counts as use; what is larger than all the room is not kept and drives nothing out."""
-    kept = Prefixes(20)
+    kept = PrefixTree(20)
     kept.put("r", (1,), bytes(10))
     kept.put("r", (2,), bytes(10))
     kept.longest("r", (1, 5))
@@ -53,7 +53,7 @@ def test_the_least_recently_used_leaves_first() -> None:
 
 def test_the_same_prompt_is_kept_once() -> None:
     """The newer state takes the place of the older."""
-    kept = Prefixes(ROOM)
+    kept = PrefixTree(ROOM)
     kept.put("r", (1, 2), b"old")
     kept.put("r", (1, 2), b"newer")
     assert (b"newer", 2) == found(kept, "r", 1, 2)
@@ -62,7 +62,7 @@ def test_the_same_prompt_is_kept_once() -> None:
 
 def test_nothing_is_left_when_all_is_cleared() -> None:
     """Neither entries nor bytes nor trees."""
-    kept = Prefixes(ROOM)
+    kept = PrefixTree(ROOM)
     kept.put("r", (1, 2), b"x")
     kept.clear()
     assert (0, 0, (None, 0)) == (len(kept), kept.bytes, kept.longest("r", (1, 2)))
@@ -71,7 +71,7 @@ def test_nothing_is_left_when_all_is_cleared() -> None:
 @given(st.lists(st.tuples(prompts, st.integers(1, 9), st.booleans()), max_size=40), st.integers(9, 60))
 def test_the_tree_finds_what_a_search_of_all_finds(moves: list[tuple[list[int], int, bool]], room: int) -> None:
     """Whatever was put and forgotten: as many shared tokens as any entry has, from an entry that has them."""
-    kept = Prefixes(room)
+    kept = PrefixTree(room)
     for tokens, size, asks in moves:
         if asks:
             entry, shared = kept.longest("r", tokens)

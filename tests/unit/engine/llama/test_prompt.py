@@ -1,10 +1,10 @@
-"""edge_agent/engine/runtimes/llama/prompt.py"""
+"""edge_agent/engine/runtimes/llama/chat_prompt.py"""
 
 from __future__ import annotations
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, PromptText, split_prompt
+from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, PromptParts, split_prompt
 from edge_agent.errors import ModelLoadFailed
 from edge_agent.formats.manifest import Prompt
 
@@ -19,21 +19,21 @@ def chat(source: str, **special_texts: str) -> ChatTemplate:
     return ChatTemplate(source, special_texts)
 
 
-def split(source: str, system: str = "", template: str = "{input}") -> PromptText:
+def split(source: str, system: str = "", template: str = "{input}") -> PromptParts:
     """Split a chat prompt."""
     return split_prompt(Prompt(template=template, chat=True, system=system), chat(source))
 
 
 def test_plain_prompt_is_split_at_the_input() -> None:
     """The blanks before the input go to the input, line ends do not."""
-    expected = PromptText("Text:\n\nCustomer:", "  ", "\nIntent:")
+    expected = PromptParts("Text:\n\nCustomer:", "  ", "\nIntent:")
     assert expected == split_prompt(Prompt(template="Text:\n\nCustomer:  {input}\nIntent:"), chat(""))
-    assert PromptText("Q:\n", "", "") == split_prompt(Prompt(template="Q:\n{input}"), chat(""))
+    assert PromptParts("Q:\n", "", "") == split_prompt(Prompt(template="Q:\n{input}"), chat(""))
 
 
 def test_chat_template_wraps_system_and_user() -> None:
     """What the template writes around the user's message becomes prefix and rest."""
-    expected = PromptText(
+    expected = PromptParts(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nSay:", " ", "!<|im_end|>\n<|im_start|>assistant\n"
     )
     assert expected == split(CHATML, "Be brief.", "Say: {input}!")
@@ -41,7 +41,7 @@ def test_chat_template_wraps_system_and_user() -> None:
 
 def test_template_that_trims_messages_keeps_the_input() -> None:
     """A template with `| trim` is split all the same."""
-    assert PromptText("<u>", "", "</u>") == split("<u>{{ messages[0].content | trim }}</u>")
+    assert PromptParts("<u>", "", "</u>") == split("<u>{{ messages[0].content | trim }}</u>")
 
 
 def test_special_texts_reach_the_template() -> None:

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/record.py, and what grammar.py fills in."""
+"""edge_agent/engine/runtimes/llama/record_extraction.py, and what grammar.py fills in."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.grammar import bounded
-from edge_agent.engine.runtimes.llama.record import Transcript, choose, spans
+from edge_agent.engine.runtimes.llama.record_extraction import RecordTranscript, choose, value_spans
+from edge_agent.engine.runtimes.llama.record_grammar import bounded
 from edge_agent.formats import record_schema
 from tests.support import record_schemas
 from tests.support.bundles import RECORD_SCHEMA
@@ -24,9 +24,9 @@ VALUES = st.recursive(
 )
 
 
-def written(*tokens: tuple[str, float]) -> Transcript:
+def written(*tokens: tuple[str, float]) -> RecordTranscript:
     """Return a transcript of texts and probabilities."""
-    made = Transcript()
+    made = RecordTranscript()
     for text, probability in tokens:
         made.add(text.encode(), math.log(probability))
     return made
@@ -39,7 +39,7 @@ def test_spans_are_those_of_the_values(record: dict[str, object], ascii_only: bo
     data = text.encode("utf-8", "surrogatepass")
     if data.decode("utf-8", "replace") != text:
         return  # half a character: no grammar writes one
-    found = {name: json.loads(data[begin:end]) for name, begin, end in spans(text)}
+    found = {name: json.loads(data[begin:end]) for name, begin, end in value_spans(text)}
     assert record == found
 
 
@@ -61,7 +61,7 @@ def test_the_end_of_a_number_is_its_own():
 
 def test_half_characters_are_counted_in_bytes():
     """A character of several tokens belongs to its field with all of them, and moves nothing behind it."""
-    made = Transcript()
+    made = RecordTranscript()
     for piece, probability in (
         (b'{"\xc3\xb6": "', 1.0),
         (b"\xe6\xbc", 0.5),

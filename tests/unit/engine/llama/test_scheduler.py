@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/scheduler.py: its rules. That nobody starves is in test_llama_waiting.py."""
+"""edge_agent/engine/runtimes/llama/step_scheduler.py: its rules. That nobody starves is in test_llama_waiting.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Fit, pairs_of
-from edge_agent.engine.runtimes.llama.scheduler import (
+from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS_MIN, EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import (
     ALONE_SECONDS,
     BULK_ROWS_LEAST,
     BULK_SECONDS_MAX,
@@ -15,48 +15,48 @@ from edge_agent.engine.runtimes.llama.scheduler import (
     ROWS_MIN,
     STEP_SECONDS,
     WRITING_ROWS_MAX,
-    Lane,
-    Plan,
-    Scheduler,
+    StepPlan,
+    StepScheduler,
+    WorkItem,
 )
 
-FAST = Fit(0.001, 1e-5, 0.0)
-SERVER = Fit(0.004, 0.0016, 9e-7)
-SLOW = Fit(0.02, 0.002, 4e-7)
-BOARD = Fit(0.09, 0.02, 4e-6)
+FAST = StepCostModel(0.001, 1e-5, 0.0)
+SERVER = StepCostModel(0.004, 0.0016, 9e-7)
+SLOW = StepCostModel(0.02, 0.002, 4e-7)
+BOARD = StepCostModel(0.09, 0.02, 4e-6)
 
 
-def rows_of(plan: Plan) -> dict[str, int]:
+def rows_of(plan: StepPlan) -> dict[str, int]:
     """Return the rows of each lane in a plan."""
     return {lane.key: rows for lane, rows in plan}
 
 
-def taught(machine: Fit, bulk_rows: int = 256) -> Scheduler:
+def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
     """Return a scheduler that knows what steps cost on a machine."""
-    scheduler = Scheduler(bulk_rows)
+    scheduler = StepScheduler(bulk_rows)
     for rows in (1, 16, 63, 64, 200) * 12:
-        scheduler.costs.learn(rows, pairs_of(rows, 500), machine.cost(rows, pairs_of(rows, 500)))
+        scheduler.costs.learn(rows, attention_pairs(rows, 500), machine.cost(rows, attention_pairs(rows, 500)))
     return scheduler
 
 
-def prompt(key: str, rows: int = 3000, *, exact: bool = False, depth: int = 0) -> Lane:
+def prompt(key: str, rows: int = 3000, *, exact: bool = False, depth: int = 0) -> WorkItem:
     """Return a lane with something to read."""
-    return Lane(key, "", rows, exact=exact, depth=depth)
+    return WorkItem(key, "", rows, exact=exact, depth=depth)
 
 
-def stream(key: str, *, exact: bool = False) -> Lane:
+def stream(key: str, *, exact: bool = False) -> WorkItem:
     """Return a lane that writes."""
-    return Lane(key, "", 1, decoding=True, exact=exact, depth=300)
+    return WorkItem(key, "", 1, decoding=True, exact=exact, depth=300)
 
 
 def test_nothing_to_do_is_an_empty_plan() -> None:
     """Without lanes there are no rows."""
-    assert Scheduler().plan([], 1.0) == []
+    assert StepScheduler().plan([], 1.0) == []
 
 
 def test_a_step_before_any_measurement_is_small() -> None:
     """On a machine that nobody knows the first prompt moves by a few rows only."""
-    assert {"a": ROWS_MIN} == rows_of(Scheduler().plan([prompt("a")], 1.0))
+    assert {"a": ROWS_MIN} == rows_of(StepScheduler().plan([prompt("a")], 1.0))
 
 
 def test_streams_come_before_prompts() -> None:
@@ -65,7 +65,7 @@ def test_streams_come_before_prompts() -> None:
     plan = scheduler.plan([prompt("prompt", depth=4000), *map(stream, "abc")], 1.0)
     rows = rows_of(plan)
     assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
-    pairs = sum(pairs_of(count, lane.depth) for lane, count in plan)
+    pairs = sum(attention_pairs(count, lane.depth) for lane, count in plan)
     assert scheduler.cost(sum(rows.values()), pairs) == pytest.approx(STEP_SECONDS, rel=0.1)
 
 
@@ -85,7 +85,7 @@ def test_a_lone_prompt_has_more_time() -> None:
     shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
     ((lane, alone),) = scheduler.plan([prompt("p")], 2.0)
     assert shared < alone
-    assert scheduler.cost(alone, pairs_of(alone, lane.depth)) <= ALONE_SECONDS * 1.01
+    assert scheduler.cost(alone, attention_pairs(alone, lane.depth)) <= ALONE_SECONDS * 1.01
 
 
 def test_short_prompts_share_a_step() -> None:
@@ -96,7 +96,7 @@ def test_short_prompts_share_a_step() -> None:
 
 def test_where_a_step_takes_long_anyway_prompts_get_as_much_of_it() -> None:
     """On a machine whose every step takes a second, rows are not held back for the sake of a tenth more."""
-    busy = Fit(1.0, 0.005, 0.0)
+    busy = StepCostModel(1.0, 0.005, 0.0)
     rows = rows_of(taught(busy, EXACT_ROWS_MAX).plan([stream("a"), prompt("p")], 1.0))
     assert 1 == rows["a"]
     assert 3 * ROWS_MIN <= rows["p"]
@@ -131,7 +131,7 @@ def test_many_streams_leave_half_a_step_to_prompts() -> None:
 
 def test_a_branch_of_labels_is_computed_whole() -> None:
     """A lane that needs 31 rows at once gets them beside as many streams as there may be."""
-    branch = Lane("labels", "", 40, least=31)
+    branch = WorkItem("labels", "", 40, least=31)
     rows = rows_of(taught(FAST).plan([*(stream(str(i)) for i in range(60)), branch], 1.0))
     assert 31 == rows["labels"]
 
@@ -146,7 +146,7 @@ def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
     costs, scheduler = taught(SLOW).costs, taught(SLOW)
     plan = scheduler.plan([stream("a"), prompt("p", depth=2000)], 1.0)
     assert {"a": 1, "p": BULK_ROWS_LEAST - 1} == rows_of(plan)
-    assert STEP_SECONDS < costs.cost(BULK_ROWS_LEAST, pairs_of(BULK_ROWS_LEAST, 2000)) < BULK_SECONDS_MAX
+    assert STEP_SECONDS < costs.cost(BULK_ROWS_LEAST, attention_pairs(BULK_ROWS_LEAST, 2000)) < BULK_SECONDS_MAX
 
 
 def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
@@ -159,7 +159,7 @@ def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
     assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
 
 
-def crowd(rows: int, each: int = 30) -> list[Lane]:
+def crowd(rows: int, each: int = 30) -> list[WorkItem]:
     """Return short prompts that may depend on their neighbours."""
     return [prompt(f"crowd{start}", min(each, rows - start))._replace(crowding=True) for start in range(0, rows, each)]
 
@@ -173,7 +173,7 @@ def test_a_crowd_is_read_in_bulk_steps() -> None:
 
 
 @pytest.mark.parametrize(("machine", "bulk_rows"), [(FAST, EXACT_ROWS_MAX), (FAST, BULK_ROWS_MIN), (BOARD, 256)])
-def test_a_crowd_keeps_to_what_the_machine_can(machine: Fit, bulk_rows: int) -> None:
+def test_a_crowd_keeps_to_what_the_machine_can(machine: StepCostModel, bulk_rows: int) -> None:
     """Where bulk steps are no use, or too long, a crowd is read in small ones."""
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(machine, bulk_rows).plan(crowd(250), 1.0)).values())
 
@@ -276,7 +276,7 @@ def test_what_cannot_be_in_time_is_known() -> None:
     """A prompt that takes twice as long alone as its caller waits is refused; one without a deadline never is."""
     scheduler = taught(SERVER)
     for rows in (63, 256):
-        pairs = pairs_of(rows, 0)
+        pairs = attention_pairs(rows, 0)
         scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
     hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
     lanes = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
@@ -287,4 +287,4 @@ def test_what_cannot_be_in_time_is_known() -> None:
 
 def test_time_that_is_over_is_over() -> None:
     """Nothing can be computed in no time, measured or not."""
-    assert ["p"] == [lane.key for lane, _ in Scheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]
+    assert ["p"] == [lane.key for lane, _ in StepScheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]

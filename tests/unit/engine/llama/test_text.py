@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/text.py"""
+"""edge_agent/engine/runtimes/llama/token_sampling.py"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.text import TextStream, whole
+from edge_agent.engine.runtimes.llama.token_sampling import TextStream, whole_text
 
 
 def fed(stops: list[str], *pieces: bytes) -> tuple[list[str], TextStream]:
@@ -79,4 +79,4 @@ def test_pieces_do_not_matter(stops: list[str], text: str, cuts: list[int]) -> N
 def test_text_that_is_known_changes_nothing(pieces: list[bytes], stops: list[str]) -> None:
     """Whatever stood before, and whatever could be held back."""
     told = TextStream(stops)
-    assert fed(stops, *pieces)[0] == [*(told.feed(piece, whole(piece)) for piece in pieces), told.finish()]
+    assert fed(stops, *pieces)[0] == [*(told.feed(piece, whole_text(piece)) for piece in pieces), told.finish()]

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/threads.py: which number of threads computes, on a machine of the test's own."""
+"""The number of threads that thread_tuner.py chooses, on a simulated machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.threads import (
+from edge_agent.engine.runtimes.llama.thread_tuner import (
     AGAIN_SECONDS,
     GAIN,
     SECONDS_MAX,

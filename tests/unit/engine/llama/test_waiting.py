@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/scheduler.py: nobody starves, whoever comes, and every step keeps its bounds."""
+"""step_scheduler.py starves nobody, whoever comes, and keeps every step within its bounds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Fit, pairs_of
-from edge_agent.engine.runtimes.llama.scheduler import (
+from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS_MIN, EXACT_ROWS_MAX, StepCostModel, attention_pairs
+from edge_agent.engine.runtimes.llama.step_scheduler import (
     BULK_ROWS,
     LARGE_ROUNDS,
     PRIORITY_SECONDS,
     QUANTUM_SECONDS,
     QUANTUM_STEPS,
     WRITING_ROWS_MAX,
-    Lane,
-    Plan,
-    Scheduler,
+    StepPlan,
+    StepScheduler,
+    WorkItem,
 )
 
 LANES_MAX = 10
@@ -25,7 +25,7 @@ FEW_LANES = 4
 STEPS = 400
 
 
-def _consistent(lane: Lane) -> Lane:
+def _consistent(lane: WorkItem) -> WorkItem:
     """Return a lane as jobs make them: who writes has one row, and who crowds reads and is not exact."""
     if lane.decoding:
         return lane._replace(rows=1, least=1, crowding=False)
@@ -33,7 +33,7 @@ def _consistent(lane: Lane) -> Lane:
 
 
 _lanes = st.builds(
-    Lane,
+    WorkItem,
     key=st.just(""),
     group=st.sampled_from("xyz"),
     rows=st.integers(1, 400),
@@ -44,18 +44,18 @@ _lanes = st.builds(
     priority=st.integers(0, 2),
     crowding=st.booleans(),
 ).map(_consistent)
-_machines = st.builds(Fit, st.floats(1e-4, 0.1), st.floats(1e-6, 0.02), st.floats(0, 4e-6))
+_machines = st.builds(StepCostModel, st.floats(1e-4, 0.1), st.floats(1e-6, 0.02), st.floats(0, 4e-6))
 
 
 @dataclass
 class Site:
     """Lanes that always have more to compute, and what each of them has waited for."""
 
-    machine: Fit
+    machine: StepCostModel
     bulk_rows: int
-    scheduler: Scheduler = field(init=False)
+    scheduler: StepScheduler = field(init=False)
     now: float = 1000.0
-    waiting: dict[str, Lane] = field(default_factory=dict)
+    waiting: dict[str, WorkItem] = field(default_factory=dict)
     due_at: dict[str, float] = field(default_factory=dict)
     """When nobody who comes later may stand before it any more."""
     due_steps: dict[str, int] = field(default_factory=dict)
@@ -65,9 +65,9 @@ class Site:
     behind_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(self.bulk_rows)
+        self.scheduler = StepScheduler(self.bulk_rows)
 
-    def arrive(self, lane: Lane) -> None:
+    def arrive(self, lane: WorkItem) -> None:
         """Let a job come that says it has waited for a minute; the oldest that has moved makes room for it."""
         key = f"job-{self.came}"
         self.came += 1
@@ -79,11 +79,11 @@ class Site:
         for known in (self.waiting, self.due_at, self.due_steps):
             known.pop(key, None)
 
-    def step(self) -> Plan:
+    def step(self) -> StepPlan:
         """Compute a step."""
         plan = self.scheduler.plan(list(self.waiting.values()), self.now)
         total = sum(rows for _, rows in plan)
-        seconds = self.machine.cost(total, sum(pairs_of(rows, lane.depth) for lane, rows in plan))
+        seconds = self.machine.cost(total, sum(attention_pairs(rows, lane.depth) for lane, rows in plan))
         self.scheduler.measured(plan, seconds)
         self.longest_step = max(self.longest_step, seconds)
         due = [key for key, at in self.due_at.items() if at <= self.now]
@@ -101,7 +101,7 @@ class Site:
         self.due_steps[key] = 0
 
 
-def check_bounds(plan: Plan, site: Site) -> None:
+def check_bounds(plan: StepPlan, site: Site) -> None:
     """Fail unless a step is what a step may be."""
     total = sum(rows for _, rows in plan)
     assert plan, "there are lanes, so there is work"
@@ -112,7 +112,7 @@ def check_bounds(plan: Plan, site: Site) -> None:
     assert total < BULK_ROWS_MIN or not any(lane.exact for lane, _ in plan)
 
 
-def check_streams(plan: Plan, site: Site) -> None:
+def check_streams(plan: StepPlan, site: Site) -> None:
     """Fail unless every lane of the group that writes has its row, but for exact ones in a bulk step."""
     bulk = sum(rows for _, rows in plan) >= BULK_ROWS_MIN
     writing = [lane for lane in site.waiting.values() if lane.decoding and lane.group == plan[0][0].group]
@@ -124,7 +124,7 @@ def check_streams(plan: Plan, site: Site) -> None:
     _machines, st.sampled_from([EXACT_ROWS_MAX, BULK_ROWS]), st.lists(_lanes, min_size=1, max_size=FEW_LANES), st.data()
 )
 def test_every_lane_moves_within_the_bound(
-    machine: Fit, bulk_rows: int, first: list[Lane], data: st.DataObject
+    machine: StepCostModel, bulk_rows: int, first: list[WorkItem], data: st.DataObject
 ) -> None:
     """Against any flood of newcomers, of higher priority and said to be older, a lane moves within the formula.
 
@@ -150,7 +150,9 @@ def test_every_lane_moves_within_the_bound(
 
 @settings(deadline=None, max_examples=15)
 @given(_machines, st.lists(_lanes, min_size=1, max_size=LANES_MAX), _lanes)
-def test_every_lane_moves_within_the_bound_in_seconds(machine: Fit, first: list[Lane], newcomer: Lane) -> None:
+def test_every_lane_moves_within_the_bound_in_seconds(
+    machine: StepCostModel, first: list[WorkItem], newcomer: WorkItem
+) -> None:
     """A lane is due within (n + 1) quanta, each of them a step longer than its limit."""
     site = Site(machine, BULK_ROWS)
     for lane in first:
@@ -166,8 +168,14 @@ def test_every_lane_moves_within_the_bound_in_seconds(machine: Fit, first: list[
 
 @settings(deadline=None, max_examples=40)
 @given(_machines, st.lists(_lanes.map(lambda lane: lane._replace(group="")), min_size=1, max_size=LANES_MAX), _lanes)
-@example(Fit(1e-4, 1e-6, 0), [Lane("", "", 1, decoding=True), *[Lane("", "", 400, exact=False)] * 9], Lane("", "", 400))
-def test_within_one_group_every_lane_moves_within_two_rounds(machine: Fit, first: list[Lane], newcomer: Lane) -> None:
+@example(
+    StepCostModel(1e-4, 1e-6, 0),
+    [WorkItem("", "", 1, decoding=True), *[WorkItem("", "", 400, exact=False)] * 9],
+    WorkItem("", "", 400),
+)
+def test_within_one_group_every_lane_moves_within_two_rounds(
+    machine: StepCostModel, first: list[WorkItem], newcomer: WorkItem
+) -> None:
     """Without other adapters a lane that is due waits for 2 n steps at most."""
     site = Site(machine, BULK_ROWS)
     for lane in first:
@@ -183,13 +191,13 @@ def test_within_one_group_every_lane_moves_within_two_rounds(machine: Fit, first
 
 def test_a_clock_that_stands_still_stops_nobody() -> None:
     """Four lanes of four adapters all move although no time passes."""
-    scheduler = Scheduler()
-    lanes = [Lane(key, key, 1, decoding=True) for key in "abcd"]
+    scheduler = StepScheduler()
+    lanes = [WorkItem(key, key, 1, decoding=True) for key in "abcd"]
     moved = {lane.key for _ in range(5 * QUANTUM_STEPS) for lane, _ in scheduler.plan(lanes, 7.0)}
     assert set("abcd") == moved
 
 
 def test_prompts_take_turns_although_the_clock_stands_still() -> None:
     """Who has moved stands behind who has not, however little time has passed."""
-    scheduler, lanes = Scheduler(), [Lane(key, "", 900) for key in "abc"]
+    scheduler, lanes = StepScheduler(), [WorkItem(key, "", 900) for key in "abc"]
     assert list("abcabc") == [scheduler.plan(lanes, 7.0)[0][0].key for _ in range(6)]

@@ -29,7 +29,7 @@ def is_long(rows: int, seconds: float) -> bool:
     return rows >= LONG_ROWS or seconds >= LONG_SECONDS
 
 
-class Interruption:
+class StepInterruption:
     """The listener of one runtime."""
 
     def __init__(self, mailbox: int, hear: Hear, abort: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ class Interruption:
         self._thread = threading.Thread(target=self._listen, name="interruption", daemon=True)
         self._thread.start()
 
-    def during(self, jobs: Collection[str]) -> Interruption:
+    def during(self, jobs: Collection[str]) -> StepInterruption:
         """Listen while the block runs that begins with this: what comes for one of these jobs calls `abort`."""
         self._jobs = jobs
         return self

@@ -12,34 +12,32 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
-from edge_agent.engine.runtimes.llama.bundle import Bundle
-from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
-from edge_agent.engine.runtimes.llama.labels import Tally, log_probs, scores_of
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.sampling import Sampler, likeliest
-from edge_agent.engine.runtimes.llama.scheduler import Lane
-from edge_agent.engine.runtimes.llama.sequences import Place
-from edge_agent.engine.runtimes.llama.text import TextStream
+from edge_agent.engine.runtimes.llama.kv_cells import SequenceSlot
+from edge_agent.engine.runtimes.llama.label_scoring import LabelScorer, LabelTree, TreeChunk, label_scores, log_probs
+from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle
+from edge_agent.engine.runtimes.llama.llama_context import BatchPart, BranchRows, LlamaContext, Logits, TokenRows
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.step_scheduler import WorkItem
+from edge_agent.engine.runtimes.llama.token_sampling import TextStream, TokenSampler, likeliest_tokens
 
 PIECE_SECONDS = 0.025
 """Pieces of one stream are at least so far apart, but for the first and the last: decision 0014 says why."""
 
-Fork = Callable[[Place], int]
+Fork = Callable[[SequenceSlot], int]
 """Returns a new sequence with the tokens of the given place, for this step only."""
 
 
 @dataclass
-class Job:
+class SequenceJob:
     """One input under way."""
 
     exact: ClassVar[bool] = True
     """What comes out must not depend on who else is computed."""
 
     run: Run
-    bundle: Bundle
+    bundle: LlamaBundle
     tokens: list[int]
-    place: Place | None = None
+    place: SequenceSlot | None = None
     computed: int = 0
     input_tokens: int = field(init=False)
     came_at: float = field(init=False)
@@ -80,7 +78,7 @@ class Job:
     def look_ahead(self) -> None:
         """Take note that nobody else is there: rows beside the next step's would cost no one time."""
 
-    def start(self, place: Place, computed: int) -> None:
+    def start(self, place: SequenceSlot, computed: int) -> None:
         """Take a place that holds so many tokens."""
         self.place, self.computed, self._found = place, computed, computed
         self._started = time.perf_counter()
@@ -92,20 +90,20 @@ class Job:
 
     def lane_of(
         self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False, ahead: int = 0
-    ) -> Lane:
+    ) -> WorkItem:
         """Return what could be computed now: `least` to `rows` rows, and `ahead` more behind them."""
         run, exact = self.run, self.exact and not crowding
         asked = (run.priority, self.came_at, self.deadline, ahead)
-        return Lane(run.job_id, self.bundle.group, rows, least, decoding, exact, crowding, self.computed, *asked)
+        return WorkItem(run.job_id, self.bundle.group, rows, least, decoding, exact, crowding, self.computed, *asked)
 
-    def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> Rows:
+    def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> TokenRows:
         """Return the next tokens to compute, and what may follow them."""
         assert self.place is not None
         behind = rows - self.pending
         tokens = self.tokens[self.computed : self.computed + rows]
         if behind > 0:
             tokens += draft[:behind]
-        part = Rows(self.place.sequence, self.computed, tokens, logits=max(behind + 1, 0))
+        part = TokenRows(self.place.sequence, self.computed, tokens, logits=max(behind + 1, 0))
         self.computed += rows
         self._rows = rows
         return part
@@ -125,24 +123,26 @@ class Job:
         self._prefilled = self._prefilled or time.perf_counter()
 
 
-class Scoring(Job):
+class ScoringJob(SequenceJob):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
-    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree, *, crowds: bool = False) -> None:
+    def __init__(
+        self, run: Run, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, crowds: bool = False
+    ) -> None:
         """Start with nothing computed. `crowds`: its input may be read in bulk steps, beside others like it."""
         super().__init__(run, bundle, tokens)
         self._tree, self._crowds = tree, crowds
-        self._tally = Tally(tree)
+        self._tally = LabelScorer(tree)
         self._next_branch = 0
         self._chunk: TreeChunk | None = None
 
-    def lane(self) -> Lane:
+    def lane(self) -> WorkItem:
         """Return what could be computed now."""
         if self.pending:
             return self.lane_of(self.pending, crowding=self._crowds, ahead=self._tree.rows(0))
         return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
-    def parts(self, rows: int, fork: Fork) -> list[Part]:
+    def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
         self._chunk, self._rows = None, 0
         if self.pending:
@@ -150,9 +150,9 @@ class Scoring(Job):
         assert self.place is not None
         chunk = self._chunk = self._tree.chunk(self._next_branch, rows, rows)
         ways = [fork(self.place) for _ in range(chunk.branches)]
-        return [Branches(ways, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
+        return [BranchRows(ways, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
 
-    def advance(self, context: Context, row: int, rows: int) -> list[Event]:
+    def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
         """Take the logits of the job's rows, `row` being the first. Raises ModelFailed."""
         if self.pending:
             return []
@@ -167,29 +167,29 @@ class Scoring(Job):
 
     def _done(self) -> Done:
         done = self.done()
-        done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
+        done.scores, done.label_mass = label_scores(self._tally.joint, self.bundle.temperature)
         return done
 
 
-class Generation(Job):
+class GenerationJob(SequenceJob):
     """Generate: the prompt first, then token after token."""
 
     exact = False
 
-    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], model: Model) -> None:
+    def __init__(self, run: Run, bundle: LlamaBundle, tokens: list[int], model: LlamaModel) -> None:
         """Start with nothing computed."""
         super().__init__(run, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
         self._limit = min(run.output_tokens_max or ceiling, ceiling)
         self._model = model
         self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
-        self._sampler = Sampler(run.temperature, run.seed) if run.temperature else None
+        self._sampler = TokenSampler(run.temperature, run.seed) if run.temperature else None
         self._written = 0
         self._told: list[Token] = []
         self._held = ""
         self._piece_due = 0.0
 
-    def lane(self) -> Lane:
+    def lane(self) -> WorkItem:
         """Return what could be computed now."""
         return self.lane_of(self.pending, decoding=self._written > 0 and self.pending == 1)
 
@@ -198,11 +198,11 @@ class Generation(Job):
         """How many tokens it may write."""
         return self._limit
 
-    def parts(self, rows: int, _fork: Fork) -> list[Part]:
+    def parts(self, rows: int, _fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
         return [self.take_tokens(rows)]
 
-    def advance(self, context: Context, row: int, rows: int) -> list[Event]:
+    def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
         """Choose the next token, `row` being the job's first row. Raises ModelFailed."""
         if self.computed < len(self.tokens):  # `pending`, in each step for each stream
             return []
@@ -228,7 +228,7 @@ class Generation(Job):
 
     def _thought(self, logits: Logits, token: int, count: int) -> Token:
         """Return what the model thought of a token and of the likeliest ones, before temperature and seed chose."""
-        tokens = [token, *likeliest(logits, count)]
+        tokens = [token, *likeliest_tokens(logits, count)]
         probabilities = log_probs(logits, tokens).tolist()
         (piece, logprob), *others = [
             (self._model.written(each).piece, value) for each, value in zip(tokens, probabilities, strict=True)

@@ -33,10 +33,17 @@ waited for a place in the cache before they came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from edge_agent.engine.runtimes.llama.rates import BULK_ROWS_MIN, EXACT_ROWS_MAX, Costs, Fit, pairs_of, retry_seconds
+from edge_agent.engine.runtimes.llama.step_costs import (
+    BULK_ROWS_MIN,
+    EXACT_ROWS_MAX,
+    StepCostModel,
+    StepCosts,
+    attention_pairs,
+    retry_seconds,
+)
 
 STEP_SECONDS = 0.2
 ALONE_SECONDS = 0.5
@@ -65,10 +72,10 @@ QUANTUM_SECONDS = (0.1, 0.5)
 CHANGES_SHARE = 0.05
 _TICK = 1e-6  # steps are at least so far apart, in seconds
 
-Plan = list[tuple["Lane", int]]
+StepPlan = list[tuple["WorkItem", int]]
 
 
-class Lane(NamedTuple):
+class WorkItem(NamedTuple):
     """What one job wants to compute."""
 
     key: str
@@ -95,17 +102,17 @@ class Lane(NamedTuple):
     """Rows that it is known to want behind these."""
 
 
-def turn_of(since: float, priority: int) -> float:
+def turn_time(since: float, priority: int) -> float:
     """Return who goes first: whoever has the smallest. Both are of someone who waits."""
     return since + priority * PRIORITY_SECONDS
 
 
-class Scheduler:
+class StepScheduler:
     """Plans one step after the other."""
 
     def __init__(self, bulk_rows: int = BULK_ROWS) -> None:
         """Take the most rows of a step without exact lanes; at most EXACT_ROWS_MAX = there are no bulk steps."""
-        self.costs = Costs()
+        self.costs = StepCosts()
         self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._now = 0.0
         self._since: dict[str, float] = {}
@@ -127,7 +134,7 @@ class Scheduler:
         self._changed = False
         self._change_seconds = 0.0
 
-    def plan(self, lanes: Sequence[Lane], now: float) -> Plan:
+    def plan(self, lanes: Sequence[WorkItem], now: float) -> StepPlan:
         """Return lanes of one group and their rows, `least` to `rows` each; nothing only if there are no lanes."""
         if not lanes:
             return []
@@ -140,7 +147,7 @@ class Scheduler:
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
-    def measured(self, plan: Plan, seconds: float) -> None:
+    def measured(self, plan: StepPlan, seconds: float) -> None:
         """Learn from what the planned step took; of a step without rows there is nothing to learn."""
         if not plan:
             return
@@ -153,7 +160,7 @@ class Scheduler:
             if _reads(plan):
                 self.costs.confirm(total, pairs, seconds, self._now + seconds)
 
-    def cut_off(self, plan: Plan, seconds: float) -> None:
+    def cut_off(self, plan: StepPlan, seconds: float) -> None:
         """Take note that the planned step was ended after so long, before it was done."""
         if _reads(plan):
             self.costs.cut_off(*_work_of(plan), seconds, self._now + seconds)
@@ -162,15 +169,15 @@ class Scheduler:
         """Return the seconds that a step of so many rows takes, which look at so many pairs of tokens."""
         return self.costs.cost(rows, pairs)
 
-    def expected(self, plan: Plan) -> float:
+    def expected(self, plan: StepPlan) -> float:
         """Return the seconds that the planned step takes."""
         return self.costs.cost(*_work_of(plan))
 
-    def alone(self, lane: Lane) -> float:
+    def alone(self, lane: WorkItem) -> float:
         """Return the seconds that the rows of a lane would take with nobody beside it."""
         return self.costs.alone(lane.rows, lane.depth, self._chunk(lane, ALONE_SECONDS))
 
-    def refused(self, lanes: Sequence[Lane], now: float) -> list[tuple[Lane, float]]:
+    def refused(self, lanes: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
         """Return the lanes that would be read for nothing: they could not be in time with the machine for themselves.
 
         Each comes with the seconds after which it is worth another try.
@@ -180,7 +187,7 @@ class Scheduler:
         pauses = [self._pause(lane, seconds, now) for lane in self._with_crowd(reading)]
         return [(lane, pause) for lane, pause in zip(reading, pauses, strict=True) if pause]
 
-    def _pause(self, lane: Lane, seconds: float, now: float) -> float:
+    def _pause(self, lane: WorkItem, seconds: float, now: float) -> float:
         """Return after how long a lane is worth another try, whose next step may take so long; 0 = it is worth one."""
         if not lane.deadline:
             return 0.0
@@ -189,11 +196,11 @@ class Scheduler:
         certain = self.costs.certain(lane.rows, lane.depth, chunk, first, now)
         return 0.0 if left > certain else retry_seconds(certain, left)
 
-    def _chunk(self, lane: Lane, seconds: float) -> int:
+    def _chunk(self, lane: WorkItem, seconds: float) -> int:
         """Return the rows of the step that would be planned for a lane alone, if it may take so long."""
         return _rows_of(self._read([], [lane], seconds))
 
-    def _arrive(self, lanes: Sequence[Lane], now: float) -> None:
+    def _arrive(self, lanes: Sequence[WorkItem], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
         here = {lane.key for lane in lanes}
         ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
@@ -205,11 +212,11 @@ class Scheduler:
                 since[key] = before[key]
                 continue
             came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
-            since[key] = turn_of(now if key in self._moved else came, lane.priority)
+            since[key] = turn_time(now if key in self._moved else came, lane.priority)
         self._since, self._now = since, now
         self._line_up([lane for lane in lanes if not lane.decoding], LARGE_ROUNDS * self.round_seconds(len(lanes)))
 
-    def _line_up(self, reading: Sequence[Lane], seconds: float) -> None:
+    def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
         """Let large lanes stand behind smaller ones, by so many seconds at most."""
         self._served = {lane.key: self._served.get(lane.key, 0) for lane in reading}
         sizes = self._sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
@@ -223,11 +230,11 @@ class Scheduler:
         small = self.costs.small
         return lanes * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 
-    def _turn(self, lane: Lane) -> float:
+    def _turn(self, lane: WorkItem) -> float:
         """Return when a lane's turn is: the smallest is first."""
         return self._since[lane.key] + self._behind.get(lane.key, 0.0)
 
-    def _of_one_group(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
+    def _of_one_group(self, lanes: Sequence[WorkItem]) -> Sequence[WorkItem]:
         """Return the lanes whose adapter computes now."""
         here = [lane for lane in lanes if lane.group == self._group]
         self._changed = False
@@ -244,7 +251,7 @@ class Scheduler:
                 here = [lane for lane in lanes if lane.group == group]
         return here
 
-    def _share(self, lanes: Sequence[Lane], *, lone: bool) -> Plan:
+    def _share(self, lanes: Sequence[WorkItem], *, lone: bool) -> StepPlan:
         """Return the step of one group. `lone`: there is one lane in all."""
         writing = [lane for lane in lanes if lane.decoding]
         if len(writing) == len(lanes):
@@ -254,7 +261,7 @@ class Scheduler:
             return self._small(writing, prompts, 0.0)
         return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
 
-    def _read(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
+    def _read(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
         if self._ended and min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN):
             seconds = min(seconds, ANTICIPATION * self.costs.small.cost(self._ended, 0.0))
@@ -269,14 +276,14 @@ class Scheduler:
             prompts = [lane for lane in prompts if lane not in long]
         return self._small(writing, prompts, seconds)
 
-    def _small(self, writing: Sequence[Lane], prompts: Sequence[Lane], seconds: float) -> Plan:
+    def _small(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
         return _filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
 
-    def _bulk(self, writing: Sequence[Lane], prompts: Sequence[Lane], most: int, seconds: float) -> Plan:
+    def _bulk(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], most: int, seconds: float) -> StepPlan:
         riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
         return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
 
-    def _worth_bulk(self, prompts: Sequence[Lane]) -> Sequence[Lane]:
+    def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
         """Return the prompts for which a bulk step is worth while: long ones, and those that are a crowd."""
         return [
             lane
@@ -284,7 +291,7 @@ class Scheduler:
             if not lane.exact and (lane.crowding or self._is_long(lane)) and self._affords_bulk(lane)
         ]
 
-    def _with_crowd(self, prompts: Sequence[Lane]) -> Sequence[Lane]:
+    def _with_crowd(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
         """Return the prompts, of which those that are crowding are inexact where they are a crowd, and else exact."""
         crowd = [lane.rows for lane in prompts if lane.crowding]
         if not crowd:
@@ -292,15 +299,15 @@ class Scheduler:
         exact = len(crowd) == 1 or min(sum(crowd), self._bulk_rows) < BULK_ROWS_LEAST
         return [lane._replace(exact=exact) if lane.crowding else lane for lane in prompts]
 
-    def _is_long(self, lane: Lane) -> bool:
+    def _is_long(self, lane: WorkItem) -> bool:
         return min(lane.rows, self._bulk_rows) >= BULK_ROWS_MIN and lane.rows + lane.depth >= LONG_TOKENS
 
-    def _affords_bulk(self, lane: Lane) -> bool:
+    def _affords_bulk(self, lane: WorkItem) -> bool:
         """Tell whether a bulk step of such rows is not too long."""
         bulk = self.costs.bulk
         return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), lane.depth) >= BULK_ROWS_MIN
 
-    def _bulk_is_due(self, lanes: Sequence[Lane], long: Sequence[Lane]) -> bool:
+    def _bulk_is_due(self, lanes: Sequence[WorkItem], long: Sequence[WorkItem]) -> bool:
         """Tell whether the next step may be too large for exact lanes."""
         exact = [lane for lane in lanes if lane.exact]
         if not long or not exact:
@@ -309,11 +316,11 @@ class Scheduler:
             return False
         return self._turn(long[0]) < min(map(self._turn, exact))
 
-    def _oldest(self, lanes: Sequence[Lane], most: int) -> Sequence[Lane]:
+    def _oldest(self, lanes: Sequence[WorkItem], most: int) -> Sequence[WorkItem]:
         return lanes if len(lanes) <= most else sorted(lanes, key=self._turn)[:most]
 
 
-def _work_of(plan: Plan) -> tuple[int, float]:
+def _work_of(plan: StepPlan) -> tuple[int, float]:
     """Return the rows of a step, and the pairs."""
     total, pairs = 0, 0.0
     for lane, rows in plan:
@@ -322,19 +329,21 @@ def _work_of(plan: Plan) -> tuple[int, float]:
     return total, pairs
 
 
-def _reads(plan: Plan) -> bool:
+def _reads(plan: StepPlan) -> bool:
     return any(not lane.decoding for lane, _ in plan)
 
 
-def _rows_of(plan: Plan) -> int:
+def _rows_of(plan: StepPlan) -> int:
     return sum(rows for _, rows in plan)
 
 
-def _inexact(lanes: Sequence[Lane]) -> Sequence[Lane]:
+def _inexact(lanes: Sequence[WorkItem]) -> Sequence[WorkItem]:
     return [lane for lane in lanes if not lane.exact]
 
 
-def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: int, seconds: float) -> Plan:
+def _filled(
+    writing: Sequence[WorkItem], prompts: Iterable[WorkItem], fit: StepCostModel, most: int, seconds: float
+) -> StepPlan:
     """Return a step: one row for each that writes, and for the others, in order, what rows and time are left.
 
     Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
@@ -357,6 +366,41 @@ def _filled(writing: Sequence[Lane], prompts: Iterable[Lane], fit: Fit, most: in
                 continue
         plan.append((lane, rows))
         left -= rows
-        spent = fit.per_row * rows + fit.per_pair * pairs_of(rows, lane.depth)
+        spent = fit.per_row * rows + fit.per_pair * attention_pairs(rows, lane.depth)
         seconds, taken = seconds - spent, taken + spent
     return plan
+
+
+# --- which waiting job gets its slot in the cache next; the caller knows whether there is room for it -------------------
+# A job comes in when the cache can promise all the cells that it may come to need, so that no job runs out of cells
+# halfway. Jobs come in by turn time: when they came, later by the cost of their priority. A job that needs more than is
+# free lets others pass, so that cells do not lie idle, but at most PASSED_MAX of them: then nobody comes in until there
+# is room for it, and there will be, because the jobs inside end. So at most (k + 1) * PASSED_MAX jobs pass one that has
+# k jobs before it.
+PASSED_MAX = 8
+
+
+class CacheAdmission:
+    """Remembers who waits for room, and how many have passed it."""
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self._first = ""
+        self._passed = 0
+
+    def admit(self, keys: Iterable[str], enter: Callable[[str], bool]) -> None:
+        """Let jobs in, in this order, while there is room; `enter` tells whether there was for one."""
+        waits = False
+        for key in keys:
+            if waits and self._passed >= PASSED_MAX:
+                return
+            entered = enter(key)
+            if entered and waits:
+                self._passed += 1
+            elif not entered and not waits:
+                waits = True
+                self._wait(key)
+
+    def _wait(self, key: str) -> None:
+        if key != self._first:
+            self._first, self._passed = key, 0

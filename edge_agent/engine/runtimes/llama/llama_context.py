@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.engine.runtimes.jobs import DeviceLost
-from edge_agent.engine.runtimes.llama.native import ERRORS, Model
-from edge_agent.engine.runtimes.llama.sampling import Sampler
+from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
+from edge_agent.engine.runtimes.llama.token_sampling import TokenSampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 ROWS_MAX = 63
@@ -40,12 +40,12 @@ NOT_NUMBERS = "the model's logits are not numbers (NaN)"
 Logits = NDArray[np.float32]
 
 
-class Aborted(Exception):
+class StepAborted(Exception):
     """A batch was ended by `abort`; no sequence has changed."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ContextShape:
     """How large a context is."""
 
     cells: int
@@ -66,7 +66,7 @@ class Shape:
         return -(-max(ROWS_MAX, self.sequences) // _OUTPUTS_STEP) * _OUTPUTS_STEP
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """Consecutive tokens of one sequence, for one batch."""
 
     sequence: int
@@ -77,7 +77,7 @@ class Rows(NamedTuple):
     """So many rows have their logits kept: the last ones."""
 
 
-class Branches(NamedTuple):
+class BranchRows(NamedTuple):
     """Ways on from the end of one sequence, for one batch: a row for each token, which ways that begin alike share."""
 
     sequences: Sequence[int]
@@ -95,13 +95,13 @@ class Branches(NamedTuple):
     """So many of the first have no logits kept; all others have."""
 
 
-Part = Rows | Branches
+BatchPart = TokenRows | BranchRows
 
 
-class Context:
+class LlamaContext:
     """The key-value buffer of one model and the batch that works on it."""
 
-    def __init__(self, model: Model, shape: Shape) -> None:
+    def __init__(self, model: LlamaModel, shape: ContextShape) -> None:
         """Allocate. Raises ModelLoadFailed if there is no memory for it or the model does not allow it."""
         params = llama.llama_context_default_params()
         params.n_ctx = shape.cells
@@ -162,8 +162,8 @@ class Context:
         """Compute with so many threads from now on."""
         llama.llama_set_n_threads(self._pointer, threads, threads)
 
-    def decode(self, parts: Sequence[Part]) -> None:
-        """Compute at most `Shape.rows` rows.
+    def decode(self, parts: Sequence[BatchPart]) -> None:
+        """Compute at most `ContextShape.rows` rows.
 
         Raises:
             ModelFailed: llama.cpp refused; no sequence has changed.
@@ -172,7 +172,7 @@ class Context:
         """
         used, self._writing = 0, ()
         for part in parts:
-            used = self._fill(used, part) if isinstance(part, Rows) else self._fill_branches(used, part)
+            used = self._fill(used, part) if isinstance(part, TokenRows) else self._fill_branches(used, part)
         self._compute(used)
 
     def write_on(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
@@ -197,7 +197,7 @@ class Context:
         if code == 0:
             return
         if code == _ABORTED:
-            raise Aborted
+            raise StepAborted
         if code in _COMPUTE_FAILED and self._on_device:
             raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")
         raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
@@ -210,7 +210,7 @@ class Context:
         """Let the next batch be computed, where `abort` came when the last one had ended. While nobody calls that."""
         self._stop[0] = b"\0"
 
-    def _fill(self, start: int, part: Rows) -> int:
+    def _fill(self, start: int, part: TokenRows) -> int:
         end = start + len(part.tokens)
         if end == start + 1:  # a stream's step, over and over: item by item is faster than four slices
             self._token[start], self._position[start] = part.tokens[0], part.position
@@ -226,7 +226,7 @@ class Context:
             self._sequence[row][0] = part.sequence
         return end
 
-    def _fill_branches(self, start: int, part: Branches) -> int:
+    def _fill_branches(self, start: int, part: BranchRows) -> int:
         end = start + len(part.tokens)
         self._token[start:end] = part.tokens
         self._position[start:end] = np.add(part.depths, part.position)
@@ -291,7 +291,7 @@ class Context:
         if not llama.llama_state_seq_set_data(self._pointer, source, len(state), sequence):
             raise ModelFailed(f"the keys and values of a sequence could not be restored: {ERRORS.last()}")
 
-    def choose(self, sampler: Sampler | None, row: int) -> int:
+    def choose(self, sampler: TokenSampler | None, row: int) -> int:
         """Choose a token by one row's logits of the last batch: what the sampler draws, or else the likeliest.
 
         Raises:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import llama_cpp
 
 from edge_agent.engine.protocol import Load
-from edge_agent.engine.runtimes.llama.context import Shape
-from edge_agent.engine.runtimes.llama.rates import ROWS_BLOCK, ROWS_GROUP
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
+from edge_agent.engine.runtimes.llama.step_costs import ROWS_BLOCK, ROWS_GROUP
 
 _NOISE = -0.1
 """A setting that takes the place of another takes less time, by more than a tenth: less is noise."""
@@ -31,7 +31,7 @@ _LESS = 0.95
 
 
 @dataclass(frozen=True)
-class Limits:
+class TuningLimits:
     """What trying may cost."""
 
     seconds: float = 2.5
@@ -41,7 +41,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """What one setting did."""
 
     seconds: float
@@ -54,10 +54,10 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedSettings:
     """A shape with the settings that suit, and where they come from."""
 
-    shape: Shape
+    shape: ContextShape
     key: str
     """What they hold for: for anything else they are measured anew."""
     source: str
@@ -84,7 +84,7 @@ class Tuned:
         }
 
 
-def verdict(usual: float, trial: Trial) -> str:
+def trial_verdict(usual: float, trial: TuningTrial) -> str:
     """Return why a setting is not kept, against the seconds of the best so far; empty = it is."""
     share = trial.seconds / usual - 1
     if share > _NOISE:
@@ -102,19 +102,19 @@ def measured_scores(settings: Mapping[str, str], name: str) -> str:
     return found if found in (SAME, OTHERS, DEPENDENT) else ""
 
 
-def groups_of(seconds: Sequence[tuple[float, float]]) -> int:
+def row_groups(seconds: Sequence[tuple[float, float]]) -> int:
     """Return how rows are multiplied, by what the steps of FILLED took, the smaller ones first."""
     first, second = (more < _LESS * few for few, more in seconds)
     return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
 
 
-def key_of(spec: Load, shape: Shape, processor: str) -> str:
+def tuning_key(spec: Load, shape: ContextShape, processor: str) -> str:
     """Name what settings hold for, beside the weights."""
     given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
     return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
 
 
-def remembered(settings: Mapping[str, str], key: str, shape: Shape) -> Shape | None:
+def remembered_shape(settings: Mapping[str, str], key: str, shape: ContextShape) -> ContextShape | None:
     """Return the shape with settings that were measured before; None = not for this, or not within what is given."""
     threads, rows = (settings.get(name, "") for name in ("threads", "bulk_rows"))
     if settings.get("tuned_for") != key or not (threads.isdecimal() and rows.isdecimal()):

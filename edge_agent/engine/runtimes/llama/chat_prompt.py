@@ -27,7 +27,7 @@ _RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, R
 
 
 @dataclass(frozen=True)
-class PromptText:
+class PromptParts:
     """The text around an input."""
 
     before: str
@@ -63,7 +63,7 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def split_prompt(prompt: Prompt, chat: ChatTemplate) -> PromptText:
+def split_prompt(prompt: Prompt, chat: ChatTemplate) -> PromptParts:
     """Return the text before and after the input, chat template included. Raises ModelLoadFailed."""
     text, mark = prompt.template, INPUT
     if prompt.chat:
@@ -75,4 +75,4 @@ def split_prompt(prompt: Prompt, chat: ChatTemplate) -> PromptText:
             )
     before, after = text.split(mark)
     bare = before.rstrip(" ")
-    return PromptText(bare, before[len(bare) :], after)
+    return PromptParts(bare, before[len(bare) :], after)

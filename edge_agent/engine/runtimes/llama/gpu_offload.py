@@ -7,12 +7,20 @@ output, its share of the key-value cache. What a step works with is there as soo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from edge_agent.engine.runtimes.llama.context import Shape
-from edge_agent.engine.runtimes.llama.header import Header
-from edge_agent.engine.runtimes.llama.need import LOGIT_BYTES, activation_bytes, cache_bytes
+from edge_agent.engine.memory import Need
+from edge_agent.engine.protocol import Load
+from edge_agent.engine.runtimes.llama import llama_backends
+from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape
+from edge_agent.engine.runtimes.llama.memory_estimate import (
+    LOGIT_BYTES,
+    activation_bytes,
+    cache_bytes,
+    need_beside_device,
+)
 from edge_agent.errors import DeviceUnusable
 
 # Of a device's memory, what stays for the screen and for others; the driver itself takes from it, too.
@@ -25,7 +33,7 @@ HALF_BYTES = 2
 
 
 @dataclass(frozen=True)
-class Offload:
+class GpuOffload:
     """What of a model a device gets."""
 
     layers: int
@@ -57,7 +65,7 @@ def usable_bytes(free: int, total: int, most: int) -> int:
     return max(0, min(left, most) if most else left)
 
 
-def offload_of(header: Header, shape: Shape, device: str, free: int, layers_max: int = -1) -> Offload:
+def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int, layers_max: int = -1) -> GpuOffload:
     """Return how many layers fit into `free` bytes; at most `layers_max`, -1 = no such limit.
 
     Raises:
@@ -72,7 +80,7 @@ def offload_of(header: Header, shape: Shape, device: str, free: int, layers_max:
         said = f"one layer and its work need {_megabytes(sums[0])}; {_megabytes(free)} are free on the device"
         raise DeviceUnusable(said, needed_bytes=sums[0], available_bytes=free)
     count = fitting if layers_max < 0 else min(fitting, layers_max)
-    return Offload(
+    return GpuOffload(
         layers=count,
         layers_all=len(sums),
         weights_bytes=sum(weights[:count]),
@@ -83,7 +91,7 @@ def offload_of(header: Header, shape: Shape, device: str, free: int, layers_max:
     )
 
 
-def shortfall(offload: Offload, layers_max: int) -> str:
+def shortfall(offload: GpuOffload, layers_max: int) -> str:
     """Return that fewer layers are there than were asked for, with the numbers; empty = as many as that."""
     asked = offload.layers_all if layers_max < 0 else min(layers_max, offload.layers_all)
     if offload.layers >= asked:
@@ -94,7 +102,7 @@ def shortfall(offload: Offload, layers_max: int) -> str:
     )
 
 
-def _compute_bytes(header: Header, shape: Shape, device: str) -> int:
+def _compute_bytes(header: GgufHeader, shape: ContextShape, device: str) -> int:
     """Return what a step takes: logits, activations, and the largest matrix as half floats, which some kernels want."""
     logits = shape.outputs * header.vocabulary * LOGIT_BYTES
     widest = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
@@ -103,3 +111,58 @@ def _compute_bytes(header: Header, shape: Shape, device: str) -> int:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
+
+
+# Where a model is put: on the processor, or as many of its layers as fit on a device, which is asked first.
+# What a driver takes of the machine's memory in this process. Measured with Mesa's software driver, which brings a
+# compiler with it; for CUDA it is what others report.
+HOST_DRIVER_BYTES = {"cuda": 640 * 2**20, "vulkan": 192 * 2**20}
+
+
+@dataclass(frozen=True)
+class ModelPlacement:
+    """Where the layers of a model go."""
+
+    name: str
+    pointer: int | None = None
+    """The device, as llama.cpp knows it; None = the processor."""
+    offload: GpuOffload | None = None
+    driver_bytes: int = 0
+    shares_memory: bool = False
+    details: dict[str, str] = field(default_factory=dict)
+    """For status."""
+
+    @property
+    def layers(self) -> int:
+        """How many the device gets, as llama.cpp counts them."""
+        return self.offload.layers if self.offload else 0
+
+    def beside(self, need: Need) -> Need:
+        """Return what of a need is left to the machine's memory."""
+        if self.offload is None:
+            return need
+        if self.shares_memory:  # nothing is spared: what the device holds lies in the same memory
+            more = self.offload.compute_bytes + self.driver_bytes
+            return replace(need, process=need.process + more)
+        return need_beside_device(need, self.offload.weights_bytes, self.offload.cache_bytes, self.driver_bytes)
+
+
+ON_CPU = ModelPlacement("cpu")
+
+
+def place_on_device(spec: Load, header: GgufHeader, shape: ContextShape) -> ModelPlacement:
+    """Open the device and choose the layers for it. Raises DeviceUnusable."""
+    device = llama_backends.open_device(spec.device, spec.device_index)
+    free = usable_bytes(device.free_bytes, device.total_bytes, spec.device_memory_bytes_max)
+    offload = plan_offload(header, shape, spec.device, free, spec.gpu_layers)
+    details = {
+        "device_description": device.description,
+        "gpu_layers": f"{offload.layers} of {offload.layers_all}",
+        "device_memory_estimated_bytes": str(offload.needed_bytes),
+        "device_memory_free_bytes": str(device.free_bytes),
+        "device_memory_total_bytes": str(device.total_bytes),
+    }
+    if short := shortfall(offload, spec.gpu_layers):
+        details["device_partial"] = short
+    driver = HOST_DRIVER_BYTES[spec.device]
+    return ModelPlacement(device.name, device.pointer, offload, driver, device.shares_memory, details)

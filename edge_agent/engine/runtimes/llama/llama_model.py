@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import llama_cpp as llama
 
-from edge_agent.engine.runtimes.llama import backends, header
-from edge_agent.engine.runtimes.llama.header import Header
-from edge_agent.engine.runtimes.llama.text import whole
+from edge_agent.engine.runtimes.llama import gguf_header, llama_backends
+from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
+from edge_agent.engine.runtimes.llama.token_sampling import whole_text
 from edge_agent.errors import ModelLoadFailed
 
 PIN = "0.3.36"
@@ -55,7 +55,7 @@ class _ErrorLog:
 ERRORS = _ErrorLog()
 
 
-class Written(NamedTuple):
+class TokenText(NamedTuple):
     """What a token means in an answer."""
 
     piece: bytes
@@ -66,10 +66,10 @@ class Written(NamedTuple):
     """The piece, where it is whole characters; else nothing."""
 
 
-class Model:
+class LlamaModel:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
-    def __init__(self, path: str, device: int | None = None, layers: int = 0, head: Header | None = None) -> None:
+    def __init__(self, path: str, device: int | None = None, layers: int = 0, head: GgufHeader | None = None) -> None:
         """Load a GGUF file, whose `head` may have been read; give so many of its layers to a device, by its pointer.
 
         Raises:
@@ -85,7 +85,7 @@ class Model:
         self.on_device = device is not None
         ERRORS.install()
         ERRORS.lines.clear()
-        backends.load()
+        llama_backends.load()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         # A list of its own, also when it is empty: without one llama.cpp takes whatever devices there are.
@@ -93,7 +93,7 @@ class Model:
         params.devices = ctypes.addressof(devices)
         params.n_gpu_layers = layers
         # With Q2_K and Q4_K laid out anew, a row would depend on how many there are (decision 0051).
-        params.use_extra_bufts = (head or header.read(path)).may_be_repacked
+        params.use_extra_bufts = (head or gguf_header.read_header(path)).may_be_repacked
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)
         if not self.pointer:
@@ -105,7 +105,7 @@ class Model:
         self.bos: int | None = bos if bos >= 0 and llama.llama_vocab_get_add_bos(self.vocab) else None
         self._tokens = (llama.llama_token * _TOKENS)()
         self._piece = ctypes.create_string_buffer(_PIECE_BYTES)
-        self._written: dict[int, Written] = {}
+        self._written: dict[int, TokenText] = {}
         """Of the tokens that came up; asking llama.cpp in every step costs more than looking here."""
 
     def describe(self) -> dict[str, str]:
@@ -144,13 +144,13 @@ class Model:
         count = llama.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), False, special)
         return list(tokens[:count])
 
-    def written(self, token: int) -> Written:
+    def written(self, token: int) -> TokenText:
         """Return what a token means in an answer."""
         known = self._written.get(token)
         if known is None:
             ends = bool(llama.llama_vocab_is_eog(self.vocab, token))
             piece = self._read_piece(token)
-            known = self._written[token] = Written(piece, ends, whole(piece))
+            known = self._written[token] = TokenText(piece, ends, whole_text(piece))
         return known
 
     def _read_piece(self, token: int) -> bytes:

@@ -16,8 +16,7 @@ import numpy as np
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.record import ITEM_SEPARATOR, KEY_SEPARATOR
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats import record_schema
 from edge_agent.formats.record_schema import Schema
@@ -33,6 +32,7 @@ _LIMITS = llguidance.LLParserLimits(
     max_grammar_size=500_000,
     verbose_errors=False,
 )
+ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
 # As json.dumps writes it, which is what models have seen most: fewer choices, more forced tokens.
 _STYLE: Any = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
 _DECIMALS = 0.000001
@@ -40,10 +40,10 @@ _WORD_BITS = 32
 """In a word of a mask: a token each."""
 _REMEDY = "Correct 'record_schema' in task.yaml, and make the bundle again with 'edge-convert assemble'."
 
-Tokens = llguidance.LLTokenizer
+GuideTokens = llguidance.LLTokenizer
 
 
-def tokens_of(model: Model) -> Tokens:
+def guide_tokens(model: LlamaModel) -> GuideTokens:
     """Return a model's vocabulary as llguidance wants it: half a second. The model must outlive it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it asks llama_cpp by a name that still works
@@ -95,7 +95,7 @@ def _number(node: Schema) -> dict[str, Any]:
 _BOUNDS = {"object": _object, "array": _array, "string": _string, "integer": _integer, "number": _number}
 
 
-class Walk:
+class GrammarMatcher:
     """One record under way."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
@@ -144,13 +144,13 @@ class Walk:
             raise ModelFailed(f"the record's schema cannot be kept: {said}", remedy=_REMEDY)
 
 
-class Grammar:
+class RecordGrammar:
     """The schema of a task's records in one model's tokens."""
 
-    def __init__(self, tokens: Tokens, schema: Schema) -> None:
+    def __init__(self, tokens: GuideTokens, schema: Schema) -> None:
         """Raises ModelLoadFailed if there is no record that fits the schema, or it takes too much to find one."""
         self._tokens = tokens
-        self._spare: Walk | None = None
+        self._spare: GrammarMatcher | None = None
         self._text = llguidance.LLMatcher.grammar_from_json_schema(bounded(schema), overrides=_STYLE)
         try:
             walk = self.walk()
@@ -161,7 +161,7 @@ class Grammar:
             raise ModelLoadFailed(error.message, remedy=_REMEDY) from None
         self.prepare()
 
-    def walk(self) -> Walk:
+    def walk(self) -> GrammarMatcher:
         """Start a record. Raises ModelFailed."""
         walk, self._spare = self._spare or self._start(), None
         return walk
@@ -170,9 +170,9 @@ class Grammar:
         """Have a start ready for the next record. Raises ModelFailed."""
         self._spare = self._spare or self._start()
 
-    def _start(self) -> Walk:
+    def _start(self) -> GrammarMatcher:
         """Start from the text each time, a millisecond: copies of one matcher would share its count of states, and one
         long record could then end all that follow. Raises ModelFailed.
         """
         matcher = llguidance.LLMatcher(self._tokens, self._text, log_level=0, limits=_LIMITS)
-        return Walk(matcher, self._tokens.vocab_size)
+        return GrammarMatcher(matcher, self._tokens.vocab_size)

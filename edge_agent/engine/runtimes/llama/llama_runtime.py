@@ -16,24 +16,22 @@ from pathlib import Path
 from edge_agent.engine.memory import Need
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Done, Event, Failed, Load, Run
 from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing, no_parent
-from edge_agent.engine.runtimes.llama import backends, header, trying
-from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
-from edge_agent.engine.runtimes.llama.admission import Admission
-from edge_agent.engine.runtimes.llama.bundle import Bundle, read_bundle
-from edge_agent.engine.runtimes.llama.cache import Cache
-from edge_agent.engine.runtimes.llama.capacity import capacity_of
-from edge_agent.engine.runtimes.llama.context import Aborted, Part
-from edge_agent.engine.runtimes.llama.extraction import Extraction
-from edge_agent.engine.runtimes.llama.grammar import Grammar, Tokens, tokens_of
-from edge_agent.engine.runtimes.llama.interruption import LONG_ROWS, Interruption, is_long
-from edge_agent.engine.runtimes.llama.native import ERRORS, Model, check_file
-from edge_agent.engine.runtimes.llama.need import adapter_bytes, record_bytes
-from edge_agent.engine.runtimes.llama.place import ON_CPU, placed
-from edge_agent.engine.runtimes.llama.scheduler import Lane, Plan, Scheduler, turn_of
-from edge_agent.engine.runtimes.llama.sequences import Writers
-from edge_agent.engine.runtimes.llama.threads import ThreadTuner, thread_counts
-from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, SAME
-from edge_agent.engine.runtimes.llama.work import Generation, Scoring
+from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
+from edge_agent.engine.runtimes.llama.gpu_offload import ON_CPU, place_on_device
+from edge_agent.engine.runtimes.llama.kv_cache import KvCache
+from edge_agent.engine.runtimes.llama.kv_cells import StreamBatch
+from edge_agent.engine.runtimes.llama.llama_bundle import LlamaBundle, read_bundle
+from edge_agent.engine.runtimes.llama.llama_context import BatchPart, StepAborted
+from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel, check_file
+from edge_agent.engine.runtimes.llama.lora_adapters import LoadedAdapters, LoraAdapter, adapters_bytes
+from edge_agent.engine.runtimes.llama.memory_estimate import adapter_bytes, context_capacity, record_bytes
+from edge_agent.engine.runtimes.llama.record_extraction import ExtractionJob
+from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordGrammar, guide_tokens
+from edge_agent.engine.runtimes.llama.sequence_jobs import GenerationJob, ScoringJob
+from edge_agent.engine.runtimes.llama.step_interruption import LONG_ROWS, StepInterruption, is_long
+from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
+from edge_agent.engine.runtimes.llama.thread_tuner import ThreadTuner, thread_counts
+from edge_agent.engine.runtimes.llama.tuning_policy import DEPENDENT, SAME
 from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 from edge_agent.formats.record_schema import Schema
@@ -43,7 +41,7 @@ LEARN_EACH = 4
 """Of the steps in which streams write on, one in so many tells what it took."""
 ENDS = (Done, Failed)
 
-Job = Scoring | Generation | Extraction
+Job = ScoringJob | GenerationJob | ExtractionJob
 
 
 class LlamaRuntime:
@@ -57,30 +55,30 @@ class LlamaRuntime:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
         self.device, self.threads = "cpu", 0
         ERRORS.install()  # before anything speaks: the daemon's log is JSON
-        backends.load()
-        self._cpu_variant = backends.cpu_variant()
-        self._code = f"{self._cpu_variant} {backends.cpu_code()}, {trying.processor()}"
+        llama_backends.load()
+        self._cpu_variant = llama_backends.cpu_variant()
+        self._code = f"{self._cpu_variant} {llama_backends.cpu_code()}, {autotune.processor()}"
         self._loaded = False
-        self._model: Model
-        self._cache: Cache
-        self._adapters: Adapters
-        self._interruption: Interruption | None = None
+        self._model: LlamaModel
+        self._cache: KvCache
+        self._adapters: LoadedAdapters
+        self._interruption: StepInterruption | None = None
         self._need: Need
         self._available = 0
-        self._bundles: dict[str, Bundle] = {}
+        self._bundles: dict[str, LlamaBundle] = {}
         self._jobs: dict[str, Job] = {}
         self._sequences = 0
-        self._tokens: Tokens | None = None
-        self._written_under = set[Grammar]()
+        self._tokens: GuideTokens | None = None
+        self._written_under = set[RecordGrammar]()
         """By jobs that have ended, since `tidy`."""
-        self._scheduler = Scheduler()
+        self._scheduler = StepScheduler()
         self._crowds = False
         """Inputs to classify may share bulk steps: without an adapter that moves no score."""
         self._score_variance = ""
-        self._admission = Admission()
-        self._writers: list[Generation] = []
+        self._admission = CacheAdmission()
+        self._writers: list[GenerationJob] = []
         """All jobs, where the last step was one more token of each; what comes or ends makes it empty."""
-        self._written: Writers
+        self._written: StreamBatch
         self._alike = 0
         """Steps of theirs so far."""
         self._tuner: ThreadTuner
@@ -91,32 +89,32 @@ class LlamaRuntime:
 
         Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
         """
-        head = header.read(spec.weights)
-        places, shape, need = capacity_of(head, Path(spec.weights).stat().st_size, spec)
-        place = ON_CPU if spec.device == "cpu" else placed(spec, head, shape)
+        head = gguf_header.read_header(spec.weights)
+        places, shape, need = context_capacity(head, Path(spec.weights).stat().st_size, spec)
+        place = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
         need = place.beside(need)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
         need.check(available, spec.memory_bytes_wanted)
-        model = Model(spec.weights, place.pointer, place.layers, head)
+        model = LlamaModel(spec.weights, place.pointer, place.layers, head)
         try:
             if spec.context_tokens > model.context_tokens_max:
                 raise ModelLoadFailed(
                     f"'context_tokens' is {spec.context_tokens}; "
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
-            tuned = trying.settle(spec, model, shape, self._code)
-            self._cache = Cache(model, places, tuned.shape, spec.prompt_cache_bytes_max)
+            tuned = autotune.autotune(spec, model, shape, self._code)
+            self._cache = KvCache(model, places, tuned.shape, spec.prompt_cache_bytes_max)
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler, self._crowds = Scheduler(tuned.shape.rows), tuned.bulk_scores == SAME
+        self._scheduler, self._crowds = StepScheduler(tuned.shape.rows), tuned.bulk_scores == SAME
         counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
         self.threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
-            self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
-        self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
+            self._interruption = StepInterruption(self.mailbox, self.hear, self._cache.context.abort)
+        self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, available
         self._sequences = places
         described = model.describe()
@@ -149,33 +147,33 @@ class LlamaRuntime:
             raise ModelLoadFailed(said, remedy=error.remedy) from None
         self._bundles[digest] = bundle
 
-    def _grammar(self, schema: Schema) -> Grammar:
+    def _grammar(self, schema: Schema) -> RecordGrammar:
         """Return a schema in the model's tokens. Raises MemoryShort, ModelLoadFailed."""
         if self._tokens is None:
             more = record_bytes(self._model.vocab_size, self._sequences)
             need = replace(self._need, process=self._need.process + more)
             self._claim(replace(need, adapters=self._adapter_bytes()))
-            self._need, self._tokens = need, tokens_of(self._model)
-        return Grammar(self._tokens, schema)
+            self._need, self._tokens = need, guide_tokens(self._model)
+        return RecordGrammar(self._tokens, schema)
 
     def _claim(self, need: Need) -> None:
         """Raise MemoryShort unless there is as much for what a bundle adds."""
         self.request_memory(need.total, self._available, 0)
         need.check(self._available)
 
-    def _adapter(self, manifest: Manifest, path: str) -> Adapter:
+    def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
         """Return an adapter that is there and fits. Raises MemoryShort, ModelLoadFailed."""
         check_file(path)
         identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
-        adapter = Adapter(identity, path, adapter_bytes(Path(path).stat().st_size))
+        adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
         self._claim(replace(self._need, adapters=self._adapter_bytes(adapter)))
         return adapter
 
-    def _adapter_bytes(self, *more: Adapter) -> int:
+    def _adapter_bytes(self, *more: LoraAdapter) -> int:
         """Return what the adapters of all bundles take, and these."""
-        return memory_of([*(bundle.adapter for bundle in self._bundles.values() if bundle.adapter), *more])
+        return adapters_bytes([*(bundle.adapter for bundle in self._bundles.values() if bundle.adapter), *more])
 
-    def _free_adapter(self, adapter: Adapter | None) -> None:
+    def _free_adapter(self, adapter: LoraAdapter | None) -> None:
         """Free an adapter, unless another bundle has the same."""
         if adapter and not any(bundle.adapter == adapter for bundle in self._bundles.values()):
             self._adapters.free(adapter.identity)
@@ -206,11 +204,11 @@ class LlamaRuntime:
         tokens = bundle.whole(self._model, job.text)
         if bundle.tree is not None:
             crowds = self._crowds and bundle.adapter is None
-            self._jobs[job.job_id] = Scoring(job, bundle, tokens, bundle.tree, crowds=crowds)
+            self._jobs[job.job_id] = ScoringJob(job, bundle, tokens, bundle.tree, crowds=crowds)
         elif bundle.grammar is not None:
-            self._jobs[job.job_id] = Extraction(job, bundle, tokens, self._model, bundle.grammar)
+            self._jobs[job.job_id] = ExtractionJob(job, bundle, tokens, self._model, bundle.grammar)
         else:
-            self._jobs[job.job_id] = Generation(job, bundle, tokens, self._model)
+            self._jobs[job.job_id] = GenerationJob(job, bundle, tokens, self._model)
 
     def cancel(self, job_id: str) -> list[Event]:
         """Drop a job."""
@@ -253,17 +251,17 @@ class LlamaRuntime:
             self._scheduler.cut_off(plan, time.perf_counter() - started)
         return self._ended(events)
 
-    def _all_write(self, plan: Plan) -> list[Generation]:
+    def _all_write(self, plan: StepPlan) -> list[GenerationJob]:
         """Return the jobs of a step, if it was one token of each job that there is, and the next one can be so, too."""
-        jobs = [job for job in self._jobs.values() if isinstance(job, Generation) and job.place]
+        jobs = [job for job in self._jobs.values() if isinstance(job, GenerationJob) and job.place]
         alike = len(jobs) == len(plan) == len(self._jobs) and all(lane.decoding for lane, _ in plan)
         if not alike or len(jobs) >= LONG_ROWS:
             return []
         places = [job.place for job in jobs if job.place]
-        self._written = Writers(places, [place.sequence for place in places])
+        self._written = StreamBatch(places, [place.sequence for place in places])
         return jobs
 
-    def _write_on(self, jobs: list[Generation], started: float) -> list[Event] | None:
+    def _write_on(self, jobs: list[GenerationJob], started: float) -> list[Event] | None:
         """Compute one more token of each job, which is what `step` would plan; None = that failed, and nothing moved.
 
         This is where an engine with streams spends its time: nothing is asked here whose answer has not changed.
@@ -272,7 +270,7 @@ class LlamaRuntime:
         try:
             adapter = self._adapters.pointer(jobs[0].bundle.adapter)
             self._cache.write_on(self._written, depths, [job.tokens[-1] for job in jobs], adapter)
-        except (ModelFailed, Aborted):
+        except (ModelFailed, StepAborted):
             self._writers = []
             return None
         context = self._cache.context
@@ -292,7 +290,7 @@ class LlamaRuntime:
             self._tune_threads(expected, seconds)
         return self._ended(events) if events else events
 
-    def _refuse(self, lanes: list[Lane], now: float) -> list[Event]:
+    def _refuse(self, lanes: list[WorkItem], now: float) -> list[Event]:
         """Take out the lanes that are read for nothing, since they cannot be in time; return how they end."""
         events: list[Event] = []
         for lane, pause in self._scheduler.refused(lanes, now):
@@ -300,7 +298,7 @@ class LlamaRuntime:
             events.append(_too_late(lane, self._scheduler.alone(lane), now, pause))
         return events
 
-    def _learn(self, plan: Plan, seconds: float) -> None:
+    def _learn(self, plan: StepPlan, seconds: float) -> None:
         """Take what a planned step took."""
         expected = self._scheduler.expected(plan)
         if not self._tuner.trying:
@@ -352,7 +350,7 @@ class LlamaRuntime:
             self._model.close()
         self._loaded = False
 
-    def _warm(self, bundle: Bundle) -> None:
+    def _warm(self, bundle: LlamaBundle) -> None:
         """Compute the prefix, and one answer's first token behind it; raise ModelFailed unless both give numbers."""
         tokens = self._model.tokenize(bundle.blanks + WARM_UP_TEXT, special=False) + bundle.rest
         self._cache.fill(bundle.prompt, tokens, self._adapters.pointer(bundle.adapter))
@@ -362,7 +360,7 @@ class LlamaRuntime:
         waiting = [job for job in self._jobs.values() if job.place is None]
         events: list[Event] = []
         if waiting:
-            waiting.sort(key=lambda job: turn_of(job.came_at, job.run.priority))
+            waiting.sort(key=lambda job: turn_time(job.came_at, job.run.priority))
             self._admission.admit([job.run.job_id for job in waiting], lambda key: self._enter(key, events))
         return events
 
@@ -402,11 +400,11 @@ class LlamaRuntime:
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
             with self._interruptible(turns) if long else nullcontext():
                 self._cache.decode([row for part in parts for row in part], adapter, exact=bool(exact))
-        except (ModelFailed, Aborted) as stopped:
+        except (ModelFailed, StepAborted) as stopped:
             self._cache.drop_forks()
             for job in jobs:
                 job.undo()
-            if isinstance(stopped, Aborted):
+            if isinstance(stopped, StepAborted):
                 return []
             raise
         try:
@@ -427,7 +425,7 @@ class LlamaRuntime:
         finally:
             self._cache.context.forget_abort()  # it may have come too late for this step, and is not for the next
 
-    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[Part]]) -> list[Event]:
+    def _collect(self, turns: list[tuple[Job, int]], parts: list[list[BatchPart]]) -> list[Event]:
         """Hand every job its logits; what is wrong with one job's logits fails that job."""
         events: list[Event] = []
         first = 0
@@ -454,12 +452,12 @@ class LlamaRuntime:
             self._cache.leave(job.place)
 
 
-def _keeps_streams_waiting(plan: Plan) -> bool:
+def _keeps_streams_waiting(plan: StepPlan) -> bool:
     """Tell whether a step reads a prompt while others write: other threads are not tried on it, for it is long."""
     return len({lane.decoding for lane, _ in plan}) > 1
 
 
-def _too_late(lane: Lane, seconds: float, now: float, pause: float) -> Event:
+def _too_late(lane: WorkItem, seconds: float, now: float, pause: float) -> Event:
     """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
     left = lane.deadline - now
     if left <= 0:

@@ -14,8 +14,9 @@ chunk that an earlier one has computed are computed once more, for their place i
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ Tokens = tuple[int, ...]
 Indexes = NDArray[np.intp]
 
 
-class Edges(NamedTuple):
+class NodeEdges(NamedTuple):
     """What comes behind a node: a token each, those that lead to other nodes first, then those that end a label."""
 
     tokens: Indexes
@@ -41,7 +42,7 @@ class Edges(NamedTuple):
     labels: Indexes
 
 
-NOWHERE = Edges(*(np.empty(0, np.intp) for _ in range(3)))
+NOWHERE = NodeEdges(*(np.empty(0, np.intp) for _ in range(3)))
 
 
 class TreeChunk(NamedTuple):
@@ -66,11 +67,11 @@ class TreeChunk(NamedTuple):
     """The nodes of the tree whose logits are wanted, row by row."""
 
 
-class _Node:
+class _LabelNode:
     """A beginning of labels while the tree is built."""
 
     def __init__(self) -> None:
-        self.inner: dict[int, _Node] = {}
+        self.inner: dict[int, _LabelNode] = {}
         self.ends: dict[int, int] = {}
 
 
@@ -80,17 +81,17 @@ class LabelTree:
     def __init__(self, labels: Sequence[str], tokens: Sequence[Tokens]) -> None:
         """Raises ModelLoadFailed if a label cannot be told from another, or has too many tokens."""
         self.size = len(labels)
-        root = _Node()
+        root = _LabelNode()
         for index, (label, path) in enumerate(zip(labels, tokens, strict=True)):
             if not 1 <= len(path) <= LABEL_TOKENS_MAX:
                 raise ModelLoadFailed(f"label {label!r} has {len(path)} tokens; 1 to {LABEL_TOKENS_MAX} are allowed")
             node = root
             for token in path[:-1]:
-                node = node.inner.setdefault(token, _Node())
+                node = node.inner.setdefault(token, _LabelNode())
             twin = node.ends.setdefault(path[-1], index)
             if twin != index:
                 raise ModelLoadFailed(f"labels {labels[twin]!r} and {label!r} are the same tokens for this model")
-        self.edges: list[Edges] = []
+        self.edges: list[NodeEdges] = []
         """By node; ROOT is the first."""
         self._token: list[int] = []
         self._span: list[tuple[int, int]] = []
@@ -107,7 +108,7 @@ class LabelTree:
         self.nodes_of = dict(zip(self.branches, self._paths, strict=True))
         """Of each branch, its nodes."""
 
-    def _add(self, node: _Node, token: int, path: Tokens) -> int:
+    def _add(self, node: _LabelNode, token: int, path: Tokens) -> int:
         """Give a node and those behind it their numbers, in the order of a walk. At most LABEL_TOKENS_MAX deep."""
         number, branch = len(self.edges), len(self._paths)
         if token >= 0:
@@ -120,7 +121,7 @@ class LabelTree:
         nodes = [self._add(child, behind, path) for behind, child in node.inner.items()]
         self._span[number] = branch, len(self._paths)
         parts = ([*node.inner, *node.ends], nodes, list(node.ends.values()))
-        self.edges[number] = Edges(*(np.array(part, np.intp) for part in parts))
+        self.edges[number] = NodeEdges(*(np.array(part, np.intp) for part in parts))
         return number
 
     def rows(self, branch: int) -> int:
@@ -173,3 +174,79 @@ class LabelTree:
 def _common(one: Tokens, other: Tokens) -> int:
     """Return how many nodes two branches begin with together."""
     return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+
+
+# Classification by scoring: how likely is each label as the model's answer?
+#
+# The score of a label is its joint log-probability: the sum, over its tokens, of log p(token | prompt, tokens before).
+# The sum is not divided by the number of tokens, and the end of the answer is not scored: a label that is the beginning
+# of another ("return", "return goods") scores at least as high as that one. Labels of a task should not be built so.
+#
+# What the model has to compute behind the prompt is arranged in `label_tree.py`; here the logits become scores.
+Logits = NDArray[np.float32]
+LogProbs = NDArray[np.float64]
+
+
+def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogProbs:
+    """Return the log-softmax over the vocabulary at the given tokens.
+
+    Summed pairwise in single precision: 1e-7 from the sum in double precision, which takes a third longer.
+    """
+    peak, shares = logits.max(), scratch(logits.size)
+    np.subtract(logits, peak, out=shares)
+    total = np.exp(shares, out=shares).sum()
+    chosen: LogProbs = logits[np.asarray(tokens, np.intp)].astype(np.float64)
+    return chosen - (float(peak) + float(np.log(float(total))))
+
+
+@functools.lru_cache(1)
+def scratch(size: int) -> Logits:
+    """Return where the one thread that computes works on a row: memory that is new each time costs as much again."""
+    return np.empty(size, np.float32)
+
+
+class LabelScorer:
+    """Adds up the joint log-probabilities of one input's labels, each from its first token to its last.
+
+    The sums are to the last bit those of one walk per label, in whatever steps the tree is computed.
+    """
+
+    def __init__(self, tree: LabelTree) -> None:
+        """Start with nothing known."""
+        self._tree = tree
+        self._reached: LogProbs = np.zeros(len(tree.edges))
+        self.joint: LogProbs = np.full(tree.size, -np.inf)
+
+    def add_prompt(self, logits: Logits) -> None:
+        """Take the logits behind the prompt: they settle the first token of every label."""
+        self._settle(ROOT, logits)
+
+    def add_chunk(self, chunk: TreeChunk, rows: Iterable[Logits]) -> None:
+        """Take the logits behind the wanted rows of a chunk, in their order; chunks come in the order of the tree."""
+        for node, logits in zip(chunk.nodes, rows, strict=True):
+            self._settle(node, logits)
+
+    def add_branch(self, branch: Tokens, rows: Iterable[Logits]) -> None:
+        """Take the logits behind each token of a branch, computed on its own."""
+        for node, logits in zip(self._tree.nodes_of[branch], rows, strict=True):
+            self._settle(node, logits)
+
+    def _settle(self, node: int, logits: Logits) -> None:
+        edges = self._tree.edges[node]
+        joint = self._reached[node] + log_probs(logits, edges.tokens)
+        inner = len(edges.nodes)
+        self._reached[edges.nodes] = joint[:inner]
+        self.joint[edges.labels] = joint[inner:]
+
+
+def label_scores(joint: LogProbs, temperature: float) -> tuple[tuple[float, ...], float]:
+    """Return the labels' probabilities and the label mass.
+
+    The probabilities are renormalised over the labels at the temperature (Guo et al. 2017, arXiv 1706.04599) and add up
+    to 1. The label mass, 0 to 1, is what the model gave to all labels together before: little means that the input is
+    unlike what the task was made for.
+    """
+    scaled = (joint - joint.max()) / temperature
+    weights = np.exp(scaled)
+    mass = float(np.exp(joint).sum())
+    return tuple((weights / weights.sum()).tolist()), min(1.0, mass)

@@ -2,7 +2,7 @@
 
 A build for one machine has its processor code linked in. The portable build that the installer carries has one library
 for each kind of x86-64 processor and one for each kind of other device, and uses none of them until it is told where
-they are. `python -m edge_agent.engine.runtimes.llama.backends` says which processor code it takes here.
+they are. `python -m edge_agent.engine.runtimes.llama.llama_backends` says which processor code it takes here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SOFTWARE = ("llvmpipe", "SwiftShader")  # drivers that compute on the processor
 
 
 @dataclass(frozen=True)
-class Device:
+class BackendDevice:
     """What computes beside the processor."""
 
     pointer: int
@@ -63,7 +63,7 @@ def load() -> None:
         _registry().ggml_backend_load(os.fsencode(libraries[-1]))
 
 
-def open_device(kind: str, index: int) -> Device:
+def open_device(kind: str, index: int) -> BackendDevice:
     """Load the code for a kind of device, and return the first one that its driver has, or the one of that index.
 
     Call it when the process is confined: a driver is much foreign code. Index -1 leaves the choice to llama.cpp.
@@ -126,7 +126,7 @@ def _load_driver(registry: Any, kind: str) -> None:
         raise DeviceUnusable(f"this build of llama.cpp has no code for {kind}", lasting=True)
 
 
-def _described(registry: Any, place: int) -> Device:
+def _described(registry: Any, place: int) -> BackendDevice:
     pointer = registry.ggml_backend_dev_get(place)
     name = _NUMBERED.sub(r"\1:\2", registry.ggml_backend_dev_name(pointer).decode().lower())
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
@@ -134,7 +134,7 @@ def _described(registry: Any, place: int) -> Device:
     description = registry.ggml_backend_dev_description(pointer).decode("utf-8", "replace")
     integrated = registry.ggml_backend_dev_type(pointer) == _DEVICE_INTEGRATED
     shares = integrated or any(each in description for each in _SOFTWARE)
-    return Device(pointer, name, description, shares, free.value, total.value)
+    return BackendDevice(pointer, name, description, shares, free.value, total.value)
 
 
 def _score(library: Path) -> int:

@@ -43,7 +43,7 @@ _ROW_UNIT, _PAIR_UNIT = 32, 32_768  # so that one unit of either costs about the
 _SECONDS_MIN = 1e-9
 
 
-class Fit:
+class StepCostModel:
     """The cost of one kind of step."""
 
     __slots__ = ("_read", "base", "per_pair", "per_row", "steps")
@@ -79,7 +79,7 @@ class Fit:
         self.per_row *= ratio
         self.per_pair *= ratio
 
-    def cap(self, other: Fit) -> None:
+    def cap(self, other: StepCostModel) -> None:
         """Make a row no dearer than it is there: what is held to be dear is not tried, and would never be corrected."""
         self.per_row = min(self.per_row, other.per_row)
         self.per_pair = min(self.per_pair, other.per_pair)
@@ -124,7 +124,7 @@ def _size(rows: int, pairs: float) -> int:
     return frexp(rows / _ROW_UNIT + pairs / _PAIR_UNIT)[1]
 
 
-def filled_up(rows: int, groups: int) -> int:
+def padded_rows(rows: int, groups: int) -> int:
     """Return how many rows take least time, of so many and more: llama.cpp multiplies in groups, and the rest singly.
 
     With `groups` of ROWS_GROUP fifteen rows cost more than sixteen, thirty more than 32 and three more than four; with
@@ -139,18 +139,18 @@ def filled_up(rows: int, groups: int) -> int:
     return rows if stays else more
 
 
-def pairs_of(rows: int, depth: int) -> float:
+def attention_pairs(rows: int, depth: int) -> float:
     """Return how many pairs that many new tokens behind `depth` others are."""
     return rows * (depth + rows / 2)
 
 
-class Costs:
+class StepCosts:
     """The cost of steps of either kind."""
 
     def __init__(self) -> None:
         """Start with a model of 135 million weights on two cores of a server; whatever it is instead shows at once."""
-        self.small = Fit(0.003, 0.0016, 9e-7)
-        self.bulk = Fit(0.010, 0.0011, 4e-7)
+        self.small = StepCostModel(0.003, 0.0016, 9e-7)
+        self.bulk = StepCostModel(0.010, 0.0011, 4e-7)
 
     @property
     def known(self) -> bool:
@@ -186,7 +186,7 @@ class Costs:
     def alone(self, rows: int, depth: int, chunk: int) -> float:
         """Return the seconds that so many tokens of one job take in steps of `chunk` rows with nobody beside it."""
         fit = self._fit(min(rows, chunk))
-        return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * pairs_of(rows, depth)
+        return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * attention_pairs(rows, depth)
 
     def certain(self, rows: int, depth: int, chunk: int, first: int, now: float) -> float:
         """Return the seconds that these tokens take at least, as far as the estimate counts now; 0 = it does not.
@@ -195,10 +195,10 @@ class Costs:
         """
         if self.small.steps + self.bulk.steps < TRUSTED_STEPS:
             return 0.0
-        weight = self._fit(first).weight(first, pairs_of(first, depth), now)
+        weight = self._fit(first).weight(first, attention_pairs(first, depth), now)
         return OPTIMISM * weight * self.alone(rows, depth, chunk)
 
-    def _fit(self, rows: int) -> Fit:
+    def _fit(self, rows: int) -> StepCostModel:
         return self.small if rows < BULK_ROWS_MIN else self.bulk
 
 

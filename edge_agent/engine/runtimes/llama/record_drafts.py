@@ -1,9 +1,9 @@
-"""What a task's records usually go on with, learnt from those before. Pure: nothing here decides what is written.
+"""The likely continuation of a task's records, learnt from earlier ones. Pure: nothing here decides what is written.
 
-The records of one task are much alike: the same keys, the same century. What has mostly followed the last
-ORDER tokens is computed along with the tokens that are due (a *draft*), and where the model would have
-written just that, the steps for it are saved (speculative decoding, Leviathan et al. 2023, with an n-gram table in the
-place of a small model). As rows do not depend on their neighbours, what is written is the same to the last bit.
+The records of one task are alike: the same keys, the same century. The tokens that mostly followed the last ORDER
+tokens are computed together with the tokens that are due (a *draft*). Where the model agrees, their steps are saved
+(speculative decoding, Leviathan et al. 2023, with an n-gram table in place of a small model). Rows do not depend on
+other rows, so the record is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _FIRST, _LEAST, _RATE = 0.35, 0.3, 0.2
 """The chance of what was seen once; the one below which another token takes its place, and has to earn its own; how
 much each record tells."""
 
-Context = tuple[int, ...]
+DraftContext = tuple[int, ...]
 
 
-class Drafts:
+class RecordDrafts:
     """The records of one task: after which tokens comes which, and how often that was right."""
 
     def __init__(self) -> None:
         """Start with nothing learnt."""
-        self._next: dict[Context, tuple[int, float]] = {}
+        self._next: dict[DraftContext, tuple[int, float]] = {}
 
     def learn(self, tokens: Sequence[int], start: int) -> None:
         """Take note of a record: the tokens from `start` on, and what they stand behind."""

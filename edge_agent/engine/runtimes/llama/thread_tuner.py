@@ -49,7 +49,7 @@ def thread_counts(given: int) -> list[int]:
 
 
 @dataclass
-class _Side:
+class _ThreadTimes:
     """The steps of one count in a round."""
 
     steps: list[tuple[float, float]] = field(default_factory=list)
@@ -82,7 +82,7 @@ class ThreadTuner:
         self._steady = True
         """The round began though steps took what was expected."""
         self._other = present
-        self._sides: dict[str, _Side] = {}
+        self._sides: dict[str, _ThreadTimes] = {}
         self._place = 0
 
     def took(self, expected: float, seconds: float, now: float) -> float:
@@ -111,7 +111,7 @@ class ThreadTuner:
             self._other = self._counts[at - 1]
         self._upwards = self._other < self.present  # next time the other way
         self.trying, self._place = True, 0
-        self._sides = {side: _Side() for side in BLOCK}
+        self._sides = {side: _ThreadTimes() for side in BLOCK}
         self.threads = self._other
         self._steady = not slower
 

@@ -17,7 +17,7 @@ Tokens = tuple[int, ...]
 
 
 @dataclass(eq=False)
-class Entry:
+class StoredPrefix:
     """What was kept of one prompt."""
 
     root: Hashable
@@ -26,14 +26,14 @@ class Entry:
 
 
 @dataclass(eq=False)
-class _Node:
+class _PrefixNode:
     """A run of tokens that all entries below it share."""
 
     edge: Tokens
-    entry: Entry | None = None
-    children: dict[int, _Node] = field(default_factory=dict)
+    entry: StoredPrefix | None = None
+    children: dict[int, _PrefixNode] = field(default_factory=dict)
 
-    def any_entry(self) -> Entry:
+    def any_entry(self) -> StoredPrefix:
         """Return an entry at or below this node; there is one, or the node would not be."""
         node = self
         while node.entry is None:
@@ -41,21 +41,21 @@ class _Node:
         return node.entry
 
 
-class Prefixes:
+class PrefixTree:
     """The tree of each root, the least recently used entries leaving first."""
 
     def __init__(self, bytes_max: int) -> None:
         """Take the most bytes of states to keep."""
         self._bytes_max = bytes_max
-        self._roots: dict[Hashable, _Node] = {}
-        self._used: OrderedDict[Entry, None] = OrderedDict()
+        self._roots: dict[Hashable, _PrefixNode] = {}
+        self._used: OrderedDict[StoredPrefix, None] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
         """Return how many entries there are."""
         return len(self._used)
 
-    def longest(self, root: Hashable, tokens: Sequence[int]) -> tuple[Entry | None, int]:
+    def longest(self, root: Hashable, tokens: Sequence[int]) -> tuple[StoredPrefix | None, int]:
         """Return the entry that shares the most first tokens, and how many; (None, 0) if none shares one."""
         node = self._roots.get(root)
         shared = 0
@@ -74,7 +74,7 @@ class Prefixes:
 
     def put(self, root: Hashable, tokens: Sequence[int], state: bytes) -> None:
         """Keep a state; what is larger than the whole room is not kept."""
-        entry = Entry(root, tuple(tokens), state)
+        entry = StoredPrefix(root, tuple(tokens), state)
         if not tokens or len(state) > self._bytes_max:
             return
         node = self._node(root, entry.tokens)
@@ -98,18 +98,18 @@ class Prefixes:
         self._used.clear()
         self.bytes = 0
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: StoredPrefix) -> None:
         del self._used[entry]
         self.bytes -= len(entry.state)
 
-    def _node(self, root: Hashable, tokens: Tokens) -> _Node:
+    def _node(self, root: Hashable, tokens: Tokens) -> _PrefixNode:
         """Return the node where these tokens end, made if need be."""
-        node = self._roots.setdefault(root, _Node(()))
+        node = self._roots.setdefault(root, _PrefixNode(()))
         at = 0
         while at < len(tokens):
             child = node.children.get(tokens[at])
             if child is None:
-                child = node.children[tokens[at]] = _Node(tokens[at:])
+                child = node.children[tokens[at]] = _PrefixNode(tokens[at:])
                 return child
             same = _shared(child.edge, tokens[at:])
             if same < len(child.edge):
@@ -117,7 +117,7 @@ class Prefixes:
             node, at = child, at + same
         return node
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: StoredPrefix) -> None:
         """Take an entry out of its tree, and the nodes that served nothing else."""
         self._forget(entry)
         path = [self._roots[entry.root]]
@@ -133,9 +133,9 @@ class Prefixes:
             del self._roots[entry.root]
 
 
-def _split(node: _Node, at: int) -> _Node:
+def _split(node: _PrefixNode, at: int) -> _PrefixNode:
     """Return a node with the first `at` tokens of another, and that one with the others below it."""
-    upper = _Node(node.edge[:at])
+    upper = _PrefixNode(node.edge[:at])
     node.edge = node.edge[at:]
     upper.children[node.edge[0]] = node
     return upper

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge_agent.engine.runtimes.llama.native import Model
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 LOADED_MAX = 25
 
 
-class Adapter(NamedTuple):
+class LoraAdapter(NamedTuple):
     """An adapter of a bundle."""
 
     identity: str
@@ -27,10 +27,10 @@ class Adapter(NamedTuple):
     """What it takes while it is loaded, in bytes."""
 
 
-class Adapters:
+class LoadedAdapters:
     """What is loaded of one model."""
 
-    def __init__(self, model: Model, unset: Callable[[], None]) -> None:
+    def __init__(self, model: LlamaModel, unset: Callable[[], None]) -> None:
         """Take the model, and what to call before one is freed: llama.cpp crashes if a context has it set."""
         self._model, self._unset = model, unset
         self._loaded: OrderedDict[str, Any] = OrderedDict()
@@ -39,7 +39,7 @@ class Adapters:
         """Return how many are loaded."""
         return len(self._loaded)
 
-    def pointer(self, adapter: Adapter | None) -> Any:
+    def pointer(self, adapter: LoraAdapter | None) -> Any:
         """Return an adapter to compute with, None for none; loads it if need be.
 
         Raises:
@@ -54,7 +54,7 @@ class Adapters:
         self._loaded.move_to_end(adapter.identity)
         return self._loaded[adapter.identity]
 
-    def load(self, adapter: Adapter) -> None:
+    def load(self, adapter: LoraAdapter) -> None:
         """Load an adapter that is not loaded; the one not used for longest makes room. Raises ModelLoadFailed."""
         if adapter.identity in self._loaded:
             return
@@ -75,7 +75,7 @@ class Adapters:
             self.free(identity)
 
 
-def memory_of(adapters: list[Adapter]) -> int:
+def adapters_bytes(adapters: list[LoraAdapter]) -> int:
     """Return what the loaded ones of these take at most, in bytes. Pure."""
     sizes = {adapter.identity: adapter.memory for adapter in adapters}
     return sum(sorted(sizes.values(), reverse=True)[:LOADED_MAX])

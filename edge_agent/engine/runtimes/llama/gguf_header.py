@@ -42,11 +42,11 @@ _LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
 _Value = int | float | bytes | list[int | float] | None
 
 
-class _Damaged(Exception):
+class _DamagedGguf(Exception):
     """What is wrong with the file."""
 
 
-class _Product(NamedTuple):
+class _WeightTensor(NamedTuple):
     """A tensor that is multiplied with."""
 
     kind: int
@@ -61,7 +61,7 @@ class _Product(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Header:
+class GgufHeader:
     """What the memory of a model follows from."""
 
     version: int
@@ -89,12 +89,12 @@ class Header:
         return not _LEFT_AS_THEY_ARE & set(self.product_bytes)
 
 
-def read(path: str) -> Header:
+def read_header(path: str) -> GgufHeader:
     """Read a file's head. Raises ModelLoadFailed."""
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data).header()
-    except _Damaged as error:
+            return _GgufReader(data).header()
+    except _DamagedGguf as error:
         reason = str(error)
     except OSError as error:
         reason = error.strerror or "it cannot be read"
@@ -103,7 +103,7 @@ def read(path: str) -> Header:
     raise ModelLoadFailed(f"weights file {Path(path).name} does not load: {reason}")
 
 
-class _Reader:
+class _GgufReader:
     """Walks through the head once, never back."""
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -111,16 +111,16 @@ class _Reader:
         self._size = len(data)
         self._at = 0
 
-    def header(self) -> Header:
+    def header(self) -> GgufHeader:
         if self._data[: len(MAGIC)] != MAGIC:
-            raise _Damaged("it is not a GGUF file")
+            raise _DamagedGguf("it is not a GGUF file")
         self._skip(len(MAGIC))
         version = self._number(_U32)
         if version not in (2, 3):
-            raise _Damaged(f"GGUF version {version} is not 2 or 3")
+            raise _DamagedGguf(f"GGUF version {version} is not 2 or 3")
         tensors, keys = self._count("tensors", TENSORS_MAX), self._count("keys", KEYS_MAX)
         values = dict(self._pair() for _ in range(keys))
-        facts = _Facts(values)
+        facts = _HeaderFacts(values)
         products = self._products(tensors, facts.number(b"general.alignment", ALIGNMENT_DEFAULT))
         return facts.header(version, products)
 
@@ -151,13 +151,13 @@ class _Reader:
 
     def _layout(self, kind: int) -> struct.Struct:
         if kind not in _SCALARS:
-            raise _Damaged(f"value type {kind} is unknown")
+            raise _DamagedGguf(f"value type {kind} is unknown")
         return _SCALARS[kind]
 
-    def _products(self, count: int, alignment: int) -> list[_Product]:
+    def _products(self, count: int, alignment: int) -> list[_WeightTensor]:
         """Read the list of tensors. How large one is follows from where the next begins, for every type alike."""
         if not alignment:
-            raise _Damaged("its alignment is 0")
+            raise _DamagedGguf("its alignment is 0")
         found = sorted(self._tensor() for _ in range(count))
         names = {name for _, _, name in found}
         starts = [start for start, _, _ in found]
@@ -167,9 +167,9 @@ class _Reader:
             said = (
                 f"a tensor starts at byte {starts[-1]} of the data, which has {max(end, 0)} bytes: the file is cut off"
             )
-            raise _Damaged(said)
+            raise _DamagedGguf(said)
         return [
-            _Product(kind, name, after - start)
+            _WeightTensor(kind, name, after - start)
             for (start, kind, name), after in zip(found, [*starts[1:], max([end, *starts])], strict=True)
             if name != _LOOKUP_TABLE or _OUTPUT not in names
         ]
@@ -178,7 +178,7 @@ class _Reader:
         name = self._name()
         dimensions = self._number(_U32)
         if dimensions > DIMENSIONS_MAX:
-            raise _Damaged(f"a tensor has {dimensions} dimensions")
+            raise _DamagedGguf(f"a tensor has {dimensions} dimensions")
         self._skip(dimensions * _U64.size)
         kind, start = self._number(_U32), self._number(_U64)
         return start, kind, name
@@ -189,13 +189,13 @@ class _Reader:
     def _length(self, limit: int) -> int:
         length = self._number(_U64)
         if length > limit:
-            raise _Damaged(f"a text has {length} bytes")
+            raise _DamagedGguf(f"a text has {length} bytes")
         return length
 
     def _count(self, what: str, limit: int) -> int:
         count = self._number(_U64)
         if count > limit:
-            raise _Damaged(f"{count} {what} are over the limit of {limit}")
+            raise _DamagedGguf(f"{count} {what} are over the limit of {limit}")
         return count
 
     def _bytes(self, length: int) -> bytes:
@@ -212,30 +212,30 @@ class _Reader:
     def _skip(self, length: int) -> None:
         self._at += length
         if self._at > self._size:
-            raise _Damaged(f"it is cut off: its head cannot be read from {self._size} bytes")
+            raise _DamagedGguf(f"it is cut off: its head cannot be read from {self._size} bytes")
 
 
-class _Facts:
+class _HeaderFacts:
     """The keys of the file, and the numbers among them."""
 
     def __init__(self, values: Mapping[bytes, _Value]) -> None:
         self._values = values
         architecture = values.get(b"general.architecture")
         if not isinstance(architecture, bytes):
-            raise _Damaged("it does not say its architecture")
+            raise _DamagedGguf("it does not say its architecture")
         self._architecture = architecture
 
-    def header(self, version: int, products: Sequence[_Product]) -> Header:
+    def header(self, version: int, products: Sequence[_WeightTensor]) -> GgufHeader:
         layers, width = self.own(b"block_count"), self.own(b"embedding_length")
         if not 0 < layers <= LAYERS_MAX:
-            raise _Damaged(f"{layers} layers are out of range")
+            raise _DamagedGguf(f"{layers} layers are out of range")
         heads = self._per_layer(b"attention.head_count", layers, 0)
         kv_heads = self._per_layer(b"attention.head_count_kv", layers, heads)
         head_width = width // max(heads[0], 1)
         key, value = (self.own(b"attention." + each, head_width) for each in (b"key_length", b"value_length"))
         tokens = self.number(b"tokenizer.ggml.tokens", 0)
         by_kind, by_layer = _added_up(products)
-        return Header(
+        return GgufHeader(
             version=version,
             architecture=self._architecture[:64].decode("utf-8", "replace"),
             layers=layers,
@@ -264,11 +264,11 @@ class _Facts:
         if not isinstance(value, list):
             return [_checked(whole, value)] * layers
         if len(value) < layers:
-            raise _Damaged(f"{_shown(whole)} has {len(value)} values for {layers} layers")
+            raise _DamagedGguf(f"{_shown(whole)} has {len(value)} values for {layers} layers")
         return [_checked(whole, each) for each in value[:layers]]
 
 
-def _added_up(products: Sequence[_Product]) -> tuple[dict[int, int], Counter[int]]:
+def _added_up(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counter[int]]:
     """Return the bytes of each type, and of each layer."""
     by_kind: Counter[int] = Counter()
     by_layer: Counter[int] = Counter()
@@ -281,7 +281,7 @@ def _added_up(products: Sequence[_Product]) -> tuple[dict[int, int], Counter[int
 def _checked(key: bytes, value: object) -> int:
     if not isinstance(value, int) or not 0 <= value < NUMBER_MAX:
         said = "is missing" if value is None else "is out of range"
-        raise _Damaged(f"{_shown(key)} {said}")
+        raise _DamagedGguf(f"{_shown(key)} {said}")
     return value
 
 

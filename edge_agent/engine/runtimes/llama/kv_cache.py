@@ -29,12 +29,19 @@ import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.engine.protocol import CacheUse
-from edge_agent.engine.runtimes.llama.cells import Cells
-from edge_agent.engine.runtimes.llama.context import BULK_ROWS, ROWS_MAX, Context, Logits, Part, Rows, Shape
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.prefixes import Prefixes
-from edge_agent.engine.runtimes.llama.rates import COMPANY_MAX, filled_up
-from edge_agent.engine.runtimes.llama.sequences import Place, Prompt, Resident, Writers
+from edge_agent.engine.runtimes.llama.kv_cells import KvCells, PinnedPrefix, PromptPrefix, SequenceSlot, StreamBatch
+from edge_agent.engine.runtimes.llama.llama_context import (
+    BULK_ROWS,
+    ROWS_MAX,
+    BatchPart,
+    ContextShape,
+    LlamaContext,
+    Logits,
+    TokenRows,
+)
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.prefix_tree import PrefixTree
+from edge_agent.engine.runtimes.llama.step_costs import COMPANY_MAX, padded_rows
 from edge_agent.errors import ModelFailed
 
 RESIDENTS_MAX = 16
@@ -51,28 +58,28 @@ _PROBE_TOKENS = 8
 _BALLAST_TOKEN = 0
 
 
-def shape_of(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> Shape:
+def context_shape(context_tokens: int, jobs: int, kv_type: str, threads: int, rows: int = BULK_ROWS) -> ContextShape:
     """Return the size of a context for `jobs` jobs of `context_tokens` tokens, prefixes beside them, and one batch."""
     cells = (jobs + SPARE_CONTEXTS) * context_tokens + ROWS_MAX + COMPANY_MAX
     sequences = jobs + 1 + RESIDENTS_MAX + ROWS_MAX + 2
-    return Shape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
+    return ContextShape(cells=cells, sequences=sequences, kv_type=kv_type, threads=threads, rows=rows)
 
 
-class Cache:
+class KvCache:
     """The sequences of one context: jobs, residents, branches of labels, one for ballast and one to save from."""
 
-    def __init__(self, model: Model, jobs: int, shape: Shape, kept_bytes_max: int = 0) -> None:
+    def __init__(self, model: LlamaModel, jobs: int, shape: ContextShape, kept_bytes_max: int = 0) -> None:
         """Allocate the context. Raises ModelLoadFailed."""
-        self.context = Context(model, shape)
-        self._cells = Cells(shape.cells)
-        self._kept = Prefixes(kept_bytes_max)
+        self.context = LlamaContext(model, shape)
+        self._cells = KvCells(shape.cells)
+        self._kept = PrefixTree(kept_bytes_max)
         self._free = list(range(jobs + 1))
         """One more than jobs: for bundles that are attached meanwhile."""
-        self._places: dict[int, Place] = {}
-        self._left: list[Place] = []
+        self._places: dict[int, SequenceSlot] = {}
+        self._left: list[SequenceSlot] = []
         """Of jobs that have ended: their sequences are not empty yet."""
         self._seats = list(range(jobs + 1, jobs + 1 + RESIDENTS_MAX))
-        self._residents: list[Resident] = []
+        self._residents: list[PinnedPrefix] = []
         """The one used last comes last."""
         first_branch = jobs + 1 + RESIDENTS_MAX
         self._branches = range(first_branch, first_branch + ROWS_MAX)
@@ -82,7 +89,7 @@ class Cache:
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
         """Tokens that the streams that are there have written since `_gather`."""
-        self._writing = Writers((), ())
+        self._writing = StreamBatch((), ())
         self._unnoted = 0
         """Steps in which each of them has taken a cell that is in no account yet."""
         self._shape, self._ballasted = shape, False
@@ -90,7 +97,9 @@ class Cache:
         self._alone, self._deep = self._same_alone(model.vocab_size)
         """Whether a lone row comes out the same without company: among few cells, and among many."""
 
-    def enter(self, prompt: Prompt, suffix: Sequence[int], outputs: int, spare: int = 1) -> tuple[Place, int] | None:
+    def enter(
+        self, prompt: PromptPrefix, suffix: Sequence[int], outputs: int, spare: int = 1
+    ) -> tuple[SequenceSlot, int] | None:
         """Return a place for a job with what is known of its tokens in it, and how many they are; None = no room now.
 
         `suffix` is what stands behind the prompt, `outputs` the most tokens that may be written behind that, `spare`
@@ -103,7 +112,9 @@ class Cache:
         if prompt.exact and outputs:
             self._clear_view(prompt, len(suffix))
         resident = self._resident(prompt)
-        place = Place(prompt, self._free.pop(), resident, reserved=needed + (0 if resident else len(prompt.tokens)))
+        place = SequenceSlot(
+            prompt, self._free.pop(), resident, reserved=needed + (0 if resident else len(prompt.tokens))
+        )
         self._places[place.sequence] = place
         if resident is not None:
             resident.jobs += 1
@@ -117,7 +128,7 @@ class Cache:
         self._use.reused += found
         return place, found
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: SequenceSlot) -> None:
         """Take a place back. `tidy` empties it: llama.cpp looks at every cell for that, and no answer is to wait."""
         del self._places[place.sequence]
         self._left.append(place)
@@ -137,7 +148,7 @@ class Cache:
         if not self._places:
             self._scattered = 0
 
-    def keep(self, place: Place, suffix: Sequence[int]) -> None:
+    def keep(self, place: SequenceSlot, suffix: Sequence[int]) -> None:
         """Keep what a job has computed of its prompt, for those that begin alike. Raises ModelFailed."""
         prompt = place.prompt
         place.packed = len(place.cells)
@@ -147,14 +158,14 @@ class Cache:
             start = len(prompt.tokens)
             self._keep_range(place.sequence, (start, start + len(suffix)), prompt, suffix)
 
-    def forget(self, prompt: Prompt) -> None:
+    def forget(self, prompt: PromptPrefix) -> None:
         """Drop what is kept behind a prompt. Only while no job has it; itself it stays until others drive it out."""
         self.tidy()
         for resident in [each for each in self._residents if each.prompt == prompt]:
             self._evict(resident)
         self._kept.drop(prompt)
 
-    def settle(self, places: Sequence[Place]) -> None:
+    def settle(self, places: Sequence[SequenceSlot]) -> None:
         """Bring sequences that are to grow into order, where they would not stay so (rule 3). Raises ModelFailed."""
         self.tidy()
         if any(place.lost for place in places):
@@ -162,7 +173,7 @@ class Cache:
         while high := [place for place in places if place.last >= self._cells.lowest]:
             self._move(high[0])  # to lower cells each time, so this ends
 
-    def _move(self, place: Place) -> None:
+    def _move(self, place: SequenceSlot) -> None:
         """Write a sequence out and in again, with its prompt where that cannot be had from what is kept."""
         shared = place.shared if self._knows(place.prompt) and self._seat() else 0
         count = place.shared + len(place.cells) - shared
@@ -183,11 +194,11 @@ class Cache:
             self.context.copy(place.resident.sequence, place.sequence)
         place.lost = False
 
-    def _knows(self, prompt: Prompt) -> bool:
+    def _knows(self, prompt: PromptPrefix) -> bool:
         """Tell whether all of a prompt is kept."""
         return self._kept.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
 
-    def fill(self, prompt: Prompt, tokens: Sequence[int], adapter: Any) -> None:
+    def fill(self, prompt: PromptPrefix, tokens: Sequence[int], adapter: Any) -> None:
         """Compute a prompt and tokens behind it at once, and keep the prompt.
 
         Raises:
@@ -202,7 +213,7 @@ class Cache:
             for start in range(found, len(whole), ROWS_MAX):
                 chunk = whole[start : start + ROWS_MAX]
                 self.settle([place])
-                self.decode([Rows(place.sequence, start, chunk, logits=1)], adapter, exact=True)
+                self.decode([TokenRows(place.sequence, start, chunk, logits=1)], adapter, exact=True)
                 self.context.logits(len(chunk) - 1)
             self.keep(place, tokens)
         finally:
@@ -214,7 +225,7 @@ class Cache:
                 remedy="Raise 'prompt_cache_bytes_max' under 'engine' in agent.yaml, or shorten the prompt.",
             )
 
-    def decode(self, parts: Sequence[Part], adapter: Any, *, exact: bool) -> None:
+    def decode(self, parts: Sequence[BatchPart], adapter: Any, *, exact: bool) -> None:
         """Compute one batch. `exact`: a score comes out of it, so a lone row gets company where it needs it.
 
         Any other gets some where more rows take less time.
@@ -227,21 +238,21 @@ class Cache:
             self.tidy()
         self.context.use_adapter(adapter)
         rows = sum(len(part.tokens) for part in parts)
-        company = min(filled_up(rows, self._shape.groups), self._shape.rows) - rows
+        company = min(padded_rows(rows, self._shape.groups), self._shape.rows) - rows
         if exact and rows == 1 and not self._bears_alone(adapter):
             company = 1
         if company > 0:
             self._ballasted = True
-            parts = [*parts, Rows(self._ballast, 0, [_BALLAST_TOKEN] * company, logits=0)]
+            parts = [*parts, TokenRows(self._ballast, 0, [_BALLAST_TOKEN] * company, logits=0)]
         self.context.decode(parts)
         parts = parts[:-1] if company > 0 else parts
         for part in parts:
             cells = self._cells.take(len(part.tokens))
-            place = self._places.get(part.sequence) if isinstance(part, Rows) else None
+            place = self._places.get(part.sequence) if isinstance(part, TokenRows) else None
             (self._fork_cells if place is None else place.cells).extend(cells)
             self._use.computed += len(cells)
 
-    def write_on(self, writers: Writers, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
+    def write_on(self, writers: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each place. Raises ModelFailed, Aborted: nothing was computed."""
         if writers is not self._writing or self._left or self._ballasted:
             self.tidy()
@@ -264,11 +275,11 @@ class Cache:
         self._use.computed += len(cells)
         self._unnoted = 0
 
-    def shorten(self, place: Place, tokens: int) -> None:
+    def shorten(self, place: SequenceSlot, tokens: int) -> None:
         """Leave a job's sequence so many tokens, all of the resident's among them."""
         self._cut(place.sequence, place.cells, place.shared, tokens - place.shared)
 
-    def _gather(self, places: Sequence[Place]) -> None:
+    def _gather(self, places: Sequence[SequenceSlot]) -> None:
         """Put side by side what each stream has written since the last time. Raises ModelFailed.
 
         Streams that write together take turns at cells: of sixteen, each finds its tokens 6 kB apart, and the processor
@@ -287,7 +298,7 @@ class Cache:
             place.packed = len(place.cells)
         self._scattered = 0
 
-    def fork(self, place: Place) -> int:
+    def fork(self, place: SequenceSlot) -> int:
         """Return a sequence with the tokens of a job in it, until `drop_forks`; at most ROWS_MAX of them."""
         branch = self._branches[self._forks]
         self._forks += 1
@@ -327,7 +338,7 @@ class Cache:
         copies = self._branches[: LONE_CELLS_MAX // _PROBE_TOKENS]
         same = False
         try:
-            self.context.decode([Rows(self._scratch, 0, tokens, logits=0)])
+            self.context.decode([TokenRows(self._scratch, 0, tokens, logits=0)])
             same = self._compares(tokens)
             if not same or self._cells.count <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
                 return same, same
@@ -343,16 +354,16 @@ class Cache:
 
     def _compares(self, tokens: list[int]) -> bool:
         """Tell whether the row behind these tokens comes out the same alone and in company."""
-        asked = Rows(self._scratch, len(tokens), tokens[-1:], logits=1)
+        asked = TokenRows(self._scratch, len(tokens), tokens[-1:], logits=1)
         found: list[Logits] = []
-        for company in ([], [Rows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)]):
+        for company in ([], [TokenRows(self._ballast, 0, [_BALLAST_TOKEN], logits=0)]):
             self.context.decode([asked, *company])
             found.append(self.context.logits(0).copy())
             self.context.drop(self._scratch, len(tokens))
         self.context.drop(self._ballast)
         return np.array_equal(found[0], found[1])
 
-    def _clear_view(self, prompt: Prompt, suffix: int) -> None:
+    def _clear_view(self, prompt: PromptPrefix, suffix: int) -> None:
         """Evict what is idle, where a job that writes has few cells to look at without it: it then needs no company."""
         few, some = self._cells.taken + suffix, len(prompt.tokens) + suffix
         if self._deep or few < LONE_CELLS_MAX or some >= LONE_CELLS_MAX:
@@ -360,7 +371,7 @@ class Cache:
         for resident in [each for each in self._residents if not each.jobs and each.prompt != prompt]:
             self._evict(resident)
 
-    def _room(self, prompt: Prompt, needed: int) -> bool:
+    def _room(self, prompt: PromptPrefix, needed: int) -> bool:
         """Tell whether a job that may come to need so many cells can come in; residents that nobody needs make room.
 
         What jobs have reserved is kept free for them, a prompt of this one's own included, and cells for one batch.
@@ -378,7 +389,7 @@ class Cache:
             self._evict(idle[0])
         return True
 
-    def _resident(self, prompt: Prompt) -> Resident | None:
+    def _resident(self, prompt: PromptPrefix) -> PinnedPrefix | None:
         """Return a prefix in the buffer, on which a sequence can stand that grows now; None if it is not known."""
         entry, shared = self._kept.longest(prompt.root, prompt.tokens)  # asked each time, so that it does not grow old
         for resident in reversed(self._residents):
@@ -392,7 +403,7 @@ class Cache:
             return None
         self._make_free(len(entry.tokens))
         self.context.restore(self._seats[-1], entry.state)
-        resident = Resident(prompt, self._seats.pop(), self._cells.take(len(entry.tokens)))
+        resident = PinnedPrefix(prompt, self._seats.pop(), self._cells.take(len(entry.tokens)))
         self._cut(resident.sequence, resident.cells, 0, shared)
         self._residents.append(resident)
         return resident
@@ -404,13 +415,13 @@ class Cache:
             self._evict(idle[0])
         return bool(self._seats)
 
-    def _evict(self, resident: Resident) -> None:
+    def _evict(self, resident: PinnedPrefix) -> None:
         self.context.drop(resident.sequence)
         self._cells.give(resident.cells)
         self._seats.append(resident.sequence)
         self._residents.remove(resident)
 
-    def _let_go(self, resident: Resident | None) -> None:
+    def _let_go(self, resident: PinnedPrefix | None) -> None:
         """Take note that a job has left a resident."""
         if resident is None:
             return
@@ -419,7 +430,7 @@ class Cache:
         for each in idle[:-IDLE_MAX]:
             self._evict(each)
 
-    def _recall(self, place: Place, suffix: Sequence[int]) -> int:
+    def _recall(self, place: SequenceSlot, suffix: Sequence[int]) -> int:
         """Put a resident's tokens, and what is kept of those behind, into a new place; return how many they are."""
         start = len(place.prompt.tokens)
         entry, shared = self._kept.longest(place.prompt, suffix[:-1])  # one is left to compute: its logits are wanted

@@ -13,11 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from edge_agent.engine.protocol import Load
-from edge_agent.engine.runtimes.llama import tuning
-from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.threads import thread_counts
-from edge_agent.engine.runtimes.llama.tuning import DEPENDENT, FILLED, OTHERS, SAME, Limits, Trial, Tuned
+from edge_agent.engine.runtimes.llama import tuning_policy
+from edge_agent.engine.runtimes.llama.llama_context import ContextShape, LlamaContext, Logits, TokenRows
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.thread_tuner import thread_counts
+from edge_agent.engine.runtimes.llama.tuning_policy import (
+    DEPENDENT,
+    FILLED,
+    OTHERS,
+    SAME,
+    TunedSettings,
+    TuningLimits,
+    TuningTrial,
+)
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 TRIES, _GROUP_TRIES = 2, 4
@@ -47,7 +55,9 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
+def autotune(
+    spec: Load, model: LlamaModel, shape: ContextShape, named: str, limits: TuningLimits | None = None
+) -> TunedSettings:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
     `named` is the processor and its code. On the processor it is always measured whether scores depend on what else is
@@ -57,25 +67,27 @@ def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
     """
-    key = tuning.key_of(spec, shape, named)
-    limits, tuned = limits or Limits(), Tuned(shape, key, "off")
+    key = tuning_policy.tuning_key(spec, shape, named)
+    limits, tuned = limits or TuningLimits(), TunedSettings(shape, key, "off")
     try:
         if spec.tune and spec.device == "cpu":
-            if kept := tuning.remembered(spec.settings, key, shape):
-                found = (tuning.measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores"))
-                tuned = Tuned(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
+            if kept := tuning_policy.remembered_shape(spec.settings, key, shape):
+                found = (
+                    tuning_policy.measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores")
+                )
+                tuned = TunedSettings(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
             else:
-                tuned = _Search(model, shape, limits).run(key)
+                tuned = _SettingSearch(model, shape, limits).run(key)
             tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
         elif spec.device == "cpu":
             same = _scores_are_independent(model, shape)
             tuned = replace(tuned, bulk_scores=OTHERS if same else DEPENDENT)
     except ModelFailed as error:  # the first answer says what is wrong with it
-        return Tuned(shape, key, "off", error.message)
+        return TunedSettings(shape, key, "off", error.message)
     return tuned
 
 
-def _with_scores(model: Model, tuned: Tuned, threads: int, seconds: float) -> Tuned:
+def _with_scores(model: LlamaModel, tuned: TunedSettings, threads: int, seconds: float) -> TunedSettings:
     """Measure what scores depend on, where it is not remembered: on bulk steps, and on fewer threads than these."""
     if not tuned.bulk_scores:
         tuned = replace(tuned, bulk_scores=_scores_in_company(model, tuned.shape, seconds))
@@ -85,13 +97,13 @@ def _with_scores(model: Model, tuned: Tuned, threads: int, seconds: float) -> Tu
     return tuned
 
 
-def _scores_in_company(model: Model, shape: Shape, seconds: float) -> str:
+def _scores_in_company(model: LlamaModel, shape: ContextShape, seconds: float) -> str:
     if not _scores_are_independent(model, shape):
         return DEPENDENT
     return SAME if shape.rows >= _BULK and _bulk_scores_are_the_same(model, shape, seconds) else OTHERS
 
 
-def _scores_are_independent(model: Model, shape: Shape) -> bool:
+def _scores_are_independent(model: LlamaModel, shape: ContextShape) -> bool:
     """Tell whether prose has the same logits in small steps of any size, and beside another text.
 
     It depends on the type of the weights, and on whose kernels multiply them (decision 0051).
@@ -105,7 +117,7 @@ def _scores_are_independent(model: Model, shape: Shape) -> bool:
         )
 
 
-def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> bool:
+def _bulk_scores_are_the_same(model: LlamaModel, shape: ContextShape, seconds: float) -> bool:
     """Tell whether prose has the same logits in bulk steps as in small ones: one text, and others while there is time.
 
     With attention by row (decision 0043) it has; of llama.cpp's own kernels each rounds in its way.
@@ -124,7 +136,7 @@ def _bulk_scores_are_the_same(model: Model, shape: Shape, seconds: float) -> boo
     return True
 
 
-def _thread_scores_are_the_same(model: Model, shape: Shape) -> bool:
+def _thread_scores_are_the_same(model: LlamaModel, shape: ContextShape) -> bool:
     """Tell whether a text has the same logits with fewer threads. With llama.cpp's kernels it has: each number of a
     result is summed up by one thread."""
     with _opened(model, shape) as bench:
@@ -135,10 +147,10 @@ def _thread_scores_are_the_same(model: Model, shape: Shape) -> bool:
     return all(each == found[0] for each in found)
 
 
-class _Search:
+class _SettingSearch:
     """Tries one setting after the other, each on top of what was kept before."""
 
-    def __init__(self, model: Model, shape: Shape, limits: Limits) -> None:
+    def __init__(self, model: LlamaModel, shape: ContextShape, limits: TuningLimits) -> None:
         self._model, self._best, self._limits = model, shape, limits
         self._until = time.monotonic() + limits.seconds
         self._notes: list[str] = []
@@ -146,21 +158,21 @@ class _Search:
         self._seconds = 0.0
         """Of the usual work with the best settings so far."""
 
-    def run(self, key: str) -> Tuned:
+    def run(self, key: str) -> TunedSettings:
         with _opened(self._model, self._best) as bench:
             bench.ask()  # the weights are read from the disk now
             spent, started = time.process_time(), time.monotonic()
             self._usual = bench.ask()
             share = (time.process_time() - spent) / ((time.monotonic() - started) * self._best.threads)
             if share < self._limits.share:
-                return Tuned(self._best, key, "put off", f"{BUSY}: {share:.0%} of the processor time was left")
+                return TunedSettings(self._best, key, "put off", f"{BUSY}: {share:.0%} of the processor time was left")
             self._seconds = self._shortest(bench.work)
             self._threads(bench)
         self._flash()
         with _opened(self._model, self._best) as bench:
             self._rows(bench)
             self._groups(bench)
-        return Tuned(self._best, key, "measured", "; ".join(self._notes))
+        return TunedSettings(self._best, key, "measured", "; ".join(self._notes))
 
     def _shortest(self, work: Callable[[], None], tries: int = TRIES) -> float:
         times = []
@@ -178,19 +190,19 @@ class _Search:
             self._notes.append(f"{what}: no time to try")
         return late
 
-    def _keeps(self, what: str, shape: Shape, bench: _Bench) -> None:
+    def _keeps(self, what: str, shape: ContextShape, bench: _TuningBench) -> None:
         """Keep a setting that is faster and as good; note why not."""
-        trial = Trial(self._shortest(bench.work))
-        if not tuning.verdict(self._seconds, trial):  # it is faster: is it right?
+        trial = TuningTrial(self._shortest(bench.work))
+        if not tuning_policy.trial_verdict(self._seconds, trial):  # it is faster: is it right?
             found = bench.ask()
             moved, same = float(np.abs(found - self._usual).max()), int(found.argmax()) == int(self._usual.argmax())
             trial = replace(trial, moved=moved, same_token=same, independent=bench.independent())
-        if why := tuning.verdict(self._seconds, trial):
+        if why := tuning_policy.trial_verdict(self._seconds, trial):
             self._notes.append(f"{what}: {why}")
         else:
             self._best, self._seconds = shape, trial.seconds
 
-    def _threads(self, bench: _Bench) -> None:
+    def _threads(self, bench: _TuningBench) -> None:
         for threads in reversed(thread_counts(self._best.threads)[:-1]):
             what = f"{threads} thread{'s' if threads > 1 else ''}"
             if self._late(what, TRIES * self._seconds):
@@ -210,50 +222,50 @@ class _Search:
         except ModelLoadFailed:
             self._notes.append(f"{what}: not possible")
 
-    def _rows(self, bench: _Bench) -> None:
+    def _rows(self, bench: _TuningBench) -> None:
         """Choose by the time of a row. What is computed so is no score, and has kernels of its own already."""
         most = self._best.rows
         if self._late("fewer rows", self._seconds * most / _TEXT):
             return
         usual = self._a_row(bench, most)
-        for rows in (each for each in tuning.ROWS if each < most):
+        for rows in (each for each in tuning_policy.ROWS if each < most):
             seconds = self._a_row(bench, rows)
-            if why := tuning.verdict(usual, Trial(seconds)):
+            if why := tuning_policy.trial_verdict(usual, TuningTrial(seconds)):
                 self._notes.append(f"{rows} rows: {why}")
             else:
                 self._best, usual = replace(self._best, rows=rows), seconds
 
-    def _groups(self, bench: _Bench) -> None:
+    def _groups(self, bench: _TuningBench) -> None:
         """Find out how many rows are multiplied at once."""
         if not self._late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
             works = [functools.partial(bench.bulk, rows) for pair in FILLED for rows in pair]
             # By turns, so that what else the machine does hits all of them.
             tries = [[self._shortest(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
             few, many, fewer, more = map(min, zip(*tries, strict=True))
-            self._best = replace(self._best, groups=tuning.groups_of([(few, many), (fewer, more)]))
+            self._best = replace(self._best, groups=tuning_policy.row_groups([(few, many), (fewer, more)]))
 
-    def _a_row(self, bench: _Bench, rows: int) -> float:
+    def _a_row(self, bench: _TuningBench, rows: int) -> float:
         return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
 
 
 @contextlib.contextmanager
-def _opened(model: Model, shape: Shape) -> Iterator[_Bench]:
+def _opened(model: LlamaModel, shape: ContextShape) -> Iterator[_TuningBench]:
     """Make a small buffer, less than the one that is made room for, and free it."""
     small = replace(shape, cells=min(shape.cells, _CELLS), sequences=min(shape.sequences, _SEQUENCES))
-    context = Context(model, small)
+    context = LlamaContext(model, small)
     try:
-        yield _Bench(context, model.vocab_size)
+        yield _TuningBench(context, model.vocab_size)
     finally:
         context.close()
 
 
-class _Bench:
+class _TuningBench:
     """A small buffer, and the work on it."""
 
-    def __init__(self, context: Context, vocabulary: int) -> None:
+    def __init__(self, context: LlamaContext, vocabulary: int) -> None:
         self.context = context
         # Any tokens will do: spread over the vocabulary, and the same each time.
-        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(tuning.ROWS))]
+        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(tuning_policy.ROWS))]
 
     def work(self) -> None:
         """Compute what an input is: some tokens at once, and some one by one."""
@@ -283,8 +295,8 @@ class _Bench:
             step = text[start : start + rows]
             wanted = max(0, min(len(step), start + len(step) - (len(text) - asked)))
             others = self._text[start // rows * beside :][:beside]
-            company = [Rows(1, start // rows * beside, others, logits=0)] if beside else []
-            self.context.decode([*company, Rows(0, start, step, logits=wanted)])
+            company = [TokenRows(1, start // rows * beside, others, logits=0)] if beside else []
+            self.context.decode([*company, TokenRows(0, start, step, logits=wanted)])
             places = range(beside + len(step) - wanted, beside + len(step))
             found += [hashlib.blake2b(self.context.logits(place).tobytes()).digest() for place in places]
         for sequence in (0, 1):
@@ -295,7 +307,7 @@ class _Bench:
         """Return digests of the logits behind a text, behind one token more, and behind as much as bulk steps read."""
         found = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
         self.context.drop(0)
-        found.append(self._read(0, min(tuning.ROWS)))
+        found.append(self._read(0, min(tuning_policy.ROWS)))
         self.context.drop(0)
         return [hashlib.blake2b(logits.tobytes()).digest() for logits in found]
 
@@ -305,7 +317,7 @@ class _Bench:
         self._read(0, _CUT)
         pieces = self._read(_CUT, _TEXT)
         self.context.drop(0)
-        self.context.decode([self._other(1), Rows(0, 0, self._text[:_TEXT], logits=1)])
+        self.context.decode([self._other(1), TokenRows(0, 0, self._text[:_TEXT], logits=1)])
         beside = self.context.logits(_ASIDE + _TEXT - 1).copy()
         self.context.drop(0)
         self.context.decode([self._other(2)])
@@ -314,9 +326,9 @@ class _Bench:
         self.context.drop(2)
         return all(np.array_equal(alone, each) for each in (pieces, beside, around))
 
-    def _other(self, sequence: int) -> Rows:
-        return Rows(sequence, 0, self._text[_TEXT : _TEXT + _ASIDE], logits=1)
+    def _other(self, sequence: int) -> TokenRows:
+        return TokenRows(sequence, 0, self._text[_TEXT : _TEXT + _ASIDE], logits=1)
 
     def _read(self, first: int, end: int) -> Logits:
-        self.context.decode([Rows(0, first, self._text[first:end], logits=1)])
+        self.context.decode([TokenRows(0, first, self._text[first:end], logits=1)])
         return self.context.logits(end - first - 1).copy()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edge_agent.engine.runtimes.jobs import checked_length
-from edge_agent.engine.runtimes.llama.adapters import Adapter
-from edge_agent.engine.runtimes.llama.drafts import Drafts
-from edge_agent.engine.runtimes.llama.grammar import Grammar
-from edge_agent.engine.runtimes.llama.label_tree import LabelTree
-from edge_agent.engine.runtimes.llama.native import Model
-from edge_agent.engine.runtimes.llama.prompt import ChatTemplate, split_prompt
-from edge_agent.engine.runtimes.llama.sequences import Prompt
+from edge_agent.engine.runtimes.llama.chat_prompt import ChatTemplate, split_prompt
+from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix
+from edge_agent.engine.runtimes.llama.label_scoring import LabelTree
+from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
+from edge_agent.engine.runtimes.llama.lora_adapters import LoraAdapter
+from edge_agent.engine.runtimes.llama.record_drafts import RecordDrafts
+from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
 from edge_agent.errors import EmptyInput, InputTooLong, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, Task
 
@@ -20,23 +20,23 @@ TOKEN_CHARACTERS_MAX = 64
 
 
 @dataclass
-class Bundle:
+class LlamaBundle:
     """A task on a base, in tokens."""
 
     digest: str
     task: Task
     temperature: float
     """Scores are divided by it."""
-    prompt: Prompt
+    prompt: PromptPrefix
     """The prefix of every input."""
     blanks: str
     rest: list[int]
     tree: LabelTree | None
     """classify only."""
-    adapter: Adapter | None = None
-    grammar: Grammar | None = None
+    adapter: LoraAdapter | None = None
+    grammar: RecordGrammar | None = None
     """extract only."""
-    drafts: Drafts = field(default_factory=Drafts)
+    drafts: RecordDrafts = field(default_factory=RecordDrafts)
     """Likewise."""
 
     @property
@@ -44,7 +44,7 @@ class Bundle:
         """Return what bundles must share to be computed in one batch: the adapter."""
         return self.adapter.identity if self.adapter else ""
 
-    def whole(self, model: Model, text: str) -> list[int]:
+    def whole(self, model: LlamaModel, text: str) -> list[int]:
         """Return the tokens of the prompt for an input. Raises EmptyInput, InputTooLong."""
         limit = self.task.limits.input_tokens_max
         if not text.strip():
@@ -60,7 +60,7 @@ class Bundle:
         return tokens
 
 
-def read_bundle(digest: str, manifest: Manifest, model: Model, adapter: Adapter | None = None) -> Bundle:
+def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: LoraAdapter | None = None) -> LlamaBundle:
     """Turn a manifest into tokens, to be computed with an adapter or without.
 
     Raises ModelLoadFailed if the task cannot work with this model.
@@ -81,8 +81,8 @@ def read_bundle(digest: str, manifest: Manifest, model: Model, adapter: Adapter 
     if task.kind == "classify":
         paths = [tuple(model.tokenize(task.prompt.label_prefix + label, special=False)) for label in task.labels]
         tree = LabelTree(task.labels, paths)
-    prompt = Prompt(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
-    bundle = Bundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)
+    prompt = PromptPrefix(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
+    bundle = LlamaBundle(digest, task, manifest.confidence.temperature, prompt, text.blanks, rest, tree, adapter)
     if task.kind == "extract":
         bundle.drafts.learn(prefix, 0)  # of the examples in it, if there are
     return bundle
