@@ -52,7 +52,7 @@ def loaded() -> Iterator[LlamaRuntime]:
 def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
     yield loaded
     assert not loaded.busy
-    assert not loaded._cache._places
+    assert not loaded._cache._slots
 
 
 class Said:
@@ -212,10 +212,10 @@ def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) ->
             said.take(runtime.step())
             if planned:
                 runtime._writers = []
-            gathered += sum(map(in_a_row, runtime._cache._places.values()))
+            gathered += sum(map(in_a_row, runtime._cache._slots.values()))
         assert bool(gathered) != planned
         assert [event.finish for event in said.ended.values() if isinstance(event, Done)] == ["length"] * len(things)
         texts.append((said.texts, said.tokens))
     assert texts[0] == texts[1]
     runtime.tidy()
-    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._residents)
+    assert runtime._cache._cells.taken == sum(len(each.cells) for each in runtime._cache._pinned_prefixes)

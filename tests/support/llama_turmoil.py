@@ -165,4 +165,4 @@ def cells_in_use(runtime: LlamaRuntime) -> int:
 
 def computed_together(runtime: LlamaRuntime) -> int:
     """Return how many jobs have a place."""
-    return sum(job.place is not None for job in runtime._jobs.values())
+    return sum(job.slot is not None for job in runtime._jobs.values())

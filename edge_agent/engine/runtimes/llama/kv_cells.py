@@ -88,10 +88,10 @@ class SequenceSlot:
 
     prompt: PromptPrefix
     sequence: int
-    resident: PinnedPrefix | None = None
+    pinned: PinnedPrefix | None = None
     """Whose cells hold the prompt; without one the job has a prompt of its own."""
     cells: list[int] = field(default_factory=list)
-    """Of the tokens behind the resident's, in their order."""
+    """Of the tokens behind the pinned prefix's, in their order."""
     packed: int = 0
     """So many of these, from the first on, lie side by side; the others among those of other streams."""
     reserved: int = 0
@@ -101,8 +101,8 @@ class SequenceSlot:
 
     @property
     def shared(self) -> int:
-        """How many tokens it has in the resident's cells."""
-        return len(self.resident.cells) if self.resident else 0
+        """How many tokens it has in the pinned prefix's cells."""
+        return len(self.pinned.cells) if self.pinned else 0
 
     @property
     def tokens(self) -> int:
@@ -113,11 +113,11 @@ class SequenceSlot:
     def last(self) -> int:
         """The highest cell; -1 without any."""
         own = self.cells[-1] if self.cells else -1
-        return max(own, self.resident.cells[-1]) if self.resident else own
+        return max(own, self.pinned.cells[-1]) if self.pinned else own
 
 
 class StreamBatch(NamedTuple):
     """Places that get one token each, step after step; no score comes of them."""
 
-    places: Sequence[SequenceSlot]
+    slots: Sequence[SequenceSlot]
     sequences: Sequence[int]

@@ -72,7 +72,7 @@ class LlamaRuntime:
         self._written_under = set[RecordGrammar]()
         """By jobs that have ended, since `tidy`."""
         self._scheduler = StepScheduler()
-        self._crowds = False
+        self._bulk_safe = False
         """Inputs to classify may share bulk steps: without an adapter that moves no score."""
         self._score_variance = ""
         self._admission = CacheAdmission()
@@ -90,12 +90,12 @@ class LlamaRuntime:
         Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
         """
         head = gguf_header.read_header(spec.weights)
-        places, shape, need = context_capacity(head, Path(spec.weights).stat().st_size, spec)
-        place = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
-        need = place.beside(need)
+        slots, shape, need = context_capacity(head, Path(spec.weights).stat().st_size, spec)
+        slot = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
+        need = slot.beside(need)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
         need.check(available, spec.memory_bytes_wanted)
-        model = LlamaModel(spec.weights, place.pointer, place.layers, head)
+        model = LlamaModel(spec.weights, slot.pointer, slot.layers, head)
         try:
             if spec.context_tokens > model.context_tokens_max:
                 raise ModelLoadFailed(
@@ -103,27 +103,27 @@ class LlamaRuntime:
                     f"{model.name} was trained with {model.context_tokens_max}"
                 )
             tuned = autotune.autotune(spec, model, shape, self._code)
-            self._cache = KvCache(model, places, tuned.shape, spec.prompt_cache_bytes_max)
+            self._cache = KvCache(model, slots, tuned.shape, spec.prompt_cache_bytes_max)
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler, self._crowds = StepScheduler(tuned.shape.rows), tuned.bulk_scores == SAME
+        self._scheduler, self._bulk_safe = StepScheduler(tuned.shape.rows), tuned.bulk_scores == SAME
         counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
         self.threads = tuned.shape.threads
-        self._model, self._loaded, self.device = model, True, place.name
+        self._model, self._loaded, self.device = model, True, slot.name
         if self.mailbox >= 0:
             self._interruption = StepInterruption(self.mailbox, self.hear, self._cache.context.abort)
         self._adapters = LoadedAdapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, available
-        self._sequences = places
+        self._sequences = slots
         described = model.describe()
         if tuned.bulk_scores == DEPENDENT:
             said = f"scores of {described['quantization']} weights depend on what else is computed"
             self._score_variance = f"{said} by llama.cpp's code for {self._code}"
         about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
-        about[SEQUENCES] = str(places)
-        return described | about | tuned.details() | need.details(available) | place.details
+        about[SEQUENCES] = str(slots)
+        return described | about | tuned.details() | need.details(available) | slot.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.
@@ -203,8 +203,8 @@ class LlamaRuntime:
         self._writers = []
         tokens = bundle.whole(self._model, job.text)
         if bundle.tree is not None:
-            crowds = self._crowds and bundle.adapter is None
-            self._jobs[job.job_id] = ScoringJob(job, bundle, tokens, bundle.tree, crowds=crowds)
+            bulk_safe = self._bulk_safe and bundle.adapter is None
+            self._jobs[job.job_id] = ScoringJob(job, bundle, tokens, bundle.tree, bulk_safe=bulk_safe)
         elif bundle.grammar is not None:
             self._jobs[job.job_id] = ExtractionJob(job, bundle, tokens, self._model, bundle.grammar)
         else:
@@ -230,15 +230,15 @@ class LlamaRuntime:
     def step(self) -> list[Event]:
         """Compute one batch."""
         started = time.perf_counter()
-        if self._writers and (written := self._write_on(self._writers, started)) is not None:
+        if self._writers and (written := self._decode_streams(self._writers, started)) is not None:
             return written
         events = self._admit()
         if len(self._jobs) == 1:
-            next(iter(self._jobs.values())).look_ahead()
-        lanes = [job.lane() for job in self._jobs.values() if job.place is not None]
-        events += self._refuse(lanes, started)
-        plan = self._scheduler.plan(lanes, started)
-        turns = [(self._jobs[lane.key], rows) for lane, rows in plan]
+            next(iter(self._jobs.values())).allow_drafts()
+        items = [job.item() for job in self._jobs.values() if job.slot is not None]
+        events += self._refuse(items, started)
+        plan = self._scheduler.plan(items, started)
+        turns = [(self._jobs[item.key], rows) for item, rows in plan]
         # Branches of labels last: their cells are freed after the step, and higher ones then lie above no hole.
         turns.sort(key=lambda turn: turn[0].pending == 0)
         self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
@@ -253,15 +253,15 @@ class LlamaRuntime:
 
     def _all_write(self, plan: StepPlan) -> list[GenerationJob]:
         """Return the jobs of a step, if it was one token of each job that there is, and the next one can be so, too."""
-        jobs = [job for job in self._jobs.values() if isinstance(job, GenerationJob) and job.place]
-        alike = len(jobs) == len(plan) == len(self._jobs) and all(lane.decoding for lane, _ in plan)
+        jobs = [job for job in self._jobs.values() if isinstance(job, GenerationJob) and job.slot]
+        alike = len(jobs) == len(plan) == len(self._jobs) and all(item.decoding for item, _ in plan)
         if not alike or len(jobs) >= LONG_ROWS:
             return []
-        places = [job.place for job in jobs if job.place]
-        self._written = StreamBatch(places, [place.sequence for place in places])
+        slots = [job.slot for job in jobs if job.slot]
+        self._written = StreamBatch(slots, [slot.sequence for slot in slots])
         return jobs
 
-    def _write_on(self, jobs: list[GenerationJob], started: float) -> list[Event] | None:
+    def _decode_streams(self, jobs: list[GenerationJob], started: float) -> list[Event] | None:
         """Compute one more token of each job, which is what `step` would plan; None = that failed, and nothing moved.
 
         This is where an engine with streams spends its time: nothing is asked here whose answer has not changed.
@@ -269,7 +269,7 @@ class LlamaRuntime:
         depths = [job.computed for job in jobs]
         try:
             adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-            self._cache.write_on(self._written, depths, [job.tokens[-1] for job in jobs], adapter)
+            self._cache.decode_streams(self._written, depths, [job.tokens[-1] for job in jobs], adapter)
         except (ModelFailed, StepAborted):
             self._writers = []
             return None
@@ -290,12 +290,12 @@ class LlamaRuntime:
             self._tune_threads(expected, seconds)
         return self._ended(events) if events else events
 
-    def _refuse(self, lanes: list[WorkItem], now: float) -> list[Event]:
-        """Take out the lanes that are read for nothing, since they cannot be in time; return how they end."""
+    def _refuse(self, items: list[WorkItem], now: float) -> list[Event]:
+        """Take out the work items that are read for nothing, since they cannot be in time; return how they end."""
         events: list[Event] = []
-        for lane, pause in self._scheduler.refused(lanes, now):
-            lanes.remove(lane)
-            events.append(_too_late(lane, self._scheduler.alone(lane), now, pause))
+        for item, pause in self._scheduler.refused(items, now):
+            items.remove(item)
+            events.append(_too_late(item, self._scheduler.alone(item), now, pause))
         return events
 
     def _learn(self, plan: StepPlan, seconds: float) -> None:
@@ -357,7 +357,7 @@ class LlamaRuntime:
 
     def _admit(self) -> list[Event]:
         """Give waiting jobs a place, as `admission.py` says; return those that cannot have one."""
-        waiting = [job for job in self._jobs.values() if job.place is None]
+        waiting = [job for job in self._jobs.values() if job.slot is None]
         events: list[Event] = []
         if waiting:
             waiting.sort(key=lambda job: turn_time(job.came_at, job.run.priority))
@@ -394,8 +394,8 @@ class LlamaRuntime:
         """Run one batch. Raises ModelFailed, and the jobs stand where they stood."""
         jobs = [job for job, _ in turns]
         adapter = self._adapters.pointer(jobs[0].bundle.adapter)
-        exact = [job.place for job in jobs if job.exact and job.place]
-        self._cache.settle(exact)
+        exact = [job.slot for job in jobs if job.exact and job.slot]
+        self._cache.compact(exact)
         try:
             parts = [job.parts(rows, self._cache.fork) for job, rows in turns]
             with self._interruptible(turns) if long else nullcontext():
@@ -433,11 +433,11 @@ class LlamaRuntime:
             count = sum(len(rows.tokens) for rows in part)
             try:
                 events += job.advance(self._cache.context, first, count)
-                if job.place is not None and job.computed < job.place.tokens:
-                    self._cache.shorten(job.place, job.computed)
-                if job.computed >= job.input_tokens and job.place is not None and not job.kept:
+                if job.slot is not None and job.computed < job.slot.tokens:
+                    self._cache.truncate(job.slot, job.computed)
+                if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
                     job.kept = True
-                    self._cache.keep(job.place, job.suffix)
+                    self._cache.keep(job.slot, job.suffix)
             except ModelFailed as error:
                 events.append(failed(job.run.job_id, error))
             first += count
@@ -448,23 +448,23 @@ class LlamaRuntime:
         job = self._jobs.pop(job_id)
         if job.bundle.grammar is not None:
             self._written_under.add(job.bundle.grammar)
-        if job.place is not None:
-            self._cache.leave(job.place)
+        if job.slot is not None:
+            self._cache.leave(job.slot)
 
 
 def _keeps_streams_waiting(plan: StepPlan) -> bool:
     """Tell whether a step reads a prompt while others write: other threads are not tried on it, for it is long."""
-    return len({lane.decoding for lane, _ in plan}) > 1
+    return len({item.decoding for item, _ in plan}) > 1
 
 
-def _too_late(lane: WorkItem, seconds: float, now: float, pause: float) -> Event:
+def _too_late(item: WorkItem, seconds: float, now: float, pause: float) -> Event:
     """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
-    left = lane.deadline - now
+    left = item.deadline - now
     if left <= 0:
-        return failed(lane.key, DeadlineExpired("the deadline passed before the input was read"))
-    said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
+        return failed(item.key, DeadlineExpired("the deadline passed before the input was read"))
+    said = f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
     waits = f"{said}; the caller waits for another {left:.1f} s"
     error = DeadlineUnattainable(
-        waits, retry_seconds=pause, tokens=lane.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
+        waits, retry_seconds=pause, tokens=item.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
     )
-    return failed(lane.key, error)
+    return failed(item.key, error)

@@ -95,7 +95,7 @@ def adapter_bytes(file_bytes: int) -> int:
     return int(file_bytes * ADAPTER_COST)
 
 
-# --- how many requests an engine computes together, if the site does not say: as many as memory allows -----------------
+# --- how many requests an engine computes together, if the site sets no number: as many as memory allows --------------
 # A request needs a sequence, which costs next to nothing, and cells of the key-value cache for its tokens, which cost
 # memory. So there are sequences for PLACES_MAX requests, and cells for as many requests of full length as fit into a
 # share of the memory: short requests, the usual ones, come in as long as their own cells do (`kv_cache.py`,

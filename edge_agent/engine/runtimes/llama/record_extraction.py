@@ -1,12 +1,12 @@
 """Extraction: a record that fits the task's schema, and how sure the model is of it and of each field.
 
 Each token is the likeliest one that the schema allows. Tokens that the schema forces are not computed one by one: they
-follow the prompt from the start, or run in one batch with the token before them (*jump-forward*). Likely tokens are drafted
-while the record has the engine to itself (`record_drafts.py`).
+follow the prompt from the start, or run in one batch with the token before them (*jump-forward*). Likely tokens are
+drafted while the record has the engine to itself (`record_drafts.py`).
 
-A token's probability is its share among the allowed tokens; a forced token is certain. A record's confidence is the product
-over all its tokens. A field's confidence is the product over the tokens that hold a character of its value or the
-character behind it, because that character decides whether a number continues.
+A token's probability is its share among the allowed tokens; a forced token is certain. A record's confidence is the
+product over all its tokens. A field's confidence is the product over the tokens that hold a character of its value or
+the character behind it, because that character decides whether a number continues.
 """
 
 from __future__ import annotations
@@ -114,17 +114,17 @@ class ExtractionJob(SequenceJob):
         """Of the last step's rows, those of the draft."""
         self._jump()
 
-    def lane(self) -> WorkItem:
+    def item(self) -> WorkItem:
         """Return what could be computed now."""
         rows = self.pending + len(self._draft)
-        return self.lane_of(rows, decoding=rows == 1)
+        return self.work_item_of(rows, decoding=rows == 1)
 
     @property
     def outputs_max(self) -> int:
         """How many tokens it may write."""
         return self._limit
 
-    def look_ahead(self) -> None:
+    def allow_drafts(self) -> None:
         """Have what probably follows computed with the next step."""
         if not self._walk.complete:
             most = min(DRAFT_MAX, self._limit - len(self._written))

@@ -37,7 +37,7 @@ class SequenceJob:
     run: Run
     bundle: LlamaBundle
     tokens: list[int]
-    place: SequenceSlot | None = None
+    slot: SequenceSlot | None = None
     computed: int = 0
     input_tokens: int = field(init=False)
     came_at: float = field(init=False)
@@ -75,12 +75,12 @@ class SequenceJob:
         """How many tokens it may write."""
         return 0
 
-    def look_ahead(self) -> None:
+    def allow_drafts(self) -> None:
         """Take note that nobody else is there: rows beside the next step's would cost no one time."""
 
-    def start(self, place: SequenceSlot, computed: int) -> None:
+    def start(self, slot: SequenceSlot, computed: int) -> None:
         """Take a place that holds so many tokens."""
-        self.place, self.computed, self._found = place, computed, computed
+        self.slot, self.computed, self._found = slot, computed, computed
         self._started = time.perf_counter()
 
     def undo(self) -> None:
@@ -88,22 +88,22 @@ class SequenceJob:
         self.computed -= self._rows
         self._rows = 0
 
-    def lane_of(
-        self, rows: int, *, least: int = 1, decoding: bool = False, crowding: bool = False, ahead: int = 0
+    def work_item_of(
+        self, rows: int, *, least: int = 1, decoding: bool = False, bulk_safe: bool = False, ahead: int = 0
     ) -> WorkItem:
         """Return what could be computed now: `least` to `rows` rows, and `ahead` more behind them."""
-        run, exact = self.run, self.exact and not crowding
+        run, exact = self.run, self.exact and not bulk_safe
         asked = (run.priority, self.came_at, self.deadline, ahead)
-        return WorkItem(run.job_id, self.bundle.group, rows, least, decoding, exact, crowding, self.computed, *asked)
+        return WorkItem(run.job_id, self.bundle.group, rows, least, decoding, exact, bulk_safe, self.computed, *asked)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> TokenRows:
         """Return the next tokens to compute, and what may follow them."""
-        assert self.place is not None
+        assert self.slot is not None
         behind = rows - self.pending
         tokens = self.tokens[self.computed : self.computed + rows]
         if behind > 0:
             tokens += draft[:behind]
-        part = TokenRows(self.place.sequence, self.computed, tokens, logits=max(behind + 1, 0))
+        part = TokenRows(self.slot.sequence, self.computed, tokens, logits=max(behind + 1, 0))
         self.computed += rows
         self._rows = rows
         return part
@@ -127,29 +127,29 @@ class ScoringJob(SequenceJob):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
     def __init__(
-        self, run: Run, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, crowds: bool = False
+        self, run: Run, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, bulk_safe: bool = False
     ) -> None:
-        """Start with nothing computed. `crowds`: its input may be read in bulk steps, beside others like it."""
+        """Start with nothing computed. `bulk_safe`: its input may be read in bulk steps, beside others like it."""
         super().__init__(run, bundle, tokens)
-        self._tree, self._crowds = tree, crowds
+        self._tree, self._bulk_safe = tree, bulk_safe
         self._tally = LabelScorer(tree)
         self._next_branch = 0
         self._chunk: TreeChunk | None = None
 
-    def lane(self) -> WorkItem:
+    def item(self) -> WorkItem:
         """Return what could be computed now."""
         if self.pending:
-            return self.lane_of(self.pending, crowding=self._crowds, ahead=self._tree.rows(0))
-        return self.lane_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
+            return self.work_item_of(self.pending, bulk_safe=self._bulk_safe, ahead=self._tree.rows(0))
+        return self.work_item_of(self._tree.rows(self._next_branch), least=self._tree.least(self._next_branch))
 
     def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
         self._chunk, self._rows = None, 0
         if self.pending:
             return [self.take_tokens(rows)]
-        assert self.place is not None
+        assert self.slot is not None
         chunk = self._chunk = self._tree.chunk(self._next_branch, rows, rows)
-        ways = [fork(self.place) for _ in range(chunk.branches)]
+        ways = [fork(self.slot) for _ in range(chunk.branches)]
         return [BranchRows(ways, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
 
     def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
@@ -189,9 +189,9 @@ class GenerationJob(SequenceJob):
         self._held = ""
         self._piece_due = 0.0
 
-    def lane(self) -> WorkItem:
+    def item(self) -> WorkItem:
         """Return what could be computed now."""
-        return self.lane_of(self.pending, decoding=self._written > 0 and self.pending == 1)
+        return self.work_item_of(self.pending, decoding=self._written > 0 and self.pending == 1)
 
     @property
     def outputs_max(self) -> int:

@@ -26,7 +26,7 @@ BULK_ROWS_MIN = 64
 """Rows from which on flash attention takes its other kernel: a score would depend on its neighbours."""
 EXACT_ROWS_MAX = BULK_ROWS_MIN - 1
 ROWS_GROUP, ROWS_BLOCK = 4, 16
-COMPANY_MAX = ROWS_GROUP - 1
+PADDING_ROWS_MAX = ROWS_GROUP - 1
 """Rows by which a step is filled up."""
 RATE = 0.25
 RATE_DOWN = 0.5
@@ -67,7 +67,7 @@ class StepCostModel:
         return max(seconds - taken, taken)
 
     def affordable(self, seconds: float, depth: int) -> int:
-        """Return how many rows of one lane, behind `depth` tokens, these seconds add to a step."""
+        """Return how many rows of one work item, behind `depth` tokens, these seconds add to a step."""
         if seconds <= 0:
             return 0
         row = self.per_row + self.per_pair * depth

@@ -1,34 +1,34 @@
-"""Who computes how many tokens in the next step. Pure: no clock, no model; what a step took is told (`rates.py`).
+"""Which rows the next step computes. Pure: no clock, no model; the caller reports step times (`step_costs.py`).
 
-A step computes lanes of one adapter group, because adapters belong to the whole batch, and
+A step computes work items of one adapter group, because an adapter applies to the whole batch.
 
-- lanes that write come first, one row each, so that streams stay smooth;
-- the others share what time is left, who has waited longest first: STEP_SECONDS where several lanes want to move,
-  ALONE_SECONDS for a lone prompt (decision 0023), and in any case as much as those that write take themselves;
-- a step with a row of a lane that is `exact` in it has at most EXACT_ROWS_MAX rows, so that the result does not depend
-  on who else is there. Without one it may have `bulk_rows`, which computes prompts twice as fast where they are long,
-  or `crowding` and many, and for that it may take BULK_SECONDS_MAX. Who has waited longest decides; lanes that write
-  and are exact miss no two steps in a row.
+- Streams come first, one row each, so that they stay smooth.
+- Prompts share the remaining time, the one that has waited longest first: STEP_SECONDS if several work items are
+  waiting, ALONE_SECONDS for a lone prompt (decision 0023), and always at least as much as the streams take.
+- A step with a row of an `exact` work item has at most EXACT_ROWS_MAX rows, so that the result does not depend on
+  other work items. A step without one may have `bulk_rows`: it computes prompts twice as fast if they are long, or if
+  many are `bulk_safe`, and may take BULK_SECONDS_MAX. The longest waiter decides; exact streams miss no two steps in a
+  row.
 
-A group stays for a quantum, since every change costs milliseconds: CHANGES_SHARE of the time goes into changes.
+A group stays for a quantum, because every change costs milliseconds: CHANGES_SHARE of the time is spent on changes.
 
-What counts is the work, not the calls. A job of many rows, those that it has had and those that it is known to want,
-stands behind smaller ones: with LARGE times the rows of the smallest it waits as if it had come LARGE_ROUNDS rounds of
-all lanes later. So a text with 8 labels passes any number of jobs with 200 labels, of which each still moves within
-three rounds (shorter jobs first, and a place that gets better with waiting: Kleinrock 1976, Queueing Systems II,
-chapter 3). And where a job is read to its end in a step, one that is not makes that step longer by FILL_SHARE only.
-Who has had an answer probably asks again at once: where a job has ended and only large ones are left, the next step
-takes no longer than ANTICIPATION times what such a job takes (anticipatory scheduling: Iyer and Druschel 2001).
+Work counts, not calls. A job of many rows, those computed and those known to follow, queues behind smaller ones: with
+LARGE times the rows of the smallest, it waits as if it had come LARGE_ROUNDS rounds of all work items later. So a text
+with 8 labels passes any number of jobs with 200 labels, and each of those still moves within three rounds (shortest
+job first with aging: Kleinrock 1976, Queueing Systems II, chapter 3). If a step reads one job to its end, a job that
+it reads only in part makes the step longer by at most FILL_SHARE. A caller that has just had an answer probably asks
+again at once: if a job has ended and only large ones are left, the next step takes at most ANTICIPATION times what
+such a job takes (anticipatory scheduling: Iyer and Druschel 2001).
 
-Nobody starves. A lane waits since its last step ended, or since it came; a step of priority counts as PRIORITY_SECONDS
-less. Each quantum begins with the lane that has waited longest, whatever group it is of. Hence, whoever else comes: a
-lane of priority p among at most n lanes moves within
+No work item starves. It waits since its last step ended, or since it came; a step of priority counts as
+PRIORITY_SECONDS less. Each quantum begins with the longest waiter, whatever its group. Hence, whoever else comes, a
+work item of priority p among at most n work items moves within
 
     (p + 1) * PRIORITY_SECONDS + LARGE_ROUNDS rounds, and from then on
     (n + 1) * (QUANTUM_STEPS + 1) steps; without other groups, 2 * n steps
 
-because from then on nobody who comes or moves stands before it any more. The extra second is what others may have
-waited for a place in the cache before they came.
+because from then on no work item that comes or moves is ahead of it. The extra second is the longest that others may
+have waited for a slot in the cache before they came.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ALONE_SECONDS = 0.5
 LONG_TOKENS = 512
 """Bulk steps are for prompts of so many tokens: what is written beside shorter ones is the same, whoever is there."""
 BULK_ROWS_LEAST = 128
-"""A bulk step of fewer is not shorter; so many rows of lanes that are crowding are worth one."""
+"""A bulk step of fewer is not shorter; so many rows of work items that are safe in bulk are worth one."""
 BULK_SECONDS_MAX = 0.8
 """So long a bulk step may take that has no more rows than BULK_ROWS_LEAST: fewer would cost twice as much each."""
 PRIORITY_SECONDS = 1.0
@@ -66,7 +66,7 @@ LARGE, LARGE_ROUNDS = 2.0, 2
 ROWS_MIN or fewer are the same."""
 ANTICIPATION = 1.5
 FILL_SHARE = 0.5
-"""By so much a lane that a step only reads a part of makes it longer, where others are read to their end in it."""
+"""By so much a work item that a step only reads a part of makes it longer, where others are read to their end in it."""
 QUANTUM_STEPS = 64
 QUANTUM_SECONDS = (0.1, 0.5)
 CHANGES_SHARE = 0.05
@@ -88,7 +88,7 @@ class WorkItem(NamedTuple):
     """It writes: one row now, and a reader waits for what comes of it."""
     exact: bool = True
     """Its result must not depend on its neighbours."""
-    crowding: bool = False
+    bulk_safe: bool = False
     """Bulk steps do not move its result: beside others like it it takes them, however short they are."""
     depth: int = 0
     """Tokens that it has in the cache."""
@@ -111,22 +111,22 @@ class StepScheduler:
     """Plans one step after the other."""
 
     def __init__(self, bulk_rows: int = BULK_ROWS) -> None:
-        """Take the most rows of a step without exact lanes; at most EXACT_ROWS_MAX = there are no bulk steps."""
+        """Take the most rows of a step without exact work items; at most EXACT_ROWS_MAX = there are no bulk steps."""
         self.costs = StepCosts()
         self._bulk_rows = max(bulk_rows, EXACT_ROWS_MAX)
         self._now = 0.0
         self._since: dict[str, float] = {}
-        """Since when each lane waits, later by what its priority costs."""
+        """Since when each work item waits, later by what its priority costs."""
         self._behind: dict[str, float] = {}
-        """By what each lane that reads stands behind smaller ones, in seconds."""
+        """By what each work item that reads stands behind smaller ones, in seconds."""
         self._sizes: dict[str, int] = {}
         """Rows of each job that reads, those that it has had and those that it is known to want."""
         self._ended = 0
         """Rows of the smallest job that ended with the last step; 0 = none did."""
         self._moved: dict[str, int] = {}
-        """The lanes of the last step."""
+        """The work items of the last step."""
         self._served: dict[str, int] = {}
-        """Rows that each lane which reads has had."""
+        """Rows that each work item which reads has had."""
         self._was_bulk = False
         self._group: str | None = None
         self._group_until = 0.0
@@ -134,16 +134,16 @@ class StepScheduler:
         self._changed = False
         self._change_seconds = 0.0
 
-    def plan(self, lanes: Sequence[WorkItem], now: float) -> StepPlan:
-        """Return lanes of one group and their rows, `least` to `rows` each; nothing only if there are no lanes."""
-        if not lanes:
+    def plan(self, items: Sequence[WorkItem], now: float) -> StepPlan:
+        """Return work items of one group with their rows, `least` to `rows` each; empty only without work items."""
+        if not items:
             return []
-        self._arrive(lanes, max(now, self._now + _TICK))
-        plan = self._share(self._of_one_group(lanes), lone=len(lanes) == 1)
-        self._moved = {lane.key: rows for lane, rows in plan}
-        for lane, rows in plan:
-            if not lane.decoding:
-                self._served[lane.key] += rows
+        self._arrive(items, max(now, self._now + _TICK))
+        plan = self._share(self._of_one_group(items), lone=len(items) == 1)
+        self._moved = {item.key: rows for item, rows in plan}
+        for item, rows in plan:
+            if not item.decoding:
+                self._served[item.key] += rows
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
@@ -173,90 +173,90 @@ class StepScheduler:
         """Return the seconds that the planned step takes."""
         return self.costs.cost(*_work_of(plan))
 
-    def alone(self, lane: WorkItem) -> float:
-        """Return the seconds that the rows of a lane would take with nobody beside it."""
-        return self.costs.alone(lane.rows, lane.depth, self._chunk(lane, ALONE_SECONDS))
+    def alone(self, item: WorkItem) -> float:
+        """Return the seconds that the rows of a work item would take with nobody beside it."""
+        return self.costs.alone(item.rows, item.depth, self._chunk(item, ALONE_SECONDS))
 
-    def refused(self, lanes: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
-        """Return the lanes that would be read for nothing: they could not be in time with the machine for themselves.
+    def refused(self, items: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
+        """Return the work items that cannot meet their deadline even with the machine to themselves.
 
         Each comes with the seconds after which it is worth another try.
         """
-        reading = [lane for lane in lanes if not lane.decoding]
-        seconds = ALONE_SECONDS if len(lanes) == 1 else STEP_SECONDS
-        pauses = [self._pause(lane, seconds, now) for lane in self._with_crowd(reading)]
-        return [(lane, pause) for lane, pause in zip(reading, pauses, strict=True) if pause]
+        reading = [item for item in items if not item.decoding]
+        seconds = ALONE_SECONDS if len(items) == 1 else STEP_SECONDS
+        pauses = [self._pause(item, seconds, now) for item in self._with_bulk_batch(reading)]
+        return [(item, pause) for item, pause in zip(reading, pauses, strict=True) if pause]
 
-    def _pause(self, lane: WorkItem, seconds: float, now: float) -> float:
-        """Return after how long a lane is worth another try, whose next step may take so long; 0 = it is worth one."""
-        if not lane.deadline:
+    def _pause(self, item: WorkItem, seconds: float, now: float) -> float:
+        """Return the seconds until a work item is worth another try, if its next step may take `seconds`; 0 = now."""
+        if not item.deadline:
             return 0.0
-        left, chunk = lane.deadline - now, self._chunk(lane, ALONE_SECONDS)
-        first = chunk if seconds == ALONE_SECONDS else self._chunk(lane, seconds)
-        certain = self.costs.certain(lane.rows, lane.depth, chunk, first, now)
+        left, chunk = item.deadline - now, self._chunk(item, ALONE_SECONDS)
+        first = chunk if seconds == ALONE_SECONDS else self._chunk(item, seconds)
+        certain = self.costs.certain(item.rows, item.depth, chunk, first, now)
         return 0.0 if left > certain else retry_seconds(certain, left)
 
-    def _chunk(self, lane: WorkItem, seconds: float) -> int:
-        """Return the rows of the step that would be planned for a lane alone, if it may take so long."""
-        return _rows_of(self._read([], [lane], seconds))
+    def _chunk(self, item: WorkItem, seconds: float) -> int:
+        """Return the rows of the step that would be planned for a work item alone, if it may take so long."""
+        return _rows_of(self._read([], [item], seconds))
 
-    def _arrive(self, lanes: Sequence[WorkItem], now: float) -> None:
+    def _arrive(self, items: Sequence[WorkItem], now: float) -> None:
         """Note who waits since when; those of the last step since now."""
-        here = {lane.key for lane in lanes}
+        here = {item.key for item in items}
         ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
         self._ended = min(ended, default=0)
         before, since = self._since, {}
-        for lane in lanes:
-            key = lane.key
+        for item in items:
+            key = item.key
             if key not in self._moved and key in before:
                 since[key] = before[key]
                 continue
-            came = min(max(lane.came_at or self._now, now - PRIORITY_SECONDS), now)
-            since[key] = turn_time(now if key in self._moved else came, lane.priority)
+            came = min(max(item.came_at or self._now, now - PRIORITY_SECONDS), now)
+            since[key] = turn_time(now if key in self._moved else came, item.priority)
         self._since, self._now = since, now
-        self._line_up([lane for lane in lanes if not lane.decoding], LARGE_ROUNDS * self.round_seconds(len(lanes)))
+        self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
 
     def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
-        """Let large lanes stand behind smaller ones, by so many seconds at most."""
-        self._served = {lane.key: self._served.get(lane.key, 0) for lane in reading}
-        sizes = self._sizes = {lane.key: self._served[lane.key] + lane.rows + lane.ahead for lane in reading}
+        """Let large work items stand behind smaller ones, by so many seconds at most."""
+        self._served = {item.key: self._served.get(item.key, 0) for item in reading}
+        sizes = self._sizes = {item.key: self._served[item.key] + item.rows + item.ahead for item in reading}
         small = max(min(sizes.values(), default=0), ROWS_MIN)
         self._behind = {
             key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
         }
 
-    def round_seconds(self, lanes: int) -> float:
-        """Return the seconds in which each of so many lanes has a step of exact rows, as long as one may be."""
+    def round_seconds(self, items: int) -> float:
+        """Return the seconds in which each of so many work items has a step of exact rows, as long as one may be."""
         small = self.costs.small
-        return lanes * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
+        return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
 
-    def _turn(self, lane: WorkItem) -> float:
-        """Return when a lane's turn is: the smallest is first."""
-        return self._since[lane.key] + self._behind.get(lane.key, 0.0)
+    def _turn(self, item: WorkItem) -> float:
+        """Return when a work item's turn is: the smallest is first."""
+        return self._since[item.key] + self._behind.get(item.key, 0.0)
 
-    def _of_one_group(self, lanes: Sequence[WorkItem]) -> Sequence[WorkItem]:
-        """Return the lanes whose adapter computes now."""
-        here = [lane for lane in lanes if lane.group == self._group]
+    def _of_one_group(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+        """Return the work items whose adapter computes now."""
+        here = [item for item in items if item.group == self._group]
         self._changed = False
         self._group_steps += 1
-        if len(here) == len(lanes):
+        if len(here) == len(items):
             return here
         if not here or self._now >= self._group_until or self._group_steps > QUANTUM_STEPS:
-            group = min(lanes, key=self._turn).group
+            group = min(items, key=self._turn).group
             least, most = QUANTUM_SECONDS
             self._group_until = self._now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
             self._group_steps = 1
             if group != self._group:
                 self._group, self._changed, self._was_bulk = group, True, False
-                here = [lane for lane in lanes if lane.group == group]
+                here = [item for item in items if item.group == group]
         return here
 
-    def _share(self, lanes: Sequence[WorkItem], *, lone: bool) -> StepPlan:
-        """Return the step of one group. `lone`: there is one lane in all."""
-        writing = [lane for lane in lanes if lane.decoding]
-        if len(writing) == len(lanes):
-            return [(lane, 1) for lane in self._oldest(writing, EXACT_ROWS_MAX)]
-        prompts = self._with_crowd(sorted((lane for lane in lanes if not lane.decoding), key=self._turn))
+    def _share(self, items: Sequence[WorkItem], *, lone: bool) -> StepPlan:
+        """Return the step of one group. `lone`: there is one work item in all."""
+        writing = [item for item in items if item.decoding]
+        if len(writing) == len(items):
+            return [(item, 1) for item in self._oldest(writing, EXACT_ROWS_MAX)]
+        prompts = self._with_bulk_batch(sorted((item for item in items if not item.decoding), key=self._turn))
         if not self.costs.known:
             return self._small(writing, prompts, 0.0)
         return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
@@ -273,7 +273,7 @@ class StepScheduler:
             if _rows_of(plan) >= BULK_ROWS_MIN:
                 return plan
         elif long:  # they wait for a step in which they cost half
-            prompts = [lane for lane in prompts if lane not in long]
+            prompts = [item for item in prompts if item not in long]
         return self._small(writing, prompts, seconds)
 
     def _small(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
@@ -284,61 +284,61 @@ class StepScheduler:
         return _filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
 
     def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
-        """Return the prompts for which a bulk step is worth while: long ones, and those that are a crowd."""
+        """Return the prompts for which a bulk step is worth while: long ones, and those that make a bulk batch."""
         return [
-            lane
-            for lane in prompts
-            if not lane.exact and (lane.crowding or self._is_long(lane)) and self._affords_bulk(lane)
+            item
+            for item in prompts
+            if not item.exact and (item.bulk_safe or self._is_long(item)) and self._affords_bulk(item)
         ]
 
-    def _with_crowd(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
-        """Return the prompts, of which those that are crowding are inexact where they are a crowd, and else exact."""
-        crowd = [lane.rows for lane in prompts if lane.crowding]
-        if not crowd:
+    def _with_bulk_batch(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+        """Return the prompts; those that are safe in bulk are inexact if they make a bulk batch, otherwise exact."""
+        bulk = [item.rows for item in prompts if item.bulk_safe]
+        if not bulk:
             return prompts
-        exact = len(crowd) == 1 or min(sum(crowd), self._bulk_rows) < BULK_ROWS_LEAST
-        return [lane._replace(exact=exact) if lane.crowding else lane for lane in prompts]
+        exact = len(bulk) == 1 or min(sum(bulk), self._bulk_rows) < BULK_ROWS_LEAST
+        return [item._replace(exact=exact) if item.bulk_safe else item for item in prompts]
 
-    def _is_long(self, lane: WorkItem) -> bool:
-        return min(lane.rows, self._bulk_rows) >= BULK_ROWS_MIN and lane.rows + lane.depth >= LONG_TOKENS
+    def _is_long(self, item: WorkItem) -> bool:
+        return min(item.rows, self._bulk_rows) >= BULK_ROWS_MIN and item.rows + item.depth >= LONG_TOKENS
 
-    def _affords_bulk(self, lane: WorkItem) -> bool:
+    def _affords_bulk(self, item: WorkItem) -> bool:
         """Tell whether a bulk step of such rows is not too long."""
         bulk = self.costs.bulk
-        return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), lane.depth) >= BULK_ROWS_MIN
+        return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
 
-    def _bulk_is_due(self, lanes: Sequence[WorkItem], long: Sequence[WorkItem]) -> bool:
-        """Tell whether the next step may be too large for exact lanes."""
-        exact = [lane for lane in lanes if lane.exact]
+    def _bulk_is_due(self, items: Sequence[WorkItem], long: Sequence[WorkItem]) -> bool:
+        """Tell whether the next step may be too large for exact work items."""
+        exact = [item for item in items if item.exact]
         if not long or not exact:
             return bool(long)
-        if self._was_bulk and any(lane.decoding for lane in exact):
+        if self._was_bulk and any(item.decoding for item in exact):
             return False
         return self._turn(long[0]) < min(map(self._turn, exact))
 
-    def _oldest(self, lanes: Sequence[WorkItem], most: int) -> Sequence[WorkItem]:
-        return lanes if len(lanes) <= most else sorted(lanes, key=self._turn)[:most]
+    def _oldest(self, items: Sequence[WorkItem], most: int) -> Sequence[WorkItem]:
+        return items if len(items) <= most else sorted(items, key=self._turn)[:most]
 
 
 def _work_of(plan: StepPlan) -> tuple[int, float]:
     """Return the rows of a step, and the pairs."""
     total, pairs = 0, 0.0
-    for lane, rows in plan:
+    for item, rows in plan:
         total += rows
-        pairs += rows * (lane.depth + rows / 2)  # pairs_of, in each step for each stream
+        pairs += rows * (item.depth + rows / 2)  # pairs_of, in each step for each stream
     return total, pairs
 
 
 def _reads(plan: StepPlan) -> bool:
-    return any(not lane.decoding for lane, _ in plan)
+    return any(not item.decoding for item, _ in plan)
 
 
 def _rows_of(plan: StepPlan) -> int:
     return sum(rows for _, rows in plan)
 
 
-def _inexact(lanes: Sequence[WorkItem]) -> Sequence[WorkItem]:
-    return [lane for lane in lanes if not lane.exact]
+def _inexact(items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    return [item for item in items if not item.exact]
 
 
 def _filled(
@@ -348,30 +348,30 @@ def _filled(
 
     Lanes of which only a part is read add FILL_SHARE at most to what those before them take.
     """
-    plan = [(lane, 1) for lane in writing]
+    plan = [(item, 1) for item in writing]
     left = most - len(plan)
-    depths = sum(lane.depth for lane in writing)
+    depths = sum(item.depth for item in writing)
     taken = fit.cost(len(plan), depths)
     seconds = fit.left(seconds, len(plan), depths) if seconds else 0.0
-    for lane in prompts:
-        least = max(lane.least, min(lane.rows, ROWS_MIN))
-        rows = min(lane.rows, left, fit.affordable(seconds, lane.depth))
+    for item in prompts:
+        least = max(item.least, min(item.rows, ROWS_MIN))
+        rows = min(item.rows, left, fit.affordable(seconds, item.depth))
         if len(plan) == len(writing):
-            whole = lane.rows if not writing and lane.rows <= SMALL_ROWS else least
+            whole = item.rows if not writing and item.rows <= SMALL_ROWS else least
             rows = max(rows, min(whole, left))
         else:
-            if rows < lane.rows:
-                rows = min(rows, fit.affordable(FILL_SHARE * taken, lane.depth))
+            if rows < item.rows:
+                rows = min(rows, fit.affordable(FILL_SHARE * taken, item.depth))
             if rows < least:
                 continue
-        plan.append((lane, rows))
+        plan.append((item, rows))
         left -= rows
-        spent = fit.per_row * rows + fit.per_pair * attention_pairs(rows, lane.depth)
+        spent = fit.per_row * rows + fit.per_pair * attention_pairs(rows, item.depth)
         seconds, taken = seconds - spent, taken + spent
     return plan
 
 
-# --- which waiting job gets its slot in the cache next; the caller knows whether there is room for it -------------------
+# --- which waiting job gets its slot in the cache next; the caller knows whether there is room for it -----------------
 # A job comes in when the cache can promise all the cells that it may come to need, so that no job runs out of cells
 # halfway. Jobs come in by turn time: when they came, later by the cost of their priority. A job that needs more than is
 # free lets others pass, so that cells do not lie idle, but at most PASSED_MAX of them: then nobody comes in until there

@@ -35,7 +35,7 @@ class Call:
     part: int = 0
     done: int = 0
 
-    def lane(self) -> WorkItem:
+    def item(self) -> WorkItem:
         """Return what could be computed now."""
         rows = self.parts[self.part] - self.done
         ahead = sum(self.parts[self.part + 1 :])
@@ -66,13 +66,13 @@ class Machine:
         away = ""
         while len(self.latencies[counted]) < calls:
             by_key = {call.key: client for client, call in running.items()}
-            plan = scheduler.plan([call.lane() for client, call in running.items() if client != away], self.now)
+            plan = scheduler.plan([call.item() for client, call in running.items() if client != away], self.now)
             seconds = self.compute(scheduler, plan)
             if away:  # it called in this step, now soon and now late
                 running[away].came_at = self.now - seconds * (1 - len(self.latencies[away]) % 4 / 8)
             away = ""
-            for lane, rows in plan:
-                client = by_key[lane.key]
+            for item, rows in plan:
+                client = by_key[item.key]
                 if running[client].advance(rows):
                     self.latencies[client].append(self.now - running[client].came_at)
                     number = len(self.latencies[client])
@@ -83,7 +83,7 @@ class Machine:
     def compute(self, scheduler: StepScheduler, plan: StepPlan) -> float:
         """Let the time of a step pass, and return it."""
         seconds = self.cost.cost(
-            sum(rows for _, rows in plan), sum(attention_pairs(rows, lane.depth) for lane, rows in plan)
+            sum(rows for _, rows in plan), sum(attention_pairs(rows, item.depth) for item, rows in plan)
         )
         scheduler.measured(plan, seconds)
         self.now += seconds
@@ -150,6 +150,6 @@ def test_a_part_fills_a_step_up_by_a_share() -> None:
         scheduler.costs.learn(rows, attention_pairs(rows, 0), cost.cost(rows, 0))
     short, long = WorkItem("short", "", 39), WorkItem("long", "", 400)
     plan = scheduler.plan([short, long], 1.0)
-    assert {"short": 39, "long": round(40 * FILL_SHARE)} == {lane.key: rows for lane, rows in plan}
+    assert {"short": 39, "long": round(40 * FILL_SHARE)} == {item.key: rows for item, rows in plan}
     (alone,) = scheduler.plan([short._replace(key="crumb", rows=20), long], 2.0)
     assert ("crumb", 20) == (alone[0].key, alone[1])

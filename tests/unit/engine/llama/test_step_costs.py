@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edge_agent.engine.runtimes.llama.step_costs import (
     BULK_ROWS_MIN,
-    COMPANY_MAX,
     EXACT_ROWS_MAX,
     HALF_SECONDS,
+    PADDING_ROWS_MAX,
     RETRY_SECONDS_MAX,
     ROWS_BLOCK,
     ROWS_GROUP,
@@ -226,6 +226,6 @@ def test_steps_are_filled_up_where_more_rows_take_less_time(groups: int, filled:
 def test_what_is_filled_up_stays_what_it_is(rows: int, groups: int) -> None:
     """Never fewer, never more than room is kept for, and full once it is filled."""
     more = padded_rows(rows, groups)
-    assert rows <= more <= rows + COMPANY_MAX
+    assert rows <= more <= rows + PADDING_ROWS_MAX
     assert (rows <= EXACT_ROWS_MAX) == (more <= EXACT_ROWS_MAX)
     assert more == padded_rows(more, groups)

@@ -27,8 +27,8 @@ BOARD = StepCostModel(0.09, 0.02, 4e-6)
 
 
 def rows_of(plan: StepPlan) -> dict[str, int]:
-    """Return the rows of each lane in a plan."""
-    return {lane.key: rows for lane, rows in plan}
+    """Return the rows of each work item in a plan."""
+    return {item.key: rows for item, rows in plan}
 
 
 def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
@@ -40,17 +40,17 @@ def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
 
 
 def prompt(key: str, rows: int = 3000, *, exact: bool = False, depth: int = 0) -> WorkItem:
-    """Return a lane with something to read."""
+    """Return a work item with something to read."""
     return WorkItem(key, "", rows, exact=exact, depth=depth)
 
 
 def stream(key: str, *, exact: bool = False) -> WorkItem:
-    """Return a lane that writes."""
+    """Return a work item that writes."""
     return WorkItem(key, "", 1, decoding=True, exact=exact, depth=300)
 
 
 def test_nothing_to_do_is_an_empty_plan() -> None:
-    """Without lanes there are no rows."""
+    """Without work items there are no rows."""
     assert StepScheduler().plan([], 1.0) == []
 
 
@@ -65,7 +65,7 @@ def test_streams_come_before_prompts() -> None:
     plan = scheduler.plan([prompt("prompt", depth=4000), *map(stream, "abc")], 1.0)
     rows = rows_of(plan)
     assert {"a": 1, "b": 1, "c": 1} == {key: rows[key] for key in "abc"}
-    pairs = sum(attention_pairs(count, lane.depth) for lane, count in plan)
+    pairs = sum(attention_pairs(count, item.depth) for item, count in plan)
     assert scheduler.cost(sum(rows.values()), pairs) == pytest.approx(STEP_SECONDS, rel=0.1)
 
 
@@ -83,15 +83,15 @@ def test_a_lone_prompt_has_more_time() -> None:
     """Where nobody else waits, a step may be longer, and is still bounded for the sake of who comes next."""
     scheduler = taught(BOARD)
     shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
-    ((lane, alone),) = scheduler.plan([prompt("p")], 2.0)
+    ((item, alone),) = scheduler.plan([prompt("p")], 2.0)
     assert shared < alone
-    assert scheduler.cost(alone, attention_pairs(alone, lane.depth)) <= ALONE_SECONDS * 1.01
+    assert scheduler.cost(alone, attention_pairs(alone, item.depth)) <= ALONE_SECONDS * 1.01
 
 
 def test_short_prompts_share_a_step() -> None:
     """Prompts that fit together are computed together."""
-    lanes = [prompt(str(i), 20, exact=True) for i in range(3)]
-    assert {"0": 20, "1": 20, "2": 20} == rows_of(taught(FAST).plan(lanes, 1.0))
+    items = [prompt(str(i), 20, exact=True) for i in range(3)]
+    assert {"0": 20, "1": 20, "2": 20} == rows_of(taught(FAST).plan(items, 1.0))
 
 
 def test_where_a_step_takes_long_anyway_prompts_get_as_much_of_it() -> None:
@@ -104,23 +104,23 @@ def test_where_a_step_takes_long_anyway_prompts_get_as_much_of_it() -> None:
 
 def test_no_prompt_is_cut_into_crumbs() -> None:
     """A prompt for which only a few rows are left waits for the next step, and is first in it."""
-    scheduler, lanes = taught(FAST), [prompt(key, 30, exact=True) for key in "abc"]
-    assert {"a": 30, "b": 30} == rows_of(scheduler.plan(lanes, 1.0))
-    assert "c" == scheduler.plan(lanes, 2.0)[0][0].key
+    scheduler, items = taught(FAST), [prompt(key, 30, exact=True) for key in "abc"]
+    assert {"a": 30, "b": 30} == rows_of(scheduler.plan(items, 1.0))
+    assert "c" == scheduler.plan(items, 2.0)[0][0].key
 
 
 def test_long_prompts_take_turns() -> None:
     """Two prompts longer than a step alternate."""
-    scheduler, lanes = taught(FAST), [prompt("a"), prompt("b")]
-    assert ["a", "b", "a", "b"] == [scheduler.plan(lanes, at)[0][0].key for at in range(1, 5)]
+    scheduler, items = taught(FAST), [prompt("a"), prompt("b")]
+    assert ["a", "b", "a", "b"] == [scheduler.plan(items, at)[0][0].key for at in range(1, 5)]
 
 
 def test_more_streams_than_rows_take_turns() -> None:
     """Of 70 streams 63 get a row, and the others are among those of the next step."""
-    scheduler, lanes = taught(FAST), [stream(str(i)) for i in range(70)]
-    first, second = (set(rows_of(scheduler.plan(lanes, at))) for at in (1.0, 2.0))
+    scheduler, items = taught(FAST), [stream(str(i)) for i in range(70)]
+    first, second = (set(rows_of(scheduler.plan(items, at))) for at in (1.0, 2.0))
     assert EXACT_ROWS_MAX == len(first) == len(second)
-    assert {lane.key for lane in lanes} == first | second
+    assert {item.key for item in items} == first | second
 
 
 def test_many_streams_leave_half_a_step_to_prompts() -> None:
@@ -130,14 +130,14 @@ def test_many_streams_leave_half_a_step_to_prompts() -> None:
 
 
 def test_a_branch_of_labels_is_computed_whole() -> None:
-    """A lane that needs 31 rows at once gets them beside as many streams as there may be."""
+    """A work item that needs 31 rows at once gets them beside as many streams as there may be."""
     branch = WorkItem("labels", "", 40, least=31)
     rows = rows_of(taught(FAST).plan([*(stream(str(i)) for i in range(60)), branch], 1.0))
     assert 31 == rows["labels"]
 
 
 def test_prompts_whose_result_may_vary_are_read_in_bulk() -> None:
-    """Without an exact lane a step has up to 256 rows."""
+    """Without an exact work item a step has up to 256 rows."""
     assert 256 == sum(rows_of(taught(FAST).plan([stream("a"), prompt("p")], 1.0)).values())
 
 
@@ -155,20 +155,20 @@ def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
 
 
 def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
-    """With `bulk_rows` of 63 every step is one that exact lanes could be in."""
+    """With `bulk_rows` of 63 every step is one that exact work items could be in."""
     assert {"p": EXACT_ROWS_MAX} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
 
 
 def crowd(rows: int, each: int = 30) -> list[WorkItem]:
     """Return short prompts that may depend on their neighbours."""
-    return [prompt(f"crowd{start}", min(each, rows - start))._replace(crowding=True) for start in range(0, rows, each)]
+    return [prompt(f"crowd{start}", min(each, rows - start))._replace(bulk_safe=True) for start in range(0, rows, each)]
 
 
 def test_a_crowd_is_read_in_bulk_steps() -> None:
     """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
     for rows, expected in ((BULK_ROWS_LEAST - 1, 63), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
         assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
-    alike = [lane._replace(crowding=False) for lane in crowd(250)]
+    alike = [item._replace(bulk_safe=False) for item in crowd(250)]
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan(alike, 1.0)).values()), "others keep to small steps"
 
 
@@ -180,24 +180,24 @@ def test_a_crowd_keeps_to_what_the_machine_can(machine: StepCostModel, bulk_rows
 
 def test_one_alone_is_no_crowd() -> None:
     """However long it is: it is read as if it were exact. Two are one."""
-    alone = prompt("p", 2000)._replace(crowding=True)
+    alone = prompt("p", 2000)._replace(bulk_safe=True)
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan([alone, stream("s")], 1.0)).values())
-    scheduler, lanes = taught(FAST), [alone, prompt("long")]
-    assert [{"p": 63}, {"long": 256}] * 2 == [rows_of(scheduler.plan(lanes, at)) for at in (1.0, 2.0, 3.0, 4.0)]
+    scheduler, items = taught(FAST), [alone, prompt("long")]
+    assert [{"p": 63}, {"long": 256}] * 2 == [rows_of(scheduler.plan(items, at)) for at in (1.0, 2.0, 3.0, 4.0)]
     assert EXACT_ROWS_MAX < sum(rows_of(taught(FAST).plan([alone, alone._replace(key="q")], 1.0)).values())
 
 
 def test_a_crowd_and_exact_prompts_alternate() -> None:
     """Who has waited longest decides, and what is exact is in no bulk step."""
-    scheduler, lanes = taught(FAST), [prompt("exact", 30, exact=True), *crowd(150)]
-    plans = [set(rows_of(scheduler.plan(lanes, at))) for at in (1.0, 2.0, 3.0)]
-    assert [{"exact"}, {lane.key for lane in crowd(150)}, {"exact"}] == plans
+    scheduler, items = taught(FAST), [prompt("exact", 30, exact=True), *crowd(150)]
+    plans = [set(rows_of(scheduler.plan(items, at))) for at in (1.0, 2.0, 3.0)]
+    assert [{"exact"}, {item.key for item in crowd(150)}, {"exact"}] == plans
 
 
 def test_exact_and_long_prompts_alternate() -> None:
     """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
-    scheduler, lanes = taught(FAST), [prompt("exact", exact=True), prompt("long")]
-    plans = [rows_of(scheduler.plan(lanes, at)) for at in range(1, 5)]
+    scheduler, items = taught(FAST), [prompt("exact", exact=True), prompt("long")]
+    plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 5)]
     assert [{"exact": 63}, {"long": 256}] * 2 == plans
 
 
@@ -209,9 +209,9 @@ def test_a_short_prompt_rides_in_an_exact_step() -> None:
 
 
 def test_exact_streams_miss_no_two_steps() -> None:
-    """Between two bulk steps, of whichever prompts, exact lanes that write get a row; the others get one in each."""
-    scheduler, lanes = taught(FAST), [stream("record", exact=True), stream("text"), *map(prompt, "abc")]
-    plans = [rows_of(scheduler.plan(lanes, at)) for at in range(1, 13)]
+    """Between two bulk steps exact streams get a row; other streams get one in each step."""
+    scheduler, items = taught(FAST), [stream("record", exact=True), stream("text"), *map(prompt, "abc")]
+    plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 13)]
     assert all("text" in plan for plan in plans)
     assert all("record" in plan or "record" in following for plan, following in pairwise(plans))
     assert 6 == len([plan for plan in plans if sum(plan.values()) >= BULK_ROWS_MIN])
@@ -240,8 +240,8 @@ def test_priority_is_worth_a_second_of_waiting(came_at: float, first: str) -> No
 def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
     """Lanes of two adapters are never in one step; the adapter changes after a tenth of a second, not in each step."""
     scheduler = taught(SERVER)
-    lanes = [stream(key)._replace(group=group) for key, group in (("a", "x"), ("b", "y"), ("c", "x"))]
-    plans = [set(rows_of(scheduler.plan(lanes, 1 + step * 0.01))) for step in range(40)]
+    items = [stream(key)._replace(group=group) for key, group in (("a", "x"), ("b", "y"), ("c", "x"))]
+    plans = [set(rows_of(scheduler.plan(items, 1 + step * 0.01))) for step in range(40)]
     assert {frozenset("ac"), frozenset("b")} == set(map(frozenset, plans))
     assert 3 == sum(plan != following for plan, following in pairwise(plans))
 
@@ -252,10 +252,10 @@ def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
 def test_dear_changes_are_made_less_often(seconds: float, expected: float) -> None:
     """A group stays so long that changing takes a twentieth of the time, within bounds."""
     scheduler, now, stays = taught(SERVER), 1.0, []
-    lanes = [stream(key)._replace(group=key) for key in "xy"]
+    items = [stream(key)._replace(group=key) for key in "xy"]
     current, since = "", now
     for _ in range(2000):
-        plan = scheduler.plan(lanes, now)
+        plan = scheduler.plan(items, now)
         took = SERVER.cost(1, 300.5)
         if plan[0][0].key != current:
             stays.append(now - since)
@@ -279,12 +279,12 @@ def test_what_cannot_be_in_time_is_known() -> None:
         pairs = attention_pairs(rows, 0)
         scheduler.costs.confirm(rows, pairs, scheduler.cost(rows, pairs), 10.0)
     hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
-    lanes = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
-    for lane, expected in zip(lanes, (["p"], [], []), strict=True):
-        assert expected == [refused.key for refused, _ in scheduler.refused([lane], 10.0)]
-    assert ["p"] == [refused.key for refused, _ in scheduler.refused([*lanes, stream("s")], 10.0)]
+    items = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
+    for item, expected in zip(items, (["p"], [], []), strict=True):
+        assert expected == [refused.key for refused, _ in scheduler.refused([item], 10.0)]
+    assert ["p"] == [refused.key for refused, _ in scheduler.refused([*items, stream("s")], 10.0)]
 
 
 def test_time_that_is_over_is_over() -> None:
     """Nothing can be computed in no time, measured or not."""
-    assert ["p"] == [lane.key for lane, _ in StepScheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]
+    assert ["p"] == [item.key for item, _ in StepScheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]

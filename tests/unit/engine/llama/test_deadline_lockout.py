@@ -52,31 +52,31 @@ class Machine:
         """Ask for one input with a deadline; tell whether it was answered in time."""
         deadline, left, depth = self.now + seconds, rows, DEPTH
         while left:
-            lanes = [*self._streams(), WorkItem("call", "", left, depth=depth, came_at=self.now, deadline=deadline)]
-            if self.scheduler.refused(lanes, self.now):
+            items = [*self._streams(), WorkItem("call", "", left, depth=depth, came_at=self.now, deadline=deadline)]
+            if self.scheduler.refused(items, self.now):
                 self.refused += 1
                 return False
-            read = self._step(lanes, deadline)
+            read = self._step(items, deadline)
             if not read:
                 return False
             left, depth = left - read, depth + read
         return self.now <= deadline
 
-    def _step(self, lanes: list[WorkItem], deadline: float) -> int:
+    def _step(self, items: list[WorkItem], deadline: float) -> int:
         """Compute a step, which is cut off when the deadline passes; return how many tokens of the call it read."""
-        plan = self.scheduler.plan(lanes, self.now)
+        plan = self.scheduler.plan(items, self.now)
         rows = sum(count for _, count in plan)
         took = (
-            self.slower / self.speed * QUIET.cost(rows, sum(attention_pairs(count, lane.depth) for lane, count in plan))
+            self.slower / self.speed * QUIET.cost(rows, sum(attention_pairs(count, item.depth) for item, count in plan))
         )
-        reads = any(not lane.decoding for lane, _ in plan)
+        reads = any(not item.decoding for item, _ in plan)
         if reads and self.now + took > deadline:
             self.scheduler.cut_off(plan, deadline - self.now)
             self.now = deadline
             return 0
         self.scheduler.measured(plan, took)
         self.now += took
-        return sum(count for lane, count in plan if not lane.decoding)
+        return sum(count for item, count in plan if not item.decoding)
 
     def seconds_until_answered(self, seconds: float, pause: float) -> float:
         """Call again and again; return how long it took until a call was answered."""

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from edge_agent.engine.protocol import Load
+from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.memory_estimate import (
     CACHE_SHARE,
     FULL_MAX,
@@ -16,7 +17,7 @@ from edge_agent.engine.runtimes.llama.memory_estimate import (
     context_capacity,
     record_bytes,
 )
-from tests.unit.engine.llama.test_need import HEADER
+from tests.unit.engine.llama.test_memory_estimate import HEADER
 
 FILE_BYTES = 100_000_000
 CONTEXT_TOKENS = 4096
