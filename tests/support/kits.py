@@ -10,8 +10,8 @@ import hashlib
 import json
 from typing import Any
 
-from edge_agent.formats.document import canonical, public_key_hex, timestamp
-from edge_agent.formats.kit import Kit
+from edge_agent.formats.enrolment_file import Kit
+from edge_agent.formats.signed_document import canonical, public_key_hex, timestamp
 from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT
 
 SITE = "shop-12"

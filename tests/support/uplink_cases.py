@@ -17,12 +17,12 @@ from typing import Any
 import obstore
 
 from edge_agent.config import UplinkConfig
-from edge_agent.formats import receipts, segment, status, uplink
-from edge_agent.formats.document import sign, timestamp
-from edge_agent.uplink.exchange import Exchange
-from edge_agent.uplink.mirror import Clocks, Mirror, Places
-from edge_agent.uplink.notes import Notes
-from edge_agent.uplink.upstream import open_upstream
+from edge_agent.formats import receipts, segment, site_status, uplink_state
+from edge_agent.formats.signed_document import sign, timestamp
+from edge_agent.uplink.bucket_store import open_upstream
+from edge_agent.uplink.exchange_dirs import Exchange
+from edge_agent.uplink.transfer_loop import Clocks, Mirror, Places
+from edge_agent.uplink.upload_log import Notes
 from tests.support.examples import CENTRE_KEY, EPOCH, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 SITE = "site-1"
@@ -85,7 +85,7 @@ class UplinkCase:
             "epoch": EPOCH,
             "highest": {EPOCH: self.sealed},
         }
-        (self.outbox / "status.json").write_bytes(sign(status.SiteStatus.model_validate(plain), SITE_KEY))
+        (self.outbox / "status.json").write_bytes(sign(site_status.SiteStatus.model_validate(plain), SITE_KEY))
 
     def opened(self) -> tuple[Mirror, Notes]:
         """Return an uplink and its notes, which the caller closes."""
@@ -129,9 +129,9 @@ class UplinkCase:
         else:
             Path(self.config.url, key).unlink()
 
-    def state(self) -> uplink.UplinkState:
+    def state(self) -> uplink_state.UplinkState:
         """Read what the uplink says of itself."""
-        return uplink.parse((self.notes / uplink.FILE_NAME).read_bytes())
+        return uplink_state.parse((self.notes / uplink_state.FILE_NAME).read_bytes())
 
     def noted(self) -> int:
         """Return how many segments are noted as uploaded."""

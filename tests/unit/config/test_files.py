@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from edge_agent import config
-from edge_agent.config import Config, files
+from edge_agent.config import Config, config_files
 from edge_agent.errors import ConfigInvalid
 
 SITE = "site: {id: shop-12, outbox_dir: /a}\nuplink: {url: s3://fleet/examples, options: {region: eu-1}}\n"
@@ -42,7 +42,7 @@ def test_a_section_without_keys_takes_nothing_away(tmp_path: Path):
 def test_the_files_beneath_stand_alone(tmp_path: Path):
     """An enrolled box needs no agent.yaml of its own, where none was named on the command line."""
     path = laid(tmp_path, site=SITE)
-    assert "shop-12" == config.checked(files.read(path, optional=True), environ={}).site.id
+    assert "shop-12" == config.checked(config_files.read(path, optional=True), environ={}).site.id
 
 
 def test_a_file_called_site_yaml_is_not_read_twice(tmp_path: Path):
@@ -73,11 +73,13 @@ def test_an_error_names_the_file_that_has_it(tmp_path: Path, texts: dict[str, st
 
 def test_where_a_value_came_from_can_be_told(tmp_path: Path):
     """By key; and which keys the technician says otherwise than those beneath."""
-    found = files.read(laid(tmp_path, agent="uplink: {url: /mnt/x}", site=SITE, appliance=APPLIANCE), optional=False)
+    found = config_files.read(
+        laid(tmp_path, agent="uplink: {url: /mnt/x}", site=SITE, appliance=APPLIANCE), optional=False
+    )
     keys = [("uplink", "url"), ("uplink", "options"), ("site", "receipts_dir"), ("log", "level")]
     assert ["agent.yaml", "site.yaml", "appliance.yaml", "agent.yaml"] == [found.source_of(*key).name for key in keys]
     assert ["uplink.url"] == found.overruled()
-    again = files.read(laid(tmp_path, agent="site: {outbox_dir: /z}"), optional=False)
+    again = config_files.read(laid(tmp_path, agent="site: {outbox_dir: /z}"), optional=False)
     assert ["site.outbox_dir"] == again.overruled()
 
 
@@ -87,5 +89,5 @@ def test_what_is_written_is_read_back(tmp_path: Path):
         "uplink": {"url": "s3://a: b#c", "options": {"x": "no", "y": "1e3\n- ü"}},
         "site": {"receipt_keys": ["00"]},
     }
-    raw = files.write(sections, "one\ntwo: three")
+    raw = config_files.write(sections, "one\ntwo: three")
     assert (sections, True) == (yaml.safe_load(raw), raw.startswith(b"# one\n# two: three\n"))

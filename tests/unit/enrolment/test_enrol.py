@@ -18,10 +18,10 @@ from convert.publish import ceremony
 from convert.publish.ceremony import Quorum
 from edge_agent import config
 from edge_agent.cli import app
-from edge_agent.formats import kit
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.enrolment import parse
-from edge_agent.uplink.escalation.server import read_key
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.enrolment_record import parse
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
 from tests.support.kits import DAY, LARGE_MODEL, a_kit
 from tests.support.mounts import tmpfs
@@ -43,7 +43,7 @@ class Box:
         """Write a kit that was made so many seconds ago."""
         at = time.time() - ago
         dates = {"issued_at": timestamp(at), "expires_at": timestamp(at + days * DAY)}
-        raw = kit.encode(a_kit(**{"root": self.root, **dates, **changes}))
+        raw = enrolment_file.encode(a_kit(**{"root": self.root, **dates, **changes}))
         path = self.folder / "a.kit"
         path.write_bytes(raw)
         return path
@@ -256,18 +256,18 @@ def test_a_broken_agent_yaml_is_named_first(box: Box):
 def test_nobody_there_means_no(box: Box):
     """Without the code, a passphrase or --yes nothing that came on a stick is believed; the right code is enough."""
     path = box.kit()
-    sha256 = kit.parse(path.read_bytes())[1]
+    sha256 = enrolment_file.parse(path.read_bytes())[1]
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
     wrong = box.enrol(path, "--code", "0000-0000-0000-0000-0000")
     assert (5, {}) == (wrong.exit_code, box.files())
-    assert 0 == box.enrol(path, "--code", kit.code(sha256).upper()).exit_code
+    assert 0 == box.enrol(path, "--code", enrolment_file.code(sha256).upper()).exit_code
 
 
 @pytest.mark.slow
 def test_a_sealed_kit_needs_its_passphrase(box: Box):
     """And then no code: who does not know it could not change the kit."""
     path, secret = box.kit(), box.folder / "passphrase"
-    path.write_bytes(kit.seal(path.read_bytes(), PASSPHRASE))
+    path.write_bytes(enrolment_file.seal(path.read_bytes(), PASSPHRASE))
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
     secret.write_text("eight grey herons\n")
     assert (5, {}) == (box.enrol(path, "--passphrase-file", str(secret)).exit_code, box.files())

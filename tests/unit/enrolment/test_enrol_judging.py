@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from edge_agent.enrolment.judging import Kind, judge
+from edge_agent.enrolment.validation import Kind, judge
 from edge_agent.errors import KitRefused
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.enrolment import Enrolment
+from edge_agent.formats.enrolment_record import Enrolment
+from edge_agent.formats.signed_document import timestamp
 from tests.support.examples import NOW
 from tests.support.kits import DAY, SITE, a_kit
 

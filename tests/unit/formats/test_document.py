@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
-from edge_agent.formats import document, receipts, segment, status
-from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, signed_document, site_status
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 
 CENTRE, SITE = public_key_hex(CENTRE_KEY), public_key_hex(SITE_KEY)
@@ -72,7 +72,7 @@ def test_a_reader_ignores_what_a_newer_writer_adds():
 
 def test_one_kind_of_document_is_not_another():
     """A status object does not pass for receipts, although its signature is right."""
-    said = status.SiteStatus(site="site-1", at=timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
+    said = site_status.SiteStatus(site="site-1", at=timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
     with pytest.raises(DocumentInvalid, match="schema"):
         receipts.verify(sign(said, CENTRE_KEY), {CENTRE})
 
@@ -101,7 +101,7 @@ def test_a_reader_may_take_any_key():
         ("JSON object", b"[]"),
         ("no signed document", b"{}"),
         ("no signed document", b'{"body": {}, "key": "AB", "signature": ""}'),
-        ("the limit is", b" " * (document.DOCUMENT_BYTES_MAX + 1)),
+        ("the limit is", b" " * (signed_document.DOCUMENT_BYTES_MAX + 1)),
     ],
 )
 def test_what_is_no_document_is_refused(said, raw):

@@ -10,7 +10,7 @@ from convert.data.row_files import Row, Span
 from convert.evaluate.predictions import Found, Prediction
 from convert.package import golden as chosen
 from edge_agent.errors import BundleUnreadable
-from edge_agent.formats.golden import TOLERANCE, Case, Said, differences, encode, is_binding, parse
+from edge_agent.formats.golden_cases import TOLERANCE, Case, Said, differences, encode, is_binding, parse
 from edge_agent.formats.manifest import AlwaysEscalate, Manifest, Task, Threshold
 
 AT_80 = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=100, bound=0.04, coverage=0.7)

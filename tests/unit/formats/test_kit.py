@@ -11,29 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import KitInvalid
-from edge_agent.formats import kit
-from edge_agent.formats.document import canonical
+from edge_agent.formats import enrolment_file
+from edge_agent.formats.signed_document import canonical
 from tests.support.fuzz import corpus
 from tests.support.fuzz.corpus import sealed_quickly
 from tests.support.kits import LARGE_MODEL, a_kit, resealed
 
 PASSPHRASE = "nine purple herons"
-RAW = kit.encode(a_kit())
+RAW = enrolment_file.encode(a_kit())
 
 
 def refused(raw: bytes) -> KitInvalid:
     """Return the error that a file leads to."""
     with pytest.raises(KitInvalid) as caught:
-        kit.parse(raw)
+        enrolment_file.parse(raw)
     assert caught.value.remedy
     return caught.value
 
 
 def test_what_is_written_is_read_back():
     """With the sha256 of its content, whose first digits are the code."""
-    read, sha256 = kit.parse(RAW)
+    read, sha256 = enrolment_file.parse(RAW)
     assert (a_kit(), json.loads(RAW)["sha256"]) == (read, sha256)
-    assert sha256[:20] == kit.code(sha256).replace("-", "")
+    assert sha256[:20] == enrolment_file.code(sha256).replace("-", "")
 
 
 def test_secrets_are_not_in_what_is_logged():
@@ -48,7 +48,7 @@ def test_secrets_are_not_in_what_is_logged():
 def test_a_kit_without_a_large_model_does_not_name_one():
     """So that an edge-agent that knows none takes it, as before."""
     assert "escalation" not in json.loads(RAW)["body"]
-    read, _ = kit.parse(kit.encode(a_kit(escalation=LARGE_MODEL)))
+    read, _ = enrolment_file.parse(enrolment_file.encode(a_kit(escalation=LARGE_MODEL)))
     assert ("sk-s3cr3t", "0.15") == (read.escalation.key, read.escalation.input_token_price)
 
 
@@ -85,7 +85,7 @@ def json_of(raw: bytes) -> Any:
         (b'{"body": {"schema": "edge-agent/kit/v1", "x": 1.5}}', "no numbers like 1.5"),
         (b'{"body": {"schema": "edge-agent/kit/v1", "x": "\\ud800"}}', "another sha256"),
         (b"[" * 100_000, "cut off"),
-        (b'{"body": "' + b"x" * kit.KIT_BYTES_MAX, "has more than"),
+        (b'{"body": "' + b"x" * enrolment_file.KIT_BYTES_MAX, "has more than"),
         (resealed(schema="edge-agent/kit/v2"), "is of schema 'edge-agent/kit/v2'"),
     ],
 )
@@ -135,29 +135,33 @@ def test_what_a_newer_centre_says_is_not_ignored():
 def test_a_sealed_kit_may_not_ask_for_endless_work(asked: bytes):
     """Its head says how often scrypt is to be repeated: 23 would take 8 GB. It is refused with the number."""
     with pytest.raises(KitInvalid, match="rounds of scrypt; the limit is 21"):
-        kit.unseal(sealed_quickly(RAW).replace(b" 1\n", b" %s\n" % asked, 1), corpus.PASSPHRASE)
-    assert RAW == kit.unseal(sealed_quickly(RAW), corpus.PASSPHRASE)
+        enrolment_file.unseal(sealed_quickly(RAW).replace(b" 1\n", b" %s\n" % asked, 1), corpus.PASSPHRASE)
+    assert RAW == enrolment_file.unseal(sealed_quickly(RAW), corpus.PASSPHRASE)
 
 
 def test_a_sealed_kit_opens_with_its_passphrase_only():
     """Without it nobody can read or change it."""
     sealed, right = sealed_quickly(RAW), corpus.PASSPHRASE
-    assert (True, False, RAW) == (kit.sealed(sealed), kit.sealed(RAW), kit.unseal(sealed, right))
+    assert (True, False, RAW) == (
+        enrolment_file.sealed(sealed),
+        enrolment_file.sealed(RAW),
+        enrolment_file.unseal(sealed, right),
+    )
     for raw, passphrase in ((sealed, "eight grey herons"), (sealed[:-1], right), (sealed[:60], right)):
         with pytest.raises(KitInvalid, match="does not open"):
-            kit.unseal(raw, passphrase)
+            enrolment_file.unseal(raw, passphrase)
 
 
 @pytest.mark.slow
 def test_what_the_centre_seals_a_site_opens():
     """With the work that keeps guessing expensive."""
-    assert RAW == kit.unseal(kit.seal(RAW, PASSPHRASE), PASSPHRASE)
+    assert RAW == enrolment_file.unseal(enrolment_file.seal(RAW, PASSPHRASE), PASSPHRASE)
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda raw: b"age-encryption.org/v1\n" + raw))
 def test_any_bytes_are_a_sentence(raw: bytes):
     """No bytes lead to another error."""
-    for read in (kit.parse, lambda given: kit.unseal(given, PASSPHRASE)):
+    for read in (enrolment_file.parse, lambda given: enrolment_file.unseal(given, PASSPHRASE)):
         with pytest.raises(KitInvalid):
             read(raw)
 
@@ -173,7 +177,7 @@ def test_any_json_is_a_kit_or_a_sentence(value: Any):
     """In every field, also below a sha256 that fits."""
     for field in a_kit().model_dump(by_alias=True):
         with contextlib.suppress(KitInvalid):
-            assert isinstance(kit.parse(resealed(**{field: value}))[0], kit.Kit)
+            assert isinstance(enrolment_file.parse(resealed(**{field: value}))[0], enrolment_file.Kit)
 
 
 @pytest.mark.parametrize(
@@ -189,11 +193,11 @@ def test_any_json_is_a_kit_or_a_sentence(value: Any):
 )
 def test_a_code_is_compared_as_people_type_it(typed: str, same: bool):
     """Never by fewer digits than it has."""
-    assert same == kit.is_code_of(typed, "fd361dc3e8a5955ae3e3b23cea240d4f")
+    assert same == enrolment_file.is_code_of(typed, "fd361dc3e8a5955ae3e3b23cea240d4f")
 
 
 def test_the_hash_is_of_the_canonical_bytes():
     """So that another program can compute it."""
     plain = json.loads(RAW)
-    assert RAW == kit.encode(kit.parse(RAW)[0])
+    assert RAW == enrolment_file.encode(enrolment_file.parse(RAW)[0])
     assert canonical(plain["body"]).startswith(b'{"channel":"stable","examples":{"credential"')

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats import repository
-from edge_agent.formats.repository import Named, Release, follow
+from edge_agent.formats import repository_metadata
+from edge_agent.formats.repository_metadata import Named, Release, follow
 from tests.support.update_cases import Repository, sha256
 
 
@@ -120,10 +120,10 @@ def test_a_plan_without_hash_or_too_large_is_refused():
 def test_a_root_is_the_one_that_its_name_says():
     """Another version, another role and rubbish are refused."""
     objects = published()
-    repository.check_root(objects["metadata/1.root.json"], 1)
+    repository_metadata.check_root(objects["metadata/1.root.json"], 1)
     for raw in (objects["metadata/1.root.json"].replace(b"1", b"2"), objects["metadata/timestamp.json"], b"{"):
         with pytest.raises(DocumentInvalid, match=r"^1\.root\.json"):
-            repository.check_root(raw, 1)
+            repository_metadata.check_root(raw, 1)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_root_is_the_one_that_its_name_says():
 )
 def test_versions_of_roots_are_read_from_names(name: str, version: int):
     """0 for everything that is no root's name."""
-    assert version == repository.root_version(name)
+    assert version == repository_metadata.root_version(name)
 
 
 def test_a_file_is_the_one_that_is_named_as_far_as_that_is_said():

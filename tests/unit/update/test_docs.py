@@ -8,9 +8,9 @@ from typing import get_args
 
 from edge_agent.config import UpdateConfig
 from edge_agent.errors import BY_REASON
-from edge_agent.formats.rollout import Verdict
-from edge_agent.formats.status import UpdateState
-from edge_agent.update import examining, machine, probation, selftest
+from edge_agent.formats.plan import Verdict
+from edge_agent.formats.site_status import UpdateState
+from edge_agent.update import probation, selftest
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "updates.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import BundleTooLarge, DiskFull, RequirementUnmet, UpdateIncomplete, UpdateUntrusted
-from edge_agent.formats.wants import Want, Wants
+from edge_agent.formats.download_requests import Want, Wants
 from edge_agent.store.limits import StoreLimits
 from edge_agent.update.verified import Copied, SignedBundle, Verified
 from tests.support.fleet_cases import Centre

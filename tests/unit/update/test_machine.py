@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import BundleUnsigned, DiskFull, MemoryShort, ModelLoadFailed, QueueFull, RequirementUnmet
-from edge_agent.formats.plan import Hardware, Offer, Probation, Window
-from edge_agent.formats.rollout import Verdict, Wish
-from edge_agent.formats.status import UpdateState
+from edge_agent.formats.plan import Hardware, Offer, Probation, Verdict, Window, Wish
+from edge_agent.formats.site_status import UpdateState
 from edge_agent.store.journal import Progress
-from edge_agent.update import machine
-from edge_agent.update.machine import Action, End, Facts, Outcome
+from edge_agent.update import update_state_machine
+from edge_agent.update.update_state_machine import Action, End, Facts, Outcome
 from tests.support.plans import NEW, OLD, TASK, task
 
 OTHER = "2f" * 32
@@ -40,20 +39,20 @@ def facts(active: str = OLD, **changes) -> Facts:
 
 def row(state: UpdateState, **changes) -> Progress:
     """Return a row on the way from OLD to NEW."""
-    begun, _ = machine.decide(TASK, None, facts(wish=wish("HALTED")), 0.0)
+    begun, _ = update_state_machine.decide(TASK, None, facts(wish=wish("HALTED")), 0.0)
     return replace(begun, state=state, **{"reason": "", "message": "", **changes})
 
 
 def decided(before: Progress | None, seen: Facts) -> tuple[UpdateState, str, Action]:
     """Return where a decision leads."""
-    after, action = machine.decide(TASK, before, seen, NOW)
+    after, action = update_state_machine.decide(TASK, before, seen, NOW)
     return after.state, after.reason, action
 
 
 def test_it_begins_with_what_answers():
     """The first row knows the bundle before, and since when it stands."""
-    begun, action = machine.decide(TASK, None, facts(), NOW)
-    expected = Progress(TASK, NEW, "2.0.0", machine.wish_id(wish()), 7, OLD, "testing", NOW)
+    begun, action = update_state_machine.decide(TASK, None, facts(), NOW)
+    expected = Progress(TASK, NEW, "2.0.0", update_state_machine.wish_id(wish()), 7, OLD, "testing", NOW)
     assert (expected, Action.TEST) == (begun, action)
 
 
@@ -85,8 +84,8 @@ def test_what_leads_on(state: UpdateState, seen: Facts, leads_to: tuple[UpdateSt
 def test_a_step_that_was_cut_off_is_done_again_and_not_for_ever(state: UpdateState):
     """A self-test during which the machine falls over again and again is the bundle's doing."""
     before = row(state)
-    for number in range(1, machine.INTERRUPTIONS_MAX):
-        before, action = machine.decide(TASK, before, facts(), NOW)
+    for number in range(1, update_state_machine.INTERRUPTIONS_MAX):
+        before, action = update_state_machine.decide(TASK, before, facts(), NOW)
         assert ("testing", number, Action.TEST) == (before.state, before.interruptions, action)
     assert ("failed", "INTERRUPTED", Action.NOTHING) == decided(before, facts())
 
@@ -94,10 +93,10 @@ def test_a_step_that_was_cut_off_is_done_again_and_not_for_ever(state: UpdateSta
 @pytest.mark.parametrize("state", ["testing", "switching"])
 def test_a_step_that_was_put_down_counts_for_nothing(state: UpdateState):
     """A daemon that is stopped by its operator blames nobody."""
-    down = machine.put_down(row(state), NOW)
+    down = update_state_machine.put_down(row(state), NOW)
     assert ("staged", 0) == (down.state, down.interruptions)
     others = [row(other) for other in STATES if other not in ("testing", "switching")]
-    assert others == [machine.put_down(each, NOW) for each in others]
+    assert others == [update_state_machine.put_down(each, NOW) for each in others]
 
 
 @pytest.mark.parametrize(("state", "verdict"), [*itertools.product(("failed", "rolled_back", "held"), VERDICTS)])
@@ -105,7 +104,7 @@ def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState,
     """Whatever else happens: a halt, a wave, a new plan with the same words of this task, no plan at all."""
     settled = row(state, reason="WHY")
     for active, wanted in itertools.product((OLD, OTHER, ""), (wish(verdict), None)):
-        after, action = machine.decide(TASK, settled, facts(active, wish=wanted, plan_version=9), NOW)
+        after, action = update_state_machine.decide(TASK, settled, facts(active, wish=wanted, plan_version=9), NOW)
         assert (settled.state, "WHY", Action.NOTHING) == (after.state, after.reason, action)
 
 
@@ -113,7 +112,7 @@ def test_what_is_settled_stays_while_the_plan_wants_the_same(state: UpdateState,
 def test_whoever_activates_the_candidate_by_hand_knows_better(state: UpdateState):
     """A person overrides what the site remembers."""
     assert ("done", "BY_HAND", Action.NOTHING) == decided(row(state), facts(NEW))
-    after, _ = machine.decide(TASK, row(state), facts(NEW), NOW)
+    after, _ = update_state_machine.decide(TASK, row(state), facts(NEW), NOW)
     assert "somebody here let it answer, without a test" == after.message
 
 
@@ -130,16 +129,16 @@ def test_going_back_by_hand_sticks(state: UpdateState, wanted: Wish | None, acti
 def test_another_wish_begins_anew(state: UpdateState):
     """Another bundle, or the same one judged otherwise; what answers now is what it may go back to."""
     for plan in (task(OTHER, version="3.0.0"), task(probation=Probation(calls=1))):
-        begun, action = machine.decide(TASK, row(state, attempts=3), facts(wish=wish(plan=plan)), NOW)
+        begun, action = update_state_machine.decide(TASK, row(state, attempts=3), facts(wish=wish(plan=plan)), NOW)
         assert (("testing", 0, OLD), Action.TEST) == ((begun.state, begun.attempts, begun.incumbent), action)
 
 
 def test_what_a_wave_or_a_window_says_is_no_other_wish():
     """Otherwise a site that is held would begin again whenever a wave grows."""
     same = task(waves=[("2026-11-02T08:00:00Z", 10)], window=Window(start="01:00", end="02:00"), halted=True)
-    assert machine.wish_id(wish()) == machine.wish_id(wish(plan=same))
+    assert update_state_machine.wish_id(wish()) == update_state_machine.wish_id(wish(plan=same))
     offer = Offer(bundle=NEW, version="2.0.0", requires=Hardware(memory_bytes_min=1))
-    assert machine.wish_id(wish()) != machine.wish_id(wish(plan=task(offers=(offer,))))
+    assert update_state_machine.wish_id(wish()) != update_state_machine.wish_id(wish(plan=task(offers=(offer,))))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,7 @@ def test_what_a_wave_or_a_window_says_is_no_other_wish():
 )
 def test_what_a_self_test_leads_to(outcome: Outcome, leads_to: tuple[UpdateState, str, int]):
     """The bundle's failures are remembered, the machine's are counted and tried again."""
-    after = machine.after_test(row("testing"), outcome, NOW)
+    after = update_state_machine.after_test(row("testing"), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts)
     assert (outcome.message, NOW) == (after.message, after.since)
 
@@ -167,7 +166,7 @@ def test_what_a_self_test_leads_to(outcome: Outcome, leads_to: tuple[UpdateState
 )
 def test_what_a_switch_leads_to(outcome: Outcome, leads_to: tuple[UpdateState, str, int, int]):
     """Once it answers, what was tried before is forgotten."""
-    after = machine.after_switch(row("switching", attempts=2, interruptions=1), outcome, NOW)
+    after = update_state_machine.after_switch(row("switching", attempts=2, interruptions=1), outcome, NOW)
     assert leads_to == (after.state, after.reason, after.attempts, after.interruptions)
 
 
@@ -187,9 +186,9 @@ def test_a_rollback_that_was_cut_off_goes_on():
     for judged in (None, PASSED):
         assert ("probation", "ERRORS", Action.BACK) == decided(condemned, facts(NEW, judged=judged))
     assert ("probation", "ERRORS", Action.NOTHING) == decided(condemned, facts(NEW, rested=False))
-    back = machine.rolled_back(condemned, NOW)
+    back = update_state_machine.rolled_back(condemned, NOW)
     assert ("rolled_back", "ERRORS", "5 of 20") == (back.state, back.reason, back.message)
-    stuck = machine.not_rolled_back(machine.not_rolled_back(condemned, HINDERED), HINDERED)
+    stuck = update_state_machine.not_rolled_back(update_state_machine.not_rolled_back(condemned, HINDERED), HINDERED)
     assert ("probation", "ERRORS", 2) == (stuck.state, stuck.reason, stuck.attempts)
     assert 1 == stuck.message.count("no room")
 
@@ -205,7 +204,7 @@ def test_a_bundle_in_probation_is_judged_before_a_wish_that_is_not_due():
     before, later = row("probation"), task(OTHER, version="3.0.0")
     bad = decided(before, facts(NEW, wish=wish("WAVE_LATER", later), judged=FAILED))
     assert ("probation", "GOLDEN_DIFFERS", Action.BACK) == bad
-    begun, _ = machine.decide(TASK, before, facts(NEW, wish=wish(plan=later)), NOW)
+    begun, _ = update_state_machine.decide(TASK, before, facts(NEW, wish=wish(plan=later)), NOW)
     assert (OTHER, NEW) == (begun.candidate, begun.incumbent)
 
 
@@ -219,13 +218,17 @@ def test_what_answers_already_is_done():
 def test_without_a_plan_that_is_believed_nothing_moves(state: UpdateState):
     """What was on its way stays where it is, as it is."""
     before = row(state, reason="WHY")
-    assert (before, Action.NOTHING) == machine.decide(TASK, before, facts(wish=None), NOW)
+    assert (before, Action.NOTHING) == update_state_machine.decide(TASK, before, facts(wish=None), NOW)
 
 
 def test_pauses_double_up_to_half_an_hour():
     """The first try is at once."""
-    assert [0.0, 10.0, 20.0, 40.0] == [machine.pause_seconds(attempts) for attempts in range(4)]
-    assert machine.PAUSE_SECONDS_MAX == machine.pause_seconds(20) == machine.pause_seconds(10**9)
+    assert [0.0, 10.0, 20.0, 40.0] == [update_state_machine.pause_seconds(attempts) for attempts in range(4)]
+    assert (
+        update_state_machine.PAUSE_SECONDS_MAX
+        == update_state_machine.pause_seconds(20)
+        == update_state_machine.pause_seconds(10**9)
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,7 @@ def test_pauses_double_up_to_half_an_hour():
 )
 def test_whose_fault_an_error_is(error, end: End):
     """Disk, memory and load are the machine's; what is left is the bundle's."""
-    assert Outcome(end, error.reason, error.message) == machine.outcome_of(error)
+    assert Outcome(end, error.reason, error.message) == update_state_machine.outcome_of(error)
 
 
 # --- any order of events ----------------------------------------------------------------------------------------------
@@ -257,21 +260,23 @@ class World:
     def look(self, outcomes: list[Outcome], *, killed_at: int = 99, **seen) -> None:
         """Go on as the updater does; `killed_at` counts the writes of the journal."""
         writes = itertools.count()
-        row, action = machine.decide(TASK, self.row, facts(self.active, wish=wish(plan=self.plan), **seen), NOW)
+        row, action = update_state_machine.decide(
+            TASK, self.row, facts(self.active, wish=wish(plan=self.plan), **seen), NOW
+        )
         if next(writes) == killed_at:
             return
         self.row = row
         if action is Action.TEST:
             self.tested.append(row.candidate)
-            row = machine.after_test(row, outcomes[0], NOW)
+            row = update_state_machine.after_test(row, outcomes[0], NOW)
             if next(writes) == killed_at:
                 return
             self.row = row
             if row.state == "switching" and next(writes) != killed_at:
-                self.row = machine.after_switch(row, outcomes[1], NOW)
+                self.row = update_state_machine.after_switch(row, outcomes[1], NOW)
                 self.active = row.candidate if self.row.state == "probation" else self.active
         elif action is Action.BACK and next(writes) != killed_at:
-            self.row, self.active = machine.rolled_back(row, NOW), row.incumbent
+            self.row, self.active = update_state_machine.rolled_back(row, NOW), row.incumbent
 
 
 outcomes = st.sampled_from([PASSED, FAILED, HINDERED])
@@ -285,7 +290,7 @@ events = st.one_of(
 def agrees(world: World) -> bool:
     """Tell whether the row tells the truth about what answers, as far as nothing was cut off."""
     row = world.row
-    if row is None or row.state not in machine.SETTLED:
+    if row is None or row.state not in update_state_machine.SETTLED:
         return True
     return (row.state in ("probation", "done")) == (world.active == row.candidate)
 
@@ -327,6 +332,6 @@ def test_a_bundle_that_failed_is_not_tried_again_under_the_same_wish(kills):
     world.look([FAILED, FAILED])
     world.look([FAILED, FAILED])
     tested = len(world.tested)
-    assert tested <= machine.INTERRUPTIONS_MAX
+    assert tested <= update_state_machine.INTERRUPTIONS_MAX
     world.look([FAILED, FAILED])
     assert (OLD, tested) == (world.active, len(world.tested))

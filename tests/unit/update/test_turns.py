@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.errors import ModelLoadFailed, RequestCancelled
-from edge_agent.update.turns import TaskLocks, unless
+from edge_agent.update.activation import TaskLocks, unless
 from tests.support.eventually import turns
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskFull, ExchangeDirUnusable, HashMismatch
-from edge_agent.formats.repository import Release
-from edge_agent.uplink.arriving import Arriving
-from edge_agent.uplink.incoming import Incoming
+from edge_agent.formats.repository_metadata import Release
+from edge_agent.uplink.blob_download import Arriving
+from edge_agent.uplink.incoming_dir import Incoming
 from tests.support.update_cases import CHUNK, Repository, rubbish, sha256
 
 BLOB = rubbish(3 * CHUNK + 100)

@@ -20,11 +20,11 @@ from edge_agent.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from edge_agent.uplink.escalation.desk import Answered, Desk
-from edge_agent.uplink.escalation.large_model import LargeModel as Endpoint
-from edge_agent.uplink.escalation.large_model import Question, TooBusy
-from edge_agent.uplink.escalation.purse import Purse
-from edge_agent.uplink.escalation.server import read_key
+from edge_agent.uplink.escalation.broker import Answered, Desk
+from edge_agent.uplink.escalation.escalation_server import read_key
+from edge_agent.uplink.escalation.large_model_client import LargeModel as Endpoint
+from edge_agent.uplink.escalation.large_model_client import Question, TooBusy
+from edge_agent.uplink.escalation.spend_ledger import Purse
 from tests.support.eventually import eventually
 from tests.support.large_model import KEY, LargeModel
 

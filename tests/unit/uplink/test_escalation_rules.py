@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.store.state import State
-from edge_agent.uplink.escalation import retrying, spending
-from edge_agent.uplink.escalation.retrying import Throttle
-from edge_agent.uplink.escalation.spending import Caps, Prices, Spending
+from edge_agent.uplink import connectivity
+from edge_agent.uplink.connectivity import Throttle
+from edge_agent.uplink.escalation import spend_rules
+from edge_agent.uplink.escalation.spend_rules import Caps, Prices, Spending
 
 DAY = "2026-11-25"
 
@@ -45,15 +46,15 @@ def test_no_order_of_questions_breaks_a_cap(questions):
             spent = spent.add(dearest, day).add(min(real, dearest) - dearest, day)
         assert spent.on(day) <= 200
         assert spent.in_month(day) <= 500
-    assert spent == spending.parse(spending.encode(spent))
+    assert spent == spend_rules.parse(spend_rules.encode(spent))
 
 
 def test_old_days_are_forgotten():
     """A bounded number of days is kept, the newest."""
     spent = Spending()
-    for number in range(spending.DAYS_MAX + 5):
+    for number in range(spend_rules.DAYS_MAX + 5):
         spent = spent.add(1, f"{2000 + number}-01-01")
-    assert spending.DAYS_MAX == len(spent.days)
+    assert spend_rules.DAYS_MAX == len(spent.days)
     assert 0 == spent.on("2000-01-01")
 
 
@@ -61,7 +62,7 @@ def test_old_days_are_forgotten():
 def test_what_is_no_spending_is_refused(raw):
     """A damaged file is not taken for nothing spent."""
     with pytest.raises(ValueError, match=r"."):
-        spending.parse(raw)
+        spend_rules.parse(raw)
 
 
 def test_retries_run_dry():
@@ -82,8 +83,8 @@ def test_retries_run_dry():
 )
 def test_the_server_says_how_long_to_wait(header, seconds):
     """Retry-After is kept to, within bounds."""
-    assert seconds == retrying.pause(header, 0.0)
-    assert seconds * 1.1 == pytest.approx(retrying.pause(header, 1.0))
+    assert seconds == connectivity.pause(header, 0.0)
+    assert seconds * 1.1 == pytest.approx(connectivity.pause(header, 1.0))
 
 
 def test_the_operator_s_mode_holds_until_the_plan_moves(tmp_path):

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, ExchangeError, SegmentDamaged
-from edge_agent.formats import uplink
-from edge_agent.uplink import faults
-from edge_agent.uplink.exchange import Exchange
+from edge_agent.formats import uplink_state
+from edge_agent.uplink import object_store
+from edge_agent.uplink.exchange_dirs import Exchange
 from tests.support.uplink_cases import SITE, UplinkCase, signed_receipts
 
 
@@ -104,25 +104,25 @@ def test_what_the_uplink_says_counts_while_it_is_fresh(case: UplinkCase):
     case.once()
     state = case.state()
     now = state.running_seconds
-    assert uplink.online(state, now)
-    assert uplink.online(state, now + uplink.FRESH_SECONDS)
-    assert not uplink.online(state, now + uplink.FRESH_SECONDS + 1)
-    assert not uplink.online(state, now - 1)
-    assert not uplink.online(state.model_copy(update={"state": "probing"}), now)
-    assert not uplink.online(None, now)
+    assert uplink_state.online(state, now)
+    assert uplink_state.online(state, now + uplink_state.FRESH_SECONDS)
+    assert not uplink_state.online(state, now + uplink_state.FRESH_SECONDS + 1)
+    assert not uplink_state.online(state, now - 1)
+    assert not uplink_state.online(state.model_copy(update={"state": "probing"}), now)
+    assert not uplink_state.online(None, now)
 
 
 @given(st.binary(max_size=300))
 def test_garbage_in_place_of_the_state_is_refused(raw: bytes):
     """Whatever lies there, the reader gets an error of ours."""
     with pytest.raises(DocumentInvalid, match=r"uplink\.json"):
-        uplink.parse(raw)
+        uplink_state.parse(raw)
 
 
 def test_a_state_that_is_too_large_is_refused():
     """Before it is read as JSON."""
     with pytest.raises(DocumentInvalid, match="the limit is"):
-        uplink.parse(b" " * (uplink.STATE_BYTES_MAX + 1))
+        uplink_state.parse(b" " * (uplink_state.STATE_BYTES_MAX + 1))
 
 
 SECRET = "X-Amz-Signature=0badc0de"
@@ -132,5 +132,5 @@ SECRET = "X-Amz-Signature=0badc0de"
 def test_a_fault_passes_nothing_on_but_status_and_code(noise: str):
     """Addresses, queries and what a server wrote stay out of sentences."""
     said = f"Error performing PUT http://h/b?{SECRET} in 1ms - status code: 503 Busy: <Code>SlowDown</Code>{noise}"
-    error = faults.from_store(said, "PUT site=a/x", "s3://b")
+    error = object_store.from_store(said, "PUT site=a/x", "s3://b")
     assert ("UPSTREAM_BUSY", "s3://b: PUT site=a/x was answered with 503 SlowDown") == (error.reason, error.message)

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.uplink import connectivity, plan
-from edge_agent.uplink.bandwidth import BURST_SECONDS, Bandwidth
+from edge_agent.uplink import connectivity, transfer_schedule
 from edge_agent.uplink.connectivity import Connectivity
-from edge_agent.uplink.plan import Downloads, View, cost_seconds, next_action
+from edge_agent.uplink.transfer_schedule import BURST_SECONDS, Bandwidth, Downloads, View, cost_seconds, next_action
 
 ONLINE = Connectivity("online", since=0, retry_at=0, last_contact=0)
 NOW = 100.0
@@ -165,8 +164,8 @@ FILES = {
 def test_segments_wait_in_order_when_they_are_whole():
     """Without a manifest there is no segment yet, without the sealed file none any more, and other files stay alone."""
     expected = {"0123456789abcdef-0000000001": 11, "0123456789abcdef-0000000002": 22}
-    assert list(expected.items()) == list(plan.waiting(FILES, lambda _: False).items())
-    assert ["0123456789abcdef-0000000002"] == list(plan.waiting(FILES, lambda stem: stem.endswith("1")))
+    assert list(expected.items()) == list(transfer_schedule.waiting(FILES, lambda _: False).items())
+    assert ["0123456789abcdef-0000000002"] == list(transfer_schedule.waiting(FILES, lambda stem: stem.endswith("1")))
 
 
 @given(st.integers(1, 10**7), st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 100)), min_size=1, max_size=50))
