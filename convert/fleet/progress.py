@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 from convert.fleet.standing import Stand, Standing, standings
 from convert.fleet.statuses import Heard
-from edge_agent.formats import plan
-from edge_agent.formats.plan import Plan, TaskPlan, Wave
+from edge_agent.formats.plan import STEPS, Plan, TaskPlan, Wave
 from edge_agent.formats.signed_document import seconds
 from edge_agent.formats.site_status import REMEDIES, Alarm, SiteStatus, UpdateState
 
@@ -193,7 +192,7 @@ def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[Standing], no
 def _waves(waves: Sequence[Wave], sites: Sequence[Standing], now: float) -> Iterable[WaveProgress]:
     low = 0
     for wave in waves:
-        high = wave.percent * plan.STEPS // 100
+        high = wave.percent * STEPS // 100
         mine = [each for each in sites if low <= each.place < high]
         there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
         yield WaveProgress(wave.start, wave.percent, seconds(wave.start) <= now, len(mine), there, failed)

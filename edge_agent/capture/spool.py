@@ -98,7 +98,7 @@ class Kept:
     observed: Observed | None = None
     """What is counted of it."""
     later: str = ""
-    """Why the large model is asked about it later (formats/example.py); empty = it is not."""
+    """Why the large model is asked about it later (formats/example_records.py); empty = it is not."""
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def _check_tcp(config: Config, source: str) -> None:
     """Let TCP be with certificates on both sides, or in the open on purpose: never by an oversight."""
     service, access = config.service, config.access
     files = {key: getattr(access, key) for key in ("certificate_file", "key_file", "client_ca_file")}
-    missing = [f"access.{key}" for key, path in config_files.items() if not path]
+    missing = [f"access.{key}" for key, path in files.items() if not path]
     if missing and len(missing) < len(files):
         raise ConfigInvalid(
             f"{source}: TLS needs {' and '.join(missing)} as well",

@@ -1,4 +1,4 @@
-"""Enrolment: everything is checked first; then what the kit says is written, whole or not at all."""
+"""Enrolment: check everything first; then write what the enrolment file says, all of it or nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from edge_agent import config
 from edge_agent.config import Config, Files, Overrides, config_files
-from edge_agent.enrolment import previous_site, procedure, site_files, validation
+from edge_agent.enrolment import previous_site, site_files, validation
 from edge_agent.enrolment.previous_site import Former
 from edge_agent.enrolment.site_files import Places, Sealed, encrypt
 from edge_agent.errors import ConfigInvalid, DocumentInvalid, KitInvalid, SiteError
@@ -76,11 +76,11 @@ def prepare(request: Request) -> Prepared:
         SiteError: something on this machine is in the way.
     """
     kit, places = request.kit, request.places
-    known = procedure.load(places.record)
+    known = load(places.record)
     trust = _anchor(kit)
     found = config_files.read(places.agent_yaml, optional=True)
     made = _configured(request, found)
-    if known and known.kit_sha256 == request.sha256 and procedure.intact(known):
+    if known and known.kit_sha256 == request.sha256 and intact(known):
         return Prepared(request, "same", known, made, trust, [], _overruled(found, request))
     same_fleet = _same_fleet(kit, places.root)
     kind = validation.judge(kit, known, request.now, same_fleet=same_fleet, replace=request.replace)
@@ -185,7 +185,6 @@ def _value(plain: dict[str, Any], key: tuple[str, str]) -> Any:
     return plain.get(key[0], {}).get(key[1])
 
 
-# What this box remembers of its enrolment: reading it, and holding it against the disk.
 def load(path: Path) -> Enrolment | None:
     """Read it; None = this box was never enrolled. Raises ConfigInvalid."""
     try:
@@ -213,7 +212,6 @@ def _sha256_of(path: Path) -> str:
         return ""
 
 
-# A kit's file: a stick may hold anything, so a link is not followed, and no pipe is waited for.
 _REMEDY = "Name the file that the centre made: SITE.kit. 'lsblk' shows where a stick is mounted."
 
 

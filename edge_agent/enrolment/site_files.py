@@ -1,7 +1,11 @@
-"""Which files a kit makes, and writing all of them or none.
+"""The files that an enrolment file makes, and writing all of them or none.
 
-Every file is first written beside its place and synced. Only when all of them are there they are renamed, site.yaml
-after what it names: a full disk changes nothing, and whatever a power cut leaves, the same command again completes.
+Every file is first written next to its final path and synced. Only when all are written they are renamed, site.yaml
+after the files that it names. So a full disk changes nothing, and after a power cut the same command completes.
+
+systemd encrypts the uplink's credentials to this machine and hands them to one service. A file that was copied from
+this machine opens nowhere else; root on this machine can open it. Where systemd cannot encrypt, the secret is stored in
+plain text, readable by root alone.
 """
 
 from __future__ import annotations
@@ -209,10 +213,6 @@ def _explained(error: OSError, path: Path) -> DiskFull | ConfigInvalid:
     return ConfigInvalid(said, remedy="Run the command with sudo; if it was, check the disk ('dmesg').")
 
 
-# Secrets of the uplink: encrypted by systemd to this machine, and handed over by it to one service.
-#
-# A file that was copied from this machine opens nowhere else; root on this machine can open it. Where systemd cannot
-# encrypt, the secret lies in the open, readable by root alone.
 _SECONDS_MAX = 60
 _PROGRAM = "systemd-creds"
 

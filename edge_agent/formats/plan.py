@@ -1,11 +1,15 @@
-"""The plan: which bundle each site should run, from when, and under which conditions.
+"""The plan: which bundle each site should run, from when, and under which conditions; and what that means for one site.
 
-One file for the whole fleet. It is the one target of the delegated TUF role `plan`, whose key is nearer than the
-offline ones; so it may only name bundles that the top-level role `targets` has signed already, and whoever holds its
-key alone can halt a rollout or go back to an earlier bundle, never bring in a new one. `version` only goes up: that,
-not a number on each bundle, is what keeps a site from being taken back to an old plan.
+One file for the whole fleet. It is the one target of the delegated TUF role `plan`, whose key is easier to reach than
+the offline ones. So it may only name bundles that the top-level role `targets` has signed: whoever holds its key alone
+can halt a rollout or return to an earlier bundle, but cannot introduce a new one. `version` only increases; that, not a
+number on each bundle, keeps a site from returning to an old plan.
 
-A task that a plan does not name is left alone. `parse` is the only way in.
+A task that a plan does not name is left alone. `parse` is the only way to read a plan.
+
+A site draws no random number: its position in a rollout is the hash of its name and the bundle. So anybody can tell
+beforehand which sites a wave takes, and no site is always among the first. A site that was offline when its wave began
+takes part when it is back. The same code runs on the site and in the central team's simulation.
 """
 
 from __future__ import annotations
@@ -172,11 +176,6 @@ def parse(raw: bytes) -> Plan:
         raise PlanInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
 
 
-# What a plan means for one site now: pure, the same code on the site and in the centre's simulation.
-#
-# A site draws no number: where it stands in a rollout is the hash of its name and the bundle, so that anybody can tell
-# beforehand which sites a wave takes, and no site is always among the first. A site that was away when its wave began
-# takes part when it is back.
 STEPS = 10_000
 Verdict = Literal["WANTED", "HALTED", "WAVE_LATER", "NO_WAVE", "HARDWARE_UNMET"]
 

@@ -1,8 +1,8 @@
 """Segments: sealed files of records, numbered without gaps, and the chain of manifests that shows it.
 
-A segment is JSONL of records (formats/example.py), compressed with zstd (RFC 8878), sealed in the age format
+A segment is JSONL of records (formats/example_records.py), compressed with zstd (RFC 8878), sealed in the age format
 (https://age-encryption.org/v1) to the centre's recipients. It is called `<epoch>-<sequence>.age`, and its manifest,
-a signed document (formats/document.py) of the site, `<epoch>-<sequence>.json`. The manifest is written last: a segment
+a signed document (formats/signed_document.py) of the site, `<epoch>-<sequence>.json`. The manifest is written last: a segment
 without one does not exist yet.
 
 An epoch is one life of a site's spool, 16 random hexadecimal digits: a site that was installed anew cannot collide with

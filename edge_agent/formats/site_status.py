@@ -1,7 +1,7 @@
-"""The status object: what a site says of itself to the centre, signed by the site's key.
+"""The status object: what a site reports about itself to the central team, signed by the site's key. Pure.
 
-It names the highest sequence of each epoch, so that the centre knows of segments that did not come without listing
-anything. Counters are totals of the epoch and never go down within it.
+It names the highest sequence number of each epoch, so that the central team learns of missing segments without listing
+anything. Counters are totals of the epoch and never decrease within it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,6 @@ def verify(raw: bytes, keys: Collection[str] | None) -> Signed[SiteStatus]:
     return signed_document.verify(raw, SiteStatus, FILE_NAME, keys)
 
 
-# The alarms that a site raises about a bundle in the field: their names, what each says, and what to do next. Pure.
 Alarm = Literal["errors", "opinions", "labels", "confidence", "novelty", "length", "new_inputs"]
 """errors: people found more of the sure answers wrong than the bundle promises. opinions: the large model disagrees
 with more of them than that. The others: the answers (their labels, their confidence) or the inputs (unlike those of

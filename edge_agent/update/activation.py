@@ -417,10 +417,6 @@ def _naming(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
     return from_wire(error.reason, said, error.remedy, error.metadata)
 
 
-# Changes of one task come one after the other, and one whose caller has left can be given up.
-Result = TypeVar("Result")
-
-
 class TaskLocks:
     """A lock for each task that is being changed: what takes long in one keeps no other waiting."""
 

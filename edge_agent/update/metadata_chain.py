@@ -1,8 +1,12 @@
-"""From a root that is trusted to the plan: what a folder holds, verified by TUF's own client (TUF 1.0.34, section 5).
+"""From a trusted root to the plan: what a folder holds, verified by TUF's own client (TUF 1.0.34, section 5).
 
-The client is given an empty folder for its cache every time. What it would remember there it would lose with it, and
-believe an older repository again; what must not be lost is in state.db, and trust.py holds it against what comes out
-here. So this says: signed as the roots demand, whole, and not expired by this machine's clock. It does not say: new.
+Anybody may have filled the folder: the uplink, or a person with a USB drive. Files are read by name, within a limit,
+and never through a link, a FIFO or a device.
+
+The client gets an empty cache folder every time. What it stored there could be lost, and then an older repository would
+be accepted again. What must not be lost is in state.db, and trust.py compares it with the result of this module. So
+this module establishes: signed as the roots demand, complete, and not expired by this machine's clock. It does not
+establish that the metadata is new.
 """
 
 from __future__ import annotations
@@ -212,9 +216,6 @@ def _until(error: Exception, files: Mapping[str, bytes]) -> str:
     return f" (since {Metadata[Any].from_bytes(found[-1]).signed.expires:%Y-%m-%d %H:%M} UTC)" if found else ""
 
 
-# A repository in a folder that anybody may have filled: what the mirror brought, or a stick.
-#
-# Files are read by name, within a limit, and never through a link, a FIFO or a device.
 METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP = "timestamp.json"
 
@@ -279,7 +280,6 @@ class SourceFolder:
             os.close(fd)
 
 
-# Lets TUF's client read the metadata in a folder; that client then believes what is signed.
 class SourceFetcher(FetcherInterface):
     """Reads metadata for TUF's client, and remembers what it read."""
 

@@ -1,8 +1,8 @@
-"""Whether a bundle that has just been switched to does well. Pure.
+"""Whether a bundle that was just activated does well, and the probations that this process monitors.
 
-What it is held to comes from the plan, and is kept with what was counted in the journal: so a restart of the daemon
-forgets nothing but the latencies, and a plan that cannot be read for a while changes nothing. Hours are those in which
-the daemon runs: a clock that jumps ends nothing.
+The limits come from the plan and are stored in the journal with the counts. So a restart of the daemon loses nothing
+but the latencies, and a plan that cannot be read for a while changes nothing. Hours are those in which the daemon runs:
+a clock that jumps ends no probation.
 """
 
 from __future__ import annotations
@@ -101,7 +101,6 @@ def judge(total: Watch, seen: Seen) -> Outcome | None:
     return None
 
 
-# The probations of this process: what was counted before it, and what it has counted itself.
 SAVE_SECONDS = 600.0
 """How often what was counted is written down: a flash disk must not wear out by it."""
 

@@ -1,9 +1,9 @@
-"""Whether a bundle computes on this machine what it computed where it was made, and takes no more than it may.
+"""The self-test: whether a bundle computes here what it computed where it was made, and takes no more than it may.
 
-It is asked its golden cases in a child of its own. Cases that a rounding error may turn count for nothing; of the
-others nearly all must be answered alike. Latency is held against the bundle that answers now, asked the same on the
-same machine in the same minute: a lone bad measurement on a busy machine is repeated before it counts. Memory is held
-against what the engine computed beforehand, and must not grow from one pass to the next.
+The bundle is loaded in a child process of its own and answers its golden cases. Cases whose answer a rounding error can
+flip are not counted; of the others nearly all must agree. Latency is compared with the bundle that answers now, on the
+same inputs and in the same minute: a single bad measurement on a busy machine is repeated before it counts. Memory is
+compared with the engine's estimate, and must not grow from one pass to the next.
 """
 
 from __future__ import annotations
@@ -141,7 +141,6 @@ def _swollen(exam: Exam, candidate: Subject, first_bytes: int) -> str:
     return ""
 
 
-# The self-test as a step: loads a bundle in a child of its own, examines it, and lets go of it in time.
 CASES_MAX = 200
 
 Trying = Callable[[InstalledBundle, Mapping[str, Path], float], AbstractAsyncContextManager[Subject]]

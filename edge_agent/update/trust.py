@@ -1,16 +1,19 @@
-"""What a site believes of a repository that somebody brought: the mirror, or a stick. Neither is trusted.
+"""What a site accepts of a repository that somebody brought: the uplink, or a USB drive. Neither is trusted.
 
-TUF's client verifies the chain (chain.py). What must outlast its cache, a power cut and a lost file is in state.db, and
-is written before anything is believed:
+TUF's client verifies the chain (metadata_chain.py). What must outlast its cache, a power cut and a lost file is in
+state.db, and is written before anything is accepted:
 
-- every root that was ever believed. The newest is where the next look starts from; the first is `update.root_file`;
-- a floor for each role: the version of its metadata, below which nothing is believed, and whose signatures made it
-  count (floors.py);
-- the newest time that each role was signed with. The clock of a site may jump by years: what has expired is what has
-  expired by the clock or by the newest signed time, whichever is later, and the clock itself is never written down.
+- every root that was ever accepted. The newest is where the next check starts; the first is `update.root_file`;
+- a floor for each role: the version of its metadata below which nothing is accepted, and whose signatures made it
+  count. A floor holds as long as the signatures under it would still count: until root (for the plan: targets) has
+  removed so many of the keys that they would not. So whoever raised the numbers with a stolen key loses them with the
+  key, and an additional key loses nothing;
+- the newest time that each role was signed with. The clock of a site may jump by years: metadata has expired if it has
+  by the clock or by the newest signed time, whichever is later, and the clock itself is never stored.
 
-What was believed last is kept, as files, and verified again like any other: so a stick's plan goes on when the stick is
-pulled out, and a mirror that lags behind it, or lies, stops nothing before the kept plan expires.
+The repository that was accepted last is kept as files and verified again like any other. So the plan of a USB drive
+stays in force when the drive is pulled out, and an uplink that lags behind it, or lies, stops nothing before the kept
+plan expires.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, Offer, Plan
 from edge_agent.formats.signed_document import seconds
 from edge_agent.store.trusted import Floor, Trusted
-from edge_agent.update import metadata_chain, trust
+from edge_agent.update import metadata_chain
 from edge_agent.update.metadata_chain import METADATA, TIMESTAMP, Chain, SourceFolder, TooLong
 from edge_agent.update.trust_root import Roots
 from edge_agent.update.verified import SignedBundle, Verified
@@ -130,14 +133,14 @@ class Trust:
     def _checked(self, found: Chain, source: SourceFolder) -> Verified:
         """Hold what was found against what was seen before, and remember it."""
         before = self._records.floors()
-        holding = trust.holding(found, before)
-        after = trust.raised(found, found.versions, holding, source.path)
-        issued_at = trust.newest(after)
-        trust.require_current(found, self._now(), issued_at, source.path)
+        floors = holding_floors(found, before)
+        after = raised_floors(found, found.versions, floors, source.path)
+        issued_at = newest_signed_time(after)
+        require_current(found, self._now(), issued_at, source.path)
         bundles = dict(_bundles(found))
         verified = Verified(_plan(found, bundles), bundles, issued_at, found.expires)
         numbers = {FILE_NAME: verified.plan_version} if found.plan and "plan" in found.metadata else {}
-        after |= trust.raised(found, numbers, holding, source.path)
+        after |= raised_floors(found, numbers, floors, source.path)
         if not after.items() <= before.items():
             self._records.raise_floors(after)
         return verified
@@ -199,11 +202,6 @@ def _offers(read: Plan) -> Collection[tuple[str, Offer]]:
     return [(task, offer) for task, each in tasks for offer in each.offers]
 
 
-# How old and how expired metadata may be, against what was seen before. Pure.
-#
-# A floor counts as long as the signatures under it would still be believed: until root (for the plan: targets) has taken
-# so many of the keys away that they would not. So whoever ran up the numbers with a stolen key loses them with the key;
-# a key more loses nothing.
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site keeps."""
 _TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
@@ -212,12 +210,12 @@ Floors = Mapping[str, Floor]
 """By role; that of `plan.json` goes by the number in the plan."""
 
 
-def holding(found: Chain, before: Floors) -> Floors:
+def holding_floors(found: Chain, before: Floors) -> Floors:
     """Return the floors that still count."""
     return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
 
 
-def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
+def raised_floors(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
     """Return the floors that these versions make.
 
     Raises:
@@ -244,9 +242,9 @@ def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: obj
     return floors
 
 
-def newest(floors: Floors) -> float:
+def newest_signed_time(floors: Floors) -> float:
     """Return the newest signed time."""
-    return max(floor.issued_at for floor in trust.values())
+    return max(floor.issued_at for floor in floors.values())
 
 
 def require_current(found: Chain, clock: float, signed: float, where: object) -> None:

@@ -1,4 +1,7 @@
-"""The roots of trust that a site has followed, from the one that it was given to the newest: all are in state.db."""
+"""Roots of trust: what one says, whether two belong to one fleet, and the chain of roots that a site has followed.
+
+The chain leads from the root that the site was given to the newest one. All of its roots are stored in state.db.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,6 @@ def _damaged(error: Exception) -> StoreDamaged:
     return StoreDamaged(f"a root of trust in state.db is damaged: {error}", remedy=remedy)
 
 
-# A root of trust as people hand it over: what it says of itself, and whether two belong to one fleet.
 @dataclass(frozen=True)
 class Anchor:
     """What people are told of it."""

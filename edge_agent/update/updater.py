@@ -18,9 +18,8 @@ import structlog
 
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
-from edge_agent.formats import plan
 from edge_agent.formats.download_requests import Want
-from edge_agent.formats.plan import Fleet, TaskPlan, Wish
+from edge_agent.formats.plan import Fleet, Machine, TaskPlan, Wish, inside, wishes
 from edge_agent.store.journal import Progress
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
@@ -63,7 +62,7 @@ class Around:
     """The bundle where it serves; None = it does not."""
     seen: Callable[[str], Seen]
     """What is seen of the bundle with that digest."""
-    machine: plan.Machine
+    machine: Machine
     changed: Callable[[], None] = lambda: None
     """Told when a row of the journal has changed."""
     planned: Callable[[Mapping[str, TaskPlan]], None] = lambda _: None
@@ -190,7 +189,7 @@ class Updater:
 
     def _wishes(self, fleet: Fleet, verified: Verified | None) -> Mapping[str, Wish]:
         now = max(self._around.now(), verified.issued_at if verified else 0.0)
-        return plan.wishes(fleet, self._config.site.id, self._around.machine, now)
+        return wishes(fleet, self._config.site.id, self._around.machine, now)
 
     async def _ask(self, fleet: Fleet, verified: Verified | None) -> None:
         if self._source is not None:
@@ -232,7 +231,7 @@ class Updater:
             facts,
             installed=installed,
             missing="" if installed else await self._missing(folder, wish.bundle),
-            window_open=plan.inside(wish.plan.window, 60 * local.tm_hour + local.tm_min),
+            window_open=inside(wish.plan.window, 60 * local.tm_hour + local.tm_min),
         )
 
     def _installed(self, digest: str) -> bool:

@@ -1,10 +1,11 @@
-"""One blob on its way: hashed while it comes, kept over a cut, a kill and a reboot, and gone when it is another one.
+"""One blob that is being downloaded: hashed as it arrives, kept over a cut, a kill and a reboot, deleted if it is wrong.
 
-    incoming/blobs/.<sha256>.partial    the bytes so far; its room is taken to the end
-    incoming/blobs/<sha256>             all of them, and they are the right ones
+    incoming/blobs/.<sha256>.partial    the bytes so far; disk space for all of them is allocated
+    incoming/blobs/<sha256>             all bytes, with the right hash
 
-Bytes are synced at the end of each chunk, and when a request ends. Whoever goes on after a kill trusts whole chunks
-only, so at most one is fetched again.
+Bytes are synced at the end of each chunk and when a request ends. A download that resumes after a kill trusts whole
+chunks only, so at most one chunk is fetched again. Disk space is allocated before the first byte, so that no download
+begins that cannot end.
 """
 
 from __future__ import annotations
@@ -149,7 +150,6 @@ class Arriving:
             raise
 
 
-# Room on the disk for what is on its way: taken before the first byte, so that nothing begins that cannot end.
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of fallocate(2): blocks behind the end of the file, which stays where it is
 _UNKNOWN = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _BLOCK_BYTES = 512  # of st_blocks, on every file system: inode(7)

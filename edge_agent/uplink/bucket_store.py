@@ -1,4 +1,4 @@
-"""An object store as upstream, through obstore: S3, GCS, Azure, or HTTP with PUT."""
+"""Object stores through obstore: S3, GCS, Azure, or HTTP with PUT; and opening the store that the configuration names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -19,16 +19,29 @@ from obstore.exceptions import BaseError, NotModifiedError
 from obstore.store import from_url
 
 from edge_agent.config import UplinkConfig
-from edge_agent.errors import ConfigInvalid, EdgeAgentError, UpstreamFailed, UpstreamRefused
-from edge_agent.formats import segment
-from edge_agent.uplink import object_store
-from edge_agent.uplink.folder_store import Folder
-from edge_agent.uplink.object_store import Fetched, Part, Stored, md5_in
+from edge_agent.errors import ConfigInvalid, UpstreamFailed, UpstreamRefused, UpstreamUnreachable
+from edge_agent.uplink.folder_store import FolderStore
+from edge_agent.uplink.object_store import (
+    ByteRange,
+    FetchedObject,
+    ObjectMetadata,
+    ObjectStore,
+    classify_store_error,
+    is_bucket_missing,
+    md5_from_tag,
+)
 
+CREDENTIALS_BYTES_MAX = 64 * 1024
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
+_CONTENT_HASHED = ("s3", "s3a", "gs")
+"""Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
+_HEADERS = ("authorization",)
+_NO_AUTHORITIES = "No CA certificates"
+"""What the library says of a machine that trusts nobody: a minimal Debian, say."""
 _READS = ("HEAD", "GET")
 
 
-class Bucket:
+class BucketStore:
     """A store below a prefix. Every request is made once; who asks decides when to try again."""
 
     def __init__(self, name: str, store: Any, config: UplinkConfig, *, tag_is_md5: bool) -> None:
@@ -38,7 +51,7 @@ class Bucket:
         self._tag_is_md5 = tag_is_md5
         self._reads = False
 
-    async def head(self, key: str) -> Stored | None:
+    async def head(self, key: str) -> ObjectMetadata | None:
         """Ask for size and tag."""
         async with self._request("HEAD", key, 0) as request:
             found = await obstore.head_async(self._store, key)
@@ -46,7 +59,7 @@ class Bucket:
             return None
         self._reads = True
         tag = found["e_tag"] or ""
-        return Stored(found["size"], tag, md5=md5_in(tag) if self._tag_is_md5 else "")
+        return ObjectMetadata(found["size"], tag, md5=md5_from_tag(tag) if self._tag_is_md5 else "")
 
     async def put(self, key: str, content: bytes) -> str:
         """Put in one request, so that an upload that is cut leaves nothing behind."""
@@ -54,14 +67,14 @@ class Bucket:
             done = await obstore.put_async(self._store, key, content, use_multipart=False)
         return done["e_tag"] or ""
 
-    async def get(self, key: str, bytes_max: int, unless: str = "") -> Fetched | None:
+    async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
         """Read, but no more than wanted, whatever the store says of the size."""
         pieces, size = [], 0
         async with self._request("GET", key, 0) as request:
             try:
                 found = await obstore.get_async(self._store, key, options={"if_none_match": unless} if unless else {})
             except NotModifiedError:
-                return Fetched(b"", unless, same=True)
+                return FetchedObject(b"", unless, same=True)
             async for piece in found.stream(min_chunk_size=64 * 1024):
                 pieces.append(bytes(piece))
                 size += len(pieces[-1])
@@ -71,9 +84,9 @@ class Bucket:
         if request.absent:
             return None
         self._reads = True
-        return Fetched(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
+        return FetchedObject(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
 
-    async def get_part(self, key: str, part: Part, into: Callable[[bytes], None]) -> int | None:
+    async def get_range(self, key: str, part: ByteRange, write: Callable[[bytes], None]) -> int | None:
         """Read a range in one request; the first part that is also the last one as a whole, which any server can."""
         whole = part.count == part.size
         options: Any = {} if whole else {"range": (part.start, part.start + part.count)}
@@ -86,27 +99,27 @@ class Bucket:
             async for each in found.stream(min_chunk_size=1):
                 piece = bytes(each)[: part.count - came]
                 came += len(piece)
-                into(piece)
+                write(piece)
                 request.allow(came / self._config.bytes_per_second_min)
                 if len(piece) < len(each):
                     raise UpstreamFailed(f"{self.name}: GET {key} brought more bytes than were asked for")
         return None if request.absent else part.size
 
     @asynccontextmanager
-    async def _request(self, method: str, key: str, size: int) -> AsyncIterator[_Request]:
+    async def _request(self, method: str, key: str, size: int) -> AsyncIterator[_TimedRequest]:
         """Bound the time, and name what goes wrong; `absent` is set when there is no such object."""
         seconds = self._config.request_seconds_max + size / self._config.bytes_per_second_min
-        request = _Request(asyncio.get_running_loop().time() + seconds)
+        request = _TimedRequest(asyncio.get_running_loop().time() + seconds)
         try:
             async with request.limit:
                 yield request
         except TimeoutError:
-            raise object_store.too_slow(f"{method} {key}", self.name) from None
+            raise UpstreamUnreachable(f"{self.name}: {method} {key} took longer than {seconds:g} s") from None
         except (BaseError, OSError) as error:
             said = str(error)
-            fault = object_store.from_store(said, f"{method} {key}", self.name)
+            fault = classify_store_error(said, f"{method} {key}", self.name)
             request.absent = method in _READS and (
-                (isinstance(error, FileNotFoundError) and not object_store.names_the_place(said))
+                (isinstance(error, FileNotFoundError) and not is_bucket_missing(said))
                 # Who may not list a bucket is told "forbidden" of what is not there.
                 or (self._reads and isinstance(fault, UpstreamRefused))
             )
@@ -114,7 +127,7 @@ class Bucket:
                 raise fault from None
 
 
-class _Request:
+class _TimedRequest:
     """One request's time limit, and whether its object was not there."""
 
     def __init__(self, base: float) -> None:
@@ -127,68 +140,8 @@ class _Request:
         self.limit.reschedule(self._base + seconds)
 
 
-# Where things are brought to: what an upstream is, and opening the one that the configuration names.
-#
-# site=<id>/segments/<epoch>-<sequence>.age and .json     what the site sealed
-# site=<id>/status.json                                   what it says of itself
-# site=<id>/receipts.json                                 what the centre has of it; only read here
-#
-# The repository of updates is a place of its own, of which nothing is written: formats/repository.py.
-CREDENTIALS_BYTES_MAX = 64 * 1024
-SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "https", "http")
-_CONTENT_HASHED = ("s3", "s3a", "gs")
-"""Stores whose entity tag is the MD5 of what was put, unless they encrypt it with keys of a service."""
-_HEADERS = ("authorization",)
-_NO_AUTHORITIES = "No CA certificates"
-"""What the library says of a machine that trusts nobody: a minimal Debian, say."""
-
-
-class Upstream(Protocol):
-    """A place for objects. Everything may raise CapacityError, UpstreamRefused, UpstreamMissing or DiskFull."""
-
-    name: str
-    """For sentences and logs; holds nothing secret."""
-
-    async def head(self, key: str) -> Stored | None:
-        """Return what is known of an object; None = there is none."""
-
-    async def put(self, key: str, content: bytes) -> str:
-        """Put an object, whole or not at all as far as the place can; return its tag, if it has one."""
-
-    async def get(self, key: str, bytes_max: int, unless: str = "") -> Fetched | None:
-        """Return an object, of one that is larger the first `bytes_max` + 1 bytes; None = there is none."""
-
-    async def get_part(self, key: str, part: Part, into: Callable[[bytes], None]) -> int | None:
-        """Hand on bytes of an object as they come, never more than asked for; return how many it has, None = there is
-        none. Of one that has not `part.size` bytes nothing is read.
-        """
-
-
 @dataclass(frozen=True)
-class Keys:
-    """The names of a site's objects."""
-
-    site: str
-
-    def status(self) -> str:
-        """Of the status object."""
-        return f"site={self.site}/status.json"
-
-    def receipts(self) -> str:
-        """Of the centre's receipts."""
-        return f"site={self.site}/receipts.json"
-
-    def sealed(self, stem: str) -> str:
-        """Of a sealed segment."""
-        return f"site={self.site}/segments/{stem}{segment.SEALED_SUFFIX}"
-
-    def manifest(self, stem: str) -> str:
-        """Of its manifest."""
-        return f"site={self.site}/segments/{stem}{segment.MANIFEST_SUFFIX}"
-
-
-@dataclass(frozen=True)
-class _Address:
+class _StoreAddress:
     """A place as the configuration names it; `prefix` is that of the keys."""
 
     prefix: str
@@ -197,26 +150,26 @@ class _Address:
     credentials_file: str
 
 
-def open_upstream(config: UplinkConfig) -> Upstream | None:
+def open_examples_store(config: UplinkConfig) -> ObjectStore | None:
     """Return the place for examples; None = there is none. Nothing is asked of it yet.
 
     Raises:
         ConfigInvalid: a URL that no store knows, or a credential file that is none or that others may read.
     """
-    return _open(_Address("", config.url, config.options, config.credentials_file), config)
+    return _open(_StoreAddress("", config.url, config.options, config.credentials_file), config)
 
 
-def open_repository(config: UplinkConfig) -> Upstream | None:
+def open_updates_store(config: UplinkConfig) -> ObjectStore | None:
     """Return the place that updates come from, likewise.
 
     Raises:
-        ConfigInvalid: as of `open_upstream`.
+        ConfigInvalid: as of `open_examples_store`.
     """
-    address = _Address("updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
+    address = _StoreAddress("updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
     return _open(address, config)
 
 
-def stores(config: UplinkConfig) -> tuple[str, str]:
+def store_identities(config: UplinkConfig) -> tuple[str, str]:
     """Return which store is behind the place for examples and which behind that of updates; empty = there is none.
 
     What is known of a store holds for all that goes there.
@@ -230,20 +183,20 @@ def _store_of(url: str, options: dict[str, str]) -> str:
     return f"{parts.scheme}://{parts.netloc} {options.get('endpoint', '')}".strip() if parts.netloc else url
 
 
-def _open(address: _Address, config: UplinkConfig) -> Upstream | None:
+def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
     url = address.url
     if not url:
         return None
     scheme, colon, rest = url.partition("://")
     if not colon or scheme == "file":
-        return Folder(Path(rest if colon else url))
+        return FolderStore(Path(rest if colon else url))
     if scheme not in SCHEMES:
         said = f"uplink.{address.prefix}url: '{scheme}' is no kind of store"
         raise ConfigInvalid(said, remedy=f"One of: {', '.join(SCHEMES)}.")
-    return Bucket(_name(url), _store(address), config, tag_is_md5=scheme in _CONTENT_HASHED)
+    return BucketStore(_name(url), _store(address), config, tag_is_md5=scheme in _CONTENT_HASHED)
 
 
-def credentials(path: Path, prefix: str = "") -> dict[str, str]:
+def read_credentials(path: Path, prefix: str = "") -> dict[str, str]:
     """Read a credential file: YAML, names and values. `prefix` is that of its key in the configuration.
 
     Raises:
@@ -267,8 +220,8 @@ def credentials(path: Path, prefix: str = "") -> dict[str, str]:
     return {str(key): str(value) for key, value in plain.items()}
 
 
-def _store(address: _Address) -> Any:
-    secrets = credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
+def _store(address: _StoreAddress) -> Any:
+    secrets = read_credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
     options: dict[str, Any] = {**address.options, **secrets}
     headers = {name: options.pop(name) for name in _HEADERS if name in options}
     # How long a request may take depends on its size: Bucket sees to that, and to trying again.
@@ -304,8 +257,3 @@ def _certificate(path: Path) -> bytes:
 def _name(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
-
-
-def problem_of(error: EdgeAgentError) -> dict[str, str]:
-    """Return an error as words for a log."""
-    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

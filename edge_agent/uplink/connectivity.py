@@ -1,4 +1,4 @@
-"""Whether the upstream can be used, as a known state: nobody has to wait for a timeout to find out. Pure.
+"""Whether a store or a large model can be used, as a known state, and how often a request may be repeated. Pure.
 
     probing ──success──► online ──failures_max failures in a row──► offline
        │                                                               │
@@ -6,9 +6,14 @@
        ▲                                                               │
        └────────────────────── its pause is over ──────────────────────┘
 
-While probing, one small request is made; only when it succeeds does more follow. Each failure makes the next pause
-longer, up to a limit, and jitter keeps many sites from coming back in the same second. Times are seconds of one clock
-that never goes back.
+No caller has to wait for a timeout to find out. While probing, one small request is made; only when it succeeds does
+more follow. Each failure makes the next pause longer, up to a limit, and jitter keeps many sites from coming back in
+the same second. Times are seconds of one monotonic clock.
+
+`RetryThrottle` limits the retries of questions to a large model, as gRPC does (gRFC A6). Only a question that the
+server refused without working on it (429, 503) is retried, so that nothing is sent twice that may have been answered.
+A retry takes one token and a success gives back a part of one. Below half of the tokens nobody retries, so a server in
+trouble gets at most a tenth more requests.
 """
 
 from __future__ import annotations
@@ -83,11 +88,6 @@ def failed(known: Connectivity, now: float, backoff: Backoff, jitter: float) -> 
     )
 
 
-# How often a question may be asked again: the throttle of gRPC's retries (gRFC A6). Pure.
-#
-# Only what the server has refused without working on it (429, 503) is asked again: nothing is sent twice that may have
-# been answered. Each retry takes one token, each success gives back a part of one; below half of them nobody retries, so
-# that a server in trouble gets at most a tenth more than it would without.
 TOKENS_MAX = 10.0
 GIVEN_BACK = 0.1
 PAUSE_SECONDS_DEFAULT = 1.0

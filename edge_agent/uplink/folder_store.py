@@ -1,4 +1,4 @@
-"""A folder as upstream: a mounted share, a stick that stays in. Written so that it lasts, which obstore does not do."""
+"""A folder as an object store: a mounted share, or a USB drive that stays in. Writes are synced, unlike obstore's."""
 
 from __future__ import annotations
 
@@ -11,43 +11,44 @@ from pathlib import Path
 
 from edge_agent.durable.disk import sync_directory, write_durably
 from edge_agent.errors import DiskFull, SiteError, UpstreamFailed, UpstreamMissing, UpstreamRefused
-from edge_agent.uplink.object_store import Fetched, Part, Stored
+from edge_agent.uplink.object_store import ByteRange, FetchedObject, ObjectMetadata
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
 
-class Folder:
-    """A folder that is there: it is never made, because a disk that is not mounted looks like one that is missing."""
+class FolderStore:
+    """An existing folder. It is never created: a disk that is not mounted looks like a missing folder."""
 
     def __init__(self, root: Path) -> None:
-        """Note where."""
+        """Store objects below `root`."""
         self.name = str(root)
         self._root = root
 
-    async def head(self, key: str) -> Stored | None:
-        """Read the file to its end."""
+    async def head(self, key: str) -> ObjectMetadata | None:
+        """Read the file to its end and return its size and hash."""
         return await asyncio.to_thread(self._head, key)
 
     async def put(self, key: str, content: bytes) -> str:
-        """Write beside, sync, rename, sync the folder."""
+        """Write a temporary file, sync it, rename it, and sync the folder."""
         await asyncio.to_thread(self._put, key, content)
         return ""
 
-    async def get(self, key: str, bytes_max: int, unless: str = "") -> Fetched | None:
-        """Read."""
+    async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
+        """Read the file."""
         return await asyncio.to_thread(self._get, key, bytes_max, unless)
 
-    async def get_part(self, key: str, part: Part, into: Callable[[bytes], None]) -> int | None:
-        """Read a part."""
-        size, content = await asyncio.to_thread(self._get_part, key, part)
-        into(content)
+    async def get_range(self, key: str, part: ByteRange, write: Callable[[bytes], None]) -> int | None:
+        """Read a range of the file."""
+        size, content = await asyncio.to_thread(self._get_range, key, part)
+        write(content)
         return size
 
-    def _head(self, key: str) -> Stored | None:
+    def _head(self, key: str) -> ObjectMetadata | None:
         with self._errors(key):
             try:
                 with self._open(key) as fd, open(fd, "rb", closefd=False) as file:
-                    return Stored(os.fstat(fd).st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                    return ObjectMetadata(os.fstat(fd).st_size, sha256=sha256)
             except FileNotFoundError:
                 return None
 
@@ -60,7 +61,7 @@ class Folder:
                     sync_directory((self._root / folder).parent)
             write_durably(path, content, FILE_MODE)
 
-    def _get(self, key: str, bytes_max: int, unless: str) -> Fetched | None:
+    def _get(self, key: str, bytes_max: int, unless: str) -> FetchedObject | None:
         with self._errors(key):
             try:
                 with self._open(key) as fd, open(fd, "rb", closefd=False) as file:
@@ -68,9 +69,9 @@ class Folder:
             except FileNotFoundError:
                 return None
         tag = hashlib.sha256(content).hexdigest()
-        return Fetched(b"", tag, same=True) if tag == unless else Fetched(content, tag)
+        return FetchedObject(b"", tag, same=True) if tag == unless else FetchedObject(content, tag)
 
-    def _get_part(self, key: str, part: Part) -> tuple[int | None, bytes]:
+    def _get_range(self, key: str, part: ByteRange) -> tuple[int | None, bytes]:
         with self._errors(key):
             try:
                 with self._open(key) as fd:
@@ -90,11 +91,11 @@ class Folder:
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
         if not self._root.is_dir():
-            raise UpstreamMissing(f"the folder {self._root} is not there")
+            raise UpstreamMissing(f"the folder {self._root} does not exist")
         try:
             yield
         except DiskFull as error:
-            raise DiskFull(error.message, remedy="Free some space there; it is tried again by itself.") from None
+            raise DiskFull(error.message, remedy="Free some space there; the uplink retries automatically.") from None
         except (PermissionError, SiteError) as error:
             raise UpstreamRefused(f"cannot use {self._root / key}: {error}") from None
         except OSError as error:

@@ -30,9 +30,10 @@ from edge_agent.errors import (
 from edge_agent.formats import download_requests, receipts, uplink_state
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.uplink import connectivity, transfer_schedule
-from edge_agent.uplink.bucket_store import Keys, Upstream, problem_of, stores
+from edge_agent.uplink.bucket_store import store_identities
 from edge_agent.uplink.connectivity import Backoff, Connectivity
 from edge_agent.uplink.exchange_dirs import FILE_MODE, Exchange, exchange_errors
+from edge_agent.uplink.object_store import ObjectStore, SiteObjectKeys
 from edge_agent.uplink.transfer_schedule import Bandwidth
 from edge_agent.uplink.transfer_state import Known, Seen, SetAside, describe
 from edge_agent.uplink.update_download import Updates
@@ -73,7 +74,7 @@ class Clocks:
 class Places:
     """Where things go to, and where they come from."""
 
-    upstream: Upstream | None
+    upstream: ObjectStore | None
     """For examples."""
     updates: Updates | None = None
 
@@ -103,9 +104,9 @@ class Mirror:
         self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
         self._upstream, self._updates = places.upstream, places.updates
         self._clocks = clocks or Clocks()
-        self._keys = Keys(exchange.site)
+        self._keys = SiteObjectKeys(exchange.site)
         self._backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, config.failures_max)
-        self._up, self._down = stores(config)
+        self._up, self._down = store_identities(config)
         now = self._clocks.running()
         links = {store: connectivity.start(now) for store in (self._up, self._down) if store}
         self._known = Known(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
@@ -180,7 +181,7 @@ class Mirror:
             with exchange_errors(path):
                 write_durably(path, uplink_state.encode(self._state(running)), FILE_MODE)
         except (DiskFull, ExchangeDirUnusable) as error:
-            log.warning("state_not_written", **problem_of(error))
+            log.warning("state_not_written", **error_fields(error))
         self._published, self._counted = (running, mark), counted
 
     def _leave(self) -> None:
@@ -314,7 +315,7 @@ class Mirror:
             known.set_aside = {name: each for name, each in known.set_aside.items() if not is_blob(name)}
         return True
 
-    async def _send(self, upstream: Upstream, stem: str) -> bool:
+    async def _send(self, upstream: ObjectStore, stem: str) -> bool:
         try:
             found = self._exchange.segment(stem)
         except ExchangeError as error:
@@ -335,7 +336,7 @@ class Mirror:
         log.info("segment_sent", segment=stem, bytes=sent)
         return True
 
-    async def _send_status(self, upstream: Upstream) -> bool:
+    async def _send_status(self, upstream: ObjectStore) -> bool:
         mark, raw = self._exchange.status_mark(), self._exchange.status()
         self._known.status_mark = self._known.status_sent = mark
         self._known.heartbeat_at = self._clocks.running() + self._config.heartbeat_seconds
@@ -348,7 +349,7 @@ class Mirror:
             raise
         return True
 
-    async def _fetch_receipts(self, upstream: Upstream) -> bool:
+    async def _fetch_receipts(self, upstream: ObjectStore) -> bool:
         known = self._known
         known.receipts_at = self._clocks.running() + self._config.receipts_seconds
         fetched = await upstream.get(self._keys.receipts(), DOCUMENT_BYTES_MAX, known.receipts_tag)
@@ -419,7 +420,7 @@ class Mirror:
             known.refresh_failures += 1
             pause = DISK_PAUSE_SECONDS if own else self._backoff.pause(known.refresh_failures, self._clocks.chance())
             known.refresh_at = self._clocks.running() + pause
-            log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **problem_of(error))
+            log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **error_fields(error))
             return
         if isinstance(error, HashMismatch):
             self._set_aside(action.name, error)
@@ -436,21 +437,21 @@ class Mirror:
         known = self._known
         known.waiting.pop(name, None)
         if name not in known.set_aside or known.set_aside[name].error.message != error.message:
-            log.error("set_aside", file=name, **problem_of(error))
+            log.error("set_aside", file=name, **error_fields(error))
         known.set_aside[name] = SetAside(error, self._clocks.running() + seconds)
 
     def _failed(self, store: str, error: EdgeAgentError) -> None:
         now, links = self._clocks.running(), self._known.links
         links[store] = connectivity.failed(links[store], now, self._backoff, self._clocks.chance())
         again = round(links[store].retry_at - now, 1)
-        log.warning(links[store].state, again_in_seconds=again, **problem_of(error))
+        log.warning(links[store].state, again_in_seconds=again, **error_fields(error))
         self._known.problems[store] = error
         self._given_up |= {store} if self._tries_once else set()
 
     def _pause(self, error: EdgeAgentError) -> None:
         self._known.paused_until = self._clocks.running() + DISK_PAUSE_SECONDS
         self._known.scan_at = self._known.paused_until
-        log.error("disk_failed", again_in_seconds=DISK_PAUSE_SECONDS, **problem_of(error))
+        log.error("disk_failed", again_in_seconds=DISK_PAUSE_SECONDS, **error_fields(error))
         self._known.problems["disk"] = error
 
     def _state(self, running: float) -> uplink_state.UplinkState:
@@ -460,3 +461,8 @@ class Mirror:
             seen = Seen(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
         link = known.links[self._up or self._down]
         return describe(known, link, self._places.name, seen, (self._clocks.now(), running))
+
+
+def error_fields(error: EdgeAgentError) -> dict[str, str]:
+    """Return an error as the fields of a log event."""
+    return {"reason": error.reason, "message": error.message, "remedy": error.remedy}

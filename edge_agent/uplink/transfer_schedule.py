@@ -1,4 +1,9 @@
-"""What the uplink does next. Pure: what is there, what is known and the time go in, one action comes out."""
+"""What the uplink transfers next, and when the bandwidth cap lets it. Pure.
+
+The state of the outbox, the downloads, the stores and the clock go in; one action comes out. The cap is a token bucket
+that may go into debt: a store takes an object in one piece, so an object is sent as soon as the bucket holds anything,
+and the debt is paid back by waiting. Over any T seconds no more is sent than `rate * T`, one burst and one object.
+"""
 
 from __future__ import annotations
 
@@ -180,11 +185,6 @@ def waiting(files: Mapping[str, int], settled: Callable[[str], bool]) -> dict[st
     return found
 
 
-# The cap on what is sent: a token bucket that may go into debt. Pure.
-#
-# An object store takes an object in one piece, so an object is sent as soon as the bucket holds anything, and what it
-# takes beyond that is paid back by waiting. Over any time of T seconds no more is sent than `rate * T`, one burst and
-# one object.
 BURST_SECONDS = 1.0
 
 

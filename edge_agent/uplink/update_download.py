@@ -17,10 +17,9 @@ from edge_agent.formats import download_requests, repository_metadata
 from edge_agent.formats.download_requests import Wants
 from edge_agent.formats.repository_metadata import Named, Release
 from edge_agent.uplink.blob_download import MEND, Arriving
-from edge_agent.uplink.bucket_store import Upstream
 from edge_agent.uplink.exchange_dirs import read_within
 from edge_agent.uplink.incoming_dir import Incoming
-from edge_agent.uplink.object_store import Part
+from edge_agent.uplink.object_store import ByteRange, ObjectStore
 
 ROOTS_ASKED_MAX = 64
 """Roots that one look at the repository asks for; the next one goes on."""
@@ -51,7 +50,7 @@ class Progress:
 class Updates:
     """One site's `incoming/`, and where it comes from."""
 
-    def __init__(self, config: UplinkConfig, incoming: Incoming, wants_path: Path, upstream: Upstream) -> None:
+    def __init__(self, config: UplinkConfig, incoming: Incoming, wants_path: Path, upstream: ObjectStore) -> None:
         """Note where."""
         self._config, self._incoming, self._wants_path, self._upstream = config, incoming, wants_path, upstream
         self.name = upstream.name
@@ -216,9 +215,9 @@ class Updates:
 
     async def _pull_chunk(self, arriving: Arriving) -> None:
         key, start = f"blobs/{arriving.sha256}", arriving.have
-        part = Part(start, arriving.missing(), arriving.size_bytes)
+        part = ByteRange(start, arriving.missing(), arriving.size_bytes)
         try:
-            size = await self._upstream.get_part(key, part, arriving.take)
+            size = await self._upstream.get_range(key, part, arriving.take)
         except UpstreamFailed as error:
             if error.metadata.get("status") != OUT_OF_RANGE:
                 raise

@@ -20,7 +20,7 @@ from edge_agent import __version__, logs, systemd
 from edge_agent.config import Config
 from edge_agent.errors import ConfigInvalid
 from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
-from edge_agent.uplink.bucket_store import open_repository, open_upstream
+from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
 from edge_agent.uplink.exchange_dirs import Exchange
 from edge_agent.uplink.incoming_dir import Incoming
 from edge_agent.uplink.transfer_loop import Mirror, Places
@@ -58,9 +58,9 @@ def uplink(config: Config, *, once: bool, around: Around = run_of) -> int:
 
 
 def _places(config: Config) -> Places:
-    repository = open_repository(config.uplink)
+    repository = open_updates_store(config.uplink)
     updates = Updates(config.uplink, Incoming(config.incoming), config.wants, repository) if repository else None
-    places = Places(open_upstream(config.uplink), updates)
+    places = Places(open_examples_store(config.uplink), updates)
     if not places.name and not config.escalation.url:
         said = "uplink.url is not set, nor are updates_url and escalation.url"
         raise ConfigInvalid(

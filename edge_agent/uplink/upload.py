@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from edge_agent.errors import UploadConflict, UpstreamFailed
-from edge_agent.uplink.bucket_store import Keys, Upstream
 from edge_agent.uplink.exchange_dirs import Segment
-from edge_agent.uplink.object_store import Stored
+from edge_agent.uplink.object_store import ObjectMetadata, ObjectStore, SiteObjectKeys
 
 
-async def ship_segment(upstream: Upstream, keys: Keys, what: Segment) -> int:
+async def ship_segment(upstream: ObjectStore, keys: SiteObjectKeys, what: Segment) -> int:
     """Bring the sealed file up, then its manifest; return the bytes that were sent.
 
     Raises:
@@ -20,7 +19,7 @@ async def ship_segment(upstream: Upstream, keys: Keys, what: Segment) -> int:
     return sent + await ship(upstream, keys.manifest(what.stem), what.manifest)
 
 
-async def ship(upstream: Upstream, key: str, content: bytes) -> int:
+async def ship(upstream: ObjectStore, key: str, content: bytes) -> int:
     """Put content that never changes; return the bytes that were sent, 0 = it was there.
 
     A store that is not atomic may be left with the beginning of an upload that was cut. That loses nothing when it is
@@ -28,7 +27,7 @@ async def ship(upstream: Upstream, key: str, content: bytes) -> int:
     """
     there = await upstream.head(key)
     if there is not None:
-        whole = there.tells(content)
+        whole = there.matches(content)
         if whole is None or (whole is False and there.size < len(content)):
             fetched = await upstream.get(key, len(content))
             whole = None if fetched is None else fetched.content == content
@@ -44,7 +43,7 @@ async def ship(upstream: Upstream, key: str, content: bytes) -> int:
     return len(content)
 
 
-async def replace(upstream: Upstream, key: str, content: bytes) -> int:
+async def replace(upstream: ObjectStore, key: str, content: bytes) -> int:
     """Put content that may replace other content; return the bytes that were sent.
 
     Raises:
@@ -56,7 +55,7 @@ async def replace(upstream: Upstream, key: str, content: bytes) -> int:
     return len(content)
 
 
-async def _verify(upstream: Upstream, key: str, content: bytes, tag: str) -> None:
+async def _verify(upstream: ObjectStore, key: str, content: bytes, tag: str) -> None:
     there = await upstream.head(key)
     if there is None or not await _holds(upstream, key, there, content, tag):
         size = "nothing" if there is None else f"{there.size} bytes"
@@ -64,8 +63,8 @@ async def _verify(upstream: Upstream, key: str, content: bytes, tag: str) -> Non
         raise UpstreamFailed(said, key=key)
 
 
-async def _holds(upstream: Upstream, key: str, there: Stored, content: bytes, tag: str) -> bool:
-    known = there.tells(content)
+async def _holds(upstream: ObjectStore, key: str, there: ObjectMetadata, content: bytes, tag: str) -> bool:
+    known = there.matches(content)
     if known is not None:
         return known
     if tag and there.tag:

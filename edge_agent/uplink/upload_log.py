@@ -2,7 +2,7 @@
 
     notes_dir/lock             held while an uplink works
     notes_dir/uploaded.jsonl   one line for each segment that is verified upstream
-    notes_dir/uplink.json      what the uplink says of itself (formats/uplink.py)
+    notes_dir/uplink.json      what the uplink says of itself (formats/uplink_state.py)
 
 A line is written and synced after the upload was verified. A note that is lost costs one question to the upstream; a
 torn or foreign one is dropped. The first line names the upstream: for another one the notes count for nothing.

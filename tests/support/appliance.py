@@ -26,8 +26,8 @@ from edge_agent.formats.signed_document import timestamp
 from tests.support import machine_callers
 from tests.support.booted import CACHE, ROOT, Machine
 from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
+from tests.support.enrolment_files import a_kit
 from tests.support.fleet_cases import Centre
-from tests.support.kits import a_kit
 
 DAY = 86_400
 SITE = "shop-12"

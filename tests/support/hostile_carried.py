@@ -16,9 +16,9 @@ from edge_agent import certificate_authority
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.certificate_files import certificates, check_pair
 from edge_agent.formats.signed_document import canonical
+from tests.support.enrolment_files import a_kit
 from tests.support.hostile_bytes import documents, edits, torn
 from tests.support.hostile_files import Format
-from tests.support.kits import a_kit
 
 
 def formats(_: Path) -> Iterator[Format]:

@@ -20,7 +20,7 @@ from typing import Any
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import download_requests
 from edge_agent.formats.signed_document import timestamp
-from edge_agent.uplink.bucket_store import open_repository, open_upstream
+from edge_agent.uplink.bucket_store import open_examples_store, open_updates_store
 from edge_agent.uplink.incoming_dir import Incoming
 from edge_agent.uplink.transfer_loop import Mirror, Places
 from edge_agent.uplink.update_download import Updates
@@ -125,10 +125,10 @@ class UpdateCase(UplinkCase):
 
     def places(self) -> Places:
         """Return both."""
-        repository = open_repository(self.config)
+        repository = open_updates_store(self.config)
         assert repository
         incoming = Incoming(self.incoming)
-        return Places(open_upstream(self.config), Updates(self.config, incoming, self.wants_path, repository))
+        return Places(open_examples_store(self.config), Updates(self.config, incoming, self.wants_path, repository))
 
     @property
     def wants_path(self) -> Path:

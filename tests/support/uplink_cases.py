@@ -19,7 +19,7 @@ import obstore
 from edge_agent.config import UplinkConfig
 from edge_agent.formats import receipts, segment, site_status, uplink_state
 from edge_agent.formats.signed_document import sign, timestamp
-from edge_agent.uplink.bucket_store import open_upstream
+from edge_agent.uplink.bucket_store import open_examples_store
 from edge_agent.uplink.exchange_dirs import Exchange
 from edge_agent.uplink.transfer_loop import Clocks, Mirror, Places
 from edge_agent.uplink.upload_log import Notes
@@ -96,7 +96,7 @@ class UplinkCase:
 
     def places(self) -> Places:
         """Return where its uplink goes."""
-        return Places(open_upstream(self.config))
+        return Places(open_examples_store(self.config))
 
     def once(self) -> None:
         """Do what is due, as `uplink --once` does."""
@@ -116,7 +116,7 @@ class UplinkCase:
     def put(self, key: str, content: bytes) -> None:
         """Lay something upstream, as somebody else does."""
         if "://" in self.config.url:
-            obstore.put(open_upstream(self.config)._store, key, content, use_multipart=False)  # type: ignore[attr-defined]
+            obstore.put(open_examples_store(self.config)._store, key, content, use_multipart=False)  # type: ignore[attr-defined]
             return
         path = Path(self.config.url, key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ class UplinkCase:
     def remove(self, key: str) -> None:
         """Let something vanish upstream."""
         if "://" in self.config.url:
-            obstore.delete(open_upstream(self.config)._store, key)  # type: ignore[attr-defined]
+            obstore.delete(open_examples_store(self.config)._store, key)  # type: ignore[attr-defined]
         else:
             Path(self.config.url, key).unlink()
 
@@ -146,7 +146,7 @@ class UplinkCase:
         if "://" not in self.config.url:
             root = Path(self.config.url)
             return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        store: Any = open_upstream(self.config)._store  # type: ignore[attr-defined]
+        store: Any = open_examples_store(self.config)._store  # type: ignore[attr-defined]
         keys = [each["path"] for page in obstore.list(store) for each in page]
         return {key: bytes(obstore.get(store, key).bytes()) for key in keys}
 

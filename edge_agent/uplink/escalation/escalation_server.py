@@ -1,6 +1,6 @@
-"""escalation.sock: the gRPC service through which serve asks.
+"""escalation.sock: the gRPC service through which serve asks the large model.
 
-The socket is the permission: who may open it may ask, for the allowed tasks and within the caps.
+The socket is the permission: a process that can open it may ask, for the allowed tasks and within the caps.
 """
 
 from __future__ import annotations
@@ -175,7 +175,6 @@ def read_key(config: EscalationConfig) -> str:
     return key
 
 
-# Between the messages of escalation.proto and the uplink's own words: translation, with limits on what comes in.
 TURNS_MAX = 16
 BYTES_MAX = 1024 * 1024
 ROLES = frozenset({"system", "user", "assistant"})

@@ -39,10 +39,10 @@ def _documents() -> None:
     # Imported here: whoever only reads the corpus needs none of it.
     from edge_agent.formats import enrolment_file, golden_cases  # noqa: PLC0415
     from edge_agent.formats.signed_document import sign  # noqa: PLC0415
+    from tests.support.enrolment_files import a_kit  # noqa: PLC0415
     from tests.support.examples import CENTRE_KEY, SITE_KEY, segment_manifest  # noqa: PLC0415
     from tests.support.fleet_cases import Centre  # noqa: PLC0415
     from tests.support.hostile_files import a_plan, manifests, some_receipts  # noqa: PLC0415
-    from tests.support.kits import a_kit  # noqa: PLC0415
 
     cases = (
         golden_cases.Case(input="a refund", answer="refund", scores=(0.9, 0.1), tolerance=0.1, report_only=True),

@@ -27,8 +27,8 @@ from edge_agent.formats import (
     uplink_state,
 )
 from edge_agent.formats.signed_document import canonical, public_key_hex, timestamp
+from tests.support.enrolment_files import a_kit
 from tests.support.examples import EPOCH, NOW, SITE_KEY, prediction, segment_manifest
-from tests.support.kits import a_kit
 
 MANIFEST: dict[str, Any] = {
     "schema": "edge-agent/bundle/v1",

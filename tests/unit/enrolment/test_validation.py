@@ -10,8 +10,8 @@ from edge_agent.enrolment.validation import Kind, judge
 from edge_agent.errors import KitRefused
 from edge_agent.formats.enrolment_record import Enrolment
 from edge_agent.formats.signed_document import timestamp
+from tests.support.enrolment_files import DAY, SITE, a_kit
 from tests.support.examples import NOW
-from tests.support.kits import DAY, SITE, a_kit
 
 
 def known(**changes: Any) -> Enrolment:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from edge_agent.errors import KitInvalid
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import canonical
+from tests.support.enrolment_files import LARGE_MODEL, a_kit, resealed
 from tests.support.fuzz import corpus
 from tests.support.fuzz.corpus import sealed_quickly
-from tests.support.kits import LARGE_MODEL, a_kit, resealed
 
 PASSPHRASE = "nine purple herons"
 RAW = enrolment_file.encode(a_kit())

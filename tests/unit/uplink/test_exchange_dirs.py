@@ -132,5 +132,5 @@ SECRET = "X-Amz-Signature=0badc0de"
 def test_a_fault_passes_nothing_on_but_status_and_code(noise: str):
     """Addresses, queries and what a server wrote stay out of sentences."""
     said = f"Error performing PUT http://h/b?{SECRET} in 1ms - status code: 503 Busy: <Code>SlowDown</Code>{noise}"
-    error = object_store.from_store(said, "PUT site=a/x", "s3://b")
+    error = object_store.classify_store_error(said, "PUT site=a/x", "s3://b")
     assert ("UPSTREAM_BUSY", "s3://b: PUT site=a/x was answered with 503 SlowDown") == (error.reason, error.message)

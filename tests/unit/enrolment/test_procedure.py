@@ -23,7 +23,7 @@ from edge_agent.formats.enrolment_record import parse
 from edge_agent.formats.signed_document import timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
 from tests.support.enrolled import hand_over
-from tests.support.kits import DAY, LARGE_MODEL, a_kit
+from tests.support.enrolment_files import DAY, LARGE_MODEL, a_kit
 from tests.support.mounts import tmpfs
 
 PASSPHRASE = "nine purple herons"
