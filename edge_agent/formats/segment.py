@@ -1,13 +1,13 @@
-"""Segments: sealed files of records, numbered without gaps, and the chain of manifests that shows it.
+"""Segments: sealed files of records, numbered without gaps, and the chain of manifests that proves it.
 
 A segment is JSONL of records (formats/example_records.py), compressed with zstd (RFC 8878), sealed in the age format
-(https://age-encryption.org/v1) to the centre's recipients. It is called `<epoch>-<sequence>.age`, and its manifest,
-a signed document (formats/signed_document.py) of the site, `<epoch>-<sequence>.json`. The manifest is written last: a segment
-without one does not exist yet.
+(https://age-encryption.org/v1) to the central team's recipients. Its file is `<epoch>-<sequence>.age`. Its manifest is
+`<epoch>-<sequence>.json`, a document signed by the site (formats/signed_document.py). The manifest is written last: a
+segment without one does not exist yet.
 
-An epoch is one life of a site's spool, 16 random hexadecimal digits: a site that was installed anew cannot collide with
-its former self. Within an epoch sequences start at 1 and have no gap, and each manifest carries the sha256 of the
-manifest file before it, so that a segment that is lost, swapped or invented shows. A name never gets other content.
+An epoch is one incarnation of a site's spool, 16 random hexadecimal digits: a reinstalled site cannot collide with its
+former self. Within an epoch sequence numbers start at 1 without a gap. Each manifest carries the sha256 of the manifest
+file before it, so that a lost, swapped or invented segment is detected. A name never gets other content.
 """
 
 from __future__ import annotations

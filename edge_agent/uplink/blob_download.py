@@ -1,4 +1,4 @@
-"""One blob that is being downloaded: hashed as it arrives, kept over a cut, a kill and a reboot, deleted if it is wrong.
+"""One blob that is being downloaded: hashed as it arrives, kept over a cut, a kill and a reboot, deleted if wrong.
 
     incoming/blobs/.<sha256>.partial    the bytes so far; disk space for all of them is allocated
     incoming/blobs/<sha256>             all bytes, with the right hash

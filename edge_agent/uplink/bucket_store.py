@@ -1,4 +1,4 @@
-"""Object stores through obstore: S3, GCS, Azure, or HTTP with PUT; and opening the store that the configuration names."""
+"""Object stores through obstore (S3, GCS, Azure, HTTP with PUT), and opening the one that the configuration names."""
 
 from __future__ import annotations
 
