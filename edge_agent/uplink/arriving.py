@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_agent.durable.disk import sync_directory
+from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.errors import EdgeAgentError, HashMismatch
 from edge_agent.uplink.exchange import FILE_MODE, exchange_errors
 from edge_agent.uplink.room import take_room

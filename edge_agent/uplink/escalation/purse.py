@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import EscalationConfig
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
 from edge_agent.uplink.escalation import spending
 from edge_agent.uplink.escalation.spending import MICROS, Caps, Prices, Spending
