@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_fields import ROLE_URI
 from edge_agent.formats.certificate_files import check_pair

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from convert import durable
 from convert.cli import screen
 from convert.fleet import site_kit
 from convert.fleet.sites import Kit as Issued
 from convert.fleet.sites import Sites
 from convert.publish import centre_keys
+from edge_agent.durable import atomic_files
 from edge_agent.formats import enrolment_file
 
 _PRIVATE_MODE = 0o600
@@ -75,7 +75,7 @@ class Command:
         path = self.out / f"{made.site}{enrolment_file.SUFFIX}"
         # Known at the centre before it exists: a kit that nobody knows of could be used without anybody waiting.
         registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
-        durable.write(path, enrolment_file.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
+        atomic_files.write_atomically(path, enrolment_file.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         screen.out().print(
             Text(f"{path}: code {enrolment_file.code(sha256)}, can be used until {made.expires_at[:10]}")
         )

@@ -22,7 +22,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from convert import durable
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import receipts, segment, site_status
 
@@ -161,7 +161,7 @@ class Folder:
     def write(self, path: str, content: bytes) -> None:
         """Write and sync."""
         with _failures(f"{self.name}/{path}"):
-            durable.write(self._root / path, content)
+            atomic_files.write_atomically(self._root / path, content)
 
 
 class Bucket:

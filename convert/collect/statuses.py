@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert import durable
 from convert.collect.sources import Listing, Source, path_of
 from convert.collect.trust import Trust
+from edge_agent.durable import atomic_files
 from edge_agent.errors import ExchangeError
 from edge_agent.formats import site_status
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
@@ -95,7 +95,7 @@ class Statuses:
         content = json.dumps(self._highest, indent=1, sort_keys=True).encode() + b"\n"
         path = self._folder / _HIGHEST
         if not path.is_file() or path.read_bytes() != content:
-            durable.write(path, content)
+            atomic_files.write_atomically(path, content)
 
     def _keep(self, body: site_status.SiteStatus, raw: bytes) -> None:
         for epoch, sequence in body.highest.items():
@@ -104,7 +104,7 @@ class Statuses:
             self._missing[body.site][epoch].update(numbers)
         path = self._folder / f"site={body.site}.json"
         if not path.is_file() or site_status.verify(path.read_bytes(), None).body.at < body.at:
-            durable.write(path, raw)
+            atomic_files.write_atomically(path, raw)
 
     def _raise_highest(self, site: str, epoch: str, sequence: int) -> None:
         known = self._highest[site]

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_agent.capture.ledger import Ledger, Sealed, Segment
 from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
-from edge_agent.durable.disk import disk_errors, sync_directory, write_durably
+from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError
 from edge_agent.formats import receipts, segment, site_status
 from edge_agent.formats.signed_document import public_key_hex, sign, timestamp

@@ -19,7 +19,7 @@ from edge_agent.certificate_authority import Pair
 from edge_agent.cli.output import out
 from edge_agent.config import Role
 from edge_agent.config.remote import FILE_NAME, written
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificate_fields import ROLE_URI, Certificate
 from edge_agent.formats.certificate_files import certificates

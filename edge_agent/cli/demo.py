@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.status import Status
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli import demo_compare as compare
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
@@ -111,7 +111,7 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Sho
         seconds = daemon.wait_serving(client)
     _done(console, f"daemon serves after {seconds:.1f} s")
     for show in shows:
-        name, size = show.manifest.task.name, decimal(show.manifest.size_bytes)
+        name, size = show.manifest.task.name, format_bytes(show.manifest.size_bytes)
         started = time.monotonic()
         with console.status(f"Installing {name} ({size}): verifying, copying, loading the model"):
             with daemon.admin() as admin:

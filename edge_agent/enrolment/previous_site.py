@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import Config
-from edge_agent.durable.disk import disk_errors, sync_directory
+from edge_agent.durable.atomic_files import disk_errors, sync_directory
 from edge_agent.errors import StateDirInUse
 
 FOLDER = "former"

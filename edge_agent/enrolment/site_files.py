@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import config_files
-from edge_agent.durable.disk import sync_directory
+from edge_agent.durable.atomic_files import partial_path, sync_directory, write_synced
 from edge_agent.errors import ConfigInvalid, DiskFull
 from edge_agent.formats.enrolment_file import Kit, LargeModel
 from edge_agent.formats.enrolment_record import FILE_NAME, Secrecy
@@ -98,7 +97,7 @@ class File:
     @property
     def partial(self) -> Path:
         """Where it is written first."""
-        return self.path.with_name(f".{self.path.name}.partial")
+        return partial_path(self.path)
 
 
 def secrets_of(kit: Kit) -> dict[str, bytes]:
@@ -195,15 +194,7 @@ def _stage(file: File) -> None:
     # A folder of secrets that systemd has not made yet is closed to others.
     closed = file.mode == 0o600
     file.path.parent.mkdir(mode=0o700 if closed else 0o755, parents=True, exist_ok=True)
-    fd = os.open(file.partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as opened:
-        opened.write(file.content)
-        opened.flush()
-        if file.group:
-            with contextlib.suppress(LookupError, PermissionError):
-                shutil.chown(file.partial, group=file.group)
-        os.fchmod(fd, file.mode)
-        os.fsync(fd)
+    write_synced(file.partial, file.content, file.mode, file.group)
 
 
 def _explained(error: OSError, path: Path) -> DiskFull | ConfigInvalid:

@@ -26,7 +26,7 @@ from typing import Any
 
 import structlog
 
-from edge_agent.durable.disk import sync_directory
+from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.durable.disk_thread import DiskThread
 from edge_agent.formats.signed_document import timestamp
 from edge_agent.server.callers import NOBODY, Caller

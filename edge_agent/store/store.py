@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import edge_agent
-from edge_agent.durable.disk import Ballast, disk_errors
+from edge_agent.durable.atomic_files import Ballast, disk_errors
 from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_agent.config import Config
-from edge_agent.durable.disk import disk_errors, write_durably
+from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import BundleError, DocumentInvalid, FileMissing, HashMismatch, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats import download_requests
 from edge_agent.formats.download_requests import Want, Wants

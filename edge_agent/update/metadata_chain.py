@@ -33,7 +33,7 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from edge_agent.durable.disk import disk_errors
+from edge_agent.durable.atomic_files import disk_errors
 from edge_agent.errors import PathUnsafe, UpdateError, UpdateExpired, UpdateIncomplete, UpdateUntrusted
 from edge_agent.formats.plan import FILE_NAME, PLAN_BYTES_MAX
 from edge_agent.store.archive import READ, Member, open_inside

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from tuf.api.metadata import Metadata
 
 from edge_agent.config import Config
-from edge_agent.durable.disk import disk_errors, write_durably
+from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateIncomplete, UpdateOutdated, UpdateUntrusted
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX

@@ -20,6 +20,7 @@ import enum
 import hashlib
 from dataclasses import dataclass, replace
 
+from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
 from edge_agent.formats.plan import Wish
 from edge_agent.formats.site_status import UpdateState
@@ -112,7 +113,7 @@ def wish_id(wish: Wish) -> str:
 
 def pause_seconds(attempts: int) -> float:
     """Return how long to wait after so many failures of this machine in a row."""
-    return min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_FIRST * 2.0 ** min(attempts - 1, 30)) if attempts else 0.0
+    return backoff_seconds(attempts, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
 
 
 def decide(task: str, row: Progress | None, facts: Facts, now: float) -> Decision:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.config import Config
 from edge_agent.errors import BundleError, EdgeAgentError, ModelFailed, SiteError, UpdateError
 from edge_agent.formats.download_requests import Want
@@ -330,8 +331,7 @@ class Updater:
 
 def _lacking(wants: Sequence[Want], where: str) -> str:
     """Return what of a bundle is missing, in words; empty = nothing."""
-    kilobytes = sum(want.size_bytes for want in wants) / 1000
-    size = f"{kilobytes:,.1f} kB" if kilobytes < 1000 else f"{kilobytes / 1000:,.1f} MB"
+    size = format_bytes(sum(want.size_bytes for want in wants))
     return f"{len(wants)} file{'s' if len(wants) > 1 else ''} ({size}) {where}" if wants else ""
 
 

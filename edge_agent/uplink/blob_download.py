@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_agent.durable.disk import sync_directory
+from edge_agent.durable.atomic_files import sync_directory
 from edge_agent.errors import DiskFull, EdgeAgentError, HashMismatch
 from edge_agent.uplink.exchange_dirs import FILE_MODE, exchange_errors
 

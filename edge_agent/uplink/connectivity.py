@@ -21,6 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edge_agent.backoff import backoff_seconds
+
 State = Literal["online", "offline", "probing"]
 
 
@@ -36,8 +38,7 @@ class Backoff:
 
     def pause(self, failures: int, jitter: float) -> float:
         """Return seconds to wait after that many failures in a row; `jitter` is from 0 to 1."""
-        ceiling = min(self.seconds_max, self.first_seconds * 2.0 ** min(failures - 1, 60))
-        return ceiling * (0.5 + 0.5 * jitter)
+        return backoff_seconds(failures, self.first_seconds, self.seconds_max) * (0.5 + 0.5 * jitter)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.durable.disk import disk_errors, write_durably
+from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, SegmentDamaged, StateDirUnwritable, StoreDamaged
 from edge_agent.formats import receipts, segment, signed_document, site_status
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX

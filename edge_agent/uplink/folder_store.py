@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_agent.durable.disk import sync_directory, write_durably
+from edge_agent.durable.atomic_files import sync_directory, write_durably
 from edge_agent.errors import DiskFull, SiteError, UpstreamFailed, UpstreamMissing, UpstreamRefused
 from edge_agent.uplink.object_store import ByteRange, FetchedObject, ObjectMetadata
 

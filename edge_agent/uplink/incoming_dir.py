@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import DocumentInvalid
 from edge_agent.formats import repository_metadata
 from edge_agent.formats.repository_metadata import Named, Release

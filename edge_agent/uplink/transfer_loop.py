@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from edge_agent.config import UplinkConfig
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import (
     BundleError,
     CapacityError,

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StateDirInUse
 from edge_agent.formats import segment
 from edge_agent.uplink.exchange_dirs import FILE_MODE, FOLDER_MODE, exchange_errors

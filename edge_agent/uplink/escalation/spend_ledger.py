@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import EscalationConfig
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import StoreDamaged, UpstreamBusy
 from edge_agent.uplink.escalation import spend_rules
 from edge_agent.uplink.escalation.spend_rules import MICROS, Caps, Prices, Spending

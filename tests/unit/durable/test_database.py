@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and databases whose errors say what to do."""
+"""Databases that survive a power cut, and whose errors say what to do."""
 
 from __future__ import annotations
 
@@ -9,46 +9,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.durable.database import Database, Schema
-from edge_agent.durable.disk import write_durably
-from edge_agent.errors import StateDirInUse, StateDirUnwritable, StoreDamaged
+from edge_agent.errors import StateDirInUse, StoreDamaged
 
 SCHEMA = Schema(2, ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT) STRICT",), "Move it away.")
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path):
-    """The new content, the mode asked for, and nothing beside it."""
-    path = tmp_path / "status.json"
-    write_durably(path, b"old")
-    write_durably(path, b"new" * 100_000, 0o640)
-    assert b"new" * 100_000 == path.read_bytes()
-    assert 0o640 == path.stat().st_mode & 0o777
-    assert [path] == list(tmp_path.iterdir())
-
-
-def test_what_was_left_of_a_write_is_overwritten(tmp_path: Path):
-    """A crash in the middle of a write leaves a part that the next write takes the place of."""
-    (tmp_path / ".a.partial").write_bytes(b"torn")
-    write_durably(tmp_path / "a", b"whole")
-    assert ["a"] == [path.name for path in tmp_path.iterdir()]
-
-
-def test_a_link_in_the_way_is_not_followed(tmp_path: Path):
-    """Whoever may write into the folder cannot have another file overwritten."""
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"precious")
-    (tmp_path / ".a.partial").symlink_to(victim)
-    with pytest.raises(StoreDamaged):
-        write_durably(tmp_path / "a", b"x")
-    assert b"precious" == victim.read_bytes()
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
-    """The error has the path."""
-    with pytest.raises(StoreDamaged, match="none/a"):
-        write_durably(tmp_path / "none" / "a", b"x")
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StateDirUnwritable):
-        write_durably(tmp_path / "file" / "a", b"x")
 
 
 def test_a_database_is_synced_on_every_commit(tmp_path: Path):
