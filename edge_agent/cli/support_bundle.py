@@ -22,8 +22,13 @@ from edge_agent.config import Files, read_files
 from edge_agent.doctor.examine import judge
 from edge_agent.doctor.probes.serving import ask
 from edge_agent.errors import ConfigInvalid, StickFailed
-from edge_agent.support_bundle.archive import packed, write
-from edge_agent.support_bundle.gather import Part, Sources, gather
+from edge_agent.support_bundle.support_archive import (
+    SupportPart,
+    SupportSources,
+    gather_parts,
+    pack_archive,
+    write_archive,
+)
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Left out: a name with site and time, here.")
@@ -44,9 +49,9 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     with err().status("Gathering"):
         place = place_of(site)
         case = ask(place)
-        parts = gather(Sources(case, _files(site), as_document(judge(case))))
+        parts = gather_parts(SupportSources(case, _files(site), as_document(judge(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
-    path, content = output or Path(f"{name}.tar.gz"), packed(parts, name, at)
+    path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
     show(out(), parts)
     if only_list:
         return
@@ -55,7 +60,7 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
             raise typer.BadParameter("there is nobody to ask: add --yes", param_hint="--yes")
         typer.confirm(f"Write {path} ({decimal(len(content))})?", abort=True)
     try:
-        write(path, content)
+        write_archive(path, content)
     except OSError as error:
         raise StickFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
@@ -76,7 +81,7 @@ def _named(site: str) -> str:
     return site or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
 
 
-def show(console: Console, parts: list[Part]) -> None:
+def show(console: Console, parts: list[SupportPart]) -> None:
     """Print what would be in it, and what could not be had."""
     made = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:
