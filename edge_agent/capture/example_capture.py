@@ -21,7 +21,7 @@ from edge_agent.capture.spool_writer import CaptureLimits, SpoolWriter
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, PredictionUnknown, RecordInvalid, SpoolStalled, StoreDamaged
-from edge_agent.formats.example import Consent, ReviewStream, stored
+from edge_agent.formats.example_records import Consent, ReviewStream, stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.bundle_figures import BundleSeries, BundleSummary, DailySpend
 

@@ -24,9 +24,9 @@ from edge_agent.capture.spool import (
 )
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import ExamplesConfig
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import SCHEMA, UNGRADED, Verdict
+from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.monitoring.answer_observation import AnswerObservation, ModelPair, Source, same
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 

@@ -25,7 +25,7 @@ from edge_agent.capture import review_streams
 from edge_agent.capture.review_streams import NAMES, AuditShares, ReviewCursor, ReviewFilter, ReviewStreams
 from edge_agent.durable.database import Database, Schema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
-from edge_agent.formats.example import ReviewStream
+from edge_agent.formats.example_records import ReviewStream
 from edge_agent.monitoring.answer_observation import AnswerObservation
 
 SCHEMA_VERSION = 1

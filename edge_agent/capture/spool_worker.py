@@ -19,10 +19,10 @@ from edge_agent.capture.review_streams import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
 from edge_agent.config import Config
-from edge_agent.durable.disk import Ballast
+from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.status import SiteUpdates, TaskStatus
+from edge_agent.formats.site_status import SiteUpdates, TaskStatus
 from edge_agent.monitoring.answer_observation import verdict
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel

@@ -15,7 +15,7 @@ from rich.text import Text
 from edge_agent.cli.output import err, out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, Site, site_of
 from edge_agent.client import AdminClient
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
 from edge_agent.report.daemon_figures import DaemonReports, ReportRequest, collect_figures, usual_local_ms
 from edge_agent.report.judgement import ReportHeader, TaskJudgement, judge_task, report_json, sum_costs

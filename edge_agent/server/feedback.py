@@ -12,7 +12,7 @@ from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture
 from edge_agent.capture.record_builder import HumanFeedback
 from edge_agent.capture.review_streams import ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.formats.example import local_answer
+from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server import guard, messages, reviews
 from edge_agent.server.dedupe import REQUEST_ID_CHARS_MAX

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import http.client
 import io
@@ -24,7 +23,7 @@ from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.probes.place import content, look, text
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.units import SERVE, UPLINK
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from edge_agent.support_bundle import diagnostic_redaction
 
 PART_BYTES_MAX = 2**20
@@ -223,11 +222,11 @@ def _updates(sources: SupportSources, rules: diagnostic_redaction.Rules) -> byte
 
 def _uplink(sources: SupportSources, rules: diagnostic_redaction.Rules) -> bytes:
     notes = sources.case.place.config.uplink_notes
-    path = notes / uplink.FILE_NAME
+    path = notes / uplink_state.FILE_NAME
     if not path.exists():
         raise _PartMissing(f"there is no {path}")
     try:
-        said = json.loads(content(path, uplink.STATE_BYTES_MAX) or b"{}")
+        said = json.loads(content(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
         raise _PartMissing(f"{path} is no JSON") from None
     uploaded = notes / "uploaded.jsonl"
@@ -275,17 +274,3 @@ def pack_archive(parts: Sequence[SupportPart], folder: str, at: float) -> bytes:
                 entry.size, entry.mode, entry.mtime = len(part.content), ARCHIVE_MODE, int(at)
                 archive.addfile(entry, io.BytesIO(part.content))
     return buffer.getvalue()
-
-
-def write_archive(path: Path, content: bytes) -> None:
-    """Write a file that was not there. Raises OSError; then nothing is left of it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, ARCHIVE_MODE)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise

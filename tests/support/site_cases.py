@@ -16,8 +16,8 @@ from edge_agent.capture.record_builder import CapturedAnswer, HumanFeedback
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies, build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import receipts, segment
-from edge_agent.formats.document import public_key_hex, sign, timestamp
 from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.examples import CENTRE_KEY, DIGEST, IDENTITY, NOW, RECIPIENT
 
 TASKS = {
