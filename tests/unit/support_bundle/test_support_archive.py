@@ -22,7 +22,7 @@ from edge_agent.support_bundle.support_archive import (
     SupportPart,
     SupportSources,
     gather_parts,
-    packed,
+    pack_archive,
 )
 from tests.support.doctor_cases import place
 
@@ -225,7 +225,9 @@ def test_a_long_log_keeps_its_end(tmp_path):
 
 def test_the_archive_holds_the_parts_that_have_content():
     """They lie in one folder; a part without content, which has a reason instead, is left out."""
-    content = packed([SupportPart("a.txt", "a", b"hello"), SupportPart("b.txt", "b", b"", "why")], "site", time.time())
+    content = pack_archive(
+        [SupportPart("a.txt", "a", b"hello"), SupportPart("b.txt", "b", b"", "why")], "site", time.time()
+    )
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         assert (["site/a.txt"], b"hello") == (archive.getnames(), archive.extractfile("site/a.txt").read())
 
