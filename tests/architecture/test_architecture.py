@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # --- rooms ------------------------------------------------------------------------------------------------------------
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
-SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),

@@ -85,7 +85,7 @@ def installer(folder: Path, version: str = "1.0", share: dict[str, str] | None =
     archive.setup_program(payload / "common/setup.pyz")
     manifest = {**MANIFEST, "version": version, "installed_bytes": {PYTHON: 1 << 20}, **about}
     (payload / "common/manifest.json").write_text(json.dumps(manifest))
-    label = archive.Label(version, "cpu")
+    label = archive.InstallerLabel(version, "cpu")
     archive.write(folder / label.file_name, payload, label)
     shutil.rmtree(payload)
     return folder / label.file_name

@@ -18,7 +18,7 @@ SLACK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Machine:
+class TargetMachine:
     """What matters of this machine."""
 
     architecture: str
@@ -30,10 +30,10 @@ class Machine:
     user: int
 
 
-def this_machine() -> Machine:
+def this_machine() -> TargetMachine:
     """Look at the machine and at the Python that runs this."""
     base = Path(getattr(sys, "_base_executable", "") or sys.executable)
-    return Machine(
+    return TargetMachine(
         architecture=platform.machine(),
         glibc=glibc_version(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
@@ -51,7 +51,7 @@ def glibc_version() -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")) if name == "glibc" else (0,)
 
 
-def check(machine: Machine, payload: Payload, free_bytes: int) -> None:
+def check(machine: TargetMachine, payload: Payload, free_bytes: int) -> None:
     """Raise SetupError, with the numbers, unless the program can be installed and will run."""
     needed = payload.manifest["machine"]
     if machine.architecture != needed:
@@ -78,7 +78,7 @@ def check_shared(interpreter: Path) -> None:
         )
 
 
-def check_root(machine: Machine) -> None:
+def check_root(machine: TargetMachine) -> None:
     """Raise SetupError unless this is root."""
     if machine.user != 0:
         said = "installing into the system takes root"

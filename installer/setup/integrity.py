@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def damaged(program: Path) -> list[Path]:
+def damaged_files(program: Path) -> list[Path]:
     """Return the files of a program that are missing or changed."""
     return [path for path, expected in _recorded(program) if _digest(path) != expected]
 

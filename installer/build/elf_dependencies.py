@@ -13,7 +13,7 @@ _GLIBC = re.compile(r"Name: GLIBC_(\d+(?:\.\d+)+)")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ElfDependencies:
     """The needs of one library."""
 
     needed: tuple[str, ...]
@@ -23,14 +23,14 @@ class Asked:
     """Where it looks for libraries, beside the system's places."""
 
 
-def read(path: Path) -> Asked:
+def read_dependencies(path: Path) -> ElfDependencies:
     """Read a library with readelf."""
     command = ["readelf", "--wide", "--dynamic", "--version-info", str(path)]
-    return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+    return parse_dependencies(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
 
 
-def parse(text: str) -> Asked:
+def parse_dependencies(text: str) -> ElfDependencies:
     """Read what readelf printed."""
     versions = [tuple(int(part) for part in found.split(".")) for found in _GLIBC.findall(text)]
     folders = tuple(folder for found in _RUNPATH.findall(text) for folder in found.split(":") if folder)
-    return Asked(tuple(_NEEDED.findall(text)), max(versions, default=(2, 0)), folders)
+    return ElfDependencies(tuple(_NEEDED.findall(text)), max(versions, default=(2, 0)), folders)

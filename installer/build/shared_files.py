@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from installer.build import man
+from installer.build import man_pages
 
 
 def place(name: str, gpu: str) -> str:
@@ -34,5 +34,5 @@ def fill(share: Path, root: Path, gpu: str) -> None:
             shutil.copyfile(source, share / target)
     pages = share / "man"
     pages.mkdir(parents=True, exist_ok=True)
-    for name, text in man.pages().items():
+    for name, text in man_pages.pages().items():
         (pages / name).write_text(text, encoding="utf-8")

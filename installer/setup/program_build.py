@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from installer.setup import disk
+from installer.setup import durable_files
 from installer.setup.errors import FAILED, MACHINE, SetupError
-from installer.setup.machine import Machine
 from installer.setup.payload import Payload
+from installer.setup.target_machine import TargetMachine
 
 MARK = "program.json"
 LINES_SHOWN = 12
@@ -38,7 +38,7 @@ exit 3
 """
 
 
-def make(folder: Path, payload: Payload, machine: Machine) -> None:
+def build_program(folder: Path, payload: Payload, machine: TargetMachine) -> None:
     """Fill a folder that is not there yet. Raises SetupError, OSError; the folder is then not complete."""
     folder.mkdir(parents=True)
     interpreter = str(machine.interpreter)
@@ -64,7 +64,7 @@ def make(folder: Path, payload: Payload, machine: Machine) -> None:
     command.chmod(0o755)
 
 
-def try_out(folder: Path, payload: Payload) -> list[str]:
+def test_program(folder: Path, payload: Payload) -> list[str]:
     """Run the program's own short tests under its Python; return what each said. Raises SetupError."""
     said = []
     for arguments in payload.manifest["tests"]:
@@ -73,9 +73,9 @@ def try_out(folder: Path, payload: Payload) -> list[str]:
     return said
 
 
-def complete(folder: Path, payload: Payload, machine: Machine) -> None:
+def complete_program(folder: Path, payload: Payload, machine: TargetMachine) -> None:
     """Bring everything to the disk, then say that the program is whole."""
-    disk.sync_all(folder)
+    durable_files.sync_all(folder)
     about = {
         "version": payload.version,
         "variant": payload.variant,
@@ -84,7 +84,7 @@ def complete(folder: Path, payload: Payload, machine: Machine) -> None:
         "interpreter": str(machine.interpreter),
         "installed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    disk.write(folder / MARK, json.dumps(about, indent=2).encode())
+    durable_files.write(folder / MARK, json.dumps(about, indent=2).encode())
 
 
 _VENV = (MACHINE, "Install the package python3 (Debian, Ubuntu: python3 with its standard library), then run it again.")

@@ -9,7 +9,7 @@ _STATE = ("edge-agent", "edge-agent-web", "edge-uplink", "edge-exchange")
 
 
 @dataclass(frozen=True)
-class Places:
+class InstallPaths:
     """Paths of one installation."""
 
     root: Path = Path("/")

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from installer.build.archive import Label
-from installer.build.recipe import GLIBC_MAX
+from installer.build.archive import InstallerLabel
+from installer.build.llama_recipe import GLIBC_MAX
 from installer.build.wheelhouse import Wheelhouse, locked
 
 
@@ -27,7 +27,7 @@ def lay_wheels(payload: Path, houses: Sequence[Wheelhouse], agent: Path) -> None
 
 
 def write_manifest(
-    payload: Path, houses: Sequence[Wheelhouse], label: Label, commit: str, tests: Sequence[Sequence[str]]
+    payload: Path, houses: Sequence[Wheelhouse], label: InstallerLabel, commit: str, tests: Sequence[Sequence[str]]
 ) -> None:
     """Write what setup has to know before it begins; `tests` are what it runs before it switches."""
     about = {

@@ -26,7 +26,7 @@ TOOLS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LlamaBuildRecipe:
     """One way to build llama-cpp-python."""
 
     version: str

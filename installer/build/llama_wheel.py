@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.build import elf
-from installer.build.recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, Recipe
-from installer.build.running import BuildFailed, need, python, run, step
+from installer.build import elf_dependencies
+from installer.build.build_steps import BuildFailed, need, python, run, step
+from installer.build.llama_recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, LlamaBuildRecipe
 
 LIBRARIES = "llama_cpp/lib"
 OPENED = {"libllama.so", "libggml.so"}
@@ -21,7 +21,7 @@ NOT_NEEDED = ("lib", "lib64", "include", "share")
 """Folders beside the package: second copies of its libraries, and what only builds against them."""
 
 
-def wheel(recipe: Recipe, cache: Path, log: Path) -> Path:
+def wheel(recipe: LlamaBuildRecipe, cache: Path, log: Path) -> Path:
     """Return the wheel, from the cache if it was built before. Raises BuildFailed."""
     kept = cache / recipe.key
     if not any(kept.glob("*.whl")):
@@ -32,7 +32,7 @@ def wheel(recipe: Recipe, cache: Path, log: Path) -> Path:
     return next(kept.glob("*.whl"))
 
 
-def _build(recipe: Recipe, kept: Path, log: Path) -> None:
+def _build(recipe: LlamaBuildRecipe, kept: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".building-") as name:
         folder = Path(name)
         for header in HEADERS:  # a path without spaces or surprises, in every compiler's command line
@@ -69,7 +69,7 @@ def second_copies(libraries: Path) -> Iterator[Path]:
     Python opens two by their short names; the others are asked for by the names that libraries need, or are backends.
     """
     paths = sorted(libraries.glob("*.so*"))
-    asked = {name for path in paths for name in elf.read(path).needed} | OPENED
+    asked = {name for path in paths for name in elf_dependencies.read_dependencies(path).needed} | OPENED
     yield from (path for path in paths if path.name not in asked and not BACKEND.fullmatch(path.name))
 
 
@@ -82,7 +82,7 @@ def openmp() -> Path:
 def check(tree: Path) -> None:
     """Raise BuildFailed when a library would not run on the oldest system, or would load what others may write."""
     for path in sorted(tree.rglob("*.so*")):
-        asked = elf.read(path)
+        asked = elf_dependencies.read_dependencies(path)
         if asked.glibc > GLIBC_MAX:
             said = f"{path.name} needs glibc {'.'.join(map(str, asked.glibc))}"
             raise BuildFailed(said, f"Extend {GLIBC_HEADER.name}: Debian 12 has glibc {'.'.join(map(str, GLIBC_MAX))}.")

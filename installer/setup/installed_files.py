@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from installer.setup import disk
-from installer.setup.places import Places
-from installer.setup.programs import Program
+from installer.setup import durable_files
+from installer.setup.install_paths import InstallPaths
+from installer.setup.programs import InstalledProgram
 
 KINDS = ("systemd", "sysusers", "tmpfiles", "etc", "man")
 
 
-def lay(places: Places, program: Program, before: Program | None) -> list[Path]:
+def install_files(places: InstallPaths, program: InstalledProgram, before: InstalledProgram | None) -> list[Path]:
     """Lay a program's files, remove those that only the one before had; return the edited files that were put aside."""
     known = dict(_files(places, before)) if before else {}
     wanted = dict(_files(places, program))
@@ -24,30 +24,30 @@ def lay(places: Places, program: Program, before: Program | None) -> list[Path]:
     for path in aside:
         path.replace(path.with_name(f"{path.name}.edited"))
     for path, source in wanted.items():
-        disk.write(path, source.read_bytes())
+        durable_files.write(path, source.read_bytes())
     for path in known.keys() - wanted.keys():
-        disk.remove(path)
+        durable_files.remove(path)
     for path, target in places.commands.items():
-        disk.link(path, target)
+        durable_files.link(path, target)
     return aside
 
 
-def lay_configuration(places: Places, program: Program) -> bool:
+def install_configuration(places: InstallPaths, program: InstalledProgram) -> bool:
     """Lay the sample configuration where there is none yet; tell whether it was laid."""
     path = places.config / "agent.yaml"
     if path.exists():
         return False
-    disk.write(path, (program.folder / "share/agent.yaml").read_bytes())
+    durable_files.write(path, (program.folder / "share/agent.yaml").read_bytes())
     return True
 
 
-def take_up(places: Places, program: Program) -> None:
-    """Remove what `lay` laid."""
+def remove_files(places: InstallPaths, program: InstalledProgram) -> None:
+    """Remove what `install_files` laid."""
     for path in [*places.commands, *dict(_files(places, program))]:
-        disk.remove(path)
+        durable_files.remove(path)
 
 
-def unit_names(program: Program) -> list[str]:
+def unit_names(program: InstalledProgram) -> list[str]:
     """Return the names of a program's units."""
     return sorted(path.name for path in (program.folder / "share/systemd").glob("*.*") if path.is_file())
 
@@ -57,7 +57,7 @@ def _edited(path: Path, laid: set[Path]) -> bool:
     return path.exists() and path.read_bytes() not in {source.read_bytes() for source in laid}
 
 
-def _files(places: Places, program: Program) -> Iterator[tuple[Path, Path]]:
+def _files(places: InstallPaths, program: InstalledProgram) -> Iterator[tuple[Path, Path]]:
     for kind in KINDS:
         folder = program.folder / "share" / kind
         for source in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -7,9 +7,9 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from installer.setup import disk, intact, laying
-from installer.setup.places import Places
-from installer.setup.programs import Program
+from installer.setup import durable_files, installed_files, integrity
+from installer.setup.install_paths import InstallPaths
+from installer.setup.programs import InstalledProgram
 from installer.setup.screen import size
 from installer.setup.services import Services
 
@@ -17,11 +17,11 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class InstallReport:
     """One look at an installation."""
 
-    program: Program
-    previous: Program | None
+    program: InstalledProgram
+    previous: InstalledProgram | None
     cpu_variant: str
     """The kind of processor whose code llama.cpp takes here."""
     units: dict[str, str]
@@ -29,25 +29,27 @@ class Found:
     damaged: list[Path]
 
 
-def look(places: Places, services: Services, previous: Program | None, program: Program) -> Found:
+def look(
+    places: InstallPaths, services: Services, previous: InstalledProgram | None, program: InstalledProgram
+) -> InstallReport:
     """Look at everything; reads each file of the program."""
-    units = laying.unit_names(program) if services.running else []
-    return Found(
+    units = installed_files.unit_names(program) if services.running else []
+    return InstallReport(
         program=program,
         previous=previous,
         cpu_variant=_processor_code(program),
         units={name: ", ".join(services.state(name)) for name in units},
-        kept_bytes={str(path): disk.size_of(path) for path in places.kept},
-        damaged=intact.damaged(program.folder),
+        kept_bytes={str(path): durable_files.size_of(path) for path in places.kept},
+        damaged=integrity.damaged_files(program.folder),
     )
 
 
-def as_json(found: Found) -> str:
+def as_json(found: InstallReport) -> str:
     """Write it for programs."""
     return json.dumps(asdict(found), indent=2, default=str)
 
 
-def as_text(found: Found) -> str:
+def as_text(found: InstallReport) -> str:
     """Write it for people."""
     rows = {
         "program": f"{found.program.title}, installed {found.program.installed_at}",
@@ -68,7 +70,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED] + more)
 
 
-def _processor_code(program: Program) -> str:
+def _processor_code(program: InstalledProgram) -> str:
     command = [str(program.folder / "bin/python"), "-I", "-m", "edge_agent.engine.runtimes.llama.llama_backends"]
     try:
         return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()  # noqa: S603 - ours
