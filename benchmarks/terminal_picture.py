@@ -2,7 +2,7 @@
 
 python -m benchmarks.terminal_picture docs/demo.svg --title "scripts/demo --quick" -- scripts/demo --quick
 
-The command runs on a pseudo-terminal 100 columns wide. Progress that overwrites its own line leaves the last state only.
+The command runs on a pseudo-terminal 100 columns wide. Progress that overwrites its own line leaves its last state.
 """
 
 from __future__ import annotations
