@@ -78,7 +78,7 @@ class Command:
             raise InvalidRequest("nothing to collect from", remedy="Name a folder, a store, or --label-studio FILE.")
         unlocked = centre_keys.unlock(self.keys, asking(self.passphrase_file))
         with _drawn() as progress:
-            request = run.Request(
+            request = run.CollectRequest(
                 sources,
                 self.out,
                 unlocked,
