@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import DataRow, TextSpan
 from convert.evaluate import figures
 from convert.evaluate.figures import AnswerOutcomes
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
-from convert.intervals import clustered_share, family_numbers
 from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
 
 FAILED = "(no answer)"

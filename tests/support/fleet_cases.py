@@ -25,8 +25,8 @@ from convert.publish.places import FolderStorage, RepositoryStorage
 from convert.publish.publisher import Publisher
 from convert.publish.reading import RepositoryState
 from convert.publish.rotation import KeyRotation
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
+from edge_agent.formats.signed_document import timestamp
 
 Clock = Callable[[], float]
 
