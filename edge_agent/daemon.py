@@ -21,27 +21,27 @@ from dataclasses import dataclass
 import structlog
 import uvloop
 
-from edge_agent import __version__, logs, systemd, tasks
-from edge_agent.alarms import FieldAlarms
+from edge_agent import __version__, logs, systemd
 from edge_agent.capture.collection import Collection
 from edge_agent.capture.house import House, Surroundings
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.status import TaskStatus
-from edge_agent.metrics.counting import Counts
-from edge_agent.metrics.listener import Listener
-from edge_agent.metrics.site import SiteMetrics, Watched
-from edge_agent.server import descriptors, trimming
-from edge_agent.server.admin import AdminServicer, Operated
-from edge_agent.server.admission import Admission
-from edge_agent.server.escalating import Around as AroundEscalation
-from edge_agent.server.escalating import Escalation
+from edge_agent.metrics.answer_counts import Counts
+from edge_agent.metrics.metrics_listener import Listener
+from edge_agent.metrics.site_metrics import SiteMetrics, Watched
+from edge_agent.server import process_limits, task_modes
+from edge_agent.server.admin_service import AdminServicer, Operated
+from edge_agent.server.admission_control import Admission
+from edge_agent.server.deferred_escalations import Later, Unhurried
 from edge_agent.server.feedback import FeedbackServicer, Reviewing
+from edge_agent.server.grpc_servers import FEEDBACK, Edge
 from edge_agent.server.inference import Rooms
-from edge_agent.server.later import Later, Unhurried
-from edge_agent.server.server import FEEDBACK, Edge
-from edge_agent.server.upstream import Link
+from edge_agent.server.model_router import Around as AroundEscalation
+from edge_agent.server.model_router import Escalation
+from edge_agent.server.task_modes import FieldAlarms
+from edge_agent.server.uplink_client import Link
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
@@ -74,7 +74,7 @@ class Daemon:
         self._changed = asyncio.Event()
         self._serving = True
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
-        self._engines.tuned = tasks.remembering(store.settings)
+        self._engines.tuned = task_modes.remembering(store.settings)
         self._activation = Activation(
             store,
             self._handles(),
@@ -83,9 +83,9 @@ class Daemon:
             swap=config.engine.swap,
         )
         self._link = Link(config, paid=lambda task, micros: self._collection.paid(task, micros))
-        modes = tasks.TaskModes(config, store, self._digest)
+        modes = task_modes.TaskModes(config, store, self._digest)
         self._alarms = FieldAlarms(self._activation, modes, self._can_ask)
-        around = tasks.around(self._engines, self._activation, self._update_changed, self._alarms.plan)
+        around = task_modes.around(self._engines, self._activation, self._update_changed, self._alarms.plan)
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
@@ -96,7 +96,7 @@ class Daemon:
         feedback = FeedbackServicer(Reviewing(self._collection, self._activation))
         self._edge = Edge(config, rooms, admin, feedback)
 
-    def _operated(self, modes: tasks.TaskModes, escalation: Escalation) -> Operated:
+    def _operated(self, modes: task_modes.TaskModes, escalation: Escalation) -> Operated:
         return Operated(
             activation=self._activation,
             engines=self._engines,
@@ -116,7 +116,7 @@ class Daemon:
             troubles=self._troubles,
         )
 
-    def _escalating(self, modes: tasks.TaskModes) -> tuple[Escalation, Later]:
+    def _escalating(self, modes: task_modes.TaskModes) -> tuple[Escalation, Later]:
         """Return what asks the large model while somebody waits, and what asks when nobody does."""
         kept, settings = self._collection, self._config.escalation
         escalation = Escalation(
@@ -138,7 +138,7 @@ class Daemon:
         return Surroundings(
             tasks=self._task_statuses,
             version=__version__,
-            updates=lambda: tasks.site_updates(self._activation, self._updater.overview),
+            updates=lambda: task_modes.site_updates(self._activation, self._updater.overview),
             revision=lambda: self._revision,
             alarmed=self._alarms.heard,
         )
@@ -202,7 +202,7 @@ class Daemon:
             why = "without its ping systemd kills the daemon and cuts its calls: better it ends in order"
             yield Component("watchdog", lambda: systemd.keep_alive(self._computes), Policy.STOP, why)
         why = "memory is given back later"
-        yield Component("memory", trimming.keep_trimmed, restart, why, may_return=True)
+        yield Component("memory", process_limits.keep_trimmed, restart, why, may_return=True)
 
     async def _close_edge(self) -> None:
         await self._edge.drain(self._config.service.drain_seconds)
@@ -256,7 +256,7 @@ class Daemon:
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
         overview, consent = self._updater.overview, self._collection.consent
-        return tasks.task_statuses(self._engines, self._activation, overview, consent, self._alarms.raised)
+        return task_modes.task_statuses(self._engines, self._activation, overview, consent, self._alarms.raised)
 
     def _update_changed(self) -> None:
         self._revision += 1
@@ -299,8 +299,8 @@ def serve(config: Config, around: Around = run_of, house: type[House] = House) -
     """
     logs.configure(config.log)
     faulthandler.enable()  # the watchdog's SIGABRT then says in the log where every thread was
-    trimming.few_arenas()
-    descriptors.make_room(config.access.connections_max)
+    process_limits.few_arenas()
+    process_limits.make_room(config.access.connections_max)
     store = Store.open(config.state_dir, _limits(config.store))
     try:
         ended = uvloop.run(_serve(config, store, around, house))
@@ -353,7 +353,7 @@ async def _serve(config: Config, store: Store, around: Around, house: type[House
     async with daemon.running():
         systemd.notify("READY=1")
         log.info("serving", version=__version__, state_dir=str(config.state_dir), run_dir=str(config.run_dir))
-        trimming.settle()
+        process_limits.settle()
         if config.service.tcp_address and config.service.insecure:
             log.warning("listening_without_tls", address=config.service.tcp_address)
         await stop.wait()

@@ -23,12 +23,12 @@ from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done
 from edge_agent.routing import question
 from edge_agent.routing.policy import Wish
-from edge_agent.server.answers import Finished
-from edge_agent.server.escalating import Around, Escalation, Input
-from edge_agent.server.upstream import Link
+from edge_agent.server.finished_answers import Finished
+from edge_agent.server.model_router import Around, Escalation, Input
+from edge_agent.server.task_modes import TaskModes
+from edge_agent.server.uplink_client import Link
 from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
-from edge_agent.tasks import TaskModes
 from edge_agent.uplink.escalation.purse import Purse
 from edge_agent.v1 import escalation_pb2 as pb
 from tests.support.bundles import INTENTS, digest_of, echo_bundle, manifest_of

@@ -11,13 +11,14 @@ accounts, and a socket has a fixed number of them.
 from __future__ import annotations
 
 import re
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.config import Role
-from edge_agent.server.accounts import Accounts
 from edge_agent.server.roles import INFER
 
 NAME_KEY = "edge-agent-client"
@@ -69,3 +70,43 @@ def on_socket(name: str, roles: frozenset[Role], accounts: Accounts) -> Identify
 def in_the_open(context: Any) -> Caller:
     """Tell the callers of plain TCP apart by their address; each may infer."""
     return Caller(f"tcp {context.peer().rpartition(':')[0]}", INFER)
+
+
+# What the callers of one socket are counted as: nobody checks the names that they give themselves.
+ACCOUNT_SECONDS = 60.0
+"""A name that has not called for so long may lose its account to another."""
+
+
+class Accounts:
+    """The accounts of one socket, numbered from 1: a name has one, as long as there are any.
+
+    A name keeps its account while it calls. Another name takes the account as it is, with what is counted on it, so
+    that a new name is worth nothing.
+    """
+
+    def __init__(self, accounts_max: int, now: Callable[[], float] = time.monotonic) -> None:
+        """Have that many."""
+        self._accounts_max = accounts_max
+        self._now = now
+        self._held: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def of(self, name: str) -> int:
+        """Return the number of a name's account; 0 = none is left, and it is counted with those without a name."""
+        now = self._now()
+        held = self._held.get(name)
+        number = held[0] if held else self._free(now)
+        if number:
+            self._held[name] = (number, now)
+            self._held.move_to_end(name)
+        return number
+
+    def _free(self, now: float) -> int:
+        if len(self._held) < self._accounts_max:
+            return len(self._held) + 1
+        if not self._held:
+            return 0
+        name, (number, at) = next(iter(self._held.items()))
+        if now - at < ACCOUNT_SECONDS:
+            return 0
+        del self._held[name]
+        return number

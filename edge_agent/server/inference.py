@@ -30,15 +30,15 @@ from edge_agent.errors import (
     TooManyInputs,
     WrongTaskKind,
 )
-from edge_agent.metrics.counting import UNKNOWN, Counts
+from edge_agent.metrics.answer_counts import UNKNOWN, Counts
 from edge_agent.routing import policy
 from edge_agent.routing.policy import Wish
-from edge_agent.server import answers, callers, guard, kept, measured, messages
-from edge_agent.server.admission import Admission
-from edge_agent.server.answers import Finished
-from edge_agent.server.dedupe import Deduplicator
-from edge_agent.server.escalating import Escalation, Input
-from edge_agent.server.status import to_input_error
+from edge_agent.server import callers, finished_answers, interceptor, messages
+from edge_agent.server.admission_control import Admission
+from edge_agent.server.detached_calls import Deduplicator
+from edge_agent.server.error_status import to_input_error
+from edge_agent.server.finished_answers import Finished
+from edge_agent.server.model_router import Escalation, Input
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.v1 import inference_pb2 as pb
@@ -96,62 +96,62 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._config = config
         self._remembered = remembered
 
-    @guard.call
-    async def Classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
+    @interceptor.call
+    async def Classify(self, request: pb.ClassifyRequest, context: interceptor.Context) -> pb.ClassifyResponse:
         """Choose one label for each input."""
         return await self.classify(request, context)
 
-    async def classify(self, request: pb.ClassifyRequest, context: guard.Context) -> pb.ClassifyResponse:
+    async def classify(self, request: pb.ClassifyRequest, context: interceptor.Context) -> pb.ClassifyResponse:
         """Likewise, with errors of our own tree."""
         wish = _wish(request.on_low_confidence)
 
         def write(result: pb.ClassifyResult, finished: Finished) -> float | None:
-            return answers.classify(result.classification, finished, request.top_k)
+            return finished_answers.classify(result.classification, finished, request.top_k)
 
         return await self._deduplicated(
-            request, context, _Batch("classify", pb.ClassifyResponse, write, kept.classified, wish)
+            request, context, _Batch("classify", pb.ClassifyResponse, write, finished_answers.classified, wish)
         )
 
-    @guard.call
-    async def Extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
+    @interceptor.call
+    async def Extract(self, request: pb.ExtractRequest, context: interceptor.Context) -> pb.ExtractResponse:
         """Find typed values in each input."""
         return await self.extract(request, context)
 
-    async def extract(self, request: pb.ExtractRequest, context: guard.Context) -> pb.ExtractResponse:
+    async def extract(self, request: pb.ExtractRequest, context: interceptor.Context) -> pb.ExtractResponse:
         """Likewise, with errors of our own tree."""
         wish = _wish(request.on_low_confidence)
 
         def write(result: pb.ExtractResult, finished: Finished) -> float | None:
-            return answers.extract(result.extraction, finished)
+            return finished_answers.extract(result.extraction, finished)
 
         return await self._deduplicated(
-            request, context, _Batch("extract", pb.ExtractResponse, write, kept.extracted, wish)
+            request, context, _Batch("extract", pb.ExtractResponse, write, finished_answers.extracted, wish)
         )
 
-    @guard.call
-    async def Embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
+    @interceptor.call
+    async def Embed(self, request: pb.EmbedRequest, context: interceptor.Context) -> pb.EmbedResponse:
         """Turn each input into a vector."""
         return await self.embed(request, context)
 
-    async def embed(self, request: pb.EmbedRequest, context: guard.Context) -> pb.EmbedResponse:
+    async def embed(self, request: pb.EmbedRequest, context: interceptor.Context) -> pb.EmbedResponse:
         """Likewise, with errors of our own tree."""
 
         def write(result: pb.EmbedResult, finished: Finished) -> None:
-            answers.embed(result.embedding, finished)
+            finished_answers.embed(result.embedding, finished)
 
         return await self._deduplicated(request, context, _Batch("embed", pb.EmbedResponse, write))
 
-    @guard.call
-    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+    @interceptor.call
+    async def Generate(self, request: pb.GenerateRequest, context: interceptor.Context) -> None:
         """Write text for one input, piece by piece."""
         await self.generate(request, context, context.write)
 
-    async def generate(self, request: pb.GenerateRequest, context: guard.Context, write: Write) -> None:
+    async def generate(self, request: pb.GenerateRequest, context: interceptor.Context, write: Write) -> None:
         """Likewise, to whatever takes the pieces."""
         with self._counting(request.task):
             await self._write_text(request, context, write)
 
-    async def _write_text(self, request: pb.GenerateRequest, context: guard.Context, write: Write) -> None:
+    async def _write_text(self, request: pb.GenerateRequest, context: interceptor.Context, write: Write) -> None:
         began = time.perf_counter()
         bundle = self._bundle(request.task, "generate")
         run, deadline = _generation(request, bundle), self._deadline(context)
@@ -168,10 +168,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         pieces.append(event)
                     else:
                         finished = event._replace(seconds=time.perf_counter() - began)
-                        answers.finish(message.finish, finished)
-                        measured.answered(self._counts, finished)
+                        finished_answers.finish(message.finish, finished)
+                        finished_answers.answered(self._counts, finished)
                         if self._collection.consent(request.task) != "off":
-                            self._collection.keep(kept.generated(event, "".join(pieces)))
+                            self._collection.keep(finished_answers.generated(event, "".join(pieces)))
                     await write(message)
 
     async def _written(
@@ -185,7 +185,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 async with contextlib.aclosing(self._escalation.writing(item)) as pieces:
                     async for piece in pieces:
                         begun = True
-                        yield piece if isinstance(piece, str) else answers.unasked(*item[:2], decision, piece)
+                        yield piece if isinstance(piece, str) else finished_answers.unasked(*item[:2], decision, piece)
             except EdgeAgentError as error:
                 if begun:
                     raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
@@ -193,7 +193,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             else:
                 return
         if decision.route == "abstained":
-            yield answers.unasked(*item[:2], decision, None)
+            yield finished_answers.unasked(*item[:2], decision, None)
             return
         async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
             async for event in events:
@@ -202,15 +202,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 else:
                     yield Finished(item.text, event, item.bundle, run.job_id, decision=decision)
 
-    @guard.call
-    async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
+    @interceptor.call
+    async def ListTasks(self, request: pb.ListTasksRequest, context: interceptor.Context) -> pb.ListTasksResponse:
         """List the installed tasks, by name."""
         names = sorted(self._activation.serving)
         shown, token = messages.page(request.page_size, request.page_token, len(names))
         return pb.ListTasksResponse(tasks=[self._describe(name) for name in names[shown]], next_page_token=token)
 
-    @guard.call
-    async def GetTask(self, request: pb.GetTaskRequest, context: guard.Context) -> pb.GetTaskResponse:
+    @interceptor.call
+    async def GetTask(self, request: pb.GetTaskRequest, context: interceptor.Context) -> pb.GetTaskResponse:
         """Show one installed task."""
         described = self._describe(request.task)
         return pb.GetTaskResponse(
@@ -238,19 +238,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             )
         return bundle
 
-    def seconds_left(self, context: guard.Context) -> float:
+    def seconds_left(self, context: interceptor.Context) -> float:
         """Return how much time a caller gives, or the site where the caller says nothing."""
         remaining = context.time_remaining()
         return self._config.deadline_seconds_default if remaining is None else remaining
 
-    def _deadline(self, context: guard.Context) -> float:
+    def _deadline(self, context: interceptor.Context) -> float:
         seconds = self.seconds_left(context)
         if seconds <= 0:
             raise DeadlineExpired("the deadline had passed when the request arrived")
         return asyncio.get_running_loop().time() + seconds
 
     def _deduplicated(
-        self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]
+        self, request: BatchRequest, context: interceptor.Context, batch: _Batch[Response]
     ) -> Awaitable[Response]:
         if not request.request_id:
             return self._answer(request, context, batch)
@@ -258,15 +258,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         call = (callers.current.get().name, batch.kind, request.request_id)
         return self._remembered.run(call, content, functools.partial(self._answer, request, context, batch))
 
-    def _counting(self, task: str) -> measured.Counting:
-        return measured.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
+    def _counting(self, task: str) -> finished_answers.Counting:
+        return finished_answers.Counting(self._counts, task if task in self._activation.serving else UNKNOWN)
 
-    async def _answer(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
+    async def _answer(self, request: BatchRequest, context: interceptor.Context, batch: _Batch[Response]) -> Response:
         """Compute every input of a request together."""
         with self._counting(request.task):
             return await self._computed(request, context, batch)
 
-    async def _computed(self, request: BatchRequest, context: guard.Context, batch: _Batch[Response]) -> Response:
+    async def _computed(self, request: BatchRequest, context: interceptor.Context, batch: _Batch[Response]) -> Response:
         bundle = self._bundle(request.task, batch.kind)
         _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
         deadline = self._deadline(context)
@@ -287,9 +287,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             result = response.results.add()
             if isinstance(outcome, EdgeAgentError):
                 result.error.CopyFrom(to_input_error(outcome))
-                measured.lost(self._counts, request.task, outcome)
+                finished_answers.lost(self._counts, request.task, outcome)
                 continue
-            measured.answered(self._counts, outcome, batch.write(result, outcome))
+            finished_answers.answered(self._counts, outcome, batch.write(result, outcome))
             if collected:
                 self._collection.keep(collected(outcome, result))
         return response
@@ -321,7 +321,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         began = time.perf_counter()
         _check_text(text)
         if wish is None:
-            finished = answers.compared(await self._local(text, bundle, deadline, places))
+            finished = finished_answers.compared(await self._local(text, bundle, deadline, places))
         else:
             asked = self._escalation.asked(bundle.manifest, wish, deadline)
             local = functools.partial(self._local, text, bundle, deadline, places)
@@ -329,7 +329,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return finished._replace(seconds=time.perf_counter() - began)
 
     async def _local(self, text: str, bundle: InstalledBundle, deadline: float, places: Reservation | None) -> Finished:
-        run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
+        run = Run(job_id=finished_answers.new_id(), digest=bundle.digest, text=text)
         client = callers.current.get().account
         answer = await self._engines.answer(run, deadline, self._priority, client, places)
         return Finished(text, answer, bundle, run.job_id)
@@ -390,7 +390,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
         )
     return Run(
-        job_id=answers.new_id(),
+        job_id=finished_answers.new_id(),
         digest=bundle.digest,
         text=request.text,
         output_tokens_max=request.output_tokens_max or task.limits.output_tokens_max,

@@ -9,10 +9,9 @@ from __future__ import annotations
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -23,7 +22,6 @@ from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
-from tests.support.eventually import eventually
 
 TASK = "till"
 FILES_MAX, FRAMES_MAX = 15, 24

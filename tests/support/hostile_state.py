@@ -23,7 +23,7 @@ from edge_agent.capture.collection import NOBODY, reviewed
 from edge_agent.capture.review_streams import ReviewFilter
 from edge_agent.capture.spool import Spool
 from edge_agent.formats.plan import FILE_NAME
-from edge_agent.server import reviews
+from edge_agent.server import feedback
 from edge_agent.store.store import Store
 from edge_agent.update.chain import root_of
 from tests.support.bundles import echo_bundle
@@ -113,8 +113,8 @@ def _spool_db(place: Path) -> Format:
 def _look_at(spool: Spool) -> None:
     spool.retained()
     for _, found in spool.review(ReviewFilter(include_reviewed=True), NOBODY, 100):
-        reviews.prediction(reviewed(found), None)
-    reviews.prediction(reviewed(spool.find("p-1")), None)
+        feedback.prediction(reviewed(found), None)
+    feedback.prediction(reviewed(spool.find("p-1")), None)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------

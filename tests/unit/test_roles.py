@@ -17,11 +17,11 @@ from edge_agent.errors import RoleMissing
 from edge_agent.formats.certificate_fields import Certificate
 from edge_agent.formats.certificates import certificates
 from edge_agent.server import roles
-from edge_agent.server.open_inference import wire
+from edge_agent.server.open_inference import oip_wire
 from edge_agent.v1 import admin_pb2, feedback_pb2, inference_pb2
 
 FILES = (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2)
-SERVICES = (*(service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()), wire.SERVICE)
+SERVICES = (*(service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()), oip_wire.SERVICE)
 SERVED = {f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods}
 EACH = st.sampled_from(get_args(Role))
 

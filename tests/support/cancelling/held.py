@@ -21,11 +21,10 @@ from typing import Any
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.shares import Rounds
 from edge_agent.engine.tally import Tally
-from edge_agent.metrics.counting import Counts
-from edge_agent.server.admission import Admission
-from edge_agent.server.dedupe import Deduplicator
-from edge_agent.server.rates import Rates
-from edge_agent.server.repeats import Repeats
+from edge_agent.metrics.answer_counts import Counts
+from edge_agent.server.admission_control import Admission, Rates
+from edge_agent.server.audit import Repeats
+from edge_agent.server.detached_calls import Deduplicator
 from edge_agent.update.verified import Verified
 
 IN_PROGRESS = {

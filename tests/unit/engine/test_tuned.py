@@ -8,8 +8,8 @@ import pytest
 
 from edge_agent.engine.protocol import Load
 from edge_agent.engine.tuned import ENTRIES_MAX, Settings, Tuned
+from edge_agent.server.task_modes import remembering
 from edge_agent.store.settings import SettingsFile
-from edge_agent.tasks import remembering
 
 LOAD = Load(runtime="llama", weights="/blobs/abc", threads=2)
 SETTINGS = {"threads": "1", "flash_attention": "on", "bulk_rows": "128", "tuned_for": "zen4", "tuning": "64 rows: +2%"}

@@ -10,11 +10,10 @@ import pytest
 import yaml
 
 from edge_agent.errors import BY_REASON, EngineCrashed
-from edge_agent.metrics import processes
-from edge_agent.metrics.catalogue import CATALOGUE, Metric, document
-from edge_agent.metrics.counting import OTHER, RATIOS, SECONDS, TASKS_MAX, UNKNOWN, Counts, Histogram, Lost
-from edge_agent.metrics.text import LABEL_CHARACTERS_MAX, Sample, page
-from edge_agent.server.measured import Counting
+from edge_agent.metrics import site_metrics
+from edge_agent.metrics.answer_counts import OTHER, RATIOS, SECONDS, TASKS_MAX, UNKNOWN, Counts, Histogram, Lost
+from edge_agent.metrics.metric_catalogue import CATALOGUE, LABEL_CHARACTERS_MAX, Metric, Sample, document, page
+from edge_agent.server.finished_answers import Counting
 from tests.support.scraped import kinds, parse
 
 ENDS = {False: ("",), True: ("", "_bucket", "_sum", "_count")}
@@ -135,7 +134,7 @@ def test_the_document_has_every_metric():
 
 def test_our_own_process_is_measured():
     """Memory, processor time, threads, descriptors and the start of this process are those that the kernel shows."""
-    found = {sample.name: sample.value for sample in processes.samples("serve", os.getpid())}
+    found = {sample.name: sample.value for sample in site_metrics.process_samples("serve", os.getpid())}
     assert found["process_resident_memory_bytes"] > 10 * 2**20
     assert found["process_cpu_seconds_total"] > 0
     assert abs(found["process_open_fds"] - len([*Path("/proc/self/fd").iterdir()])) <= 1
@@ -144,7 +143,7 @@ def test_our_own_process_is_measured():
 
 def test_a_process_that_is_gone_has_no_figures(tmp_path):
     """Of a process that is not there, nothing is said."""
-    assert [] == list(processes.samples("gone", 0, tmp_path))
+    assert [] == list(site_metrics.process_samples("gone", 0, tmp_path))
 
 
 def test_a_name_cannot_shift_the_figures(tmp_path):
@@ -154,7 +153,7 @@ def test_a_name_cannot_shift_the_figures(tmp_path):
     fields = " ".join(["S", *(str(number) for number in range(4, 53))])
     (place / "stat").write_text(f"7 (evil) R 1 1) {fields}")
     (tmp_path / "proc/stat").write_text("cpu 1\nbtime 1000\n")
-    found = {sample.name: sample.value for sample in processes.samples("x", 7, tmp_path)}
+    found = {sample.name: sample.value for sample in site_metrics.process_samples("x", 7, tmp_path)}
     ticks = os.sysconf("SC_CLK_TCK")
     assert (14 + 15) / ticks == found["process_cpu_seconds_total"]
     assert 20 == found["process_threads"]

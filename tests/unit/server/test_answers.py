@@ -10,8 +10,8 @@ from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.formats.manifest import Manifest, digest_of, encode
 from edge_agent.routing.policy import Asked, Decision, Reason, Wish
-from edge_agent.server import answers
-from edge_agent.server.answers import Finished, Said
+from edge_agent.server import finished_answers
+from edge_agent.server.finished_answers import Finished, Said
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
@@ -43,25 +43,25 @@ def finished(kind: str, text: str = "", calibration: Any = AT_75, **done: Any) -
 
 def classification(done: Finished, wish: Wish, top_k: int) -> pb.Classification:
     message = pb.Classification()
-    answers.classify(message, done._replace(decision=answers.judge(done, Asked(wish=wish))), top_k)
+    finished_answers.classify(message, done._replace(decision=finished_answers.judge(done, Asked(wish=wish))), top_k)
     return message
 
 
 def extraction(done: Finished, wish: Wish) -> pb.Extraction:
     message = pb.Extraction()
-    answers.extract(message, done._replace(decision=answers.judge(done, Asked(wish=wish))))
+    finished_answers.extract(message, done._replace(decision=finished_answers.judge(done, Asked(wish=wish))))
     return message
 
 
 def embedding(done: Finished) -> pb.Embedding:
     message = pb.Embedding()
-    answers.embed(message, done)
+    finished_answers.embed(message, done)
     return message
 
 
 def finish(done: Finished) -> pb.GenerateFinish:
     message = pb.GenerateFinish()
-    answers.finish(message, done)
+    finished_answers.finish(message, done)
     return message
 
 
@@ -135,7 +135,7 @@ def test_the_label_mass_of_a_decoder_is_the_score_of_its_gate(label_mass, p_valu
 def test_without_a_gate_there_is_no_p_value():
     """The field is unset, in answers with a confidence and in vectors."""
     label = classification(finished("classify", scores=(0.9, 0.1, 0.0)), "answer", 0)
-    vector = embedding(answers.compared(finished("embed", vector=bytes(8))))
+    vector = embedding(finished_answers.compared(finished("embed", vector=bytes(8))))
     assert [False, False] == [each.provenance.HasField("p_value") for each in (label, vector)]
 
 
@@ -269,7 +269,7 @@ def test_the_large_model_s_label_stands_beside_the_scores():
     """Where the large model answered, its label is given, with what the one here thought, and who it was."""
     message = pb.Classification()
     done = finished("classify", scores=(0.05, 0.8, 0.15))._replace(decision=SHADOW, said=Said("stock", "big-1", 250.0))
-    answers.classify(message, done, 1)
+    finished_answers.classify(message, done, 1)
     assert ("stock", [("price", 0.8)]) == (message.label, ranking(message))
     provenance = message.provenance
     assert ("big-1", 250.0, "MODE_SHADOW") == (provenance.model, provenance.timings.upstream_ms, provenance.reason)
@@ -282,10 +282,14 @@ def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
     bundle = finished("classify").bundle
     route = "upstream" if said else "abstained"
     message = pb.Classification()
-    answers.classify(message, answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said), 0)
+    finished_answers.classify(
+        message, finished_answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said), 0
+    )
     assert (label, [], False) == (message.label, ranking(message), message.HasField("confidence"))
     record = pb.Extraction()
     bundle = finished("extract").bundle
     said = said._replace(value='{"price": []}') if said else None
-    answers.extract(record, answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said))
+    finished_answers.extract(
+        record, finished_answers.unasked("hi", bundle, Decision(route, Reason.MODE_BOOTSTRAP), said)
+    )
     assert ('{"price": []}' if said else "", False) == (record.json, record.HasField("confidence"))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from edge_agent import certs
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.server import callers
-from edge_agent.server.accounts import ACCOUNT_SECONDS, Accounts
-from edge_agent.server.certified import KNOWN_MAX, Certified
+from edge_agent.server.callers import ACCOUNT_SECONDS, Accounts
 from edge_agent.server.roles import INFER
+from edge_agent.server.tls import KNOWN_MAX, Certified
 from tests.support.tls_site import DAY
 
 ROOT = certs.authority("site", time.time())

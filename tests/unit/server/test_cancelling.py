@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from edge_agent.server.admission import Admission
+from edge_agent.server.admission_control import Admission
 from tests.support.cancelling.held import Held, held
 from tests.support.cancelling.points import How, Point, Points
 from tests.support.eventually import turns

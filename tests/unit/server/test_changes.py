@@ -14,7 +14,7 @@ import structlog
 from edge_agent.errors import BundleInUse, QueueFull, RequestCancelled, ShareExceeded
 from edge_agent.server.audit import FILE_NAME, Audit
 from edge_agent.server.callers import Caller
-from edge_agent.server.changes import CHANGES_MAX, Change, Changes, Progress, caller_left
+from edge_agent.server.detached_calls import CHANGES_MAX, Change, Changes, Progress, caller_left
 from edge_agent.v1 import admin_pb2
 from tests.support.eventually import eventually, turns
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import InvalidRequest, QueueFull
-from edge_agent.server.dedupe import ENTRY_BYTES, REQUEST_ID_CHARS_MAX, Deduplicator, WindowLimits
+from edge_agent.server.detached_calls import ENTRY_BYTES, REQUEST_ID_CHARS_MAX, Deduplicator, WindowLimits
 
 
 class Work:

@@ -10,10 +10,10 @@ import structlog
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import EngineNotReady, UpstreamBusy, UpstreamFailed
 from edge_agent.routing.policy import Asked, Reason, Upstream
-from edge_agent.server import answers, kept
-from edge_agent.server.answers import NOT_ASKED, Finished
-from edge_agent.server.escalating import Around, Escalation, Input
-from edge_agent.server.upstream import Finish
+from edge_agent.server import finished_answers
+from edge_agent.server.finished_answers import NOT_ASKED, Finished
+from edge_agent.server.model_router import Around, Escalation, Input
+from edge_agent.server.uplink_client import Finish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
 from tests.unit.server.test_answers import AT_75, finished
@@ -132,8 +132,8 @@ async def test_in_shadow_the_gate_is_remembered():
         decision.p_value,
     )
     message = pb.ClassifyResult()
-    answers.classify(message.classification, given, 0)
-    kept_of_it = kept.classified(given, message)
+    finished_answers.classify(message.classification, given, 0)
+    kept_of_it = finished_answers.classified(given, message)
     assert (("MODE_SHADOW", "OUT_OF_DISTRIBUTION"), "OUT_OF_DISTRIBUTION", False) == (
         kept_of_it.reasons,
         kept_of_it.held_up,

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from edge_agent.errors import EdgeAgentError, ModelFailed, QueueFull, UnknownTask
-from edge_agent.server import guard
+from edge_agent.server import interceptor
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc
 
@@ -25,15 +25,15 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
     """Does what the test says."""
 
     def __init__(self) -> None:
-        self.list_tasks: Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]
+        self.list_tasks: Callable[[interceptor.Context], Awaitable[pb.ListTasksResponse]]
         self.generate: Callable[[], AsyncIterator[pb.GenerateResponse]]
 
-    @guard.call
-    async def ListTasks(self, request: pb.ListTasksRequest, context: guard.Context) -> pb.ListTasksResponse:
+    @interceptor.call
+    async def ListTasks(self, request: pb.ListTasksRequest, context: interceptor.Context) -> pb.ListTasksResponse:
         return await self.list_tasks(context)
 
-    @guard.call
-    async def Generate(self, request: pb.GenerateRequest, context: guard.Context) -> None:
+    @interceptor.call
+    async def Generate(self, request: pb.GenerateRequest, context: interceptor.Context) -> None:
         async with contextlib.aclosing(self.generate()) as responses:
             async for response in responses:
                 await context.write(response)
@@ -65,10 +65,10 @@ async def listing_fails(stub: inference_pb2_grpc.InferenceServiceStub) -> grpc.a
     return caught.value
 
 
-def raising(error: Exception) -> Callable[[guard.Context], Awaitable[pb.ListTasksResponse]]:
+def raising(error: Exception) -> Callable[[interceptor.Context], Awaitable[pb.ListTasksResponse]]:
     """Return a unary handler that fails."""
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: interceptor.Context) -> pb.ListTasksResponse:
         raise error
 
     return handler
@@ -108,7 +108,7 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
 async def test_an_answer_passes(servicer, stub):
     """What the handlers answer arrives as it is."""
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: interceptor.Context) -> pb.ListTasksResponse:
         return LISTED
 
     servicer.list_tasks, servicer.generate = handler, streaming("a", "b")
@@ -163,7 +163,7 @@ async def test_an_exception_keeps_its_text(servicer, stub):
 async def test_an_abort_passes(servicer, stub):
     """A handler that aborts by itself keeps its code and text, and is no bug to log."""
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: interceptor.Context) -> pb.ListTasksResponse:
         await context.abort(grpc.StatusCode.DATA_LOSS, "by itself")
 
     servicer.list_tasks = handler
@@ -207,7 +207,7 @@ async def test_cancelling_a_call_reaches_the_handler(servicer, stub):
     """When the client cancels a unary call, its handler is cancelled."""
     started, ended = asyncio.Event(), asyncio.Event()
 
-    async def handler(context: guard.Context) -> pb.ListTasksResponse:
+    async def handler(context: interceptor.Context) -> pb.ListTasksResponse:
         started.set()
         try:
             await asyncio.Event().wait()

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2 as pb
 
 from edge_agent.server import callers
 from edge_agent.server.callers import Caller
-from edge_agent.server.watch import WATCHES_MAX, Health, HealthServicer
+from edge_agent.server.health import WATCHES_MAX, Health, HealthServicer
 from tests.support.eventually import eventually
 
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING

@@ -14,13 +14,13 @@ from edge_agent.config import ServiceConfig
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Chunk, Done
 from edge_agent.engine.waiting import Reservation, Waiting
-from edge_agent.metrics.counting import Counts
+from edge_agent.metrics.answer_counts import Counts
 from edge_agent.routing.policy import Upstream
-from edge_agent.server.admission import Admission
-from edge_agent.server.dedupe import Deduplicator, WindowLimits
-from edge_agent.server.escalating import Around, Escalation
+from edge_agent.server.admission_control import Admission
+from edge_agent.server.detached_calls import Deduplicator, WindowLimits
 from edge_agent.server.inference import InferenceServicer, Rooms
-from edge_agent.server.upstream import Finish
+from edge_agent.server.model_router import Around, Escalation
+from edge_agent.server.uplink_client import Finish
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.eventually import turns
 from tests.unit.server.test_answers import finished

@@ -12,8 +12,8 @@ from edge_agent.capture.collection import Collection
 from edge_agent.capture.house import Surroundings
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server.later import Later, Unhurried
-from edge_agent.server.upstream import Finish
+from edge_agent.server.deferred_escalations import Later, Unhurried
+from edge_agent.server.uplink_client import Finish
 from edge_agent.v1 import escalation_pb2
 from tests.support.eventually import eventually
 from tests.support.site_cases import answered, config_of, manifest

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from edge_agent.errors import DeadlineExpired, Draining, ShareExceeded
-from edge_agent.server.open_inference.dialogues import Dialogues
+from edge_agent.server.open_inference.oip_servicer import Dialogues
 
 STREAMS = 2
 

@@ -1,4 +1,4 @@
-"""edge_agent/server/running_calls.py"""
+"""edge_agent/server/interceptor.py"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.errors import Draining
-from edge_agent.server.running_calls import RunningCalls
+from edge_agent.server.interceptor import RunningCalls
 from tests.support.eventually import turns
 
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from edge_agent.server import trimming
-from edge_agent.server.trimming import keep_trimmed, resident_bytes
+from edge_agent.server import process_limits
+from edge_agent.server.process_limits import keep_trimmed, resident_bytes
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -89,13 +89,13 @@ libc.fflush(out)
 here.wait()
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert trimming.ARENAS_MAX == len(re.findall("<heap nr=", said))
+    assert process_limits.ARENAS_MAX == len(re.findall("<heap nr=", said))
 
 
 def test_what_is_loaded_when_the_daemon_serves_is_not_searched_for_garbage() -> None:
     """After `settle` Python passes over what there is, and looks as often as it does by default. In a fresh process."""
     code = (
-        "import gc; gc.set_threshold(100_000); from edge_agent.server.trimming import settle; settle();"
+        "import gc; gc.set_threshold(100_000); from edge_agent.server.process_limits import settle; settle();"
         " print(gc.get_freeze_count() > 10_000, *gc.get_threshold())"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -11,7 +11,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.formats import uplink
 from edge_agent.formats.document import timestamp
-from edge_agent.server.uplink import listen, uplink_message
+from edge_agent.server.uplink_status import listen, uplink_message
 from edge_agent.v1 import admin_pb2 as pb
 from tests.support.examples import NOW
 from tests.support.uplink_cases import UplinkCase

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
 from edge_agent.errors import Draining
-from edge_agent.server import callers, guard
-from edge_agent.server.admission import Admission
+from edge_agent.server import callers, interceptor
+from edge_agent.server.admission_control import Admission
 
 WATCHES_MAX = 32
 """Of one client of a listener; a third more is there for others."""
@@ -73,16 +73,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
         self._health = health
         self._places = Admission(WATCHES_MAX, what="health watches")
 
-    @guard.call
-    async def Check(self, request: pb.HealthCheckRequest, context: guard.Context) -> pb.HealthCheckResponse:
+    @interceptor.call
+    async def Check(self, request: pb.HealthCheckRequest, context: interceptor.Context) -> pb.HealthCheckResponse:
         """Tell the state now."""
         status = self._health.of(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return pb.HealthCheckResponse(status=status)
 
-    @guard.call
-    async def Watch(self, request: pb.HealthCheckRequest, context: guard.Context) -> None:
+    @interceptor.call
+    async def Watch(self, request: pb.HealthCheckRequest, context: interceptor.Context) -> None:
         """Tell the state now and at every change, until the caller goes away or the daemon stops."""
         health, last = self._health, None
         with self._places.call(callers.current.get().account):

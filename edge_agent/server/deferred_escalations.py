@@ -20,8 +20,8 @@ from edge_agent.formats.example import stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import question
-from edge_agent.server.asking import Asking
-from edge_agent.server.upstream import Link
+from edge_agent.server.model_router import Asking
+from edge_agent.server.uplink_client import Link
 
 log = structlog.get_logger("edge_agent.server")
 

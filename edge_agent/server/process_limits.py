@@ -11,8 +11,11 @@ import asyncio
 import ctypes
 import gc
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
+
+import structlog
 
 EVERY_SECONDS = 5.0
 KEPT_BYTES_MAX = 32 << 20
@@ -56,3 +59,26 @@ async def keep_trimmed(every_seconds: float = EVERY_SECONDS) -> None:
 def resident_bytes() -> int:
     """Return how much memory this process has in use (proc_pid_statm(5))."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# Room for connections: each takes a descriptor, and so do the store, the spool and the pipes to the engines.
+#
+# A shell gives a process 1024, which one client could use up: then nobody else gets in, the operator neither, and nothing
+# can be opened. The units give more; a daemon that is started by hand takes what it may have.
+log = structlog.get_logger("edge_agent.server")
+
+LISTENERS = 4
+OTHERS = 512
+"""For everything that is no connection of a caller."""
+
+
+def make_room(connections_max: int) -> None:
+    """Raise this process's own limit to what so many connections on each listener need, as far as it may."""
+    needed = LISTENERS * connections_max + OTHERS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in range(needed):  # RLIM_INFINITY is -1
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft in range(needed):
+        remedy = "raise the hard limit ('ulimit -Hn', LimitNOFILE=), or lower 'connections_max' under 'access'"
+        log.warning("descriptors_short", limit=soft, needed=needed, remedy=remedy)

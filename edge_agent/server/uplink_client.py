@@ -19,7 +19,7 @@ from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
 from edge_agent.routing.policy import Upstream
 from edge_agent.routing.question import Question
-from edge_agent.server.uplink import SILENT_REASON
+from edge_agent.server.uplink_status import SILENT_REASON
 from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
 from edge_agent.v1 import escalation_pb2 as pb
 

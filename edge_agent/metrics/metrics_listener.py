@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
-from edge_agent.metrics.text import CONTENT_TYPE
+from edge_agent.metrics.metric_catalogue import CONTENT_TYPE
 
 CONNECTIONS_MAX = 16
 REQUEST_BYTES_MAX = 8192

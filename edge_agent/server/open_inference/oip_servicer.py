@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 from edge_agent import __version__
 from edge_agent.errors import (
     DeadlineExpired,
+    Draining,
     EdgeAgentError,
     InvalidRequest,
     UnknownBundle,
     UnknownTask,
     from_wire,
 )
-from edge_agent.metrics.counting import UNKNOWN
-from edge_agent.server import callers, guard, measured
+from edge_agent.metrics.answer_counts import UNKNOWN
+from edge_agent.server import callers, finished_answers, interceptor
+from edge_agent.server.admission_control import Admission, Place
 from edge_agent.server.inference import InferenceServicer, Rooms
-from edge_agent.server.open_inference import asking, models, tensors
-from edge_agent.server.open_inference.dialogues import Dialogues
-from edge_agent.server.open_inference.wire import pb
+from edge_agent.server.open_inference import oip_requests, oip_tensors
+from edge_agent.server.open_inference.oip_wire import pb
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2
 
@@ -63,64 +64,64 @@ class OpenInferenceServicer:
         self._answering = answering
         self._dialogues = dialogues
 
-    @guard.call
-    async def ServerLive(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ServerLive(self, request: Any, context: interceptor.Context) -> Any:
         """Say that the daemon takes calls."""
         return pb.ServerLiveResponse(live=True)
 
-    @guard.call
-    async def ServerReady(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ServerReady(self, request: Any, context: interceptor.Context) -> Any:
         """Say whether every task can be answered."""
         tasks = self._activation.serving.keys() | self._activation.problems.keys()
         return pb.ServerReadyResponse(ready=all(map(self._ready, tasks)) and not self._admission.draining)
 
-    @guard.call
-    async def ModelReady(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ModelReady(self, request: Any, context: interceptor.Context) -> Any:
         """Say whether a task can be answered."""
         if request.name not in self._activation.problems:
             self._bundle(request.name, request.version)
         return pb.ModelReadyResponse(ready=self._ready(request.name))
 
-    @guard.call
-    async def ServerMetadata(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ServerMetadata(self, request: Any, context: interceptor.Context) -> Any:
         """Name the server."""
-        return pb.ServerMetadataResponse(name="edge-agent", version=__version__, extensions=models.EXTENSIONS)
+        return pb.ServerMetadataResponse(name="edge-agent", version=__version__, extensions=oip_tensors.EXTENSIONS)
 
-    @guard.call
-    async def ModelMetadata(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ModelMetadata(self, request: Any, context: interceptor.Context) -> Any:
         """Describe the tensors of a task."""
-        return models.metadata(self._bundle(request.name, request.version))
+        return oip_tensors.metadata(self._bundle(request.name, request.version))
 
-    @guard.call
-    async def ModelConfig(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ModelConfig(self, request: Any, context: interceptor.Context) -> Any:
         """Describe a task as Triton's clients want it."""
         bundle = self._bundle(request.name, request.version)
-        return pb.ModelConfigResponse(config=models.configuration(bundle, self._escalation.mode(bundle.manifest)))
+        return pb.ModelConfigResponse(config=oip_tensors.configuration(bundle, self._escalation.mode(bundle.manifest)))
 
-    @guard.call
-    async def ModelStatistics(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ModelStatistics(self, request: Any, context: interceptor.Context) -> Any:
         """Count what was answered."""
         names = [request.name] if request.name else sorted(self._activation.serving)
         bundles = [self._bundle(name, request.version if request.name else "") for name in names]
-        return pb.ModelStatisticsResponse(model_stats=[models.statistics(each, self._counts) for each in bundles])
+        return pb.ModelStatisticsResponse(model_stats=[oip_tensors.statistics(each, self._counts) for each in bundles])
 
-    @guard.call
-    async def ModelInfer(self, request: Any, context: guard.Context) -> Any:
+    @interceptor.call
+    async def ModelInfer(self, request: Any, context: interceptor.Context) -> Any:
         """Answer a request; a generation when all of it is written."""
         bundle = self._bundle(request.model_name, request.model_version)
-        if bundle.manifest.task.kind in tensors.BATCHED:
+        if bundle.manifest.task.kind in oip_tensors.BATCHED:
             return await self._batch(request, bundle, context)
-        pieces: list[tensors.Text] = []
+        pieces: list[oip_tensors.Text] = []
 
-        async def take(piece: tensors.Text) -> None:
+        async def take(piece: oip_tensors.Text) -> None:
             pieces.append(piece)
 
         names = await self._generation(request, bundle, context, take)
         whole = pieces[-1]._replace(text="".join(piece.text for piece in pieces))
         return _response(request, bundle, names, [whole])
 
-    @guard.call
-    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: guard.Context) -> None:
+    @interceptor.call
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: interceptor.Context) -> None:
         """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
         with self._dialogues.place(callers.current.get().account):
@@ -133,16 +134,16 @@ class OpenInferenceServicer:
                             raise
                         await self._write(_failure(request, error), context)
 
-    async def _answer(self, request: Any, context: guard.Context) -> None:
+    async def _answer(self, request: Any, context: interceptor.Context) -> None:
         bundle = self._bundle(request.model_name, request.model_version)
         kind = bundle.manifest.task.kind
-        if kind in tensors.BATCHED:
+        if kind in oip_tensors.BATCHED:
             await self._write(_marked(await self._batch(request, bundle, context), final=True), context)
             return
         names = _wanted(request, bundle)
-        early = [name for name in names if name in tensors.EACH_PIECE]
+        early = [name for name in names if name in oip_tensors.EACH_PIECE]
 
-        async def take(piece: tensors.Text) -> None:
+        async def take(piece: oip_tensors.Text) -> None:
             final = piece.provenance is not None
             if final or early:
                 response = _response(request, bundle, names if final else early, [piece])
@@ -150,35 +151,39 @@ class OpenInferenceServicer:
 
         await self._generation(request, bundle, context, take)
 
-    async def _batch(self, request: Any, bundle: InstalledBundle, context: guard.Context) -> Any:
+    async def _batch(self, request: Any, bundle: InstalledBundle, context: interceptor.Context) -> Any:
         task, kind = bundle.manifest.task, _KINDS[bundle.manifest.task.kind]
-        with measured.Counting(self._counts, task.name):
+        with finished_answers.Counting(self._counts, task.name):
             names = _wanted(request, bundle)
-            texts, options = asking.texts(request), asking.options(request.parameters, task.kind)
+            texts, options = oip_requests.texts(request), oip_requests.options(request.parameters, task.kind)
         asked = kind.request(task=task.name, texts=texts, **options)
         answered = await kind.method(self._answering, asked, context)
         return _response(request, bundle, names, _all(answered.results, kind.answer))
 
     async def _generation(
-        self, request: Any, bundle: InstalledBundle, context: guard.Context, take: Callable[[tensors.Text], Any]
+        self,
+        request: Any,
+        bundle: InstalledBundle,
+        context: interceptor.Context,
+        take: Callable[[oip_tensors.Text], Any],
     ) -> list[str]:
         """Have a text written, and each piece taken; return the names of the outputs that are wanted."""
         task = bundle.manifest.task
-        with measured.Counting(self._counts, task.name):
-            names, texts = _wanted(request, bundle), asking.texts(request)
+        with finished_answers.Counting(self._counts, task.name):
+            names, texts = _wanted(request, bundle), oip_requests.texts(request)
             if len(texts) != 1:
                 raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
-            asked = _generate_request(task.name, texts[0], asking.options(request.parameters, task.kind))
+            asked = _generate_request(task.name, texts[0], oip_requests.options(request.parameters, task.kind))
 
         async def write(message: inference_pb2.GenerateResponse) -> None:
             end = message.finish
             done = message.HasField("finish")
-            await take(tensors.Text(message.text, end.provenance if done else None, end.reason))
+            await take(oip_tensors.Text(message.text, end.provenance if done else None, end.reason))
 
         await self._answering.generate(asked, context, write)
         return names
 
-    async def _write(self, response: Any, context: guard.Context) -> None:
+    async def _write(self, response: Any, context: interceptor.Context) -> None:
         """Write to a caller who may not read."""
         try:
             async with asyncio.timeout(self._answering.seconds_left(context)):
@@ -188,14 +193,14 @@ class OpenInferenceServicer:
 
     def _bundle(self, task: str, version: str) -> InstalledBundle:
         """Return the bundle that answers. Raises UnknownTask, UnknownBundle, InvalidRequest."""
-        requested = asking.version(version)
+        requested = oip_requests.version(version)
         try:
             bundle = self._activation.bundle_of(task)
         except UnknownTask as error:
-            measured.lost(self._counts, UNKNOWN, error)
+            finished_answers.lost(self._counts, UNKNOWN, error)
             said = f"Request for unknown model: {error.message}"  # the beginning is what Triton's own tools look for
             raise UnknownTask(said, remedy=error.remedy, **error.metadata) from None
-        answers = models.number_of(bundle.manifest.version)
+        answers = oip_tensors.number_of(bundle.manifest.version)
         if requested not in (None, answers):
             said = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
             raise UnknownBundle(said, remedy="Leave the version empty.", task=task, version=answers)
@@ -224,18 +229,22 @@ def _generate_request(task: str, text: str, options: dict[str, Any]) -> inferenc
         raise InvalidRequest(f"a parameter is out of range: {error}") from None
 
 
-def _response(request: Any, bundle: InstalledBundle, names: list[str], results: tensors.Results) -> Any:
+def _response(request: Any, bundle: InstalledBundle, names: list[str], results: oip_tensors.Results) -> Any:
     task, version = bundle.manifest.task, bundle.manifest.version
     if provenance := results[0].provenance:
         version = provenance.bundle.version  # a repeated request_id may have the answer of the bundle before
-    response = tensors.response(task, names, results)
-    response.model_name, response.model_version, response.id = task.name, str(models.number_of(version)), request.id
+    response = oip_tensors.response(task, names, results)
+    response.model_name, response.model_version, response.id = (
+        task.name,
+        str(oip_tensors.number_of(version)),
+        request.id,
+    )
     return response
 
 
 def _wanted(request: Any, bundle: InstalledBundle) -> list[str]:
     manifest = bundle.manifest
-    return asking.wanted(request, tensors.OUTPUTS[manifest.task.kind], tensors.outputs_of(manifest))
+    return oip_requests.wanted(request, oip_tensors.OUTPUTS[manifest.task.kind], oip_tensors.outputs_of(manifest))
 
 
 def _marked(response: Any, *, final: bool) -> Any:
@@ -249,3 +258,64 @@ def _failure(request: Any, error: EdgeAgentError) -> Any:
     failed = _marked(response, final=True)
     failed.error_message = f"{error.message}. {error.remedy}" if error.remedy else error.message
     return failed
+
+
+# Open streams of requests: each lasts as long as its caller likes, but not for ever, and not over a stop.
+#
+# What waits on one takes no place among the calls in progress, so streams have places of their own.
+SILENT_SECONDS_MAX = 600.0
+STREAMS_MAX = 1024
+"""Of all callers; an open one costs some tens of kilobytes. Each has its share, as of calls."""
+RETRY_SECONDS = 1.0
+
+
+class Dialogues:
+    """Those of one daemon. One event loop owns them."""
+
+    def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
+        """Let a caller hold so many open; end one whose caller says nothing for that long."""
+        self._open = Admission(STREAMS_MAX, client_streams_max, "streams of requests")
+        self._silent_seconds_max = silent_seconds_max
+        self._waiting: set[asyncio.Timeout] = set()
+        self._closed = False
+
+    def place(self, client: str) -> Place:
+        """Count a stream until the end of the `with` block. Raises QueueFull, ShareExceeded."""
+        return self._open.call(client)
+
+    async def each(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        """Yield the requests of a stream.
+
+        Raises:
+            Draining: the daemon stops; what was asked before has its answer.
+            DeadlineExpired: the caller was silent for too long.
+        """
+        while True:
+            try:
+                request = await self._next(requests)
+            except StopAsyncIteration:
+                return
+            yield request
+
+    def close(self) -> None:
+        """End the streams that wait for a request now, and the others after the one that they answer."""
+        self._closed = True
+        for waiting in self._waiting:
+            waiting.reschedule(0.0)
+
+    async def _next(self, requests: AsyncIterator[Any]) -> Any:
+        self._require_open()
+        try:
+            async with asyncio.timeout(self._silent_seconds_max) as waiting:
+                self._waiting.add(waiting)
+                return await anext(requests)
+        except TimeoutError:
+            self._require_open()
+            said = f"no request came on this stream for {self._silent_seconds_max:g} s"
+            raise DeadlineExpired(said, remedy="Open a stream when there is something to ask.") from None
+        finally:
+            self._waiting.discard(waiting)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)

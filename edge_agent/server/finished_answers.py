@@ -5,15 +5,20 @@ Each fills a message where it lies in the response: one made outside would be co
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import struct
 from dataclasses import replace
 from operator import itemgetter
+from types import TracebackType
 from typing import NamedTuple
 
+from edge_agent.capture.records import Answered
 from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.protocol import Done
+from edge_agent.errors import EdgeAgentError, RequestCancelled
+from edge_agent.metrics.answer_counts import Counts
 from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide, gated, marks
 from edge_agent.server import messages
 from edge_agent.store.state import InstalledBundle
@@ -174,3 +179,135 @@ def new_id() -> str:
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+# From an answer to what is kept of it: the words of the examples room, made on the way of every collected answer.
+def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
+    """Keep a classification, with the best label of the local model even where that was withheld."""
+    labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
+    ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
+    said = result.classification
+    return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
+
+
+def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
+    """Keep a record, the local model's even where that was withheld."""
+    asked = finished.answer is not NOT_ASKED
+    return _graded(finished, result.extraction, record(finished) if asked else None)
+
+
+def generated(finished: Finished, text: str) -> Answered:
+    """Keep a text that was written to its end."""
+    said = finished.said
+    return Answered(
+        finished.prediction_id,
+        finished.bundle.manifest,
+        finished.bundle.digest,
+        finished.text,
+        text if said is None and finished.answer is not NOT_ASKED else None,
+        teacher_answer=None if said is None else text,
+        model=said.model if said else "",
+        route=finished.decision.route,
+        reasons=_reasons(finished),
+        later=_later(finished),
+    )
+
+
+def _graded(
+    finished: Finished,
+    said: pb.Classification | pb.Extraction,
+    local_answer: str | None,
+    scores: list[tuple[str, float]] | None = None,
+    label_mass: float | None = None,
+) -> Answered:
+    confidence, graded = said.confidence, said.HasField("confidence")
+    return Answered(
+        finished.prediction_id,
+        finished.bundle.manifest,
+        finished.bundle.digest,
+        finished.text,
+        local_answer,
+        scores or (),
+        confidence.value if graded else None,
+        confidence.threshold if confidence.HasField("threshold") else None,
+        graded and not confidence.below_threshold,
+        label_mass,
+        finished.said.value if finished.said else None,
+        finished.said.model if finished.said else "",
+        finished.decision.route,
+        _reasons(finished, _unusual(finished, label_mass) if graded else ()),
+        _later(finished),
+        finished.decision.p_value,
+        finished.decision.held_up or "",
+    )
+
+
+def _unusual(finished: Finished, label_mass: float | None) -> tuple[str, ...]:
+    usual = finished.bundle.manifest.confidence.novelty
+    if usual is None:
+        return ()
+    return usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
+
+
+def _later(finished: Finished) -> str:
+    return "audit" if finished.audited else "deferred" if finished.decision.later else ""
+
+
+def _reasons(finished: Finished, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
+    decision = finished.decision
+    stranger = marks(decision.held_up is Reason.OUT_OF_DISTRIBUTION)  # said also where the large model answered
+    return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *stranger)))
+
+
+# From an answer to what is counted of it, for metrics and status: on the way of every answer, a few microseconds.
+BUG = "INTERNAL"
+
+
+def answered(counts: Counts, finished: Finished, confidence: float | None = None) -> None:
+    """Count an answer; its confidence is None where its kind has none, or no local model was asked."""
+    decision, answer = finished.decision, finished.answer
+    done, of = answer.done, counts.of(finished.bundle.manifest.task.name)
+    waited = 0.001 * answer.queue_ms
+    of.queue.observe(waited)
+    of.compute.observe(0.001 * (done.prefill_ms + done.decode_ms))
+    of.total.observe(finished.seconds)
+    of.answers[decision.route] += 1
+    of.tokens[0] += done.input_tokens
+    if done.output_tokens:
+        of.tokens[1] += done.output_tokens
+        of.first.observe(waited + 0.001 * done.prefill_ms)
+        of.token.observe(0.001 * done.decode_ms / done.output_tokens)
+    if confidence is not None:
+        of.confidence.observe(confidence)
+        if decision.held_up is not None:
+            of.held_up[decision.held_up] += 1
+    for reason in decision.degraded:
+        of.degraded[reason] += 1
+
+
+def lost(counts: Counts, task: str, error: BaseException) -> None:
+    """Count an input or a call without an answer."""
+    if isinstance(error, EdgeAgentError):
+        counts.lost(task, error.reason)
+    else:
+        counts.lost(task, RequestCancelled.reason if isinstance(error, asyncio.CancelledError) else BUG)
+
+
+class Counting:
+    """One call, counted if it ends without an answer; a `with` block, for the counting stops no exception."""
+
+    __slots__ = ("_counts", "_task")
+
+    def __init__(self, counts: Counts, task: str) -> None:
+        """Begin; `task` is UNKNOWN unless it is installed."""
+        self._counts, self._task = counts, task
+
+    def __enter__(self) -> None:
+        """Do nothing yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count what the block ended with."""
+        if error is not None:
+            lost(self._counts, self._task, error)

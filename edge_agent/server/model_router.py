@@ -20,15 +20,14 @@ import structlog
 
 from edge_agent.capture.redact.redactor import Redaction
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.manifest import Manifest
+from edge_agent.formats.manifest import Manifest, Task
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy, question
 from edge_agent.routing.policy import Asked, Decision, Reason, Wish
 from edge_agent.routing.question import Question
-from edge_agent.server import answers
-from edge_agent.server.answers import Finished, Said
-from edge_agent.server.asking import Asking
-from edge_agent.server.upstream import Finish, Link
+from edge_agent.server import finished_answers
+from edge_agent.server.finished_answers import Finished, Said
+from edge_agent.server.uplink_client import Finish, Link
 from edge_agent.store.state import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
@@ -93,14 +92,14 @@ class Escalation:
         if policy.first(asked) is not None:
             return await self._beside(item, asked, local)
         finished = await local()
-        decision = answers.judge(finished, asked)
+        decision = finished_answers.judge(finished, asked)
         if decision.route != "upstream":
             # Drawn when the answer is given, so that load and connection have no say in what is checked.
             audited = policy.audited(decision, asked, self._around.audit_share, self._around.drawn())
             return finished._replace(decision=decision, audited=audited)
         said = await self._said(item)
         if isinstance(said, Reason):
-            return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
+            return finished._replace(decision=finished_answers.judge(finished, policy.failed(asked, said)))
         return finished._replace(decision=decision, said=said)
 
     async def writing(self, item: Input) -> AsyncGenerator[str | Said, None]:
@@ -135,8 +134,8 @@ class Escalation:
         assert decision is not None, "bootstrap is decided before anybody is asked"
         said = await self._said(item) if decision.route == "upstream" else None
         if isinstance(said, Reason):
-            return answers.unasked(*item[:2], policy.first(policy.failed(asked, said)) or decision, None)
-        return answers.unasked(*item[:2], decision, said)
+            return finished_answers.unasked(*item[:2], policy.first(policy.failed(asked, said)) or decision, None)
+        return finished_answers.unasked(*item[:2], decision, said)
 
     async def _beside(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
         """Let both answer, for comparison; the large one's answer is given."""
@@ -151,10 +150,12 @@ class Escalation:
             if isinstance(said, Reason):
                 raise finished
             degraded = (finished.reason,)
-            return answers.unasked(*item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=degraded), said)
+            return finished_answers.unasked(
+                *item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=degraded), said
+            )
         if isinstance(said, Reason):
-            return finished._replace(decision=answers.judge(finished, policy.failed(asked, said)))
-        graded = answers.judge(finished, policy.failed(asked))
+            return finished._replace(decision=finished_answers.judge(finished, policy.failed(asked, said)))
+        graded = finished_answers.judge(finished, policy.failed(asked))
         shadow = replace(graded, route="upstream", reason=Reason.MODE_SHADOW, degraded=(), later=False)
         return finished._replace(decision=shadow, said=said)
 
@@ -252,3 +253,43 @@ def _each(value: Any, redaction: Redaction) -> Any:
     if isinstance(value, dict):
         return {key: _each(each, redaction) for key, each in value.items()}
     return value
+
+
+# One conversation with the large model: a question, its answer, and once more when that cannot be used.
+TRIES_MAX = 2
+
+
+class Asking:
+    """See the module."""
+
+    def __init__(self, link: Link, task: Task, wanted: Question) -> None:
+        """Ask that about an input of a task."""
+        self._link, self._task, self._wanted = link, task, wanted
+        self.heard = 0
+        """Answers that have come, usable or not."""
+
+    async def said(self, seconds: Callable[[], float]) -> tuple[str, Finish]:
+        """Return the label, the record as JSON, or the text; each try takes no longer than `seconds` says then.
+
+        Raises:
+            EdgeAgentError: there is no answer, or none that keeps to the labels or the schema.
+        """
+        problem = ""
+        for _ in range(TRIES_MAX):
+            written, finish = await self._whole(seconds())
+            self.heard += 1
+            reply = question.read(self._task, written)
+            problem = reply.problem
+            if not problem:
+                return reply.value, finish
+            self._wanted = self._wanted.repaired(written, problem)
+        raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
+
+    async def _whole(self, seconds: float) -> tuple[str, Finish]:
+        parts: list[str] = []
+        async with contextlib.aclosing(self._link.ask(self._wanted, seconds)) as events:
+            async for event in events:
+                if isinstance(event, Finish):
+                    return "".join(parts), event
+                parts.append(event)
+        raise UpstreamFailed("the large model gave no whole answer")

@@ -16,13 +16,13 @@ from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.formats.plan import Mode
-from edge_agent.metrics.counting import Counts
+from edge_agent.metrics.answer_counts import Counts
 from edge_agent.monitoring.figures import Series, Standing
-from edge_agent.server import field, guard, messages
-from edge_agent.server.changes import caller_left
-from edge_agent.server.escalating import Escalation
-from edge_agent.server.uplink import uplink_message
-from edge_agent.server.upstream import Link
+from edge_agent.server import interceptor, messages, monitoring_messages
+from edge_agent.server.detached_calls import caller_left
+from edge_agent.server.model_router import Escalation
+from edge_agent.server.uplink_client import Link
+from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
@@ -69,8 +69,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._rooms = rooms
         self._started_at = time.time()
 
-    @guard.call
-    async def GetStatus(self, request: pb.GetStatusRequest, context: guard.Context) -> pb.GetStatusResponse:
+    @interceptor.call
+    async def GetStatus(self, request: pb.GetStatusRequest, context: interceptor.Context) -> pb.GetStatusResponse:
         """Show the state of the daemon, its tasks and its engines."""
         rooms = self._rooms
         examples = await rooms.collection.status()
@@ -96,7 +96,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             updates=messages.updates_message(rooms.activation, rooms.updater.overview),
             escalation=messages.large_model_message(rooms.link.message(), examples),
             counts=messages.counts_messages(rooms.counts),
-            alarms=[field.alarm_message(each, demoted=by) for task in serving for each, by in rooms.alarms(task)],
+            alarms=[
+                monitoring_messages.alarm_message(each, demoted=by)
+                for task in serving
+                for each, by in rooms.alarms(task)
+            ],
         )
         carried = uplink_message(rooms.config)
         if carried:
@@ -108,16 +112,18 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
-    @guard.call
-    async def ListBundles(self, request: pb.ListBundlesRequest, context: guard.Context) -> pb.ListBundlesResponse:
+    @interceptor.call
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: interceptor.Context) -> pb.ListBundlesResponse:
         """List the installed bundles, by task and then newest first."""
         installed = self._rooms.activation.inventory.bundles
         bundles = [bundle for bundle in installed if request.task in ("", bundle.manifest.task.name)]
         shown, token = messages.page(request.page_size, request.page_token, len(bundles))
         return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
 
-    @guard.call
-    async def InstallBundle(self, request: pb.InstallBundleRequest, context: guard.Context) -> pb.InstallBundleResponse:
+    @interceptor.call
+    async def InstallBundle(
+        self, request: pb.InstallBundleRequest, context: interceptor.Context
+    ) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
         path = _absolute(request.path)
         bundle, new = await self._rooms.activation.install(
@@ -125,27 +131,33 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
-    @guard.call
+    @interceptor.call
     async def ActivateBundle(
-        self, request: pb.ActivateBundleRequest, context: guard.Context
+        self, request: pb.ActivateBundleRequest, context: interceptor.Context
     ) -> pb.ActivateBundleResponse:
         """Let an installed bundle answer."""
         bundle = await self._rooms.activation.activate(request.task, request.bundle, caller_left.get())
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
-    @guard.call
-    async def RollbackTask(self, request: pb.RollbackTaskRequest, context: guard.Context) -> pb.RollbackTaskResponse:
+    @interceptor.call
+    async def RollbackTask(
+        self, request: pb.RollbackTaskRequest, context: interceptor.Context
+    ) -> pb.RollbackTaskResponse:
         """Let the bundle before answer again."""
         bundle = await self._rooms.activation.rollback(request.task, caller_left.get())
         return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
-    @guard.call
-    async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: guard.Context) -> pb.RemoveBundleResponse:
+    @interceptor.call
+    async def RemoveBundle(
+        self, request: pb.RemoveBundleRequest, context: interceptor.Context
+    ) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
         return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
 
-    @guard.call
-    async def SealExamples(self, request: pb.SealExamplesRequest, context: guard.Context) -> pb.SealExamplesResponse:
+    @interceptor.call
+    async def SealExamples(
+        self, request: pb.SealExamplesRequest, context: interceptor.Context
+    ) -> pb.SealExamplesResponse:
         """Seal what waits."""
         config = self._rooms.config
         return pb.SealExamplesResponse(
@@ -155,13 +167,15 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             receipts_path=str(config.receipts.absolute()),
         )
 
-    @guard.call
-    async def ReadReceipts(self, request: pb.ReadReceiptsRequest, context: guard.Context) -> pb.ReadReceiptsResponse:
+    @interceptor.call
+    async def ReadReceipts(
+        self, request: pb.ReadReceiptsRequest, context: interceptor.Context
+    ) -> pb.ReadReceiptsResponse:
         """Delete what the centre has."""
         return pb.ReadReceiptsResponse(segments=await self._rooms.collection.read_receipts())
 
-    @guard.call
-    async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: guard.Context) -> None:
+    @interceptor.call
+    async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: interceptor.Context) -> None:
         """Take an update from a folder."""
         path, updater = _absolute(request.path), self._rooms.updater
         if not self._rooms.config.update.root_file:
@@ -177,8 +191,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         updates = messages.updates_message(self._rooms.activation, updater.overview)
         await context.write(pb.ImportUpdateResponse(updates=updates))
 
-    @guard.call
-    async def SetMode(self, request: pb.SetModeRequest, context: guard.Context) -> pb.SetModeResponse:
+    @interceptor.call
+    async def SetMode(self, request: pb.SetModeRequest, context: interceptor.Context) -> pb.SetModeResponse:
         """Put a task into a mode."""
         bundle = self._rooms.activation.bundle_of(request.task)
         wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
@@ -190,9 +204,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._rooms.activation.on_store(self._rooms.set_mode, request.task, wanted)
         return pb.SetModeResponse(task=self._task(bundle))
 
-    @guard.call
+    @interceptor.call
     async def GetFieldReport(
-        self, request: pb.GetFieldReportRequest, context: guard.Context
+        self, request: pb.GetFieldReportRequest, context: interceptor.Context
     ) -> pb.GetFieldReportResponse:
         """Show how the bundles of a task, or of all, do in the field."""
         rooms = self._rooms
@@ -206,14 +220,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
             escalation=rooms.link.message(),
             collect={task: said for task, said in consents if said != "off" and request.task in ("", task)},
-            money=map(field.money_message, spent),
+            money=map(monitoring_messages.money_message, spent),
         )
 
     def _described(self, found: Iterable[Series], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
         installed = {bundle.digest: bundle for bundle in self._rooms.activation.inventory.bundles}
         by = {(alarm.task, alarm.alarm) for task in serving for alarm, demoted in self._rooms.alarms(task) if demoted}
         return [
-            field.series_message(
+            monitoring_messages.series_message(
                 each,
                 installed.get(each.digest),
                 active=each.task in serving and serving[each.task].digest == each.digest,
@@ -229,8 +243,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         message.mode_by = "bundle" if bundle.manifest.runtime == "upstream" else self._rooms.mode_by(message.name)
         return message
 
-    @guard.call
-    async def Drain(self, request: pb.DrainRequest, context: guard.Context) -> pb.DrainResponse:
+    @interceptor.call
+    async def Drain(self, request: pb.DrainRequest, context: interceptor.Context) -> pb.DrainResponse:
         """Stop taking new work."""
         self._rooms.drain()
         return pb.DrainResponse()

@@ -11,20 +11,21 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 
-from edge_agent.errors import AccessError, EdgeAgentError, InvalidRequest, RateExceeded
-from edge_agent.server import callers, guard, roles
+from edge_agent.errors import AccessError, Draining, EdgeAgentError, InvalidRequest, RateExceeded
+from edge_agent.server import callers, roles
+from edge_agent.server.admission_control import Rates
 from edge_agent.server.audit import Audit
 from edge_agent.server.callers import Caller, Identify
-from edge_agent.server.changes import Change, Changes
-from edge_agent.server.rates import Rates
+from edge_agent.server.detached_calls import Change, Changes
+from edge_agent.server.error_status import to_call_status
 from edge_agent.server.roles import Treatment, treatment
-from edge_agent.server.running_calls import RunningCalls
 
 
 class Gate:
@@ -74,7 +75,7 @@ class Gate:
 
     def _changing(self, method: str, handler: Any) -> Any:
         """Let a handler make its change whoever waits for it, and answer whoever still does."""
-        act, parse = guard.bare(handler.unary_stream or handler.unary_unary), handler.request_deserializer
+        act, parse = bare(handler.unary_stream or handler.unary_unary), handler.request_deserializer
 
         async def behaviour(data: bytes, context: Any) -> Any:
             await self._enter(method, "change", context)
@@ -85,9 +86,9 @@ class Gate:
                     return await self._changes.run_told(change, functools.partial(act, request), context.write)
                 return await self._changes.run(change, functools.partial(act, request, context))
             except EdgeAgentError as error:
-                await guard.abort(error, context)
+                await abort(error, context)
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await guard.bug(method, error, context)
+                await bug(method, error, context)
 
         return behaviour
 
@@ -122,7 +123,7 @@ class Gate:
         try:
             self.running.raise_refusal(task)
         except EdgeAgentError as error:
-            await guard.abort(error, context)
+            await abort(error, context)
 
     async def _enter(self, method: str, kind: Treatment, context: Any) -> None:
         try:
@@ -135,11 +136,11 @@ class Gate:
                 self._audit.seen(caller, method.rpartition("/")[2], "OK")
         except AccessError as error:
             self._audit.seen(callers.current.get(), method.rpartition("/")[2], error.reason)
-            await guard.abort(error, context)
+            await abort(error, context)
         except EdgeAgentError as error:
-            await guard.abort(error, context)
+            await abort(error, context)
         except Exception as error:  # noqa: BLE001 - the edge of the daemon, and a certificate may hold anything
-            await guard.bug(method, error, context)
+            await bug(method, error, context)
 
     def _require_patience(self, caller: Caller) -> None:
         seconds = self._rates.take(caller.account, time.monotonic())
@@ -157,5 +158,119 @@ async def _parsed(parse: Any, data: bytes, context: Any) -> Any:
             "the request is no valid message of this method",
             remedy="Generate the client from the daemon's version of proto/; text must be UTF-8.",
         )
-    await guard.abort(error, context)
+    await abort(error, context)
     raise AssertionError("abort always raises")
+
+
+# What stands around every handler: errors become statuses, and nothing of an exception's text leaves the daemon.
+#
+# Handlers that stream are coroutines that write, not generators that yield: a generator cannot be ended while gRPC waits
+# for a caller who does not read. Cancellation passes through: swallowing it leaks memory in gRPC.
+log = structlog.get_logger("edge_agent.server")
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Servicer = TypeVar("Servicer")
+# grpc.aio's context is generic in messages that no handler here needs to know.
+Context = grpc.aio.ServicerContext[Any, Any]
+BUG = "INTERNAL"
+"""What is written down of an exception of no error tree."""
+
+
+def call(
+    handler: Callable[[Servicer, Request, Context], Awaitable[Response]],
+) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
+    """Guard a handler."""
+
+    @functools.wraps(handler)
+    async def guarded(self: Servicer, request: Request, context: Context) -> Response:
+        try:
+            return await handler(self, request, context)
+        except EdgeAgentError as error:
+            await abort(error, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge of the daemon
+            await bug(handler.__name__, error, context)
+        raise AssertionError("abort always raises")
+
+    return guarded
+
+
+def bare(handler: Any) -> Any:
+    """Return a guarded handler of a servicer without its guard: what it raises reaches whoever awaits it."""
+    return handler.__wrapped__.__get__(handler.__self__)
+
+
+async def abort(error: EdgeAgentError, context: Any) -> None:
+    """End the call with an error's status; always raises."""
+    # `Any`: the stubs do not know abort_with_status, which grpc.aio has.
+    await context.abort_with_status(to_call_status(error))
+
+
+async def bug(method: str, error: Exception, context: Any) -> None:
+    """End the call that met an exception of no error tree; always raises. To be called where it is handled."""
+    log.exception("handler_failed", method=method, error=type(error).__name__)
+    await context.abort(grpc.StatusCode.INTERNAL, "an unexpected error in edge-agent; its log has the details")
+
+
+# The calls of one listener that are in progress, so that a stop can wait for their ends, and end others with a reason.
+#
+# gRPC ends a call that outlasts a stop with UNAVAILABLE and no details: its caller could not tell that it may try again.
+# And it closes a connection as soon as its last call has ended: a client that writes at that moment, if only to
+# acknowledge something, loses the end of the call, which it has not read. So a listener is closed when its calls have
+# been over for a while.
+RETRY_SECONDS = 1.0
+REFUSAL_SECONDS = 1.0
+"""For callers to be told that their call is refused; who does not read by then is cut off."""
+READING_SECONDS = 0.2
+"""For callers to read how the last calls ended."""
+
+
+class RunningCalls:
+    """See the module. One event loop owns them."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._running: set[asyncio.Task[Any]] = set()
+        self._refused: dict[asyncio.Task[Any], Draining] = {}
+
+    def begin(self) -> asyncio.Task[Any]:
+        """Count the call of this task until its end has been sent, which is when the task ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def raise_refusal(self, task: asyncio.Task[Any]) -> None:
+        """Raise Draining where a call was cancelled by `drain`, and not by its caller."""
+        if error := self._refused.pop(task, None):
+            task.uncancel()
+            raise error from None
+
+    async def drain(self, seconds: float) -> None:
+        """Return when callers have read the ends of their calls. What runs for longer than that is refused."""
+        if not self._running:
+            return
+        await self._until_none(seconds)
+        if self._running:
+            self._refuse(seconds)
+            await self._until_none(REFUSAL_SECONDS)
+        await asyncio.sleep(READING_SECONDS)
+
+    async def _until_none(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self._running and loop.time() < until:
+            await asyncio.wait(self._running, timeout=until - loop.time())
+
+    def _refuse(self, seconds: float) -> None:
+        said = f"the daemon is stopping, and the call has not ended in the {seconds:g} s that running calls are given"
+        for task in self._running:
+            self._refused[task] = Draining(said, retry_seconds=RETRY_SECONDS)
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        self._refused.pop(task, None)

@@ -8,27 +8,29 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
 
 from edge_agent import __version__
 from edge_agent.capture.collection import Collection, CollectionStatus
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
+from edge_agent.formats.alarms import Alarm
 from edge_agent.formats.document import seconds
 from edge_agent.formats.uplink import FILE_NAME
-from edge_agent.metrics import field, processes
-from edge_agent.metrics.catalogue import CATALOGUE
-from edge_agent.metrics.counting import Counts, TaskCounts
-from edge_agent.metrics.text import Sample, page
-from edge_agent.monitoring.figures import Standing
+from edge_agent.metrics.answer_counts import Counts, TaskCounts
+from edge_agent.metrics.metric_catalogue import CATALOGUE, Sample, page
+from edge_agent.monitoring.figures import Headline, Standing
 from edge_agent.server import messages
-from edge_agent.server.admission import Admission
-from edge_agent.server.uplink import listen
-from edge_agent.server.upstream import Link
+from edge_agent.server.admission_control import Admission
+from edge_agent.server.uplink_client import Link
+from edge_agent.server.uplink_status import listen
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview
@@ -143,15 +145,15 @@ class SiteMetrics:
         yield from _tasks(seen)
         for engine in seen.engines:
             yield from _engine(engine)
-            yield from processes.samples(engine.name, engine.pid)
-        yield from processes.samples("serve", os.getpid())
+            yield from process_samples(engine.name, engine.pid)
+        yield from process_samples("serve", os.getpid())
         if seen.examples:
             yield Sample("examples_problems", len(seen.examples.problems))
             yield Sample("examples_stalled_seconds", seen.examples.stalled_seconds)
         if seen.examples and not seen.examples.stalled_seconds:
             yield from _examples(seen.examples, config)
             serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
-            yield from field.samples(seen.examples.field, serving, seen.alarms)
+            yield from monitoring_samples(seen.examples.field, serving, seen.alarms)
         yield from _uplink(config)
         yield from _updates(seen.overview, configured=bool(config.update.root_file))
         for reason, number in seen.denied.items():
@@ -296,3 +298,65 @@ def _large_model(said: EscalationStatus) -> Iterator[Sample]:
     if said.waiting:
         yield Sample("large_model_oldest_question_seconds", said.waiting_seconds)
         yield Sample("large_model_opinions_total", said.opinions)
+
+
+# How bundles do in the field, as numbers. Pure.
+JUDGES = ("people", "large-model")
+
+
+def monitoring_samples(
+    headlines: Iterable[Headline], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[Standing, bool]]]
+) -> Iterator[Sample]:
+    """Return the figures of the bundles that answer.
+
+    Args:
+        headlines: of all bundles that anything is counted of.
+        serving: the digest of the bundle that answers, by task.
+        alarms: what stands against it, by task, and whether that put the task into shadow.
+    """
+    for one in headlines:
+        if serving.get(one.task) == one.digest:
+            yield from _bundle(one, alarms.get(one.task, []))
+
+
+def _bundle(one: Headline, alarms: list[tuple[Standing, bool]]) -> Iterator[Sample]:
+    task, standing = one.task, {alarm.alarm for alarm, _ in alarms}
+    for name in get_args(Alarm):
+        yield Sample("field_alarm", name in standing, (task, name))
+    yield Sample("field_demoted", any(demoted for _, demoted in alarms), (task,))
+    yield Sample("field_pairs_total", one.pairs, (task,))
+    yield Sample("field_agreed_total", one.agreed, (task,))
+    for judge in JUDGES if one.promise else ():
+        found = one.evidence[judge]
+        yield Sample("field_judged_total", found.judged, (task, judge))
+        yield Sample("field_wrong_total", found.wrong, (task, judge))
+        yield Sample("field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge))
+
+
+# What the kernel says of our processes: proc(5), read by the thread that answers a scraper.
+# Fields of /proc/PID/stat behind the name, which may hold anything.
+_USER, _SYSTEM, _THREADS, _STARTED, _PAGES = 11, 12, 17, 19, 21
+
+
+def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[Sample]:
+    """Yield the figures of one process; none when it is gone. `root` is where proc is mounted."""
+    place = root / "proc" / str(pid)
+    try:
+        fields = (place / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpu = (int(fields[_USER]) + int(fields[_SYSTEM])) / ticks
+    yield Sample("process_cpu_seconds_total", cpu, (name,))
+    yield Sample("process_threads", int(fields[_THREADS]), (name,))
+    yield Sample("process_resident_memory_bytes", int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"), (name,))
+    yield Sample("process_start_time_seconds", _booted(root) + int(fields[_STARTED]) / ticks, (name,))
+    try:
+        yield Sample("process_open_fds", len(os.listdir(place / "fd")), (name,))  # noqa: PTH208 - counted, not walked
+    except OSError:
+        return  # a confined child's are hidden from us
+
+
+def _booted(root: Path) -> int:
+    found = re.search(r"^btime (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0

@@ -31,25 +31,21 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.server import callers, roles
-from edge_agent.server.accounts import Accounts
-from edge_agent.server.admin import AdminServicer
+from edge_agent.server.admin_service import AdminServicer
+from edge_agent.server.admission_control import Rates
 from edge_agent.server.audit import Audit
-from edge_agent.server.callers import Identify
-from edge_agent.server.changes import Changes
-from edge_agent.server.dedupe import Deduplicator, WindowLimits
+from edge_agent.server.callers import Accounts, Identify
+from edge_agent.server.detached_calls import Changes, Deduplicator, WindowLimits
 from edge_agent.server.feedback import FeedbackServicer
-from edge_agent.server.gate import Gate
+from edge_agent.server.health import Health, HealthServicer
 from edge_agent.server.inference import InferenceServicer, Rooms
-from edge_agent.server.open_inference import wire
-from edge_agent.server.open_inference.dialogues import Dialogues
-from edge_agent.server.open_inference.servicer import OpenInferenceServicer
-from edge_agent.server.rates import Rates
-from edge_agent.server.running_calls import REFUSAL_SECONDS
-from edge_agent.server.watch import Health, HealthServicer
+from edge_agent.server.interceptor import REFUSAL_SECONDS, Gate
+from edge_agent.server.open_inference import oip_wire
+from edge_agent.server.open_inference.oip_servicer import Dialogues, OpenInferenceServicer
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
-    from edge_agent.server.credentials import TlsFiles
+    from edge_agent.server.tls import TlsFiles
 
 PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
 METADATA_BYTES_MAX = 16 * 1024
@@ -66,7 +62,7 @@ _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
 LISTED = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
-    wire.SERVICE.full_name,
+    oip_wire.SERVICE.full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
@@ -205,12 +201,12 @@ class _Inference:
 
     def add_to(self, gate: Gate) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._own, gate)
-        gate.add_registered_method_handlers(wire.SERVICE.full_name, wire.handlers(self._open))
+        gate.add_registered_method_handlers(oip_wire.SERVICE.full_name, oip_wire.handlers(self._open))
 
 
 def _add_operation(gate: Gate, admin: AdminServicer, listed: tuple[str, ...]) -> None:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, gate)
-    shown = wire.pool_with(
+    shown = oip_wire.pool_with(
         *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
     )
     reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)
@@ -246,8 +242,10 @@ def _over_tls(access: AccessConfig) -> tuple[TlsFiles | None, Identify]:
     if not access.certificate_file:
         return None, callers.in_the_open
     # Only a daemon that has certificates loads the library that reads them.
-    from edge_agent.server.certified import Certified  # noqa: PLC0415
-    from edge_agent.server.credentials import TlsFiles  # noqa: PLC0415
+    from edge_agent.server.tls import (
+        Certified,  # noqa: PLC0415
+        TlsFiles,  # noqa: PLC0415
+    )
 
     return TlsFiles(access), Certified(access.roles)
 
