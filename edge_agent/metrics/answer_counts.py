@@ -14,9 +14,9 @@ from itertools import accumulate
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
 TASKS_MAX = 1000
-OTHER = "other"
+OTHER_TASKS = "other"
 """In place of more tasks than these: names stay bounded, whatever is installed and removed."""
-UNKNOWN = ""
+UNKNOWN_TASK = ""
 """In place of a task that is not installed: what a caller sends is no label."""
 
 
@@ -43,7 +43,7 @@ class Histogram:
         return list(accumulate(self.counts.copy()))
 
 
-class TaskCounts:
+class TaskCounters:
     """What came of the inputs of one task."""
 
     __slots__ = (
@@ -68,29 +68,29 @@ class TaskCounts:
 
 
 @dataclass(frozen=True)
-class Lost:
+class UnansweredInput:
     """An input, or a whole call, that got no answer."""
 
     task: str
     reason: str
 
 
-class Counts:
+class AnswerCounts:
     """All tasks of one daemon."""
 
     def __init__(self) -> None:
         """Start at zero."""
-        self.tasks: dict[str, TaskCounts] = {}
-        self.errors: Counter[Lost] = Counter()
+        self.tasks: dict[str, TaskCounters] = {}
+        self.errors: Counter[UnansweredInput] = Counter()
 
-    def of(self, task: str) -> TaskCounts:
+    def of(self, task: str) -> TaskCounters:
         """Return the counts of an installed task."""
         return self.tasks.get(task) or self._new(task)
 
     def lost(self, task: str, reason: str) -> None:
         """Count what got no answer; `task` is UNKNOWN unless it is installed, `reason` one of our errors'."""
-        self.errors[Lost(task, reason)] += 1
+        self.errors[UnansweredInput(task, reason)] += 1
 
-    def _new(self, task: str) -> TaskCounts:
-        name = task if len(self.tasks) < TASKS_MAX else OTHER
-        return self.tasks.setdefault(name, TaskCounts())
+    def _new(self, task: str) -> TaskCounters:
+        name = task if len(self.tasks) < TASKS_MAX else OTHER_TASKS
+        return self.tasks.setdefault(name, TaskCounters())

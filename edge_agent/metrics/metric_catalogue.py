@@ -14,7 +14,7 @@ from edge_agent.metrics.answer_counts import Histogram
 Kind = Literal["counter", "gauge", "histogram"]
 
 
-class Metric(NamedTuple):
+class MetricDefinition(NamedTuple):
     """One metric."""
 
     name: str
@@ -23,11 +23,11 @@ class Metric(NamedTuple):
     means: str
 
 
-def _table(labels: tuple[str, ...], rows: str) -> tuple[Metric, ...]:
+def _table(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
     """Read one group: a line is the name without its prefix, the first letter of the kind, and the meaning."""
     kinds: dict[str, Kind] = {"c": "counter", "g": "gauge", "h": "histogram"}
     parts = [line.strip().split(maxsplit=2) for line in rows.strip().splitlines()]
-    return tuple(Metric(f"edge_agent_{name}", kinds[kind], labels, means) for name, kind, means in parts)
+    return tuple(MetricDefinition(f"edge_agent_{name}", kinds[kind], labels, means) for name, kind, means in parts)
 
 
 DAEMON = (
@@ -238,7 +238,7 @@ def document() -> str:
     return "\n".join(line for title, group in GROUPS.items() for line in _lines(title, group))
 
 
-def _lines(title: str, group: tuple[Metric, ...]) -> list[str]:
+def _lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
     rows = [
         f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.means} |" for metric in group
     ]
@@ -254,7 +254,7 @@ LABEL_CHARACTERS_MAX = 100
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
-class Sample(NamedTuple):
+class MetricSample(NamedTuple):
     """A number, or a histogram; `labels` in the order of the catalogue's. The name stands without its prefix."""
 
     name: str
@@ -262,13 +262,13 @@ class Sample(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-def page(samples: Iterable[Sample], catalogue: Mapping[str, Metric]) -> Iterator[str]:
+def page(samples: Iterable[MetricSample], catalogue: Mapping[str, MetricDefinition]) -> Iterator[str]:
     """Yield the page in short pieces: each metric once, in the order of the catalogue.
 
     Raises:
         KeyError: a sample that the catalogue does not know.
     """
-    found: dict[str, list[Sample]] = {}
+    found: dict[str, list[MetricSample]] = {}
     for sample in samples:
         found.setdefault(f"edge_agent_{sample.name}", []).append(sample)
     if unknown := found.keys() - catalogue.keys():
@@ -280,7 +280,7 @@ def page(samples: Iterable[Sample], catalogue: Mapping[str, Metric]) -> Iterator
                 yield _sample(metric, sample)
 
 
-def _sample(metric: Metric, sample: Sample) -> str:
+def _sample(metric: MetricDefinition, sample: MetricSample) -> str:
     labels = [f'{key}="{_escaped(value)}"' for key, value in zip(metric.labels, sample.labels, strict=True)]
     if isinstance(sample.value, Histogram):
         return _histogram(metric.name, ",".join(labels), sample.value)

@@ -29,7 +29,7 @@ log = structlog.get_logger("edge_agent.metrics")
 Page = Callable[[], Awaitable[bytes]]
 
 
-class Listener:
+class MetricsListener:
     """See the module. `page` is called on the thread's own event loop."""
 
     def __init__(self, host: str, port: int, page: Page) -> None:

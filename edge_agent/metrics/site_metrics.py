@@ -24,13 +24,13 @@ from edge_agent.engine.state import State
 from edge_agent.formats.alarms import Alarm
 from edge_agent.formats.document import seconds
 from edge_agent.formats.uplink import FILE_NAME
-from edge_agent.metrics.answer_counts import Counts, TaskCounts
-from edge_agent.metrics.metric_catalogue import CATALOGUE, Sample, page
+from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
+from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
 from edge_agent.monitoring.figures import Headline, Standing
 from edge_agent.server import messages
-from edge_agent.server.admission_control import Admission
-from edge_agent.server.uplink_client import Link
-from edge_agent.server.uplink_status import listen
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.uplink_client import UplinkClient
+from edge_agent.server.uplink_status import read_uplink_report
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview
@@ -43,16 +43,16 @@ SAMPLES_AT_ONCE = 20
 
 
 @dataclass(frozen=True)
-class Watched:
+class SiteMetricsDependencies:
     """What a site's figures come from."""
 
     config: Config
     activation: Activation
     engines: EnginePool
     collection: Collection
-    admission: Admission
-    counts: Counts
-    link: Link
+    admission: AdmissionControl
+    counts: AnswerCounts
+    link: UplinkClient
     alarms: Callable[[str], list[tuple[Standing, bool]]]
     denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
@@ -64,7 +64,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SiteSnapshot:
     """The site at one moment."""
 
     delay: float
@@ -86,7 +86,7 @@ class Seen:
 class SiteMetrics:
     """See the module."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: SiteMetricsDependencies) -> None:
         """Watch a site; make it on the event loop that owns the rooms."""
         self._watched = watched
         self._loop = asyncio.get_running_loop()
@@ -102,12 +102,12 @@ class SiteMetrics:
         self._seconds = time.perf_counter() - began
         return written
 
-    async def _look(self, began: float) -> Seen:
+    async def _look(self, began: float) -> SiteSnapshot:
         delay, watched = time.perf_counter() - began, self._watched
         watched.engines.ask()
         examples = await watched.collection.status()
         tasks = dict(sorted(watched.activation.serving.items()))
-        return Seen(
+        return SiteSnapshot(
             delay=delay,
             engines=watched.engines.statuses(),
             tasks=tasks,
@@ -124,32 +124,32 @@ class SiteMetrics:
             deaths=dict(watched.deaths()),
         )
 
-    def _samples(self, seen: Seen) -> Iterator[Sample]:
+    def _samples(self, seen: SiteSnapshot) -> Iterator[MetricSample]:
         config, counts = self._watched.config, self._watched.counts
-        yield Sample("build_info", 1, (__version__, platform.python_version()))
-        yield Sample("serving", seen.serving)
-        yield Sample("calls_in_progress", seen.calls)
-        yield Sample("calls_max", config.service.calls_max)
-        yield Sample("loop_delay_seconds", seen.delay)
-        yield Sample("scrape_seconds", self._seconds)
-        yield Sample("store_bytes", seen.store_bytes)
-        yield Sample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
+        yield MetricSample("build_info", 1, (__version__, platform.python_version()))
+        yield MetricSample("serving", seen.serving)
+        yield MetricSample("calls_in_progress", seen.calls)
+        yield MetricSample("calls_max", config.service.calls_max)
+        yield MetricSample("loop_delay_seconds", seen.delay)
+        yield MetricSample("scrape_seconds", self._seconds)
+        yield MetricSample("store_bytes", seen.store_bytes)
+        yield MetricSample("disk_free_bytes", shutil.disk_usage(config.state_dir).free)
         for component, up in seen.up.items():
-            yield Sample("component_up", up, (component,))
+            yield MetricSample("component_up", up, (component,))
         for component, number in seen.deaths.items():
-            yield Sample("component_deaths_total", number, (component,))
+            yield MetricSample("component_deaths_total", number, (component,))
         for task, counted in list(counts.tasks.items()):
             yield from _answers(task, counted)
         for lost, number in list(counts.errors.items()):
-            yield Sample("errors_total", number, (lost.task, lost.reason))
+            yield MetricSample("errors_total", number, (lost.task, lost.reason))
         yield from _tasks(seen)
         for engine in seen.engines:
             yield from _engine(engine)
             yield from process_samples(engine.name, engine.pid)
         yield from process_samples("serve", os.getpid())
         if seen.examples:
-            yield Sample("examples_problems", len(seen.examples.problems))
-            yield Sample("examples_stalled_seconds", seen.examples.stalled_seconds)
+            yield MetricSample("examples_problems", len(seen.examples.problems))
+            yield MetricSample("examples_stalled_seconds", seen.examples.stalled_seconds)
         if seen.examples and not seen.examples.stalled_seconds:
             yield from _examples(seen.examples, config)
             serving = {name: bundle.digest for name, bundle in seen.tasks.items()}
@@ -157,12 +157,12 @@ class SiteMetrics:
         yield from _uplink(config)
         yield from _updates(seen.overview, configured=bool(config.update.root_file))
         for reason, number in seen.denied.items():
-            yield Sample("denied_total", number, (reason,))
+            yield MetricSample("denied_total", number, (reason,))
         if seen.large_model:
             yield from _large_model(seen.large_model)
 
 
-def _written(samples: list[Sample]) -> bytes:
+def _written(samples: list[MetricSample]) -> bytes:
     """Write the page, and give the event loop its turn again and again."""
     parts = []
     for number, part in enumerate(page(samples, CATALOGUE)):
@@ -172,44 +172,44 @@ def _written(samples: list[Sample]) -> bytes:
     return "".join(parts).encode()
 
 
-def _answers(task: str, counted: TaskCounts) -> Iterator[Sample]:
-    yield Sample("queue_seconds", counted.queue, (task,))
-    yield Sample("compute_seconds", counted.compute, (task,))
-    yield Sample("answer_seconds", counted.total, (task,))
+def _answers(task: str, counted: TaskCounters) -> Iterator[MetricSample]:
+    yield MetricSample("queue_seconds", counted.queue, (task,))
+    yield MetricSample("compute_seconds", counted.compute, (task,))
+    yield MetricSample("answer_seconds", counted.total, (task,))
     if counted.tokens[1]:
-        yield Sample("first_token_seconds", counted.first, (task,))
-        yield Sample("token_seconds", counted.token, (task,))
+        yield MetricSample("first_token_seconds", counted.first, (task,))
+        yield MetricSample("token_seconds", counted.token, (task,))
     if any(counted.confidence.counts):
-        yield Sample("confidence_ratio", counted.confidence, (task,))
-        yield Sample("answers_below_threshold_total", sum(counted.held_up.values()), (task,))
+        yield MetricSample("confidence_ratio", counted.confidence, (task,))
+        yield MetricSample("answers_below_threshold_total", sum(counted.held_up.values()), (task,))
         for reason, number in list(counted.held_up.items()):
-            yield Sample("answers_not_confident_total", number, (task, reason))
-    yield Sample("input_tokens_total", counted.tokens[0], (task,))
-    yield Sample("output_tokens_total", counted.tokens[1], (task,))
+            yield MetricSample("answers_not_confident_total", number, (task, reason))
+    yield MetricSample("input_tokens_total", counted.tokens[0], (task,))
+    yield MetricSample("output_tokens_total", counted.tokens[1], (task,))
     for route, number in list(counted.answers.items()):
-        yield Sample("answers_total", number, (task, route))
+        yield MetricSample("answers_total", number, (task, route))
     for reason, number in list(counted.degraded.items()):
-        yield Sample("degraded_total", number, (task, reason))
+        yield MetricSample("degraded_total", number, (task, reason))
 
 
-def _tasks(seen: Seen) -> Iterator[Sample]:
+def _tasks(seen: SiteSnapshot) -> Iterator[MetricSample]:
     engines = {digest: engine.name for engine in seen.engines for digest in engine.digests}
     for task, bundle in seen.tasks.items():
         manifest = bundle.manifest
         labels = (task, manifest.task.kind, manifest.version, engines.get(bundle.digest, ""))
-        yield Sample("task_info", 1, labels)
-        yield Sample("task_ready", task in seen.ready, (task,))
-        yield Sample("task_signed", bundle.signed, (task,))
-        yield Sample("task_gated", manifest.confidence.gate is not None, (task,))
-        yield Sample("task_revoked", task in seen.overview.revoked, (task,))
+        yield MetricSample("task_info", 1, labels)
+        yield MetricSample("task_ready", task in seen.ready, (task,))
+        yield MetricSample("task_signed", bundle.signed, (task,))
+        yield MetricSample("task_gated", manifest.confidence.gate is not None, (task,))
+        yield MetricSample("task_revoked", task in seen.overview.revoked, (task,))
 
 
-def _engine(engine: EngineStatus) -> Iterator[Sample]:
+def _engine(engine: EngineStatus) -> Iterator[MetricSample]:
     name = (engine.name,)
-    yield Sample("engine_info", 1, (engine.name, engine.runtime, engine.device))
-    yield Sample("engine_state", 1, (engine.name, engine.state.value))
+    yield MetricSample("engine_info", 1, (engine.name, engine.runtime, engine.device))
+    yield MetricSample("engine_state", 1, (engine.name, engine.state.value))
     for reason in engine.shortfalls:
-        yield Sample("engine_device_shortfall", 1, (engine.name, reason))
+        yield MetricSample("engine_device_shortfall", 1, (engine.name, reason))
     numbers = {
         "up": engine.state is State.READY,
         "device_short": bool(engine.shortfalls),
@@ -235,69 +235,69 @@ def _engine(engine: EngineStatus) -> Iterator[Sample]:
             "tokens_computed_total": cache.computed,
         }
     for key, number in numbers.items():
-        yield Sample(f"engine_{key}", number, name)
+        yield MetricSample(f"engine_{key}", number, name)
 
 
-def _examples(examples: CollectionStatus, config: Config) -> Iterator[Sample]:
+def _examples(examples: CollectionStatus, config: Config) -> Iterator[MetricSample]:
     for event, number in sorted(examples.counters.items()):
-        yield Sample("examples_total", number, (event,))
+        yield MetricSample("examples_total", number, (event,))
     for class_, number in sorted(examples.retained.items()):
-        yield Sample("spool_examples", number, (class_,))
-    yield Sample("spool_bytes", examples.spool_bytes)
-    yield Sample("spool_bytes_max", config.examples.spool_bytes_max)
-    yield Sample("spool_oldest_unsealed_seconds", examples.unsealed_seconds)
-    yield Sample("outbox_segments", examples.outbox_segments)
-    yield Sample("outbox_bytes", examples.outbox_bytes)
-    yield Sample("outbox_bytes_max", config.examples.outbox_bytes_max)
-    yield Sample("outbox_oldest_segment_seconds", examples.outbox_seconds)
+        yield MetricSample("spool_examples", number, (class_,))
+    yield MetricSample("spool_bytes", examples.spool_bytes)
+    yield MetricSample("spool_bytes_max", config.examples.spool_bytes_max)
+    yield MetricSample("spool_oldest_unsealed_seconds", examples.unsealed_seconds)
+    yield MetricSample("outbox_segments", examples.outbox_segments)
+    yield MetricSample("outbox_bytes", examples.outbox_bytes)
+    yield MetricSample("outbox_bytes_max", config.examples.outbox_bytes_max)
+    yield MetricSample("outbox_oldest_segment_seconds", examples.outbox_seconds)
 
 
-def _uplink(config: Config) -> Iterator[Sample]:
+def _uplink(config: Config) -> Iterator[MetricSample]:
     path = config.uplink_notes / FILE_NAME
-    heard = listen(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     state = heard.state
     if state is None and not (config.uplink.url or config.uplink.updates_url or path.exists()):
         return
     name = "silent" if heard.silence or state is None else state.state
-    yield Sample("uplink_state", 1, (name,))
-    yield Sample("uplink_online", name == "online")
+    yield MetricSample("uplink_state", 1, (name,))
+    yield MetricSample("uplink_online", name == "online")
     if state is None:
         return
-    yield Sample("uplink_age_seconds", heard.age_seconds)
+    yield MetricSample("uplink_age_seconds", heard.age_seconds)
     if state.last_contact:
-        yield Sample("uplink_last_contact_timestamp_seconds", seconds(state.last_contact))
-    yield Sample("uplink_waiting_segments", state.waiting_segments)
-    yield Sample("uplink_waiting_bytes", state.waiting_bytes)
-    yield Sample("uplink_problems", len(state.problems))
+        yield MetricSample("uplink_last_contact_timestamp_seconds", seconds(state.last_contact))
+    yield MetricSample("uplink_waiting_segments", state.waiting_segments)
+    yield MetricSample("uplink_waiting_bytes", state.waiting_bytes)
+    yield MetricSample("uplink_problems", len(state.problems))
     if state.downloads:
-        yield Sample("updates_waiting_bytes", state.downloads.waiting_bytes)
+        yield MetricSample("updates_waiting_bytes", state.downloads.waiting_bytes)
 
 
-def _updates(overview: Overview, *, configured: bool) -> Iterator[Sample]:
+def _updates(overview: Overview, *, configured: bool) -> Iterator[MetricSample]:
     for task, row in sorted(overview.rows.items()):
-        yield Sample("update_state", 1, (task, row.state))
-        yield Sample("update_attempts", row.attempts, (task,))
+        yield MetricSample("update_state", 1, (task, row.state))
+        yield MetricSample("update_attempts", row.attempts, (task,))
     if configured:
-        yield Sample("plan_version", overview.plan_version)
-        yield Sample("updates_believed", overview.problem is None)
+        yield MetricSample("plan_version", overview.plan_version)
+        yield MetricSample("updates_believed", overview.problem is None)
     if overview.expires:
-        yield Sample("trust_expiry_timestamp_seconds", overview.expires)
+        yield MetricSample("trust_expiry_timestamp_seconds", overview.expires)
 
 
-def _large_model(said: EscalationStatus) -> Iterator[Sample]:
-    yield Sample("large_model_online", said.online)
-    yield Sample("large_model_affordable", said.affordable)
+def _large_model(said: EscalationStatus) -> Iterator[MetricSample]:
+    yield MetricSample("large_model_online", said.online)
+    yield MetricSample("large_model_affordable", said.affordable)
     if said.usual_ms:
-        yield Sample("large_model_usual_seconds", said.usual_ms / 1000)
-    yield Sample("large_model_spent", said.day_micros / 1e6, ("day",))
-    yield Sample("large_model_spent", said.month_micros / 1e6, ("month",))
+        yield MetricSample("large_model_usual_seconds", said.usual_ms / 1000)
+    yield MetricSample("large_model_spent", said.day_micros / 1e6, ("day",))
+    yield MetricSample("large_model_spent", said.month_micros / 1e6, ("month",))
     for why, number in sorted(said.waiting.items()):
-        yield Sample("large_model_questions", number, (why,))
+        yield MetricSample("large_model_questions", number, (why,))
     for why, number in sorted(said.given_up.items()):
-        yield Sample("large_model_questions_given_up_total", number, (why,))
+        yield MetricSample("large_model_questions_given_up_total", number, (why,))
     if said.waiting:
-        yield Sample("large_model_oldest_question_seconds", said.waiting_seconds)
-        yield Sample("large_model_opinions_total", said.opinions)
+        yield MetricSample("large_model_oldest_question_seconds", said.waiting_seconds)
+        yield MetricSample("large_model_opinions_total", said.opinions)
 
 
 # How bundles do in the field, as numbers. Pure.
@@ -306,7 +306,7 @@ JUDGES = ("people", "large-model")
 
 def monitoring_samples(
     headlines: Iterable[Headline], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[Standing, bool]]]
-) -> Iterator[Sample]:
+) -> Iterator[MetricSample]:
     """Return the figures of the bundles that answer.
 
     Args:
@@ -319,18 +319,20 @@ def monitoring_samples(
             yield from _bundle(one, alarms.get(one.task, []))
 
 
-def _bundle(one: Headline, alarms: list[tuple[Standing, bool]]) -> Iterator[Sample]:
+def _bundle(one: Headline, alarms: list[tuple[Standing, bool]]) -> Iterator[MetricSample]:
     task, standing = one.task, {alarm.alarm for alarm, _ in alarms}
     for name in get_args(Alarm):
-        yield Sample("field_alarm", name in standing, (task, name))
-    yield Sample("field_demoted", any(demoted for _, demoted in alarms), (task,))
-    yield Sample("field_pairs_total", one.pairs, (task,))
-    yield Sample("field_agreed_total", one.agreed, (task,))
+        yield MetricSample("field_alarm", name in standing, (task, name))
+    yield MetricSample("field_demoted", any(demoted for _, demoted in alarms), (task,))
+    yield MetricSample("field_pairs_total", one.pairs, (task,))
+    yield MetricSample("field_agreed_total", one.agreed, (task,))
     for judge in JUDGES if one.promise else ():
         found = one.evidence[judge]
-        yield Sample("field_judged_total", found.judged, (task, judge))
-        yield Sample("field_wrong_total", found.wrong, (task, judge))
-        yield Sample("field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge))
+        yield MetricSample("field_judged_total", found.judged, (task, judge))
+        yield MetricSample("field_wrong_total", found.wrong, (task, judge))
+        yield MetricSample(
+            "field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge)
+        )
 
 
 # What the kernel says of our processes: proc(5), read by the thread that answers a scraper.
@@ -338,7 +340,7 @@ def _bundle(one: Headline, alarms: list[tuple[Standing, bool]]) -> Iterator[Samp
 _USER, _SYSTEM, _THREADS, _STARTED, _PAGES = 11, 12, 17, 19, 21
 
 
-def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[Sample]:
+def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[MetricSample]:
     """Yield the figures of one process; none when it is gone. `root` is where proc is mounted."""
     place = root / "proc" / str(pid)
     try:
@@ -347,12 +349,12 @@ def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[Sam
         return
     ticks = os.sysconf("SC_CLK_TCK")
     cpu = (int(fields[_USER]) + int(fields[_SYSTEM])) / ticks
-    yield Sample("process_cpu_seconds_total", cpu, (name,))
-    yield Sample("process_threads", int(fields[_THREADS]), (name,))
-    yield Sample("process_resident_memory_bytes", int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"), (name,))
-    yield Sample("process_start_time_seconds", _booted(root) + int(fields[_STARTED]) / ticks, (name,))
+    yield MetricSample("process_cpu_seconds_total", cpu, (name,))
+    yield MetricSample("process_threads", int(fields[_THREADS]), (name,))
+    yield MetricSample("process_resident_memory_bytes", int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"), (name,))
+    yield MetricSample("process_start_time_seconds", _booted(root) + int(fields[_STARTED]) / ticks, (name,))
     try:
-        yield Sample("process_open_fds", len(os.listdir(place / "fd")), (name,))  # noqa: PTH208 - counted, not walked
+        yield MetricSample("process_open_fds", len(os.listdir(place / "fd")), (name,))  # noqa: PTH208 - counted, not walked
     except OSError:
         return  # a confined child's are hidden from us
 

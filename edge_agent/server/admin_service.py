@@ -16,12 +16,13 @@ from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.formats.plan import Mode
-from edge_agent.metrics.answer_counts import Counts
+from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.monitoring.figures import Series, Standing
-from edge_agent.server import interceptor, messages, monitoring_messages
+from edge_agent.server import messages, monitoring_messages
 from edge_agent.server.detached_calls import caller_left
-from edge_agent.server.model_router import Escalation
-from edge_agent.server.uplink_client import Link
+from edge_agent.server.interceptor import CallContext
+from edge_agent.server.model_router import ModelRouter
+from edge_agent.server.uplink_client import UplinkClient
 from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
@@ -36,16 +37,16 @@ CONFINEMENT = ("seccomp", "landlock")
 
 
 @dataclass(frozen=True)
-class Operated:
+class AdminDependencies:
     """What the operator looks at and changes."""
 
     activation: Activation
     engines: EnginePool
     collection: Collection
-    counts: Counts
+    counts: AnswerCounts
     updater: Updater
-    escalation: Escalation
-    link: Link
+    escalation: ModelRouter
+    link: UplinkClient
     set_mode: Callable[[str, Mode | None], None]
     """Remember what the operator says of a task; called on the store's thread."""
     mode_by: Callable[[str], str]
@@ -64,13 +65,12 @@ class Operated:
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Operated) -> None:
+    def __init__(self, rooms: AdminDependencies) -> None:
         """Serve these rooms."""
         self._rooms = rooms
         self._started_at = time.time()
 
-    @interceptor.call
-    async def GetStatus(self, request: pb.GetStatusRequest, context: interceptor.Context) -> pb.GetStatusResponse:
+    async def GetStatus(self, request: pb.GetStatusRequest, context: CallContext) -> pb.GetStatusResponse:
         """Show the state of the daemon, its tasks and its engines."""
         rooms = self._rooms
         examples = await rooms.collection.status()
@@ -112,18 +112,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         response.start_time.FromMilliseconds(int(self._started_at * 1000))
         return response
 
-    @interceptor.call
-    async def ListBundles(self, request: pb.ListBundlesRequest, context: interceptor.Context) -> pb.ListBundlesResponse:
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: CallContext) -> pb.ListBundlesResponse:
         """List the installed bundles, by task and then newest first."""
         installed = self._rooms.activation.inventory.bundles
         bundles = [bundle for bundle in installed if request.task in ("", bundle.manifest.task.name)]
-        shown, token = messages.page(request.page_size, request.page_token, len(bundles))
+        shown, token = messages.page_slice(request.page_size, request.page_token, len(bundles))
         return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
 
-    @interceptor.call
-    async def InstallBundle(
-        self, request: pb.InstallBundleRequest, context: interceptor.Context
-    ) -> pb.InstallBundleResponse:
+    async def InstallBundle(self, request: pb.InstallBundleRequest, context: CallContext) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
         path = _absolute(request.path)
         bundle, new = await self._rooms.activation.install(
@@ -131,33 +127,23 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
         return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
 
-    @interceptor.call
     async def ActivateBundle(
-        self, request: pb.ActivateBundleRequest, context: interceptor.Context
+        self, request: pb.ActivateBundleRequest, context: CallContext
     ) -> pb.ActivateBundleResponse:
         """Let an installed bundle answer."""
         bundle = await self._rooms.activation.activate(request.task, request.bundle, caller_left.get())
         return pb.ActivateBundleResponse(bundle=self._describe(bundle))
 
-    @interceptor.call
-    async def RollbackTask(
-        self, request: pb.RollbackTaskRequest, context: interceptor.Context
-    ) -> pb.RollbackTaskResponse:
+    async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
         """Let the bundle before answer again."""
         bundle = await self._rooms.activation.rollback(request.task, caller_left.get())
         return pb.RollbackTaskResponse(bundle=self._describe(bundle))
 
-    @interceptor.call
-    async def RemoveBundle(
-        self, request: pb.RemoveBundleRequest, context: interceptor.Context
-    ) -> pb.RemoveBundleResponse:
+    async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: CallContext) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
         return pb.RemoveBundleResponse(freed_bytes=await self._rooms.activation.remove(request.task, request.bundle))
 
-    @interceptor.call
-    async def SealExamples(
-        self, request: pb.SealExamplesRequest, context: interceptor.Context
-    ) -> pb.SealExamplesResponse:
+    async def SealExamples(self, request: pb.SealExamplesRequest, context: CallContext) -> pb.SealExamplesResponse:
         """Seal what waits."""
         config = self._rooms.config
         return pb.SealExamplesResponse(
@@ -167,15 +153,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             receipts_path=str(config.receipts.absolute()),
         )
 
-    @interceptor.call
-    async def ReadReceipts(
-        self, request: pb.ReadReceiptsRequest, context: interceptor.Context
-    ) -> pb.ReadReceiptsResponse:
+    async def ReadReceipts(self, request: pb.ReadReceiptsRequest, context: CallContext) -> pb.ReadReceiptsResponse:
         """Delete what the centre has."""
         return pb.ReadReceiptsResponse(segments=await self._rooms.collection.read_receipts())
 
-    @interceptor.call
-    async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: interceptor.Context) -> None:
+    async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: CallContext) -> None:
         """Take an update from a folder."""
         path, updater = _absolute(request.path), self._rooms.updater
         if not self._rooms.config.update.root_file:
@@ -191,8 +173,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         updates = messages.updates_message(self._rooms.activation, updater.overview)
         await context.write(pb.ImportUpdateResponse(updates=updates))
 
-    @interceptor.call
-    async def SetMode(self, request: pb.SetModeRequest, context: interceptor.Context) -> pb.SetModeResponse:
+    async def SetMode(self, request: pb.SetModeRequest, context: CallContext) -> pb.SetModeResponse:
         """Put a task into a mode."""
         bundle = self._rooms.activation.bundle_of(request.task)
         wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
@@ -204,9 +185,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._rooms.activation.on_store(self._rooms.set_mode, request.task, wanted)
         return pb.SetModeResponse(task=self._task(bundle))
 
-    @interceptor.call
     async def GetFieldReport(
-        self, request: pb.GetFieldReportRequest, context: interceptor.Context
+        self, request: pb.GetFieldReportRequest, context: CallContext
     ) -> pb.GetFieldReportResponse:
         """Show how the bundles of a task, or of all, do in the field."""
         rooms = self._rooms
@@ -243,8 +223,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         message.mode_by = "bundle" if bundle.manifest.runtime == "upstream" else self._rooms.mode_by(message.name)
         return message
 
-    @interceptor.call
-    async def Drain(self, request: pb.DrainRequest, context: interceptor.Context) -> pb.DrainResponse:
+    async def Drain(self, request: pb.DrainRequest, context: CallContext) -> pb.DrainResponse:
         """Stop taking new work."""
         self._rooms.drain()
         return pb.DrainResponse()

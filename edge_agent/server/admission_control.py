@@ -1,7 +1,7 @@
-"""How many inference calls are in progress, of all clients and of each, and whether more are taken.
+"""Admission control: how many calls a client may have in progress, and how often it may call.
 
-gRPC's own limit counts every call, so an overload of inference would also refuse health checks and the operator, and it
-refuses without a reason or a time to come back. This one counts inference alone, and gRPC's is not set.
+gRPC's own limit is not set. It counts every call, so an overload of inference would also refuse health checks and the
+operator, and it refuses without a reason or a time to retry. `AdmissionControl` counts inference alone.
 """
 
 from __future__ import annotations
@@ -17,43 +17,48 @@ from edge_agent.errors import Draining, QueueFull, ShareExceeded
 
 RETRY_SECONDS = 1.0
 QUIET_SECONDS, QUIET_SECONDS_MAX = 0.05, 0.5
-"""How long no call has come when callers count as told that the daemon stops; and the longest wait for that."""
+"""A stop waits until no call has come for so long; and the longest such wait."""
+CLIENTS_MAX = 4096
+"""Clients with a token bucket of their own."""
+OTHER_CLIENTS = "others"
 
 
-class Place:
-    """One call's, given back at the end of the block. By hand: a generator would cost each call three times as much."""
+class CallSlot:
+    """The slot of one call, released at the end of the block. Not a generator, which would cost three times as much."""
 
     __slots__ = ("_client", "_leave")
 
     def __init__(self, leave: Callable[[str], None], client: str) -> None:
-        """Note whose it is."""
-        self._leave = leave
-        self._client = client
+        """Take the function that releases it, and its client."""
+        self._leave, self._client = leave, client
 
     def __enter__(self) -> None:
-        """Do nothing: it is counted already."""
+        """Do nothing: the call is counted already."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release it."""
         self._leave(self._client)
 
 
-class Admission:
-    """The count of one daemon. One event loop owns it."""
+class AdmissionControl:
+    """The calls in progress in one daemon, in all and by client. One event loop owns it."""
 
     def __init__(self, calls_max: int, client_calls_max: int = 0, what: str = "calls") -> None:
-        """Take at most `calls_max` calls of one client at a time, and so far as others find places (`shares.py`).
+        """Admit at most `calls_max` calls of one client at a time, less while others need slots (`shares.fits`).
 
-        `client_calls_max` is lower where one client is never to have that many; 0 = it is not. `what` are they?
+        Args:
+            calls_max: for a client that is alone.
+            client_calls_max: the most that one client may ever have; 0 = `calls_max`.
+            what: the plural noun for error messages.
         """
         self._what = what
         self._calls_max = calls_max
         self._client_calls_max = client_calls_max or calls_max
         self._calls = 0
         self._by_client: dict[str, int] = {}
-        self._turned_away = 0
+        self._refused = 0
         self.draining = False
 
     @property
@@ -61,23 +66,23 @@ class Admission:
         """Calls in progress."""
         return self._calls
 
-    def call(self, client: str) -> Place:
-        """Count a call until the end of the `with` block. Raises Draining, QueueFull, ShareExceeded."""
-        self._require_place(client)
+    def call(self, client: str) -> CallSlot:
+        """Admit a call until the end of a `with` block. Raises Draining, QueueFull, ShareExceeded."""
+        self._require_capacity(client)
         self._calls += 1
         self._by_client[client] = self._by_client.get(client, 0) + 1
-        return Place(self._leave, client)
+        return CallSlot(self._leave, client)
 
     async def until_quiet(self) -> None:
         """Wait, while draining, until no more calls come.
 
-        A call that has reached gRPC and no handler when its server stops ends with CANCELLED and without a reason.
-        Callers that have been refused come back after RETRY_SECONDS, so there is a moment without one.
+        A call that has reached gRPC but no handler when its server stops ends with CANCELLED and without a reason.
+        Refused callers retry after RETRY_SECONDS, so there is a moment without calls.
         """
         for _ in range(round(QUIET_SECONDS_MAX / QUIET_SECONDS)):
-            turned_away = self._turned_away
+            refused = self._refused
             await asyncio.sleep(QUIET_SECONDS)
-            if turned_away == self._turned_away:
+            if refused == self._refused:
                 return
 
     def _leave(self, client: str) -> None:
@@ -88,66 +93,62 @@ class Admission:
         else:
             del self._by_client[client]
 
-    def _require_place(self, client: str) -> None:
+    def _require_capacity(self, client: str) -> None:
         if self.draining:
-            self._turned_away += 1
-            # An idle daemon is gone, and back, long before 'drain_seconds' are over.
+            self._refused += 1
+            # An idle daemon is back long before 'drain_seconds' are over.
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
         held = self._by_client.get(client, 0)
-        at_its_most = self._client_calls_max <= held < self._calls_max
-        if not at_its_most and shares.fits(held, self._calls, 1, self._calls_max):
+        at_limit = self._client_calls_max <= held < self._calls_max
+        if not at_limit and shares.fits(held, self._calls, 1, self._calls_max):
             return
-        whose = f"{held} {self._what} of {client} are in progress"
-        if at_its_most:
-            raise self._over_share(f"{whose}; the limit is {self._client_calls_max}")
+        usage = f"{held} {self._what} of {client} are in progress"
+        if at_limit:
+            raise self._over_share(f"{usage}; the limit is {self._client_calls_max}")
         if 0 < held < self._calls:
-            raise self._over_share(f"{whose}, and {self._calls - held} of others: one more is over its share")
+            raise self._over_share(f"{usage}, and {self._calls - held} of others: one more exceeds its share")
         raise QueueFull(
             f"{self._calls} {self._what} are in progress; the limit is {self._calls_max}",
             retry_seconds=RETRY_SECONDS,
             limit=self._calls_max,
         )
 
-    def _over_share(self, said: str) -> ShareExceeded:
-        return ShareExceeded(said, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)
-
-
-# How often a client may call: a token bucket for each. Pure.
-#
-# The table of buckets is bounded, and who is forgotten must not gain by it: only a bucket that is full again is given up.
-# While there is none, clients that are not known yet share one.
-CLIENTS_MAX = 4096
-"""Clients with a bucket of their own."""
-OTHERS = "others"
+    def _over_share(self, message: str) -> ShareExceeded:
+        return ShareExceeded(message, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)
 
 
 @dataclass
-class _Bucket:
+class _TokenBucket:
     tokens: float
     at: float
 
     def fill(self, now: float, per_second: float, burst: float) -> float:
-        """Add what has come since; return the tokens."""
+        """Add the tokens since the last call; return how many there are."""
         self.tokens = min(burst, self.tokens + (now - self.at) * per_second)
         self.at = now
         return self.tokens
 
 
-class Rates:
-    """The buckets. `per_second` 0 = no limit."""
+class RateLimiter:
+    """Limits how often each client may call, by a token bucket for each. Pure.
+
+    The table of buckets is bounded, and a client must not gain by its eviction: only a full bucket is evicted. While no
+    bucket is full, new clients share one.
+    """
 
     def __init__(self, per_second: float, burst: int) -> None:
-        """Let each client make `burst` calls at once, and `per_second` on average."""
+        """Let each client make `burst` calls at once, and `per_second` on average; 0 = no limit."""
         self._per_second = per_second
+        self.limited = per_second > 0
         self._burst = float(max(1, burst))
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, _TokenBucket] = OrderedDict()
 
     def take(self, client: str, now: float) -> float:
-        """Count a call at `now`, in seconds on a clock that does not go back.
+        """Take a token at `now`, in seconds on a monotonic clock, and return 0.
 
-        Return 0 if it may be made; otherwise it is not counted, and the seconds are returned after which it may be.
+        Without a token, return the seconds until the client may call, and count nothing.
         """
-        if not self._per_second:
+        if not self.limited:
             return 0.0
         bucket = self._bucket(client, now)
         if bucket.fill(now, self._per_second, self._burst) < 1:
@@ -155,16 +156,16 @@ class Rates:
         bucket.tokens -= 1
         return 0.0
 
-    def _bucket(self, client: str, now: float) -> _Bucket:
+    def _bucket(self, client: str, now: float) -> _TokenBucket:
         known = self._buckets.get(client)
         if known is None and len(self._buckets) >= CLIENTS_MAX:
             oldest, bucket = next(iter(self._buckets.items()))
             if bucket.fill(now, self._per_second, self._burst) < self._burst:
-                client = OTHERS
+                client = OTHER_CLIENTS
                 known = self._buckets.get(client)
             else:
                 del self._buckets[oldest]
         if known is None:
-            known = self._buckets[client] = _Bucket(self._burst, now)
+            known = self._buckets[client] = _TokenBucket(self._burst, now)
         self._buckets.move_to_end(client)
         return known

@@ -19,9 +19,9 @@ from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamF
 from edge_agent.formats.example import stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
-from edge_agent.routing import question
-from edge_agent.server.model_router import Asking
-from edge_agent.server.uplink_client import Link
+from edge_agent.routing import large_model_questions
+from edge_agent.server.model_router import LargeModelConversation
+from edge_agent.server.uplink_client import UplinkClient
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -31,10 +31,10 @@ PAUSE_SECONDS_MAX = 300.0
 
 
 @dataclass(frozen=True)
-class Unhurried:
+class DeferredEscalationDependencies:
     """What is asked, and of whom."""
 
-    link: Link
+    link: UplinkClient
     collection: Collection
     tasks: tuple[str, ...]
     """Whose inputs may leave."""
@@ -45,10 +45,10 @@ class Unhurried:
     """For one answer."""
 
 
-class Later:
+class DeferredEscalations:
     """See the module. One event loop owns it."""
 
-    def __init__(self, around: Unhurried) -> None:
+    def __init__(self, around: DeferredEscalationDependencies) -> None:
         """Ask about that."""
         self._around = around
         self._pause = LOOK_SECONDS
@@ -89,7 +89,7 @@ class Later:
     async def _ask(self, waiting: Question, manifest: Manifest) -> bool:
         asking = None
         try:
-            asking = Asking(self._around.link, manifest.task, _wanted(waiting, manifest))
+            asking = LargeModelConversation(self._around.link, manifest.task, _wanted(waiting, manifest))
             value, finish = await asking.said(lambda: self._around.seconds_max)
         except EdgeAgentError as error:
             await self._unanswered(waiting, error, heard=asking.heard if asking else 0)
@@ -109,7 +109,7 @@ class Later:
         await self._around.collection.unanswered(waiting, again=again)
 
 
-def _wanted(waiting: Question, manifest: Manifest) -> question.Question:
+def _wanted(waiting: Question, manifest: Manifest) -> large_model_questions.LargeModelQuestion:
     """Ask about a stored input, by the labels or the schema of today.
 
     Raises:
@@ -119,4 +119,4 @@ def _wanted(waiting: Question, manifest: Manifest) -> question.Question:
     prediction = stored(waiting.record)
     if prediction["kind"] != manifest.task.kind:
         raise UpstreamFailed(f"task {waiting.task!r} is of another kind than when the input came")
-    return replace(question.question(manifest, prediction["input"]), waited_for=False)
+    return replace(large_model_questions.build_question(manifest, prediction["input"]), waited_for=False)

@@ -1,8 +1,13 @@
-"""What operators change: each change runs in a task of its own, which has its line in the audit log when it ends.
+"""Calls that continue when their callers leave: operators' changes, and requests with a `request_id`.
 
-A change that has begun comes to its end whoever waits for it, so its line says what came of the change, and not what
-became of the caller. The line is on the disk before the caller has its answer. Only a bundle that is not ready yet when
-its caller leaves is given up, as one that does not load (`caller_left`).
+A change that has begun runs to its end whether or not its caller waits. So its line in the audit log states what came
+of the change, not what became of the caller, and is on the disk before the caller has its answer. One thing ends early:
+a bundle that is not ready yet when its caller leaves is given up like one that does not load (`caller_left`).
+
+The response to a request with a `request_id` (AIP-155) is stored, so a device's retry gets it without a second run.
+The store is bounded in entries and in bytes, and drops the oldest responses first. A retry that comes while the first
+call still runs waits for it. A running request is never dropped: running calls have a limit of their own. A failed call
+is not stored, so its retry is a new try.
 """
 
 from __future__ import annotations
@@ -20,128 +25,32 @@ import structlog
 from google.protobuf.message import Message
 
 from edge_agent.errors import EdgeAgentError, InvalidRequest, RequestCancelled
-from edge_agent.server import interceptor
-from edge_agent.server.admission_control import Admission, Place
-from edge_agent.server.audit import Audit
+from edge_agent.server.admission_control import AdmissionControl, CallSlot
+from edge_agent.server.audit import AuditLog
 from edge_agent.server.callers import Caller
+from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
 
-caller_left: ContextVar[asyncio.Event | None] = ContextVar("caller_left", default=None)
-"""In the task of a change: set when its caller has left. A change that can be given up as a whole looks at it."""
-
-CHANGES_MAX = 64
-"""In progress at a time, those included whose caller has left; each client has its share, as of calls."""
-
-
-class Change(NamedTuple):
-    """What the audit log says of one."""
-
-    caller: Caller
-    call: str
-    request: Any
-
-
-class Changes:
-    """Those of one daemon. One event loop owns them; `stop` waits for those that run."""
-
-    def __init__(self, audit: Audit) -> None:
-        """Write down there what came of each."""
-        self._audit = audit
-        self._places = Admission(CHANGES_MAX, what="changes")
-        self._running: set[asyncio.Task[Any]] = set()
-
-    async def run(self, change: Change, act: Callable[[], Awaitable[Any]]) -> Any:
-        """Let a change begin, and return what came of it.
-
-        Raises:
-            QueueFull, ShareExceeded: too many are in progress; nothing has begun.
-            Exception: what the act raised.
-        """
-        return await self._begin(change, act, lambda: None).result()
-
-    async def run_told(
-        self, change: Change, act: Callable[[Progress], Awaitable[Any]], write: Callable[[Any], Awaitable[Any]]
-    ) -> None:
-        """Likewise, and write what the act tells of its progress, as long as the caller is there."""
-        progress = Progress()
-        running = self._begin(change, lambda: act(progress), progress.end)
-        with running.attended():
-            async with contextlib.aclosing(progress.messages()) as messages:
-                async for message in messages:
-                    await write(message)
-            await running.result()
-
-    async def stop(self) -> None:
-        """Return when what runs has come to its end; to be called when no call can come any more."""
-        while self._running:
-            await asyncio.wait(self._running)
-
-    def _begin(self, change: Change, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]) -> DetachedTask[Any]:
-        place = self._places.call(change.caller.account)
-        left = asyncio.Event()
-        made = self._made(change, act, place, left)
-        running = DetachedTask(change.call, made, lambda: self._over(running, ended), left.set)
-        self._running.add(running.task)
-        return running
-
-    def _over(self, running: DetachedTask[Any], ended: Callable[[], None]) -> None:
-        self._running.discard(running.task)
-        ended()
-
-    async def _made(self, change: Change, act: Callable[[], Awaitable[Any]], place: Place, left: asyncio.Event) -> Any:
-        caller_left.set(left)
-        with place:
-            outcome = RequestCancelled.reason
-            try:
-                answer = await act()
-                outcome = "OK"
-                return answer
-            except Exception as error:
-                outcome = error.reason if isinstance(error, EdgeAgentError) else interceptor.BUG
-                raise
-            finally:
-                await self._audit.changed(change.caller, change.call, outcome, change.request)
-
-
-class Progress:
-    """Stands for the context of a call whose act writes: the newest message is for the caller, if it reads.
-
-    So a caller that does not read, or has left, holds nothing up.
-    """
-
-    def __init__(self) -> None:
-        """Begin with no message."""
-        self._newest: Any = None
-        self._told = asyncio.Event()
-        self._ended = False
-
-    async def write(self, message: Any) -> None:
-        """Take a message; one that was not read yet is given up."""
-        self._newest = message
-        self._told.set()
-
-    def end(self) -> None:
-        """Let `messages` end when the newest was read."""
-        self._ended = True
-        self._told.set()
-
-    async def messages(self) -> AsyncGenerator[Any, None]:
-        """Yield the newest message whenever there is a new one."""
-        while self._newest is not None or not self._ended:
-            await self._told.wait()
-            self._told.clear()
-            message, self._newest = self._newest, None
-            if message is not None:
-                yield message
-
-
-# A task that outlives those who wait for it, and whose failure is in the log when nobody is there to see it.
 log = structlog.get_logger("edge_agent.server")
 
+CHANGES_MAX = 64
+"""In progress at a time, including those whose caller has left; each client has its share, as of calls."""
+REQUEST_ID_CHARS_MAX = 64
+ENTRY_BYTES = 1024
+"""Counted for each entry in addition to its response: id, client, digest, and the objects that hold them."""
+caller_left: ContextVar[asyncio.Event | None] = ContextVar("caller_left", default=None)
+"""In the task of a change: set when its caller has left. A change that can be given up as a whole checks it."""
+
 Result = TypeVar("Result")
+Response = TypeVar("Response", bound=Message)
+_RequestKey = tuple[str, str, str]
+"""Client, method and request_id."""
 
 
 class DetachedTask(Generic[Result]):
-    """See the module. Whoever makes one owns it until `ended` was called."""
+    """A task that outlives those who wait for it; its failure is logged if nobody waits.
+
+    Whoever makes one owns it until `ended` was called.
+    """
 
     def __init__(
         self,
@@ -150,43 +59,43 @@ class DetachedTask(Generic[Result]):
         ended: Callable[[], None],
         left: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin the work; the log has the name.
+        """Start the work; the log names it `name`.
 
-        `ended` is called when it is over, before those who wait go on; `left` when nobody waits for it any more.
+        `ended` is called at its end, before those who wait continue; `left` when the last one who waited is cancelled.
         """
         self._name = name
-        self._attending = 0
+        self._waiters = 0
         self._ended, self._left = ended, left
         self.task = asyncio.create_task(work)
         self.task.add_done_callback(self._over)
 
     async def result(self) -> Result:
-        """Return what came of it. Raises what it failed with. Who is cancelled here leaves it to the others."""
+        """Return its result, or raise its exception. A waiter that is cancelled does not cancel the task."""
         with self.attended():
             await asyncio.wait([self.task])
             return self.task.result()
 
     @contextlib.contextmanager
     def attended(self) -> Iterator[None]:
-        """Be there inside the block, where a failure will be seen."""
-        self._attending += 1
+        """Count the block as a waiter, which handles a failure."""
+        self._waiters += 1
         try:
             yield
         except asyncio.CancelledError:
-            if self._attending == 1 and self.task.done():
-                self._tell()  # it failed in the moment in which the last one left
-            elif self._attending == 1:
+            if self._waiters == 1 and self.task.done():
+                self._log_failure()  # it failed in the moment in which the last waiter left
+            elif self._waiters == 1:
                 self._left()
             raise
         finally:
-            self._attending -= 1
+            self._waiters -= 1
 
     def _over(self, _: asyncio.Task[Result]) -> None:
         self._ended()
-        if not self._attending:
-            self._tell()
+        if not self._waiters:
+            self._log_failure()
 
-    def _tell(self) -> None:
+    def _log_failure(self) -> None:
         error = None if self.task.cancelled() else self.task.exception()
         if isinstance(error, EdgeAgentError):
             log.info("unattended_call_failed", call=self._name, reason=error.reason, message=error.message)
@@ -194,40 +103,134 @@ class DetachedTask(Generic[Result]):
             log.error("unattended_call_broke", call=self._name, error=type(error).__name__, exc_info=error)
 
 
-# Answers remembered by request_id (AIP-155), so that a device's retry gets the same answer without a second run.
-#
-# A bounded window in memory, in entries and in bytes: the oldest answers are forgotten first. A retry that comes while
-# the first call still runs waits for it. A run is never forgotten: runs are calls in progress, which have a limit of
-# their own. A failed call is not remembered: its retry is a new try.
-REQUEST_ID_CHARS_MAX = 64
-ENTRY_BYTES = 1024
-"""Counted for each entry beside its answer: id, client, digest, and the objects that hold them."""
+class OperatorChange(NamedTuple):
+    """What the audit log records of a change."""
 
-Response = TypeVar("Response", bound=Message)
-_Call = tuple[str, str, str]
+    caller: Caller
+    call: str
+    request: Any
+
+
+class ChangeRunner:
+    """Runs the operators' changes of one daemon. One event loop owns it; `stop` waits for those that run."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        """Record the outcome of each change in that log."""
+        self._audit = audit
+        self._slots = AdmissionControl(CHANGES_MAX, what="changes")
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def run(self, change: OperatorChange, act: Callable[[], Awaitable[Any]]) -> Any:
+        """Start a change and return its result.
+
+        Raises:
+            QueueFull, ShareExceeded: too many are in progress; nothing has begun.
+            Exception: what `act` raised.
+        """
+        return await self._start(change, act, lambda: None).result()
+
+    async def run_with_progress(
+        self,
+        change: OperatorChange,
+        act: Callable[[LatestProgress], Awaitable[Any]],
+        write: Callable[[Any], Awaitable[Any]],
+    ) -> None:
+        """Likewise, and write the progress that `act` reports as long as the caller waits."""
+        progress = LatestProgress()
+        running = self._start(change, lambda: act(progress), progress.end)
+        with running.attended():
+            async with contextlib.aclosing(progress.messages()) as messages:
+                async for message in messages:
+                    await write(message)
+            await running.result()
+
+    async def stop(self) -> None:
+        """Return when all changes have ended; call it when no call can come any more."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _start(
+        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]
+    ) -> DetachedTask[Any]:
+        slot = self._slots.call(change.caller.account)
+        left = asyncio.Event()
+
+        def over() -> None:
+            self._running.discard(running.task)
+            ended()
+
+        running = DetachedTask(change.call, self._make(change, act, slot, left), over, left.set)
+        self._running.add(running.task)
+        return running
+
+    async def _make(
+        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], slot: CallSlot, left: asyncio.Event
+    ) -> Any:
+        caller_left.set(left)
+        with slot:
+            outcome = RequestCancelled.reason
+            try:
+                response = await act()
+                outcome = "OK"
+                return response
+            except Exception as error:
+                outcome = error.reason if isinstance(error, EdgeAgentError) else UNEXPECTED_ERROR_REASON
+                raise
+            finally:
+                await self._audit.record_change(change.caller, change.call, outcome, change.request)
+
+
+class LatestProgress:
+    """Takes the place of a call's context for a change that writes: only the newest message is for the caller.
+
+    So a caller that does not read, or has left, does not delay the change.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no message."""
+        self._newest: Any = None
+        self._written = asyncio.Event()
+        self._ended = False
+
+    async def write(self, message: Any) -> None:
+        """Take a message; it replaces one that was not read yet."""
+        self._newest = message
+        self._written.set()
+
+    def end(self) -> None:
+        """Let `messages` end after the newest one."""
+        self._ended = True
+        self._written.set()
+
+    async def messages(self) -> AsyncGenerator[Any, None]:
+        """Yield the newest message whenever there is a new one."""
+        while self._newest is not None or not self._ended:
+            await self._written.wait()
+            self._written.clear()
+            message, self._newest = self._newest, None
+            if message is not None:
+                yield message
 
 
 @dataclass(frozen=True)
-class WindowLimits:
-    """How much is remembered, and for how long."""
+class DeduplicationLimits:
+    """How many responses are stored, and for how long."""
 
     entries_max: int
-    """0 = nothing is."""
+    """0 = none."""
     seconds_max: float
     bytes_max: int
-    """Of all entries; an answer that alone is larger is not remembered."""
+    """Of all entries; a larger single response is not stored."""
 
 
-class _Run(NamedTuple):
-    """A call that runs."""
-
+class _RunningRequest(NamedTuple):
     content: bytes
-    answer: DetachedTask[Any]
+    response: DetachedTask[Any]
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What came of a call, as it travels: only bytes can be counted."""
+class _StoredResponse:
+    """A response in its serialized form: only bytes can be counted."""
 
     content: bytes
     at: float
@@ -239,87 +242,92 @@ class _Answer:
         return ENTRY_BYTES + len(self.data)
 
 
-class Deduplicator:
-    """The window of one daemon. One event loop owns it; `stop` ends what still runs."""
+class RequestDeduplicator:
+    """The requests of one daemon by request_id. One event loop owns it; `stop` ends those that run."""
 
-    def __init__(self, limits: WindowLimits) -> None:
-        """Begin with nothing."""
+    def __init__(self, limits: DeduplicationLimits) -> None:
+        """Begin with none."""
         self._limits = limits
-        self._runs: dict[_Call, _Run] = {}
-        self._answers: OrderedDict[_Call, _Answer] = OrderedDict()
-        self._answers_bytes = 0
+        self._running: dict[_RequestKey, _RunningRequest] = {}
+        self._stored: OrderedDict[_RequestKey, _StoredResponse] = OrderedDict()
+        self._stored_bytes = 0
 
     @property
     def used_bytes(self) -> int:
-        """What answers and runs are counted as."""
-        return self._answers_bytes + ENTRY_BYTES * len(self._runs)
+        """The bytes counted for stored and running requests."""
+        return self._stored_bytes + ENTRY_BYTES * len(self._running)
 
-    async def run(self, call: _Call, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
-        """Return the remembered answer to a call, or compute it; the call is a client, what it calls, and its id.
+    async def run(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
+        """Return the stored response to a request, or compute it.
 
-        A run goes on when its callers leave, for the one that tries again.
+        A computation continues when its callers leave, for the one that tries again.
+
+        Args:
+            key: client, method and request_id.
+            content: the serialized request.
+            compute: computes the response.
 
         Raises:
             InvalidRequest: the id is too long, or was used for another request.
         """
-        request_id = call[-1]
+        request_id = key[-1]
         if not request_id or self._limits.entries_max == 0:
             return await compute()
         if len(request_id) > REQUEST_ID_CHARS_MAX:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
-        self._forget_old()
-        known = self._answers.get(call) or self._runs.get(call)
+        self._drop_expired()
+        known = self._stored.get(key) or self._running.get(key)
         if known is not None and known.content != digest:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
-        if isinstance(known, _Answer):
+        if isinstance(known, _StoredResponse):
             return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
-        answer: Response = await (known or self._start(call, digest, compute)).answer.result()
-        return answer
+        response: Response = await (known or self._start(key, digest, compute)).response.result()
+        return response
 
     async def stop(self) -> None:
-        """End the runs, and return when they have ended; to be called when no call can come any more."""
-        tasks = [run.answer.task for run in self._runs.values()]
+        """Cancel what runs and wait for it; call it when no call can come any more."""
+        tasks = [running.response.task for running in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, call: _Call, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _Run:
-        run = _Run(content, DetachedTask(call[1], _awaited(compute), lambda: self._ended(call)))
-        self._runs[call] = run
-        self._make_room()
-        return run
+    def _start(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
+        running = _RunningRequest(content, DetachedTask(key[1], _await(compute), lambda: self._ended(key)))
+        self._running[key] = running
+        self._evict()
+        return running
 
-    def _ended(self, call: _Call) -> None:
-        run = self._runs.pop(call)
-        task = run.answer.task
+    def _ended(self, key: _RequestKey) -> None:
+        running = self._running.pop(key)
+        task = running.response.task
         if task.cancelled() or task.exception() is not None:
             return
         message = task.result()
-        answer = _Answer(run.content, _now(), type(message), message.SerializeToString())
-        if answer.size <= self._limits.bytes_max:
-            self._answers[call] = answer
-            self._answers_bytes += answer.size
-            self._make_room()
+        stored = _StoredResponse(running.content, _now(), type(message), message.SerializeToString())
+        if stored.size <= self._limits.bytes_max:
+            self._stored[key] = stored
+            self._stored_bytes += stored.size
+            self._evict()
 
-    def _make_room(self) -> None:
-        limits, runs = self._limits, len(self._runs)
-        while self._answers and (self.used_bytes > limits.bytes_max or len(self._answers) + runs > limits.entries_max):
-            self._forget_oldest()
+    def _evict(self) -> None:
+        limits, running = self._limits, len(self._running)
+        while self._stored and (self.used_bytes > limits.bytes_max or len(self._stored) + running > limits.entries_max):
+            self._drop_oldest()
 
-    def _forget_old(self) -> None:
+    def _drop_expired(self) -> None:
         limit = _now() - self._limits.seconds_max
-        while self._answers and next(iter(self._answers.values())).at <= limit:
-            self._forget_oldest()
+        while self._stored and next(iter(self._stored.values())).at <= limit:
+            self._drop_oldest()
 
-    def _forget_oldest(self) -> None:
-        _, answer = self._answers.popitem(last=False)
-        self._answers_bytes -= answer.size
+    def _drop_oldest(self) -> None:
+        _, stored = self._stored.popitem(last=False)
+        self._stored_bytes -= stored.size
 
 
-async def _awaited(compute: Callable[[], Awaitable[Message]]) -> Message:
+async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:
     return await compute()
 
 

@@ -17,6 +17,8 @@ from edge_agent import errors
 from edge_agent.v1 import task_pb2
 
 DOMAIN = "edge-agent"
+UNEXPECTED_ERROR_REASON = "INTERNAL"
+"""What the audit log and the metrics record of an exception of no error tree."""
 MESSAGE_BYTES_MAX = 1000
 VALUE_BYTES_MAX = 500
 METADATA_BYTES_MAX = 2000

@@ -17,8 +17,9 @@ from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.formats import example
 from edge_agent.formats.example import ReviewStream, local_answer
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server import interceptor, messages
+from edge_agent.server import messages
 from edge_agent.server.detached_calls import REQUEST_ID_CHARS_MAX
+from edge_agent.server.interceptor import CallContext
 from edge_agent.update.activation import Activation
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1 import feedback_pb2_grpc, inference_pb2, task_pb2
@@ -32,7 +33,7 @@ CORRECTIONS = {"classify": "corrected_label", "extract": "corrected_json", "gene
 
 
 @dataclass(frozen=True)
-class Reviewing:
+class FeedbackDependencies:
     """What reviewers look at and change."""
 
     collection: Collection
@@ -49,13 +50,12 @@ class Reviewing:
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     """See the module."""
 
-    def __init__(self, rooms: Reviewing) -> None:
+    def __init__(self, rooms: FeedbackDependencies) -> None:
         """Serve these rooms."""
         self._rooms = rooms
 
-    @interceptor.call
     async def SubmitFeedback(
-        self, request: pb.SubmitFeedbackRequest, context: interceptor.Context
+        self, request: pb.SubmitFeedbackRequest, context: CallContext
     ) -> pb.SubmitFeedbackResponse:
         """Keep what a reviewer says; it is on the disk when this returns."""
         _check_request(request)
@@ -66,12 +66,11 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         await self._rooms.collection.judge(said, found.record, manifest)
         return pb.SubmitFeedbackResponse()
 
-    @interceptor.call
     async def ListReviewQueue(
-        self, request: pb.ListReviewQueueRequest, context: interceptor.Context
+        self, request: pb.ListReviewQueueRequest, context: CallContext
     ) -> pb.ListReviewQueueResponse:
         """List kept answers, the review streams in turns."""
-        size = messages.page_size_of(request.page_size)
+        size = messages.clamp_page_size(request.page_size)
         after = parse_page_token(request.page_token) if request.page_token else NOBODY
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
@@ -81,19 +80,15 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
         return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
 
-    @interceptor.call
-    async def GetPrediction(
-        self, request: pb.GetPredictionRequest, context: interceptor.Context
-    ) -> pb.GetPredictionResponse:
+    async def GetPrediction(self, request: pb.GetPredictionRequest, context: CallContext) -> pb.GetPredictionResponse:
         """Show one kept answer and the feedback on it."""
         _check_id(request.prediction_id)
         found = await self._rooms.collection.find(request.prediction_id)
         shown = prediction_message(found, self._rooms.manifest(found.record["task"]))
         return pb.GetPredictionResponse(prediction=shown)
 
-    @interceptor.call
     async def ErasePrediction(
-        self, request: pb.ErasePredictionRequest, context: interceptor.Context
+        self, request: pb.ErasePredictionRequest, context: CallContext
     ) -> pb.ErasePredictionResponse:
         """Forget one answer."""
         _check_id(request.prediction_id)

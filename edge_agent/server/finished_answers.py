@@ -18,21 +18,30 @@ from edge_agent.capture.records import Answered
 from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.protocol import Done
 from edge_agent.errors import EdgeAgentError, RequestCancelled
-from edge_agent.metrics.answer_counts import Counts
-from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide, gated, marks
+from edge_agent.metrics.answer_counts import AnswerCounts
+from edge_agent.routing.policy import (
+    EscalationContext,
+    InputObservation,
+    RouteDecision,
+    RouteReason,
+    check_ood_gate,
+    decide_graded,
+    ood_marks,
+)
 from edge_agent.server import messages
+from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
-UNGRADED = Decision("local", Reason.UNGRADED)
+UNGRADED = RouteDecision("local", RouteReason.UNGRADED)
 
 
-NOT_ASKED = Answer(Done(job_id=""), 0.0, Computed(""))
+NO_LOCAL_ANSWER = Answer(Done(job_id=""), 0.0, Computed(""))
 """Of a local model that was not asked."""
 
 
-class Said(NamedTuple):
+class LargeModelAnswer(NamedTuple):
     """What the large model answered: a label, a record as JSON, or a text."""
 
     value: str
@@ -42,7 +51,7 @@ class Said(NamedTuple):
     """False when the limit of tokens ended it."""
 
 
-class Finished(NamedTuple):
+class FinishedAnswer(NamedTuple):
     """One input, what its engine answered, and what belongs to the answer."""
 
     text: str
@@ -51,8 +60,8 @@ class Finished(NamedTuple):
     prediction_id: str
     seconds: float = 0.0
     """From the arrival of the input."""
-    decision: Decision = UNGRADED
-    said: Said | None = None
+    decision: RouteDecision = UNGRADED
+    said: LargeModelAnswer | None = None
     """What the large model answered, where the decision is for it."""
     audited: bool = False
     """It is drawn to be checked by the large model later."""
@@ -76,28 +85,30 @@ class Finished(NamedTuple):
         message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
 
 
-def unasked(text: str, bundle: InstalledBundle, decision: Decision, said: Said | None) -> Finished:
+def without_local_answer(
+    text: str, bundle: InstalledBundle, decision: RouteDecision, said: LargeModelAnswer | None
+) -> FinishedAnswer:
     """Return what there is where no local model was asked."""
-    return Finished(text, NOT_ASKED, bundle, new_id(), 0.0, decision, said)
+    return FinishedAnswer(text, NO_LOCAL_ANSWER, bundle, new_prediction_id(), 0.0, decision, said)
 
 
-def judge(finished: Finished, asked: Asked) -> Decision:
+def decide_on_local_answer(finished: FinishedAnswer, asked: EscalationContext) -> RouteDecision:
     """Decide on a local answer that has a confidence."""
     manifest, done = finished.bundle.manifest, finished.answer.done
-    seen = Seen(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
+    seen = InputObservation(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
     confidence = max(done.scores) if manifest.task.kind == "classify" else done.confidence
-    return decide(confidence, manifest.confidence, asked, seen)
+    return decide_graded(confidence, manifest.confidence, asked, seen)
 
 
-def compared(finished: Finished) -> Finished:
+def with_gate_result(finished: FinishedAnswer) -> FinishedAnswer:
     """Return an answer without a confidence, such as a vector, with what the gate of its bundle finds."""
     manifest, done = finished.bundle.manifest, finished.answer.done
-    seen = Seen(done.input_tokens, ood_score=done.ood_score)
-    p_value, outside = gated(manifest.confidence, seen)
-    return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=marks(outside)))
+    seen = InputObservation(done.input_tokens, ood_score=done.ood_score)
+    p_value, outside = check_ood_gate(manifest.confidence, seen)
+    return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=ood_marks(outside)))
 
 
-def classify(message: pb.Classification, finished: Finished, top_k: int) -> float | None:
+def fill_classification(message: pb.Classification, finished: FinishedAnswer, top_k: int) -> float | None:
     """Rank the labels; withhold the best one when the decision is to abstain. `top_k` 0 = all scores.
 
     Returns the confidence; None = no local model was asked.
@@ -119,16 +130,16 @@ def classify(message: pb.Classification, finished: Finished, top_k: int) -> floa
     return ranked[0][0]
 
 
-def extract(message: pb.Extraction, finished: Finished) -> float | None:
+def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float | None:
     """Write the record; none when the decision is to abstain. Returns the confidence, if a local model was asked."""
     done, text = finished.answer.done, finished.text
     finished.explain(message.provenance)
     if finished.said is not None:
         message.json = finished.said.value
-    if finished.answer is NOT_ASKED:
+    if finished.answer is NO_LOCAL_ANSWER:
         return None
     if finished.decision.route in ("local", "deferred"):
-        message.json = record(finished)
+        message.json = local_record(finished)
         for e in done.entities:
             message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
         for name, confidence in done.fields.items():
@@ -137,27 +148,27 @@ def extract(message: pb.Extraction, finished: Finished) -> float | None:
     return done.confidence
 
 
-def record(finished: Finished) -> str:
+def local_record(finished: FinishedAnswer) -> str:
     """Return the record that the local model wrote, or found."""
     return finished.answer.done.record or _found(finished)
 
 
-def _found(finished: Finished) -> str:
+def _found(finished: FinishedAnswer) -> str:
     """Return the record of a model that finds: for each entity type the texts found, in order."""
-    record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
+    local_record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
     for entity in finished.answer.done.entities:
-        record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
-    return json.dumps(record, ensure_ascii=False)
+        local_record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
+    return json.dumps(local_record, ensure_ascii=False)
 
 
-def embed(message: pb.Embedding, finished: Finished) -> None:
+def fill_embedding(message: pb.Embedding, finished: FinishedAnswer) -> None:
     """Unpack the vector."""
     vector = finished.answer.done.vector
     message.values.extend(struct.unpack(f"<{len(vector) // 4}f", vector))
     finished.explain(message.provenance)
 
 
-def finish(message: pb.GenerateFinish, finished: Finished) -> None:
+def fill_finish(message: pb.GenerateFinish, finished: FinishedAnswer) -> None:
     """Write the end of a generation."""
     said, done = finished.said, finished.answer.done
     ended = done.finish or "stop" if said is None else "stop" if said.complete else "length"
@@ -168,13 +179,13 @@ def finish(message: pb.GenerateFinish, finished: Finished) -> None:
     finished.explain(message.provenance)
 
 
-def _grade(message: task_pb2.Confidence, value: float, decision: Decision) -> None:
+def _grade(message: task_pb2.Confidence, value: float, decision: RouteDecision) -> None:
     message.value, message.below_threshold = value, decision.below_threshold
     if decision.threshold is not None:
         message.threshold = decision.threshold
 
 
-def new_id() -> str:
+def new_prediction_id() -> str:
     """Return a random UUID4 as text: what `str(uuid.uuid4())` does, at a third of its cost."""
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
@@ -182,7 +193,7 @@ def new_id() -> str:
 
 
 # From an answer to what is kept of it: the words of the examples room, made on the way of every collected answer.
-def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
+def captured_classification(finished: FinishedAnswer, result: pb.ClassifyResult) -> Answered:
     """Keep a classification, with the best label of the local model even where that was withheld."""
     labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
@@ -190,13 +201,13 @@ def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
     return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
 
 
-def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
+def captured_extraction(finished: FinishedAnswer, result: pb.ExtractResult) -> Answered:
     """Keep a record, the local model's even where that was withheld."""
-    asked = finished.answer is not NOT_ASKED
-    return _graded(finished, result.extraction, record(finished) if asked else None)
+    asked = finished.answer is not NO_LOCAL_ANSWER
+    return _graded(finished, result.extraction, local_record(finished) if asked else None)
 
 
-def generated(finished: Finished, text: str) -> Answered:
+def captured_generation(finished: FinishedAnswer, text: str) -> Answered:
     """Keep a text that was written to its end."""
     said = finished.said
     return Answered(
@@ -204,7 +215,7 @@ def generated(finished: Finished, text: str) -> Answered:
         finished.bundle.manifest,
         finished.bundle.digest,
         finished.text,
-        text if said is None and finished.answer is not NOT_ASKED else None,
+        text if said is None and finished.answer is not NO_LOCAL_ANSWER else None,
         teacher_answer=None if said is None else text,
         model=said.model if said else "",
         route=finished.decision.route,
@@ -214,7 +225,7 @@ def generated(finished: Finished, text: str) -> Answered:
 
 
 def _graded(
-    finished: Finished,
+    finished: FinishedAnswer,
     said: pb.Classification | pb.Extraction,
     local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
@@ -242,28 +253,29 @@ def _graded(
     )
 
 
-def _unusual(finished: Finished, label_mass: float | None) -> tuple[str, ...]:
+def _unusual(finished: FinishedAnswer, label_mass: float | None) -> tuple[str, ...]:
     usual = finished.bundle.manifest.confidence.novelty
     if usual is None:
         return ()
     return usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
 
 
-def _later(finished: Finished) -> str:
+def _later(finished: FinishedAnswer) -> str:
     return "audit" if finished.audited else "deferred" if finished.decision.later else ""
 
 
-def _reasons(finished: Finished, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
+def _reasons(finished: FinishedAnswer, unusual: tuple[str, ...] = ()) -> tuple[str, ...]:
     decision = finished.decision
-    stranger = marks(decision.held_up is Reason.OUT_OF_DISTRIBUTION)  # said also where the large model answered
+    stranger = ood_marks(
+        decision.held_up is RouteReason.OUT_OF_DISTRIBUTION
+    )  # said also where the large model answered
     return tuple(dict.fromkeys((decision.reason, *decision.degraded, *unusual, *stranger)))
 
 
 # From an answer to what is counted of it, for metrics and status: on the way of every answer, a few microseconds.
-BUG = "INTERNAL"
 
 
-def answered(counts: Counts, finished: Finished, confidence: float | None = None) -> None:
+def record_answer(counts: AnswerCounts, finished: FinishedAnswer, confidence: float | None = None) -> None:
     """Count an answer; its confidence is None where its kind has none, or no local model was asked."""
     decision, answer = finished.decision, finished.answer
     done, of = answer.done, counts.of(finished.bundle.manifest.task.name)
@@ -285,20 +297,22 @@ def answered(counts: Counts, finished: Finished, confidence: float | None = None
         of.degraded[reason] += 1
 
 
-def lost(counts: Counts, task: str, error: BaseException) -> None:
+def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:
     """Count an input or a call without an answer."""
     if isinstance(error, EdgeAgentError):
         counts.lost(task, error.reason)
     else:
-        counts.lost(task, RequestCancelled.reason if isinstance(error, asyncio.CancelledError) else BUG)
+        counts.lost(
+            task, RequestCancelled.reason if isinstance(error, asyncio.CancelledError) else UNEXPECTED_ERROR_REASON
+        )
 
 
-class Counting:
+class UnansweredCallCounter:
     """One call, counted if it ends without an answer; a `with` block, for the counting stops no exception."""
 
     __slots__ = ("_counts", "_task")
 
-    def __init__(self, counts: Counts, task: str) -> None:
+    def __init__(self, counts: AnswerCounts, task: str) -> None:
         """Begin; `task` is UNKNOWN unless it is installed."""
         self._counts, self._task = counts, task
 
@@ -310,4 +324,4 @@ class Counting:
     ) -> None:
         """Count what the block ended with."""
         if error is not None:
-            lost(self._counts, self._task, error)
+            record_error(self._counts, self._task, error)

@@ -32,16 +32,16 @@ from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
 from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
 from edge_agent.server import callers, roles
 from edge_agent.server.admin_service import AdminServicer
-from edge_agent.server.admission_control import Rates
-from edge_agent.server.audit import Audit
-from edge_agent.server.callers import Accounts, Identify
-from edge_agent.server.detached_calls import Changes, Deduplicator, WindowLimits
+from edge_agent.server.admission_control import RateLimiter
+from edge_agent.server.audit import AuditLog
+from edge_agent.server.callers import AccountTable, CallerIdentifier
+from edge_agent.server.detached_calls import ChangeRunner, DeduplicationLimits, RequestDeduplicator
 from edge_agent.server.feedback import FeedbackServicer
-from edge_agent.server.health import Health, HealthServicer
-from edge_agent.server.inference import InferenceServicer, Rooms
-from edge_agent.server.interceptor import REFUSAL_SECONDS, Gate
+from edge_agent.server.health import HealthServicer, HealthState
+from edge_agent.server.inference import InferenceDependencies, InferenceServicer
+from edge_agent.server.interceptor import REFUSAL_SECONDS, ServerInterceptor
 from edge_agent.server.open_inference import oip_wire
-from edge_agent.server.open_inference.oip_servicer import Dialogues, OpenInferenceServicer
+from edge_agent.server.open_inference.oip_servicer import OpenInferenceServicer, StreamLimiter
 from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -71,23 +71,25 @@ LISTED = (
 FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 
-class Edge:
+class GrpcServers:
     """The servers of one daemon."""
 
-    def __init__(self, config: Config, rooms: Rooms, admin: AdminServicer, feedback: FeedbackServicer) -> None:
+    def __init__(
+        self, config: Config, rooms: InferenceDependencies, admin: AdminServicer, feedback: FeedbackServicer
+    ) -> None:
         """Prepare; `start` binds and serves.
 
         Raises:
             CertificateUnusable: the TLS files cannot be used.
         """
         self._config = config
-        self._health = Health()
-        self._audit = Audit(config.state_dir, config.access.audit_bytes_max)
-        self._changes = Changes(self._audit)
-        self._rates = Rates(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
-        service, self._dialogues = config.service, Dialogues(config.access.client_streams_max)
-        limits = WindowLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
-        self._remembered = Deduplicator(limits)
+        self._health = HealthState()
+        self._audit = AuditLog(config.state_dir, config.access.audit_bytes_max)
+        self._changes = ChangeRunner(self._audit)
+        self._rates = RateLimiter(config.access.client_calls_per_second_max, config.access.client_calls_burst_max)
+        service, self._dialogues = config.service, StreamLimiter(config.access.client_streams_max)
+        limits = DeduplicationLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
+        self._remembered = RequestDeduplicator(limits)
         devices, operator = (
             _Inference(InferenceServicer(rooms, service, priority, self._remembered), rooms, self._dialogues)
             for priority in (service.devices_priority, service.operator_priority)
@@ -109,13 +111,13 @@ class Edge:
 
     def _socket(self, name: str, given: frozenset[Role]) -> _Listener:
         """Return the listener of a Unix socket, which gives its callers those roles."""
-        accounts = Accounts(self._config.access.socket_clients_max)
-        return self._listener(callers.on_socket(name, given, accounts))
+        accounts = AccountTable(self._config.access.socket_clients_max)
+        return self._listener(callers.socket_caller_identifier(name, given, accounts))
 
-    def _listener(self, identify: Identify, options: Options = ()) -> _Listener:
+    def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
         """Return a listener with the health service."""
         server = grpc.aio.server(options=[*_everywhere(self._config), *options])
-        gate = Gate(server, identify, self._rates, self._audit, self._changes)
+        gate = ServerInterceptor(server, identify, self._rates, self._audit, self._changes)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), gate)
         return _Listener(server, gate)
 
@@ -189,22 +191,22 @@ class _Listener(NamedTuple):
     """A server, and what its calls pass."""
 
     server: grpc.aio.Server
-    gate: Gate
+    gate: ServerInterceptor
 
 
 class _Inference:
     """What answers the callers of one priority: by our own API, and by the Open Inference Protocol."""
 
-    def __init__(self, own: InferenceServicer, rooms: Rooms, dialogues: Dialogues) -> None:
+    def __init__(self, own: InferenceServicer, rooms: InferenceDependencies, dialogues: StreamLimiter) -> None:
         self._own = own
         self._open = OpenInferenceServicer(rooms, own, dialogues)
 
-    def add_to(self, gate: Gate) -> None:
+    def add_to(self, gate: ServerInterceptor) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._own, gate)
         gate.add_registered_method_handlers(oip_wire.SERVICE.full_name, oip_wire.handlers(self._open))
 
 
-def _add_operation(gate: Gate, admin: AdminServicer, listed: tuple[str, ...]) -> None:
+def _add_operation(gate: ServerInterceptor, admin: AdminServicer, listed: tuple[str, ...]) -> None:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, gate)
     shown = oip_wire.pool_with(
         *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
@@ -237,17 +239,14 @@ def _everywhere(config: Config) -> Options:
     )
 
 
-def _over_tls(access: AccessConfig) -> tuple[TlsFiles | None, Identify]:
+def _over_tls(access: AccessConfig) -> tuple[TlsFiles | None, CallerIdentifier]:
     """Return the certificates of TCP and who is told apart by theirs. Raises CertificateUnusable."""
     if not access.certificate_file:
-        return None, callers.in_the_open
+        return None, callers.identify_by_address
     # Only a daemon that has certificates loads the library that reads them.
-    from edge_agent.server.tls import (
-        Certified,  # noqa: PLC0415
-        TlsFiles,  # noqa: PLC0415
-    )
+    from edge_agent.server.tls import CertificateIdentifier, TlsFiles  # noqa: PLC0415
 
-    return TlsFiles(access), Certified(access.roles)
+    return TlsFiles(access), CertificateIdentifier(access.roles)
 
 
 def _over_network(config: Config) -> Options:

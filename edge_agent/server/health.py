@@ -16,8 +16,9 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
 from edge_agent.errors import Draining
-from edge_agent.server import callers, interceptor
-from edge_agent.server.admission_control import Admission
+from edge_agent.server import callers
+from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.interceptor import CallContext
 
 WATCHES_MAX = 32
 """Of one client of a listener; a third more is there for others."""
@@ -28,7 +29,7 @@ Status = int
 """One of HealthCheckResponse.ServingStatus."""
 
 
-class Health:
+class HealthState:
     """What is ready, for all listeners. One event loop owns it."""
 
     def __init__(self) -> None:
@@ -68,24 +69,22 @@ class Health:
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no types
     """Tells the callers of one listener."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: HealthState) -> None:
         """Tell of that."""
         self._health = health
-        self._places = Admission(WATCHES_MAX, what="health watches")
+        self._places = AdmissionControl(WATCHES_MAX, what="health watches")
 
-    @interceptor.call
-    async def Check(self, request: pb.HealthCheckRequest, context: interceptor.Context) -> pb.HealthCheckResponse:
+    async def Check(self, request: pb.HealthCheckRequest, context: CallContext) -> pb.HealthCheckResponse:
         """Tell the state now."""
         status = self._health.of(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return pb.HealthCheckResponse(status=status)
 
-    @interceptor.call
-    async def Watch(self, request: pb.HealthCheckRequest, context: interceptor.Context) -> None:
+    async def Watch(self, request: pb.HealthCheckRequest, context: CallContext) -> None:
         """Tell the state now and at every change, until the caller goes away or the daemon stops."""
         health, last = self._health, None
-        with self._places.call(callers.current.get().account):
+        with self._places.call(callers.current_caller.get().account):
             while True:
                 changed, ending = health.changed, health.ending
                 status = health.of(request.service)

@@ -22,12 +22,12 @@ from edge_agent.capture.redact.redactor import Redaction
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.manifest import Manifest, Task
 from edge_agent.formats.plan import Mode
-from edge_agent.routing import policy, question
-from edge_agent.routing.policy import Asked, Decision, Reason, Wish
-from edge_agent.routing.question import Question
+from edge_agent.routing import large_model_questions, policy
+from edge_agent.routing.large_model_questions import LargeModelQuestion
+from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
 from edge_agent.server import finished_answers
-from edge_agent.server.finished_answers import Finished, Said
-from edge_agent.server.uplink_client import Finish, Link
+from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
+from edge_agent.server.uplink_client import LargeModelFinish, UplinkClient
 from edge_agent.store.state import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
@@ -40,10 +40,10 @@ BEGINS_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Around:
+class ModelRouterDependencies:
     """What the servicers are handed of other rooms."""
 
-    link: Link
+    link: UplinkClient
     mode: Callable[[str], Mode]
     """Of a task, as the plan, the operator or agent.yaml says."""
     redact: Callable[[], Redaction]
@@ -55,7 +55,7 @@ class Around:
     """Gives a number from 0 to below 1: not for secrets."""
 
 
-class Input(NamedTuple):
+class RoutedInput(NamedTuple):
     """One input; its deadline is on the event loop's clock."""
 
     text: str
@@ -63,10 +63,10 @@ class Input(NamedTuple):
     deadline: float
 
 
-class Escalation:
+class ModelRouter:
     """See the module."""
 
-    def __init__(self, around: Around) -> None:
+    def __init__(self, around: ModelRouterDependencies) -> None:
         """Ask over that link."""
         self._around = around
 
@@ -74,14 +74,16 @@ class Escalation:
         """Return the mode of a task; without a model of its own it can be in no other than bootstrap."""
         return "bootstrap" if manifest.runtime == "upstream" else self._around.mode(manifest.task.name)
 
-    def asked(self, manifest: Manifest, wish: Wish, deadline: float) -> Asked:
+    def asked(self, manifest: Manifest, wish: LowConfidencePolicy, deadline: float) -> EscalationContext:
         """Say how things stand for a task and a caller with that deadline, on the event loop's clock."""
         seconds_left = deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
         task = manifest.task.name
-        blocked = policy.blocked(self._around.link.standing(task), seconds_left)
-        return Asked(self.mode(manifest), wish, blocked, self._around.defers(task))
+        blocked = policy.escalation_blocker(self._around.link.standing(task), seconds_left)
+        return EscalationContext(self.mode(manifest), wish, blocked, self._around.defers(task))
 
-    async def answer(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
+    async def answer(
+        self, item: RoutedInput, asked: EscalationContext, local: Callable[[], Awaitable[FinishedAnswer]]
+    ) -> FinishedAnswer:
         """Answer an input of a task whose local answers have a confidence.
 
         Raises:
@@ -89,20 +91,22 @@ class Escalation:
         """
         if asked.mode == "bootstrap":
             return await self._alone(item, asked)
-        if policy.first(asked) is not None:
+        if policy.decide_before_local_answer(asked) is not None:
             return await self._beside(item, asked, local)
         finished = await local()
-        decision = finished_answers.judge(finished, asked)
+        decision = finished_answers.decide_on_local_answer(finished, asked)
         if decision.route != "upstream":
             # Drawn when the answer is given, so that load and connection have no say in what is checked.
-            audited = policy.audited(decision, asked, self._around.audit_share, self._around.drawn())
+            audited = policy.is_drawn_for_audit(decision, asked, self._around.audit_share, self._around.drawn())
             return finished._replace(decision=decision, audited=audited)
         said = await self._said(item)
-        if isinstance(said, Reason):
-            return finished._replace(decision=finished_answers.judge(finished, policy.failed(asked, said)))
+        if isinstance(said, RouteReason):
+            return finished._replace(
+                decision=finished_answers.decide_on_local_answer(finished, policy.with_blocker(asked, said))
+            )
         return finished._replace(decision=decision, said=said)
 
-    async def writing(self, item: Input) -> AsyncGenerator[str | Said, None]:
+    async def writing(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
         """Let the large model write a text; yield its pieces, and at last what it took.
 
         Raises:
@@ -113,7 +117,7 @@ class Escalation:
                 async for piece in pieces:
                     yield piece
 
-    async def _pieces(self, item: Input) -> AsyncGenerator[str | Said, None]:
+    async def _pieces(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
         began, redaction = time.monotonic(), self._around.redact()
         wanted, held, parts = self._question(item, redaction), "", list[str]()
         seconds = _seconds(item)
@@ -121,23 +125,29 @@ class Escalation:
         async with contextlib.aclosing(_begun(self._around.link.ask(wanted, seconds), begins)) as events:
             async for event in events:
                 # A placeholder may come in pieces: what may still become one is held back.
-                whole, held = (held, "") if isinstance(event, Finish) else _split(held + event)
+                whole, held = (held, "") if isinstance(event, LargeModelFinish) else _split(held + event)
                 if whole:
                     parts.append(redaction.restore(whole))
                     yield parts[-1]
-                if isinstance(event, Finish):
-                    yield Said("".join(parts), event.model, 1000 * (time.monotonic() - began), event.complete)
+                if isinstance(event, LargeModelFinish):
+                    yield LargeModelAnswer(
+                        "".join(parts), event.model, 1000 * (time.monotonic() - began), event.complete
+                    )
 
-    async def _alone(self, item: Input, asked: Asked) -> Finished:
+    async def _alone(self, item: RoutedInput, asked: EscalationContext) -> FinishedAnswer:
         """Let the large model answer where there is no local one, or nobody."""
-        decision = policy.first(asked)
+        decision = policy.decide_before_local_answer(asked)
         assert decision is not None, "bootstrap is decided before anybody is asked"
         said = await self._said(item) if decision.route == "upstream" else None
-        if isinstance(said, Reason):
-            return finished_answers.unasked(*item[:2], policy.first(policy.failed(asked, said)) or decision, None)
-        return finished_answers.unasked(*item[:2], decision, said)
+        if isinstance(said, RouteReason):
+            return finished_answers.without_local_answer(
+                *item[:2], policy.decide_before_local_answer(policy.with_blocker(asked, said)) or decision, None
+            )
+        return finished_answers.without_local_answer(*item[:2], decision, said)
 
-    async def _beside(self, item: Input, asked: Asked, local: Callable[[], Awaitable[Finished]]) -> Finished:
+    async def _beside(
+        self, item: RoutedInput, asked: EscalationContext, local: Callable[[], Awaitable[FinishedAnswer]]
+    ) -> FinishedAnswer:
         """Let both answer, for comparison; the large one's answer is given."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -147,19 +157,21 @@ class Escalation:
             raise failed.exceptions[0] from None
         finished = computing.result()
         if isinstance(finished, EdgeAgentError):
-            if isinstance(said, Reason):
+            if isinstance(said, RouteReason):
                 raise finished
             degraded = (finished.reason,)
-            return finished_answers.unasked(
-                *item[:2], Decision("upstream", Reason.MODE_SHADOW, degraded=degraded), said
+            return finished_answers.without_local_answer(
+                *item[:2], RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=degraded), said
             )
-        if isinstance(said, Reason):
-            return finished._replace(decision=finished_answers.judge(finished, policy.failed(asked, said)))
-        graded = finished_answers.judge(finished, policy.failed(asked))
-        shadow = replace(graded, route="upstream", reason=Reason.MODE_SHADOW, degraded=(), later=False)
+        if isinstance(said, RouteReason):
+            return finished._replace(
+                decision=finished_answers.decide_on_local_answer(finished, policy.with_blocker(asked, said))
+            )
+        graded = finished_answers.decide_on_local_answer(finished, policy.with_blocker(asked))
+        shadow = replace(graded, route="upstream", reason=RouteReason.MODE_SHADOW, degraded=(), later=False)
         return finished._replace(decision=shadow, said=said)
 
-    async def _said(self, item: Input) -> Said | Reason:
+    async def _said(self, item: RoutedInput) -> LargeModelAnswer | RouteReason:
         """Ask the large model, and once more when its answer cannot be used; return why there is none.
 
         Whatever goes wrong on the way costs the large model's answer and nothing else: the local one may be there.
@@ -168,24 +180,24 @@ class Escalation:
             with _contained(item):
                 return await self._asked(item)
         except UpstreamBusy:
-            return Reason.UPSTREAM_BUSY
+            return RouteReason.UPSTREAM_BUSY
         except EdgeAgentError as error:
             task = item.bundle.manifest.task.name
             log.info("escalation_failed", task=task, reason=error.reason, message=error.message)
-            return Reason.UPSTREAM_FAILED
+            return RouteReason.UPSTREAM_FAILED
 
-    async def _asked(self, item: Input) -> Said:
+    async def _asked(self, item: RoutedInput) -> LargeModelAnswer:
         began, redaction, manifest = time.monotonic(), self._around.redact(), item.bundle.manifest
-        asking = Asking(self._around.link, manifest.task, self._question(item, redaction))
+        asking = LargeModelConversation(self._around.link, manifest.task, self._question(item, redaction))
         value, finish = await asking.said(lambda: _seconds(item))
-        return Said(_restored(value, manifest, redaction), finish.model, 1000 * (time.monotonic() - began))
+        return LargeModelAnswer(_restored(value, manifest, redaction), finish.model, 1000 * (time.monotonic() - began))
 
-    def _question(self, item: Input, redaction: Redaction) -> Question:
-        return question.question(item.bundle.manifest, redaction.text(item.text))
+    def _question(self, item: RoutedInput, redaction: Redaction) -> LargeModelQuestion:
+        return large_model_questions.build_question(item.bundle.manifest, redaction.text(item.text))
 
 
 @contextlib.contextmanager
-def _contained(item: Input) -> Iterator[None]:
+def _contained(item: RoutedInput) -> Iterator[None]:
     """Turn an exception of no error tree, as of a rule of the site, into a failure of the large model.
 
     Raises:
@@ -200,7 +212,7 @@ def _contained(item: Input) -> Iterator[None]:
         raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
 
 
-async def _finished(local: Callable[[], Awaitable[Finished]]) -> Finished | EdgeAgentError:
+async def _finished(local: Callable[[], Awaitable[FinishedAnswer]]) -> FinishedAnswer | EdgeAgentError:
     """Return what came of it: an error of the local model must not end the asking of the other."""
     try:
         return await local()
@@ -208,7 +220,7 @@ async def _finished(local: Callable[[], Awaitable[Finished]]) -> Finished | Edge
         return error
 
 
-def _seconds(item: Input) -> float:
+def _seconds(item: RoutedInput) -> float:
     seconds = item.deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
     if seconds <= 0:
         raise UpstreamFailed("no time is left for the large model")
@@ -216,8 +228,8 @@ def _seconds(item: Input) -> float:
 
 
 async def _begun(
-    asking: AsyncGenerator[str | Finish, None], seconds: float | None
-) -> AsyncGenerator[str | Finish, None]:
+    asking: AsyncGenerator[str | LargeModelFinish, None], seconds: float | None
+) -> AsyncGenerator[str | LargeModelFinish, None]:
     """Pass an answer on, unless it takes longer than that to begin; None = it may."""
     async with contextlib.aclosing(asking) as events:
         try:
@@ -259,16 +271,16 @@ def _each(value: Any, redaction: Redaction) -> Any:
 TRIES_MAX = 2
 
 
-class Asking:
+class LargeModelConversation:
     """See the module."""
 
-    def __init__(self, link: Link, task: Task, wanted: Question) -> None:
+    def __init__(self, link: UplinkClient, task: Task, wanted: LargeModelQuestion) -> None:
         """Ask that about an input of a task."""
         self._link, self._task, self._wanted = link, task, wanted
         self.heard = 0
         """Answers that have come, usable or not."""
 
-    async def said(self, seconds: Callable[[], float]) -> tuple[str, Finish]:
+    async def said(self, seconds: Callable[[], float]) -> tuple[str, LargeModelFinish]:
         """Return the label, the record as JSON, or the text; each try takes no longer than `seconds` says then.
 
         Raises:
@@ -278,18 +290,18 @@ class Asking:
         for _ in range(TRIES_MAX):
             written, finish = await self._whole(seconds())
             self.heard += 1
-            reply = question.read(self._task, written)
+            reply = large_model_questions.parse_reply(self._task, written)
             problem = reply.problem
             if not problem:
                 return reply.value, finish
             self._wanted = self._wanted.repaired(written, problem)
         raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
 
-    async def _whole(self, seconds: float) -> tuple[str, Finish]:
+    async def _whole(self, seconds: float) -> tuple[str, LargeModelFinish]:
         parts: list[str] = []
         async with contextlib.aclosing(self._link.ask(self._wanted, seconds)) as events:
             async for event in events:
-                if isinstance(event, Finish):
+                if isinstance(event, LargeModelFinish):
                     return "".join(parts), event
                 parts.append(event)
         raise UpstreamFailed("the large model gave no whole answer")

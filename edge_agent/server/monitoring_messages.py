@@ -69,7 +69,7 @@ def series_message(
     return message
 
 
-def share(hits: int, rows: int) -> pb.Share:
+def share_message(hits: int, rows: int) -> pb.Share:
     """Describe a share with its interval."""
     found = statistics.share(hits, rows)
     return pb.Share(hits=hits, rows=rows, value=found.value if rows else 0.0, low=found.low, high=found.high)
@@ -82,7 +82,9 @@ def _days(series: Series) -> Iterator[pb.FieldDay]:
             pairs[row.day] += row.pairs
             agreed[row.day] += row.agreed
     for day in sorted(series.days.keys() | pairs.keys()):
-        yield pb.FieldDay(day=_date(day), counts=series.days.get(day, {}), agreement=share(agreed[day], pairs[day]))
+        yield pb.FieldDay(
+            day=_date(day), counts=series.days.get(day, {}), agreement=share_message(agreed[day], pairs[day])
+        )
 
 
 def _date(day: int) -> str:
@@ -101,7 +103,10 @@ def _agreement(rows: Sequence[Agreed]) -> list[pb.FieldAgreement]:
     found, recent = _by_label(rows), _by_label([row for row in rows if row.day > since])
     return [
         pb.FieldAgreement(
-            source=source, label=label, agreed=share(*agreed), recent=share(*recent.get((source, label), (0, 0)))
+            source=source,
+            label=label,
+            agreed=share_message(*agreed),
+            recent=share_message(*recent.get((source, label), (0, 0))),
         )
         for (source, label), agreed in sorted(found.items())
     ]
@@ -123,7 +128,7 @@ def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterato
     for judge, found in evidence.items():
         yield pb.FieldTest(
             judge=judge,
-            wrong=share(found.wrong, found.judged),
+            wrong=share_message(found.wrong, found.judged),
             target=found.held_to(promise),
             delta=promise.delta,
             evidence=found.peak,
@@ -161,9 +166,9 @@ def _confidences(rows: Iterable[AtConfidence]) -> Iterator[pb.FieldConfidence]:
         reviewed_agreed += row.reviewed_agreed
         yield pb.FieldConfidence(
             confidence=row.hundredths / 100,
-            answers=share(answers, every),
-            agreed=share(agreed, pairs),
-            reviewed=share(right, reviewed),
+            answers=share_message(answers, every),
+            agreed=share_message(agreed, pairs),
+            reviewed=share_message(right, reviewed),
             reviewed_agreed=reviewed_agreed,
         )
 

@@ -29,20 +29,20 @@ OBJECTS_BETWEEN_COLLECTIONS = (700, 10, 10)
 Trim = Callable[[int], int]
 
 
-def few_arenas() -> None:
+def limit_malloc_arenas() -> None:
     """Have malloc make few arenas (mallopt(3)); to be called before there are threads."""
     if hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS_MAX)
 
 
-def settle() -> None:
+def freeze_startup_objects() -> None:
     """Take what is loaded by now for what stays: Python's search for garbage passes over it from now on."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*OBJECTS_BETWEEN_COLLECTIONS)
 
 
-async def keep_trimmed(every_seconds: float = EVERY_SECONDS) -> None:
+async def trim_periodically(every_seconds: float = EVERY_SECONDS) -> None:
     """Trim whenever the process has grown; runs until it is cancelled, and at once ends where malloc cannot."""
     trim: Trim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # musl has none, and keeps little
@@ -63,7 +63,8 @@ def resident_bytes() -> int:
 
 # Room for connections: each takes a descriptor, and so do the store, the spool and the pipes to the engines.
 #
-# A shell gives a process 1024, which one client could use up: then nobody else gets in, the operator neither, and nothing
+# A shell gives a process 1024, which one client could use up: then nobody else gets in, the operator
+# neither, and nothing
 # can be opened. The units give more; a daemon that is started by hand takes what it may have.
 log = structlog.get_logger("edge_agent.server")
 
@@ -72,7 +73,7 @@ OTHERS = 512
 """For everything that is no connection of a caller."""
 
 
-def make_room(connections_max: int) -> None:
+def raise_descriptor_limit(connections_max: int) -> None:
     """Raise this process's own limit to what so many connections on each listener need, as far as it may."""
     needed = LISTENERS * connections_max + OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

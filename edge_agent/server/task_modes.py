@@ -1,87 +1,33 @@
-"""The tasks as updates and the centre see them: what the engine room knows of a bundle, in the words of others.
+"""In which mode each task is, and which alarms of production monitoring put a task into shadow.
 
-Part of the composition root, like daemon.py.
+The operator or the plan sets the mode of a task; where neither did, agent.yaml does. An alarm puts a task into shadow
+where the signed plan allows that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
 from edge_agent.config import Config
-from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.trial import Asked, Loadable, trying
-from edge_agent.engine.tuned import Settings, Tuned
-from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.alarms import Alarm, RaisedAlarm
 from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import Consent
 from edge_agent.formats.plan import Mode, TaskPlan
-from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.monitoring.figures import Standing
 from edge_agent.store.demotions import Demotion
-from edge_agent.store.journal import Progress
-from edge_agent.store.settings import SettingsFile
-from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
-from edge_agent.update import hardware
 from edge_agent.update.activation import Activation
-from edge_agent.update.probation import Seen
-from edge_agent.update.selftest import Subject
-from edge_agent.update.updater import Around, Overview
 
-log = structlog.get_logger("edge_agent.server.task_modes")
+log = structlog.get_logger("edge_agent.server")
 
-MESSAGE_CHARACTERS_MAX = 1000
+ALARM_CHARACTERS_MAX = 500
 ModeBy = Literal["alarm", "operator", "plan", "configuration"]
 DEMOTABLE: tuple[Mode, ...] = ("hybrid", "local")
-
-
-def remembering(file: SettingsFile) -> Tuned:
-    """Return what engines remember of this machine, kept in a file; a disk that takes none of it is only said."""
-    tuned = Tuned(file.read())
-
-    def keep(settings: Settings) -> None:
-        try:
-            file.write(settings)
-        except EdgeAgentError as error:
-            log.warning("settings_not_kept", message=error.message)
-
-    tuned.keep = keep
-    return tuned
-
-
-def around(
-    engines: EnginePool,
-    activation: Activation,
-    changed: Callable[[], None],
-    planned: Callable[[Mapping[str, TaskPlan]], None],
-) -> Around:
-    """Return what updates need of the engine room and the machine."""
-
-    @asynccontextmanager
-    async def tried(bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float) -> AsyncIterator[Subject]:
-        loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
-        async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
-            yield _subject(asked)
-
-    def serving(bundle: InstalledBundle) -> Subject | None:
-        ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
-        return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
-
-    def seen(digest: str) -> Seen:
-        tally = engines.tally(digest)
-        problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
-        return Seen(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
-
-    return Around(tried, serving, seen, hardware.machine(engines.devices), changed, planned)
 
 
 class TaskModes:
@@ -154,71 +100,7 @@ class TaskModes:
         self._known, self._demoted = self._table.read(), self._demotions.read()
 
 
-def task_statuses(
-    engines: EnginePool,
-    activation: Activation,
-    overview: Overview,
-    consent: Callable[[str], Consent],
-    raised: Callable[[str], tuple[RaisedAlarm, ...]],
-) -> list[TaskStatus]:
-    """Describe for the centre the tasks that are answered."""
-    return [
-        TaskStatus(
-            task=task,
-            kind=bundle.manifest.task.kind,
-            version=bundle.manifest.version,
-            digest=bundle.digest,
-            ready=engines.ready(bundle.digest),
-            collect=consent(task),
-            previous=activation.inventory.rollbacks.get(task),
-            update=update_status(overview.rows[task]) if task in overview.rows else None,
-            revoked=task in overview.revoked,
-            alarms=raised(task),
-        )
-        for task, bundle in list(activation.serving.items())
-    ]
-
-
-def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
-    """Describe for the centre where the site stands with updates."""
-    arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
-    problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
-    return SiteUpdates(
-        arriving=arriving, channel=overview.channel, plan_version=overview.plan_version, update_problem=problem
-    )
-
-
-def update_status(row: Progress) -> UpdateStatus:
-    """Write a row of the journal as the centre reads it."""
-    return UpdateStatus(
-        candidate=row.candidate,
-        version=row.version,
-        state=row.state,
-        since=timestamp(row.since),
-        plan_version=row.plan_version,
-        reason=row.reason,
-        message=row.message[:MESSAGE_CHARACTERS_MAX],
-        attempts=row.attempts,
-    )
-
-
-def _subject(asked: Asked) -> Subject:
-    return Subject(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
-
-
-def _not_loaded(activation: Activation, digest: str) -> str:
-    """Return why a bundle that should answer was not even loaded."""
-    tasks = (task for task, bundle in activation.serving.items() if bundle.digest == digest)
-    return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
-
-
-# What follows from an alarm of the field: it is shown, and puts a task into shadow where the signed plan allows that.
-#
-# Part of the composition root, like daemon.py.
-MESSAGE_CHARACTERS_MAX = 500
-
-
-class FieldAlarms:
+class MonitoringAlarms:
     """The alarms that stand. They are heard on the thread that writes examples, and looked at on any."""
 
     def __init__(self, activation: Activation, modes: TaskModes, can_ask: Callable[[str], bool]) -> None:
@@ -259,7 +141,7 @@ class FieldAlarms:
             RaisedAlarm(
                 alarm=alarm.alarm,
                 since=timestamp(alarm.since),
-                message=alarm.said[:MESSAGE_CHARACTERS_MAX],
+                message=alarm.said[:ALARM_CHARACTERS_MAX],
                 demoted=demoted,
             )
             for alarm, demoted in self.of(task)

@@ -22,8 +22,8 @@ from edge_agent.config import AccessConfig, Role
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.formats.certificates import certificates, check_pair
 from edge_agent.formats.document import timestamp
-from edge_agent.server.callers import Caller, current
-from edge_agent.server.roles import roles_of
+from edge_agent.server.callers import Caller, current_caller
+from edge_agent.server.roles import certificate_roles
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -33,7 +33,7 @@ SOON_SECONDS = 14 * 86_400
 
 
 @dataclass(frozen=True)
-class Material:
+class TlsMaterial:
     """What was read, and found to belong together."""
 
     chain: bytes
@@ -118,7 +118,7 @@ class TlsFiles:
                 self.problem = error.message
                 log.warning("tls_files_not_used", problem=error.message)
 
-    def _newer(self, found: Material) -> Material:
+    def _newer(self, found: TlsMaterial) -> TlsMaterial:
         if found.expires_at <= self._now():
             raise CertificateUnusable(f"{self._paths[0]} ended at {timestamp(found.expires_at)}")
         return found
@@ -126,13 +126,13 @@ class TlsFiles:
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(map(_stamp, self._paths))
 
-    def _read(self) -> Material:
+    def _read(self) -> TlsMaterial:
         chain, key, authorities = map(_content, self._paths)
         certificate, _, authority = self._paths
         check_pair(chain, key, str(certificate))
         own = certificates(chain, str(certificate))[0]
         issuers = certificates(authorities, str(authority))
-        return Material(chain, key, authorities, own.expires_at, min(each.expires_at for each in issuers))
+        return TlsMaterial(chain, key, authorities, own.expires_at, min(each.expires_at for each in issuers))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -159,7 +159,7 @@ KNOWN_MAX = 1024
 """Certificates that are remembered, so that a call does not read its own anew."""
 
 
-class Certified:
+class CertificateIdentifier:
     """Tells the callers of a TLS listener apart by their certificates, which gRPC has verified in the handshake."""
 
     def __init__(self, configured: Mapping[str, tuple[Role, ...]], now: Callable[[], float] = time.time) -> None:
@@ -174,14 +174,14 @@ class Certified:
         caller = self._known.get(pem) or self._read(pem)
         if caller.expires_at <= self._now():
             ended = timestamp(caller.expires_at)
-            current.set(caller)
+            current_caller.set(caller)
             raise CertificateExpired(f"the certificate of {caller.name} ended at {ended}", client=caller.name)
         return caller
 
     def _read(self, pem: bytes) -> Caller:
         certificate = certificates(pem, "the client's certificate")[0]
         name = certificate.name or certificate.fingerprint[:16]
-        roles = roles_of(certificate, self._configured)
+        roles = certificate_roles(certificate, self._configured)
         caller = Caller(f"tls {name}", roles, certificate.fingerprint, certificate.expires_at)
         if len(self._known) >= KNOWN_MAX:
             self._known.popitem(last=False)

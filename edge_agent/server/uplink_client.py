@@ -1,7 +1,7 @@
-"""The way from serve to the large model: the uplink's socket, watched, so that nobody waits to find out that it is cut.
+"""The client of the uplink's socket: asks the large model, and watches whether it can be asked.
 
-`Link.standing` is always at hand. Without an uplink, or when it has died, the large model counts as offline at once;
-when it hangs, as soon as it has been silent for longer than it ever is.
+`UplinkClient.availability` never waits. Without an uplink, or after its death, the large model counts as offline at
+once; when the uplink hangs, it counts as offline after SILENT_SECONDS.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import structlog
 
 from edge_agent.config import Config
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
-from edge_agent.routing.policy import Upstream
-from edge_agent.routing.question import Question
+from edge_agent.routing.large_model_questions import LargeModelQuestion
+from edge_agent.routing.policy import LargeModelAvailability
 from edge_agent.server.uplink_status import SILENT_REASON
 from edge_agent.v1 import admin_pb2, escalation_pb2_grpc
 from edge_agent.v1 import escalation_pb2 as pb
@@ -43,7 +43,7 @@ _SPENT = ("day_micros", "month_micros", "day_micros_max", "month_micros_max")
 
 
 @dataclass(frozen=True)
-class Finish:
+class LargeModelFinish:
     """The end of a large model's answer."""
 
     model: str
@@ -53,7 +53,7 @@ class Finish:
     complete: bool
 
 
-class Link:
+class UplinkClient:
     """See the module. One event loop owns it."""
 
     def __init__(
@@ -88,10 +88,10 @@ class Link:
         """Whether there is room for a question that nobody waits for."""
         return self._said.spare
 
-    def standing(self, task: str) -> Upstream:
+    def standing(self, task: str) -> LargeModelAvailability:
         """Say whether the large model can be asked about a task."""
         said = self._said
-        return Upstream(
+        return LargeModelAvailability(
             configured=self._configured,
             allowed=task in self._tasks,
             online=said.online,
@@ -135,7 +135,7 @@ class Link:
             self._hear(pb.WatchResponse())
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def ask(self, question: Question, seconds: float) -> AsyncGenerator[str | Finish, None]:
+    async def ask(self, question: LargeModelQuestion, seconds: float) -> AsyncGenerator[str | LargeModelFinish, None]:
         """Ask the large model, for that long at most; yield the pieces of its answer, and its end.
 
         Raises:
@@ -186,13 +186,13 @@ def _cancelling(call: grpc.aio.Call) -> Iterator[None]:
         call.cancel()
 
 
-def _event(response: pb.AskResponse) -> str | Finish:
+def _event(response: pb.AskResponse) -> str | LargeModelFinish:
     if response.HasField("failure"):
         raise _failure(response.failure)
     if not response.HasField("finish"):
         return response.text
     end = response.finish
-    return Finish(end.model, end.input_tokens, end.output_tokens, end.cost_micros, end.complete)
+    return LargeModelFinish(end.model, end.input_tokens, end.output_tokens, end.cost_micros, end.complete)
 
 
 def _failure(said: pb.AskFailure) -> EdgeAgentError:

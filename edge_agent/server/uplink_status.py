@@ -31,7 +31,7 @@ _RIGHTS = "Give this daemon's user the rights that docs/uplink.md lists."
 
 
 @dataclass(frozen=True)
-class Heard:
+class UplinkReport:
     """What could be read; `silence` and `remedy` say why nothing of it holds now, empty = it does."""
 
     state: uplink.UplinkState | None
@@ -43,7 +43,7 @@ class Heard:
 def uplink_message(config: Config) -> pb.UplinkStatus | None:
     """Describe the uplink; None where none is configured and none has said anything."""
     path = config.uplink_notes / uplink.FILE_NAME
-    heard = listen(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if heard.state is None and not configured and not path.exists():
         return None
@@ -55,24 +55,26 @@ def uplink_message(config: Config) -> pb.UplinkStatus | None:
     return message
 
 
-def listen(path: Path, running_seconds: float) -> Heard:
+def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
     """Read the file; `running_seconds` is CLOCK_BOOTTIME now."""
     try:
         raw = _read(path)
         state = uplink.parse(raw)
     except FileNotFoundError:
-        return Heard(None, silence=f"the uplink has said nothing yet: there is no {path}", remedy=_START)
+        return UplinkReport(None, silence=f"the uplink has said nothing yet: there is no {path}", remedy=_START)
     except OSError as error:
-        return Heard(None, silence=f"what the uplink says cannot be read: {path}: {error.strerror}", remedy=_RIGHTS)
+        return UplinkReport(
+            None, silence=f"what the uplink says cannot be read: {path}: {error.strerror}", remedy=_RIGHTS
+        )
     except DocumentInvalid as error:
-        return Heard(None, silence=f"what the uplink says makes no sense: {error.message}", remedy=_START)
+        return UplinkReport(None, silence=f"what the uplink says makes no sense: {error.message}", remedy=_START)
     age = running_seconds - state.running_seconds
     if age < 0:
-        return Heard(state, silence="the uplink has said nothing since this machine was started", remedy=_START)
+        return UplinkReport(state, silence="the uplink has said nothing since this machine was started", remedy=_START)
     if age > uplink.FRESH_SECONDS:
         said = f"the uplink has said nothing for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
-        return Heard(state, age, said, _START)
-    return Heard(state, age)
+        return UplinkReport(state, age, said, _START)
+    return UplinkReport(state, age)
 
 
 def _read(path: Path) -> bytes:

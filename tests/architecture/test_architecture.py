@@ -64,7 +64,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pydantic": ("edge_agent.config", "edge_agent.formats", "convert"),
     "yaml": ("edge_agent.cli.certs", "edge_agent.config", "edge_agent.uplink", "convert"),
     "structlog": (
-        *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "tasks", "server", "engine", "capture")),
+        *(f"edge_agent.{name}" for name in ("uplink", "logs", "daemon", "server", "engine", "capture")),
         *("edge_agent.metrics", "edge_agent.update", "edge_agent.supervision", "convert.cli"),
     ),
     "uvloop": ("edge_agent.daemon",),
@@ -78,7 +78,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 PURE = (
     *(f"edge_agent.{name}" for name in ("errors", "support_bundle.redact", "engine.waiting", "engine.restart")),
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.alarms", "server.roles", "server.rates", "server.repeats")),
+    *(f"edge_agent.{name}" for name in ("formats.alarms", "server.roles")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificates", "uplink.escalation.retrying")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spending", "uplink.connectivity", "uplink.bandwidth")),
@@ -134,7 +134,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
     "edge_agent.capture.house": "a site that sends no examples and has no rules of its own loads nothing for them",
     "edge_agent.formats.document": "most who load the module read no signature, and do without the library",
-    "edge_agent.routing.question": "a site without a large model does not load the library that checks its answers",
+    "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
     "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",
     "edge_agent.uplink.daemon": "a site without a large model does not load the library that asks it",
     "edge_agent.cli.serve": "the other commands do without the daemon, and start in less time",
@@ -147,7 +147,6 @@ BROAD_EXCEPTS = {
     "edge_agent.engine.engine": "the supervisor of a child: its own fault is logged, and the child is started again",
     "edge_agent.capture.writer": "the writer's thread: what one example raises drops that example, and is counted",
     "edge_agent.server.model_router": "rules of a site may raise anything, which must not cost the local answer",
-    "edge_agent.server.interceptor": "the gRPC edge, likewise",
     "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",
     "edge_agent.server.interceptor": "the gRPC edge: what is not our error becomes INTERNAL, its text stays in the log",
 }

@@ -59,7 +59,7 @@ def raw(answer: Any, name: str) -> bytes:
 
 def strings(answer: Any, name: str) -> list[str]:
     """Return the elements of an output of type BYTES."""
-    return [each.decode() for each in oip_requests.split(raw(answer, name), 10**6)]
+    return [each.decode() for each in oip_requests.split_raw_strings(raw(answer, name), 10**6)]
 
 
 def floats(answer: Any, name: str) -> list[float]:

@@ -23,7 +23,7 @@ RAW_BYTES = "binary_data_size"
 """Sent by KServe's client with an input whose elements are raw: how many bytes they have."""
 
 
-class Option(NamedTuple):
+class RequestParameter(NamedTuple):
     """One parameter: the field of our own request that it fills, and how its value is read."""
 
     field: str
@@ -38,18 +38,18 @@ def _wish(value: str) -> int:
     return next(number for number, wish in messages.WISHES.items() if wish == value.lower())
 
 
-_REQUEST_ID = Option("request_id", (str,))
-_GRADED = {"on_low_confidence": Option("on_low_confidence", (str,), _wish), "request_id": _REQUEST_ID}
-OPTIONS: Mapping[str, Mapping[str, Option]] = {
+_REQUEST_ID = RequestParameter("request_id", (str,))
+_GRADED = {"on_low_confidence": RequestParameter("on_low_confidence", (str,), _wish), "request_id": _REQUEST_ID}
+PARAMETERS: Mapping[str, Mapping[str, RequestParameter]] = {
     "classify": _GRADED,
     "extract": _GRADED,
     "embed": {"request_id": _REQUEST_ID},
     "generate": {
-        "output_tokens_max": Option("output_tokens_max", (int,)),
-        "temperature": Option("temperature", (int, float), float),
-        "seed": Option("seed", (int,)),
-        "stop": Option("stops", (str,), lambda value: [value]),
-        "escalate": Option("escalate", (bool,)),
+        "output_tokens_max": RequestParameter("output_tokens_max", (int,)),
+        "temperature": RequestParameter("temperature", (int, float), float),
+        "seed": RequestParameter("seed", (int,)),
+        "stop": RequestParameter("stops", (str,), lambda value: [value]),
+        "escalate": RequestParameter("escalate", (bool,)),
     },
 }
 """By the kind of the task; docs/open-inference-protocol.md says what each does."""
@@ -63,21 +63,23 @@ REMEDIES = {
 """What to do instead of parameters that other servers know."""
 
 
-def options(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def parse_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Read a request's parameters: the fields of our own request, with their values. Raises InvalidRequest."""
-    known = OPTIONS[kind]
+    known = PARAMETERS[kind]
     return dict(_option(name, parameters[name], known) for name in parameters if name != FINAL_WANTED)
 
 
-def _option(name: str, parameter: Any, known: Mapping[str, Option]) -> tuple[str, Any]:
+def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) -> tuple[str, Any]:
     option = known.get(name)
     if option is None:
         raise _unknown(f"parameter {_shown(name)}", "of a task of this kind", name, known)
     chosen = parameter.WhichOneof("parameter_choice")
     value = getattr(parameter, chosen) if chosen else None
     if type(value) not in option.types:
-        wanted = " or ".join(_TYPE_NAMES[each] for each in option.types)
-        raise InvalidRequest(f"parameter {name!r} must be {wanted}; it is {_TYPE_NAMES.get(type(value), 'not set')}")
+        requested_outputs = " or ".join(_TYPE_NAMES[each] for each in option.types)
+        raise InvalidRequest(
+            f"parameter {name!r} must be {requested_outputs}; it is {_TYPE_NAMES.get(type(value), 'not set')}"
+        )
     return option.field, option.read(value)
 
 
@@ -90,7 +92,7 @@ def _unknown(what: str, where: str, name: str, known: Mapping[str, object]) -> I
     return InvalidRequest(f"{what} is none {where}; {listed}", remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
 
 
-def version(requested: str) -> int | None:
+def parse_version(requested: str) -> int | None:
     """Read the version that a request names; None = the active one. Raises InvalidRequest."""
     if not requested:
         return None
@@ -100,7 +102,7 @@ def version(requested: str) -> int | None:
     return int(requested)
 
 
-def wanted(request: Any, known: Mapping[str, object], usual: Iterable[str]) -> list[str]:
+def requested_outputs(request: Any, known: Mapping[str, object], usual: Iterable[str]) -> list[str]:
     """Return the names of the outputs that a request wants, in its order; the usual ones if it names none.
 
     Raises:
@@ -121,7 +123,7 @@ def _refuse(parameters: Iterable[str], whose: str) -> None:
         raise _unknown(f"parameter {_shown(name)}", f"that {whose} can have", name, {})
 
 
-def texts(request: Any) -> list[str]:
+def parse_texts(request: Any) -> list[str]:
     """Read the texts of a request. Raises InvalidRequest."""
     tensor = _only(request.inputs)
     if tensor.datatype != "BYTES":
@@ -158,7 +160,7 @@ def _elements(request: Any, tensor: Any, count: int) -> list[bytes]:
     if raw and (len(raw) != 1 or tensor.HasField("contents")):
         also = "and the tensor has contents, too" if tensor.HasField("contents") else "and one input"
         raise InvalidRequest(f"raw_input_contents has {len(raw)} entries, {also}; it must be one for each input, alone")
-    found = split(raw[0], count) if raw else list(_typed(tensor))
+    found = split_raw_strings(raw[0], count) if raw else list(_typed(tensor))
     if len(found) != count:
         raise InvalidRequest(f"input {INPUT!r} has {len(found)} elements; its shape says {count}")
     return found
@@ -171,7 +173,7 @@ def _typed(tensor: Any) -> Any:
     return tensor.contents.bytes_contents
 
 
-def split(raw: bytes, count: int) -> list[bytes]:
+def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
     """Take a raw tensor of type BYTES apart: before each element its length, four bytes, little-endian.
 
     Stops after one element more than `count`: what is too much is not taken apart. Raises InvalidRequest.

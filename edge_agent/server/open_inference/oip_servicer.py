@@ -21,10 +21,11 @@ from edge_agent.errors import (
     UnknownTask,
     from_wire,
 )
-from edge_agent.metrics.answer_counts import UNKNOWN
-from edge_agent.server import callers, finished_answers, interceptor
-from edge_agent.server.admission_control import Admission, Place
-from edge_agent.server.inference import InferenceServicer, Rooms
+from edge_agent.metrics.answer_counts import UNKNOWN_TASK
+from edge_agent.server import callers, finished_answers
+from edge_agent.server.admission_control import AdmissionControl, CallSlot
+from edge_agent.server.inference import InferenceDependencies, InferenceServicer
+from edge_agent.server.interceptor import CallContext
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_wire import pb
 from edge_agent.store.state import InstalledBundle
@@ -36,7 +37,7 @@ FINAL = "triton_final_response"
 REASON = "reason"
 
 
-class _Kind(NamedTuple):
+class _OwnMethod(NamedTuple):
     """How our own API asks for one kind of task, and where an answer stands in its result."""
 
     request: Callable[..., Any]
@@ -45,16 +46,16 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "classify": _Kind(inference_pb2.ClassifyRequest, "classification", InferenceServicer.classify),
-    "extract": _Kind(inference_pb2.ExtractRequest, "extraction", InferenceServicer.extract),
-    "embed": _Kind(inference_pb2.EmbedRequest, "embedding", InferenceServicer.embed),
+    "classify": _OwnMethod(inference_pb2.ClassifyRequest, "classification", InferenceServicer.classify),
+    "extract": _OwnMethod(inference_pb2.ExtractRequest, "extraction", InferenceServicer.extract),
+    "embed": _OwnMethod(inference_pb2.EmbedRequest, "embedding", InferenceServicer.embed),
 }
 
 
 class OpenInferenceServicer:
     """See the module."""
 
-    def __init__(self, rooms: Rooms, answering: InferenceServicer, dialogues: Dialogues) -> None:
+    def __init__(self, rooms: InferenceDependencies, answering: InferenceServicer, dialogues: StreamLimiter) -> None:
         """Answer by the servicer of the same role."""
         self._activation = rooms.activation
         self._engines = rooms.engines
@@ -64,67 +65,62 @@ class OpenInferenceServicer:
         self._answering = answering
         self._dialogues = dialogues
 
-    @interceptor.call
-    async def ServerLive(self, request: Any, context: interceptor.Context) -> Any:
+    async def ServerLive(self, request: Any, context: CallContext) -> Any:
         """Say that the daemon takes calls."""
         return pb.ServerLiveResponse(live=True)
 
-    @interceptor.call
-    async def ServerReady(self, request: Any, context: interceptor.Context) -> Any:
+    async def ServerReady(self, request: Any, context: CallContext) -> Any:
         """Say whether every task can be answered."""
         tasks = self._activation.serving.keys() | self._activation.problems.keys()
         return pb.ServerReadyResponse(ready=all(map(self._ready, tasks)) and not self._admission.draining)
 
-    @interceptor.call
-    async def ModelReady(self, request: Any, context: interceptor.Context) -> Any:
+    async def ModelReady(self, request: Any, context: CallContext) -> Any:
         """Say whether a task can be answered."""
         if request.name not in self._activation.problems:
             self._bundle(request.name, request.version)
         return pb.ModelReadyResponse(ready=self._ready(request.name))
 
-    @interceptor.call
-    async def ServerMetadata(self, request: Any, context: interceptor.Context) -> Any:
+    async def ServerMetadata(self, request: Any, context: CallContext) -> Any:
         """Name the server."""
         return pb.ServerMetadataResponse(name="edge-agent", version=__version__, extensions=oip_tensors.EXTENSIONS)
 
-    @interceptor.call
-    async def ModelMetadata(self, request: Any, context: interceptor.Context) -> Any:
+    async def ModelMetadata(self, request: Any, context: CallContext) -> Any:
         """Describe the tensors of a task."""
-        return oip_tensors.metadata(self._bundle(request.name, request.version))
+        return oip_tensors.model_metadata(self._bundle(request.name, request.version))
 
-    @interceptor.call
-    async def ModelConfig(self, request: Any, context: interceptor.Context) -> Any:
+    async def ModelConfig(self, request: Any, context: CallContext) -> Any:
         """Describe a task as Triton's clients want it."""
         bundle = self._bundle(request.name, request.version)
-        return pb.ModelConfigResponse(config=oip_tensors.configuration(bundle, self._escalation.mode(bundle.manifest)))
+        return pb.ModelConfigResponse(
+            config=oip_tensors.model_configuration(bundle, self._escalation.mode(bundle.manifest))
+        )
 
-    @interceptor.call
-    async def ModelStatistics(self, request: Any, context: interceptor.Context) -> Any:
+    async def ModelStatistics(self, request: Any, context: CallContext) -> Any:
         """Count what was answered."""
         names = [request.name] if request.name else sorted(self._activation.serving)
         bundles = [self._bundle(name, request.version if request.name else "") for name in names]
-        return pb.ModelStatisticsResponse(model_stats=[oip_tensors.statistics(each, self._counts) for each in bundles])
+        return pb.ModelStatisticsResponse(
+            model_stats=[oip_tensors.model_statistics(each, self._counts) for each in bundles]
+        )
 
-    @interceptor.call
-    async def ModelInfer(self, request: Any, context: interceptor.Context) -> Any:
+    async def ModelInfer(self, request: Any, context: CallContext) -> Any:
         """Answer a request; a generation when all of it is written."""
         bundle = self._bundle(request.model_name, request.model_version)
         if bundle.manifest.task.kind in oip_tensors.BATCHED:
             return await self._batch(request, bundle, context)
-        pieces: list[oip_tensors.Text] = []
+        pieces: list[oip_tensors.GeneratedText] = []
 
-        async def take(piece: oip_tensors.Text) -> None:
+        async def take(piece: oip_tensors.GeneratedText) -> None:
             pieces.append(piece)
 
         names = await self._generation(request, bundle, context, take)
         whole = pieces[-1]._replace(text="".join(piece.text for piece in pieces))
         return _response(request, bundle, names, [whole])
 
-    @interceptor.call
-    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: interceptor.Context) -> None:
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: CallContext) -> None:
         """Answer one request after the other; what fails is said in the stream, unless statuses are wanted."""
         statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        with self._dialogues.place(callers.current.get().account):
+        with self._dialogues.place(callers.current_caller.get().account):
             async with contextlib.aclosing(self._dialogues.each(requests)) as each:
                 async for request in each:
                     try:
@@ -134,7 +130,7 @@ class OpenInferenceServicer:
                             raise
                         await self._write(_failure(request, error), context)
 
-    async def _answer(self, request: Any, context: interceptor.Context) -> None:
+    async def _answer(self, request: Any, context: CallContext) -> None:
         bundle = self._bundle(request.model_name, request.model_version)
         kind = bundle.manifest.task.kind
         if kind in oip_tensors.BATCHED:
@@ -143,7 +139,7 @@ class OpenInferenceServicer:
         names = _wanted(request, bundle)
         early = [name for name in names if name in oip_tensors.EACH_PIECE]
 
-        async def take(piece: oip_tensors.Text) -> None:
+        async def take(piece: oip_tensors.GeneratedText) -> None:
             final = piece.provenance is not None
             if final or early:
                 response = _response(request, bundle, names if final else early, [piece])
@@ -151,11 +147,14 @@ class OpenInferenceServicer:
 
         await self._generation(request, bundle, context, take)
 
-    async def _batch(self, request: Any, bundle: InstalledBundle, context: interceptor.Context) -> Any:
+    async def _batch(self, request: Any, bundle: InstalledBundle, context: CallContext) -> Any:
         task, kind = bundle.manifest.task, _KINDS[bundle.manifest.task.kind]
-        with finished_answers.Counting(self._counts, task.name):
+        with finished_answers.UnansweredCallCounter(self._counts, task.name):
             names = _wanted(request, bundle)
-            texts, options = oip_requests.texts(request), oip_requests.options(request.parameters, task.kind)
+            texts, options = (
+                oip_requests.parse_texts(request),
+                oip_requests.parse_parameters(request.parameters, task.kind),
+            )
         asked = kind.request(task=task.name, texts=texts, **options)
         answered = await kind.method(self._answering, asked, context)
         return _response(request, bundle, names, _all(answered.results, kind.answer))
@@ -164,26 +163,26 @@ class OpenInferenceServicer:
         self,
         request: Any,
         bundle: InstalledBundle,
-        context: interceptor.Context,
-        take: Callable[[oip_tensors.Text], Any],
+        context: CallContext,
+        take: Callable[[oip_tensors.GeneratedText], Any],
     ) -> list[str]:
         """Have a text written, and each piece taken; return the names of the outputs that are wanted."""
         task = bundle.manifest.task
-        with finished_answers.Counting(self._counts, task.name):
-            names, texts = _wanted(request, bundle), oip_requests.texts(request)
+        with finished_answers.UnansweredCallCounter(self._counts, task.name):
+            names, texts = _wanted(request, bundle), oip_requests.parse_texts(request)
             if len(texts) != 1:
                 raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
-            asked = _generate_request(task.name, texts[0], oip_requests.options(request.parameters, task.kind))
+            asked = _generate_request(task.name, texts[0], oip_requests.parse_parameters(request.parameters, task.kind))
 
         async def write(message: inference_pb2.GenerateResponse) -> None:
             end = message.finish
             done = message.HasField("finish")
-            await take(oip_tensors.Text(message.text, end.provenance if done else None, end.reason))
+            await take(oip_tensors.GeneratedText(message.text, end.provenance if done else None, end.reason))
 
         await self._answering.generate(asked, context, write)
         return names
 
-    async def _write(self, response: Any, context: interceptor.Context) -> None:
+    async def _write(self, response: Any, context: CallContext) -> None:
         """Write to a caller who may not read."""
         try:
             async with asyncio.timeout(self._answering.seconds_left(context)):
@@ -193,14 +192,14 @@ class OpenInferenceServicer:
 
     def _bundle(self, task: str, version: str) -> InstalledBundle:
         """Return the bundle that answers. Raises UnknownTask, UnknownBundle, InvalidRequest."""
-        requested = oip_requests.version(version)
+        requested = oip_requests.parse_version(version)
         try:
             bundle = self._activation.bundle_of(task)
         except UnknownTask as error:
-            finished_answers.lost(self._counts, UNKNOWN, error)
+            finished_answers.record_error(self._counts, UNKNOWN_TASK, error)
             said = f"Request for unknown model: {error.message}"  # the beginning is what Triton's own tools look for
             raise UnknownTask(said, remedy=error.remedy, **error.metadata) from None
-        answers = oip_tensors.number_of(bundle.manifest.version)
+        answers = oip_tensors.version_number(bundle.manifest.version)
         if requested not in (None, answers):
             said = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
             raise UnknownBundle(said, remedy="Leave the version empty.", task=task, version=answers)
@@ -233,10 +232,10 @@ def _response(request: Any, bundle: InstalledBundle, names: list[str], results: 
     task, version = bundle.manifest.task, bundle.manifest.version
     if provenance := results[0].provenance:
         version = provenance.bundle.version  # a repeated request_id may have the answer of the bundle before
-    response = oip_tensors.response(task, names, results)
+    response = oip_tensors.outputs_response(task, names, results)
     response.model_name, response.model_version, response.id = (
         task.name,
-        str(oip_tensors.number_of(version)),
+        str(oip_tensors.version_number(version)),
         request.id,
     )
     return response
@@ -244,7 +243,9 @@ def _response(request: Any, bundle: InstalledBundle, names: list[str], results: 
 
 def _wanted(request: Any, bundle: InstalledBundle) -> list[str]:
     manifest = bundle.manifest
-    return oip_requests.wanted(request, oip_tensors.OUTPUTS[manifest.task.kind], oip_tensors.outputs_of(manifest))
+    return oip_requests.requested_outputs(
+        request, oip_tensors.OUTPUTS[manifest.task.kind], oip_tensors.outputs_of(manifest)
+    )
 
 
 def _marked(response: Any, *, final: bool) -> Any:
@@ -269,17 +270,17 @@ STREAMS_MAX = 1024
 RETRY_SECONDS = 1.0
 
 
-class Dialogues:
+class StreamLimiter:
     """Those of one daemon. One event loop owns them."""
 
     def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
         """Let a caller hold so many open; end one whose caller says nothing for that long."""
-        self._open = Admission(STREAMS_MAX, client_streams_max, "streams of requests")
+        self._open = AdmissionControl(STREAMS_MAX, client_streams_max, "streams of requests")
         self._silent_seconds_max = silent_seconds_max
         self._waiting: set[asyncio.Timeout] = set()
         self._closed = False
 
-    def place(self, client: str) -> Place:
+    def place(self, client: str) -> CallSlot:
         """Count a stream until the end of the `with` block. Raises QueueFull, ShareExceeded."""
         return self._open.call(client)
 

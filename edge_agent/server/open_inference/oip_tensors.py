@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from edge_agent.formats.manifest import Manifest, Task, Threshold
 from edge_agent.formats.plan import Mode
-from edge_agent.metrics.answer_counts import Counts, Histogram
+from edge_agent.metrics.answer_counts import AnswerCounts, Histogram
 from edge_agent.server import messages
 from edge_agent.server.open_inference import oip_requests
 from edge_agent.server.open_inference.oip_wire import pb
@@ -31,7 +31,7 @@ _ROUTES = {number: name.upper() for name, number in messages.ROUTES.items()}
 _FINISHES = {number: name for name, number in messages.FINISHES.items()}
 
 
-class Text(NamedTuple):
+class GeneratedText(NamedTuple):
     """A piece of a generation, or all of it; `provenance` and `finish` are None before its end."""
 
     text: str
@@ -39,7 +39,7 @@ class Text(NamedTuple):
     finish: int = 0
 
 
-class Output(NamedTuple):
+class OutputTensor(NamedTuple):
     """One output of a kind of task."""
 
     datatype: Datatype
@@ -49,7 +49,7 @@ class Output(NamedTuple):
     """How many elements belong to one input; EACH_LABEL = one for each label, ANY = as many as there are."""
 
 
-def strings(values: Iterable[str]) -> bytes:
+def encode_strings(values: Iterable[str]) -> bytes:
     """Write texts."""
     return b"".join([_framed(value) for value in values])
 
@@ -59,17 +59,17 @@ def _framed(value: str) -> bytes:
     return len(encoded).to_bytes(4, "little") + encoded
 
 
-def floats(values: Sequence[float]) -> bytes:
+def encode_floats(values: Sequence[float]) -> bytes:
     """Write numbers."""
     return _ONE(values[0]) if len(values) == 1 else struct.pack(f"<{len(values)}f", *values)
 
 
-def _text(of: Callable[[Any], str]) -> Output:
-    return Output("BYTES", lambda results, _: b"".join([_framed(of(result)) for result in results]))
+def _text(of: Callable[[Any], str]) -> OutputTensor:
+    return OutputTensor("BYTES", lambda results, _: b"".join([_framed(of(result)) for result in results]))
 
 
-def _number(of: Callable[[Any], float]) -> Output:
-    return Output("FP32", lambda results, _: floats([of(result) for result in results]))
+def _number(of: Callable[[Any], float]) -> OutputTensor:
+    return OutputTensor("FP32", lambda results, _: encode_floats([of(result) for result in results]))
 
 
 def _degraded(result: Any) -> str:
@@ -91,7 +91,7 @@ def _scores(results: Results, labels: Sequence[str]) -> bytes:
     for result in results:
         found = {pair.label: pair.score for pair in result.scores}
         rows += [found.get(label, math.nan) for label in labels]
-    return floats(rows)
+    return encode_floats(rows)
 
 
 def _entities(result: Any) -> str:
@@ -104,7 +104,7 @@ def _fields(result: Any) -> str:
 
 
 def _vectors(results: Results, _: Sequence[str]) -> bytes:
-    return b"".join([floats(result.values) for result in results])
+    return b"".join([encode_floats(result.values) for result in results])
 
 
 _PROVENANCE = {
@@ -115,13 +115,13 @@ _PROVENANCE = {
 _RESEMBLES = {"p_value": _number(_p_value)}
 _GRADED = {
     "confidence": _number(_confidence),
-    "below_threshold": Output("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
+    "below_threshold": OutputTensor("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
 }
-OUTPUTS: Mapping[str, Mapping[str, Output]] = {
+OUTPUTS: Mapping[str, Mapping[str, OutputTensor]] = {
     "classify": {
         "label": _text(attrgetter("label")),
         **_GRADED,
-        "scores": Output("FP32", _scores, EACH_LABEL),
+        "scores": OutputTensor("FP32", _scores, EACH_LABEL),
         "label_mass": _number(attrgetter("label_mass")),
         **_PROVENANCE,
         **_RESEMBLES,
@@ -134,7 +134,7 @@ OUTPUTS: Mapping[str, Mapping[str, Output]] = {
         **_PROVENANCE,
         **_RESEMBLES,
     },
-    "embed": {"embedding": Output("FP32", _vectors, ANY), **_PROVENANCE, **_RESEMBLES},
+    "embed": {"embedding": OutputTensor("FP32", _vectors, ANY), **_PROVENANCE, **_RESEMBLES},
     "generate": {
         "text": _text(attrgetter("text")),
         "finish_reason": _text(lambda result: _FINISHES.get(result.finish, "")),
@@ -150,23 +150,23 @@ EACH_PIECE = ("text",)
 """Outputs of a generation that come before its end."""
 
 
-def outputs_of(manifest: Manifest) -> Mapping[str, Output]:
+def outputs_of(manifest: Manifest) -> Mapping[str, OutputTensor]:
     """Return the outputs of a bundle: without a gate no p-value, as not every client can write what is no number."""
     return (OUTPUTS if manifest.confidence.gate else _UNGATED)[manifest.task.kind]
 
 
-def shape(output: Output, kind: str, labels: int, batch: int = ANY) -> list[int]:
+def tensor_shape(output: OutputTensor, kind: str, labels: int, batch: int = ANY) -> list[int]:
     """Return the shape of an output for a task with so many labels, and so many inputs; ANY = whatever there are."""
     width = width_of(output, labels)
     return [batch, width] if kind in BATCHED else [width]
 
 
-def width_of(output: Output, labels: int) -> int:
+def width_of(output: OutputTensor, labels: int) -> int:
     """Return how many elements belong to one input of a task with so many labels."""
     return labels if output.width == EACH_LABEL else output.width
 
 
-def response(task: Task, names: Sequence[str], results: Results) -> Any:
+def outputs_response(task: Task, names: Sequence[str], results: Results) -> Any:
     """Return a ModelInferResponse with outputs alone."""
     known, labels = OUTPUTS[task.kind], task.labels
     raw = [known[name].write(results, labels) for name in names]
@@ -183,7 +183,7 @@ def _frame(kind: str, names: tuple[str, ...], labels: int, batch: int, elements:
     made = pb.ModelInferResponse()
     for name in names:
         output = OUTPUTS[kind][name]
-        dimensions = shape(output, kind, labels, batch)
+        dimensions = tensor_shape(output, kind, labels, batch)
         if dimensions[-1] == ANY:
             dimensions[-1] = elements
         made.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
@@ -199,28 +199,26 @@ VERSIONS_MAX = 256
 
 
 @functools.lru_cache(VERSIONS_MAX)
-def number_of(version: str) -> int:
+def version_number(version: str) -> int:
     """Return a semantic version as a whole number, which is all that Triton's clients know: 1.2.3 is 1002003."""
     major, minor, patch = map(int, version.partition("-")[0].split("."))
     return min(max(major * 1_000_000 + minor * 1_000 + patch, 1), _INT64_MAX)
 
 
-def metadata(bundle: InstalledBundle) -> Any:
+def model_metadata(bundle: InstalledBundle) -> Any:
     """Describe the tensors of a task."""
     manifest = bundle.manifest
     kind, labels = manifest.task.kind, len(manifest.task.labels)
     message = pb.ModelMetadataResponse(
-        name=manifest.task.name, versions=[str(number_of(manifest.version))], platform=_platform(manifest)
+        name=manifest.task.name, versions=[str(version_number(manifest.version))], platform=_platform(manifest)
     )
-    message.inputs.add(
-        name=oip_requests.INPUT, datatype="BYTES", shape=[ANY, 1] if kind in BATCHED else [1]
-    )
+    message.inputs.add(name=oip_requests.INPUT, datatype="BYTES", shape=[ANY, 1] if kind in BATCHED else [1])
     for name, output in outputs_of(manifest).items():
-        message.outputs.add(name=name, datatype=output.datatype, shape=shape(output, kind, labels))
+        message.outputs.add(name=name, datatype=output.datatype, shape=tensor_shape(output, kind, labels))
     return message
 
 
-def configuration(bundle: InstalledBundle, mode: Mode) -> Any:
+def model_configuration(bundle: InstalledBundle, mode: Mode) -> Any:
     """Describe a task as perf_analyzer and Triton's clients want it: shapes without the batch."""
     manifest = bundle.manifest
     task = manifest.task
@@ -234,9 +232,7 @@ def configuration(bundle: InstalledBundle, mode: Mode) -> Any:
     )
     config.input.add(name=oip_requests.INPUT, data_type="TYPE_STRING", dims=[1])
     for name, output in outputs_of(manifest).items():
-        config.output.add(
-            name=name, data_type=_TYPES[output.datatype], dims=[width_of(output, len(task.labels))]
-        )
+        config.output.add(name=name, data_type=_TYPES[output.datatype], dims=[width_of(output, len(task.labels))])
     for name, value in _said(bundle, mode).items():
         config.parameters[name].string_value = value
     return config
@@ -252,10 +248,10 @@ def _said(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
     return said | {"gate": manifest.gate_name}
 
 
-def statistics(bundle: InstalledBundle, counts: Counts) -> Any:
+def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:
     """Say what was answered of a task since the daemon started, by whatever API and whatever version."""
     task = bundle.manifest.task.name
-    message = pb.ModelStatistics(name=task, version=str(number_of(bundle.manifest.version)))
+    message = pb.ModelStatistics(name=task, version=str(version_number(bundle.manifest.version)))
     stats = message.inference_stats
     stats.fail.count = sum(number for lost, number in list(counts.errors.items()) if lost.task == task)
     if of := counts.tasks.get(task):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edge_agent.metrics import metrics_listener
-from edge_agent.metrics.metrics_listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, Listener
+from edge_agent.metrics.metrics_listener import CONNECTIONS_MAX, REQUEST_BYTES_MAX, MetricsListener
 from tests.support.eventually import eventually_sync
 from tests.support.scraped import fetch, free_port, say
 
@@ -33,9 +33,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def listening(site: Site, port: int = 0) -> Iterator[Listener]:
+def listening(site: Site, port: int = 0) -> Iterator[MetricsListener]:
     """Listen, and stop at the end of the block."""
-    made = Listener("127.0.0.1", port, site.page)
+    made = MetricsListener("127.0.0.1", port, site.page)
     made.start()
     try:
         eventually_sync(lambda: bool(made.port or made.problem))

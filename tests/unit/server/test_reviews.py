@@ -15,13 +15,14 @@ from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import example
-from edge_agent.routing.policy import Asked, Decision, Reason
+from edge_agent.routing.policy import EscalationContext, RouteDecision, RouteReason
 from edge_agent.server import feedback, finished_answers
-from edge_agent.server.finished_answers import Finished, Said
+from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import feedback_pb2, task_pb2
 from edge_agent.v1 import inference_pb2 as pb
-from tests.support.examples import DIGEST, feedback, prediction
+from tests.support.examples import DIGEST, prediction
+from tests.support.examples import feedback as feedback_record
 from tests.support.site_cases import manifest
 
 
@@ -76,7 +77,7 @@ def test_an_extraction_offers_its_fields():
 )
 def test_feedback_is_shown_as_it_was_given(field, kind, changes):
     """The verdict has the field of the request that made it."""
-    said = plain(feedback(**changes))
+    said = plain(feedback_record(**changes))
     message = feedback.prediction_message(Reviewed(plain(prediction(kind=kind)), True, (said,)), manifest())
     assert field == message.feedback[0].WhichOneof("verdict")
     assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
@@ -120,9 +121,9 @@ def test_a_token_that_was_made_up_is_refused_or_harmless(token):
     assert [int, int, int, int, float, int] == [type(each) for each in found]
 
 
-def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> Finished:
+def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> FinishedAnswer:
     bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
-    return Finished(text, Answer(done, 0.0), bundle, "p-1")
+    return FinishedAnswer(text, Answer(done, 0.0), bundle, "p-1")
 
 
 @pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
@@ -130,9 +131,9 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
     """Also where the label was withheld from the device: it is what a reviewer corrects."""
     done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     result = pb.ClassifyResult()
-    done = done._replace(decision=finished_answers.judge(done, Asked(wish=wish)))
-    finished_answers.classify(result.classification, done, top_k=1)
-    said = finished_answers.classified(done, result)
+    done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish)))
+    finished_answers.fill_classification(result.classification, done, top_k=1)
+    said = finished_answers.captured_classification(done, result)
     assert ("price", [("price", 0.75), ("refund", 0.25)]) == (said.output, said.scores)
     assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
 
@@ -142,26 +143,28 @@ def test_an_extraction_is_kept_as_its_record():
     found = [Found(label="PATIENT", start=0, end=4, score=0.9)]
     done = finished("visit", Done(job_id="p-1", entities=found, confidence=0.9))
     result = pb.ExtractResult()
-    done = done._replace(decision=finished_answers.judge(done, Asked()))
-    finished_answers.extract(result.extraction, done)
-    said = finished_answers.extracted(done, result)
+    done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext()))
+    finished_answers.fill_extraction(result.extraction, done)
+    said = finished_answers.captured_extraction(done, result)
     assert {"PATIENT": ["Anna"], "DRUG": []} == json.loads(said.output)
     assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)
 
 
 def test_a_generation_is_kept_as_its_text():
     """It has no confidence."""
-    said = finished_answers.generated(finished("talk", Done(job_id="p-1")), "Hello")
+    said = finished_answers.captured_generation(finished("talk", Done(job_id="p-1")), "Hello")
     assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
 
 
 def test_both_answers_are_kept_apart():
     """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
     done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
-    done = done._replace(decision=Decision("upstream", Reason.MODE_SHADOW), said=Said("refund", "large-1", 9.0))
+    done = done._replace(
+        decision=RouteDecision("upstream", RouteReason.MODE_SHADOW), said=LargeModelAnswer("refund", "large-1", 9.0)
+    )
     result = pb.ClassifyResult()
-    finished_answers.classify(result.classification, done, top_k=1)
-    said = finished_answers.classified(done, result)
+    finished_answers.fill_classification(result.classification, done, top_k=1)
+    said = finished_answers.captured_classification(done, result)
     assert ("price", 0.75, "refund", "large-1") == (
         said.local_answer,
         said.confidence,
@@ -174,19 +177,21 @@ def test_both_answers_are_kept_apart():
 def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
     """A withheld record is the local answer; a record of the large model alone has none beside it."""
     withheld = finished("visit", Done(job_id="p-1", confidence=0.1))
-    withheld = withheld._replace(decision=finished_answers.judge(withheld, Asked(wish="abstain")))
+    withheld = withheld._replace(
+        decision=finished_answers.decide_on_local_answer(withheld, EscalationContext(low_confidence="abstain"))
+    )
     result = pb.ExtractResult()
-    finished_answers.extract(result.extraction, withheld)
+    finished_answers.fill_extraction(result.extraction, withheld)
     assert ("", {"PATIENT": [], "DRUG": []}) == (
         result.extraction.json,
-        json.loads(finished_answers.extracted(withheld, result).local_answer or ""),
+        json.loads(finished_answers.captured_extraction(withheld, result).local_answer or ""),
     )
     alone = withheld._replace(
-        answer=finished_answers.NOT_ASKED,
-        decision=Decision("upstream", Reason.MODE_BOOTSTRAP),
-        said=Said("{}", "large-1", 9.0),
+        answer=finished_answers.NO_LOCAL_ANSWER,
+        decision=RouteDecision("upstream", RouteReason.MODE_BOOTSTRAP),
+        said=LargeModelAnswer("{}", "large-1", 9.0),
     )
-    said = finished_answers.extracted(alone, pb.ExtractResult())
+    said = finished_answers.captured_extraction(alone, pb.ExtractResult())
     assert (None, "{}", None) == (said.local_answer, said.teacher_answer, said.confidence)
 
 

@@ -22,7 +22,7 @@ _FENCE = "```"
 
 
 @dataclass(frozen=True)
-class Question:
+class LargeModelQuestion:
     """A conversation that wants an answer."""
 
     task: str
@@ -34,14 +34,14 @@ class Question:
     waited_for: bool = True
     """Somebody waits for the answer; False = it gives way to everyone who does."""
 
-    def repaired(self, said: str, problem: str) -> Question:
+    def repaired(self, said: str, problem: str) -> LargeModelQuestion:
         """Return the question after an answer that cannot be used."""
         wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
         more = (("assistant", said[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
         return replace(self, turns=self.turns + more)
 
 
-def question(manifest: Manifest, text: str) -> Question:
+def build_question(manifest: Manifest, text: str) -> LargeModelQuestion:
     """Ask about a redacted text."""
     task = manifest.task
     words = "\n\n".join(part for part in (_OPENINGS[task.kind], _own_words(task)) if part)
@@ -53,7 +53,7 @@ def question(manifest: Manifest, text: str) -> Question:
     tokens = LABEL_TOKENS + max(len(label) for label in task.labels) if task.kind == "classify" else 0
     wanted = tokens or task.limits.output_tokens_max
     written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
-    return Question(task.name, (("system", words), ("user", text)), written, wanted)
+    return LargeModelQuestion(task.name, (("system", words), ("user", text)), written, wanted)
 
 
 def answer_schema(task: Task) -> dict[str, Any] | None:
@@ -69,31 +69,31 @@ def answer_schema(task: Task) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Reply:
+class LargeModelReply:
     """What a large model's answer says: the label, the record as JSON, or the text; or what is wrong with it."""
 
     value: str = ""
     problem: str = ""
 
 
-def read(task: Task, said: str) -> Reply:
+def parse_reply(task: Task, said: str) -> LargeModelReply:
     """Check an answer against the labels or the schema of a task."""
     if task.kind == "generate":
-        return Reply(said) if said.strip() else Reply(problem="it is empty")
+        return LargeModelReply(said) if said.strip() else LargeModelReply(problem="it is empty")
     try:
         plain = json.loads(_without_fence(said), parse_constant=_no_number)
     except (ValueError, RecursionError):
-        return Reply(problem="it is not JSON")
+        return LargeModelReply(problem="it is not JSON")
     schema = answer_schema(task)
     assert schema is not None, "generate and embed are answered elsewhere"
     # Only a site that asks a large model loads the library that checks its answers.
     from edge_agent.routing.schema_check import broken_rule  # noqa: PLC0415
 
     if problem := broken_rule(schema, plain):
-        return Reply(problem=problem)
+        return LargeModelReply(problem=problem)
     if task.kind == "classify":
-        return Reply(plain[_KEY])
-    return Reply(json.dumps(plain, ensure_ascii=False))
+        return LargeModelReply(plain[_KEY])
+    return LargeModelReply(json.dumps(plain, ensure_ascii=False))
 
 
 _OPENINGS: Mapping[str, str] = {
