@@ -32,7 +32,7 @@ from edge_agent.engine.tuned import Settings, Tuned
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.formats.status import TaskStatus
+from edge_agent.formats.site_status import TaskStatus
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
@@ -296,7 +296,7 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.intake import Intake  # noqa: PLC0415
+    from edge_agent.update.ingest import Intake  # noqa: PLC0415
     from edge_agent.update.trust import Trust  # noqa: PLC0415
 
     intake = Intake(config, store, Trust(config, store.trusted))

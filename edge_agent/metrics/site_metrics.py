@@ -21,9 +21,9 @@ from edge_agent.capture.collection import Collection, CollectionStatus
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
-from edge_agent.formats.alarms import Alarm
-from edge_agent.formats.document import seconds
-from edge_agent.formats.uplink import FILE_NAME
+from edge_agent.formats.signed_document import seconds
+from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
 from edge_agent.monitoring.figures import Headline, Standing

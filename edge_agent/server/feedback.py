@@ -14,8 +14,8 @@ from edge_agent.capture.collection import NOBODY, Collection, Reviewed
 from edge_agent.capture.records import Judgement
 from edge_agent.capture.review_streams import Place, ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.formats import example
-from edge_agent.formats.example import ReviewStream, local_answer
+from edge_agent.formats import example_records
+from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server import messages
 from edge_agent.server.detached_calls import REQUEST_ID_CHARS_MAX
@@ -210,7 +210,7 @@ def prediction_message(found: Reviewed, manifest: Manifest | None) -> pb.Predict
     message.review_stream = STREAMS[found.stream]
     if found.probability is not None:
         message.sampling_probability = found.probability
-    local, teacher = example.local_answer(record), example.teacher_answer(record)
+    local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
     if teacher is not None:
         message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
     if local is not None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_agent.engine.pool import EnginePool
-from edge_agent.formats.alarms import RaisedAlarm
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import Consent
-from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.example_records import Consent
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.store.journal import Progress
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview

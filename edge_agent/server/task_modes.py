@@ -15,9 +15,9 @@ from typing import Any, Literal
 import structlog
 
 from edge_agent.config import Config
-from edge_agent.formats.alarms import Alarm, RaisedAlarm
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import Mode, TaskPlan
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import Alarm, RaisedAlarm
 from edge_agent.monitoring.figures import Standing
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.store import Store

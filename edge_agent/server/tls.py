@@ -20,8 +20,8 @@ import structlog
 
 from edge_agent.config import AccessConfig, Role
 from edge_agent.errors import CertificateExpired, CertificateUnusable
-from edge_agent.formats.certificates import certificates, check_pair
-from edge_agent.formats.document import timestamp
+from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.signed_document import timestamp
 from edge_agent.server.callers import Caller, current_caller
 from edge_agent.server.roles import certificate_roles
 
