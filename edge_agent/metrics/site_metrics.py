@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from edge_agent import __version__
-from edge_agent.capture.collection import Collection, CollectionStatus
+from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
@@ -26,7 +26,7 @@ from edge_agent.formats.site_status import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
-from edge_agent.monitoring.figures import Headline, Standing
+from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
 from edge_agent.server import messages
 from edge_agent.server.admission_control import AdmissionControl
 from edge_agent.server.uplink_client import UplinkClient
@@ -49,11 +49,11 @@ class SiteMetricsDependencies:
     config: Config
     activation: Activation
     engines: EnginePool
-    collection: Collection
+    collection: ExampleCapture
     admission: AdmissionControl
     counts: AnswerCounts
     link: UplinkClient
-    alarms: Callable[[str], list[tuple[Standing, bool]]]
+    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
     denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
     serving: Callable[[], bool]
@@ -72,8 +72,8 @@ class SiteSnapshot:
     tasks: dict[str, InstalledBundle]
     ready: frozenset[str]
     overview: Overview
-    examples: CollectionStatus | None
-    alarms: dict[str, list[tuple[Standing, bool]]]
+    examples: CaptureStatus | None
+    alarms: dict[str, list[tuple[AlarmState, bool]]]
     denied: dict[str, int]
     large_model: EscalationStatus | None
     calls: int
@@ -238,7 +238,7 @@ def _engine(engine: EngineStatus) -> Iterator[MetricSample]:
         yield MetricSample(f"engine_{key}", number, name)
 
 
-def _examples(examples: CollectionStatus, config: Config) -> Iterator[MetricSample]:
+def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
     for event, number in sorted(examples.counters.items()):
         yield MetricSample("examples_total", number, (event,))
     for class_, number in sorted(examples.retained.items()):
@@ -305,7 +305,7 @@ JUDGES = ("people", "large-model")
 
 
 def monitoring_samples(
-    headlines: Iterable[Headline], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[Standing, bool]]]
+    headlines: Iterable[BundleSummary], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[AlarmState, bool]]]
 ) -> Iterator[MetricSample]:
     """Return the figures of the bundles that answer.
 
@@ -319,7 +319,7 @@ def monitoring_samples(
             yield from _bundle(one, alarms.get(one.task, []))
 
 
-def _bundle(one: Headline, alarms: list[tuple[Standing, bool]]) -> Iterator[MetricSample]:
+def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterator[MetricSample]:
     task, standing = one.task, {alarm.alarm for alarm, _ in alarms}
     for name in get_args(Alarm):
         yield MetricSample("field_alarm", name in standing, (task, name))

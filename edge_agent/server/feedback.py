@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.capture.collection import NOBODY, Collection, Reviewed
-from edge_agent.capture.records import Judgement
-from edge_agent.capture.review_streams import Place, ReviewFilter
+from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture, ReviewItem
+from edge_agent.capture.record_builder import HumanFeedback
+from edge_agent.capture.review_streams import ReviewCursor, ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.formats import example_records
 from edge_agent.formats.example_records import ReviewStream, local_answer
@@ -36,7 +36,7 @@ CORRECTIONS = {"classify": "corrected_label", "extract": "corrected_json", "gene
 class FeedbackDependencies:
     """What reviewers look at and change."""
 
-    collection: Collection
+    collection: ExampleCapture
     activation: Activation
 
     def manifest(self, task: str) -> Manifest | None:
@@ -71,7 +71,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ListReviewQueueResponse:
         """List kept answers, the review streams in turns."""
         size = messages.clamp_page_size(request.page_size)
-        after = parse_page_token(request.page_token) if request.page_token else NOBODY
+        after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
         wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
@@ -121,13 +121,13 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
         raise InvalidRequest("the request names no reviewer", remedy="Set 'reviewer' to a name that the site knows.")
 
 
-def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None) -> Judgement:
+def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None) -> HumanFeedback:
     """Check the verdict against the prediction's task."""
     verdict, ids = request.WhichOneof("verdict"), (str(uuid.uuid4()), request.prediction_id, request.reviewer)
     if verdict == "accept" and request.accept:
-        return Judgement(*ids, "accept", request_id=request.request_id)
+        return HumanFeedback(*ids, "accept", request_id=request.request_id)
     if verdict == "reject_reason":
-        return Judgement(*ids, "reject", reason=request.reject_reason, request_id=request.request_id)
+        return HumanFeedback(*ids, "reject", reason=request.reject_reason, request_id=request.request_id)
     fitting = CORRECTIONS[record["kind"]]
     if verdict != fitting:
         raise InvalidRequest(
@@ -137,7 +137,7 @@ def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manife
         )
     value = getattr(request, fitting)
     _check_value(value, record, manifest)
-    return Judgement(*ids, "corrected", value, request_id=request.request_id)
+    return HumanFeedback(*ids, "corrected", value, request_id=request.request_id)
 
 
 def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) -> None:
@@ -188,7 +188,7 @@ STREAMS: dict[ReviewStream, pb.ReviewStream] = {
 _PLACE = struct.Struct(">Bqqqdq")
 
 
-def prediction_message(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
+def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
     """Show a kept answer; `manifest` is of the task as it is now."""
     record = found.record
     message = pb.Prediction(
@@ -228,21 +228,21 @@ def _show_local(message: pb.Prediction, local: dict[str, Any]) -> None:
         message.confidence.threshold = local["threshold"]
 
 
-def parse_page_token(token: str) -> Place:
+def parse_page_token(token: str) -> ReviewCursor:
     """Read a page's token.
 
     Raises:
         InvalidRequest: it is none that `token` gave.
     """
     try:
-        found = Place(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
+        found = ReviewCursor(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
     except (ValueError, struct.error):
         remedy = "Start again with an empty page_token."
         raise InvalidRequest("page_token is none that this daemon gave", remedy=remedy) from None
     return found
 
 
-def make_page_token(last: Place) -> str:
+def make_page_token(last: ReviewCursor) -> str:
     """Write the token of the page behind a place."""
     return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
 

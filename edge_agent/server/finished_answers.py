@@ -14,7 +14,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import NamedTuple
 
-from edge_agent.capture.records import Answered
+from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.engine.jobs import Answer, Computed
 from edge_agent.engine.protocol import Done
 from edge_agent.errors import EdgeAgentError, RequestCancelled
@@ -193,7 +193,7 @@ def new_prediction_id() -> str:
 
 
 # From an answer to what is kept of it: the words of the examples room, made on the way of every collected answer.
-def captured_classification(finished: FinishedAnswer, result: pb.ClassifyResult) -> Answered:
+def captured_classification(finished: FinishedAnswer, result: pb.ClassifyResult) -> CapturedAnswer:
     """Keep a classification, with the best label of the local model even where that was withheld."""
     labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
@@ -201,16 +201,16 @@ def captured_classification(finished: FinishedAnswer, result: pb.ClassifyResult)
     return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
 
 
-def captured_extraction(finished: FinishedAnswer, result: pb.ExtractResult) -> Answered:
+def captured_extraction(finished: FinishedAnswer, result: pb.ExtractResult) -> CapturedAnswer:
     """Keep a record, the local model's even where that was withheld."""
     asked = finished.answer is not NO_LOCAL_ANSWER
     return _graded(finished, result.extraction, local_record(finished) if asked else None)
 
 
-def captured_generation(finished: FinishedAnswer, text: str) -> Answered:
+def captured_generation(finished: FinishedAnswer, text: str) -> CapturedAnswer:
     """Keep a text that was written to its end."""
     said = finished.said
-    return Answered(
+    return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,
@@ -230,9 +230,9 @@ def _graded(
     local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
-) -> Answered:
+) -> CapturedAnswer:
     confidence, graded = said.confidence, said.HasField("confidence")
-    return Answered(
+    return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,

@@ -15,8 +15,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from edge_agent.capture.collection import Collection
-from edge_agent.capture.records import Answered
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.config import ServiceConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk, Run
@@ -64,7 +64,7 @@ class _BatchMethod(Generic[Response]):
     response: type[Response]
     write: Callable[[Any, FinishedAnswer], float | None]
     """Writes an answer into a result of the response; returns its confidence, if it has one."""
-    captured: Callable[[FinishedAnswer, Any], Answered] | None = None
+    captured: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
     """Says what is kept of an answer, where its task is collected."""
     low_confidence: LowConfidencePolicy | None = None
     """What the caller wants of an unsure answer; None = the answers of this kind have no confidence."""
@@ -77,7 +77,7 @@ class InferenceDependencies:
     activation: Activation
     engines: EnginePool
     admission: AdmissionControl
-    collection: Collection
+    collection: ExampleCapture
     counts: AnswerCounts
     escalation: ModelRouter
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from edge_agent.capture.redact.redactor import Redaction
+from edge_agent.capture.redact.redactor import RedactionSession
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.manifest import Manifest, Task
 from edge_agent.formats.plan import Mode
@@ -46,7 +46,7 @@ class ModelRouterDependencies:
     link: UplinkClient
     mode: Callable[[str], Mode]
     """Of a task, as the plan, the operator or agent.yaml says."""
-    redact: Callable[[], Redaction]
+    redact: Callable[[], RedactionSession]
     defers: Callable[[str], bool] = lambda _: False
     """Whether an input of a task can be kept until the large model can be asked."""
     audit_share: float = 0.0
@@ -192,7 +192,7 @@ class ModelRouter:
         value, finish = await asking.said(lambda: _seconds(item))
         return LargeModelAnswer(_restored(value, manifest, redaction), finish.model, 1000 * (time.monotonic() - began))
 
-    def _question(self, item: RoutedInput, redaction: Redaction) -> LargeModelQuestion:
+    def _question(self, item: RoutedInput, redaction: RedactionSession) -> LargeModelQuestion:
         return large_model_questions.build_question(item.bundle.manifest, redaction.text(item.text))
 
 
@@ -249,7 +249,7 @@ def _split(text: str) -> tuple[str, str]:
     return (text[:at], text[at:]) if held else (text, "")
 
 
-def _restored(value: str, manifest: Manifest, redaction: Redaction) -> str:
+def _restored(value: str, manifest: Manifest, redaction: RedactionSession) -> str:
     """Put personal data back into a record or a text; a label has none."""
     kind = manifest.task.kind
     if kind == "extract":
@@ -257,7 +257,7 @@ def _restored(value: str, manifest: Manifest, redaction: Redaction) -> str:
     return redaction.restore(value) if kind == "generate" else value
 
 
-def _each(value: Any, redaction: Redaction) -> Any:
+def _each(value: Any, redaction: RedactionSession) -> Any:
     if isinstance(value, str):
         return redaction.restore(value)
     if isinstance(value, list):

@@ -18,7 +18,7 @@ from edge_agent.config import Config
 from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.signed_document import timestamp
 from edge_agent.formats.site_status import Alarm, RaisedAlarm
-from edge_agent.monitoring.figures import Standing
+from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
@@ -75,7 +75,7 @@ class TaskModes:
         self._demotions.take_back(task)
         self._read()
 
-    def demote(self, standing: Sequence[Standing], can_ask: Callable[[str], bool]) -> bool:
+    def demote(self, standing: Sequence[AlarmState], can_ask: Callable[[str], bool]) -> bool:
         """Put into shadow what an alarm may put there; tell whether there was anything.
 
         Only where the model here gives answers now, and the large one may be asked.
@@ -106,11 +106,11 @@ class MonitoringAlarms:
     def __init__(self, activation: Activation, modes: TaskModes, can_ask: Callable[[str], bool]) -> None:
         """Know nothing yet; `can_ask` tells whether a task may ask the large model at all."""
         self._activation, self._modes, self._can_ask = activation, modes, can_ask
-        self._standing: tuple[Standing, ...] = ()
+        self._standing: tuple[AlarmState, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
 
-    def heard(self, standing: tuple[Standing, ...]) -> None:
+    def heard(self, standing: tuple[AlarmState, ...]) -> None:
         """Take over which alarms stand."""
         self._standing = standing
         self.look_again()
@@ -125,7 +125,7 @@ class MonitoringAlarms:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def of(self, task: str) -> list[tuple[Standing, bool]]:
+    def of(self, task: str) -> list[tuple[AlarmState, bool]]:
         """Return the alarms about the bundle that answers a task, and whether each put it into shadow."""
         bundle = self._activation.serving.get(task)
         demotion = self._modes.demotion(task)
