@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_agent import __version__
 from installer.build import archive, llama_wheel, payload_contents, shared_files
 from installer.build.build_steps import BuildFailed, python, run, say, step
-from installer.build.llama_recipe import GPU, LlamaBuildRecipe
+from installer.build.llama_recipe import GPU, BuildRecipe
 from installer.build.wheelhouse import PYTHONS, gather
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +39,7 @@ def build(gpu: str, out: Path) -> Path:
     log = cache / "build.log"
     log.write_text("", encoding="utf-8")
     say(f"Building {label.file_name}")
-    engine = llama_wheel.wheel(LlamaBuildRecipe(_pinned(), gpu), cache, log)
+    engine = llama_wheel.wheel(BuildRecipe(_pinned(), gpu), cache, log)
     houses = [gather(version, engine, ROOT, cache, log) for version in PYTHONS]
     with tempfile.TemporaryDirectory(prefix="edge-agent-installer.") as name:
         agent = _agent_wheel(Path(name) / "agent", log)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from installer.build import elf_dependencies
 from installer.build.build_steps import BuildFailed, need, python, run, step
-from installer.build.llama_recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, LlamaBuildRecipe
+from installer.build.llama_recipe import GLIBC_HEADER, GLIBC_MAX, HEADERS, BuildRecipe
 
 LIBRARIES = "llama_cpp/lib"
 OPENED = {"libllama.so", "libggml.so"}
@@ -21,7 +21,7 @@ NOT_NEEDED = ("lib", "lib64", "include", "share")
 """Folders beside the package: second copies of its libraries, and what only builds against them."""
 
 
-def wheel(recipe: LlamaBuildRecipe, cache: Path, log: Path) -> Path:
+def wheel(recipe: BuildRecipe, cache: Path, log: Path) -> Path:
     """Return the wheel, from the cache if it was built before. Raises BuildFailed."""
     kept = cache / recipe.key
     if not any(kept.glob("*.whl")):
@@ -32,7 +32,7 @@ def wheel(recipe: LlamaBuildRecipe, cache: Path, log: Path) -> Path:
     return next(kept.glob("*.whl"))
 
 
-def _build(recipe: LlamaBuildRecipe, kept: Path, log: Path) -> None:
+def _build(recipe: BuildRecipe, kept: Path, log: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".building-") as name:
         folder = Path(name)
         for header in HEADERS:  # a path without spaces or surprises, in every compiler's command line

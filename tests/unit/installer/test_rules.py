@@ -101,13 +101,13 @@ def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
 def test_another_recipe_is_kept_under_another_name():
     """Version, GPU and flags are in the name of the kept wheel."""
     keys = {
-        llama_recipe.LlamaBuildRecipe("1", "").key,
-        llama_recipe.LlamaBuildRecipe("2", "").key,
-        llama_recipe.LlamaBuildRecipe("1", "vulkan").key,
+        llama_recipe.BuildRecipe("1", "").key,
+        llama_recipe.BuildRecipe("2", "").key,
+        llama_recipe.BuildRecipe("1", "vulkan").key,
     }
     assert 3 == len(keys)
-    assert "-DGGML_VULKAN=ON" in llama_recipe.LlamaBuildRecipe("1", "vulkan").cmake_arguments
-    assert "glslc" in dict(llama_recipe.LlamaBuildRecipe("1", "vulkan").tools)
+    assert "-DGGML_VULKAN=ON" in llama_recipe.BuildRecipe("1", "vulkan").cmake_arguments
+    assert "glslc" in dict(llama_recipe.BuildRecipe("1", "vulkan").tools)
 
 
 @pytest.mark.parametrize(
