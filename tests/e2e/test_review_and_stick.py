@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli import app, stick
+from edge_agent.cli import app, media
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
 from edge_agent.formats import receipts, segment, status, uplink
@@ -209,15 +209,15 @@ def small_stick(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_stick_holds_whole_files_and_says_what_is_missing(small_stick, tmp_path):
     """A segment without its manifest does not count; the next run goes on where this one stopped."""
     outbox = outbox_of(tmp_path / "outbox", 10, 40_000)
-    first = stick.copy_out(outbox, small_stick / "site=x")
+    first = media.copy_out(outbox, small_stick / "site=x")
     assert isinstance(first.failure, DiskFull)
     assert first.copied + len(first.missing) == 21
     whole = [path for path in (small_stick / "site=x" / "segments").iterdir() if not path.name.startswith(".")]
     assert first.copied == len(whole)
     assert all(path.stat().st_size in (2, 40_000) for path in whole)
-    other = stick.copy_out(outbox, tmp_path / "larger" / "site=x")
+    other = media.copy_out(outbox, tmp_path / "larger" / "site=x")
     assert (21, None) == (other.copied, other.failure)
-    again = stick.copy_out(outbox, small_stick / "site=x")
+    again = media.copy_out(outbox, small_stick / "site=x")
     assert (0, first.copied) == (again.copied, again.there)
     assert 21 == len([path for path in outbox.rglob("*") if path.is_file()])
 
@@ -244,7 +244,7 @@ def test_the_mount_point_of_a_stick_that_is_not_there_is_not_filled(run, tmp_pat
 def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
     """The content decides, not the name."""
     outbox = outbox_of(tmp_path / "outbox", 1, 10)
-    stick.copy_out(outbox, tmp_path / "s")
+    media.copy_out(outbox, tmp_path / "s")
     (tmp_path / "s" / "segments" / f"{segment.name_of('0' * 16, 1)}.age").write_bytes(b"rot")
-    again = stick.copy_out(outbox, tmp_path / "s")
+    again = media.copy_out(outbox, tmp_path / "s")
     assert (1, 2) == (again.copied, again.there)

@@ -27,7 +27,7 @@ BECOME = f"""
 import os
 from edge_agent.cli import main
 # The other user may not reach this Python: what is imported when it is used has to be there before.
-import concurrent.futures.thread, edge_agent.cli.output, edge_agent.cli.uplink
+import concurrent.futures.thread, edge_agent.cli.output, edge_agent.cli.services
 import edge_agent.uplink.daemon
 os.setgroups([])
 os.setgid({NOBODY})
