@@ -112,16 +112,16 @@ def test_one_answer_is_erased_by_its_name(daemon, run):
     (asked,) = ask(daemon, "bag", "forget me by name")
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
         assert asked == client.prediction(asked).prediction_id
-        erased = run("erase", asked)
+        erased = run("erase", asked, "--yes")
         assert (0, True) == (erased.exit_code, erased.stdout.startswith("Erased here; ")), erased.output
         with pytest.raises(CallFailed, match=asked):
             client.prediction(asked)
     (left,) = ask(daemon, "bag", "forget me everywhere")
     with daemon.admin() as admin:
         admin.seal_examples()
-    assert "Erased here; the centre is told to forget it with the next segment.\n" == run("erase", left).stdout
-    assert run("erase", left).stdout.startswith("It is not kept here, or not any more; ")
-    assert 2 == run("erase", "../etc").exit_code
+    assert "Erased here; the next segment tells the central side to erase it.\n" == run("erase", left, "--yes").stdout
+    assert run("erase", left, "--yes").stdout.startswith("It is not stored here, or no longer; ")
+    assert 2 == run("erase", "../etc", "--yes").exit_code
 
 
 def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
@@ -138,7 +138,7 @@ def receipt(stick_path: Path, last: int, key=CENTRE_KEY) -> None:
 def test_a_stick_there_and_back(daemon, run, tmp_path):
     """Out: what waits is sealed and copied, whole. Back: only the centre's signature deletes anything here."""
     ask(daemon, "pos", "to the centre")
-    result = run("export", str(tmp_path))
+    result = run("media", "export", str(tmp_path))
     assert (0, True) == (result.exit_code, "copied to" in result.stdout), result.output
     folder = tmp_path / "site=site-1"
     names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
@@ -146,16 +146,16 @@ def test_a_stick_there_and_back(daemon, run, tmp_path):
     said = status.verify((folder / "status.json").read_bytes(), None).body
     ((epoch, highest),) = said.highest.items()
     assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
-    again = run("export", str(tmp_path))
+    again = run("media", "export", str(tmp_path))
     assert f"{len(names)} were there already" in " ".join(again.stdout.split())
-    missing = run("import", str(tmp_path))
+    missing = run("media", "import", str(tmp_path))
     assert (5, True) == (missing.exit_code, "edge-convert collect" in missing.stderr)
     receipt(tmp_path, highest, SITE_KEY)
-    forged = run("import", str(tmp_path))
+    forged = run("media", "import", str(tmp_path))
     assert (5, True) == (forged.exit_code, "none of the keys trusted" in forged.stderr)
     assert names == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     receipt(tmp_path, highest)
-    taken = run("import", str(tmp_path))
+    taken = run("media", "import", str(tmp_path))
     assert (0, True) == (taken.exit_code, f"{highest} more segment" in taken.stdout), taken.output
     assert set() == {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     shown = json.loads(run("status", "--json").stdout)
@@ -226,7 +226,7 @@ def test_a_stick_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon,
     """The command says what was copied and what was not, and ends with 3."""
     (tmp_path / "site=site-1").write_bytes(b"a stick that cannot be written to")
     ask(daemon, "pos", "one more")
-    result = run("export", str(tmp_path))
+    result = run("media", "export", str(tmp_path))
     assert (3, True) == (result.exit_code, "All of it is still here" in result.stderr), result.output
 
 

@@ -1,4 +1,4 @@
-"""The command `edge-agent uplink` from outside: as a process, as a user of its own, killed, doubled, and far behind."""
+"""`edge-agent serve uplink` from outside: as a process, as a user of its own, killed, doubled, and far behind."""
 
 from __future__ import annotations
 
