@@ -26,7 +26,7 @@ ALL = Stream("all")
 STREAMS = {
     "AUDIT": "  drawn at random",
     "UNCERTAIN": "  uncertain",
-    "DIVERSE": "  one of each label",
+    "DIVERSE": "  some of each label",
     "NEW": "  out of distribution",
 }
 Done = Literal["judged", "erased", "skipped"]

@@ -83,7 +83,7 @@ def test_a_stick_brings_the_first_bundle_and_the_next(brought):
     (second / "site=site-9").mkdir()
     (second / "site=site-9" / "receipts.json").write_text("{}")
     result = brought.run("media", "import", str(second))
-    assert (0, True) == (result.exit_code, "Receipts on it were not taken" in result.stdout), result.output
+    assert (0, True) == (result.exit_code, "The receipts on it were not taken" in result.stdout), result.output
     eventually_sync(lambda: brought.answering() == "2.0.0")
     old = brought.run("media", "import", str(first))
     said = " ".join(old.stderr.split())
@@ -126,7 +126,7 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     assert before == brought.answering()
     shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
     result = brought.run("media", "import", str(stick))
-    assert (0, True) == (result.exit_code, f"pos {version} answers now; if it does badly" in result.stdout), (
+    assert (0, True) == (result.exit_code, f"pos {version} answers now, on probation; if it does badly" in result.stdout), (
         result.output
     )
     assert version == brought.answering()

@@ -200,7 +200,7 @@ def small_stick(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "stick"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "edge-agent-test", str(path)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+    if not shutil.which("mount") or subprocess.run("media", command, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount")
     yield path
     subprocess.run(["umount", str(path)], check=False, capture_output=True)
@@ -218,7 +218,7 @@ def test_a_full_stick_holds_whole_files_and_says_what_is_missing(small_stick, tm
     other = media.copy_out(outbox, tmp_path / "larger" / "site=x")
     assert (21, None) == (other.copied, other.failure)
     again = media.copy_out(outbox, small_stick / "site=x")
-    assert (0, first.copied) == (again.copied, again.there)
+    assert (0, first.copied) == (again.copied, again.unchanged)
     assert 21 == len([path for path in outbox.rglob("*") if path.is_file()])
 
 
@@ -227,18 +227,18 @@ def test_a_stick_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon,
     (tmp_path / "site=site-1").write_bytes(b"a stick that cannot be written to")
     ask(daemon, "pos", "one more")
     result = run("media", "export", str(tmp_path))
-    assert (3, True) == (result.exit_code, "All of it is still here" in result.stderr), result.output
+    assert (3, True) == (result.exit_code, "All of it is still on this machine" in result.stderr), result.output
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_the_mount_point_of_a_stick_that_is_not_there_is_not_filled(run, tmp_path, command: str):
     """No folder, or a file: nothing is made, and the technician reads what to do."""
-    missing = run(command, str(tmp_path / "stick"))
-    assert (3, True) == (missing.exit_code, "there is no folder" in missing.stderr), missing.output
+    missing = run("media", command, str(tmp_path / "stick"))
+    assert (3, True) == (missing.exit_code, "does not exist" in missing.stderr), missing.output
     assert "what to do: Plug the stick in" in missing.stderr
     assert [] == list(tmp_path.iterdir())
     (tmp_path / "stick").write_bytes(b"")
-    assert "is no folder" in run(command, str(tmp_path / "stick")).stderr
+    assert "is no folder" in run("media", command, str(tmp_path / "stick")).stderr
 
 
 def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
@@ -247,4 +247,4 @@ def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
     media.copy_out(outbox, tmp_path / "s")
     (tmp_path / "s" / "segments" / f"{segment.name_of('0' * 16, 1)}.age").write_bytes(b"rot")
     again = media.copy_out(outbox, tmp_path / "s")
-    assert (1, 2) == (again.copied, again.there)
+    assert (1, 2) == (again.copied, again.unchanged)
