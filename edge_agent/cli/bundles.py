@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.filesize import decimal
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import TaskArgument, target_of
 from edge_agent.cli.output import (
     AsJson,
@@ -68,7 +68,7 @@ def list_bundles(
             _use(bundle),
             bundle.gate or "-",
             _signed(bundle),
-            decimal(bundle.size_bytes),
+            format_bytes(bundle.size_bytes),
             f"{bundle.install_time:%Y-%m-%d}",
         )
     print_trimmed(out(), made)
@@ -95,7 +95,7 @@ def show_bundle(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument =
         "signed": _signed(found),
         "gate": found.gate,
         "confident answers": f"none: {found.confidence_blocker}" if found.confidence_blocker else "",
-        "size": decimal(found.size_bytes),
+        "size": format_bytes(found.size_bytes),
         "installed": f"{found.install_time:%Y-%m-%d %H:%M} UTC",
     }
     print_facts(out(), facts)
@@ -124,7 +124,7 @@ def inspect_bundle(
     out().print()
     files = table("file", "role", "size", right=("size",), wrap=("file",))
     for artifact in manifest.artifacts:
-        files.add_row(artifact.path, artifact.role, decimal(artifact.size_bytes))
+        files.add_row(artifact.path, artifact.role, format_bytes(artifact.size_bytes))
     print_trimmed(out(), files)
 
 
@@ -215,7 +215,7 @@ def remove(
     if as_json:
         print_json({"task": task, "bundle": bundle, "freed_bytes": freed}, indent=2)
     else:
-        print_done(ctx, f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {decimal(freed)} freed.")
+        print_done(ctx, f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {format_bytes(freed)} freed.")
 
 
 def describe_bundle(bundle: Bundle) -> str:
@@ -295,8 +295,8 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
         "gate": manifest.gate_name,
         "base model": manifest.provenance.base,
         "licence": manifest.provenance.licence,
-        "memory": decimal(manifest.requires.memory_bytes) if manifest.requires.memory_bytes else "",
-        "size": decimal(manifest.size_bytes),
+        "memory": format_bytes(manifest.requires.memory_bytes) if manifest.requires.memory_bytes else "",
+        "size": format_bytes(manifest.size_bytes),
         "files": Text("all as the manifest names them", "green"),
     }
 

@@ -9,7 +9,7 @@ from edge_agent.cli.command_group import global_options
 from edge_agent.cli.output import AsJson, out, print_done, print_json, print_trimmed, table
 from edge_agent.cli.terminal import write_exactly
 from edge_agent.config import Overrides, load, read_files, sources
-from edge_agent.config.files import write
+from edge_agent.config.config_files import write
 
 app = typer.Typer(no_args_is_help=True, help="Show and check the configuration.")
 

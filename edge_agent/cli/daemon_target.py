@@ -77,7 +77,7 @@ def target_of(ctx: typer.Context) -> DaemonTarget:
 def _read_tls(remote: Remote) -> Tls:
     """Check the files here, once: gRPC does not report a key that belongs to another certificate."""
     # Only a daemon over the network is shown certificates.
-    from edge_agent.formats.certificates import certificates, check_pair  # noqa: PLC0415
+    from edge_agent.formats.certificate_files import certificates, check_pair  # noqa: PLC0415
 
     check_pair(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
     certificates(Path(remote.ca).read_bytes(), remote.ca)

@@ -15,18 +15,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
 from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 from edge_agent.statistics import Interval, share_of_families
 
@@ -140,7 +140,7 @@ def read_demo_bundle(path: Path) -> DemoBundle:
         file = path / artifact.path
         if not file.is_file():
             raise FileMissing(f"{file} does not exist, though the manifest names it")
-        samples = tuple(case.input for case in golden.parse(file.read_bytes()))
+        samples = tuple(case.input for case in golden_cases.parse(file.read_bytes()))
     return DemoBundle(path.absolute(), manifest, samples[:SAMPLES_MAX])
 
 
@@ -149,7 +149,7 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Dem
         seconds = daemon.wait_serving(client)
     _done(console, f"daemon serves after {seconds:.1f} s")
     for show in shows:
-        name, size = show.manifest.task.name, decimal(show.manifest.size_bytes)
+        name, size = show.manifest.task.name, format_bytes(show.manifest.size_bytes)
         started = time.monotonic()
         with console.status(f"Installing {name} ({size}): verifying, copying, loading the model"):
             with daemon.admin() as admin:
@@ -382,7 +382,7 @@ def _score_table(
         found = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
         cells = (_plus_minus(found.right), *_confident_cells(manifest, found), _format_milliseconds(found.milliseconds))
-        made.add_row(name, model, *cells, decimal(_own_bytes(manifest, shared)))
+        made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
     return made
 
 

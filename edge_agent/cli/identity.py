@@ -14,12 +14,12 @@ from rich.text import Text
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, out, print_facts, print_json
 from edge_agent.config import Config, Files
-from edge_agent.enrolment import record
+from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, status
-from edge_agent.formats.document import DOCUMENT_BYTES_MAX
-from edge_agent.formats.enrolment import FILE_NAME, Enrolment
-from edge_agent.formats.kit import code
+from edge_agent.formats import receipts, site_status
+from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.enrolment_record import FILE_NAME, Enrolment
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 _POLL_SECONDS = 0.2
 _AT_CENTRAL = {
@@ -66,7 +66,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise ConfigInvalid(
             said, remedy="Enrol it with the enrolment file of the central team: 'edge-agent enrol FILE'."
         )
-    found = read_identity(config, record.load(site.files().agent[0].with_name(FILE_NAME)))
+    found = read_identity(config, procedure.load(site.files().agent[0].with_name(FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -80,8 +80,8 @@ def read_identity(config: Config, enrolled: Enrolment | None) -> SiteIdentity:
     Raises:
         ConfigInvalid: this user is not allowed to read it.
     """
-    raw = _read(config.outbox / status.FILE_NAME)
-    signed = status.verify(raw, None) if raw else None
+    raw = _read(config.outbox / site_status.FILE_NAME)
+    signed = site_status.verify(raw, None) if raw else None
     if signed is None or signed.body.site != config.site.id:
         return SiteIdentity(config.site.id, config.update.channel, "", "", "", False, enrolled)
     epoch, key = signed.body.epoch, signed.key

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate, UpdatesStatus
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, StickFailed, UpdateIncomplete
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -88,7 +88,7 @@ def export_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
             bar.update(shown, completed=done, total=total)
 
         copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show)
-    new = f"{_files(copying.copied)} ({decimal(copying.bytes)}) copied to {path}"
+    new = f"{_files(copying.copied)} ({format_bytes(copying.bytes)}) copied to {path}"
     copied = f"{new}, {_were(copying.unchanged)} there already"
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure

@@ -14,7 +14,7 @@ import typer
 
 from edge_agent.cli.command_group import global_options
 from edge_agent.config import Config, Overrides, load
-from edge_agent.config.web import token_path
+from edge_agent.config.web_section import token_path
 from edge_agent.errors import ConfigInvalid
 
 SCREEN_LIBRARIES = ("rich", "better_exceptions")
@@ -57,7 +57,7 @@ def serve_uplink(ctx: typer.Context, once: OnceOption = False) -> None:
     """
     # Only this process loads what can open a connection to the outside.
     with hidden(*SCREEN_LIBRARIES):
-        from edge_agent.uplink.daemon import uplink  # noqa: PLC0415
+        from edge_agent.uplink.uplink_daemon import uplink  # noqa: PLC0415
 
     raise typer.Exit(uplink(_config_of(ctx), once=once))
 

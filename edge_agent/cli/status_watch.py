@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
-from rich.filesize import decimal
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import DaemonTarget
 from edge_agent.cli.output import (
     ENGINE_STYLES,
@@ -38,7 +38,7 @@ from edge_agent.client import (
     TaskCounts,
     UplinkStatus,
 )
-from edge_agent.report.timing import quantile
+from edge_agent.report.daemon_figures import histogram_quantile
 
 INTERVAL_SECONDS = 1.0
 STATUS_SECONDS_MAX = 2.0
@@ -175,9 +175,9 @@ def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> Ta
         errors=(sum(after.errors.values()) - sum(first.errors.values())) / seconds,
         below=(after.below_threshold - first.below_threshold) / graded if graded else None,
         abstained=abstained / answers if answers else None,
-        queue_p95=quantile(0.95, first.queue, after.queue),
-        total_p50=quantile(0.5, first.total, after.total),
-        total_p95=quantile(0.95, first.total, after.total),
+        queue_p95=histogram_quantile(0.95, first.queue, after.queue),
+        total_p50=histogram_quantile(0.5, first.total, after.total),
+        total_p95=histogram_quantile(0.95, first.total, after.total),
     )
 
 
@@ -227,7 +227,7 @@ def _headline(status: Status, now: datetime) -> Text:
         ("edge-agent ", "bold"),
         f"{status.agent_version} ",
         state,
-        f", up {up}; memory {decimal(status.resident_bytes)}; disk {decimal(status.disk_free_bytes)} free"
+        f", up {up}; memory {format_bytes(status.resident_bytes)}; disk {format_bytes(status.disk_free_bytes)} free"
         f"  {now.astimezone():%H:%M:%S}",
     )
 
@@ -266,7 +266,7 @@ def _engine_table(status: Status) -> Table:
             _busy_bar(engine),
             str(max(0, engine.pending - engine.running)),
             Text(str(engine.restarts), "yellow" if engine.restarts else ""),
-            decimal(engine.resident_bytes),
+            format_bytes(engine.resident_bytes),
             str(len(engine.tasks)),
         )
     return made
@@ -285,8 +285,10 @@ def _busy_bar(engine: Engine) -> Text:
 
 def _examples_line(examples: ExamplesStatus) -> Text:
     kept = sum(number for name, number in examples.retained.items() if name != "feedback")
-    said = Text(f"{kept} kept, {decimal(examples.spool_bytes)}; {examples.retained.get('feedback', 0)} with feedback; ")
-    said.append(f"{examples.outbox_segments} sealed without a receipt, {decimal(examples.outbox_bytes)}")
+    said = Text(
+        f"{kept} kept, {format_bytes(examples.spool_bytes)}; {examples.retained.get('feedback', 0)} with feedback; "
+    )
+    said.append(f"{examples.outbox_segments} sealed without a receipt, {format_bytes(examples.outbox_bytes)}")
     lost = sum(number for name, number in examples.counters.items() if name.startswith(("dropped_", "sacrificed_")))
     return said.append(f"; {lost} given up", "yellow") if lost else said
 

@@ -11,18 +11,24 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import YesOption, confirm, err, out, print_done, print_trimmed, table
 from edge_agent.config import Files, read_files
 from edge_agent.doctor.examine import judge
 from edge_agent.doctor.probes.serving import ask
+from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, StickFailed
-from edge_agent.support_bundle.archive import packed, write
-from edge_agent.support_bundle.gather import Part, Sources, gather
+from edge_agent.support_bundle.support_archive import (
+    ARCHIVE_MODE,
+    SupportPart,
+    SupportSources,
+    gather_parts,
+    pack_archive,
+)
 
 Output = Annotated[
     Path | None,
@@ -43,20 +49,20 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
     with err().status("Gathering"):
         place = place_of(site)
         case = ask(place)
-        parts = gather(Sources(case, _files(site), as_document(judge(case))))
+        parts = gather_parts(SupportSources(case, _files(site), as_document(judge(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
-    path, content = output or Path(f"{name}.tar.gz"), packed(parts, name, at)
+    path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
     show(out(), parts)
     if only_list:
         return
-    confirm(f"Write {path} ({decimal(len(content))})?", "The list above is what the file holds.", yes=yes)
+    confirm(f"Write {path} ({format_bytes(len(content))})?", "The list above is what the file holds.", yes=yes)
     try:
-        write(path, content)
+        create(path, content, ARCHIVE_MODE)
     except OSError as error:
         raise StickFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
-    print_done(ctx, f"{path.absolute()} ({decimal(len(content))}); only you can read it. Send it to support.")
+    print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
 
 
 def _files(site: DaemonTarget) -> Files | None:
@@ -70,12 +76,14 @@ def _named(site: str) -> str:
     return site or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
 
 
-def show(console: Console, parts: list[Part]) -> None:
+def show(console: Console, parts: list[SupportPart]) -> None:
     """Print the parts of the file, and those that are missing with the reason."""
     made = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:
         if part.content:
-            made.add_row(part.name, decimal(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}")
+            made.add_row(
+                part.name, format_bytes(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}"
+            )
     print_trimmed(console, made)
     console.print("Not in it: inputs, answers, examples, keys, credentials.")
     for part in parts:

@@ -126,9 +126,10 @@ def test_a_stick_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     assert before == brought.answering()
     shutil.copytree(brought.centre.folder / "blobs", stick / "blobs", dirs_exist_ok=True)
     result = brought.run("media", "import", str(stick))
-    assert (0, True) == (result.exit_code, f"pos {version} answers now, on probation; if it does badly" in result.stdout), (
-        result.output
-    )
+    assert (0, True) == (
+        result.exit_code,
+        f"pos {version} answers now, on probation; if it does badly" in result.stdout,
+    ), result.output
     assert version == brought.answering()
 
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from edge_agent.cli import app, media
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, status, uplink
-from edge_agent.formats.document import public_key_hex, sign, timestamp
+from edge_agent.formats import receipts, segment, site_status, uplink_state
+from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.examples import CENTRE_KEY, NOW, RECIPIENT, SITE_KEY
@@ -143,7 +143,7 @@ def test_a_stick_there_and_back(daemon, run, tmp_path):
     folder = tmp_path / "site=site-1"
     names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     assert names == {path.name for path in (folder / "segments").iterdir()}
-    said = status.verify((folder / "status.json").read_bytes(), None).body
+    said = site_status.verify((folder / "status.json").read_bytes(), None).body
     ((epoch, highest),) = said.highest.items()
     assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
     again = run("media", "export", str(tmp_path))
@@ -171,13 +171,15 @@ def test_status_tells_of_the_uplink_beside_it(daemon, run):
     plain = {"pid": 1, "version": "0", "upstream": "az://fleet", "at": timestamp(NOW), "since": timestamp(NOW)}
     running = {"running_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "state": "probing", "failures": 2}
     counts = dict.fromkeys(("waiting_segments", "waiting_bytes", "sent_segments", "sent_bytes"), 3)
-    (notes / uplink.FILE_NAME).write_bytes(uplink.encode(uplink.UplinkState(**plain, **running, **counts)))
+    (notes / uplink_state.FILE_NAME).write_bytes(
+        uplink_state.encode(uplink_state.UplinkState(**plain, **running, **counts))
+    )
     shown = json.loads(run("status", "--json").stdout)["uplink"]
     assert ("PROBING", "az://fleet", 3, 2) == tuple(
         shown[name] for name in ("state", "upstream", "waiting_segments", "failures")
     )
     assert "uplink to az://fleet: probing" in run("status").stdout
-    (notes / uplink.FILE_NAME).write_bytes(b"{")
+    (notes / uplink_state.FILE_NAME).write_bytes(b"{")
     result = run("status")
     assert (0, True) == (result.exit_code, "uplink: silent" in result.stdout), result.output
     shutil.rmtree(notes)
@@ -200,7 +202,7 @@ def small_stick(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "stick"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "edge-agent-test", str(path)]
-    if not shutil.which("mount") or subprocess.run("media", command, capture_output=True, check=False).returncode:
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount")
     yield path
     subprocess.run(["umount", str(path)], check=False, capture_output=True)
@@ -235,10 +237,10 @@ def test_the_mount_point_of_a_stick_that_is_not_there_is_not_filled(run, tmp_pat
     """No folder, or a file: nothing is made, and the technician reads what to do."""
     missing = run("media", command, str(tmp_path / "stick"))
     assert (3, True) == (missing.exit_code, "does not exist" in missing.stderr), missing.output
-    assert "what to do: Plug the stick in" in missing.stderr
+    assert "what to do: Plug the drive in" in missing.stderr
     assert [] == list(tmp_path.iterdir())
     (tmp_path / "stick").write_bytes(b"")
-    assert "is no folder" in run("media", command, str(tmp_path / "stick")).stderr
+    assert "is not a folder" in run("media", command, str(tmp_path / "stick")).stderr
 
 
 def test_a_file_that_was_changed_on_the_stick_is_copied_again(tmp_path):
