@@ -19,8 +19,8 @@ from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import err, out, print_trimmed, table
 from edge_agent.cli.site import Site, site_of
 from edge_agent.config import Files, read_files
-from edge_agent.doctor.examine import judge
-from edge_agent.doctor.probes.serving import ask
+from edge_agent.doctor.all_checks import evaluate
+from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.errors import ConfigInvalid, StickFailed
 from edge_agent.support_bundle.archive import packed, write
 from edge_agent.support_bundle.gather import Part, Sources, gather
@@ -43,8 +43,8 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     site, at = site_of(ctx), time.time()
     with err().status("Gathering"):
         place = place_of(site)
-        case = ask(place)
-        parts = gather(Sources(case, _files(site), as_document(judge(case))))
+        case = query_daemon(place)
+        parts = gather(Sources(case, _files(site), as_document(evaluate(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
     path, content = output or Path(f"{name}.tar.gz"), packed(parts, name, at)
     show(out(), parts)

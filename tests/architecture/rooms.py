@@ -60,6 +60,8 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.routing": BASE,
     # Arithmetic for site and factory alike.
     "edge_agent.statistics": set(),
+    # Counts, sizes and time spans in sentences.
+    "edge_agent.formatting": set(),
     "edge_agent.monitoring": BASE | {"edge_agent.durable", "edge_agent.statistics"},
     "edge_agent.store": BASE | {"edge_agent.durable"},
     # What is kept is counted in the same transaction.
@@ -87,20 +89,20 @@ ROOMS: dict[str, set[str]] = {
     | {"edge_agent.metrics", "edge_agent.metrics.site"}
     | {f"edge_agent.{name}" for name in ("server", "logs", "supervision", "systemd")},
     "edge_agent.doctor": BASE
-    | {"edge_agent.client", "edge_agent.store", "edge_agent.capture"}
+    | {"edge_agent.client", "edge_agent.store", "edge_agent.capture", "edge_agent.formatting"}
     | {"edge_agent.engine.confinement"},
     # Looks at a site through the client, and only reckons.
     "edge_agent.report": {"edge_agent.client", "edge_agent.statistics"},
     # A process of its own, and a client like any other.
     "edge_agent.web": BASE
-    | {f"edge_agent.{name}" for name in ("client", "report", "server.roles", "supervision", "systemd")},
+    | {f"edge_agent.{name}" for name in ("client", "formatting", "report", "server.roles", "supervision", "systemd")},
     "edge_agent.support_bundle": BASE | {"edge_agent.doctor", "edge_agent.capture", "edge_agent.capture.redact"},
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrolment": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
     | {"edge_agent.daemon", "edge_agent.enrolment", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
     | {"edge_agent.statistics"}
-    | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
+    | {f"edge_agent.{name}" for name in ("durable", "doctor", "formatting", "logs", "report", "support_bundle", "web")}
     | SHARED,
     "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "statistics")}
     | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},

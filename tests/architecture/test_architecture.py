@@ -86,9 +86,8 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.kit", "formats.plan", "formats.repository", "formats.rollout")),
     *(f"edge_agent.{name}" for name in ("update.machine", "update.probation", "report.timing")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler", "threads")),
-    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
-    *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
-    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
+    "edge_agent.doctor.findings",
+    "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("drift", "evidence", "figures", "observed")),
     *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
@@ -250,6 +249,13 @@ def test_deciding_modules_are_pure():
     """Modules that decide have no clock, do not wait and open no file."""
     require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
     require_none(sorted(set(PURE) - imports.modules(CODE)), "PURE names a module that is not there.")
+
+
+def test_rules_of_doctor_are_pure():
+    """A rule of doctor judges facts that its probe collected: it reads no clock, no file and no process."""
+    doctor = [source for source in CODE if below(source.module, ["edge_agent.doctor"])]
+    remedy = "Let the probe look, and pass what it saw in the facts."
+    require_none(imports.impure_rules(doctor, "Iterator[Finding]", PURE), remedy)
 
 
 def test_daemon_loads_no_model_library():
