@@ -19,9 +19,9 @@ def format_duration(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def format_bytes(number: float) -> str:
-    """Return a size in bytes, in powers of ten."""
-    for size, unit in _SIZES:
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:.0f} bytes"
+def format_bytes(size: float) -> str:
+    """Return a size in the largest unit that fits, with one digit after the point; below 1000 as "999 bytes"."""
+    for factor, unit in _SIZES:
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return "1 byte" if size == 1 else f"{size:.0f} bytes"

@@ -80,11 +80,6 @@ def brief(plain: Mapping[str, Any]) -> str:
     return f"{percent(plain['value'])} ({100 * plain['low']:.1f} to {100 * plain['high']:.1f})"
 
 
-def size(count: float) -> str:
-    """Return a number of bytes, in megabytes or kilobytes of a thousand."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
-
-
 def duration(seconds: float) -> str:
     """Return a time in seconds, or in minutes and seconds."""
     if seconds < 60:

@@ -8,7 +8,7 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from edge_agent.durable.disk import disk_errors, write_durably
+from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import StoreDamaged
 
 

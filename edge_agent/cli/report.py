@@ -15,7 +15,7 @@ from rich.text import Text
 from edge_agent.cli.output import err, out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, Site, site_of
 from edge_agent.client import AdminClient
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
 from edge_agent.report.document import document
 from edge_agent.report.framework import Wish

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.text import Text
 
 from edge_agent.cli.doctor import as_document, place_of
@@ -21,8 +20,10 @@ from edge_agent.cli.site import Site, site_of
 from edge_agent.config import Files, read_files
 from edge_agent.doctor.all_checks import evaluate
 from edge_agent.doctor.probe_context import query_daemon
+from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, StickFailed
-from edge_agent.support_bundle.archive import packed, write
+from edge_agent.formatting import format_bytes
+from edge_agent.support_bundle.archive import MODE, packed
 from edge_agent.support_bundle.gather import Part, Sources, gather
 
 Output = Annotated[
@@ -53,15 +54,15 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("there is nobody to ask: add --yes", param_hint="--yes")
-        typer.confirm(f"Write {path} ({decimal(len(content))})?", abort=True)
+        typer.confirm(f"Write {path} ({format_bytes(len(content))})?", abort=True)
     try:
-        write(path, content)
+        create(path, content, MODE)
     except OSError as error:
         raise StickFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
     out().print(
-        f"{path.absolute()} ({decimal(len(content))}); only you may read it. Send it to support.", soft_wrap=True
+        f"{path.absolute()} ({format_bytes(len(content))}); only you may read it. Send it to support.", soft_wrap=True
     )
 
 
@@ -81,7 +82,9 @@ def show(console: Console, parts: list[Part]) -> None:
     made = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:
         if part.content:
-            made.add_row(part.name, decimal(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}")
+            made.add_row(
+                part.name, format_bytes(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}"
+            )
     print_trimmed(console, made)
     console.print("Not in it: inputs, answers, examples, keys, credentials.")
     for part in parts:

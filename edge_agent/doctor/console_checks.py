@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import WebConfig, addresses
-from edge_agent.config.web import token_path
+from edge_agent.config.web_section import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
@@ -17,7 +17,7 @@ from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.doctor.socket_checks import check_port
 from edge_agent.doctor.unit_checks import UnitFacts, parse_properties, show_unit
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificates import certificates, check_pair
+from edge_agent.formats.certificate_files import certificates, check_pair
 from edge_agent.formatting import format_duration
 
 CONSOLE = Check("console", "console")

@@ -12,7 +12,7 @@ from edge_agent.doctor.findings import Check, Finding
 from edge_agent.doctor.installation import read_bytes, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, running_seconds
 from edge_agent.errors import DocumentInvalid
-from edge_agent.formats import document, uplink
+from edge_agent.formats import signed_document, uplink_state
 from edge_agent.formatting import counted, format_bytes, format_duration
 
 RUNNING = Check("uplink", "uplink")
@@ -117,12 +117,12 @@ def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if context.status is not None:
         return _from_daemon(context.status.uplink, configured, context) if context.status.uplink else None
-    path = config.uplink_notes / uplink.FILE_NAME
+    path = config.uplink_notes / uplink_state.FILE_NAME
     file = stat_file(path)
     if not file.kind:
         return UplinkFacts(configured, f"it has not reported yet: {path} does not exist") if configured else None
     try:
-        return _from_file(uplink.parse(read_bytes(path, uplink.STATE_BYTES_MAX + 1)), configured, context)
+        return _from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), configured, context)
     except DocumentInvalid as error:
         return UplinkFacts(configured, f"its report is invalid: {error.message}", managed=context.daemon.managed)
 
@@ -146,19 +146,19 @@ def _from_daemon(status: UplinkStatus, configured: bool, context: ProbeContext) 
     )
 
 
-def _from_file(state: uplink.UplinkState, configured: bool, context: ProbeContext) -> UplinkFacts:
+def _from_file(state: uplink_state.UplinkState, configured: bool, context: ProbeContext) -> UplinkFacts:
     age = running_seconds() - state.running_seconds
     silence = ""
     if age < 0:
         silence = "it has not reported since this machine started"
-    elif age > uplink.FRESH_SECONDS:
+    elif age > uplink_state.FRESH_SECONDS:
         silence = f"it has not reported for {age / 60:.0f} min, and should every minute: it was stopped, or hangs"
     return UplinkFacts(
         configured=configured,
         silence=silence,
         state=state.state,
         upstream=state.upstream,
-        since_seconds=time.time() - document.seconds(state.since),
+        since_seconds=time.time() - signed_document.seconds(state.since),
         failures=state.failures,
         waiting_segments=state.waiting_segments,
         waiting_bytes=state.waiting_bytes,

@@ -12,12 +12,13 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.capture.collection import Collection
 from edge_agent.config import Config
-from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
+from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.counting import Counts
 from edge_agent.monitoring.figures import Series, Standing
+from edge_agent.process_memory import resident_bytes
 from edge_agent.server import field, guard, messages
 from edge_agent.server.changes import caller_left
 from edge_agent.server.escalating import Escalation

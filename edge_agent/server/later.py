@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from edge_agent.backoff import backoff_seconds
 from edge_agent.capture.collection import Collection
 from edge_agent.capture.questions import Question
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.example import stored
+from edge_agent.formats.example_records import stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import question
@@ -51,7 +52,7 @@ class Later:
     def __init__(self, around: Unhurried) -> None:
         """Ask about that."""
         self._around = around
-        self._pause = LOOK_SECONDS
+        self._refused_in_a_row = 0
 
     async def run(self) -> None:
         """Ask whenever there is something to ask, until cancelled."""
@@ -62,7 +63,7 @@ class Later:
                 log.warning("questions_not_asked", reason=error.reason, message=error.message)
                 asked = False
             if not asked:
-                await asyncio.sleep(self._pause)
+                await asyncio.sleep(backoff_seconds(self._refused_in_a_row + 1, LOOK_SECONDS, PAUSE_SECONDS_MAX))
 
     async def ask_one(self) -> bool:
         """Ask one question, if one waits that may be asked; return whether the next may follow at once.
@@ -94,7 +95,7 @@ class Later:
         except EdgeAgentError as error:
             await self._unanswered(waiting, error, heard=asking.heard if asking else 0)
             return False
-        self._pause = LOOK_SECONDS
+        self._refused_in_a_row = 0
         model = finish.model or self._around.link.said.model
         await self._around.collection.opine(waiting, value, model, manifest)
         return True
@@ -103,7 +104,7 @@ class Later:
         # Refused before anybody worked on it; but it was worked on when it is the second try that is refused.
         again = isinstance(error, (UpstreamBusy, SiteError)) and not heard
         if again:
-            self._pause = min(2 * self._pause, PAUSE_SECONDS_MAX)
+            self._refused_in_a_row += 1
         else:
             log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
         await self._around.collection.unanswered(waiting, again=again)

@@ -1,13 +1,10 @@
-"""Writes the bundle: a .tar.gz that only its maker may read, whole or not at all."""
+"""The support bundle's archive: a .tar.gz."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import tarfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from edge_agent.support_bundle.gather import Part
 
@@ -24,17 +21,3 @@ def packed(parts: Sequence[Part], folder: str, at: float) -> bytes:
                 entry.size, entry.mode, entry.mtime = len(part.content), MODE, int(at)
                 archive.addfile(entry, io.BytesIO(part.content))
     return buffer.getvalue()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file that was not there. Raises OSError; then nothing is left of it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise

@@ -21,7 +21,7 @@ from edge_agent.doctor.findings import ProbeFailure
 from edge_agent.doctor.installation import read_bytes, read_text, stat_file
 from edge_agent.doctor.probe_context import ProbeContext
 from edge_agent.doctor.unit_checks import SERVE, UPLINK
-from edge_agent.formats import uplink
+from edge_agent.formats import uplink_state
 from edge_agent.support_bundle import redact
 
 PART_BYTES_MAX = 2**20
@@ -216,11 +216,11 @@ def _updates(sources: Sources, rules: redact.Rules) -> bytes:
 
 def _uplink(sources: Sources, rules: redact.Rules) -> bytes:
     notes = sources.case.installation.config.uplink_notes
-    path = notes / uplink.FILE_NAME
+    path = notes / uplink_state.FILE_NAME
     if not path.exists():
         raise _Missing(f"there is no {path}")
     try:
-        said = json.loads(read_bytes(path, uplink.STATE_BYTES_MAX) or b"{}")
+        said = json.loads(read_bytes(path, uplink_state.STATE_BYTES_MAX) or b"{}")
     except (ValueError, RecursionError):
         raise _Missing(f"{path} is no JSON") from None
     uploaded = notes / "uploaded.jsonl"

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
+from edge_agent.formatting import format_bytes
 from edge_agent.report.page import command
 from edge_agent.report.words import count, counted, percent
 from edge_agent.web import words
@@ -31,7 +32,7 @@ _TEMPLATES.filters.update(
     count=count,
     counted=counted,
     percent=percent,
-    sized=words.sized,
+    sized=format_bytes,
     lasting=words.lasting,
     word=words.word,
 )

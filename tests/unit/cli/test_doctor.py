@@ -13,7 +13,6 @@ from edge_agent.cli import app
 from edge_agent.cli.doctor import as_document, show
 from edge_agent.doctor.all_checks import CHECKS
 from edge_agent.doctor.findings import VERDICTS, Finding, worst
-from edge_agent.formatting import counted, format_bytes, format_duration
 from tests.support.doctor_cases import looked, place
 from tests.support.fake_daemon import FakeDaemon
 
@@ -108,13 +107,6 @@ def test_all_shows_what_is_well_too():
 def test_the_document_counts_every_verdict():
     """Also those that no finding has."""
     assert dict.fromkeys(VERDICTS, 0) | {"note": 1} == as_document([Finding("x", "y", "note", "")])["counts"]
-
-
-def test_numbers_are_written_as_people_say_them():
-    """Spans, sizes, nouns."""
-    assert ["59 s", "2 min", "3 h", "2 days"] == [format_duration(each) for each in (59, 130, 3 * 3600, 2 * 86_400)]
-    assert ["12 bytes", "2.0 kB", "1.5 GB"] == [format_bytes(each) for each in (12, 2000, 1.5e9)]
-    assert ["1 file", "2 files"] == [counted(each, "file") for each in (1, 2)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import stat
 import tarfile
 import time
 from pathlib import Path
@@ -13,11 +12,11 @@ from typer.testing import CliRunner
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.cli import app
 from edge_agent.config import ExamplesConfig
-from edge_agent.config.files import Files
+from edge_agent.config.config_files import Files
 from edge_agent.doctor.installation import Installation
 from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.support_bundle import redact
-from edge_agent.support_bundle.archive import packed, write
+from edge_agent.support_bundle.archive import packed
 from edge_agent.support_bundle.gather import PART_BYTES_MAX, TOTAL_SECONDS_MAX, Part, Sources, gather
 from tests.support.doctor_cases import place
 
@@ -216,18 +215,11 @@ def test_a_long_log_keeps_its_end(tmp_path):
     assert (PART_BYTES_MAX, True) == (len(carried), carried.endswith("the end"))
 
 
-def test_the_file_is_closed_to_others_and_replaces_nothing(tmp_path):
-    """Mode 0600; a name that is taken, also by a link, is refused."""
-    path = tmp_path / "bundle.tar.gz"
-    write(path, packed([Part("a.txt", "a", b"hello"), Part("b.txt", "b", b"", "why")], "site", time.time()))
-    with tarfile.open(path) as archive:
+def test_the_archive_holds_the_parts_that_have_content():
+    """They lie in one folder; a part without content, which has a reason instead, is left out."""
+    content = packed([Part("a.txt", "a", b"hello"), Part("b.txt", "b", b"", "why")], "site", time.time())
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         assert (["site/a.txt"], b"hello") == (archive.getnames(), archive.extractfile("site/a.txt").read())
-    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for taken in (path, tmp_path / "link"):
-        with pytest.raises(FileExistsError):
-            write(taken, b"")
-    assert not (tmp_path / "elsewhere").exists()
 
 
 def bundle(tmp_path: Path, *more: str, **options):
