@@ -25,7 +25,7 @@ NOT_KEPT = (CAPTURE_OFF, DISK_STALLED)
 """How the daemon's warnings begin that give the reason."""
 NEARLY = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
-_EXPORT = "sudo edge-agent export /media/stick"
+_EXPORT = "sudo edge-agent media export /media/stick"
 # Counters of examples that were lost; the others count evictions that made space.
 _LOST = ("dropped_", "segments_lost", "over_limit")
 

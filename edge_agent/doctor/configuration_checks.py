@@ -126,7 +126,7 @@ _UNSIGNED: tuple[FindingRule[ConfigurationFacts], ...] = (
         lambda f: f.allow_unsigned,
         "agent.yaml allows unsigned bundles",
         "Acceptable for development. On a site, remove 'allow_unsigned' under 'store', and install signed bundles.",
-        "edge-agent models",
+        "edge-agent bundles list",
     ),
 )
 _READABLE: tuple[FindingRule[FileReader], ...] = (

@@ -65,10 +65,10 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
         "fault",
         lambda f: f.token.kind and f.token.mode & 0o077,
         "{f.token.path} is {f.token.shown}: other users may read the token, and sign in with it",
-        "Remove it; the console makes a new one. 'edge-agent web --link' then prints a new link for browsers.",
+        "Remove it; the console makes a new one. 'edge-agent serve web --link' then prints a new link for browsers.",
         f"sudo rm {{f.token.path}}; sudo systemctl try-restart {UNIT}",
     ),
-    FindingRule("ok", lambda f: not f.in_use and not f.listening, "not started; 'edge-agent web' starts it"),
+    FindingRule("ok", lambda f: not f.in_use and not f.listening, "not started; 'edge-agent serve web' starts it"),
     FindingRule(
         "fault",
         lambda f: f.missing,

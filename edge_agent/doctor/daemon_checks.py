@@ -214,7 +214,7 @@ def _judge_confinement(engine: Engine) -> Iterator[Finding]:
 def _judge_tasks(status: Status) -> Iterator[Finding]:
     if not status.tasks:
         remedy = "Import an update from a USB drive, or install a bundle."
-        command = "sudo edge-agent import /media/stick"
+        command = "sudo edge-agent media import /media/stick"
         yield TASKS.warning("nothing is installed", remedy, command)
     problems = [warning for warning in status.warnings if warning.startswith("Task ")]
     for task in status.tasks:
@@ -249,7 +249,7 @@ def _judge_gates(status: Status) -> Iterator[Finding]:
         remedy = (
             "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate."
         )
-        yield GATE.note(seen, remedy, "edge-agent models")
+        yield GATE.note(seen, remedy, "edge-agent bundles list")
 
 
 def _judge_provenance(status: Status) -> Iterator[Finding]:
@@ -257,7 +257,7 @@ def _judge_provenance(status: Status) -> Iterator[Finding]:
     if unsigned:
         seen = f"without a verified signature: {', '.join(unsigned)}"
         remedy = "Their origin is unknown. Install signed bundles, and remove 'allow_unsigned' from agent.yaml."
-        yield SIGNATURES.warning(seen, remedy, "edge-agent models")
+        yield SIGNATURES.warning(seen, remedy, "edge-agent bundles list")
     elif status.tasks:
         yield SIGNATURES.ok("a signed bundle answers every task")
     for warning in status.warnings:

@@ -44,7 +44,7 @@ class MetadataFacts:
     @property
     def fetch(self) -> str:
         """The command that gets newer metadata."""
-        return "sudo systemctl restart edge-uplink" if self.has_uplink else "sudo edge-agent import /media/stick"
+        return "sudo systemctl restart edge-uplink" if self.has_uplink else "sudo edge-agent media import /media/stick"
 
     @property
     def left(self) -> str:
@@ -164,7 +164,7 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         lambda f: _is("FETCHING")(f) and f.age > STUCK_SECONDS,
         "{f.progress}",
         "Its files do not arrive. Check that the uplink is online, or import a full USB drive.",
-        "sudo edge-agent import /media/stick",
+        "sudo edge-agent media import /media/stick",
     ),
     FindingRule(
         "note",
@@ -190,7 +190,7 @@ _VERIFIED: tuple[FindingRule[UpdatesFacts], ...] = (
         lambda f: f.problem,
         "{f.problem}",
         "What was verified before stays valid until it expires. Fix the named problem, or ask for a new USB drive.",
-        "sudo edge-agent import /media/stick; edge-agent status",
+        "sudo edge-agent media import /media/stick; edge-agent status",
     ),
     FindingRule("ok", lambda f: f.live and f.plan_version, "plan {f.plan_version} of channel {f.channel}"),
 )

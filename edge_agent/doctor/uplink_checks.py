@@ -65,7 +65,7 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
         yield RUNNING.note("none is configured: examples and updates travel on a USB drive")
         return
     if facts.silence:
-        command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent uplink"
+        command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent serve uplink"
         remedy = "Devices get answers without it. Start it; its log shows why it ended."
         yield RUNNING.fault(facts.silence, remedy, f"{command}; {_LOG}")
         return
@@ -89,7 +89,7 @@ def _judge_link(facts: UplinkFacts) -> Finding:
             f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
         )
     remedy = "Check cable, router and firewall, or export to a USB drive."
-    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent export /media/stick"
+    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/stick"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
@@ -107,7 +107,7 @@ def _judge_downloads(facts: UplinkFacts) -> Finding:
     seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
     if facts.downloads == "offline":
         remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
-        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent import /media/stick")
+        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/stick")
     return DOWNLOADS.ok(seen)
 
 

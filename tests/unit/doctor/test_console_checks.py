@@ -26,12 +26,12 @@ SECURE = replace(WANTED, certificate="/x/server.crt", listening=True)
 @pytest.mark.parametrize(
     ("facts", "verdict", "seen"),
     [
-        (QUIET, "ok", "not started; 'edge-agent web' starts it"),
-        (replace(QUIET, unit=None), "ok", "not started; 'edge-agent web' starts it"),
+        (QUIET, "ok", "not started; 'edge-agent serve web' starts it"),
+        (replace(QUIET, unit=None), "ok", "not started; 'edge-agent serve web' starts it"),
         (
             replace(QUIET, token=FileInfo("/x/token", "")),
             "ok",
-            "not started; 'edge-agent web' starts it",
+            "not started; 'edge-agent serve web' starts it",
         ),
         (replace(QUIET, listening=True), "ok", "127.0.0.1:8390 is open"),
         (replace(QUIET, token=file("/x/token", 0o640)), "fault", "other users may read the token"),

@@ -70,7 +70,7 @@ SAID = [
     (
         machine_checks.judge_disks((Volume("/var", "bundles", 10**7, 10**11, 10**6, 10**6, False, 10**8),)),
         "/var (bundles): 10.0 MB of 100.0 GB free, below the reserve of 100.0 MB: the daemon stores nothing new",
-        "edge-agent models; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M",
+        "edge-agent bundles list; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M",
     ),
     (
         machine_checks.judge_disks((Volume("/var", "bundles", 10**11, 10**11, 3, 10**6, False, 0),)),
@@ -105,7 +105,7 @@ SAID = [
             )
         ),
         "edge-agent.service failed: the kernel ended it because memory was exhausted",
-        "sudo journalctl -k -b | grep -i oom; edge-agent models",
+        "sudo journalctl -k -b | grep -i oom; edge-agent bundles list",
     ),
     (
         configuration_checks.judge_configuration(
@@ -226,7 +226,7 @@ SAID = [
     (
         capture_checks.judge_capture(CaptureFacts(95, 100, 0, 100, 0, None, {}, (), False)),
         "95 bytes of 100 bytes: nearly full",
-        "sudo edge-agent export /media/stick",
+        "sudo edge-agent media export /media/stick",
     ),
     (
         capture_checks.judge_capture(
@@ -238,7 +238,7 @@ SAID = [
     (
         capture_checks.judge_capture(CaptureFacts(1, 100, 5, 100, 2, 4 * DAY, {}, (), True)),
         "the oldest segment has waited 4 days for its receipt",
-        "edge-agent status; sudo edge-agent export /media/stick",
+        "edge-agent status; sudo edge-agent media export /media/stick",
     ),
     (
         uplink_checks.judge_uplink(
