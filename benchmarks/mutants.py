@@ -1,0 +1,137 @@
+"""Whether the tests notice: twenty deliberate faults, one after the other, in places that matter.
+
+scripts/bench mutants [--json] [FAULT...]
+
+Works on a copy of the source tree. Each fault removes a sync, weakens a comparison, or skips a check of a digest, a
+signature or a limit. The unit and contract tests that import the module run on it, and if they pass, the fast process
+tests that do. A fault that no test notices survives, and misses the bar. It takes about 15 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import bars
+from benchmarks.bars import Bar
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("edge_agent", "convert")
+COPIED = (*SOURCES, "tests", "benchmarks", "installer", "docs", "examples", "systemd", "scripts", "proto")
+TESTS = (("tests/unit", "tests/contract"), ("tests/process",))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: `found` occurs once in the sources, and `put` takes its place."""
+
+    name: str
+    found: str
+    put: str
+
+
+MUTANTS = (
+    Mutant("equal to the threshold", "not confidence >= found.threshold", "not confidence > found.threshold"),
+    Mutant("a confidence equal to the floor", "if confidence >= found.floor", "if confidence > found.floor"),
+    Mutant("the edge of the gate", "self.p_value(score) <= self.held_up_max", "self.p_value(score) < self.held_up_max"),
+    Mutant("the level of the threshold's test", "self.target) <= self.delta", "self.target) <= 2 * self.delta"),
+    Mutant("the end of the fixed sequence", 'open_ = open_ and verdict != "failed"', "open_ = bool(open_)"),
+    Mutant("a sync of a written file", "os.fchmod(fd, mode)\n        os.fsync(fd)", "os.fchmod(fd, mode)"),
+    Mutant(
+        "a sync of a directory", "    _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)", "    os.stat(path)"
+    ),
+    Mutant("the expiry of metadata", "expires.timestamp() <= max(clock, signed)", "expires.timestamp() <= signed"),
+    Mutant("an older version of metadata", "if version < floor.version:", "if version < floor.version - 1:"),
+    Mutant("a second file of one version", 'floor.sha256 not in ("", sha256)', 'floor.sha256 in ("-",)'),
+    Mutant("the hash of a download", "if self._hash.hexdigest() != self.sha256:", "if not self.sha256:"),
+    Mutant("the hash of a stored blob", '"sha256").hexdigest() == sha256\n', '"sha256").hexdigest() != ""\n'),
+    Mutant("the hash of a stored manifest", "if digest_of(manifest_bytes) != digest:", "if not digest:"),
+    Mutant("the self-test's share of wrong answers", "> DIFFERENT_PERCENT_MAX * gated", "> 100 * gated"),
+    Mutant("the daily cap", "self.on(day) + micros <= caps.day_micros", "self.on(day) <= caps.day_micros"),
+    Mutant("the alarm of the risk test", "self.peak >= promise.limit", "self.peak >= 1e9 * promise.limit"),
+    Mutant("the number of files in an archive", "if len(members) > limits.files_max:", "if not members:"),
+    Mutant("the hash of a sealed segment", "if (signed.body.size_bytes, signed.body.sha256) != (", "if () == ("),
+    Mutant("the size of a message to an engine", "if size > protocol.FRAME_BYTES_MAX:", "if size < 0:"),
+    Mutant("a probability above one", "not 0 < value <= 1", "not 0 < value"),
+)
+
+
+def place_of(mutant: Mutant, tree: Path) -> Path:
+    """Return the file in which the text of a fault stands, once. Raises LookupError."""
+    every = [path for folder in SOURCES for path in sorted((tree / folder).rglob("*.py"))]
+    counts = {path: path.read_text(encoding="utf-8").count(mutant.found) for path in every}
+    places = [path for path, count in counts.items() if count]
+    if len(places) != 1 or counts[places[0]] != 1:
+        raise LookupError(f"{mutant.name}: its text stands {sum(counts.values())} times in the sources, not once")
+    return places[0]
+
+
+def tests_of(module: Path, folders: tuple[str, ...]) -> Iterator[str]:
+    """Yield the test files in these folders that import a module."""
+    dotted = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
+    parent, _, leaf = dotted.rpartition(".")
+    imports = re.compile(rf"from {re.escape(dotted)} import|from {re.escape(parent)} import [^\n]*\b{leaf}\b")
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("test_*.py")):
+            if imports.search(path.read_text(encoding="utf-8")):
+                yield str(path)
+
+
+def noticed(tree: Path, module: Path) -> str:
+    """Run the tests of a module in a tree until one fails; return its name, or nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.chdir(tree)
+    for folders in TESTS:
+        files = list(tests_of(module, folders))
+        if not files:
+            continue
+        options = ["-x", "-q", "-n2", "--dist", "loadfile", "-m", "not slow and not release"]
+        command = [sys.executable, "-m", "pytest", *options, *files]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
+        if failed:
+            return failed.group(1)
+        if ended.returncode:
+            return f"pytest ended with {ended.returncode}"
+    return ""
+
+
+def copied(tree: Path) -> None:
+    """Copy everything that tests read into a tree; libraries and caches are links."""
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+    for folder in COPIED:
+        shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=ignored)
+    for file in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"):
+        shutil.copy2(ROOT / file, tree / file)
+    for folder in (".venv", ".cache"):
+        (tree / folder).symlink_to(ROOT / folder)
+
+
+def measure() -> Iterator[Bar]:
+    """Put each fault into a copy of the sources, and count those that no test notices."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="mutants.") as name:
+        tree = Path(name)
+        copied(tree)
+        for at, mutant in enumerate(chosen, 1):
+            place = place_of(mutant, tree)
+            original = place.read_text(encoding="utf-8")
+            place.write_text(original.replace(mutant.found, mutant.put), encoding="utf-8")
+            killer = noticed(tree, place.relative_to(tree))
+            place.write_text(original, encoding="utf-8")
+            print(f"{at}/{len(chosen)} {mutant.name}: {killer or 'SURVIVED'}", file=sys.stderr, flush=True)  # noqa: T201
+            survived += not killer
+    yield Bar("deliberate faults that no test notices", survived, 0, "lower")
+
+
+if __name__ == "__main__":
+    sys.exit(bars.main(measure))
