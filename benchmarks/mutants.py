@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,9 @@ MUTANTS = (
     Mutant("an older version of metadata", "if version < floor.version:", "if version < floor.version - 1:"),
     Mutant("a second file of one version", 'floor.sha256 not in ("", sha256)', 'floor.sha256 in ("-",)'),
     Mutant("the hash of a download", "if self._hash.hexdigest() != self.sha256:", "if not self.sha256:"),
-    Mutant("the hash of a stored blob", '"sha256").hexdigest() == sha256\n', '"sha256").hexdigest() != ""\n'),
+    Mutant(
+        "the hash of a stored blob", 'return hashlib.file_digest(file, "sha256").hexdigest() == sha256', "return True"
+    ),
     Mutant("the hash of a stored manifest", "if digest_of(manifest_bytes) != digest:", "if not digest:"),
     Mutant("the self-test's share of wrong answers", "> DIFFERENT_PERCENT_MAX * gated", "> 100 * gated"),
     Mutant("the daily cap", "self.on(day) + micros <= caps.day_micros", "self.on(day) <= caps.day_micros"),
@@ -86,21 +88,22 @@ def tests_of(module: Path, folders: tuple[str, ...]) -> Iterator[str]:
 
 def noticed(tree: Path, module: Path) -> str:
     """Run the tests of a module in a tree until one fails; return its name, or nothing."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     os.chdir(tree)
     for folders in TESTS:
         files = list(tests_of(module, folders))
-        if not files:
-            continue
-        options = ["-x", "-q", "-n2", "--dist", "loadfile", "-m", "not slow and not release"]
-        command = [sys.executable, "-m", "pytest", *options, *files]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
-        if failed:
-            return failed.group(1)
-        if ended.returncode:
-            return f"pytest ended with {ended.returncode}"
+        if files and (failed := first_failure(tree, files)):
+            return failed
     return ""
+
+
+def first_failure(tree: Path, tests: Sequence[str]) -> str:
+    """Run tests in a tree until one fails; return its name, or nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    options = ["-x", "-q", "-n2", "--dist", "loadfile", "-m", "not slow and not release"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
+    return failed.group(1) if failed else f"pytest ended with {ended.returncode}" if ended.returncode else ""
 
 
 def copied(tree: Path) -> None:
@@ -128,6 +131,8 @@ def measure() -> Iterator[Bar]:
             place.write_text(original.replace(mutant.found, mutant.put), encoding="utf-8")
             killer = noticed(tree, place.relative_to(tree))
             place.write_text(original, encoding="utf-8")
+            if killer and first_failure(tree, [killer]):
+                sys.exit(f"{killer} fails without the fault, too")
             print(f"{at}/{len(chosen)} {mutant.name}: {killer or 'SURVIVED'}", file=sys.stderr, flush=True)  # noqa: T201
             survived += not killer
     yield Bar("deliberate faults that no test notices", survived, 0, "lower")
