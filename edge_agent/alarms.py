@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.site_status import RaisedAlarm
 from edge_agent.monitoring.figures import Standing
 from edge_agent.tasks import TaskModes
@@ -58,7 +58,7 @@ class FieldAlarms:
         return tuple(
             RaisedAlarm(
                 alarm=alarm.alarm,
-                since=timestamp(alarm.since),
+                since=format_timestamp(alarm.since),
                 message=alarm.said[:MESSAGE_CHARACTERS_MAX],
                 demoted=demoted,
             )

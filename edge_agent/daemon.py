@@ -45,7 +45,7 @@ from edge_agent.server.upstream import Link
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
-from edge_agent.update.activation import Activation, Engines
+from edge_agent.update.activation import Activation, ActivationDependencies
 from edge_agent.update.updater import Source, Updater
 
 STOP_SECONDS = 20.0
@@ -130,9 +130,9 @@ class Daemon:
         seconds = float(settings.seconds_max)
         return escalation, Later(Unhurried(self._link, kept, settings.tasks, manifest, escalation.mode, seconds))
 
-    def _handles(self) -> Engines:
+    def _handles(self) -> ActivationDependencies:
         engines = self._engines
-        return Engines(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
+        return ActivationDependencies(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -251,7 +251,7 @@ class Daemon:
             up=lambda: {**self._supervisor.up, **self._engines.owner.up},
             deaths=lambda: self._supervisor.deaths + self._engines.owner.deaths,
         )
-        return Listener(*addresses.split(self._config.metrics.address), SiteMetrics(watched).page)
+        return Listener(*addresses.split_host_port(self._config.metrics.address), SiteMetrics(watched).page)
 
     def _task_statuses(self) -> list[TaskStatus]:
         """Describe the tasks for the centre; called by the thread that writes examples."""
@@ -282,10 +282,10 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.ingest import Intake  # noqa: PLC0415
-    from edge_agent.update.trust import Trust  # noqa: PLC0415
+    from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
+    from edge_agent.update.trust import RepositoryTrust  # noqa: PLC0415
 
-    intake = Intake(config, store, Trust(config, store.trusted))
+    intake = BundleIngest(config, store, RepositoryTrust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 

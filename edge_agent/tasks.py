@@ -21,7 +21,7 @@ from edge_agent.engine.tuned import Settings, Tuned
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.example_records import Consent
 from edge_agent.formats.plan import Mode, TaskPlan
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.site_status import Alarm, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.monitoring.figures import Standing
 from edge_agent.store.demotions import Demotion
@@ -31,9 +31,9 @@ from edge_agent.store.state import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update import hardware
 from edge_agent.update.activation import Activation
-from edge_agent.update.probation import Seen
-from edge_agent.update.selftest import Subject
-from edge_agent.update.updater import Around, Overview
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.selftest import BundleUnderTest
+from edge_agent.update.updater import UpdateOverview, UpdaterDependencies
 
 log = structlog.get_logger("edge_agent.tasks")
 
@@ -61,25 +61,27 @@ def around(
     activation: Activation,
     changed: Callable[[], None],
     planned: Callable[[Mapping[str, TaskPlan]], None],
-) -> Around:
+) -> UpdaterDependencies:
     """Return what updates need of the engine room and the machine."""
 
     @asynccontextmanager
-    async def tried(bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float) -> AsyncIterator[Subject]:
+    async def tried(
+        bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
+    ) -> AsyncIterator[BundleUnderTest]:
         loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
         async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
             yield _subject(asked)
 
-    def serving(bundle: InstalledBundle) -> Subject | None:
+    def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
         return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
 
-    def seen(digest: str) -> Seen:
+    def seen(digest: str) -> BundleActivity:
         tally = engines.tally(digest)
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
-        return Seen(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
+        return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return Around(tried, serving, seen, hardware.machine(engines.devices), changed, planned)
+    return UpdaterDependencies(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
 
 
 class TaskModes:
@@ -155,7 +157,7 @@ class TaskModes:
 def task_statuses(
     engines: EnginePool,
     activation: Activation,
-    overview: Overview,
+    overview: UpdateOverview,
     consent: Callable[[str], Consent],
     raised: Callable[[str], tuple[RaisedAlarm, ...]],
 ) -> list[TaskStatus]:
@@ -177,7 +179,7 @@ def task_statuses(
     ]
 
 
-def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
+def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdates:
     """Describe for the centre where the site stands with updates."""
     arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
     problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
@@ -192,7 +194,7 @@ def update_status(row: Progress) -> UpdateStatus:
         candidate=row.candidate,
         version=row.version,
         state=row.state,
-        since=timestamp(row.since),
+        since=format_timestamp(row.since),
         plan_version=row.plan_version,
         reason=row.reason,
         message=row.message[:MESSAGE_CHARACTERS_MAX],
@@ -200,8 +202,8 @@ def update_status(row: Progress) -> UpdateStatus:
     )
 
 
-def _subject(asked: Asked) -> Subject:
-    return Subject(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+def _subject(asked: Asked) -> BundleUnderTest:
+    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 
 def _not_loaded(activation: Activation, digest: str) -> str:

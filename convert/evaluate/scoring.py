@@ -17,7 +17,7 @@ from convert.evaluate import figures
 from convert.evaluate.figures import Outcomes
 from convert.evaluate.predictions import Found, Prediction
 from convert.intervals import clustered_share, family_numbers
-from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
+from edge_agent.formats.manifest import Confidence, Kind, Manifest, TaskSpec, Threshold
 
 FAILED = "(no answer)"
 _PERCENTILES = (50, 90, 95, 99)
@@ -122,7 +122,7 @@ def latency(predictions: Sequence[Prediction]) -> dict[str, float]:
     return {f"p{percent}": round(value, 3) for percent, value in named} | {"mean": round(float(np.mean(times)), 3)}
 
 
-def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
+def _classes(task: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
     true, said = [row.label for row in rows], [each.answer or FAILED for each in predictions]
     confusion: dict[str, dict[str, int]] = {}
@@ -140,7 +140,9 @@ def _classes(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction],
     return {"confusion": confusion, "per_label": per_label}
 
 
-def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
+def _entities(
+    task: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes
+) -> dict[str, Any]:
     if task.record_schema is not None:
         return _fields(task, rows, predictions, found)
     wanted: dict[str, list[figures.Place]] = {label: [] for label in entity_types(task)}
@@ -155,12 +157,12 @@ def _entities(task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]
     return {"per_label": per_label}
 
 
-def entity_types(task: Task) -> list[str]:
+def entity_types(task: TaskSpec) -> list[str]:
     """Return what the BIO tags of a task stand for: B-x and I-x mean x."""
     return list(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
-def _fields(_task: Task, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
+def _fields(_task: TaskSpec, rows: Sequence[Row], predictions: Sequence[Prediction], found: Outcomes) -> dict[str, Any]:
     """Return, where wanted texts are JSON objects, the share of rows that have each field right."""
     places: dict[str, list[figures.Place]] = {}
     for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
@@ -206,7 +208,7 @@ def _json(text: str) -> Any:
         return None
 
 
-_BY_KIND: dict[str, Callable[[Task, Sequence[Row], Sequence[Prediction], Outcomes], dict[str, Any]]] = {
+_BY_KIND: dict[str, Callable[[TaskSpec, Sequence[Row], Sequence[Prediction], Outcomes], dict[str, Any]]] = {
     "classify": _classes,
     "extract": _entities,
     "generate": _fields,

@@ -16,7 +16,7 @@ from convert.fleet.sites import Sites
 from convert.pipeline.stage import Progress
 from edge_agent.errors import ExchangeError
 from edge_agent.formats import site_status
-from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, seconds
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, parse_timestamp
 from edge_agent.formats.site_status import SiteStatus
 
 READS_AT_ONCE = 16
@@ -41,7 +41,7 @@ class Heard:
         if isinstance(said, str):
             if not known:
                 self.refused[site] = said
-        elif not known or seconds(known.at) < seconds(said.at):
+        elif not known or parse_timestamp(known.at) < parse_timestamp(said.at):
             self.statuses[site] = said
             self.refused.pop(site, None)
 

@@ -38,7 +38,7 @@ from convert.pipeline.recipe import Budget
 from convert.pipeline.stage import Job, Report
 from convert.quantize import provisional
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 
 LINE_NAME = "chosen.json"
 """What was measured of the chosen candidate, without times, which are never the same twice."""
@@ -71,7 +71,7 @@ class Candidate:
 class _Ground:
     """What every candidate is measured against."""
 
-    task: Task
+    task: TaskSpec
     rows: Sequence[Row]
     labelled: Sequence[Row]
     """Those of `rows` whose labels may be looked at, first in `rows`."""
@@ -199,7 +199,7 @@ def _full(job: Job, ground: _Ground, full: Path, reference: Reference | None, fo
     return [_as_served(ground.task, line) for line in reference(ground.texts)]
 
 
-def _as_served(task: Task, log_probabilities: Floats) -> Prediction:
+def _as_served(task: TaskSpec, log_probabilities: Floats) -> Prediction:
     return Prediction(task.labels[int(log_probabilities.argmax())], log_probabilities=tuple(log_probabilities.tolist()))
 
 

@@ -24,7 +24,7 @@ from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError
 from edge_agent.formats import receipts, segment, site_status
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 
@@ -143,7 +143,7 @@ class Outbox:
         body = site_status.SiteStatus(
             **dict(updates),
             site=self._site.id,
-            at=timestamp(at),
+            at=format_timestamp(at),
             agent_version=version,
             epoch=self._spool.epoch,
             highest=highest,
@@ -195,7 +195,7 @@ class Outbox:
             site=self._site.id,
             epoch=self._spool.epoch,
             sequence=sequence,
-            at=timestamp(at),
+            at=format_timestamp(at),
             sha256=hashlib.sha256(sealed).hexdigest(),
             size_bytes=len(sealed),
             previous=self.ledger.previous(sequence),
@@ -233,7 +233,7 @@ class Outbox:
             self._remove(self._spool.epoch, sequence)
         return len(received)
 
-    def _covered(self, span: receipts.Range) -> list[Segment]:
+    def _covered(self, span: receipts.ReceiptRange) -> list[Segment]:
         if not any(each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.between(span.last, span.last)):
             return []
         return [each for each in self.ledger.between(span.first, span.last) if each.state in ("sealed", "lost")]

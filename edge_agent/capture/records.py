@@ -17,7 +17,7 @@ from edge_agent.capture.spool import ESCALATED, LOCAL, ROUTINE, UNRANKED, UNSURE
 from edge_agent.config import ExamplesConfig
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, Verdict
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.monitoring.book import UNUSUAL
 from edge_agent.monitoring.observed import Observed, Pair, Source, same
 
@@ -94,7 +94,7 @@ class Recorder:
             "type": "prediction",
             "record_id": f"prediction:{answered.prediction_id}",
             "site": self._site,
-            "at": timestamp(seconds),
+            "at": format_timestamp(seconds),
             "prediction_id": answered.prediction_id,
             "task": task.name,
             "kind": task.kind,
@@ -133,7 +133,7 @@ class Recorder:
             "type": "feedback",
             "record_id": f"feedback:{said.feedback_id}",
             "site": self._site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "feedback_id": said.feedback_id,
             "prediction_id": said.prediction_id,
             "task": prediction["task"],
@@ -158,7 +158,7 @@ class Recorder:
             "type": "opinion",
             "record_id": f"opinion:{asked.prediction_id}",
             "site": self._site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "prediction_id": asked.prediction_id,
             "task": asked.task,
             "model": model[:200],
@@ -174,7 +174,7 @@ class Recorder:
             "type": "tombstone",
             "record_id": f"tombstone:{prediction_id}",
             "site": self._site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "prediction_id": prediction_id,
         }
         return _write(record).encode()

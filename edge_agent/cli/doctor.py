@@ -17,7 +17,7 @@ from edge_agent import __version__
 from edge_agent.cli.exits import Exit
 from edge_agent.cli.output import out, plain, print_json
 from edge_agent.cli.site import AsJson, Site, site_of
-from edge_agent.config import checked, read_files, sources, without_agent
+from edge_agent.config import config_paths, load_without_agent_yaml, read_files, validate_files
 from edge_agent.doctor.examine import examine
 from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, counted, worst
 from edge_agent.doctor.probes.place import Place
@@ -53,12 +53,12 @@ def run(
 
 def place_of(site: Site) -> Place:
     """Return where to look; a configuration that is refused is a finding, and the defaults are looked at."""
-    files = sources(site.config_path)
+    files = config_paths(site.config_path)
     try:
         found = read_files(site.config_path)
-        return Place(checked(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
+        return Place(validate_files(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
     except EdgeAgentError as error:
-        return Place(without_agent(site.config_path, site.overrides), error.message, error.remedy, files)
+        return Place(load_without_agent_yaml(site.config_path, site.overrides), error.message, error.remedy, files)
 
 
 def as_document(found: list[Finding]) -> dict[str, Any]:

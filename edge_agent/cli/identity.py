@@ -13,12 +13,12 @@ from rich.text import Text
 
 from edge_agent.cli.output import out, print_facts, print_json
 from edge_agent.cli.site import AsJson, site_of
-from edge_agent.config import Config, Files
+from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
 from edge_agent.formats import receipts, site_status
-from edge_agent.formats.enrolment_file import code
-from edge_agent.formats.enrolment_record import FILE_NAME, Enrolment
+from edge_agent.formats.enrolment_file import verification_code
+from edge_agent.formats.enrolment_record import FILE_NAME, EnrolmentRecord
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 _LOOK_SECONDS = 0.2
@@ -44,7 +44,7 @@ class Identity:
     """The life of the spool."""
     known_at_centre: bool
     """The centre has signed for segments of this life, so it has accepted the key."""
-    enrolment: Enrolment | None
+    enrolment: EnrolmentRecord | None
     """None = by hand, in agent.yaml."""
 
 
@@ -60,7 +60,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
     if not config.site.id:
         said = "this box is no site yet: 'site.id' is not set"
         raise ConfigInvalid(said, remedy="Enrol it by the kit that the centre made: 'edge-agent enrol KIT'.")
-    found = of(config, procedure.load(site.files().agent[0].with_name(FILE_NAME)))
+    found = of(config, procedure.load_record(site.files().agent[0].with_name(FILE_NAME)))
     if as_json:
         plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
         print_json(plain, indent=2)
@@ -68,7 +68,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         _show(out(), found, site.files())
 
 
-def of(config: Config, enrolled: Enrolment | None) -> Identity:
+def of(config: Config, enrolled: EnrolmentRecord | None) -> Identity:
     """Read who this box is, in the status object that the daemon signed for the centre.
 
     Raises:
@@ -79,7 +79,9 @@ def of(config: Config, enrolled: Enrolment | None) -> Identity:
     if signed is None or signed.body.site != config.site.id:
         return Identity(config.site.id, config.update.channel, "", "", "", False, enrolled)
     epoch, key = signed.body.epoch, signed.key
-    return Identity(config.site.id, config.update.channel, key, code(key), epoch, epoch in _vouched(config), enrolled)
+    return Identity(
+        config.site.id, config.update.channel, key, verification_code(key), epoch, epoch in _vouched(config), enrolled
+    )
 
 
 def show_key(config: Config, seconds_max: float) -> None:
@@ -101,7 +103,7 @@ def _say_key(console: Console, found: Identity) -> None:
     console.print(f"There: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _show(console: Console, found: Identity, files: Files) -> None:
+def _show(console: Console, found: Identity, files: ConfigFiles) -> None:
     facts = {
         "site": found.site,
         "channel": found.channel,
@@ -116,8 +118,8 @@ def _show(console: Console, found: Identity, files: Files) -> None:
         console.print(f"Read the code to the centre: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _enrolled(by: Enrolment) -> dict[str, str]:
-    said = f"{by.enrolled_at[:10]}, by the kit {code(by.kit_sha256)} of {by.issued_at[:10]}"
+def _enrolled(by: EnrolmentRecord) -> dict[str, str]:
+    said = f"{by.enrolled_at[:10]}, by the kit {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
     return {"enrolled": said, "credentials": _CREDENTIALS[by.secrecy]}
 
 

@@ -16,7 +16,7 @@ from edge_agent.cli.output import err, out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, Site, site_of
 from edge_agent.client import AdminClient
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import EdgeAgentError, SiteError, StickFailed, UnknownTask
+from edge_agent.errors import EdgeAgentError, MediaFailed, SiteError, UnknownTask
 from edge_agent.report.document import document
 from edge_agent.report.framework import Wish
 from edge_agent.report.gathered import Told, Wanted, gathered
@@ -109,7 +109,7 @@ def _write(path: Path, content: str) -> None:
     try:
         write_durably(path, content.encode(), 0o644)
     except SiteError as error:
-        raise StickFailed(error.message, remedy="Name another file with --html.") from None
+        raise MediaFailed(error.message, remedy="Name another file with --html.") from None
 
 
 def show(console: Console, judged: Sequence[Judgement], *, at_length: bool) -> None:

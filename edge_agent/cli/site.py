@@ -12,9 +12,8 @@ import typer
 
 from edge_agent.cli.configured import given_options
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
-from edge_agent.config import Config, Files, Overrides, Role, load, read_files
-from edge_agent.config.remote import Remote
-from edge_agent.config.remote import load as load_remote
+from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
+from edge_agent.config.remote import RemoteDaemonConfig, load_remote
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
@@ -36,7 +35,7 @@ class Site:
         """Read the configuration. Raises ConfigInvalid, SocketPathTooLong."""
         return load(self.config_path, self.overrides)
 
-    def files(self) -> Files:
+    def files(self) -> ConfigFiles:
         """Read the files of the configuration as they are. Raises ConfigInvalid."""
         return read_files(self.config_path)
 
@@ -66,13 +65,13 @@ class Site:
         return _checked(kind, "--remote", *self.way(role))
 
 
-def _tls(remote: Remote) -> Tls:
+def _tls(remote: RemoteDaemonConfig) -> Tls:
     """Return the files, read once here: gRPC tells nobody that a key belongs to another certificate."""
     # Only a daemon over the network is shown certificates.
-    from edge_agent.formats.certificate_files import certificates, check_pair  # noqa: PLC0415
+    from edge_agent.formats.certificate_files import check_key_matches, parse_certificates  # noqa: PLC0415
 
-    check_pair(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
-    certificates(Path(remote.ca).read_bytes(), remote.ca)
+    check_key_matches(Path(remote.certificate).read_bytes(), Path(remote.key).read_bytes(), remote.certificate)
+    parse_certificates(Path(remote.ca).read_bytes(), remote.ca)
     return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
 
 

@@ -24,7 +24,7 @@ from edge_agent.cli.output import err, out
 from edge_agent.cli.site import site_of
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate
 from edge_agent.durable.atomic_files import write_durably
-from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, StickFailed, UpdateIncomplete
+from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 
 FILE_BYTES_MAX = 64 * 2**20
 _NOTHING_REMEDY = (
@@ -144,7 +144,7 @@ def _check_folder(path: Path) -> None:
     """Refuse what is no folder: the mount point of a stick that is not there would be filled for nobody."""
     if not path.is_dir():
         said = f"{path} is no folder" if path.exists() else f"there is no folder {path}"
-        raise StickFailed(said, remedy="Plug the stick in, see with 'lsblk' where it is mounted, and name that folder.")
+        raise MediaFailed(said, remedy="Plug the stick in, see with 'lsblk' where it is mounted, and name that folder.")
 
 
 def _import_update(admin: AdminClient, path: Path) -> None:
@@ -222,7 +222,7 @@ def _report(copying: Copying, path: Path) -> None:
         out().print(f"{said}. Bring the stick to the centre; 'edge-agent import' takes its receipts back.")
         return
     reason = getattr(copying.failure, "message", None) or copying.failure
-    raise StickFailed(
+    raise MediaFailed(
         f"{said}; {_were(len(copying.missing))} not, from {copying.missing[0]} on: {reason}. All of it is still here",
         copied=copying.copied,
         missing=len(copying.missing),

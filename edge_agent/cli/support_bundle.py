@@ -18,11 +18,11 @@ from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import err, out, print_trimmed, table
 from edge_agent.cli.site import Site, site_of
-from edge_agent.config import Files, read_files
+from edge_agent.config import ConfigFiles, read_files
 from edge_agent.doctor.examine import judge
 from edge_agent.doctor.probes.serving import ask
 from edge_agent.durable.atomic_files import create
-from edge_agent.errors import ConfigInvalid, StickFailed
+from edge_agent.errors import ConfigInvalid, MediaFailed
 from edge_agent.support_bundle.archive import MODE, packed
 from edge_agent.support_bundle.gather import Part, Sources, gather
 
@@ -58,7 +58,7 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     try:
         create(path, content, MODE)
     except OSError as error:
-        raise StickFailed(
+        raise MediaFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
     out().print(
@@ -66,7 +66,7 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     )
 
 
-def _files(site: Site) -> Files | None:
+def _files(site: Site) -> ConfigFiles | None:
     try:
         return read_files(site.config_path)
     except ConfigInvalid:

@@ -18,7 +18,7 @@ from edge_agent.capture.collection import Collection, CollectionStatus
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
-from edge_agent.formats.signed_document import seconds
+from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics import field, processes
 from edge_agent.metrics.catalogue import CATALOGUE
@@ -31,7 +31,7 @@ from edge_agent.server.uplink import listen
 from edge_agent.server.upstream import Link
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
+from edge_agent.update.updater import UpdateOverview
 from edge_agent.v1.admin_pb2 import EscalationStatus
 
 LOOK_SECONDS_MAX = 4.0
@@ -53,7 +53,7 @@ class Watched:
     link: Link
     alarms: Callable[[str], list[tuple[Standing, bool]]]
     denied: Callable[[], Mapping[str, int]]
-    overview: Callable[[], Overview]
+    overview: Callable[[], UpdateOverview]
     serving: Callable[[], bool]
     up: Callable[[], Mapping[str, bool]]
     """Whether each component in the background runs."""
@@ -69,7 +69,7 @@ class Seen:
     engines: list[EngineStatus]
     tasks: dict[str, InstalledBundle]
     ready: frozenset[str]
-    overview: Overview
+    overview: UpdateOverview
     examples: CollectionStatus | None
     alarms: dict[str, list[tuple[Standing, bool]]]
     denied: dict[str, int]
@@ -263,7 +263,7 @@ def _uplink(config: Config) -> Iterator[Sample]:
         return
     yield Sample("uplink_age_seconds", heard.age_seconds)
     if state.last_contact:
-        yield Sample("uplink_last_contact_timestamp_seconds", seconds(state.last_contact))
+        yield Sample("uplink_last_contact_timestamp_seconds", parse_timestamp(state.last_contact))
     yield Sample("uplink_waiting_segments", state.waiting_segments)
     yield Sample("uplink_waiting_bytes", state.waiting_bytes)
     yield Sample("uplink_problems", len(state.problems))
@@ -271,7 +271,7 @@ def _uplink(config: Config) -> Iterator[Sample]:
         yield Sample("updates_waiting_bytes", state.downloads.waiting_bytes)
 
 
-def _updates(overview: Overview, *, configured: bool) -> Iterator[Sample]:
+def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[Sample]:
     for task, row in sorted(overview.rows.items()):
         yield Sample("update_state", 1, (task, row.state))
         yield Sample("update_attempts", row.attempts, (task,))

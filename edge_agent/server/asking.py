@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from edge_agent.errors import UpstreamFailed
-from edge_agent.formats.manifest import Task
+from edge_agent.formats.manifest import TaskSpec
 from edge_agent.routing import question
 from edge_agent.routing.question import Question
 from edge_agent.server.upstream import Finish, Link
@@ -17,7 +17,7 @@ TRIES_MAX = 2
 class Asking:
     """See the module."""
 
-    def __init__(self, link: Link, task: Task, wanted: Question) -> None:
+    def __init__(self, link: Link, task: TaskSpec, wanted: Question) -> None:
         """Ask that about an input of a task."""
         self._link, self._task, self._wanted = link, task, wanted
         self.heard = 0

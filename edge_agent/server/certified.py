@@ -9,8 +9,8 @@ from typing import Any
 
 from edge_agent.config import Role
 from edge_agent.errors import CertificateExpired
-from edge_agent.formats.certificate_files import certificates
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.certificate_files import parse_certificates
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.server.callers import Caller, current
 from edge_agent.server.roles import roles_of
 
@@ -32,13 +32,13 @@ class Certified:
         [pem] = context.auth_context()["x509_pem_cert"]
         caller = self._known.get(pem) or self._read(pem)
         if caller.expires_at <= self._now():
-            ended = timestamp(caller.expires_at)
+            ended = format_timestamp(caller.expires_at)
             current.set(caller)
             raise CertificateExpired(f"the certificate of {caller.name} ended at {ended}", client=caller.name)
         return caller
 
     def _read(self, pem: bytes) -> Caller:
-        certificate = certificates(pem, "the client's certificate")[0]
+        certificate = parse_certificates(pem, "the client's certificate")[0]
         name = certificate.name or certificate.fingerprint[:16]
         roles = roles_of(certificate, self._configured)
         caller = Caller(f"tls {name}", roles, certificate.fingerprint, certificate.expires_at)

@@ -18,8 +18,8 @@ import structlog
 
 from edge_agent.config import AccessConfig
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
+from edge_agent.formats.signed_document import format_timestamp
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -84,7 +84,7 @@ class TlsFiles:
             ),
         )
         near = [
-            f"{what} {'ended' if at <= now else 'ends'} at {timestamp(at)}: {remedy}"
+            f"{what} {'ended' if at <= now else 'ends'} at {format_timestamp(at)}: {remedy}"
             for what, at, remedy in ends
             if at - now < SOON_SECONDS
         ]
@@ -109,14 +109,14 @@ class TlsFiles:
             try:
                 self._material = self._newer(self._read())
                 self.problem = ""
-                log.info("tls_files_changed", expires_at=timestamp(self._material.expires_at))
+                log.info("tls_files_changed", expires_at=format_timestamp(self._material.expires_at))
             except CertificateUnusable as error:
                 self.problem = error.message
                 log.warning("tls_files_not_used", problem=error.message)
 
     def _newer(self, found: Material) -> Material:
         if found.expires_at <= self._now():
-            raise CertificateUnusable(f"{self._paths[0]} ended at {timestamp(found.expires_at)}")
+            raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(found.expires_at)}")
         return found
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
@@ -125,9 +125,9 @@ class TlsFiles:
     def _read(self) -> Material:
         chain, key, authorities = map(_content, self._paths)
         certificate, _, authority = self._paths
-        check_pair(chain, key, str(certificate))
-        own = certificates(chain, str(certificate))[0]
-        issuers = certificates(authorities, str(authority))
+        check_key_matches(chain, key, str(certificate))
+        own = parse_certificates(chain, str(certificate))[0]
+        issuers = parse_certificates(authorities, str(authority))
         return Material(chain, key, authorities, own.expires_at, min(each.expires_at for each in issuers))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from edge_agent import __version__
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.config import Files
+from edge_agent.config import ConfigFiles
 from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.probes.place import content, look, text
 from edge_agent.doctor.probes.serving import Case
@@ -51,7 +51,7 @@ class Sources:
     """What is gathered from."""
 
     case: Case
-    files: Files | None
+    files: ConfigFiles | None
     """The configuration; None = it cannot be read."""
     doctor: Mapping[str, Any]
     """Its findings, as --json prints them."""

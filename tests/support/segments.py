@@ -21,7 +21,7 @@ from convert.collect.run import Request, collect
 from convert.collect.sources import Source, open_source
 from convert.publish.centre_keys import Keys
 from edge_agent.formats import example_records, receipts, segment, site_status
-from edge_agent.formats.signed_document import public_key_hex, sign, timestamp
+from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
 Record = example_records.AnyRecord
@@ -78,7 +78,7 @@ class SealingSite:
         """Write the status object."""
         plain = {
             "site": self.site,
-            "at": timestamp(at),
+            "at": format_timestamp(at),
             "agent_version": "0.1.0",
             "epoch": self.epoch,
             "highest": {self.epoch: self.sequence},

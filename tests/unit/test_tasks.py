@@ -12,7 +12,7 @@ from edge_agent import tasks
 from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages
 from edge_agent.store.journal import Progress
@@ -109,7 +109,7 @@ def test_a_long_sentence_is_cut():
         candidate="1e" * 32,
         version="2.0.0",
         state="failed",
-        since=timestamp(NOW),
+        since=format_timestamp(NOW),
         plan_version=3,
         reason="GOLDEN_DIFFERS",
         message="y" * 1000,

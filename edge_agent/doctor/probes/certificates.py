@@ -10,7 +10,7 @@ from edge_agent.doctor.files import READ, may_reach
 from edge_agent.doctor.probes.place import above, content, look
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 
 
 def tls(case: Case) -> tuple[CertificateFacts, ...]:
@@ -27,9 +27,9 @@ def _looked(case: Case, what: str, path: Path, certificate: Path) -> Certificate
     barred = person.name if person and not may_reach(person, above(path), file, READ) else ""
     try:
         if what == "key":
-            check_pair(content(certificate), content(path), str(certificate))
+            check_key_matches(content(certificate), content(path), str(certificate))
             return CertificateFacts(what, file, barred=barred)
-        found = certificates(content(path), str(path))
+        found = parse_certificates(content(path), str(path))
     except CertificateUnusable as error:
         return CertificateFacts(what, file, error.message, barred=barred)
     now = time.time()

@@ -14,7 +14,7 @@ from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.probes.sockets import taken
 from edge_agent.doctor.units import PROPERTIES, UnitFacts, properties
 from edge_agent.errors import CertificateUnusable
-from edge_agent.formats.certificate_files import certificates, check_pair
+from edge_agent.formats.certificate_files import check_key_matches, parse_certificates
 
 PACKAGES = ("starlette", "uvicorn")
 
@@ -22,7 +22,7 @@ PACKAGES = ("starlette", "uvicorn")
 def console(case: Case) -> ConsoleFacts:
     """Look at it."""
     web = case.place.config.web
-    host, port = addresses.split(web.address)
+    host, port = addresses.split_host_port(web.address)
     problem, expires_in = _tls(web) if web.has_tls else ("", 0.0)
     return ConsoleFacts(
         address=web.address,
@@ -40,9 +40,9 @@ def _tls(web: WebConfig) -> tuple[str, float]:
     """Return why its files cannot be used, and in how many seconds the certificate ends."""
     try:
         chain = content(Path(web.certificate_file))
-        check_pair(chain, content(Path(web.key_file)), web.certificate_file)
-        certificates(content(Path(web.client_ca_file)), web.client_ca_file)
-        return "", certificates(chain, web.certificate_file)[0].expires_at - time.time()
+        check_key_matches(chain, content(Path(web.key_file)), web.certificate_file)
+        parse_certificates(content(Path(web.client_ca_file)), web.client_ca_file)
+        return "", parse_certificates(chain, web.certificate_file)[0].expires_at - time.time()
     except CertificateUnusable as error:
         return error.message, 0.0
     except FileNotFoundError as error:

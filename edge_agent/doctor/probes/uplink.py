@@ -60,7 +60,7 @@ def _read(said: uplink_state.UplinkState, wanted: bool, case: Case) -> UplinkFac
         silence=silence,
         state=said.state,
         upstream=said.upstream,
-        since_seconds=time.time() - signed_document.seconds(said.since),
+        since_seconds=time.time() - signed_document.parse_timestamp(said.since),
         failures=said.failures,
         waiting_segments=said.waiting_segments,
         waiting_bytes=said.waiting_bytes,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.server import messages
 from edge_agent.server.open_inference.wire import pb
 
@@ -162,7 +162,7 @@ def width_of(output: Output, labels: int) -> int:
     return labels if output.width == EACH_LABEL else output.width
 
 
-def response(task: Task, names: Sequence[str], results: Results) -> Any:
+def response(task: TaskSpec, names: Sequence[str], results: Results) -> Any:
     """Return a ModelInferResponse with outputs alone."""
     known, labels = OUTPUTS[task.kind], task.labels
     raw = [known[name].write(results, labels) for name in names]

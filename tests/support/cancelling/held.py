@@ -26,14 +26,14 @@ from edge_agent.server.admission import Admission
 from edge_agent.server.dedupe import Deduplicator
 from edge_agent.server.rates import Rates
 from edge_agent.server.repeats import Repeats
-from edge_agent.update.verified import Verified
+from edge_agent.update.verified import VerifiedRepository
 
 IN_PROGRESS = {
     Admission: ("calls",),
     Engine: ("pending", "in_flight"),
 }
 """Counters of what is in progress, by the class that has them."""
-REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates, Verified)
+REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates, VerifiedRepository)
 """What remembers what has been, within limits of its own: that it grows is no leak."""
 PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
 """Files of the state directory that come and go in ordinary work."""

@@ -11,7 +11,7 @@ from convert.cli import app
 from edge_agent.client import FieldAlarm
 from edge_agent.doctor import field as doctor
 from edge_agent.formats import plan as plans
-from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
 from edge_agent.metrics import field as metrics
 from edge_agent.metrics.catalogue import CATALOGUE
@@ -68,7 +68,9 @@ def test_doctor_says_what_to_do():
 
 def test_the_fleet_shows_alarms_of_sites(tmp_path):
     """Site, task, what stands, since when, what to do; a site without alarms says nothing."""
-    raised = RaisedAlarm(alarm="errors", since=timestamp(NOW), message="people found 6 of 20 wrong", demoted=True)
+    raised = RaisedAlarm(
+        alarm="errors", since=format_timestamp(NOW), message="people found 6 of 20 wrong", demoted=True
+    )
     said = heartbeat("shop-1")
     lay_down(
         tmp_path / "store", said.model_copy(update={"tasks": (said.tasks[0].model_copy(update={"alarms": (raised,)}),)})

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.cli import app
 from edge_agent.config import ExamplesConfig
-from edge_agent.config.config_files import Files
+from edge_agent.config.config_files import ConfigFiles
 from edge_agent.doctor.probes.place import Place
 from edge_agent.doctor.probes.serving import ask
 from edge_agent.support_bundle import redact
@@ -44,7 +44,7 @@ def entry(message: object, writer: str = "edge-agent") -> str:
     return json.dumps({"MESSAGE": message, "SYSLOG_IDENTIFIER": writer, "__REALTIME_TIMESTAMP": "1790000000000000"})
 
 
-def gathered(where: Place, files: Files | None = None, **more) -> dict[str, Part]:
+def gathered(where: Place, files: ConfigFiles | None = None, **more) -> dict[str, Part]:
     return {part.name: part for part in gather(Sources(ask(where), files, {"verdict": "ok"}, **more))}
 
 
@@ -148,7 +148,7 @@ def test_lines_of_systemd_are_carried_whole(tmp_path):
     assert ["1790000000 edge-agent.service: Watchdog timeout!", "1790000000 token=[secret]"] == carried.splitlines()
 
 
-def planted(tmp_path: Path) -> tuple[Place, Files]:
+def planted(tmp_path: Path) -> tuple[Place, ConfigFiles]:
     """Plant prompts and secrets wherever a site has files."""
     where = place(tmp_path, examples=ExamplesConfig(collect={"t": "local"}))
     state = where.config.state_dir
@@ -164,7 +164,7 @@ def planted(tmp_path: Path) -> tuple[Place, Files]:
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    files = Files(
+    files = ConfigFiles(
         (tmp_path / "agent.yaml", {"uplink": {"options": {"token": "hunter2hunter2"}, "url": SECRETS["user"]}})
     )
 

@@ -20,7 +20,7 @@ from convert.training.keeping import keep_back
 from convert.training.lessons import Lessons
 from convert.training.objective import Answer, label_answers, targets
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Prompt, Task
+from edge_agent.formats.manifest import PromptTemplate, TaskSpec
 from tests.support import models, tiny_decoder
 
 CPU = torch.device("cpu")
@@ -136,7 +136,7 @@ def test_at_least_one_row_is_kept_back() -> None:
 def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     """A request is rendered as the agent renders it; a longer conversation by the tokenizer's chat template."""
     tokenizer = tiny_decoder.tokenizer()
-    task = Task(name="t", kind="generate", prompt=Prompt(chat=True, system="Be brief."))
+    task = TaskSpec(name="t", kind="generate", prompt=PromptTemplate(chat=True, system="Be brief."))
     tokens = task_tokens(task, tokenizer)
     system, asked, answered = Message("system", "Be brief."), Message("user", "hi"), Message("assistant", "yes")
     simple = Row("hi", completion="yes", messages=(system, asked, answered))
@@ -151,7 +151,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
 
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     """Left out are those over tokens_max; if none is left, that is an error."""
-    task = Task(name="t", kind="classify", labels=("refund", "price"))
+    task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
     lessons = Lessons(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [Row("hi", label="price"), Row("I want my money back " * 20, label="refund")]
     short, too_long = lessons.of(rows, 40)
