@@ -18,14 +18,14 @@
     │   ├── BundleUnsigned, RequirementUnmet
     ├── ExchangeError        whoever made or carried the file looks at it
     │   ├── DocumentInvalid, SignatureInvalid, RecordInvalid, SegmentDamaged
-    │   ├── UploadConflict, KitInvalid, KitRefused
+    │   ├── UploadConflict, EnrolmentFileInvalid, EnrolmentFileRefused
     ├── UpdateError          the central team looks at what it published, or brings a newer copy
     │   ├── PlanInvalid, UpdateUntrusted, UpdateOutdated, UpdateExpired, UpdateIncomplete
     ├── StateError           the operator names another version, or activates first
     │   ├── UnknownBundle, AmbiguousBundle, NothingToRollBack, BundleInUse
     └── SiteError            the technician changes something on this machine
         ├── ConfigInvalid, StateDirInUse, StateDirUnwritable, SocketInUse, SocketPathTooLong, DiskFull, StoreDamaged,
-        ├── MemoryShort, DeviceUnusable, StickFailed, CertificateUnusable, SystemdFailed,
+        ├── MemoryShort, DeviceUnusable, MediaFailed, CertificateUnusable, SystemdFailed,
         ├── WebTokenUnusable
         ├── ExchangeDirUnusable, UpstreamRefused, UpstreamMissing
 

@@ -19,9 +19,9 @@ DAY = 86_400.0
 HOLD = """
 import sys
 from pathlib import Path
-from edge_agent.uplink.upload_log import Notes
+from edge_agent.uplink.upload_log import UploadLog
 
-notes = Notes(Path(sys.argv[1]), "s3://fleet")
+notes = UploadLog(Path(sys.argv[1]), "s3://fleet")
 print("open", flush=True)
 sys.stdin.read()
 """
