@@ -23,7 +23,7 @@ from edge_agent.formats.example_records import Consent
 from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.site_status import Alarm, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
-from edge_agent.monitoring.figures import Standing
+from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.journal import Progress
 from edge_agent.store.settings import SettingsFile
@@ -129,7 +129,7 @@ class TaskModes:
         self._demotions.take_back(task)
         self._read()
 
-    def demote(self, standing: Sequence[Standing], can_ask: Callable[[str], bool]) -> bool:
+    def demote(self, standing: Sequence[AlarmState], can_ask: Callable[[str], bool]) -> bool:
         """Put into shadow what an alarm may put there; tell whether there was anything.
 
         Only where the model here gives answers now, and the large one may be asked.

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convert.clustered_statistics import share
 from convert.evaluate.predictions import Prediction
-from convert.intervals import share
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.ood_gate import GateScore, OodGate, rows_needed
 

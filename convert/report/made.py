@@ -68,7 +68,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def interval(plain: Mapping[str, float]) -> str:
-    """Return a share with its interval, as `convert.intervals` reports it."""
+    """Return a share with its interval, as `convert.clustered_statistics` reports it."""
     level = 100 * plain.get("level", 0.95)
     return f"{percent(plain['value'])} ({level:.0f} % interval {percent(plain['low'])} to {percent(plain['high'])})"
 

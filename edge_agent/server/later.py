@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import structlog
 
 from edge_agent.backoff import backoff_seconds
-from edge_agent.capture.collection import Collection
-from edge_agent.capture.questions import Question
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.example_records import parse_stored
 from edge_agent.formats.manifest import Manifest
@@ -36,7 +36,7 @@ class Unhurried:
     """What is asked, and of whom."""
 
     link: Link
-    collection: Collection
+    collection: ExampleCapture
     tasks: tuple[str, ...]
     """Whose inputs may leave."""
     manifest: Callable[[str], Manifest | None]
@@ -87,7 +87,7 @@ class Later:
             return None
         return None if self._around.mode(manifest) == "local" else manifest
 
-    async def _ask(self, waiting: Question, manifest: Manifest) -> bool:
+    async def _ask(self, waiting: TeacherQuestion, manifest: Manifest) -> bool:
         asking = None
         try:
             asking = Asking(self._around.link, manifest.task, _wanted(waiting, manifest))
@@ -100,7 +100,7 @@ class Later:
         await self._around.collection.opine(waiting, value, model, manifest)
         return True
 
-    async def _unanswered(self, waiting: Question, error: EdgeAgentError, heard: int) -> None:
+    async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, heard: int) -> None:
         # Refused before anybody worked on it; but it was worked on when it is the second try that is refused.
         again = isinstance(error, (UpstreamBusy, SiteError)) and not heard
         if again:
@@ -110,7 +110,7 @@ class Later:
         await self._around.collection.unanswered(waiting, again=again)
 
 
-def _wanted(waiting: Question, manifest: Manifest) -> question.Question:
+def _wanted(waiting: TeacherQuestion, manifest: Manifest) -> question.Question:
     """Ask about a stored input, by the labels or the schema of today.
 
     Raises:

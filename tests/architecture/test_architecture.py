@@ -76,7 +76,10 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
-    *(f"edge_agent.{name}" for name in ("errors", "support_bundle.redact", "engine.waiting", "engine.restart")),
+    *(
+        f"edge_agent.{name}"
+        for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
+    ),
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.site_status", "server.roles", "server.rates", "server.repeats")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
@@ -84,16 +87,16 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),
     *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
-    *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation", "report.timing")),
+    *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler", "threads")),
     *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
-    *(f"edge_agent.monitoring.{name}" for name in ("drift", "evidence", "figures", "observed")),
-    *(f"edge_agent.report.{name}" for name in ("chart", "charts", "comparisons", "document", "figures", "framework")),
+    *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
+    *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
     *(f"edge_agent.web.gateway.{name}" for name in ("answers", "asking", "reading", "refusals", "schemas")),
-    *(f"edge_agent.report.{name}" for name in ("judgement", "money", "next_mode", "page", "readiness", "svg", "words")),
+    *(f"edge_agent.report.{name}" for name in ("readiness", "report_page", "suitability", "task_figures")),
 )
 
 # --- exceptions, each with its reason ---------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.client.admin": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
-    "edge_agent.capture.house": "a site that sends no examples and has no rules of its own loads nothing for them",
+    "edge_agent.capture.spool_worker": "a site that sends no examples and has no rules of its own loads less",
     "edge_agent.formats.signed_document": "most who load the module read no signature, and do without the library",
     "edge_agent.routing.question": "a site without a large model does not load the library that checks its answers",
     "edge_agent.server.server": "a daemon without certificates does not load the library that reads them",
@@ -145,7 +148,7 @@ BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",
     "edge_agent.engine.child": "the child's loop: whatever a runtime raises becomes one failed job",
     "edge_agent.engine.engine": "the supervisor of a child: its own fault is logged, and the child is started again",
-    "edge_agent.capture.writer": "the writer's thread: what one example raises drops that example, and is counted",
+    "edge_agent.capture.spool_writer": "the spool's thread: what one example raises drops that example, and is counted",
     "edge_agent.server.escalating": "rules of a site may raise anything, which must not cost the local answer",
     "edge_agent.server.gate": "the gRPC edge, likewise",
     "edge_agent.supervision": "whatever ends what runs in the background is logged, shown and followed up",

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import strategies as st
 
 from edge_agent import config
-from edge_agent.capture.site_key import site_key
+from edge_agent.capture.outbox import load_site_key
 from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import header
 from edge_agent.errors import EdgeAgentError
@@ -292,12 +292,12 @@ def _as_yaml(plain: Any) -> bytes:
 
 
 def _site_key(place: Path) -> Format:
-    site_key(place / "site.key")
+    load_site_key(place / "site.key")
     sound = (place / "site.key").read_bytes()
 
     def read(raw: bytes) -> None:
         (place / "site.key").write_bytes(raw)
-        site_key(place / "site.key")
+        load_site_key(place / "site.key")
 
     return Format("site.key", torn(sound), read, 2)
 
