@@ -88,7 +88,7 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("uplink.transfer_schedule", "uplink.object_store", "enrolment.validation")),
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
-    *(f"{RUNTIMES}.llama.{name}" for name in ("admission", "rates", "scheduler", "threads")),
+    *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
     *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
     *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
     *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
@@ -125,7 +125,7 @@ ENTRIES = {
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
-    "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.llama.llama_runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.assemble": "only a prompt with 'chat: true' loads what reads a model file",

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from edge_agent import config
 from edge_agent.capture.outbox import load_site_key
 from edge_agent.config import Config
-from edge_agent.engine.runtimes.llama import header
+from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
 from edge_agent.errors.printable import OBEYED
 from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
@@ -305,7 +305,7 @@ def _site_key(place: Path) -> Format:
 def _gguf(place: Path) -> Format:
     def read(raw: bytes) -> None:
         (place / "model.gguf").write_bytes(raw)
-        header.read(str(place / "model.gguf"))
+        gguf_header.read_header(str(place / "model.gguf"))
 
     return Format("GGUF header", torn(gguf()), read, 6)
 
