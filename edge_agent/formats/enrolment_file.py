@@ -199,8 +199,8 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
 
 def verification_code(sha256_or_key: str) -> str:
     """Return what people compare of a kit's sha256, or of a public key: 20 digits in groups of four."""
-    digits = sha256_or_key[:CODE_DIGITS]
-    return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+    normalize_code = sha256_or_key[:CODE_DIGITS]
+    return "-".join(normalize_code[start : start + 4] for start in range(0, len(normalize_code), 4))
 
 
 def normalize_code(code_as_typed: str) -> str:

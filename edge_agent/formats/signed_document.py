@@ -67,9 +67,9 @@ class SignedDocument(Generic[Body]):
     sha256: str
 
 
-def format_timestamp(seconds: float) -> str:
+def format_timestamp(parse_timestamp: float) -> str:
     """Write seconds since 1970 as RFC 3339 in UTC with milliseconds."""
-    at = datetime.fromtimestamp(seconds, UTC)
+    at = datetime.fromtimestamp(parse_timestamp, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 

@@ -28,7 +28,7 @@ from edge_agent.errors.printable import OBEYED
 from edge_agent.formats import golden_cases, manifest, plan, receipts, segment
 from edge_agent.formats.download_requests import DownloadRequest, DownloadRequests, encode
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
-from edge_agent.server.uplink import uplink_message
+from edge_agent.server.uplink_status import uplink_message
 from edge_agent.store import archive
 from edge_agent.update.ingest import BundleIngest
 from tests.support.bundles import RECORD_SCHEMA

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.cli.rates import WINDOW_SECONDS, Window, rates_of
 from edge_agent.client import Durations, Status, TaskCounts
-from edge_agent.metrics.counting import SECONDS, Histogram
+from edge_agent.metrics.answer_counts import SECONDS, Histogram
 from edge_agent.report.daemon_figures import histogram_quantile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,9 +13,8 @@ from edge_agent.doctor import field as doctor
 from edge_agent.formats import plan as plans
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
-from edge_agent.metrics import field as metrics
-from edge_agent.metrics.catalogue import CATALOGUE
-from edge_agent.metrics.text import page
+from edge_agent.metrics import site_metrics as metrics
+from edge_agent.metrics.metric_catalogue import CATALOGUE, page
 from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
 from edge_agent.monitoring.sequential_tests import RiskEvidence, RiskGuarantee
 from tests.support.doctor_cases import told

@@ -7,10 +7,10 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.formats.plan import BundleOffer, TaskPlan
 from edge_agent.monitoring.bundle_figures import AlarmState
+from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.limits import StoreLimits
 from edge_agent.store.store import Store
-from edge_agent.tasks import TaskModes
 
 TASK, DIGEST, OTHER = "pos", "ab" * 32, "cd" * 32
 ERRORS = AlarmState(TASK, DIGEST, "errors", 1.0, "people found 9 of 20 sure answers wrong")
