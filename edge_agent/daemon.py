@@ -32,7 +32,7 @@ from edge_agent.engine.tuned import Settings, Tuned
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.formats.site_status import TaskStatus
+from edge_agent.formats.status_object import TaskStatus
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies

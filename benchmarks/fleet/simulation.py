@@ -25,7 +25,7 @@ from edge_agent.formats.plan import (
     is_within_window,
 )
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.status_object import SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 TASK, CHANNEL = "pos-intent", "stable"
 OLD, NEW = "0d" * 32, "1e" * 32

@@ -11,7 +11,7 @@ from convert.fleet.standing import Stand, Standing, standings
 from convert.fleet.statuses import Heard
 from edge_agent.formats.plan import ROLLOUT_STEPS, RolloutPlan, RolloutWave, TaskPlan
 from edge_agent.formats.signed_document import parse_timestamp
-from edge_agent.formats.site_status import REMEDIES, Alarm, SiteStatus, UpdateState
+from edge_agent.formats.status_object import REMEDIES, Alarm, SiteStatus, UpdateState
 
 SITES_NAMED_MAX = 5
 STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")

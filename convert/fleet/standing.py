@@ -15,7 +15,7 @@ from edge_agent.formats.plan import (
     desired_states,
     rollout_position,
 )
-from edge_agent.formats.site_status import SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.status_object import SiteStatus, TaskStatus, UpdateState, UpdateStatus
 
 Stand = Literal[UpdateState, "unaware"]
 OVERRIDES = "(sites)"

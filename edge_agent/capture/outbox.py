@@ -25,7 +25,7 @@ from edge_agent.capture.spool import Spool
 from edge_agent.config import ExamplesConfig, SiteConfig
 from edge_agent.durable.atomic_files import disk_errors, sync_directory, write_durably
 from edge_agent.errors import DiskFull, DocumentInvalid, EdgeAgentError, ExchangeError, StoreDamaged
-from edge_agent.formats import receipts, segment, site_status
+from edge_agent.formats import receipts, segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
@@ -137,12 +137,12 @@ class Outbox:
         return lost
 
     def write_status(
-        self, tasks: Iterable[site_status.TaskStatus], updates: site_status.SiteUpdates, version: str, at: float
+        self, tasks: Iterable[status_object.TaskStatus], updates: status_object.SiteUpdates, version: str, at: float
     ) -> None:
         """Write the status object."""
         highest = self._highest()
         lost = self.ledger.lost()
-        body = site_status.SiteStatus(
+        body = status_object.SiteStatus(
             **dict(updates),
             site=self._site.id,
             at=format_timestamp(at),
@@ -154,7 +154,7 @@ class Outbox:
             retained_bytes=self._spool.used_bytes + self.used_bytes(),
             tasks=tuple(tasks),
         )
-        write_durably(self._places.outbox / site_status.FILE_NAME, sign(body, self._key), FILE_MODE)
+        write_durably(self._places.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
 
     def _recover(self) -> None:
         ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.epoch]

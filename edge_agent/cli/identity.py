@@ -16,7 +16,7 @@ from edge_agent.cli.site import AsJson, site_of
 from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
-from edge_agent.formats import receipts, site_status
+from edge_agent.formats import receipts, status_object
 from edge_agent.formats.enrolment_file import verification_code
 from edge_agent.formats.enrolment_record import FILE_NAME, EnrolmentRecord
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
@@ -74,8 +74,8 @@ def of(config: Config, enrolled: EnrolmentRecord | None) -> Identity:
     Raises:
         ConfigInvalid: this user may not read it.
     """
-    raw = _read(config.outbox / site_status.FILE_NAME)
-    signed = site_status.verify(raw, None) if raw else None
+    raw = _read(config.outbox / status_object.FILE_NAME)
+    signed = status_object.verify(raw, None) if raw else None
     if signed is None or signed.body.site != config.site.id:
         return Identity(config.site.id, config.update.channel, "", "", "", False, enrolled)
     epoch, key = signed.body.epoch, signed.key

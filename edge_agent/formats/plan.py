@@ -27,7 +27,7 @@ from edge_agent.errors import PlanInvalid
 from edge_agent.formats import strict_json
 from edge_agent.formats.manifest import Sha256, TaskName, Version
 from edge_agent.formats.signed_document import At, SiteId, parse_timestamp
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 
 SCHEMA = "edge-agent/plan/v1"
 FILE_NAME = "plan.json"

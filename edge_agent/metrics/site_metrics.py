@@ -22,7 +22,7 @@ from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.formats.signed_document import parse_timestamp
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page

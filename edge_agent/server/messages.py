@@ -12,7 +12,7 @@ from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.metrics.answer_counts import AnswerCounts, Histogram, TaskCounters
 from edge_agent.routing.policy import LowConfidencePolicy
 from edge_agent.store.journal import Progress

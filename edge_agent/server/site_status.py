@@ -7,7 +7,7 @@ from collections.abc import Callable
 from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.example_records import Consent
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.site_status import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.status_object import RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.store.journal import Progress
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import UpdateOverview

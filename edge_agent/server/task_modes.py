@@ -17,7 +17,7 @@ import structlog
 from edge_agent.config import Config
 from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.site_status import Alarm, RaisedAlarm
+from edge_agent.formats.status_object import Alarm, RaisedAlarm
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.store import Store

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
 from edge_agent.formats.plan import DesiredState
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.store.journal import Progress
 
 INTERRUPTIONS_MAX = 3

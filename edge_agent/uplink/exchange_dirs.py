@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_agent.durable.atomic_files import disk_errors, write_durably
 from edge_agent.errors import DocumentInvalid, ExchangeDirUnusable, SegmentDamaged, StateDirUnwritable, StoreDamaged
-from edge_agent.formats import receipts, segment, signed_document, site_status
+from edge_agent.formats import receipts, segment, signed_document, status_object
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
@@ -76,12 +76,12 @@ class ExchangeDirs:
         Raises:
             ExchangeDirUnusable: it cannot be read.
         """
-        return read_bounded(self.outbox / site_status.FILE_NAME, DOCUMENT_BYTES_MAX)
+        return read_bounded(self.outbox / status_object.FILE_NAME, DOCUMENT_BYTES_MAX)
 
     def status_mark(self) -> tuple[int, int]:
         """Return what changes with the status object; zeros = there is none."""
         try:
-            found = (self.outbox / site_status.FILE_NAME).stat()
+            found = (self.outbox / status_object.FILE_NAME).stat()
         except OSError:
             return (0, 0)
         return (found.st_mtime_ns, found.st_size)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from edge_agent.cli import app, stick
 from edge_agent.client import CallFailed, ReviewClient
 from edge_agent.errors import DiskFull
-from edge_agent.formats import receipts, segment, site_status, uplink_state
+from edge_agent.formats import receipts, segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -143,7 +143,7 @@ def test_a_stick_there_and_back(daemon, run, tmp_path):
     folder = tmp_path / "site=site-1"
     names = {path.name for path in (daemon.state_dir / "outbox" / "segments").iterdir()}
     assert names == {path.name for path in (folder / "segments").iterdir()}
-    said = site_status.verify((folder / "status.json").read_bytes(), None).body
+    said = status_object.verify((folder / "status.json").read_bytes(), None).body
     ((epoch, highest),) = said.highest.items()
     assert read_outbox(folder, epoch).keys() == set(range(1, highest + 1))
     again = run("export", str(tmp_path))

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.formats.signed_document import format_timestamp, sign
-from edge_agent.formats.site_status import FILE_NAME, SiteStatus, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.status_object import FILE_NAME, SiteStatus, TaskStatus, UpdateState, UpdateStatus
 from tests.support.examples import EPOCH, NOW, SITE_KEY
 from tests.support.plans import NEW, OLD, TASK
 

@@ -20,7 +20,7 @@ from convert.collect.report import Report
 from convert.collect.run import Request, collect
 from convert.collect.sources import Source, open_source
 from convert.publish.centre_keys import Keys
-from edge_agent.formats import example_records, receipts, segment, site_status
+from edge_agent.formats import example_records, receipts, segment, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, EPOCH, IDENTITY, NOW, RECIPIENT, SITE_KEY, segment_manifest
 
@@ -83,7 +83,7 @@ class SealingSite:
             "epoch": self.epoch,
             "highest": {self.epoch: self.sequence},
         }
-        body = site_status.SiteStatus.model_validate({**plain, **changes})
+        body = status_object.SiteStatus.model_validate({**plain, **changes})
         (self.folder / "status.json").write_bytes(sign(body, self.key))
 
     def receipts(self) -> receipts.Receipts:

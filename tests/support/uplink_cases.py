@@ -17,7 +17,7 @@ from typing import Any
 import obstore
 
 from edge_agent.config import UplinkConfig
-from edge_agent.formats import receipts, segment, site_status, uplink_state
+from edge_agent.formats import receipts, segment, status_object, uplink_state
 from edge_agent.formats.signed_document import format_timestamp, sign
 from edge_agent.uplink.bucket_store import open_examples_store
 from edge_agent.uplink.exchange_dirs import ExchangeDirs
@@ -85,7 +85,7 @@ class UplinkCase:
             "epoch": EPOCH,
             "highest": {EPOCH: self.sealed},
         }
-        (self.outbox / "status.json").write_bytes(sign(site_status.SiteStatus.model_validate(plain), SITE_KEY))
+        (self.outbox / "status.json").write_bytes(sign(status_object.SiteStatus.model_validate(plain), SITE_KEY))
 
     def opened(self) -> tuple[TransferLoop, UploadLog]:
         """Return an uplink and its notes, which the caller closes."""

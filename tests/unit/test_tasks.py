@@ -12,7 +12,7 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import UpdateExpired
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateState, UpdateStatus
 from edge_agent.server import messages, site_status
 from edge_agent.store.journal import Progress
 from edge_agent.v1 import admin_pb2

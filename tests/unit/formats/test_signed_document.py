@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import DocumentInvalid, SignatureInvalid
-from edge_agent.formats import receipts, segment, signed_document, site_status
+from edge_agent.formats import receipts, segment, signed_document, status_object
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 
@@ -72,7 +72,7 @@ def test_a_reader_ignores_what_a_newer_writer_adds():
 
 def test_one_kind_of_document_is_not_another():
     """A status object does not pass for receipts, although its signature is right."""
-    said = site_status.SiteStatus(site="site-1", at=format_timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
+    said = status_object.SiteStatus(site="site-1", at=format_timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
     with pytest.raises(DocumentInvalid, match="schema"):
         receipts.verify(sign(said, CENTRE_KEY), {CENTRE})
 

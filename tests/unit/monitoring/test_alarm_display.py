@@ -12,7 +12,7 @@ from edge_agent.client import FieldAlarm
 from edge_agent.doctor import field as doctor
 from edge_agent.formats import plan as plans
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.formats.site_status import REMEDIES, RaisedAlarm
+from edge_agent.formats.status_object import REMEDIES, RaisedAlarm
 from edge_agent.metrics import site_metrics as metrics
 from edge_agent.metrics.metric_catalogue import CATALOGUE, page
 from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary

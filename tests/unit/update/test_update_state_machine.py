@@ -19,7 +19,7 @@ from edge_agent.formats.plan import (
     SwitchWindow,
     Verdict,
 )
-from edge_agent.formats.site_status import UpdateState
+from edge_agent.formats.status_object import UpdateState
 from edge_agent.store.journal import Progress
 from edge_agent.update import update_state_machine
 from edge_agent.update.update_state_machine import StepOutcome, StepResult, TaskFacts, UpdateAction

@@ -13,7 +13,7 @@ from convert.fleet.progress import Report, TaskProgress, report
 from convert.fleet.statuses import Heard
 from edge_agent.formats.plan import BundleOffer, FleetPlan, HardwareRequirements, RolloutPlan, rollout_position
 from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
-from edge_agent.formats.site_status import SiteStatus, UpdateState
+from edge_agent.formats.status_object import SiteStatus, UpdateState
 from tests.support.examples import NOW
 from tests.support.heartbeats import heartbeat, update
 from tests.support.plans import NEW, OLD, TASK, plan, task
