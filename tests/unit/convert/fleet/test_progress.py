@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.fleet.progress import Report, TaskProgress, report
-from convert.fleet.statuses import Heard
+from convert.fleet.progress import FleetReport, TaskProgress, report
+from convert.fleet.statuses import SiteStatuses
 from edge_agent.formats.plan import BundleOffer, FleetPlan, HardwareRequirements, RolloutPlan, rollout_position
 from edge_agent.formats.signed_document import format_timestamp, parse_timestamp
 from edge_agent.formats.status_object import SiteStatus, UpdateState
@@ -22,9 +22,11 @@ DAY = 86_400.0
 STATES: tuple[UpdateState, ...] = get_args(UpdateState)
 
 
-def compare(wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()) -> Report:
+def compare(
+    wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()
+) -> FleetReport:
     """Compare what sites say with a plan; two days of silence are too many."""
-    return report(wanted, Heard({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
+    return report(wanted, SiteStatuses({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
 
 
 def one(wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW) -> TaskProgress:
@@ -76,7 +78,9 @@ def test_waves_are_counted_by_place():
     said = [heartbeat(f"shop-{number}", NEW, update("done")) for number in range(400)]
     found = one(plan(task(waves=list(zip(starts, (5, 20, 60), strict=True)))), said)
     places = [rollout_position(each.site, NEW) // 100 for each in said]
-    expected = [sum(low <= place < high for place in places) for low, high in ((0, 5), (5, 20), (20, 60))]
+    expected = [
+        sum(low <= place < high for place in places) for low, high in ((0, 5), (5, 20), (20, 60))
+    ]
     assert expected == [wave.sites for wave in found.waves] == [wave.there for wave in found.waves]
     assert [True, True, False] == [wave.open for wave in found.waves]
     assert sum(expected[:2]) == found.due == found.due_there
@@ -168,7 +172,7 @@ def test_the_newest_word_of_a_site_counts():
     """Whatever the order; a refusal counts only where nothing better came."""
     old, new = heartbeat("shop-1", at=format_timestamp(NOW)), heartbeat("shop-1", NEW, at=format_timestamp(NOW + 1))
     for order in ([old, new, "damaged"], ["damaged", new, old], [new, "damaged", old]):
-        heard = Heard()
+        heard = SiteStatuses()
         for said in order:
             heard.take("shop-1", said)
         assert ({"shop-1": new}, {}) == (heard.statuses, heard.refused)
