@@ -24,7 +24,7 @@ from convert.report.made import plural
 from edge_agent.cli.terminal import Terminal, write_exactly
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.enrolment_file import verification_code
-from edge_agent.formats.example_records import FeedbackRecord
+from edge_agent.formats.example_records import ExampleFeedback
 
 _MIB = 1024**2
 _SHOWN_MAX = 20
@@ -98,7 +98,7 @@ class Command:
         options = store_options(self.store_option)
         return [open_source(written, options) for written in self.sources or ()]
 
-    def _reviews(self) -> list[FeedbackRecord]:
+    def _reviews(self) -> list[ExampleFeedback]:
         return [review for file in self.label_studio or () for review in feedback_of(_read(file))]
 
     def _print(self, report: Any) -> None:

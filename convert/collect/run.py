@@ -28,7 +28,7 @@ from convert.fleet.sites import SiteRegistry
 from convert.publish.centre_keys import CentralKeys
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.example_records import FeedbackRecord
+from edge_agent.formats.example_records import ExampleFeedback
 from edge_agent.formats.receipts import EpochReceipts, RefusedSegment
 from edge_agent.formats.segment import parse_name
 
@@ -54,7 +54,7 @@ class CollectRequest:
     sites: Path | None = None
     """The registry; None = sites.json below `out`."""
     registered_only: bool = False
-    reviews: Sequence[FeedbackRecord] = ()
+    reviews: Sequence[ExampleFeedback] = ()
     """Given at the centre."""
     memory_bytes: int = database.MEMORY_BYTES_DEFAULT
     progress: Progress = lambda _what, _done, _size: None

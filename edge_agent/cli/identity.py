@@ -18,7 +18,7 @@ from edge_agent.enrolment import procedure
 from edge_agent.errors import ConfigInvalid, ExchangeError
 from edge_agent.formats import receipts, status_object
 from edge_agent.formats.enrolment_file import verification_code
-from edge_agent.formats.enrolment_record import FILE_NAME, EnrolmentRecord
+from edge_agent.formats.enrolment_record import FILE_NAME, SiteEnrolment
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 
 _LOOK_SECONDS = 0.2
@@ -44,7 +44,7 @@ class Identity:
     """The life of the spool."""
     known_at_centre: bool
     """The centre has signed for segments of this life, so it has accepted the key."""
-    enrolment: EnrolmentRecord | None
+    enrolment: SiteEnrolment | None
     """None = by hand, in agent.yaml."""
 
 
@@ -68,7 +68,7 @@ def run(ctx: typer.Context, as_json: AsJson = False) -> None:
         _show(out(), found, site.files())
 
 
-def of(config: Config, enrolled: EnrolmentRecord | None) -> Identity:
+def of(config: Config, enrolled: SiteEnrolment | None) -> Identity:
     """Read who this box is, in the status object that the daemon signed for the centre.
 
     Raises:
@@ -118,7 +118,7 @@ def _show(console: Console, found: Identity, files: ConfigFiles) -> None:
         console.print(f"Read the code to the centre: edge-convert sites accept {found.site} {found.code} --collected …")
 
 
-def _enrolled(by: EnrolmentRecord) -> dict[str, str]:
+def _enrolled(by: SiteEnrolment) -> dict[str, str]:
     said = f"{by.enrolled_at[:10]}, by the kit {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
     return {"enrolled": said, "credentials": _CREDENTIALS[by.secrecy]}
 

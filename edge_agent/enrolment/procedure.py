@@ -19,7 +19,7 @@ from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encry
 from edge_agent.errors import ConfigInvalid, DocumentInvalid, EnrolmentFileInvalid, SiteError
 from edge_agent.formats import enrolment_record
 from edge_agent.formats.enrolment_file import ENROLMENT_FILE_BYTES_MAX, EnrolmentFile
-from edge_agent.formats.enrolment_record import ENROLMENT_BYTES_MAX, EnrolmentRecord
+from edge_agent.formats.enrolment_record import ENROLMENT_BYTES_MAX, SiteEnrolment
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.update import trust_root
 from edge_agent.update.trust_root import TrustRoot
@@ -47,7 +47,7 @@ class PreparedEnrolment:
 
     request: EnrolmentRequest
     kind: Kind
-    known: EnrolmentRecord | None
+    known: SiteEnrolment | None
     config: Config
     """As it will be."""
     trust: TrustRoot | None
@@ -62,7 +62,7 @@ class PreparedEnrolment:
 class CompletedEnrolment:
     """What was written."""
 
-    record: EnrolmentRecord
+    record: SiteEnrolment
     former: PreviousSite | None
 
 
@@ -119,9 +119,9 @@ def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
 
 def _record(
     request: EnrolmentRequest, sealed: Mapping[str, StoredCredential], made: list[site_files.SiteFile]
-) -> EnrolmentRecord:
+) -> SiteEnrolment:
     kit = request.kit
-    return EnrolmentRecord(
+    return SiteEnrolment(
         site=kit.site,
         kit_sha256=request.sha256,
         issued_at=kit.issued_at,
@@ -185,7 +185,7 @@ def _value(plain: dict[str, Any], key: tuple[str, str]) -> Any:
     return plain.get(key[0], {}).get(key[1])
 
 
-def load_record(path: Path) -> EnrolmentRecord | None:
+def load_record(path: Path) -> SiteEnrolment | None:
     """Read it; None = this box was never enrolled. Raises ConfigInvalid."""
     try:
         with path.open("rb") as file:
@@ -199,7 +199,7 @@ def load_record(path: Path) -> EnrolmentRecord | None:
         raise ConfigInvalid(f"{path} is damaged: {error.message}", remedy=remedy) from None
 
 
-def is_intact(known: EnrolmentRecord) -> bool:
+def is_intact(known: SiteEnrolment) -> bool:
     """Tell whether every file is as it was written."""
     return all(_sha256_of(Path(path)) == sha256 for path, sha256 in known.files.items())
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from edge_agent.errors import EnrolmentFileRefused
 from edge_agent.formats.enrolment_file import EnrolmentFile
-from edge_agent.formats.enrolment_record import EnrolmentRecord
+from edge_agent.formats.enrolment_record import SiteEnrolment
 from edge_agent.formats.signed_document import parse_timestamp
 
 CLOCK_SECONDS_SLACK = 86_400
@@ -18,7 +18,7 @@ EnrolmentKind = Literal["first", "renewal", "replacement"]
 
 
 def classify_enrolment(
-    kit: EnrolmentFile, known: EnrolmentRecord | None, now: float, *, same_fleet: bool, replace: bool
+    kit: EnrolmentFile, known: SiteEnrolment | None, now: float, *, same_fleet: bool, replace: bool
 ) -> EnrolmentKind:
     """Decide about a kit.
 
@@ -60,7 +60,7 @@ def _check_dates(kit: EnrolmentFile, now: float) -> None:
         raise EnrolmentFileRefused(said, remedy="Set the clock: 'date' shows it, 'timedatectl set-time' sets it.")
 
 
-def _strangeness(kit: EnrolmentFile, known: EnrolmentRecord, *, same_fleet: bool) -> str:
+def _strangeness(kit: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
     """Say why this box would not stay the site that it is; empty = it would."""
     if kit.site != known.site:
         return f"the kit is for site {kit.site}, and this box is {known.site}"

@@ -83,7 +83,7 @@ class StoreLocation(_EnrolmentSection):
     """Secret: names and values as obstore has them."""
 
 
-class TlsMaterial(_EnrolmentSection):
+class EnrolmentTls(_EnrolmentSection):
     """What the site's TCP listener shows, and whom it believes. All of it, or nothing."""
 
     certificate: Pem = ""
@@ -95,7 +95,7 @@ class TlsMaterial(_EnrolmentSection):
     """Where it listens, such as 0.0.0.0:9443; empty = as agent.yaml says."""
 
     @model_validator(mode="after")
-    def _whole(self) -> TlsMaterial:
+    def _whole(self) -> EnrolmentTls:
         given = [bool(self.certificate), bool(self.key), bool(self.clients)]
         if len({*given, given[0] or bool(self.address)}) > 1:
             raise ValueError("certificate, key and clients go together, and 'address' needs them")
@@ -143,7 +143,7 @@ class EnrolmentFile(_EnrolmentSection):
     """Where sealed examples go."""
     updates: StoreLocation = StoreLocation()
     """Where signed updates come from."""
-    tls: TlsMaterial = TlsMaterial()
+    tls: EnrolmentTls = EnrolmentTls()
     escalation: LargeModelAccess | None = None
     """None = the site has no large model, and the kit does not name the key: sites that know none take it too."""
 

@@ -17,7 +17,7 @@ Secrecy = Literal["none", "encrypted", "plain"]
 """How the uplink's credentials lie on the disk."""
 
 
-class EnrolmentRecord(ExchangedModel):
+class SiteEnrolment(ExchangedModel):
     """What is remembered."""
 
     schema_: Literal["edge-agent/enrolment/v1"] = Field(default="edge-agent/enrolment/v1", alias="schema")
@@ -32,14 +32,14 @@ class EnrolmentRecord(ExchangedModel):
     """By path: what a purge removes, with this file."""
 
 
-def encode(enrolment: EnrolmentRecord) -> bytes:
+def encode(enrolment: SiteEnrolment) -> bytes:
     """Write the file."""
     return enrolment.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
 
 
-def parse(raw: bytes) -> EnrolmentRecord:
+def parse(raw: bytes) -> SiteEnrolment:
     """Read the file. Raises DocumentInvalid."""
     try:
-        return strict_json.validate(EnrolmentRecord, strict_json.decode(raw))
+        return strict_json.validate(SiteEnrolment, strict_json.decode(raw))
     except ValueError as error:
         raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None

@@ -88,7 +88,7 @@ class LocalAnswer(ExchangedModel):
     """What the bundle's own model answered, and how sure it was of that."""
 
     answer: str
-    """As in `PredictionRecord.output`."""
+    """As in `ExamplePrediction.output`."""
     scores: tuple[tuple[str, float], ...] = ()
     """classify: every label with its calibrated score, best first."""
     confidence: float | None = None
@@ -99,7 +99,7 @@ class LocalAnswer(ExchangedModel):
     label_mass: float | None = None
 
 
-class PredictionRecord(_ExampleRecord):
+class ExamplePrediction(_ExampleRecord):
     """One input and its answers."""
 
     type: Literal["prediction"] = "prediction"
@@ -140,7 +140,7 @@ class PredictionRecord(_ExampleRecord):
     the record is here as one of the audit. None = not known; so in every other stream."""
 
     @model_validator(mode="after")
-    def _only_of_the_audit(self) -> PredictionRecord:
+    def _only_of_the_audit(self) -> ExamplePrediction:
         if (self.review_stream == "audit") != (self.sampling_probability is not None):
             raise ValueError("sampling_probability goes with review_stream audit, and with no other")
         return self
@@ -169,7 +169,7 @@ class PredictionRecord(_ExampleRecord):
         return self.output if self.route == "upstream" or self.model else None
 
 
-class FeedbackRecord(_ExampleRecord):
+class ExampleFeedback(_ExampleRecord):
     """What a person said of a prediction."""
 
     type: Literal["feedback"] = "feedback"
@@ -184,7 +184,7 @@ class FeedbackRecord(_ExampleRecord):
     """reject: why, redacted like an input."""
 
 
-class TeacherLabelRecord(_ExampleRecord):
+class ExampleTeacherLabel(_ExampleRecord):
     """What the large model said of an input whose answer was given without it. No person has seen it."""
 
     type: Literal["opinion"] = "opinion"
@@ -198,7 +198,7 @@ class TeacherLabelRecord(_ExampleRecord):
     """What it would have answered, as in `output`: a label of the task, a JSON object or a text; redacted."""
 
 
-class TombstoneRecord(_ExampleRecord):
+class ExampleTombstone(_ExampleRecord):
     """Forget a prediction, its feedback and the opinion of it."""
 
     type: Literal["tombstone"] = "tombstone"
@@ -238,7 +238,7 @@ def separate_answers(prediction: dict[str, Any]) -> dict[str, Any]:
     return {**prediction, **UNGRADED, "local": local_answer(prediction)}
 
 
-AnyRecord = PredictionRecord | FeedbackRecord | TeacherLabelRecord | TombstoneRecord
+AnyRecord = ExamplePrediction | ExampleFeedback | ExampleTeacherLabel | ExampleTombstone
 Record = Annotated[AnyRecord, Field(discriminator="type")]
 _RECORDS: TypeAdapter[AnyRecord] = TypeAdapter(Record, config=ConfigDict(defer_build=True))
 

@@ -22,7 +22,7 @@ REFRESH_SECONDS = 60.0
 FRESH_SECONDS = 3 * REFRESH_SECONDS
 
 
-class UplinkProblem(ExchangedModel):
+class UplinkStateProblem(ExchangedModel):
     """Something that keeps the uplink from doing its work."""
 
     reason: str = Field(max_length=64)
@@ -78,7 +78,7 @@ class UplinkState(ExchangedModel):
     sent_bytes: int = Field(ge=0)
     downloads: DownloadProgress | None = None
     """None = this uplink brings no updates."""
-    problems: tuple[UplinkProblem, ...] = Field(default=(), max_length=100)
+    problems: tuple[UplinkStateProblem, ...] = Field(default=(), max_length=100)
 
 
 def encode(state: UplinkState) -> bytes:

@@ -115,10 +115,10 @@ def _downloads(
     )
 
 
-def _problems(known: TransferState) -> Iterator[uplink_state.UplinkProblem]:
+def _problems(known: TransferState) -> Iterator[uplink_state.UplinkStateProblem]:
     shown = [(problem, "") for problem in known.problems.values()]
     shown += [(each.error, name) for name, each in known.set_aside.items()]
     for error, name in shown[:PROBLEMS_SHOWN_MAX]:
-        yield uplink_state.UplinkProblem(
+        yield uplink_state.UplinkStateProblem(
             reason=error.reason, message=error.message[:1000], remedy=error.remedy[:1000], about=name[:200]
         )

@@ -19,7 +19,7 @@ EPOCH = "0123456789abcdef"
 NOW = 1_790_000_000.0
 
 
-def prediction(number: int = 1, **changes: Any) -> example_records.PredictionRecord:
+def prediction(number: int = 1, **changes: Any) -> example_records.ExamplePrediction:
     """Return a kept classification."""
     plain = {
         "record_id": f"prediction:p-{number}",
@@ -40,10 +40,10 @@ def prediction(number: int = 1, **changes: Any) -> example_records.PredictionRec
         "redaction": {"version": "1", "rules": ["card"]},
         "kept": {"because": "unsure"},
     }
-    return example_records.PredictionRecord.model_validate({**plain, **changes})
+    return example_records.ExamplePrediction.model_validate({**plain, **changes})
 
 
-def feedback(number: int = 1, **changes: Any) -> example_records.FeedbackRecord:
+def feedback(number: int = 1, **changes: Any) -> example_records.ExampleFeedback:
     """Return a correction of that prediction."""
     plain = {
         "record_id": f"feedback:f-{number}",
@@ -56,10 +56,10 @@ def feedback(number: int = 1, **changes: Any) -> example_records.FeedbackRecord:
         "verdict": "corrected",
         "value": "price",
     }
-    return example_records.FeedbackRecord.model_validate({**plain, **changes})
+    return example_records.ExampleFeedback.model_validate({**plain, **changes})
 
 
-def opinion(number: int = 1, **changes: Any) -> example_records.TeacherLabelRecord:
+def opinion(number: int = 1, **changes: Any) -> example_records.ExampleTeacherLabel:
     """Return what the large model said later of that prediction."""
     plain = {
         "record_id": f"opinion:p-{number}",
@@ -71,10 +71,10 @@ def opinion(number: int = 1, **changes: Any) -> example_records.TeacherLabelReco
         "why": "deferred",
         "value": "stock",
     }
-    return example_records.TeacherLabelRecord.model_validate({**plain, **changes})
+    return example_records.ExampleTeacherLabel.model_validate({**plain, **changes})
 
 
-def tombstone(number: int = 1) -> example_records.TombstoneRecord:
+def tombstone(number: int = 1) -> example_records.ExampleTombstone:
     """Return the wish to forget that prediction."""
     plain = {
         "record_id": f"tombstone:p-{number}",
@@ -82,7 +82,7 @@ def tombstone(number: int = 1) -> example_records.TombstoneRecord:
         "at": format_timestamp(NOW),
         "prediction_id": f"p-{number}",
     }
-    return example_records.TombstoneRecord.model_validate(plain)
+    return example_records.ExampleTombstone.model_validate(plain)
 
 
 def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManifest:

@@ -32,9 +32,9 @@ from edge_agent.uplink.connectivity import Backoff, RetryThrottle
 from edge_agent.uplink.escalation.large_model_client import (
     AnswerEnd,
     ConnectionLost,
+    EscalationQuestion,
     LargeModelBusy,
     LargeModelClient,
-    LargeModelQuestion,
 )
 from edge_agent.uplink.escalation.spend_ledger import NO_ROOM, CostReservation, SpendLedger
 
@@ -79,7 +79,7 @@ class TeacherStatus:
 class _PendingQuestion:
     """One question under way."""
 
-    asked: LargeModelQuestion
+    asked: EscalationQuestion
     start: float
     seconds: float
     """The most that its answer may take."""
@@ -141,7 +141,7 @@ class EscalationBroker:
             left = self._link.retry_at - time.monotonic() if self._link.state == "offline" else TICK_SECONDS
             await asyncio.sleep(min(max(left, 0.0), TICK_SECONDS))
 
-    async def ask(self, question: LargeModelQuestion, seconds: float) -> AsyncGenerator[str | PricedAnswer, None]:
+    async def ask(self, question: EscalationQuestion, seconds: float) -> AsyncGenerator[str | PricedAnswer, None]:
         """Ask, for that long at most; yield the pieces of the answer and its end.
 
         Raises:
@@ -186,7 +186,7 @@ class EscalationBroker:
         room = self._online and self._under_way + 1 < self._config.calls_max
         return room and self.purse.affords(*tokens, self._config.later_cost_share)
 
-    def _admit(self, question: LargeModelQuestion) -> None:
+    def _admit(self, question: EscalationQuestion) -> None:
         standing = self.standing()
         if question.background and not self._spare((question.input_tokens_max, question.output_tokens_max)):
             raise UpstreamBusy("what there is room for is kept for those who wait for an answer")

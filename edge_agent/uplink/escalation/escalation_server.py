@@ -22,7 +22,7 @@ from edge_agent.config import Config, EscalationConfig
 from edge_agent.errors import CapacityError, ConfigInvalid, EdgeAgentError, InvalidRequest, SocketInUse
 from edge_agent.supervision import Component, DeathPolicy, Supervisor
 from edge_agent.uplink.escalation.broker import EscalationBroker, PricedAnswer
-from edge_agent.uplink.escalation.large_model_client import LargeModelClient, LargeModelQuestion
+from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelClient
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1 import escalation_pb2_grpc
@@ -182,7 +182,7 @@ BYTES_MAX = 1024 * 1024
 ROLES = frozenset({"system", "user", "assistant"})
 
 
-def parse_question(request: pb.AskRequest, answer_tokens_max: int) -> LargeModelQuestion:
+def parse_question(request: pb.AskRequest, answer_tokens_max: int) -> EscalationQuestion:
     """Read a question.
 
     Raises:
@@ -200,7 +200,7 @@ def parse_question(request: pb.AskRequest, answer_tokens_max: int) -> LargeModel
         raise InvalidRequest("answer_schema is not JSON") from None
     tokens = min(request.output_tokens_max or answer_tokens_max, answer_tokens_max)
     turns = tuple((turn.role, turn.text) for turn in request.turns)
-    return LargeModelQuestion(turns, schema, tokens, request.background)
+    return EscalationQuestion(turns, schema, tokens, request.background)
 
 
 def failure_response(error: EdgeAgentError) -> pb.AskResponse:

@@ -36,7 +36,7 @@ _REFUSED = (400, 404, 405, 410, 413, 415, 422)
 
 
 @dataclass(frozen=True)
-class LargeModelQuestion:
+class EscalationQuestion:
     """What is asked."""
 
     turns: tuple[tuple[str, str], ...]
@@ -107,7 +107,7 @@ class LargeModelClient:
                 raise problem from None
 
     @asynccontextmanager
-    async def answering(self, question: LargeModelQuestion) -> AsyncIterator[AsyncIterator[str | AnswerEnd]]:
+    async def answering(self, question: EscalationQuestion) -> AsyncIterator[AsyncIterator[str | AnswerEnd]]:
         """Ask; yield the pieces of the answer as they come, and at last its end.
 
         Raises:
@@ -122,7 +122,7 @@ class LargeModelClient:
         finally:
             await cast(Any, stream).close()
 
-    def _request(self, question: LargeModelQuestion) -> Any:
+    def _request(self, question: EscalationQuestion) -> Any:
         plain: dict[str, Any] = {
             "model": self._config.model,
             "messages": [{"role": role, "content": text} for role, text in question.turns],
@@ -136,7 +136,7 @@ class LargeModelClient:
             plain["response_format"] = {"type": "json_schema", "json_schema": format_}
         return plain
 
-    async def _pieces(self, stream: Any, question: LargeModelQuestion) -> AsyncIterator[str | AnswerEnd]:
+    async def _pieces(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[str | AnswerEnd]:
         heard = _AnswerStream(self._config.model)
         try:
             async for chunk in stream:

@@ -22,7 +22,7 @@ def recorder(tmp_path, **examples) -> RecordBuilder:
     return RecordBuilder(config.examples, "site-1", build_redactor(config))
 
 
-def read(record: bytes) -> example_records.PredictionRecord:
+def read(record: bytes) -> example_records.ExamplePrediction:
     return example_records.parse(record[:-1] + b',"kept":{"because":"unsure"}}')
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from edge_agent.enrolment.validation import EnrolmentKind, classify_enrolment
 from edge_agent.errors import EnrolmentFileRefused
-from edge_agent.formats.enrolment_record import EnrolmentRecord
+from edge_agent.formats.enrolment_record import SiteEnrolment
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.enrolment_files import DAY, SITE, a_kit
 from tests.support.examples import NOW
 
 
-def known(**changes: Any) -> EnrolmentRecord:
+def known(**changes: Any) -> SiteEnrolment:
     """Return what a box remembers that became shop-12 by a kit made at NOW."""
     plain = {
         "site": SITE,
@@ -25,10 +25,10 @@ def known(**changes: Any) -> EnrolmentRecord:
         "secrecy": "none",
         "files": {},
     }
-    return EnrolmentRecord.model_validate({**plain, **changes})
+    return SiteEnrolment.model_validate({**plain, **changes})
 
 
-def judged(before: EnrolmentRecord | None = None, now: float = NOW, **options: Any) -> EnrolmentKind:
+def judged(before: SiteEnrolment | None = None, now: float = NOW, **options: Any) -> EnrolmentKind:
     """Judge the kit of shop-12, made at NOW for 30 days."""
     return classify_enrolment(a_kit(), before, now, **{"same_fleet": True, "replace": False, **options})
 
@@ -45,7 +45,7 @@ def judged(before: EnrolmentRecord | None = None, now: float = NOW, **options: A
         (known(issued_at=format_timestamp(NOW + DAY), site="shop-1"), {"replace": True}, "replacement"),
     ],
 )
-def test_what_a_kit_is_to_a_box(before: EnrolmentRecord | None, options: dict[str, Any], kind: EnrolmentKind):
+def test_what_a_kit_is_to_a_box(before: SiteEnrolment | None, options: dict[str, Any], kind: EnrolmentKind):
     """A box stays the site that it is unless it is told not to."""
     assert kind == judged(before, **options)
 
@@ -62,7 +62,7 @@ def test_what_a_kit_is_to_a_box(before: EnrolmentRecord | None, options: dict[st
         (known(), {"now": NOW + 31 * DAY, "replace": True}, "expired on"),
     ],
 )
-def test_what_is_refused(before: EnrolmentRecord | None, options: dict[str, Any], said: str):
+def test_what_is_refused(before: SiteEnrolment | None, options: dict[str, Any], said: str):
     """With what to do about it."""
     with pytest.raises(EnrolmentFileRefused) as caught:
         judged(before, **options)

@@ -22,14 +22,14 @@ from edge_agent.errors import (
 )
 from edge_agent.uplink.escalation.broker import EscalationBroker, PricedAnswer
 from edge_agent.uplink.escalation.escalation_server import read_key
-from edge_agent.uplink.escalation.large_model_client import LargeModelBusy, LargeModelQuestion
+from edge_agent.uplink.escalation.large_model_client import EscalationQuestion, LargeModelBusy
 from edge_agent.uplink.escalation.large_model_client import LargeModelClient as Endpoint
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from tests.support.eventually import eventually
 from tests.support.large_model import KEY, LargeModel
 
 NOON = 1_795_694_400.0  # 2026-11-26 12:00 UTC
-QUESTION = LargeModelQuestion((("user", "hi, how are you today?"),), None, 100)
+QUESTION = EscalationQuestion((("user", "hi, how are you today?"),), None, 100)
 TOKENS = (5, 4)
 """Of the question and its answer, as the server counts them."""
 PRICES = {"input_token_price": 1.0, "output_token_price": 2.0}

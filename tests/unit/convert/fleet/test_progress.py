@@ -78,9 +78,7 @@ def test_waves_are_counted_by_place():
     said = [heartbeat(f"shop-{number}", NEW, update("done")) for number in range(400)]
     found = one(plan(task(waves=list(zip(starts, (5, 20, 60), strict=True)))), said)
     places = [rollout_position(each.site, NEW) // 100 for each in said]
-    expected = [
-        sum(low <= place < high for place in places) for low, high in ((0, 5), (5, 20), (20, 60))
-    ]
+    expected = [sum(low <= place < high for place in places) for low, high in ((0, 5), (5, 20), (20, 60))]
     assert expected == [wave.sites for wave in found.waves] == [wave.there for wave in found.waves]
     assert [True, True, False] == [wave.open for wave in found.waves]
     assert sum(expected[:2]) == found.due == found.due_there
