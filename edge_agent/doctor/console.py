@@ -55,10 +55,12 @@ _CONSOLE: tuple[Case[ConsoleFacts], ...] = (
         "fault",
         lambda f: f.token.kind and f.token.mode & 0o077,
         "{f.token.path} is {f.token.shown}: others may read the token, and look and judge with it",
-        "Have a new one made. Browsers are let in anew by 'edge-agent web --link'.",
+        "Have a new one made. Browsers are let in anew by 'edge-agent serve web --link'.",
         f"sudo rm {{f.token.path}}; sudo systemctl try-restart {UNIT}",
     ),
-    Case("ok", lambda f: not f.wanted and not f.listening, "not started; 'edge-agent web' serves a page for people"),
+    Case(
+        "ok", lambda f: not f.wanted and not f.listening, "not started; 'edge-agent serve web' serves a page for people"
+    ),
     Case(
         "fault",
         lambda f: f.missing,

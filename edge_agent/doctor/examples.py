@@ -20,7 +20,7 @@ NOT_KEPT = (BROKEN, STANDS)
 """How the daemon's sentences begin that say why."""
 NEARLY = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
-_EXPORT = "sudo edge-agent export /media/stick"
+_EXPORT = "sudo edge-agent media export /media/stick"
 # Counters that say that something is gone for ever; the others are the order in which room is made.
 _LOST = ("dropped_", "segments_lost", "over_limit")
 

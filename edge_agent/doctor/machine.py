@@ -31,7 +31,7 @@ INODES_NEEDED = 500
 WANTED_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni")
 _SET_CLOCK = "sudo timedatectl set-ntp true || sudo timedatectl set-time 'YYYY-MM-DD HH:MM'"
 _DISK_REMEDY = "Free some space: remove versions that do not answer, shrink the system's journal."
-_DISK_COMMAND = "edge-agent models; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M"
+_DISK_COMMAND = "edge-agent bundles list; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M"
 
 
 @dataclass(frozen=True)

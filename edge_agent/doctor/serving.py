@@ -243,7 +243,7 @@ def _confined(engine: Engine) -> Iterator[Finding]:
 def _tasks(status: Status) -> Iterator[Finding]:
     if not status.tasks:
         remedy = "Import an update from a stick, or install a bundle."
-        command = "sudo edge-agent import /media/stick"
+        command = "sudo edge-agent media import /media/stick"
         yield TASKS.warning("nothing is installed", remedy, command)
     problems = [said for said in status.warnings if said.startswith("Task ")]
     for task in status.tasks:
@@ -279,7 +279,7 @@ def _gate(status: Status) -> Iterator[Finding]:
         remedy = (
             "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate."
         )
-        yield GATE.note(said, remedy, "edge-agent models")
+        yield GATE.note(said, remedy, "edge-agent bundles list")
 
 
 def _provenance(status: Status) -> Iterator[Finding]:
@@ -289,7 +289,7 @@ def _provenance(status: Status) -> Iterator[Finding]:
         remedy = (
             "Anyone could have made these bundles. Install signed ones, and remove 'allow_unsigned' from agent.yaml."
         )
-        yield SIGNATURES.warning(said, remedy, "edge-agent models")
+        yield SIGNATURES.warning(said, remedy, "edge-agent bundles list")
     elif status.tasks:
         yield SIGNATURES.ok("every task is answered by a signed bundle")
     for said in status.warnings:

@@ -118,7 +118,7 @@ _UNSIGNED: tuple[Case[ConfigFacts], ...] = (
         lambda f: f.allow_unsigned,
         "agent.yaml lets anybody's bundle be installed",
         "Fine on a bench. On a site remove 'allow_unsigned' under 'store', and install signed bundles.",
-        "edge-agent models",
+        "edge-agent bundles list",
     ),
 )
 _READABLE: tuple[Case[Reader], ...] = (

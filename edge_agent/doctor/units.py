@@ -36,7 +36,7 @@ _RESULTS = {
     "oom-kill": (
         "the kernel ended it for want of memory",
         "Raise 'memory_bytes_max' under 'engine' in agent.yaml if the machine has more, or remove a task.",
-        "sudo journalctl -k -b | grep -i oom; edge-agent models",
+        "sudo journalctl -k -b | grep -i oom; edge-agent bundles list",
     ),
     "start-limit-hit": (
         "it ended too often in a row, and is not started any more",

@@ -39,7 +39,7 @@ class MetadataFacts:
     @property
     def fetch(self) -> str:
         """The command that brings a newer one."""
-        return "sudo systemctl restart edge-uplink" if self.by_itself else "sudo edge-agent import /media/stick"
+        return "sudo systemctl restart edge-uplink" if self.by_itself else "sudo edge-agent media import /media/stick"
 
     @property
     def left(self) -> str:
@@ -153,7 +153,7 @@ _UPDATE: tuple[Case[_Moving], ...] = (
         lambda f: _is("FETCHING")(f) and f.age > STUCK_SECONDS,
         "{f.said}",
         "Its files do not come: is the uplink online? A whole stick does it too.",
-        "sudo edge-agent import /media/stick",
+        "sudo edge-agent media import /media/stick",
     ),
     Case(
         "note", _is("WAITING", "HARDWARE_UNMET", "HALTED"), "{f.said}", "The central team decided so: ask them.", _SHOW
@@ -175,7 +175,7 @@ _BELIEVED: tuple[Case[UpdatesFacts], ...] = (
         lambda f: f.problem,
         "{f.problem}",
         "What was believed before holds until it expires. Mend what it names, or have a new stick made.",
-        "sudo edge-agent import /media/stick; edge-agent status",
+        "sudo edge-agent media import /media/stick; edge-agent status",
     ),
     Case("ok", lambda f: f.live and f.plan_version, "plan {f.plan_version} of channel {f.channel}"),
 )

@@ -58,7 +58,7 @@ def uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
         yield RUNNING.note("none is configured: examples and updates travel by stick")
         return
     if facts.silence:
-        command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent uplink"
+        command = "sudo systemctl restart edge-uplink" if facts.managed else "edge-agent serve uplink"
         remedy = "Answers go on without it. Start it; its log says why it ended."
         yield RUNNING.fault(facts.silence, remedy, f"{command}; {_LOG}")
         return
@@ -82,7 +82,7 @@ def _link(facts: UplinkFacts) -> Finding:
             f"{said} ({counted(facts.failures, 'failure')} in a row)", remedy, "ping -c3 1.1.1.1; resolvectl status"
         )
     remedy = "Check cable, router and firewall; or carry a stick."
-    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent export /media/stick"
+    command = "ip -brief address; ping -c3 1.1.1.1; sudo edge-agent media export /media/stick"
     return LINK.warning(f"{said} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
@@ -98,5 +98,5 @@ def _downloads(facts: UplinkFacts) -> Finding:
     said = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to come down"
     if facts.downloads == "offline":
         remedy = "Updates do not come. It is tried again by itself; a stick does it too."
-        return DOWNLOADS.warning(said, remedy, f"{_LOG}; sudo edge-agent import /media/stick")
+        return DOWNLOADS.warning(said, remedy, f"{_LOG}; sudo edge-agent media import /media/stick")
     return DOWNLOADS.ok(said)

@@ -130,8 +130,8 @@ ENTRIES = {
 LATE_IMPORTS: dict[str, str] = {
     "convert.package.assemble": "only a prompt with 'chat: true' loads what reads a model file",
     "edge_agent.cli": "help needs nothing that a command leads to",
-    "edge_agent.cli.ending": "what draws on a screen is loaded where there is something to draw",
-    "edge_agent.cli.site": "only a daemon over the network is shown certificates",
+    "edge_agent.cli.exits": "the screen libraries are loaded only when there is an error to print",
+    "edge_agent.cli.daemon_target": "only a daemon over the network is shown certificates",
     "edge_agent.cli.status": "drawing over and over takes more than printing once",
     "edge_agent.client.admin": "status and installs read no report of the field",
     "edge_agent.daemon": "a site without a root of trust does not load the libraries that verify",
@@ -140,9 +140,7 @@ LATE_IMPORTS: dict[str, str] = {
     "edge_agent.routing.large_model_questions": "only a site with a large model loads the library that checks answers",
     "edge_agent.server.grpc_servers": "a daemon without certificates does not load the library that reads them",
     "edge_agent.uplink.uplink_daemon": "a site without a large model does not load the library that asks it",
-    "edge_agent.cli.serve": "the other commands do without the daemon, and start in less time",
-    "edge_agent.cli.web": "an extra: no other command needs what it loads",
-    "edge_agent.cli.uplink": "serve starts through the same command, and loads nothing that opens a connection outside",
+    "edge_agent.cli.services": "each process loads its own server alone, and the daemon nothing that reaches a network",
 }
 BROAD_EXCEPTS = {
     "convert.publish.keyring": "signers of other libraries: whatever one raises becomes a sentence that names the key",

@@ -26,9 +26,13 @@ SECURE = replace(WANTED, certificate="/x/server.crt", listening=True)
 @pytest.mark.parametrize(
     ("facts", "verdict", "seen"),
     [
-        (QUIET, "ok", "not started; 'edge-agent web' serves a page for people"),
-        (replace(QUIET, unit=None), "ok", "not started; 'edge-agent web' serves a page for people"),
-        (replace(QUIET, token=File("/x/token", "")), "ok", "not started; 'edge-agent web' serves a page for people"),
+        (QUIET, "ok", "not started; 'edge-agent serve web' serves a page for people"),
+        (replace(QUIET, unit=None), "ok", "not started; 'edge-agent serve web' serves a page for people"),
+        (
+            replace(QUIET, token=File("/x/token", "")),
+            "ok",
+            "not started; 'edge-agent serve web' serves a page for people",
+        ),
         (replace(QUIET, listening=True), "ok", "127.0.0.1:8390 is open"),
         (replace(QUIET, token=file("/x/token", 0o640)), "fault", "others may read the token"),
         (replace(WANTED, missing=("uvicorn",)), "fault", "the console needs uvicorn, which is not installed"),

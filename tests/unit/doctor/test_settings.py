@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.cli.daemon_target import DaemonTarget
 from edge_agent.cli.doctor import place_of
-from edge_agent.cli.site import Site
 from edge_agent.config import Overrides
 from edge_agent.doctor import settings, state
 from edge_agent.doctor.files import ENTER, READ, WRITE, Person, may, may_reach
@@ -139,7 +139,7 @@ def test_a_wrong_key_is_found_and_the_rest_is_looked_at_all_the_same(tmp_path):
     """The finding names key and remedy; site.yaml still holds."""
     (tmp_path / "agent.yaml").write_text("stor: {}")
     (tmp_path / "site.yaml").write_text("site: {id: shop-7}")
-    where = place_of(Site(tmp_path / "agent.yaml", Overrides(tmp_path / "state", tmp_path / "run")))
+    where = place_of(DaemonTarget(tmp_path / "agent.yaml", Overrides(tmp_path / "state", tmp_path / "run")))
     found = looked(where)
     assert ("fault", "Did you mean 'store'?") == (found["config"].verdict, found["config"].remedy)
     assert ("shop-7", "ok") == (where.config.site.id, found["cpu"].verdict)

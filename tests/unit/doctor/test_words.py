@@ -89,7 +89,7 @@ SAID = [
     (
         machine.disks((Volume("/var", "bundles", 10**7, 10**11, 10**6, 10**6, False, 10**8),)),
         "/var (bundles): 10.0 MB of 100.0 GB free, under the reserve of 100.0 MB: nothing new is kept",
-        "edge-agent models; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M",
+        "edge-agent bundles list; edge-agent remove TASK VERSION; sudo journalctl --vacuum-size=100M",
     ),
     (
         machine.disks((Volume("/var", "bundles", 10**11, 10**11, 3, 10**6, False, 0),)),
@@ -116,7 +116,7 @@ SAID = [
             (UnitFacts(units.SERVE, True, {"LoadState": "loaded", "ActiveState": "failed", "Result": "oom-kill"}),)
         ),
         "edge-agent.service failed: the kernel ended it for want of memory",
-        "sudo journalctl -k -b | grep -i oom; edge-agent models",
+        "sudo journalctl -k -b | grep -i oom; edge-agent bundles list",
     ),
     (
         settings.config(
@@ -233,7 +233,7 @@ SAID = [
     (
         examples.examples(ExamplesFacts(95, 100, 0, 100, 0, None, {}, (), False)),
         "95 bytes of 100 bytes: nearly full",
-        "sudo edge-agent export /media/stick",
+        "sudo edge-agent media export /media/stick",
     ),
     (
         examples.examples(ExamplesFacts(1, 100, 0, 100, 0, None, {"dropped_queue_full": 3, "captured": 9}, (), False)),
@@ -243,7 +243,7 @@ SAID = [
     (
         examples.examples(ExamplesFacts(1, 100, 5, 100, 2, 4 * DAY, {}, (), True)),
         "the oldest segment waits since 4 days for its receipt",
-        "edge-agent status; sudo edge-agent export /media/stick",
+        "edge-agent status; sudo edge-agent media export /media/stick",
     ),
     (
         uplink.uplink(

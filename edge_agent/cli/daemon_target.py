@@ -1,4 +1,4 @@
-"""Which daemon a command talks to: the options that stand before the command, and the sockets they lead to."""
+"""Which daemon a command calls: from the global options to the sockets, or to an address on the network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from edge_agent.cli.configured import given_options
+from edge_agent.cli.command_group import global_options
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
-from edge_agent.config.remote import RemoteDaemonConfig, load_remote
+from edge_agent.config.remote import RemoteDaemonConfig
+from edge_agent.config.remote import load_remote
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
@@ -21,11 +22,16 @@ _SOCKETS: dict[Role, Callable[[Config], Path]] = {
     "feedback": lambda config: config.review_socket,
     "admin": lambda config: config.admin_socket,
 }
+TargetOption = Annotated[
+    str,
+    typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:/path/to/inference.sock or host:port."),
+]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task; 'edge-agent status' lists them.")]
 
 
 @dataclass(frozen=True)
-class Site:
-    """The global options. Reads the configuration when it is asked for."""
+class DaemonTarget:
+    """The daemon that the global options name. Reads the configuration when a client or a setting is requested."""
 
     config_path: Path | None = None
     overrides: Overrides = field(default_factory=Overrides)
@@ -39,34 +45,37 @@ class Site:
         """Read the files of the configuration as they are. Raises ConfigInvalid."""
         return read_files(self.config_path)
 
-    def client(self, target: str = "", retry: Retry | None = None) -> Client:
+    def client(self, address: str = "", retry: Retry | None = None) -> Client:
         """Return a client of the inference socket, or of another address."""
         kind = functools.partial(Client, retry=retry)
-        if target:
-            return _checked(kind, "--target", target)
-        return self._open(kind, "infer")
+        if address:
+            return _open_client(kind, "--target", address)
+        return _open_client(kind, "--remote", *self.way("infer"))
 
     def admin(self) -> AdminClient:
         """Return a client of the admin socket, or of the daemon over the network."""
-        return self._open(AdminClient, "admin")
+        return _open_client(AdminClient, "--remote", *self.way("admin"))
 
     def reviewer(self) -> ReviewClient:
         """Return a client of the review socket, or of the daemon over the network."""
-        return self._open(ReviewClient, "feedback")
+        return _open_client(ReviewClient, "--remote", *self.way("feedback"))
 
     def way(self, role: Role) -> tuple[str, Tls | None]:
-        """Return where the daemon is for a role, and what is shown there. Raises ConfigInvalid, CertificateUnusable."""
+        """Return the address for a role, and the client's TLS files. Raises ConfigInvalid, CertificateUnusable."""
         remote = load_remote(self.remote_path)
         if remote is None:
             return f"unix:{_SOCKETS[role](self.config()).absolute()}", None
-        return remote.address, _tls(remote) if remote.has_tls else None
-
-    def _open(self, kind: Callable[[str, Tls | None], _C], role: Role) -> _C:
-        return _checked(kind, "--remote", *self.way(role))
+        return remote.address, _read_tls(remote) if remote.has_tls else None
 
 
-def _tls(remote: RemoteDaemonConfig) -> Tls:
-    """Return the files, read once here: gRPC tells nobody that a key belongs to another certificate."""
+def target_of(ctx: typer.Context) -> DaemonTarget:
+    """Return the daemon that the global options name."""
+    given = global_options(ctx)
+    return DaemonTarget(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
+
+
+def _read_tls(remote: RemoteDaemonConfig) -> Tls:
+    """Check the files here, once: gRPC does not report a key that belongs to another certificate."""
     # Only a daemon over the network is shown certificates.
     from edge_agent.formats.certificate_files import check_key_matches, parse_certificates  # noqa: PLC0415
 
@@ -75,22 +84,8 @@ def _tls(remote: RemoteDaemonConfig) -> Tls:
     return Tls(remote.ca, remote.certificate, remote.key, remote.server_name)
 
 
-def _checked(kind: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None) -> _C:
+def _open_client(kind: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None) -> _C:
     try:
         return kind(address, tls)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
-
-
-def site_of(ctx: typer.Context) -> Site:
-    """Return what the global options say."""
-    given = given_options(ctx)
-    return Site(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
-
-
-Target = Annotated[
-    str,
-    typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:/path/to/inference.sock or host:port."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task; 'edge-agent status' lists them.")]
