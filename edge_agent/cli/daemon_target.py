@@ -13,8 +13,7 @@ import typer
 from edge_agent.cli.command_group import global_options
 from edge_agent.client import AdminClient, Client, Retry, ReviewClient, Tls
 from edge_agent.config import Config, ConfigFiles, Overrides, Role, load, read_files
-from edge_agent.config.remote import RemoteDaemonConfig
-from edge_agent.config.remote import load_remote
+from edge_agent.config.remote import RemoteDaemonConfig, load_remote
 
 _C = TypeVar("_C", Client, AdminClient, ReviewClient)
 _SOCKETS: dict[Role, Callable[[Config], Path]] = {
