@@ -18,13 +18,13 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, progress
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate, UpdatesStatus
 from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
+from edge_agent.formatting import format_bytes
 
 FILE_BYTES_MAX = 64 * 2**20
 _NOTHING_REMEDY = (
