@@ -12,6 +12,43 @@ from tests.architecture.source import Source
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 MODULE_NAME_BANNED = re.compile(r"^_?(utils?|helpers?|common|misc|tools?|shared|stuff)$")
 CLASS_NAME_BANNED = re.compile(r"(Managers?|Helpers?|Utils?)$")
+CLASS_WORDS_BANNED = frozenset(
+    {
+        "Answered",
+        "Around",
+        "Asked",
+        "Drawn",
+        "Ended",
+        "Exchanged",
+        "Found",
+        "Given",
+        "Heard",
+        "Held",
+        "Judged",
+        "Kept",
+        "Known",
+        "Lost",
+        "Made",
+        "Named",
+        "Paid",
+        "Prepared",
+        "Read",
+        "Refused",
+        "Renewed",
+        "Said",
+        "Seen",
+        "Shown",
+        "Stored",
+        "Taken",
+        "Thought",
+        "Told",
+        "Unseen",
+        "Wanted",
+        "Watched",
+        "Written",
+    }
+)
+"""Participles that say nothing of what a class holds when they stand alone."""
 BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.IfExp, ast.comprehension)
 
 
@@ -104,9 +141,33 @@ def banned_names(sources: Sequence[Source]) -> list[str]:
     return found
 
 
+def bare_participles(sources: Sequence[Source]) -> list[str]:
+    """Find classes whose whole name is a participle, private ones too."""
+    return [
+        source.at(node, f"class name {node.name}")
+        for source, node in _classes(sources)
+        if node.name.lstrip("_") in CLASS_WORDS_BANNED
+    ]
+
+
+def repeated_classes(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
+    """Find class names that stand more than once in all sources together; `allowed` names exceptions with a reason."""
+    by_name: dict[str, list[str]] = {}
+    for source, node in _classes(sources):
+        by_name.setdefault(node.name, []).append(source.at(node, f"class name {node.name}"))
+    return [place for name, places in by_name.items() if len(places) > 1 and name not in allowed for place in places]
+
+
+def _classes(sources: Sequence[Source]) -> Iterator[tuple[Source, ast.ClassDef]]:
+    for source in sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef):
+                yield source, node
+
+
 def lonely_interfaces(sources: Sequence[Source]) -> list[str]:
     """Find protocols and abstract classes with fewer than two classes that have all their methods."""
-    classes = [(source, node) for source in sources for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)]
+    classes = list(_classes(sources))
     by_name = {node.name: node for _, node in classes}
     concrete = [node for _, node in classes if not _is_interface(node)]
     found = []

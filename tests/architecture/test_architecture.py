@@ -176,6 +176,10 @@ SLEEPING_TESTS = {
 # --- limits -----------------------------------------------------------------------------------------------------------
 # There is no limit on a median or a mean: those split one behaviour over many small files.
 FILE_LINES_MAX = 500
+REPEATED_CLASSES = {
+    "Command": "one in each command module",
+    "Config": "the configuration of the agent, and that of a BERT checkpoint as its file has it",
+}
 FUNCTION_MAX = {"lines": 70, "complexity": 12, "parameters": 8}
 TEST_LINES_PER_SOURCE_LINE = (0.9, 1.7)
 
@@ -293,6 +297,16 @@ def test_functions_are_short_and_simple():
 
 
 @pytest.mark.slow
+def test_class_names_are_unique():
+    """A class name exists once in what is shipped."""
+    require_none(shape.repeated_classes(SHIPPED, REPEATED_CLASSES), "Put its domain into the name.")
+
+
+def test_no_class_is_named_by_a_participle():
+    """A class is named by a noun that says what it holds."""
+    require_none(shape.bare_participles(SHIPPED), "Name the thing: HumanLabel, not Said.")
+
+
 def test_names_say_what_is_inside():
     """No module or class has a name that fits anything."""
     require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")

@@ -152,6 +152,18 @@ def test_banned_names_found():
     assert ["app/utils.py:1", "app/toolbox.py:1", "app/toolbox.py:3"] == lines_of(shape.banned_names(sources))
 
 
+def test_a_bare_participle_is_no_class_name():
+    """A participle alone is a violation; one with a noun is not."""
+    sources = files(a="class Said: ...\nclass _Kept: ...\nclass SaidByPeople: ...")
+    assert ["a.py:1", "a.py:2"] == lines_of(shape.bare_participles(sources))
+
+
+def test_a_class_name_that_stands_twice_is_found():
+    """Both places are named, in whichever files they are; an exception has a reason."""
+    sources = files(a="class Plan: ...", b="class Plan: ...\nclass Command: ...", c="class Command: ...")
+    assert ["a.py:1", "b.py:1"] == lines_of(shape.repeated_classes(sources, {"Command": "one in each command module"}))
+
+
 def test_lonely_interface_found():
     """An interface needs two classes with all its methods, inherited ones included; asyncio.Protocol is none."""
     text = """
