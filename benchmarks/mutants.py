@@ -25,7 +25,12 @@ from benchmarks.bars import Bar
 ROOT = Path(__file__).parent.parent
 SOURCES = ("edge_agent", "convert")
 COPIED = (*SOURCES, "tests", "benchmarks", "installer", "docs", "examples", "systemd", "scripts", "proto")
-TESTS = (("tests/unit", "tests/contract"), ("tests/process",))
+TIERS = (
+    (("tests/unit", "tests/contract"), "not slow and not release"),
+    (("tests/process", "tests/e2e"), "not slow and not release"),
+    (("tests/unit", "tests/process"), "slow and not release"),
+)
+"""In which folders, and which tests of them, a fault is looked for, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -75,35 +80,45 @@ def place_of(mutant: Mutant, tree: Path) -> Path:
     return places[0]
 
 
-def tests_of(module: Path, folders: tuple[str, ...]) -> Iterator[str]:
-    """Yield the test files in these folders that import a module."""
+def tests_of(module: Path, folders: Sequence[str]) -> Iterator[str]:
+    """Yield the test files in these folders that import a module, or a helper of the tests that does."""
+    helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith("test_")]
+    direct = _importers([module], helpers)
+    files = [path for folder in folders for path in sorted(Path(folder).rglob("test_*.py"))]
+    yield from map(str, _importers([module, *direct], files))
+
+
+def _importers(modules: Sequence[Path], files: Sequence[Path]) -> list[Path]:
+    imports = re.compile("|".join(map(_import_of, modules)))
+    return [path for path in files if imports.search(path.read_text(encoding="utf-8"))]
+
+
+def _import_of(module: Path) -> str:
     dotted = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
     parent, _, leaf = dotted.rpartition(".")
-    imports = re.compile(rf"from {re.escape(dotted)} import|from {re.escape(parent)} import [^\n]*\b{leaf}\b")
-    for folder in folders:
-        for path in sorted(Path(folder).rglob("test_*.py")):
-            if imports.search(path.read_text(encoding="utf-8")):
-                yield str(path)
+    return rf"from {re.escape(dotted)} import|from {re.escape(parent)} import [^\n]*\b{leaf}\b"
 
 
 def noticed(tree: Path, module: Path) -> str:
     """Run the tests of a module in a tree until one fails; return its name, or nothing."""
     os.chdir(tree)
-    for folders in TESTS:
+    for folders, tier in TIERS:
         files = list(tests_of(module, folders))
-        if files and (failed := first_failure(tree, files)):
+        if files and (failed := first_failure(tree, files, tier)):
             return failed
     return ""
 
 
-def first_failure(tree: Path, tests: Sequence[str]) -> str:
+def first_failure(tree: Path, tests: Sequence[str], tier: str = "") -> str:
     """Run tests in a tree until one fails; return its name, or nothing."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    options = ["-x", "-q", "-n2", "--dist", "loadfile", "-m", "not slow and not release"]
-    command = [sys.executable, "-m", "pytest", *options, *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n2", "--dist", "loadfile", "-m", tier, *tests]
     ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, env=environment)  # noqa: S603
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
-    return failed.group(1) if failed else f"pytest ended with {ended.returncode}" if ended.returncode else ""
+    none_collected = 5
+    if failed or ended.returncode in (0, none_collected):
+        return failed.group(1) if failed else ""
+    return f"pytest ended with {ended.returncode}"
 
 
 def copied(tree: Path) -> None:
