@@ -81,11 +81,14 @@ def place_of(mutant: Mutant, tree: Path) -> Path:
 
 
 def tests_of(module: Path, folders: Sequence[str]) -> Iterator[str]:
-    """Yield the test files in these folders that import a module, or a helper of the tests that does."""
+    """Yield the test files in these folders that import a module, or something that imports it: the closest first."""
+    sources = [path for folder in SOURCES for path in Path(folder).rglob("*.py")]
     helpers = [path for path in Path("tests").rglob("*.py") if not path.name.startswith("test_")]
-    direct = _importers([module], helpers)
     files = [path for folder in folders for path in sorted(Path(folder).rglob("test_*.py"))]
-    yield from map(str, _importers([module, *direct], files))
+    near = [module, *_importers([module], helpers)]
+    users = _importers([module], sources)
+    far = [*users, *_importers(users, helpers)] if users else []
+    yield from map(str, dict.fromkeys([*_importers(near, files), *(_importers(far, files) if far else [])]))
 
 
 def _importers(modules: Sequence[Path], files: Sequence[Path]) -> list[Path]:
