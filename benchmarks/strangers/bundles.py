@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from convert.data.texts import normalised
 from convert.package.finish import BUNDLE
 from convert.pipeline import execution, recipe
 
@@ -61,11 +62,11 @@ def read(file: Path) -> list[Row]:
 
 
 def parted(rows: Iterable[Row], part: float) -> tuple[list[Row], list[Row]]:
-    """Divide rows by a hash of their texts: the part and the others."""
+    """Divide rows by a hash of their texts: the part and the others. Texts that differ in case alone stay together."""
     first: list[Row] = []
     others: list[Row] = []
     for row in rows:
-        digest = hashlib.sha256(row.text.encode()).digest()
+        digest = hashlib.sha256(normalised(row.text).encode()).digest()
         (first if int.from_bytes(digest[:4]) < part * 2**32 else others).append(row)
     return first, others
 
