@@ -36,8 +36,8 @@ from convert.pipeline import task as tasks
 from convert.pipeline.stage import CHECKPOINT, Job
 from convert.training import checkpoints
 from convert.training.encoder import EncoderLearner, Reading, classifier
+from edge_agent.capture.redact.redaction_rules import RULES
 from edge_agent.capture.redact.redactor import Redactor
-from edge_agent.capture.redact.rules import RULES
 from edge_agent.formats.manifest import Kind
 from tests.support import models as packaged
 

@@ -21,12 +21,12 @@ from convert.calibrate import threshold
 from convert.calibrate.division import GATE_ROWS_MAX, GATE_SHARE, divided
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
+from convert.clustered_statistics import Interval, share
 from convert.data.row_files import Row
 from convert.data.sampling import Drawn, equal_probability
 from convert.dataset import select
 from convert.dataset.scope import Scope, Scoped, open_examples
 from convert.dataset.select import Choice
-from convert.intervals import Interval, share
 
 MARKS: dict[int, str] = {
     20: "enough to see whether the labels make sense",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edge_agent.formats.alarms import RaisedAlarm
-from edge_agent.formats.document import timestamp
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.monitoring.figures import Standing
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import RaisedAlarm
+from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.tasks import TaskModes
 from edge_agent.update.activation import Activation
 
@@ -24,11 +24,11 @@ class FieldAlarms:
     def __init__(self, activation: Activation, modes: TaskModes, can_ask: Callable[[str], bool]) -> None:
         """Know nothing yet; `can_ask` tells whether a task may ask the large model at all."""
         self._activation, self._modes, self._can_ask = activation, modes, can_ask
-        self._standing: tuple[Standing, ...] = ()
+        self._standing: tuple[AlarmState, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
 
-    def heard(self, standing: tuple[Standing, ...]) -> None:
+    def heard(self, standing: tuple[AlarmState, ...]) -> None:
         """Take over which alarms stand."""
         self._standing = standing
         self.look_again()
@@ -43,7 +43,7 @@ class FieldAlarms:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def of(self, task: str) -> list[tuple[Standing, bool]]:
+    def of(self, task: str) -> list[tuple[AlarmState, bool]]:
         """Return the alarms about the bundle that answers a task, and whether each put it into shadow."""
         bundle = self._activation.serving.get(task)
         demotion = self._modes.demotion(task)

@@ -23,12 +23,12 @@ import uvloop
 
 from edge_agent import __version__, logs, systemd, tasks
 from edge_agent.alarms import FieldAlarms
-from edge_agent.capture.collection import Collection
-from edge_agent.capture.house import House, Surroundings
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
 from edge_agent.formats.manifest import Manifest
-from edge_agent.formats.status import TaskStatus
+from edge_agent.formats.site_status import TaskStatus
 from edge_agent.metrics.counting import Counts
 from edge_agent.metrics.listener import Listener
 from edge_agent.metrics.site import SiteMetrics, Watched
@@ -64,7 +64,7 @@ class Daemon:
     """The composition root: the only place that knows every room."""
 
     def __init__(
-        self, config: Config, store: Store, supervisor: Supervisor | None = None, house: type[House] = House
+        self, config: Config, store: Store, supervisor: Supervisor | None = None, house: type[SpoolWorker] = SpoolWorker
     ) -> None:
         """Build the rooms over an open store; the spool of examples is opened as a `house`."""
         self._config = config
@@ -89,7 +89,7 @@ class Daemon:
         self._updater = Updater(config, store, self._activation, around, _source(config, store))
         self._counts, self._revision = Counts(), 0
         self._admission = _admission(config)
-        self._collection = Collection(config, self._surroundings(), house)
+        self._collection = ExampleCapture(config, self._surroundings(), house)
         escalation, self._later = self._escalating(modes)
         admin = AdminServicer(self._operated(modes, escalation))
         rooms = Rooms(self._activation, self._engines, self._admission, self._collection, self._counts, escalation)
@@ -134,8 +134,8 @@ class Daemon:
         engines = self._engines
         return Engines(engines.attach, engines.detach, engines.ready, self._report, engines.replaces)
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
+    def _surroundings(self) -> SpoolWorkerDependencies:
+        return SpoolWorkerDependencies(
             tasks=self._task_statuses,
             version=__version__,
             updates=lambda: tasks.site_updates(self._activation, self._updater.overview),
@@ -282,14 +282,14 @@ def _source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.intake import Intake  # noqa: PLC0415
+    from edge_agent.update.ingest import Intake  # noqa: PLC0415
     from edge_agent.update.trust import Trust  # noqa: PLC0415
 
     intake = Intake(config, store, Trust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 
-def serve(config: Config, around: Around = run_of, house: type[House] = House) -> int:
+def serve(config: Config, around: Around = run_of, house: type[SpoolWorker] = SpoolWorker) -> int:
     """Run the daemon until it is told to stop; return the exit code.
 
     `around` is for the supervisor; the spool of examples is opened as a `house`.
@@ -334,7 +334,7 @@ def _limits(config: StoreConfig) -> StoreLimits:
     )
 
 
-async def _serve(config: Config, store: Store, around: Around, house: type[House]) -> Ended:
+async def _serve(config: Config, store: Store, around: Around, house: type[SpoolWorker]) -> Ended:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import structlog
 
+from edge_agent.backoff import backoff_seconds
+
 log = structlog.get_logger("edge_agent.supervision")
 
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 1.0, 60.0
@@ -162,8 +164,7 @@ class Supervisor:
         component = life.component
         try:
             while await self._again(life):
-                pause = PAUSE_SECONDS_FIRST * 2 ** min(life.deaths - 1, 10)
-                await self._sleep(min(pause, PAUSE_SECONDS_MAX))
+                await self._sleep(backoff_seconds(life.deaths, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
         finally:
             if component.may_return:
                 self._lives.remove(life)

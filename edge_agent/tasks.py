@@ -19,12 +19,11 @@ from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.trial import Asked, Loadable, trying
 from edge_agent.engine.tuned import Settings, Tuned
 from edge_agent.errors import EdgeAgentError
-from edge_agent.formats.alarms import Alarm, RaisedAlarm
-from edge_agent.formats.document import timestamp
-from edge_agent.formats.example import Consent
+from edge_agent.formats.example_records import Consent
 from edge_agent.formats.plan import Mode, TaskPlan
-from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
-from edge_agent.monitoring.figures import Standing
+from edge_agent.formats.signed_document import timestamp
+from edge_agent.formats.site_status import Alarm, RaisedAlarm, SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.store.demotions import Demotion
 from edge_agent.store.journal import Progress
 from edge_agent.store.settings import SettingsFile
@@ -128,7 +127,7 @@ class TaskModes:
         self._demotions.take_back(task)
         self._read()
 
-    def demote(self, standing: Sequence[Standing], can_ask: Callable[[str], bool]) -> bool:
+    def demote(self, standing: Sequence[AlarmState], can_ask: Callable[[str], bool]) -> bool:
         """Put into shadow what an alarm may put there; tell whether there was anything.
 
         Only where the model here gives answers now, and the large one may be asked.

@@ -35,6 +35,7 @@ from convert.calibrate.division import GATE_ROWS_MAX, divided, family, hashed, o
 from convert.calibrate.gate import Conditions
 from convert.calibrate.temperature import Fit
 from convert.calibrate.threshold import Choice, Floats, Risk
+from convert.clustered_statistics import Numbers, clustered_share, family_numbers
 from convert.data import row_files
 from convert.data.row_files import Row
 from convert.evaluate import reliability
@@ -42,7 +43,6 @@ from convert.evaluate.bundle import Bundle, opened
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import Serving, quiet, serving
-from convert.intervals import Numbers, clustered_share, family_numbers
 from convert.pipeline import task as tasks
 from convert.pipeline.stage import Job, Progress, Report
 from convert.quantize import provisional

@@ -17,7 +17,7 @@ from convert.publish.keyring import ANCHOR
 from convert.publish.publisher import Published, Publisher, Uploaded
 from convert.publish.reading import Signed, newest
 from convert.report import text
-from convert.report.made import size
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.errors import InvalidRequest, ModelFailed
 
 
@@ -120,7 +120,7 @@ def _before(uploaded: Uploaded) -> Signed | None:
 
 
 def _sentence(published: Published) -> str:
-    uploaded = f"{size(published.bytes_written)} uploaded"
+    uploaded = f"{format_bytes(published.bytes_written)} uploaded"
     if published.new:
         return (
             f"{published.signed.name} is signed and published, {uploaded}. No site runs it yet: edge-convert plan edit"

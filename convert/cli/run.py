@@ -11,8 +11,9 @@ import typer
 from convert.cli import screen
 from convert.pipeline import execution, recipe
 from convert.pipeline.workspace import Record
-from convert.report.made import TEXT_NAME, duration, plural, size
+from convert.report.made import TEXT_NAME, duration, plural
 from convert.report.text import headline
+from edge_agent.byte_sizes import format_bytes
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe.yaml, or the directory that holds it.")
@@ -78,4 +79,4 @@ def bring(where: Path, until: str, again: bool, work: Path | None = None, *, aut
 def _total(records: list[Record]) -> str:
     seconds = sum(record.seconds for record in records)
     peak = max(record.memory_peak_bytes for record in records)
-    return f"{plural(len(records), 'stage')} took {duration(seconds)} of work; peak memory {size(peak)}."
+    return f"{plural(len(records), 'stage')} took {duration(seconds)} of work; peak memory {format_bytes(peak)}."

@@ -10,7 +10,7 @@ from rich.text import Text
 from convert.cli import repository, screen
 from convert.cli.repository import OnRepository
 from convert.publish import stick
-from convert.report.made import size
+from edge_agent.byte_sizes import format_bytes
 
 
 @dataclass(kw_only=True)
@@ -47,7 +47,7 @@ def _print(folder: Path, written: stick.Stick) -> None:
     console = screen.out()
     for signed in written.bundles:
         console.print(Text(f"holds {signed.name}"))
-    console.print(Text(f"{size(written.bytes_written)} written to {folder}; unmount it before you pull it out"))
+    console.print(Text(f"{format_bytes(written.bytes_written)} written to {folder}; unmount it before you pull it out"))
     console.print(Text(f"the stick holds until {written.expires:%Y-%m-%d %H:%M} UTC (by '{written.expires_by}')"))
     if written.expires_by != "timestamp":
         remedy = f"Renew it first: edge-convert renew {written.expires_by}; then write the stick again."

@@ -17,7 +17,7 @@ from convert.publish import check, stick
 from convert.publish.check import Scope
 from convert.publish.places import open_place
 from convert.publish.reading import Held
-from convert.report.made import size
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.terminal import write_exactly
 
 _FAILED = 1
@@ -68,7 +68,7 @@ def _print(found: check.Findings) -> None:
         held = found.held
         console.print(
             f"root {held.root.signed.version}, plan {held.plan.version}; signed bundles: {len(held.bundles())};"
-            f" files looked at: {found.blobs}, {size(found.bytes_read)}"
+            f" files looked at: {found.blobs}, {format_bytes(found.bytes_read)}"
         )
     for problem in found.problems:
         console.print(Text.assemble(("wrong: ", "bold red"), problem))

@@ -11,9 +11,9 @@ from typing import Any
 
 import duckdb
 
-from convert import durable
 from convert.collect import database, joined, raw
 from convert.collect.erase import erase
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 
 _DONE, _SPILL = "done.json", ".spill"
@@ -82,4 +82,4 @@ def _done(out: Path) -> dict[str, Any]:
 
 
 def _write(out: Path, done: dict[str, Any]) -> None:
-    durable.write(out / _DONE, json.dumps(done, indent=1, sort_keys=True).encode() + b"\n")
+    atomic_files.write_atomically(out / _DONE, json.dumps(done, indent=1, sort_keys=True).encode() + b"\n")

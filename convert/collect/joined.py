@@ -22,9 +22,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convert import durable
 from convert.collect import alike
 from convert.collect.rows import REVIEWED_AT_THE_CENTRE
+from edge_agent.durable import atomic_files
 
 FOLDER = "examples"
 FILE_NAME = "examples.parquet"
@@ -205,7 +205,10 @@ def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Pat
     """Write one month. The same rows give the same bytes: DuckDB's own writer goes by how its rows were cut up."""
     path.parent.mkdir(parents=True, exist_ok=True)
     reader: Any = connection.sql(_EXAMPLES, params={"month": month}).to_arrow_reader(_GROUP_ROWS)
-    with durable.replacing(path) as partial, pq.ParquetWriter(partial, reader.schema, compression="zstd") as writer:
+    with (
+        atomic_files.replacing(path) as partial,
+        pq.ParquetWriter(partial, reader.schema, compression="zstd") as writer,
+    ):
         group: list[pa.RecordBatch] = []
         for batch in reader:
             group.append(batch)
@@ -220,7 +223,7 @@ def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Pat
 def _clear(folder: Path, wanted: set[Path]) -> None:
     """Take away months that have nothing any more, and what a crash left half written."""
     for month in folder.glob("month=*"):
-        for partial in month.glob(f"*{durable.PARTIAL}"):
+        for partial in month.glob(f"*{atomic_files.PARTIAL}"):
             partial.unlink()
         if month not in wanted:
             shutil.rmtree(month)

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convert import durable
 from convert.collect.rows import SCHEMA
-from edge_agent.formats.document import Signed
+from edge_agent.durable import atomic_files
 from edge_agent.formats.segment import SegmentManifest, name_of
+from edge_agent.formats.signed_document import Signed
 
 FOLDER = "raw"
 _SEGMENTS = b"edge-agent/segments"
@@ -78,7 +78,7 @@ class Writer:
         """Write to a folder, which is made; what a crash left half written there goes away."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(f"*{durable.PARTIAL}"):
+        for partial in folder.glob(f"*{atomic_files.PARTIAL}"):
             partial.unlink()
         self._entries: list[Entry] = []
         self._batches: list[pa.RecordBatch] = []
@@ -112,7 +112,7 @@ class Writer:
 def write(path: Path, table: pa.Table, segments: list[dict[str, Any]]) -> None:
     """Write one file of records, or replace it. Raises OSError."""
     marked = table.replace_schema_metadata({_SEGMENTS: json.dumps(segments)})
-    with durable.replacing(path) as partial:
+    with atomic_files.replacing(path) as partial:
         pq.write_table(marked, partial, compression="zstd")
 
 

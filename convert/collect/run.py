@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convert import durable
 from convert.collect import chain, database, derive, raw, rows, vouch
 from convert.collect.intake import Intake, Refusal, Taken
 from convert.collect.report import Report, Waiting
@@ -27,8 +26,9 @@ from convert.collect.trust import Trust
 from convert.fleet.sites import FILE_NAME as SITES_NAME
 from convert.fleet.sites import Sites
 from convert.publish.centre_keys import Keys
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.example import Feedback
+from edge_agent.formats.example_records import Feedback
 from edge_agent.formats.receipts import EpochReceipts, Refused
 from edge_agent.formats.segment import parse_name
 
@@ -140,7 +140,7 @@ class _Run:
         made = derive.derive(self._request.out, self._request.memory_bytes, self._say)
         self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
         content = json.dumps(self._report.plain(), indent=1, ensure_ascii=False).encode() + b"\n"
-        durable.write(self._request.out / REPORT_NAME, content)
+        atomic_files.write_atomically(self._request.out / REPORT_NAME, content)
         return self._report
 
     # --- looking --------------------------------------------------------------------------------------------------

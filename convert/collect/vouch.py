@@ -7,10 +7,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert import durable
 from convert.collect.sources import Listing, Source, path_of
-from edge_agent.formats.document import DOCUMENT_BYTES_MAX, public_key_hex, sign, timestamp
+from edge_agent.durable import atomic_files
 from edge_agent.formats.receipts import FILE_NAME, EpochReceipts, Receipts, verify
+from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX, public_key_hex, sign, timestamp
 
 FOLDER = "receipts"
 
@@ -32,7 +32,7 @@ def sign_receipts(
     body = Receipts(site=site, at=timestamp(now()), epochs=tuple(epochs))
     content = sign(body, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(path, content)
+    atomic_files.write_atomically(path, content)
     return content
 
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy.typing as npt
 
-from convert import durable
 from convert.dataset import label_errors, label_studio, select
 from convert.dataset.label_errors import LabelErrors
 from convert.dataset.review import INTERFACE_NAME, TASKS_NAME
@@ -26,6 +25,7 @@ from convert.dataset.write import made_whole
 from convert.encoder import ngrams
 from convert.pipeline import execution
 from convert.pipeline.stage import Progress
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "label-errors.json"
@@ -134,7 +134,7 @@ def rank_chosen(
 def write_report(found: RankedLabels, path: Path, rows_max: int) -> None:
     """Write label-errors.json, whole or not at all."""
     content = json.dumps(found.plain(rows_max), ensure_ascii=False, indent=1) + "\n"
-    durable.write(path, content.encode())
+    atomic_files.write_atomically(path, content.encode())
 
 
 def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: bool = False) -> int:

@@ -21,8 +21,8 @@ from convert.dataset.surrogate_values import (
     check_kinds,
     word_of,
 )
+from edge_agent.capture.redact.redaction_rules import RULES
 from edge_agent.capture.redact.redactor import NAME_RULE, NAME_WORD, PLACEHOLDER, Redactor, placeholders
-from edge_agent.capture.redact.rules import RULES
 
 Placeholders = Literal["fill", "keep"]
 _ROUNDS = 20

@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import duckdb
 
-from convert import durable
 from convert.collect import statuses
 from convert.collect.statuses import Losses
 from convert.dataset import select
@@ -22,6 +21,7 @@ from convert.dataset.row_builder import RedactedExample, RowBuilder
 from convert.dataset.scope import Scoped, open_examples
 from convert.dataset.select import Audit, Choice, Left
 from convert.dataset.surrogates import SurrogateSettings
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 
 REPORT_NAME = "dataset.json"
@@ -134,7 +134,7 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
     if out.exists() and not (out / mark).is_file():
         raise InvalidRequest(f"{out} has no {mark}, so --force does not replace it", remedy="Name another --out.")
-    staging = out.with_name(out.name + durable.PARTIAL)
+    staging = out.with_name(out.name + atomic_files.PARTIAL)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:

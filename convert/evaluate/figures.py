@@ -2,7 +2,7 @@
 
 Of one: accuracy, coverage (the share of confident answers), realised risk (the share of wrong ones among these),
 calibration error, and these per label; each with its interval. Of two: the differences, with intervals and paired
-tests. Rows of one family count as what they are, right or wrong together (convert/intervals.py). Pure.
+tests. Rows of one family count as what they are, right or wrong together (convert/clustered_statistics.py). Pure.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.evaluate import reliability
-from convert.intervals import (
+from convert.clustered_statistics import (
     Floats,
     Interval,
     Numbers,
@@ -26,6 +25,7 @@ from convert.intervals import (
     holm,
     paired_p_value,
 )
+from convert.evaluate import reliability
 
 CHANCE_MAX = 0.05
 """A difference with a lower p-value is taken for one; raised for the number of tests."""

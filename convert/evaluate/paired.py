@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from convert.clustered_statistics import clustered_share
 from convert.data.row_files import Row
 from convert.evaluate import figures
 from convert.evaluate.predictions import Prediction
 from convert.evaluate.scoring import cosines, latency, outcomes, summary, vectors
-from convert.intervals import clustered_share
 from edge_agent.formats.manifest import Manifest
 
 

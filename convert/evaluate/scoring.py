@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convert.clustered_statistics import clustered_share, family_numbers
 from convert.data.row_files import Row, Span
 from convert.evaluate import figures
 from convert.evaluate.figures import Outcomes
 from convert.evaluate.predictions import Found, Prediction
-from convert.intervals import clustered_share, family_numbers
 from edge_agent.formats.manifest import Confidence, Kind, Manifest, Task, Threshold
 
 FAILED = "(no answer)"

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert import durable
 from convert.pipeline.stage import Progress
+from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, HashMismatch, ModelLoadFailed, RequirementUnmet
 
 VERSION = "0.3.36"
@@ -173,6 +173,6 @@ def last_error(done: subprocess.CompletedProcess[str]) -> str:
 def check_done(done: subprocess.CompletedProcess[str], out: Path) -> None:
     """Raise ModelLoadFailed unless a script has made its file, OSError if the disk is full."""
     if done.returncode != 0 or not out.is_file():
-        durable.check_room(out)
+        atomic_files.require_free_space(out)
         said = f"llama.cpp's converter failed: {last_error(done)[:500]}"
         raise ModelLoadFailed(said, remedy="docs/architectures.md lists what is known to work.")

@@ -15,12 +15,12 @@ import onnx
 import transformers
 from optimum.exporters.onnx import main_export
 
-from convert import durable
 from convert.encoder import bert_graph
 from convert.encoder.pooling import MeanPooledBert
 from convert.pipeline.stage import Report
 from convert.training import checkpoints
 from convert.training.checkpoints import Head
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
@@ -88,7 +88,7 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
                 trust_remote_code=False,
             )
         except _ERRORS as error:
-            durable.check_room(out)
+            atomic_files.require_free_space(out)
             said = " ".join(str(error).split())[:300]
             kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
             if "custom or unsupported architecture" in said or "is not supported" in said:

@@ -17,11 +17,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from convert import durable
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats import strict_json
-from edge_agent.formats.document import At, SiteId
-from edge_agent.formats.kit import code
+from edge_agent.formats.enrolment_file import code
+from edge_agent.formats.signed_document import At, SiteId
 
 FILE_NAME = "sites.json"
 SCHEMA = "edge-agent/sites/v1"
@@ -220,7 +220,7 @@ class Sites:
         content = (json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n").encode()
         if not self._path.is_file() or self._path.read_bytes() != content:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            durable.write(self._path, content)
+            atomic_files.write_atomically(self._path, content)
 
 
 def check_site(site: str) -> None:

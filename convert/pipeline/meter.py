@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-_PROC = Path("/proc")
+from edge_agent.process_memory import resident_bytes
+
 _SAMPLE_SECONDS = 0.05
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Meter:
@@ -44,19 +44,18 @@ class Meter:
 
     def _sample(self) -> None:
         while True:
-            self.memory_peak_bytes = max(self.memory_peak_bytes, resident_bytes(os.getpid()))
+            self.memory_peak_bytes = max(self.memory_peak_bytes, tree_resident_bytes(os.getpid()))
             if self._stop.wait(_SAMPLE_SECONDS):
                 return
 
 
-def resident_bytes(pid: int) -> int:
+def tree_resident_bytes(pid: int) -> int:
     """Return the resident memory of a process and of all its descendants, in bytes; of one that is gone, 0."""
     try:
-        own = int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES
-        tasks = list((_PROC / str(pid) / "task").iterdir())
-    except (OSError, IndexError):
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
         return 0
-    return own + sum(resident_bytes(child) for task in tasks for child in _children(task))
+    return resident_bytes(pid) + sum(tree_resident_bytes(child) for task in tasks for child in _children(task))
 
 
 def _children(task: Path) -> list[int]:

@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from convert import durable
 from convert.pipeline.stage import Report
+from edge_agent.durable import atomic_files
 from edge_agent.errors import DiskFull, StateDirInUse
 
 STAGE_NAME = "stage.json"
@@ -103,7 +103,7 @@ class Workspace:
         if target.exists():
             target.rename(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.root))
         made.rename(target)
-        durable.sync_directory(self.root)
+        atomic_files.sync_directory(self.root)
 
     def publish(self, made: Path) -> None:
         """Move the files of a report to the top of the folder, in place of those of an earlier run. Raises OSError."""
@@ -155,5 +155,5 @@ def _is_full(error: BaseException, root: Path) -> bool:
 def _sync_tree(folder: Path) -> None:
     for path, _, names in os.walk(folder):
         for name in names:
-            durable.sync(Path(path, name))
-        durable.sync_directory(Path(path))
+            atomic_files.sync_file(Path(path, name))
+        atomic_files.sync_directory(Path(path))

@@ -24,7 +24,7 @@ import pyrage
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from convert import durable
+from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, InvalidRequest
 
 IDENTITY_PLAIN, IDENTITY_SEALED = "identity.txt", "identity.age"
@@ -80,7 +80,7 @@ def create(folder: Path, passphrase: str = "") -> Public:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    durable.sync_directory(folder.parent)
+    atomic_files.sync_directory(folder.parent)
     return public(folder)
 
 
@@ -159,7 +159,7 @@ def _pem(key: Ed25519PrivateKey, passphrase: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    durable.write(path, content, mode=_PRIVATE_MODE)
+    atomic_files.write_atomically(path, content, mode=_PRIVATE_MODE)
 
 
 def _read(folder: Path, name: str) -> bytes:

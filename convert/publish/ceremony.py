@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
-from convert import durable
 from convert.publish import keyring, layout
 from convert.publish.centre_keys import check_passphrase
 from convert.publish.keyring import Keyring, Named
+from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import FILE_NAME
 
@@ -58,7 +58,7 @@ def create(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    durable.sync_directory(folder.parent)
+    atomic_files.sync_directory(folder.parent)
     return tuple(keyring.read_folder(folder))
 
 
@@ -72,8 +72,8 @@ def _fill(folder: Path, now: float, quorums: dict[str, Quorum], passphrase: str)
     for role, metadata in ((layout.ROOT, root), (layout.TARGETS, targets)):
         layout.issue(metadata.signed, 1, now, layout.DAYS[role])
         keys.sign(metadata, [named.key.keyid for named in made[role][: quorums[role].threshold]])
-    durable.write(folder / keyring.ANCHOR, layout.encode(root))
-    durable.write(folder / keyring.FIRST_TARGETS, layout.encode(targets))
+    atomic_files.write_atomically(folder / keyring.ANCHOR, layout.encode(root))
+    atomic_files.write_atomically(folder / keyring.FIRST_TARGETS, layout.encode(targets))
 
 
 def _made(folder: Path, role: str, count: int) -> list[Named]:

@@ -9,8 +9,8 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from convert.publish.layout import ONLINE, PLAN, ROOT, TARGETS, TIMESTAMP
 from convert.publish.reading import Signed, bundles_of, newest
-from convert.report.made import size
 from convert.report.text import headline
+from edge_agent.byte_sizes import format_bytes
 
 Name = Callable[[str], str]
 """Returns what people call a key id."""
@@ -22,7 +22,7 @@ def of_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
     for digest in before.keys() - after.keys():
         yield f"- bundle {before[digest].name}: revoked"
     for digest in after.keys() - before.keys():
-        yield f"+ bundle {after[digest].name}, {size(after[digest].size_bytes)}"
+        yield f"+ bundle {after[digest].name}, {format_bytes(after[digest].size_bytes)}"
         yield from _quality(after[digest], newest(before, after[digest].task))
     yield from _keys(PLAN, old.get_delegated_role(PLAN), new.get_delegated_role(PLAN), name)
 

@@ -31,8 +31,8 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root
 
-from convert import durable
 from convert.publish.layout import KEY_NAME, decode
+from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 from edge_agent.formats import strict_json
 
@@ -103,7 +103,7 @@ class Keyring:
     def trust(self, root: bytes) -> None:
         """Keep a newer root where the root of trust lies: new sites start from it, and so does the next command."""
         for folder in filter(_keeps_trust, self.folders):
-            durable.write(folder / ANCHOR, root)
+            atomic_files.write_atomically(folder / ANCHOR, root)
 
     def require_newest(self, versions: Mapping[str, int]) -> None:
         """Refuse to build on less than what these keys have signed or seen: an old copy would undo a revocation.
@@ -125,7 +125,7 @@ class Keyring:
         newest = {role: max(version, seen.get(role, 0)) for role, version in versions.items()}
         if newest != seen:
             for folder in filter(_keeps_trust, self.folders):
-                durable.write(folder / SEEN, json.dumps(newest, sort_keys=True).encode() + b"\n")
+                atomic_files.write_atomically(folder / SEEN, json.dumps(newest, sort_keys=True).encode() + b"\n")
 
     def _seen(self) -> dict[str, int]:
         seen: dict[str, int] = {}
@@ -294,12 +294,14 @@ def lock(folder: Path, passphrase: str) -> None:
         raise InvalidRequest(f"{folder} has a passphrase already", remedy="Name another folder, or leave it out.")
     identity = pyrage.x25519.Identity.generate()
     text = f"# public key: {identity.to_public()}\n{identity}\n"
-    durable.write(folder / UNLOCK, pyrage.passphrase.encrypt(text.encode(), passphrase), mode=_PRIVATE_MODE)
+    atomic_files.write_atomically(
+        folder / UNLOCK, pyrage.passphrase.encrypt(text.encode(), passphrase), mode=_PRIVATE_MODE
+    )
     _seal_to(folder, identity)
 
 
 def _seal_to(folder: Path, identity: pyrage.x25519.Identity) -> None:
-    durable.write(folder / _SEAL_TO, f"{identity.to_public()}\n".encode())
+    atomic_files.write_atomically(folder / _SEAL_TO, f"{identity.to_public()}\n".encode())
 
 
 def make(folder: Path, name: str, role: str) -> Named:
@@ -318,9 +320,9 @@ def make(folder: Path, name: str, role: str) -> Named:
     _require_free(named)
     if (folder / _SEAL_TO).is_file():
         recipient = pyrage.x25519.Recipient.from_str((folder / _SEAL_TO).read_text(encoding="ascii").strip())
-        durable.write(folder / (name + SEALED), pyrage.encrypt(pem, [recipient]), mode=_PRIVATE_MODE)
+        atomic_files.write_atomically(folder / (name + SEALED), pyrage.encrypt(pem, [recipient]), mode=_PRIVATE_MODE)
     else:
-        durable.write(folder / (name + PLAIN), pem, mode=_PRIVATE_MODE)
+        atomic_files.write_atomically(folder / (name + PLAIN), pem, mode=_PRIVATE_MODE)
     write_public(named)
     return named
 
@@ -334,7 +336,9 @@ def write_public(named: Named) -> None:
     """
     _require_free(named, PUBLIC)
     plain = {"role": named.role, "keyid": named.key.keyid, "key": named.key.to_dict(), "uri": named.uri}
-    durable.write(named.folder / (named.name + PUBLIC), json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
+    atomic_files.write_atomically(
+        named.folder / (named.name + PUBLIC), json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
+    )
 
 
 def _require_free(named: Named, *suffixes: str) -> None:

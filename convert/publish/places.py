@@ -11,8 +11,8 @@ from typing import IO, Any, Protocol
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 
-from convert import durable
 from convert.collect.sources import open_store
+from edge_agent.durable import atomic_files
 from edge_agent.errors import EdgeAgentError, UpstreamFailed, UpstreamRefused
 
 CHUNK_BYTES = 1024 * 1024
@@ -83,7 +83,7 @@ class Folder:
         """Write beside, sync, rename, sync."""
         target = self._root / path
         self._make(target.parent)
-        with durable.replacing(target) as partial, partial.open("wb") as file:
+        with atomic_files.replacing(target) as partial, partial.open("wb") as file:
             for chunk in [content] if isinstance(content, bytes) else content:
                 file.write(chunk)
 
@@ -95,7 +95,7 @@ class Folder:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             for each in (folder.parent, folder.parent.parent):
-                durable.sync_directory(each)
+                atomic_files.sync_directory(each)
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[IO[bytes] | None]:

@@ -17,7 +17,6 @@ from typing import Any
 
 from tuf.api.metadata import Root, Targets
 
-from convert import durable
 from convert.publish import changes, layout, reading
 from convert.publish.commit import Draft, Missing, sign_draft
 from convert.publish.keyring import Keyring
@@ -26,6 +25,7 @@ from convert.publish.places import Folder
 from convert.publish.plans import consequences
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held, Reading
+from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, InvalidRequest, UpdateOutdated
 from edge_agent.formats import plan as plans
 from edge_agent.formats import strict_json
@@ -73,10 +73,10 @@ def write(folder: Path, held: Held, draft: Draft) -> None:
     for path, content in held.files.items():
         current.write(path, content)
     for path, content in draft.blobs.items():
-        durable.write(folder / _NEW / Path(path).name, content)
+        atomic_files.write_atomically(folder / _NEW / Path(path).name, content)
     _save(folder, draft)
     head = {"schema": _SCHEMA, "restart_versions": draft.restart_versions, "without_old": draft.without_old}
-    durable.write(folder / STAGED, json.dumps(head).encode() + b"\n")
+    atomic_files.write_atomically(folder / STAGED, json.dumps(head).encode() + b"\n")
 
 
 def read(folder: Path, keys: Keyring) -> Staged:
@@ -186,7 +186,7 @@ def _nobody(folder: Path) -> str:
 
 def _save(folder: Path, draft: Draft) -> None:
     for role, metadata in draft.metadata().items():
-        durable.write(folder / _NEW / f"{role}.json", layout.encode(metadata))
+        atomic_files.write_atomically(folder / _NEW / f"{role}.json", layout.encode(metadata))
 
 
 def _read_plan(folder: Path, draft: Draft) -> None:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata, Timestamp
 
-from convert import durable
 from convert.publish import layout, reading
 from convert.publish.commit import online, require_unchanged
 from convert.publish.layout import ROOT, TIMESTAMP
 from convert.publish.places import Advance, Folder, Place, counted, silent
 from convert.publish.publisher import Publisher
 from convert.publish.reading import Held
+from edge_agent.durable import atomic_files
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
 from edge_agent.formats import manifest
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
@@ -209,4 +209,4 @@ def _prune(blobs: Path, needed: set[str]) -> None:
     there = {path.name for path in blobs.iterdir()}
     for name in filter(_BLOB.fullmatch, there - needed):
         (blobs / name).unlink()
-    durable.sync_directory(blobs)
+    atomic_files.sync_directory(blobs)

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.calibrate.division import divided
+from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
 from convert.data.row_files import Row
 from convert.evaluate.bundle import Bundle, opened
@@ -32,7 +33,6 @@ from convert.evaluate.paired import answered, cosine, same_answers
 from convert.evaluate.predictions import Prediction, matrix
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import Serving, serving
-from convert.intervals import Numbers, clustered_share, family_numbers, share
 from convert.pipeline import task as tasks
 from convert.pipeline.recipe import Budget
 from convert.pipeline.stage import Job, Report

@@ -21,7 +21,8 @@ import numpy as np
 from gguf import GGUFReader
 from numpy.typing import NDArray
 
-from convert import durable, probe
+from convert import probe
+from edge_agent.durable import atomic_files
 from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 
 MAGIC = b"GGUF"
@@ -158,7 +159,7 @@ def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
     try:
         return probe.ask("convert.probe.quantizer", asked).facts
     except ModelLoadFailed:
-        durable.check_room(Path(asked["target"]))
+        atomic_files.require_free_space(Path(asked["target"]))
         raise
 
 

@@ -68,7 +68,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def interval(plain: Mapping[str, float]) -> str:
-    """Return a share with its interval, as `convert.intervals` reports it."""
+    """Return a share with its interval, as `convert.clustered_statistics` reports it."""
     level = 100 * plain.get("level", 0.95)
     return f"{percent(plain['value'])} ({level:.0f} % interval {percent(plain['low'])} to {percent(plain['high'])})"
 
@@ -78,11 +78,6 @@ def brief(plain: Mapping[str, Any]) -> str:
     if plain["value"] is None:
         return UNKNOWN
     return f"{percent(plain['value'])} ({100 * plain['low']:.1f} to {100 * plain['high']:.1f})"
-
-
-def size(count: float) -> str:
-    """Return a number of bytes, in megabytes or kilobytes of a thousand."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:

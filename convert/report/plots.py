@@ -16,7 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 from scipy import stats
 
-from convert.report.made import Made, column, percent, size
+from convert.report.made import Made, column, percent
+from edge_agent.byte_sizes import format_bytes
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a"
 _DPI = 150
@@ -62,8 +63,10 @@ def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="what it should be")
     axes.vlines(confidence, right[:, 0], right[:, 2], color=_ORANGE, linewidth=1.5, zorder=2, label="95 % interval")
     # Counts stand here and not at the points: the bins have about as many rows each.
-    size = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
-    axes.scatter(confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{size} answers of like confidence")
+    format_bytes = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
+    axes.scatter(
+        confidence, right[:, 1], s=36, color=_BLUE, zorder=3, label=f"{format_bytes} answers of like confidence"
+    )
     error = measured["calibration_error"]
     said = f"mean gap {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
     axes.set_title(f"{title}\n{said}", fontsize=10, color=_INK)
@@ -177,7 +180,7 @@ def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> No
         taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
     for each in found:
         at = (each["latency_ms"]["p50"], each["agreement"]["value"])
-        said, radius = f"{each['name']}\n{size(each['size_bytes'])}", _radius(each, most) + 6
+        said, radius = f"{each['name']}\n{format_bytes(each['size_bytes'])}", _radius(each, most) + 6
         notes = []
         for away in range(6):
             for across, up in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):

@@ -9,7 +9,8 @@ from typing import Any
 from convert.data.row_files import LabelSource, Summary
 from convert.pipeline.recipe import Split
 from convert.report.doubts import doubts, of_quality
-from convert.report.made import UNKNOWN, Made, brief, duration, interval, number, percent, plural, size
+from convert.report.made import UNKNOWN, Made, brief, duration, interval, number, percent, plural
+from edge_agent.byte_sizes import format_bytes
 
 _CONFUSIONS_MAX = 10
 _VALUE_MAX = 300
@@ -194,7 +195,7 @@ def _in_company(invariance: Mapping[str, Any]) -> str:
 def _sentences(made: Made) -> Iterator[str]:
     chosen = made.chosen
     if chosen:
-        yield f"The artefact is {chosen['name']}, {size(chosen['size_bytes'])}{_bits(chosen)}."
+        yield f"The artefact is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
     yield from _quality_sentences(made.report("evaluate"))
     verify = made.report("verify")
     if "kl_mean" in verify:
@@ -380,7 +381,7 @@ def _candidate(each: Mapping[str, Any]) -> list[object]:
     shares = [percent((each.get(key) or {}).get("value")) for key in ("agreement", "accuracy")]
     return [
         each["name"],
-        size(each["size_bytes"]),
+        format_bytes(each["size_bytes"]),
         _number(each.get("bits_per_weight")),
         _number(each.get("latency_ms", {}).get("p50")),
         shares[0],
@@ -428,9 +429,9 @@ def _run(made: Made) -> Iterator[str]:
     yield "## The run"
     yield (
         f"All stages took {duration(made.seconds)} of work. Peak memory, children included, was"
-        f" {size(made.memory_peak_bytes)}."
+        f" {format_bytes(made.memory_peak_bytes)}."
     )
-    rows = [[each.stage, duration(each.seconds), size(each.memory_peak_bytes)] for each in made.records]
+    rows = [[each.stage, duration(each.seconds), format_bytes(each.memory_peak_bytes)] for each in made.records]
     yield _table(["stage", "time", "peak memory"], rows)
 
 

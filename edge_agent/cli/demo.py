@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.status import Status
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli import demo_compare as compare
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
@@ -24,7 +24,7 @@ from edge_agent.cli.output import out, print_trimmed, table
 from edge_agent.cli.terminal import write_answer
 from edge_agent.client import Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 
 SAMPLES_MAX = 20
@@ -102,7 +102,7 @@ def read_show(path: Path) -> Show:
         file = path / artifact.path
         if not file.is_file():
             raise FileMissing(f"{file} does not exist, though the manifest names it")
-        samples = tuple(case.input for case in golden.parse(file.read_bytes()))
+        samples = tuple(case.input for case in golden_cases.parse(file.read_bytes()))
     return Show(path.absolute(), manifest, samples[:SAMPLES_MAX])
 
 
@@ -111,7 +111,7 @@ def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[Sho
         seconds = daemon.wait_serving(client)
     _done(console, f"daemon serves after {seconds:.1f} s")
     for show in shows:
-        name, size = show.manifest.task.name, decimal(show.manifest.size_bytes)
+        name, size = show.manifest.task.name, format_bytes(show.manifest.size_bytes)
         started = time.monotonic()
         with console.status(f"Installing {name} ({size}): verifying, copying, loading the model"):
             with daemon.admin() as admin:

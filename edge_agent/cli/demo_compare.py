@@ -12,10 +12,10 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.output import print_trimmed, table
 from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import FileMissing, InvalidRequest
@@ -171,7 +171,7 @@ def _figures(manifests: Sequence[Manifest], rows: Sequence[Labelled], said: Sequ
         found = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
         cells = (_plus_minus(found.right), *_sureness(manifest, found), _duration(found.milliseconds))
-        made.add_row(name, model, *cells, decimal(_own_bytes(manifest, shared)))
+        made.add_row(name, model, *cells, format_bytes(_own_bytes(manifest, shared)))
     return made
 
 

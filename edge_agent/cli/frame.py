@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rich.console import Group, RenderableType
-from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli import large_model
 from edge_agent.cli.output import table
 from edge_agent.cli.rates import Rates
@@ -81,7 +81,7 @@ def _head(status: Status, now: datetime) -> Text:
         ("edge-agent ", "bold"),
         f"{status.agent_version} ",
         state,
-        f", up {up}; memory {decimal(status.resident_bytes)}; disk {decimal(status.disk_free_bytes)} free"
+        f", up {up}; memory {format_bytes(status.resident_bytes)}; disk {format_bytes(status.disk_free_bytes)} free"
         f"  {now.astimezone():%H:%M:%S}",
     )
 
@@ -120,7 +120,7 @@ def _engines(status: Status) -> Table:
             _busy(engine),
             str(max(0, engine.pending - engine.running)),
             Text(str(engine.restarts), "yellow" if engine.restarts else ""),
-            decimal(engine.resident_bytes),
+            format_bytes(engine.resident_bytes),
             str(len(engine.tasks)),
         )
     return made
@@ -139,8 +139,10 @@ def _busy(engine: Engine) -> Text:
 
 def _examples(examples: ExamplesStatus) -> Text:
     kept = sum(number for name, number in examples.retained.items() if name != "feedback")
-    said = Text(f"{kept} kept, {decimal(examples.spool_bytes)}; {examples.retained.get('feedback', 0)} with feedback; ")
-    said.append(f"{examples.outbox_segments} sealed without a receipt, {decimal(examples.outbox_bytes)}")
+    said = Text(
+        f"{kept} kept, {format_bytes(examples.spool_bytes)}; {examples.retained.get('feedback', 0)} with feedback; "
+    )
+    said.append(f"{examples.outbox_segments} sealed without a receipt, {format_bytes(examples.outbox_bytes)}")
     lost = sum(number for name, number in examples.counters.items() if name.startswith(("dropped_", "sacrificed_")))
     return said.append(f"; {lost} given up", "yellow") if lost else said
 

@@ -7,11 +7,11 @@ import subprocess
 from typing import Annotated
 
 import typer
-from rich.filesize import decimal
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.output import out, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
-from edge_agent.config.memory import MemoryPlan, plan_memory
+from edge_agent.config.memory_plan import MemoryPlan, plan_memory
 from edge_agent.errors import SystemdFailed
 
 UNIT = "edge-agent.service"
@@ -38,11 +38,11 @@ def run(ctx: typer.Context, apply: Apply = False, as_json: AsJson = False) -> No
 
 def _show(plan: MemoryPlan) -> None:
     made = table("what", "memory", right=("memory",))
-    made.add_row("engines", decimal(plan.engines) if plan.engines else "what there is")
-    made.add_row("reserve beside them", decimal(plan.reserve))
-    made.add_row("daemon", decimal(plan.daemon))
-    made.add_row("all together (MemoryMax)", decimal(plan.memory_max), style="bold")
-    made.add_row("machine", decimal(plan.machine))
+    made.add_row("engines", format_bytes(plan.engines) if plan.engines else "what there is")
+    made.add_row("reserve beside them", format_bytes(plan.reserve))
+    made.add_row("daemon", format_bytes(plan.daemon))
+    made.add_row("all together (MemoryMax)", format_bytes(plan.memory_max), style="bold")
+    made.add_row("machine", format_bytes(plan.machine))
     print_trimmed(out(), made)
 
 

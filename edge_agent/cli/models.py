@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.filesize import decimal
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.output import out, plain, print_json, print_trimmed, table
 from edge_agent.cli.site import AsJson, site_of
 from edge_agent.errors import UnknownTask
@@ -44,7 +44,7 @@ def run(
             Text("active", "green") if bundle.active else "for rollback" if bundle.previous else "-",
             bundle.gate or "-",
             "yes" if bundle.signed else Text("no", "yellow"),
-            decimal(bundle.size_bytes),
+            format_bytes(bundle.size_bytes),
             f"{bundle.install_time:%Y-%m-%d %H:%M}",
         )
     print_trimmed(out(), made)

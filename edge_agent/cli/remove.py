@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.filesize import decimal
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.output import out
 from edge_agent.cli.site import TaskArgument, site_of
 
@@ -24,4 +24,4 @@ def run(
     """
     with site_of(ctx).admin() as admin:
         freed = admin.remove(task, bundle)
-    out().print(f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {decimal(freed)} freed.")
+    out().print(f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {format_bytes(freed)} freed.")

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli import large_model
 from edge_agent.cli.mode import AS_PLANNED
 from edge_agent.cli.output import out, print_json, print_trimmed, table
@@ -52,8 +52,8 @@ def show(console: Console, status: Status, now: datetime) -> None:
     print_trimmed(
         console,
         f"edge-agent {status.agent_version} is {state}, up {duration((now - status.start_time).total_seconds())};"
-        f" memory {decimal(status.resident_bytes)} beside its engines;"
-        f" store {decimal(status.store_bytes)}, {decimal(status.disk_free_bytes)} free",
+        f" memory {format_bytes(status.resident_bytes)} beside its engines;"
+        f" store {format_bytes(status.store_bytes)}, {format_bytes(status.disk_free_bytes)} free",
     )
     if status.tasks:
         console.print()
@@ -174,7 +174,7 @@ def _show_engines(console: Console, status: Status) -> None:
             Text(engine.state.lower(), style=STATE_STYLES.get(engine.state, "")),
             Text(engine.device or "-", style="yellow" if engine.shortfall else ""),
             str(engine.pid or "-"),
-            decimal(engine.resident_bytes),
+            format_bytes(engine.resident_bytes),
             str(engine.pending),
             str(engine.restarts),
             ", ".join(engine.tasks),
@@ -190,8 +190,8 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
         ", ".join(f"{task} ({consent})" for task, consent in sorted(examples.collect.items())) or "no task any more"
     )
     retained = ", ".join(f"{number} {name}" for name, number in sorted(examples.retained.items()) if number) or "none"
-    print_trimmed(console, f"examples of {consents}; kept here: {retained}; {decimal(examples.spool_bytes)}")
-    sealed = f"{_counted(examples.outbox_segments, 'segment')}, {decimal(examples.outbox_bytes)}"
+    print_trimmed(console, f"examples of {consents}; kept here: {retained}; {format_bytes(examples.spool_bytes)}")
+    sealed = f"{_counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
     print_trimmed(console, _review(examples))
     lost = {name: number for name, number in examples.counters.items() if number and name.startswith(_LOSSES)}
@@ -221,11 +221,11 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
     if uplink.retry_at and uplink.state == "OFFLINE":
         said.append(f", tried again in {duration((uplink.retry_at - now).total_seconds())}")
     print_trimmed(console, said)
-    waiting = f"{_counted(uplink.waiting_segments, 'segment')}, {decimal(uplink.waiting_bytes)}"
+    waiting = f"{_counted(uplink.waiting_segments, 'segment')}, {format_bytes(uplink.waiting_bytes)}"
     print_trimmed(console, f"waiting to go up: {waiting}")
     if uplink.downloads:
         state = (uplink.state if uplink.state == "SILENT" else uplink.downloads.state).lower()
-        waiting = f"{_counted(uplink.downloads.waiting_blobs, 'file')}, {decimal(uplink.downloads.waiting_bytes)}"
+        waiting = f"{_counted(uplink.downloads.waiting_blobs, 'file')}, {format_bytes(uplink.downloads.waiting_bytes)}"
         print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
     for problem in uplink.problems:
         about = f" ({problem.about})" if problem.about else ""

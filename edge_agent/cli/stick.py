@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.exits import Exit
 from edge_agent.cli.output import err, out
 from edge_agent.cli.site import site_of
 from edge_agent.client import AdminClient, CallFailed, ImportProgress, TaskUpdate
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 from edge_agent.errors import BY_REASON, DocumentInvalid, EdgeAgentError, StickFailed, UpdateIncomplete
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -216,7 +216,8 @@ def _read(path: Path) -> bytes:
 
 
 def _report(copying: Copying, path: Path) -> None:
-    said = f"{_files(copying.copied)} ({decimal(copying.bytes)}) copied to {path}, {_were(copying.there)} there already"
+    size = format_bytes(copying.bytes)
+    said = f"{_files(copying.copied)} ({size}) copied to {path}, {_were(copying.there)} there already"
     if copying.failure is None:
         out().print(f"{said}. Bring the stick to the centre; 'edge-agent import' takes its receipts back.")
         return

@@ -12,18 +12,24 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.text import Text
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import err, out, print_trimmed, table
 from edge_agent.cli.site import Site, site_of
 from edge_agent.config import Files, read_files
 from edge_agent.doctor.examine import judge
 from edge_agent.doctor.probes.serving import ask
+from edge_agent.durable.atomic_files import create
 from edge_agent.errors import ConfigInvalid, StickFailed
-from edge_agent.support_bundle.archive import packed, write
-from edge_agent.support_bundle.gather import Part, Sources, gather
+from edge_agent.support_bundle.support_archive import (
+    ARCHIVE_MODE,
+    SupportPart,
+    SupportSources,
+    gather_parts,
+    pack_archive,
+)
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Left out: a name with site and time, here.")
@@ -44,24 +50,24 @@ def run(ctx: typer.Context, output: Output = None, yes: Yes = False, only_list: 
     with err().status("Gathering"):
         place = place_of(site)
         case = ask(place)
-        parts = gather(Sources(case, _files(site), as_document(judge(case))))
+        parts = gather_parts(SupportSources(case, _files(site), as_document(judge(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
-    path, content = output or Path(f"{name}.tar.gz"), packed(parts, name, at)
+    path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
     show(out(), parts)
     if only_list:
         return
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("there is nobody to ask: add --yes", param_hint="--yes")
-        typer.confirm(f"Write {path} ({decimal(len(content))})?", abort=True)
+        typer.confirm(f"Write {path} ({format_bytes(len(content))})?", abort=True)
     try:
-        write(path, content)
+        create(path, content, ARCHIVE_MODE)
     except OSError as error:
         raise StickFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
     out().print(
-        f"{path.absolute()} ({decimal(len(content))}); only you may read it. Send it to support.", soft_wrap=True
+        f"{path.absolute()} ({format_bytes(len(content))}); only you may read it. Send it to support.", soft_wrap=True
     )
 
 
@@ -76,12 +82,14 @@ def _named(site: str) -> str:
     return site or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
 
 
-def show(console: Console, parts: list[Part]) -> None:
+def show(console: Console, parts: list[SupportPart]) -> None:
     """Print what would be in it, and what could not be had."""
     made = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:
         if part.content:
-            made.add_row(part.name, decimal(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}")
+            made.add_row(
+                part.name, format_bytes(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}"
+            )
     print_trimmed(console, made)
     console.print("Not in it: inputs, answers, examples, keys, credentials.")
     for part in parts:

@@ -11,9 +11,9 @@ tries last as long as its timeout. Two things keep them from adding to a load:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from edge_agent.backoff import backoff_seconds
 from edge_agent.client.failure import DEADLINE_EXPIRED, UNREACHABLE, CallFailed
 from edge_agent.client.tls import TLS_FAILED
 
@@ -89,7 +89,7 @@ class Tries:
             self._tell_of_earlier(failed)
             return None
         left = self._left(now)
-        growing = min(math.ldexp(PAUSE_SECONDS_FIRST, self.made - 1), PAUSE_SECONDS_MAX)
+        growing = backoff_seconds(self.made, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
         # At most half of what is left: a daemon that comes back shortly before the deadline is still found.
         seconds = max(least, min(max(least, growing) * (1 + JITTER * chance), left / 2))
         if why := self._reason_to_give_up(failed, seconds, left):

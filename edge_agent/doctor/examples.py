@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from edge_agent.doctor.findings import Case, Check, Finding, counted, first, lasting, otherwise, sized
+from edge_agent.byte_sizes import format_bytes
+from edge_agent.doctor.findings import Case, Check, Finding, counted, first, lasting, otherwise
 
 SPOOL = Check("spool", "examples")
 LOSSES = Check("examples-lost", "examples")
@@ -45,12 +46,13 @@ class ExamplesFacts:
     @property
     def spool(self) -> str:
         """How full the spool is, for people."""
-        return f"{sized(self.spool_bytes)} of {sized(self.spool_bytes_max)}"
+        return f"{format_bytes(self.spool_bytes)} of {format_bytes(self.spool_bytes_max)}"
 
     @property
     def outbox(self) -> str:
         """How full the outbox is, for people."""
-        return f"{counted(self.segments, 'segment')}, {sized(self.outbox_bytes)} of {sized(self.outbox_bytes_max)}"
+        filled = f"{format_bytes(self.outbox_bytes)} of {format_bytes(self.outbox_bytes_max)}"
+        return f"{counted(self.segments, 'segment')}, {filled}"
 
     @property
     def lost(self) -> str:

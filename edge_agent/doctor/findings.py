@@ -84,14 +84,6 @@ def lasting(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def sized(count: float) -> str:
-    """Write bytes as people say them, in powers of ten."""
-    for size, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {name}"
-    return f"{count:.0f} bytes"
-
-
 F = TypeVar("F")
 
 

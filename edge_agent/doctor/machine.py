@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_agent.doctor.findings import Case, Check, Finding, first, lasting, otherwise, sized
+from edge_agent.byte_sizes import format_bytes
+from edge_agent.doctor.findings import Case, Check, Finding, first, lasting, otherwise
 
 CLOCK = Check("clock", "machine")
 JUMP = Check("clock-jump", "machine")
@@ -131,12 +132,12 @@ class Volume:
     @property
     def room(self) -> str:
         """What is free, for people."""
-        return f"{self.path} ({self.what}): {sized(self.free_bytes)} of {sized(self.total_bytes)} free"
+        return f"{self.path} ({self.what}): {format_bytes(self.free_bytes)} of {format_bytes(self.total_bytes)} free"
 
     @property
     def reserve(self) -> str:
         """The reserve, for people."""
-        return sized(self.reserve_bytes)
+        return format_bytes(self.reserve_bytes)
 
 
 _ROOM: tuple[Case[Volume], ...] = (
@@ -192,11 +193,11 @@ class MemoryFacts:
 
 def memory(facts: MemoryFacts) -> Iterator[Finding]:
     """Judge what is free."""
-    said = f"{sized(facts.available)} of {sized(facts.total)} available"
+    said = f"{format_bytes(facts.available)} of {format_bytes(facts.total)} available"
     if facts.available < facts.reserve:
         remedy = "Find what takes it; a new model does not load until there is room."
         yield MEMORY.warning(
-            f"{said}, under the reserve of {sized(facts.reserve)}", remedy, "ps aux --sort=-rss | head"
+            f"{said}, under the reserve of {format_bytes(facts.reserve)}", remedy, "ps aux --sort=-rss | head"
         )
     else:
         yield MEMORY.ok(said)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.client import Engine, Status
 from edge_agent.doctor import field
 from edge_agent.doctor.examples import NOT_KEPT
-from edge_agent.doctor.findings import Case, Check, Finding, first, lasting, otherwise, sized
+from edge_agent.doctor.findings import Case, Check, Finding, first, lasting, otherwise
 from edge_agent.doctor.sockets import log_of, start
 
 DAEMON = Check("daemon", "daemon")
@@ -73,7 +74,7 @@ def daemon(facts: Answering) -> Iterator[Finding]:
         yield from first(DAEMON, _SILENT, facts)
         return
     status = facts.status
-    said = f"version {status.agent_version}, up {lasting(facts.up_seconds)}, {sized(status.resident_bytes)}"
+    said = f"version {status.agent_version}, up {lasting(facts.up_seconds)}, {format_bytes(status.resident_bytes)}"
     if status.serving:
         yield DAEMON.ok(f"answers: {said}")
     else:
@@ -159,7 +160,7 @@ class _Model:
     def well(self) -> str:
         code = self.engine.details.get("cpu_variant")
         named = f", code for {code} processors" if code else ""
-        return f"ready on {self.engine.device or 'cpu'}, {sized(self.engine.resident_bytes)}{named}"
+        return f"ready on {self.engine.device or 'cpu'}, {format_bytes(self.engine.resident_bytes)}{named}"
 
     @property
     def shown(self) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from edge_agent.byte_sizes import format_bytes
 from edge_agent.doctor.files import ENTER, READ, WRITE, File, Person, may_reach
-from edge_agent.doctor.findings import Case, Check, Finding, first, otherwise, sized
+from edge_agent.doctor.findings import Case, Check, Finding, first, otherwise
 
 STATE_DIR = Check("state-dir", "state")
 DATABASE = Check("database", "state")
@@ -136,7 +137,7 @@ class DatabaseFacts:
     @property
     def size(self) -> str:
         """Its size, for people."""
-        return sized(self.file.size)
+        return format_bytes(self.file.size)
 
 
 _DATABASE: tuple[Case[DatabaseFacts], ...] = (

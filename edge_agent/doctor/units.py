@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from edge_agent.doctor.findings import Case, Check, Finding, first, otherwise, sized
+from edge_agent.byte_sizes import format_bytes
+from edge_agent.doctor.findings import Case, Check, Finding, first, otherwise
 
 SYSTEMD = Check("systemd", "units")
 UNIT = Check("unit", "units")
@@ -136,7 +137,7 @@ class UnitFacts:
     @property
     def memory(self) -> str:
         """What it takes, for people."""
-        return f"{sized(self.number('MemoryCurrent'))} of {sized(self.number('MemoryMax'))}"
+        return f"{format_bytes(self.number('MemoryCurrent'))} of {format_bytes(self.number('MemoryMax'))}"
 
     @property
     def end(self) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_agent.doctor.findings import Check, Finding, counted, lasting, sized
+from edge_agent.byte_sizes import format_bytes
+from edge_agent.doctor.findings import Check, Finding, counted, lasting
 
 RUNNING = Check("uplink", "uplink")
 LINK = Check("uplink-online", "uplink")
@@ -61,7 +62,9 @@ def uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
         remedy = "Answers go on without it. Start it; its log says why it ended."
         yield RUNNING.fault(facts.silence, remedy, f"{command}; {_LOG}")
         return
-    yield RUNNING.ok(f"runs; {counted(facts.waiting_segments, 'segment')}, {sized(facts.waiting_bytes)} to go up")
+    yield RUNNING.ok(
+        f"runs; {counted(facts.waiting_segments, 'segment')}, {format_bytes(facts.waiting_bytes)} to go up"
+    )
     yield _link(facts)
     for trouble in facts.troubles[:SHOWN_MAX]:
         yield _trouble(trouble)

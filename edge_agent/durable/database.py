@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_agent.durable.disk import CHECK_DISK, disk_errors
+from edge_agent.durable.atomic_files import CHECK_DISK, disk_errors
 from edge_agent.errors import DiskFull, EdgeAgentError, StateDirInUse, StateDirUnwritable, StoreDamaged
 
 _BUSY_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden.py."""
+"""A golden case as a job, and its answer in the words of the case: pure. See formats/golden_cases.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import struct
 
 from edge_agent.engine.protocol import Done, Run
-from edge_agent.formats.golden import Said
+from edge_agent.formats.golden_cases import Said
 from edge_agent.formats.manifest import Manifest
 
 SEED = 1

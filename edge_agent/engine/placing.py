@@ -13,6 +13,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import DeviceUnusable, EdgeAgentError
 
 CPU = "cpu"
@@ -110,7 +111,7 @@ class Placing:
     def _leave(self, record: _Record, now: float, *, lasting: bool) -> None:
         if now - record.until > RETRY_SECONDS_MAX:  # it was well for a day
             record.times = 0
-        pause = min(self._retry_seconds * 2.0 ** min(record.times, 32), RETRY_SECONDS_MAX)
+        pause = backoff_seconds(record.times + 1, self._retry_seconds, RETRY_SECONDS_MAX)
         record.until = math.inf if lasting else now + pause
         record.failures.clear()
         record.times += 1

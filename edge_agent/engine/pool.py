@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from edge_agent.engine.tuned import Tuned
 from edge_agent.engine.waiting import Reservation
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import Manifest
+from edge_agent.process_memory import resident_bytes
 from edge_agent.supervision import Supervisor
 
 log = structlog.get_logger("edge_agent.engine")
@@ -410,12 +410,3 @@ def _or_all(setting: int | str) -> int:
 def _granted(engine: Engine) -> int | None:
     """Return what a child that loads was granted, in bytes; None = none loads."""
     return engine.cap.granted_bytes if engine.state is State.STARTING else None
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process, 0 when it is gone (proc(5), statm)."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) if pid else 0
-    except (OSError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_agent.backoff import backoff_seconds
 from edge_agent.config import EngineConfig
 
 
@@ -47,5 +48,4 @@ class RestartPolicy:
         return self._pause(self.load_failures)
 
     def _pause(self, failures: int) -> float:
-        doubled: float = self.config.restart_seconds_first * 2.0 ** min(failures - 1, 32)
-        return min(doubled, self.config.restart_seconds_max)
+        return backoff_seconds(failures, self.config.restart_seconds_first, self.config.restart_seconds_max)

@@ -20,7 +20,7 @@ from edge_agent.engine.golden import question, said
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk
-from edge_agent.formats.golden import Said
+from edge_agent.formats.golden_cases import Said
 from edge_agent.formats.manifest import Manifest
 
 PRIORITY = 10  # the devices go first

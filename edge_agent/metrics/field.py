@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
-from edge_agent.formats.alarms import Alarm
+from edge_agent.formats.site_status import Alarm
 from edge_agent.metrics.text import Sample
-from edge_agent.monitoring.figures import Headline, Standing
+from edge_agent.monitoring.bundle_figures import AlarmState, BundleSummary
 
 JUDGES = ("people", "large-model")
 
 
 def samples(
-    headlines: Iterable[Headline], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[Standing, bool]]]
+    headlines: Iterable[BundleSummary], serving: Mapping[str, str], alarms: Mapping[str, list[tuple[AlarmState, bool]]]
 ) -> Iterator[Sample]:
     """Return the figures of the bundles that answer.
 
@@ -27,7 +27,7 @@ def samples(
             yield from _bundle(one, alarms.get(one.task, []))
 
 
-def _bundle(one: Headline, alarms: list[tuple[Standing, bool]]) -> Iterator[Sample]:
+def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterator[Sample]:
     task, standing = one.task, {alarm.alarm for alarm, _ in alarms}
     for name in get_args(Alarm):
         yield Sample("field_alarm", name in standing, (task, name))

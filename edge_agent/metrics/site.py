@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edge_agent import __version__
-from edge_agent.capture.collection import Collection, CollectionStatus
+from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
-from edge_agent.formats.document import seconds
-from edge_agent.formats.uplink import FILE_NAME
+from edge_agent.formats.signed_document import seconds
+from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics import field, processes
 from edge_agent.metrics.catalogue import CATALOGUE
 from edge_agent.metrics.counting import Counts, TaskCounts
 from edge_agent.metrics.text import Sample, page
-from edge_agent.monitoring.figures import Standing
+from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server import messages
 from edge_agent.server.admission import Admission
 from edge_agent.server.uplink import listen
@@ -47,11 +47,11 @@ class Watched:
     config: Config
     activation: Activation
     engines: EnginePool
-    collection: Collection
+    collection: ExampleCapture
     admission: Admission
     counts: Counts
     link: Link
-    alarms: Callable[[str], list[tuple[Standing, bool]]]
+    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
     denied: Callable[[], Mapping[str, int]]
     overview: Callable[[], Overview]
     serving: Callable[[], bool]
@@ -70,8 +70,8 @@ class Seen:
     tasks: dict[str, InstalledBundle]
     ready: frozenset[str]
     overview: Overview
-    examples: CollectionStatus | None
-    alarms: dict[str, list[tuple[Standing, bool]]]
+    examples: CaptureStatus | None
+    alarms: dict[str, list[tuple[AlarmState, bool]]]
     denied: dict[str, int]
     large_model: EscalationStatus | None
     calls: int
@@ -236,7 +236,7 @@ def _engine(engine: EngineStatus) -> Iterator[Sample]:
         yield Sample(f"engine_{key}", number, name)
 
 
-def _examples(examples: CollectionStatus, config: Config) -> Iterator[Sample]:
+def _examples(examples: CaptureStatus, config: Config) -> Iterator[Sample]:
     for event, number in sorted(examples.counters.items()):
         yield Sample("examples_total", number, (event,))
     for class_, number in sorted(examples.retained.items()):

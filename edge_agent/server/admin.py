@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent import __version__
-from edge_agent.capture.collection import Collection
+from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
-from edge_agent.engine.pool import EnginePool, EngineStatus, resident_bytes
+from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.counting import Counts
-from edge_agent.monitoring.figures import Series, Standing
+from edge_agent.monitoring.bundle_figures import AlarmState, BundleSeries
+from edge_agent.process_memory import resident_bytes
 from edge_agent.server import field, guard, messages
 from edge_agent.server.changes import caller_left
 from edge_agent.server.escalating import Escalation
@@ -41,7 +42,7 @@ class Operated:
 
     activation: Activation
     engines: EnginePool
-    collection: Collection
+    collection: ExampleCapture
     counts: Counts
     updater: Updater
     escalation: Escalation
@@ -50,7 +51,7 @@ class Operated:
     """Remember what the operator says of a task; called on the store's thread."""
     mode_by: Callable[[str], str]
     """Who put a task into its mode."""
-    alarms: Callable[[str], list[tuple[Standing, bool]]]
+    alarms: Callable[[str], list[tuple[AlarmState, bool]]]
     """What stands against the bundle that answers a task, and whether that put it into shadow."""
     config: Config
     serving: Callable[[], bool]
@@ -209,7 +210,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             money=map(field.money_message, spent),
         )
 
-    def _described(self, found: Iterable[Series], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
+    def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
         installed = {bundle.digest: bundle for bundle in self._rooms.activation.inventory.bundles}
         by = {(alarm.task, alarm.alarm) for task in serving for alarm, demoted in self._rooms.alarms(task) if demoted}
         return [
@@ -274,7 +275,7 @@ def _tasks_on(engine: EngineStatus, serving: dict[str, InstalledBundle]) -> list
     return [task for task, bundle in serving.items() if bundle.digest in engine.digests]
 
 
-def _vectors(serving: dict[str, InstalledBundle], collection: Collection) -> list[str]:
+def _vectors(serving: dict[str, InstalledBundle], collection: ExampleCapture) -> list[str]:
     """Say which tasks are to be collected and cannot be."""
     collected = [task for task in serving if collection.consent(task) != "off"]
     return [

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from edge_agent.capture.redact.redactor import Redaction
+from edge_agent.capture.redact.redactor import RedactionSession
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
@@ -47,7 +47,7 @@ class Around:
     link: Link
     mode: Callable[[str], Mode]
     """Of a task, as the plan, the operator or agent.yaml says."""
-    redact: Callable[[], Redaction]
+    redact: Callable[[], RedactionSession]
     defers: Callable[[str], bool] = lambda _: False
     """Whether an input of a task can be kept until the large model can be asked."""
     audit_share: float = 0.0
@@ -179,7 +179,7 @@ class Escalation:
         value, finish = await asking.said(lambda: _seconds(item))
         return Said(_restored(value, manifest, redaction), finish.model, 1000 * (time.monotonic() - began))
 
-    def _question(self, item: Input, redaction: Redaction) -> Question:
+    def _question(self, item: Input, redaction: RedactionSession) -> Question:
         return question.question(item.bundle.manifest, redaction.text(item.text))
 
 
@@ -236,7 +236,7 @@ def _split(text: str) -> tuple[str, str]:
     return (text[:at], text[at:]) if held else (text, "")
 
 
-def _restored(value: str, manifest: Manifest, redaction: Redaction) -> str:
+def _restored(value: str, manifest: Manifest, redaction: RedactionSession) -> str:
     """Put personal data back into a record or a text; a label has none."""
     kind = manifest.task.kind
     if kind == "extract":
@@ -244,7 +244,7 @@ def _restored(value: str, manifest: Manifest, redaction: Redaction) -> str:
     return redaction.restore(value) if kind == "generate" else value
 
 
-def _each(value: Any, redaction: Redaction) -> Any:
+def _each(value: Any, redaction: RedactionSession) -> Any:
     if isinstance(value, str):
         return redaction.restore(value)
     if isinstance(value, list):

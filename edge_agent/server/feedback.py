@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.capture.collection import NOBODY, Collection
-from edge_agent.capture.records import Judgement
+from edge_agent.capture.example_capture import QUEUE_START, ExampleCapture
+from edge_agent.capture.record_builder import HumanFeedback
 from edge_agent.capture.review_streams import ReviewFilter
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.formats.example import local_answer
+from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server import guard, messages, reviews
 from edge_agent.server.dedupe import REQUEST_ID_CHARS_MAX
@@ -32,7 +32,7 @@ CORRECTIONS = {"classify": "corrected_label", "extract": "corrected_json", "gene
 class Reviewing:
     """What reviewers look at and change."""
 
-    collection: Collection
+    collection: ExampleCapture
     activation: Activation
 
     def manifest(self, task: str) -> Manifest | None:
@@ -69,7 +69,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ListReviewQueueResponse:
         """List kept answers, the review streams in turns."""
         size = messages.page_size_of(request.page_size)
-        after = reviews.place(request.page_token) if request.page_token else NOBODY
+        after = reviews.place(request.page_token) if request.page_token else QUEUE_START
         at_most = request.confidence_max if request.HasField("confidence_max") else None
         stream = reviews.stream(request.stream)
         wanted = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
@@ -121,13 +121,13 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
         raise InvalidRequest("the request names no reviewer", remedy="Set 'reviewer' to a name that the site knows.")
 
 
-def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None) -> Judgement:
+def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manifest: Manifest | None) -> HumanFeedback:
     """Check the verdict against the prediction's task."""
     verdict, ids = request.WhichOneof("verdict"), (str(uuid.uuid4()), request.prediction_id, request.reviewer)
     if verdict == "accept" and request.accept:
-        return Judgement(*ids, "accept", request_id=request.request_id)
+        return HumanFeedback(*ids, "accept", request_id=request.request_id)
     if verdict == "reject_reason":
-        return Judgement(*ids, "reject", reason=request.reject_reason, request_id=request.request_id)
+        return HumanFeedback(*ids, "reject", reason=request.reject_reason, request_id=request.request_id)
     fitting = CORRECTIONS[record["kind"]]
     if verdict != fitting:
         raise InvalidRequest(
@@ -137,7 +137,7 @@ def _judgement(request: pb.SubmitFeedbackRequest, record: dict[str, Any], manife
         )
     value = getattr(request, fitting)
     _check_value(value, record, manifest)
-    return Judgement(*ids, "corrected", value, request_id=request.request_id)
+    return HumanFeedback(*ids, "corrected", value, request_id=request.request_id)
 
 
 def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) -> None:

@@ -7,12 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edge_agent import statistics
-from edge_agent.formats.alarms import REMEDIES
 from edge_agent.formats.manifest import Threshold
-from edge_agent.monitoring.drift import REFERENCE_ROWS, Stream
-from edge_agent.monitoring.evidence import Evidence, Promise
-from edge_agent.monitoring.figures import Agreed, AtConfidence, Disagreement, Series, Spent, Standing
-from edge_agent.monitoring.observed import FAIR
+from edge_agent.formats.site_status import REMEDIES
+from edge_agent.monitoring.answer_observation import FAIR_SOURCES
+from edge_agent.monitoring.bundle_figures import (
+    AgreementCount,
+    AlarmState,
+    BundleSeries,
+    ConfidenceCount,
+    DailySpend,
+    ModelDisagreement,
+)
+from edge_agent.monitoring.sequential_tests import REFERENCE_ROWS, DriftStream, RiskEvidence, RiskGuarantee
 from edge_agent.store.state import InstalledBundle
 from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
@@ -22,7 +28,7 @@ RECENT_DAYS = 7
 _EPOCH = datetime.date(1970, 1, 1)
 
 
-def alarm_message(alarm: Standing, *, demoted: bool) -> pb.FieldAlarm:
+def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
     """Describe an alarm, and what to do next."""
     message = pb.FieldAlarm(
         task=alarm.task,
@@ -38,13 +44,13 @@ def alarm_message(alarm: Standing, *, demoted: bool) -> pb.FieldAlarm:
     return message
 
 
-def money_message(spent: Spent) -> pb.FieldMoney:
+def money_message(spent: DailySpend) -> pb.FieldMoney:
     """Describe what was spent on a task on a day."""
     return pb.FieldMoney(task=spent.task, day=_date(spent.day), questions=spent.questions, cost_micros=spent.micros)
 
 
 def series_message(
-    series: Series, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[Standing], bool]
+    series: BundleSeries, installed: InstalledBundle | None, *, active: bool, demoted: Callable[[AlarmState], bool]
 ) -> pb.FieldSeries:
     """Describe a bundle in the field; `demoted` tells which alarm put its task into shadow."""
     message = pb.FieldSeries(
@@ -75,10 +81,10 @@ def share(hits: int, rows: int) -> pb.Share:
     return pb.Share(hits=hits, rows=rows, value=found.value if rows else 0.0, low=found.low, high=found.high)
 
 
-def _days(series: Series) -> Iterator[pb.FieldDay]:
+def _days(series: BundleSeries) -> Iterator[pb.FieldDay]:
     pairs, agreed = Counter[int](), Counter[int]()
     for row in series.agreement:
-        if row.source in FAIR:
+        if row.source in FAIR_SOURCES:
             pairs[row.day] += row.pairs
             agreed[row.day] += row.agreed
     for day in sorted(series.days.keys() | pairs.keys()):
@@ -96,7 +102,7 @@ def _totals(days: Iterable[Mapping[str, int]]) -> Counter[str]:
     return total
 
 
-def _agreement(rows: Sequence[Agreed]) -> list[pb.FieldAgreement]:
+def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
     since = max((row.day for row in rows), default=0) - RECENT_DAYS
     found, recent = _by_label(rows), _by_label([row for row in rows if row.day > since])
     return [
@@ -107,7 +113,7 @@ def _agreement(rows: Sequence[Agreed]) -> list[pb.FieldAgreement]:
     ]
 
 
-def _by_label(rows: Iterable[Agreed]) -> dict[tuple[str, str], tuple[int, int]]:
+def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
     """Add up what was the same, and of how many, by source and label, and by source alone."""
     pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:
@@ -117,7 +123,7 @@ def _by_label(rows: Iterable[Agreed]) -> dict[tuple[str, str], tuple[int, int]]:
     return {each: (agreed[each], pairs[each]) for each in pairs}
 
 
-def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterator[pb.FieldTest]:
+def _tests(promise: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) -> Iterator[pb.FieldTest]:
     if promise is None:
         return
     for judge, found in evidence.items():
@@ -133,7 +139,7 @@ def _tests(promise: Promise | None, evidence: Mapping[str, Evidence]) -> Iterato
         )
 
 
-def _stream(what: str, stream: Stream) -> pb.FieldStream:
+def _stream(what: str, stream: DriftStream) -> pb.FieldStream:
     events = stream.reference.counts.keys() | stream.last.counts.keys()
     ordered = sorted(events, key=lambda event: (-stream.reference.counts.get(event, 0), event))
     missing = 0 if stream.calibrated else REFERENCE_ROWS - stream.reference.rows
@@ -151,7 +157,7 @@ def _stream(what: str, stream: Stream) -> pb.FieldStream:
     )
 
 
-def _confidences(rows: Iterable[AtConfidence]) -> Iterator[pb.FieldConfidence]:
+def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence]:
     highest_first = sorted(rows, key=lambda row: -row.hundredths)
     every = sum(row.answers for row in highest_first)
     answers = pairs = agreed = reviewed = reviewed_agreed = right = 0
@@ -168,7 +174,7 @@ def _confidences(rows: Iterable[AtConfidence]) -> Iterator[pb.FieldConfidence]:
         )
 
 
-def _disagreement(found: Disagreement) -> pb.FieldDisagreement:
+def _disagreement(found: ModelDisagreement) -> pb.FieldDisagreement:
     message = pb.FieldDisagreement(
         prediction_id=found.prediction_id, source=found.source, ours=found.ours, theirs=found.theirs
     )

@@ -15,8 +15,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from edge_agent.capture.collection import Collection
-from edge_agent.capture.records import Answered
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.config import ServiceConfig
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk, Run
@@ -63,7 +63,7 @@ class _Batch(Generic[Response]):
     response: type[Response]
     write: Callable[[Any, Finished], float | None]
     """Writes an answer into a result of the response; returns its confidence, if it has one."""
-    kept: Callable[[Finished, Any], Answered] | None = None
+    kept: Callable[[Finished, Any], CapturedAnswer] | None = None
     """Says what is kept of an answer, where its task is collected."""
     wish: Wish | None = None
     """What the caller wants of an unsure answer; None = the answers of this kind have no confidence."""
@@ -76,7 +76,7 @@ class Rooms:
     activation: Activation
     engines: EnginePool
     admission: Admission
-    collection: Collection
+    collection: ExampleCapture
     counts: Counts
     escalation: Escalation
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from operator import itemgetter
 
-from edge_agent.capture.records import Answered
+from edge_agent.capture.record_builder import CapturedAnswer
 from edge_agent.routing.policy import Reason, marks
 from edge_agent.server import answers
 from edge_agent.server.answers import NOT_ASKED, Finished
 from edge_agent.v1 import inference_pb2 as pb
 
 
-def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
+def classified(finished: Finished, result: pb.ClassifyResult) -> CapturedAnswer:
     """Keep a classification, with the best label of the local model even where that was withheld."""
     labels, scores = finished.bundle.manifest.task.labels, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
@@ -19,16 +19,16 @@ def classified(finished: Finished, result: pb.ClassifyResult) -> Answered:
     return _graded(finished, said, ranked[0][0] if ranked else None, ranked, said.label_mass)
 
 
-def extracted(finished: Finished, result: pb.ExtractResult) -> Answered:
+def extracted(finished: Finished, result: pb.ExtractResult) -> CapturedAnswer:
     """Keep a record, the local model's even where that was withheld."""
     asked = finished.answer is not NOT_ASKED
     return _graded(finished, result.extraction, answers.record(finished) if asked else None)
 
 
-def generated(finished: Finished, text: str) -> Answered:
+def generated(finished: Finished, text: str) -> CapturedAnswer:
     """Keep a text that was written to its end."""
     said = finished.said
-    return Answered(
+    return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,
@@ -48,9 +48,9 @@ def _graded(
     local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
-) -> Answered:
+) -> CapturedAnswer:
     confidence, graded = said.confidence, said.HasField("confidence")
-    return Answered(
+    return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
         finished.bundle.digest,

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from edge_agent.capture.collection import Collection
-from edge_agent.capture.questions import Question
+from edge_agent.backoff import backoff_seconds
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.example import stored
+from edge_agent.formats.example_records import stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import question
@@ -35,7 +36,7 @@ class Unhurried:
     """What is asked, and of whom."""
 
     link: Link
-    collection: Collection
+    collection: ExampleCapture
     tasks: tuple[str, ...]
     """Whose inputs may leave."""
     manifest: Callable[[str], Manifest | None]
@@ -51,7 +52,7 @@ class Later:
     def __init__(self, around: Unhurried) -> None:
         """Ask about that."""
         self._around = around
-        self._pause = LOOK_SECONDS
+        self._refused_in_a_row = 0
 
     async def run(self) -> None:
         """Ask whenever there is something to ask, until cancelled."""
@@ -62,7 +63,7 @@ class Later:
                 log.warning("questions_not_asked", reason=error.reason, message=error.message)
                 asked = False
             if not asked:
-                await asyncio.sleep(self._pause)
+                await asyncio.sleep(backoff_seconds(self._refused_in_a_row + 1, LOOK_SECONDS, PAUSE_SECONDS_MAX))
 
     async def ask_one(self) -> bool:
         """Ask one question, if one waits that may be asked; return whether the next may follow at once.
@@ -86,7 +87,7 @@ class Later:
             return None
         return None if self._around.mode(manifest) == "local" else manifest
 
-    async def _ask(self, waiting: Question, manifest: Manifest) -> bool:
+    async def _ask(self, waiting: TeacherQuestion, manifest: Manifest) -> bool:
         asking = None
         try:
             asking = Asking(self._around.link, manifest.task, _wanted(waiting, manifest))
@@ -94,22 +95,22 @@ class Later:
         except EdgeAgentError as error:
             await self._unanswered(waiting, error, heard=asking.heard if asking else 0)
             return False
-        self._pause = LOOK_SECONDS
+        self._refused_in_a_row = 0
         model = finish.model or self._around.link.said.model
         await self._around.collection.opine(waiting, value, model, manifest)
         return True
 
-    async def _unanswered(self, waiting: Question, error: EdgeAgentError, heard: int) -> None:
+    async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, heard: int) -> None:
         # Refused before anybody worked on it; but it was worked on when it is the second try that is refused.
         again = isinstance(error, (UpstreamBusy, SiteError)) and not heard
         if again:
-            self._pause = min(2 * self._pause, PAUSE_SECONDS_MAX)
+            self._refused_in_a_row += 1
         else:
             log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
         await self._around.collection.unanswered(waiting, again=again)
 
 
-def _wanted(waiting: Question, manifest: Manifest) -> question.Question:
+def _wanted(waiting: TeacherQuestion, manifest: Manifest) -> question.Question:
     """Ask about a stored input, by the labels or the schema of today.
 
     Raises:

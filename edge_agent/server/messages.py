@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from edge_agent.capture.collection import CollectionStatus
+from edge_agent.capture.example_capture import CaptureStatus
 from edge_agent.engine.placing import FALLBACK, PARTIAL
 from edge_agent.engine.pool import EngineStatus
 from edge_agent.engine.state import State
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import Threshold
 from edge_agent.formats.plan import Mode
-from edge_agent.formats.status import UpdateState
+from edge_agent.formats.site_status import UpdateState
 from edge_agent.metrics.counting import Counts, Histogram, TaskCounts
 from edge_agent.routing.policy import Wish
 from edge_agent.store.journal import Progress
@@ -176,7 +176,7 @@ GIVEN_UP = ("failed", "lost", "expired", "crowded")
 """Why a question for the large model was given up, as counters of the spool have it behind `questions_`."""
 
 
-def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
+def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> admin_pb2.ExamplesStatus:
     """Describe what is kept of inputs and answers."""
     return admin_pb2.ExamplesStatus(
         counters=status.counters,
@@ -191,7 +191,7 @@ def examples_message(status: CollectionStatus, collect: Mapping[str, str]) -> ad
     )
 
 
-def _audit(status: CollectionStatus) -> admin_pb2.ReviewAudit:
+def _audit(status: CaptureStatus) -> admin_pb2.ReviewAudit:
     drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
     waiting = status.review_waiting.get("audit", 0)
     lost = max(0, drawn - reviewed - waiting)
@@ -199,7 +199,7 @@ def _audit(status: CollectionStatus) -> admin_pb2.ReviewAudit:
 
 
 def large_model_message(
-    said: admin_pb2.EscalationStatus | None, examples: CollectionStatus | None
+    said: admin_pb2.EscalationStatus | None, examples: CaptureStatus | None
 ) -> admin_pb2.EscalationStatus | None:
     """Add what waits for the large model, and what became of it, to what is known of it."""
     if said is None or examples is None or examples.stalled_seconds:

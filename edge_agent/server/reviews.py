@@ -6,11 +6,11 @@ import base64
 import struct
 from typing import Any
 
-from edge_agent.capture.collection import Reviewed
-from edge_agent.capture.review_streams import Place
+from edge_agent.capture.example_capture import ReviewItem
+from edge_agent.capture.review_streams import ReviewCursor
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import example
-from edge_agent.formats.example import ReviewStream
+from edge_agent.formats import example_records
+from edge_agent.formats.example_records import ReviewStream
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server import messages
 from edge_agent.v1 import feedback_pb2 as pb
@@ -26,7 +26,7 @@ STREAMS: dict[ReviewStream, pb.ReviewStream] = {
 _PLACE = struct.Struct(">Bqqqdq")
 
 
-def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
+def prediction(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
     """Show a kept answer; `manifest` is of the task as it is now."""
     record = found.record
     message = pb.Prediction(
@@ -48,7 +48,7 @@ def prediction(found: Reviewed, manifest: Manifest | None) -> pb.Prediction:
     message.review_stream = STREAMS[found.stream]
     if found.probability is not None:
         message.sampling_probability = found.probability
-    local, teacher = example.local_answer(record), example.teacher_answer(record)
+    local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
     if teacher is not None:
         message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
     if local is not None:
@@ -66,21 +66,21 @@ def _show_local(message: pb.Prediction, local: dict[str, Any]) -> None:
         message.confidence.threshold = local["threshold"]
 
 
-def place(token: str) -> Place:
+def place(token: str) -> ReviewCursor:
     """Read a page's token.
 
     Raises:
         InvalidRequest: it is none that `token` gave.
     """
     try:
-        found = Place(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
+        found = ReviewCursor(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
     except (ValueError, struct.error):
         remedy = "Start again with an empty page_token."
         raise InvalidRequest("page_token is none that this daemon gave", remedy=remedy) from None
     return found
 
 
-def token(last: Place) -> str:
+def token(last: ReviewCursor) -> str:
     """Write the token of the page behind a place."""
     return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
 

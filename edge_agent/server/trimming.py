@@ -12,7 +12,8 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable
-from pathlib import Path
+
+from edge_agent.process_memory import resident_bytes
 
 EVERY_SECONDS = 5.0
 KEPT_BYTES_MAX = 32 << 20
@@ -44,15 +45,10 @@ async def keep_trimmed(every_seconds: float = EVERY_SECONDS) -> None:
     trim: Trim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # musl has none, and keeps little
         return
-    floor = resident_bytes()
+    floor = resident_bytes(os.getpid())
     while True:
         await asyncio.sleep(every_seconds)
-        if resident_bytes() - floor > KEPT_BYTES_MAX:
+        if resident_bytes(os.getpid()) - floor > KEPT_BYTES_MAX:
             await asyncio.to_thread(trim, 0)
-            floor = resident_bytes()
-        floor = min(floor, resident_bytes())
-
-
-def resident_bytes() -> int:
-    """Return how much memory this process has in use (proc_pid_statm(5))."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            floor = resident_bytes(os.getpid())
+        floor = min(floor, resident_bytes(os.getpid()))

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edge_agent.durable.disk import disk_errors, sync_directory
+from edge_agent.durable.atomic_files import disk_errors, sync_directory
 from edge_agent.errors import HashMismatch
 
 _NAME = re.compile(r"[0-9a-f]{64}")

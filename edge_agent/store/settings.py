@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge_agent.durable.disk import write_durably
+from edge_agent.durable.atomic_files import write_durably
 
 Settings = dict[str, dict[str, str]]
 

@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import edge_agent
-from edge_agent.durable.disk import Ballast, disk_errors
+from edge_agent.durable.atomic_files import Ballast, disk_errors
 from edge_agent.errors import (
     AmbiguousBundle,
     BundleInUse,
@@ -43,7 +43,7 @@ from edge_agent.errors import (
     StoreDamaged,
     UnknownBundle,
 )
-from edge_agent.formats import golden
+from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Artifact, Manifest, digest_of, parse
 from edge_agent.store import archive
 from edge_agent.store.archive import Member
@@ -329,7 +329,7 @@ class Store:
         for artifact in manifest.by_role("golden"):
             path = self._blobs.path(artifact.sha256)
             with disk_errors(path), path.open("rb") as file:
-                deque(golden.read(file), maxlen=0)
+                deque(golden_cases.read(file), maxlen=0)
 
     def _copy(self, manifest: Manifest, members: dict[str, Member]) -> None:
         """Put the files among `members` into the store; the others are there."""

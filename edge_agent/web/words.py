@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 _SPANS = ((86_400, "days"), (3600, "h"), (60, "min"))
-_SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 def lasting(since: datetime, now: datetime) -> str:
@@ -15,14 +14,6 @@ def lasting(since: datetime, now: datetime) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {name}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def sized(number: float) -> str:
-    """Return bytes, in powers of ten."""
-    for size, name in _SIZES:
-        if number >= size:
-            return f"{number / size:.1f} {name}"
-    return f"{number:.0f} bytes"
 
 
 def word(of_the_api: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-BASE = {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
+# Small pure modules, and a reader of /proc: anything may import them.
+GROUND = {"edge_agent.backoff", "edge_agent.byte_sizes", "edge_agent.process_memory"}
+BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}"
     for room in ("engine", "engine.protocol", "capture", "capture.redact", "monitoring", "routing", "store", "update")
@@ -10,17 +12,18 @@ MIDDLE = {
 SHARED = {"edge_agent.cli.terminal", "edge_agent.cli.usage"}  # by both commands: what reaches a terminal
 # Room: the rooms it may import. A room is a package or a module; the most exact one counts.
 ROOMS: dict[str, set[str]] = {
+    **{module: set() for module in GROUND},
     "edge_agent.errors": set(),
     "edge_agent.config": {"edge_agent.errors"},
     "edge_agent.formats": {"edge_agent.errors"},
     "edge_agent.durable": {"edge_agent.errors"},
     "edge_agent.v1": set(),
-    "edge_agent.client": {"edge_agent.v1"},
+    "edge_agent.client": {"edge_agent.backoff", "edge_agent.v1"},
     "edge_agent.logs": {"edge_agent.config", "edge_agent.errors"},
     "edge_agent.systemd": set(),
     # Who owns what runs in the background.
-    "edge_agent.supervision": set(),
-    "edge_agent.certs": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
+    "edge_agent.supervision": {"edge_agent.backoff"},
+    "edge_agent.certificate_authority": {"edge_agent.errors", "edge_agent.formats", "edge_agent.durable"},
     "edge_agent.metrics": set(),
     "edge_agent.metrics.field": {"edge_agent.monitoring", "edge_agent.formats", "edge_agent.metrics"},
     # What the rooms know, as numbers: part of the composition root.
@@ -71,7 +74,7 @@ ROOMS: dict[str, set[str]] = {
     "edge_agent.uplink.escalation": BASE
     | {f"edge_agent.{name}" for name in ("durable", "supervision", "uplink", "v1")},
     # The other daemon's root.
-    "edge_agent.uplink.daemon": BASE
+    "edge_agent.uplink.uplink_daemon": BASE
     | {f"edge_agent.{name}" for name in ("uplink", "uplink.escalation", "logs", "supervision", "systemd")},
     # Who may do what, for the console too.
     "edge_agent.server.roles": BASE,
@@ -98,14 +101,21 @@ ROOMS: dict[str, set[str]] = {
     # A root of its own, which runs while the daemon need not.
     "edge_agent.enrolment": BASE | {"edge_agent.durable", "edge_agent.update"},
     "edge_agent.cli": BASE
-    | {"edge_agent.daemon", "edge_agent.enrolment", "edge_agent.uplink.daemon", "edge_agent.certs", "edge_agent.client"}
+    | {
+        "edge_agent.daemon",
+        "edge_agent.enrolment",
+        "edge_agent.uplink.uplink_daemon",
+        "edge_agent.certificate_authority",
+        "edge_agent.client",
+    }
     | {"edge_agent.statistics"}
     | {f"edge_agent.{name}" for name in ("durable", "doctor", "logs", "report", "support_bundle", "web")}
     | SHARED,
-    "convert": {f"edge_agent.{name}" for name in ("errors", "formats", "statistics")}
+    "convert": GROUND
+    | {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "statistics")}
     | {f"convert.{name}" for name in ("dataset", "decoder", "encoder", "evaluate")},
     # What stands in place of redacted values is held against the rules that found them.
-    "convert.dataset": {f"edge_agent.{name}" for name in ("errors", "formats", "capture.redact")}
+    "convert.dataset": {f"edge_agent.{name}" for name in ("durable", "errors", "formats", "capture.redact")}
     | {"convert", "convert.encoder"},
     # Training sees the tokens that the served model will see, by the same code.
     "convert.decoder": {"edge_agent.formats", "edge_agent.engine.runtimes"},
@@ -114,6 +124,8 @@ ROOMS: dict[str, set[str]] = {
     "convert.evaluate": BASE | {"convert", "edge_agent.engine", "edge_agent.engine.protocol"},
     **{room: {"edge_agent.errors"} for room in SHARED},
     "convert.cli": {"convert", "convert.dataset", "convert.evaluate", "edge_agent.errors", "edge_agent.formats"}
+    | GROUND
+    | {"edge_agent.durable"}
     | SHARED,
     "installer": set(),
     # Runs on the target under its Python, before anything else is there.

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import structlog
 
-from edge_agent.capture.house import House
+from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.client import AdminClient, CallFailed, Client, ReviewClient
 from edge_agent.config import Config
 from edge_agent.daemon import Daemon
@@ -55,7 +55,7 @@ def settings_of(folder: Path, run_dir: Path) -> dict[str, Any]:
 class Site:
     """A daemon in this process."""
 
-    def __init__(self, settings: dict[str, Any], house: type[House] = House) -> None:
+    def __init__(self, settings: dict[str, Any], house: type[SpoolWorker] = SpoolWorker) -> None:
         self.config = Config.model_validate(settings)
         self.port = int(self.config.metrics.address.rpartition(":")[2])
         self.faults, self.gave_up = InjectedFaults(), asyncio.Event()
@@ -218,7 +218,7 @@ STANDING = """
 import sys, threading
 from edge_agent.config import Config
 from edge_agent.daemon import serve
-from edge_agent.capture.house import House
+from edge_agent.capture.spool_worker import House
 from edge_agent.supervision import run_of
 
 class StandingHouse(House):
@@ -245,7 +245,7 @@ def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
     assert '"event": "examples_not_closed"' in log
 
 
-class BlockedHouse(House):
+class BlockedHouse(SpoolWorker):
     """A spool on a disk that takes no answer until `works` is set."""
 
     entered, works = threading.Event(), threading.Event()

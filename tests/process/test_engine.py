@@ -17,7 +17,7 @@ import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.jobs import Answer
-from edge_agent.engine.pool import EnginePool, resident_bytes
+from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import Chunk, Run
 from edge_agent.engine.state import State
 from edge_agent.errors import (
@@ -33,6 +33,7 @@ from edge_agent.errors import (
     StreamBroken,
 )
 from edge_agent.formats.manifest import Limits, Manifest, Prompt, Requires, Task, encode
+from edge_agent.process_memory import resident_bytes
 from tests.support.eventually import eventually, eventually_sync, turns
 
 CONFIG = EngineConfig(

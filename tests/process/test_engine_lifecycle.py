@@ -17,13 +17,14 @@ import pytest
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.engine import Engine, now
-from edge_agent.engine.pool import EnginePool, resident_bytes
+from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.process import ChildProcess
 from edge_agent.engine.protocol import FRAME_BYTES_MAX, Attach, Load
 from edge_agent.engine.quarantine import Quarantine
 from edge_agent.engine.state import State
 from edge_agent.errors import EngineNotReady, InputTooLong, RequirementUnmet
 from edge_agent.formats.manifest import Manifest, Requires, Task, encode
+from edge_agent.process_memory import resident_bytes
 from tests.process.test_engine import CLASSIFY, CONFIG, GENERATE, answer, run
 from tests.support.eventually import eventually
 

@@ -18,12 +18,13 @@ import llama_cpp as llama
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.pool import EnginePool, resident_bytes
+from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.process import CHILD_ENVIRONMENT, ChildProcess
 from edge_agent.engine.protocol import Attach, Attached, Detach, Done, Failed, FromChild, Load, Ready, Run
 from edge_agent.engine.runtimes.llama.need import adapter_bytes
 from edge_agent.errors import MemoryShort
 from edge_agent.formats import manifest
+from edge_agent.process_memory import resident_bytes
 from tests.support import bundles, models
 from tests.support.children import spawned
 from tests.support.eventually import eventually

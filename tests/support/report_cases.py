@@ -24,7 +24,7 @@ WALK = [
 
 
 def share(value: float, half: float) -> dict[str, float]:
-    """Return an interval as convert.intervals reports it."""
+    """Return an interval as convert.clustered_statistics reports it."""
     return {"value": value, "low": value - half, "high": min(1.0, value + half), "level": 0.95}
 
 

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from edge_agent import __version__
-from edge_agent.report.page import command
-from edge_agent.report.words import count, counted, percent
+from edge_agent.byte_sizes import format_bytes
+from edge_agent.report.number_format import count, counted, percent
+from edge_agent.report.report_page import render_commands
 from edge_agent.web import words
 from edge_agent.web.daemon import Daemon
 from edge_agent.web.gate import Rules
@@ -27,11 +28,11 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters.update(
-    command=command,
+    render_commands=render_commands,
     count=count,
     counted=counted,
     percent=percent,
-    sized=words.sized,
+    sized=format_bytes,
     lasting=words.lasting,
     word=words.word,
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edge_agent.cli import app
 from edge_agent.cli.doctor import as_document, show
 from edge_agent.doctor.examine import CHECKS
-from edge_agent.doctor.findings import VERDICTS, Finding, counted, lasting, sized, worst
+from edge_agent.doctor.findings import VERDICTS, Finding, counted, lasting, worst
 from tests.support.doctor_cases import looked, place
 from tests.support.fake_daemon import FakeDaemon
 
@@ -110,9 +110,8 @@ def test_the_document_counts_every_verdict():
 
 
 def test_numbers_are_written_as_people_say_them():
-    """Spans, sizes, nouns."""
+    """Spans, nouns."""
     assert ["59 s", "2 min", "3 h", "2 days"] == [lasting(each) for each in (59, 130, 3 * 3600, 2 * 86_400)]
-    assert ["12 bytes", "2.0 kB", "1.5 GB"] == [sized(each) for each in (12, 2000, 1.5e9)]
     assert ["1 file", "2 files"] == [counted(each, "file") for each in (1, 2)]
 
 

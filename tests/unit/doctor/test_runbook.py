@@ -102,7 +102,7 @@ def test_alerts_and_entries_know_each_other():
 
 def test_what_is_logged_of_the_large_model_has_an_entry():
     """Whoever finds one of these words in a log finds it in the run book."""
-    rooms = ("uplink/escalation", "service/escalating.py", "service/upstream.py")
+    rooms = ("uplink/escalation", "server/escalating.py", "server/upstream.py")
     paths = [ROOT / "edge_agent" / room for room in rooms]
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.glob("*.py")))]
     calls = re.findall(r"log\.\w+\(([^,)]+)", "\n".join(file.read_text(encoding="utf-8") for file in files))

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from edge_agent.capture.collection import Collection
-from edge_agent.capture.house import Surroundings
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.spool_worker import SpoolWorkerDependencies
 from edge_agent.errors import DiskFull, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
 from edge_agent.formats.manifest import Manifest
 from edge_agent.server.later import Later, Unhurried
@@ -43,7 +43,7 @@ class Asked:
 
     def __init__(self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, **settings) -> None:
         config = config_of(folder, commit_seconds=0.001, escalation=URL | settings)
-        self.collection = Collection(config, Surroundings(lambda: (), "0.1.0"))
+        self.collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
         self.says, self.mode, self.bundle = says, mode, bundle or manifest()
         around = Unhurried(says, self.collection, ("pos-intent",), self.manifest, lambda _: self.mode, 5.0)
         self.later = Later(around)

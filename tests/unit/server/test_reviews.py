@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.capture.collection import Reviewed
-from edge_agent.capture.review_streams import Place
+from edge_agent.capture.example_capture import ReviewItem
+from edge_agent.capture.review_streams import ReviewCursor
 from edge_agent.engine.jobs import Answer
 from edge_agent.engine.protocol import Done, Found
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import example
+from edge_agent.formats import example_records
 from edge_agent.routing.policy import Asked, Decision, Reason
 from edge_agent.server import answers, kept, reviews
 from edge_agent.server.answers import Finished, Said
@@ -26,12 +26,12 @@ from tests.support.site_cases import manifest
 
 
 def plain(record) -> dict:
-    return json.loads(example.encode(record))
+    return json.loads(example_records.encode(record))
 
 
 def test_a_kept_classification_is_shown_whole():
     """Input, answer, confidence with its threshold, scores, the labels to choose from, and when."""
-    message = reviews.prediction(Reviewed(plain(prediction()), reviewed=False), manifest())
+    message = reviews.prediction(ReviewItem(plain(prediction()), reviewed=False), manifest())
     assert ("p-1", "refund number 1", "refund") == (message.prediction_id, message.input, message.output)
     assert (0.75, 0.8, True) == (
         message.confidence.value,
@@ -51,7 +51,7 @@ def test_a_kept_classification_is_shown_whole():
 def test_what_is_not_there_is_not_invented():
     """A generation has no confidence, and a task that was removed has no labels."""
     record = prediction(kind="generate", scores=[], confidence=None, threshold=None, label_mass=None)
-    message = reviews.prediction(Reviewed(plain(record), reviewed=False), None)
+    message = reviews.prediction(ReviewItem(plain(record), reviewed=False), None)
     assert not message.HasField("confidence")
     assert [] == list(message.labels)
 
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_not_invented():
 def test_an_extraction_offers_its_fields():
     """The entity types behind the tags, not the tags."""
     message = reviews.prediction(
-        Reviewed(plain(prediction(kind="extract", scores=[])), reviewed=True), manifest("visit")
+        ReviewItem(plain(prediction(kind="extract", scores=[])), reviewed=True), manifest("visit")
     )
     assert (["PATIENT", "DRUG"], True) == (list(message.labels), message.reviewed)
 
@@ -77,7 +77,7 @@ def test_an_extraction_offers_its_fields():
 def test_feedback_is_shown_as_it_was_given(field, kind, changes):
     """The verdict has the field of the request that made it."""
     said = plain(feedback(**changes))
-    message = reviews.prediction(Reviewed(plain(prediction(kind=kind)), True, (said,)), manifest())
+    message = reviews.prediction(ReviewItem(plain(prediction(kind=kind)), True, (said,)), manifest())
     assert field == message.feedback[0].WhichOneof("verdict")
     assert ("f-1", "anna") == (message.feedback[0].feedback_id, message.feedback[0].reviewer)
 
@@ -85,7 +85,7 @@ def test_feedback_is_shown_as_it_was_given(field, kind, changes):
 ROWS = st.integers(0, 2**62)
 
 
-@given(st.builds(Place, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS))
+@given(st.builds(ReviewCursor, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS))
 def test_a_place_comes_back_from_its_token(place):
     """Paging goes on exactly behind the last answer shown of each stream."""
     assert place == reviews.place(reviews.token(place))
@@ -94,8 +94,8 @@ def test_a_place_comes_back_from_its_token(place):
 def test_the_stream_is_shown_with_its_probability():
     """An answer of the audit has one; any other has none."""
     record = plain(prediction())
-    drawn = reviews.prediction(Reviewed(record, reviewed=False, stream="audit", probability=0.25), manifest())
-    other = reviews.prediction(Reviewed(record, reviewed=False, stream="diverse"), manifest())
+    drawn = reviews.prediction(ReviewItem(record, reviewed=False, stream="audit", probability=0.25), manifest())
+    other = reviews.prediction(ReviewItem(record, reviewed=False, stream="diverse"), manifest())
     assert (feedback_pb2.REVIEW_STREAM_AUDIT, 0.25) == (drawn.review_stream, drawn.sampling_probability)
     assert (feedback_pb2.REVIEW_STREAM_DIVERSE, False) == (
         other.review_stream,
@@ -195,7 +195,7 @@ def test_a_reviewer_sees_both_answers(old):
     if old:  # as version 0.1 wrote it: the local model's grades beside the large model's output
         local = record.pop("local")
         record |= {name: value for name, value in local.items() if name != "answer"}
-    message = reviews.prediction(Reviewed(record, reviewed=False), manifest())
+    message = reviews.prediction(ReviewItem(record, reviewed=False), manifest())
     assert ("price", "refund", "price", "large-1") == (
         message.output,
         message.local_answer,
@@ -208,7 +208,7 @@ def test_a_reviewer_sees_both_answers(old):
 def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
     """Version 0.1 kept the confidence of a record that it escalated, and not the record: there is neither."""
     record = plain(prediction(kind="extract", route="upstream", model="large-1", output="{}", scores=[]))
-    message = reviews.prediction(Reviewed(record, reviewed=False), manifest("visit"))
+    message = reviews.prediction(ReviewItem(record, reviewed=False), manifest("visit"))
     assert ("{}", False, False) == (
         message.teacher_answer,
         message.HasField("local_answer"),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from edge_agent.process_memory import resident_bytes
 from edge_agent.server import trimming
-from edge_agent.server.trimming import keep_trimmed, resident_bytes
+from edge_agent.server.trimming import keep_trimmed
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -33,15 +35,15 @@ def flooded() -> tuple[int, int]:
     """Return by how much a process has grown, and what of it is left."""
 
     async def flood() -> tuple[int, int]:
-        before = resident_bytes()
+        before = resident_bytes(os.getpid())
         async with watched():
             kept = [(b"x" * PIECE_BYTES, b"y" * PIN_BYTES) for _ in range(PIECES)]
-            grown = resident_bytes() - before
+            grown = resident_bytes(os.getpid()) - before
             pins = [pin for _, pin in kept]
             del kept
-            await eventually(lambda: resident_bytes() - before < LEFT_BYTES_MAX)
+            await eventually(lambda: resident_bytes(os.getpid()) - before < LEFT_BYTES_MAX)
             assert PIECES == len(pins)
-            return grown, resident_bytes() - before
+            return grown, resident_bytes(os.getpid()) - before
 
     return asyncio.run(flood())
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convert import durable
 from convert.collect import database, raw, rows
 from convert.collect.raw import Entry, Writer
 from convert.collect.rows import Origin
 from convert.data.texts import normalised
+from edge_agent.durable import atomic_files
 from tests.support.examples import EPOCH, NOW, feedback, opinion, prediction, tombstone
 
 
@@ -59,7 +59,7 @@ def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
 
 def test_what_a_crash_left_half_written_goes_away(tmp_path: Path):
     """It has no name that anything reads, and the next run removes it."""
-    (tmp_path / f"abc.parquet{durable.PARTIAL}").write_bytes(b"half")
+    (tmp_path / f"abc.parquet{atomic_files.PARTIAL}").write_bytes(b"half")
     assert [] == written(tmp_path, [])
     assert [] == list(tmp_path.iterdir())
 
@@ -67,10 +67,10 @@ def test_what_a_crash_left_half_written_goes_away(tmp_path: Path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
     """The old content stays, and nothing lies beside it."""
     path = tmp_path / "file"
-    durable.write(path, b"old")
+    atomic_files.write_atomically(path, b"old")
 
     def fail() -> None:
-        with durable.replacing(path) as partial:
+        with atomic_files.replacing(path) as partial:
             partial.write_bytes(b"new")
             raise ZeroDivisionError
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convert.clustered_statistics import mcnemar, paired_difference, share
 from convert.data.row_files import Row, Span
 from convert.evaluate import paired
 from convert.evaluate.predictions import Found, Prediction, at_one
 from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
-from convert.intervals import mcnemar, paired_difference, share
 from convert.report import text
 from edge_agent.formats.manifest import Manifest, Task, Threshold
 

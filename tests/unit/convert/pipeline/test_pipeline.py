@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from convert.pipeline.execution import Screen, load, run
-from convert.pipeline.meter import Meter, resident_bytes
+from convert.pipeline.meter import Meter, tree_resident_bytes
 from convert.pipeline.recipe import Recipe
 from convert.pipeline.workspace import Record, Workspace
 from edge_agent.errors import DiskFull, FileMissing, InvalidRequest, RequirementUnmet, StateDirInUse
@@ -207,6 +207,6 @@ def test_a_meter_sees_memory_that_is_gone_again():
         for page in range(0, len(held), 4096):
             held[page] = 1
         at_least = len(held)
-        assert resident_bytes(2**22 + 1) == 0
+        assert tree_resident_bytes(2**22 + 1) == 0
         del held
     assert meter.memory_peak_bytes > at_least

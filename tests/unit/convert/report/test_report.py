@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from convert.data.near_copies import NearCopies
 from convert.report import plots
 from convert.report.doubts import doubts
-from convert.report.made import Made, duration, interval, number, percent, size
+from convert.report.made import Made, duration, interval, number, percent
 from convert.report.text import markdown
 from convert.report.writing import write
 from tests.support.report_cases import CALIBRATE, EVALUATE, FINETUNE, QUANTIZE, RECIPE, SUMMARY, made, share
@@ -149,7 +149,6 @@ def test_unusual_results_are_drawn_or_left_out(tmp_path: Path, changed: dict[str
 def test_numbers_are_said_as_people_read_them():
     """Units and digits fit the size of the number."""
     assert [percent(0.12345), percent(0.05, 0), percent(None)] == ["12.3 %", "5 %", "-"]
-    assert [size(144_800_000), size(1_900)] == ["144.8 MB", "1.9 kB"]
     assert [duration(3.21), duration(605)] == ["3.2 s", "10 min 05 s"]
     assert [number(461_000), number(0.000123456)] == ["461 000", "0.0001235"]
     assert interval(share(0.5, 0.1)) == "50.0 % (95 % interval 40.0 % to 60.0 %)"

@@ -187,7 +187,7 @@ def test_hidden_states_stop_at_their_limit(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
     """All of the file is set aside before anything is mapped: what does not fit is an OSError."""
     limited = (
-        "import resource, pathlib, sys; from convert.training import adapter; from tests import tiny_decoder;"
+        "import resource, pathlib, sys; from convert.training import adapter; from tests.support import tiny_decoder;"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
         "halves = adapter.Halves(tiny_decoder.model(), 1, pathlib.Path(sys.argv[1]));"

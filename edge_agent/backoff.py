@@ -1,0 +1,17 @@
+"""Exponential back-off, for everything that tries again. Pure."""
+
+from __future__ import annotations
+
+import math
+
+_DOUBLINGS_MAX = 64  # a float holds more, but no pause does
+
+
+def backoff_seconds(failures: int, first_seconds: float, max_seconds: float) -> float:
+    """Return the pause after so many failures in a row: `first_seconds`, doubled with each failure after the first.
+
+    0 without a failure. Callers add their own jitter, because what it must prevent differs.
+    """
+    if failures < 1:
+        return 0.0
+    return min(math.ldexp(first_seconds, min(failures - 1, _DOUBLINGS_MAX)), max_seconds)

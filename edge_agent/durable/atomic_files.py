@@ -1,0 +1,168 @@
+"""Files that are written whole or not at all, survive a power cut, and report errors of the disk with a remedy.
+
+A file is written next to its place, synced and renamed; then its directory is synced. A crash at any point leaves the
+old file or the new one, and at most one other whose name ends in PARTIAL, which can be deleted.
+
+`write_atomically`, `create` and `replacing` raise OSError. `write_durably` raises the errors of a site's own disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_agent.errors import DiskFull, StateDirUnwritable, StoreDamaged
+
+PARTIAL = ".partial"
+"""Suffix of a file that is being written."""
+DISK_FULL_BYTES = 1 << 20
+"""A disk with less free space than this is full."""
+CHECK_DISK = "Check the disk; the kernel's log ('dmesg') may say more."
+# EFBIG: the file is too large for the file system, or for a limit of the process.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the site's own disk into DiskFull, StateDirUnwritable or StoreDamaged."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot use {path}: {error.strerror}"
+        if error.errno in _FULL:
+            raise DiskFull(message, path=path) from None
+        if error.errno in _REFUSED:
+            raise StateDirUnwritable(message, path=path) from None
+        raise StoreDamaged(message, remedy=CHECK_DISK, path=path) from None
+
+
+def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file atomically on the site's own disk.
+
+    Raises:
+        DiskFull, StateDirUnwritable, StoreDamaged: this disk failed; `path` is unchanged.
+    """
+    with disk_errors(path):
+        write_atomically(path, content, mode)
+
+
+def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Replace a file, or make it; without `mode` it gets 0o644, less the umask. Raises OSError."""
+    with _renamed_to(path) as partial:
+        write_synced(partial, content, mode)
+
+
+def create(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file. Raises OSError, also if `path` exists; nothing is left of a failed write."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode))
+    try:
+        write_synced(path, content, mode)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write, which takes the place of `path` at the end of the block. Raises OSError.
+
+    An exception in the block leaves `path` as it was, and deletes the other file.
+    """
+    with _renamed_to(path) as partial:
+        yield partial
+        sync_file(partial)
+
+
+@contextmanager
+def _renamed_to(path: Path) -> Iterator[Path]:
+    partial = partial_path(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a file is written before it is renamed to `path`."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def write_synced(path: Path, content: bytes, mode: int | None = None, group: str = "") -> None:
+    """Write and sync a file in place; its name is durable only after `sync_directory`. Raises OSError.
+
+    The file has `mode`, whatever it had before; without one it is made with 0o644, less the umask. It belongs to
+    `group` if that exists and this process may set it.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    # A file for a group is closed to others until it belongs to that group.
+    fd = os.open(path, flags, 0o600 if group else 0o644 if mode is None else mode)
+    with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - from a descriptor
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if group:
+            with contextlib.suppress(LookupError, PermissionError):
+                shutil.chown(path, group=group)
+        if mode is not None:
+            os.fchmod(fd, mode)
+        os.fsync(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    _sync(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def require_free_space(path: Path) -> None:
+    """Raise OSError if the disk of a file is full: for libraries that fail to write it and do not report why."""
+    if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+class Ballast:
+    """A file that reserves disk space: deleting rows on a full disk needs space for the database's log."""
+
+    BYTES = 1 << 20
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; `lay` makes it."""
+        self._path = path
+
+    def lay(self) -> None:
+        """Reserve the space if the disk has it; without it only the next full disk is harder to recover from."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, self.BYTES)
+            finally:
+                os.close(fd)
+        except OSError:
+            self.drop()
+
+    def drop(self) -> None:
+        """Release the space."""
+        self._path.unlink(missing_ok=True)
