@@ -86,7 +86,7 @@ def made(work: Path, wanted: Wanted, effort: Effort) -> Path:
     if wanted.outliers:
         _write(folder / "outliers.jsonl", ({"text": text} for text in wanted.outliers))
         data["outliers"] = "outliers.jsonl"
-    tuned = {"method": "full", "epochs": effort.epochs, "batch_rows": 32, "learning_rate": 2e-4, "tokens_max": 64}
+    tuned = {"method": "full", "epochs": effort.epochs, "batch_rows": 32, "tokens_max": 64}
     risk = {"held_up_max": HELD_UP_MAX} if wanted.gated else {"held_up_max": 0, "floor": 0}
     written = {"source": {"checkpoint": CHECKPOINT}, "data": data, "finetune": tuned, "risk": risk, "work": "work"}
     written |= {"quantize": {"types": list(TYPES)}, "budget": {"agreement_min": 0.95}}
