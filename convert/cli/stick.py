@@ -10,7 +10,7 @@ from rich.text import Text
 from convert.cli import repository, screen
 from convert.cli.repository import RepositoryCommand
 from convert.publish import stick
-from edge_agent.byte_sizes import format_bytes
+from edge_agent.formatting import format_bytes
 
 
 @dataclass(kw_only=True)

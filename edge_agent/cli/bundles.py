@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import TaskArgument, target_of
 from edge_agent.cli.output import (
     AsJson,
@@ -27,6 +26,7 @@ from edge_agent.cli.output import (
 from edge_agent.client import AdminClient, Bundle, BundleRef
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
 from edge_agent.formats.manifest import Manifest, digest_of, parse
+from edge_agent.formatting import format_bytes
 from edge_agent.store import archive
 from edge_agent.store.limits import StoreLimits
 

@@ -19,7 +19,6 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli import status
 from edge_agent.cli.demo_daemon import DemoDaemon
 from edge_agent.cli.output import out, print_trimmed, table
@@ -28,6 +27,7 @@ from edge_agent.client import Classification, Client, Failure
 from edge_agent.errors import BundleUnreadable, FileMissing, InvalidRequest
 from edge_agent.formats import golden_cases
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
+from edge_agent.formatting import format_bytes
 from edge_agent.statistics import Interval, share_of_families
 
 SAMPLES_MAX = 20

@@ -17,11 +17,12 @@ from edge_agent import __version__
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, out, plain, print_json
-from edge_agent.config import checked, read_files, sources, without_agent
-from edge_agent.doctor.examine import examine
-from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, counted, worst
-from edge_agent.doctor.probes.place import Place
+from edge_agent.config import config_paths, load_without_agent_yaml, read_files, validate_files
+from edge_agent.doctor.all_checks import run_checks
+from edge_agent.doctor.findings import VERDICTS, Finding, Verdict, worst
+from edge_agent.doctor.installation import Installation
 from edge_agent.errors import EdgeAgentError
+from edge_agent.formatting import counted
 
 WIDTH_MAX = 100
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
@@ -43,7 +44,7 @@ def run(
 
     Example: [bold]sudo edge-agent doctor[/bold]
     """
-    found = examine(place_of(target_of(ctx)))
+    found = run_checks(place_of(target_of(ctx)))
     if as_json:
         print_json(as_document(found), indent=2)
     else:
@@ -51,14 +52,16 @@ def run(
     raise typer.Exit(_EXITS.get(worst(found), ExitCode.OK))
 
 
-def place_of(site: DaemonTarget) -> Place:
+def place_of(site: DaemonTarget) -> Installation:
     """Return the place to examine; an invalid configuration is a finding, and its defaults are examined."""
-    files = sources(site.config_path)
+    files = config_paths(site.config_path)
     try:
         found = read_files(site.config_path)
-        return Place(checked(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
+        return Installation(validate_files(found, site.overrides), sources=files, overruled=tuple(found.overruled()))
     except EdgeAgentError as error:
-        return Place(without_agent(site.config_path, site.overrides), error.message, error.remedy, files)
+        return Installation(
+            load_without_agent_yaml(site.config_path, site.overrides), error.message, error.remedy, files
+        )
 
 
 def as_document(found: list[Finding]) -> dict[str, Any]:

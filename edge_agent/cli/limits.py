@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, out, print_json, print_trimmed, table
 from edge_agent.config.memory_plan import MemoryPlan, plan_memory
 from edge_agent.errors import SystemdFailed
+from edge_agent.formatting import format_bytes
 
 UNIT = "edge-agent.service"
 SYSTEMCTL_SECONDS_MAX = 30

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.mode import AS_PLANNED
 from edge_agent.cli.output import (
@@ -26,6 +25,7 @@ from edge_agent.cli.output import (
     table,
 )
 from edge_agent.client import ExamplesStatus, FieldAlarm, LargeModel, Status, Task, UpdatesStatus, UplinkStatus
+from edge_agent.formatting import format_bytes
 
 _MICROS = 1_000_000
 # Counters of examples that an operator should see even when the loss has ended.

@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import DaemonTarget
 from edge_agent.cli.output import (
     ENGINE_STYLES,
@@ -38,6 +37,7 @@ from edge_agent.client import (
     TaskCounts,
     UplinkStatus,
 )
+from edge_agent.formatting import format_bytes
 from edge_agent.report.daemon_figures import histogram_quantile
 
 INTERVAL_SECONDS = 1.0

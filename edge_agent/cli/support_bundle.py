@@ -13,15 +13,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.byte_sizes import format_bytes
 from edge_agent.cli.daemon_target import DaemonTarget, target_of
 from edge_agent.cli.doctor import as_document, place_of
 from edge_agent.cli.output import YesOption, confirm, err, out, print_done, print_trimmed, table
-from edge_agent.config import Files, read_files
-from edge_agent.doctor.examine import judge
-from edge_agent.doctor.probes.serving import ask
+from edge_agent.config import ConfigFiles, read_files
+from edge_agent.doctor.all_checks import evaluate
+from edge_agent.doctor.probe_context import query_daemon
 from edge_agent.durable.atomic_files import create
-from edge_agent.errors import ConfigInvalid, StickFailed
+from edge_agent.errors import ConfigInvalid, MediaFailed
+from edge_agent.formatting import format_bytes
 from edge_agent.support_bundle.support_archive import (
     ARCHIVE_MODE,
     SupportPart,
@@ -48,8 +48,8 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
     site, at = target_of(ctx), time.time()
     with err().status("Gathering"):
         place = place_of(site)
-        case = ask(place)
-        parts = gather_parts(SupportSources(case, _files(site), as_document(judge(case))))
+        case = query_daemon(place)
+        parts = gather_parts(SupportSources(case, _files(site), as_document(evaluate(case))))
     name = f"edge-support-{_named(place.config.site.id)}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
     path, content = output or Path(f"{name}.tar.gz"), pack_archive(parts, name, at)
     show(out(), parts)
@@ -59,13 +59,13 @@ def run(ctx: typer.Context, output: Output = None, yes: YesOption = False, only_
     try:
         create(path, content, ARCHIVE_MODE)
     except OSError as error:
-        raise StickFailed(
+        raise MediaFailed(
             f"{path} cannot be written: {error.strerror}", remedy="Name another file with --output."
         ) from None
     print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
 
 
-def _files(site: DaemonTarget) -> Files | None:
+def _files(site: DaemonTarget) -> ConfigFiles | None:
     try:
         return read_files(site.config_path)
     except ConfigInvalid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Small pure modules, and a reader of /proc: anything may import them.
-GROUND = {"edge_agent.backoff", "edge_agent.byte_sizes", "edge_agent.process_memory"}
+GROUND = {"edge_agent.backoff", "edge_agent.formatting", "edge_agent.process_memory"}
 BASE = GROUND | {"edge_agent.errors", "edge_agent.config", "edge_agent.formats"}
 MIDDLE = {
     f"edge_agent.{room}"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # --- rooms ------------------------------------------------------------------------------------------------------------
 RUNTIMES = "edge_agent.engine.runtimes"
 EDGE = ("edge_agent.server", "edge_agent.client", "edge_agent.v1", "edge_agent.uplink.escalation")
-SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man")
+SCREEN = ("edge_agent.cli", "convert.cli", "installer.build.man_pages")
 # Library: the rooms that may import it. A library that is not here may be imported nowhere.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "llama_cpp": (f"{RUNTIMES}.llama", "convert.probe"),
@@ -81,7 +81,7 @@ PURE = (
         for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
     ),
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.site_status", "server.roles")),
+    *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),
@@ -89,9 +89,8 @@ PURE = (
     *(f"edge_agent.{name}" for name in ("formats.enrolment_file", "formats.plan", "formats.repository_metadata")),
     *(f"edge_agent.{name}" for name in ("update.update_state_machine", "update.probation")),
     *(f"{RUNTIMES}.llama.{name}" for name in ("step_costs", "step_scheduler", "thread_tuner")),
-    *(f"edge_agent.doctor.{name}" for name in ("certificates", "examples", "field", "files", "findings", "machine")),
-    *(f"edge_agent.doctor.{name}" for name in ("program", "serving", "settings", "sockets", "state")),
-    *(f"edge_agent.doctor.{name}" for name in ("units", "updates", "uplink", "escalation")),
+    "edge_agent.doctor.findings",
+    "edge_agent.formatting",
     *(f"edge_agent.monitoring.{name}" for name in ("answer_observation", "bundle_figures", "sequential_tests")),
     *(f"edge_agent.report.{name}" for name in ("charts", "judgement", "mode_recommendation", "number_format", "svg")),
     *(f"edge_agent.web.{name}" for name in ("origin", "seal", "verdicts", "visitors")),
@@ -249,6 +248,13 @@ def test_deciding_modules_are_pure():
     """Modules that decide have no clock, do not wait and open no file."""
     require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
     require_none(sorted(set(PURE) - imports.modules(CODE)), "PURE names a module that is not there.")
+
+
+def test_rules_of_doctor_are_pure():
+    """A rule of doctor judges facts that its probe collected: it reads no clock, no file and no process."""
+    doctor = [source for source in CODE if below(source.module, ["edge_agent.doctor"])]
+    remedy = "Let the probe look, and pass what it saw in the facts."
+    require_none(imports.impure_rules(doctor, "Iterator[Finding]", PURE), remedy)
 
 
 def test_daemon_loads_no_model_library():
