@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import screen
-from convert.fleet.sites import FILE_NAME, UNDECIDED, Entry, Sites, Standing
+from convert.fleet.sites import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 from edge_agent.formats.enrolment_file import CODE_DIGITS, code, digits
@@ -30,7 +30,7 @@ _TITLES: dict[Standing, str] = {
 
 Site = Annotated[str, typer.Argument(metavar="SITE", help="The site's id.")]
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent site' shows there.")
+    str, typer.Argument(metavar="KEY", help="Its public key, or the code that 'edge-agent identity' shows there.")
 ]
 Collected = Annotated[
     Path | None, typer.Option("--collected", metavar="FOLDER", help="Where collect writes; the registry is in there.")
@@ -39,14 +39,14 @@ Registry = Annotated[Path | None, typer.Option("--sites", metavar="FILE", help="
 
 
 @dataclass(frozen=True)
-class _Centre:
+class _CentralRecords:
     """What the centre knows: the registry, and what collect found beside it."""
 
     path: Path
 
     @property
-    def sites(self) -> Sites:
-        return Sites(self.path)
+    def sites(self) -> SiteRegistry:
+        return SiteRegistry(self.path)
 
     def waiting(self) -> dict[str, dict[str, int]]:
         """Return the keys that the last run of collect could not place: by site, with how much each had signed."""
@@ -65,7 +65,7 @@ class _Centre:
         found = {key for key in known if key.startswith(given)}
         if len(found) != 1:
             said = f"no key of {site} with the code {code(given)} has come here"
-            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent site' shows it."
+            remedy = "Run 'edge-convert collect' first; or write the whole key, as 'edge-agent identity' shows it."
             raise InvalidRequest(said, remedy=remedy)
         return found.pop()
 
@@ -100,10 +100,10 @@ def list_(
         rows += _rows(site, centre.sites.entry(site), waiting.get(site, {}))
     _print(rows)
     if waiting:
-        screen.out().print("Have the site read out its code ('edge-agent site'), and accept the key that has it.")
+        screen.out().print("Have the site read out its code ('edge-agent identity'), and accept the key that has it.")
 
 
-def _print_json(centre: _Centre) -> None:
+def _print_json(centre: _CentralRecords) -> None:
     sites = centre.sites
     plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
     write_exactly(json.dumps({"sites": plain, "waiting": centre.waiting()}))
@@ -141,7 +141,7 @@ def accept(
 ) -> None:
     """Let a site sign with a key: a new site, a replaced box, one installed anew.
 
-    Compare it first: 'edge-agent site' shows its code there.
+    Compare it first: 'edge-agent identity' shows its code there.
 
     Example: [bold]edge-convert sites accept shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
@@ -193,13 +193,13 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
     say(f"{site} counts again, by {centre.path}")
 
 
-def _centre(collected: Path | None, registry: Path | None) -> _Centre:
+def _centre(collected: Path | None, registry: Path | None) -> _CentralRecords:
     if (collected is None) == (registry is None):
         raise InvalidRequest("name either --collected or --sites", remedy="The one that 'collect' is called with.")
-    return _Centre(registry or Path(collected or "", FILE_NAME))
+    return _CentralRecords(registry or Path(collected or "", FILE_NAME))
 
 
-def _rows(site: str, entry: Entry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
+def _rows(site: str, entry: SiteEntry, waiting: Collection[str]) -> list[tuple[str, str, str, str]]:
     """Return the lines of a site: one for each key."""
     kits = [kit.issued_at[:10] for kit in entry.kits]
     keys = [*map(code, entry.speaking), *(f"{code(key)} waits" for key in waiting)] or ["-"]
@@ -215,7 +215,7 @@ def _print(rows: Sequence[tuple[str, ...]]) -> None:
         screen.out().print(Text(line.rstrip()))
 
 
-def _state(entry: Entry, waiting: Collection[str]) -> str:
+def _state(entry: SiteEntry, waiting: Collection[str]) -> str:
     if entry.revoked_at:
         return f"revoked on {entry.revoked_at[:10]}"
     if waiting:

@@ -63,7 +63,7 @@ def cut(
 def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
     """SmolLM2 at each of the usual quantizations: nine heads, three of which share keys and values."""
     path = tmp_path_factory.mktemp("weights") / f"{request.param}.gguf"
-    gguf_files.quantize(gguf_files.Request(smollm2_path(), path, request.param, requantize=True))
+    gguf_files.quantize(gguf_files.QuantizeRequest(smollm2_path(), path, request.param, requantize=True))
     model = LlamaModel(str(path))
     yield model
     model.close()

@@ -55,7 +55,7 @@ def weights(folder: Path, kind: str) -> Path:
     """Return a tiny decoder at a format."""
     path = folder / f"{kind}.gguf"
     if not path.exists():
-        gguf_files.quantize(gguf_files.Request(_whole(folder), path, kind))
+        gguf_files.quantize(gguf_files.QuantizeRequest(_whole(folder), path, kind))
     return path
 
 
@@ -103,7 +103,7 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
 def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path) -> None:
     """SmolLM2 at Q4_K_M: matrices of Q4_K and Q6_K, and of the types that stand in for them where rows are narrow."""
     path = tmp_path / "weights.gguf"
-    gguf_files.quantize(gguf_files.Request(smollm2_path(), path, "Q4_K_M", requantize=True))
+    gguf_files.quantize(gguf_files.QuantizeRequest(smollm2_path(), path, "Q4_K_M", requantize=True))
     model = LlamaModel(str(path))
     try:
         same_in_any_step(model, sizes=(7, 8, ROWS_MAX))
