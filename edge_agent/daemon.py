@@ -25,7 +25,7 @@ from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.spool_worker import SpoolWorker, SpoolWorkerDependencies
 from edge_agent.config import Config, StoreConfig, addresses
 from edge_agent.engine.pool import EnginePool
-from edge_agent.formats.site_status import TaskStatus
+from edge_agent.formats.status_object import TaskStatus
 from edge_agent.metrics.answer_counts import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
 from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
@@ -140,7 +140,7 @@ class Daemon:
             yield Component("examples", self._capture.run, restart, why)
         if self._config.metrics.address:
             listener = MetricsListener(
-                *addresses.split(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
+                *addresses.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
             )
             yield Component("metrics", listener.run, restart, "no answer depends on who reads the figures")
         why = "calls are answered without it; health keeps the last state of each task"
@@ -248,10 +248,10 @@ def _update_source(config: Config, store: Store) -> Source | None:
     if not config.update.root_file:
         return None
     # Only a site with a root of trust loads the libraries that verify.
-    from edge_agent.update.ingest import Intake  # noqa: PLC0415
-    from edge_agent.update.trust import Trust  # noqa: PLC0415
+    from edge_agent.update.ingest import BundleIngest  # noqa: PLC0415
+    from edge_agent.update.trust import RepositoryTrust  # noqa: PLC0415
 
-    intake = Intake(config, store, Trust(config, store.trusted))
+    intake = BundleIngest(config, store, RepositoryTrust(config, store.trusted))
     return Source(intake.refresh, intake.missing, intake.admit, intake.ask, lambda: intake.copied)
 
 

@@ -22,8 +22,8 @@ from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
 from edge_agent.engine.state import State
-from edge_agent.formats.signed_document import seconds
-from edge_agent.formats.site_status import Alarm
+from edge_agent.formats.signed_document import parse_timestamp
+from edge_agent.formats.status_object import Alarm
 from edge_agent.formats.uplink_state import FILE_NAME
 from edge_agent.metrics.answer_counts import AnswerCounts, TaskCounters
 from edge_agent.metrics.metric_catalogue import CATALOGUE, MetricSample, page
@@ -37,7 +37,7 @@ from edge_agent.server.uplink_status import read_uplink_report
 from edge_agent.store.state import InstalledBundle
 from edge_agent.supervision import Supervisor
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview, Updater
+from edge_agent.update.updater import UpdateOverview, Updater
 from edge_agent.v1.admin_pb2 import EscalationStatus
 
 SNAPSHOT_SECONDS_MAX = 4.0
@@ -71,7 +71,7 @@ class SiteSnapshot:
     engines: list[EngineStatus]
     tasks: dict[str, InstalledBundle]
     ready: frozenset[str]
-    overview: Overview
+    overview: UpdateOverview
     examples: CaptureStatus | None
     alarms: dict[str, list[tuple[AlarmState, bool]]]
     denied: dict[str, int]
@@ -266,7 +266,7 @@ def _uplink(config: Config) -> Iterator[MetricSample]:
         return
     yield MetricSample("uplink_age_seconds", heard.age_seconds)
     if state.last_contact:
-        yield MetricSample("uplink_last_contact_timestamp_seconds", seconds(state.last_contact))
+        yield MetricSample("uplink_last_contact_timestamp_seconds", parse_timestamp(state.last_contact))
     yield MetricSample("uplink_waiting_segments", state.waiting_segments)
     yield MetricSample("uplink_waiting_bytes", state.waiting_bytes)
     yield MetricSample("uplink_problems", len(state.problems))
@@ -274,7 +274,7 @@ def _uplink(config: Config) -> Iterator[MetricSample]:
         yield MetricSample("updates_waiting_bytes", state.downloads.waiting_bytes)
 
 
-def _updates(overview: Overview, *, configured: bool) -> Iterator[MetricSample]:
+def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSample]:
     for task, row in sorted(overview.rows.items()):
         yield MetricSample("update_state", 1, (task, row.state))
         yield MetricSample("update_attempts", row.attempts, (task,))

@@ -17,7 +17,7 @@ from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.config import EscalationConfig
 from edge_agent.errors import EdgeAgentError, SiteError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.example_records import stored
+from edge_agent.formats.example_records import parse_stored
 from edge_agent.formats.manifest import Manifest
 from edge_agent.routing import large_model_questions
 from edge_agent.server.model_router import LargeModelConversation, ModelRouter
@@ -109,7 +109,7 @@ def _question(waiting: TeacherQuestion, manifest: Manifest) -> large_model_quest
         RecordInvalid: the record is damaged.
         UpstreamFailed: the task has changed its kind.
     """
-    prediction = stored(waiting.record)
+    prediction = parse_stored(waiting.record)
     if prediction["kind"] != manifest.task.kind:
         raise UpstreamFailed(f"task {waiting.task!r} has another kind than when the input came")
     return replace(large_model_questions.build_question(manifest, prediction["input"]), waited_for=False)

@@ -16,10 +16,10 @@ from edge_agent.formats.plan import TaskPlan
 from edge_agent.store.settings import SettingsFile
 from edge_agent.store.state import InstalledBundle
 from edge_agent.update import hardware
-from edge_agent.update.activation import Activation, Engines
-from edge_agent.update.probation import Seen
-from edge_agent.update.selftest import Subject
-from edge_agent.update.updater import Around as UpdateAround
+from edge_agent.update.activation import Activation, ActivationDependencies
+from edge_agent.update.probation import BundleActivity
+from edge_agent.update.selftest import BundleUnderTest
+from edge_agent.update.updater import UpdaterDependencies
 
 log = structlog.get_logger("edge_agent.server")
 
@@ -38,9 +38,9 @@ def open_tuning_cache(file: SettingsFile) -> Tuned:
     return tuned
 
 
-def activation_engines(engines: EnginePool, report: Callable[[], Awaitable[None]]) -> Engines:
+def activation_engines(engines: EnginePool, report: Callable[[], Awaitable[None]]) -> ActivationDependencies:
     """Return what activation needs of the engines; `report` tells health after every change."""
-    return Engines(engines.attach, engines.detach, engines.ready, report, engines.replaces)
+    return ActivationDependencies(engines.attach, engines.detach, engines.ready, report, engines.replaces)
 
 
 def update_engines(
@@ -48,29 +48,31 @@ def update_engines(
     activation: Activation,
     changed: Callable[[], None],
     planned: Callable[[Mapping[str, TaskPlan]], None],
-) -> UpdateAround:
+) -> UpdaterDependencies:
     """Return what updates need of the engines and the machine."""
 
     @contextlib.asynccontextmanager
-    async def tried(bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float) -> AsyncIterator[Subject]:
+    async def tried(
+        bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
+    ) -> AsyncIterator[BundleUnderTest]:
         loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
         async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
             yield _subject(asked)
 
-    def serving(bundle: InstalledBundle) -> Subject | None:
+    def serving(bundle: InstalledBundle) -> BundleUnderTest | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
         return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
 
-    def seen(digest: str) -> Seen:
+    def seen(digest: str) -> BundleActivity:
         tally = engines.tally(digest)
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
-        return Seen(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
+        return BundleActivity(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
-    return UpdateAround(tried, serving, seen, hardware.machine(engines.devices), changed, planned)
+    return UpdaterDependencies(tried, serving, seen, hardware.read_machine(engines.devices), changed, planned)
 
 
-def _subject(asked: Asked) -> Subject:
-    return Subject(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
+def _subject(asked: Asked) -> BundleUnderTest:
+    return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 
 def _not_loaded(activation: Activation, digest: str) -> str:

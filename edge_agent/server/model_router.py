@@ -21,7 +21,7 @@ import structlog
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.capture.redact.redactor import RedactionSession
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
-from edge_agent.formats.manifest import Manifest, Task
+from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
 from edge_agent.routing.large_model_questions import LargeModelQuestion, build_question, parse_reply
@@ -193,7 +193,7 @@ class ModelRouter:
 class LargeModelConversation:
     """A question to the large model and its answers: it is asked again if an answer cannot be used."""
 
-    def __init__(self, uplink: UplinkClient, task: Task, question: LargeModelQuestion) -> None:
+    def __init__(self, uplink: UplinkClient, task: TaskSpec, question: LargeModelQuestion) -> None:
         """Prepare to ask `question` about an input of a task."""
         self._uplink, self._task, self._question = uplink, task, question
         self.answers = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.engine.pool import EnginePool
-from edge_agent.formats.signed_document import timestamp
-from edge_agent.formats.site_status import SiteUpdates, TaskStatus, UpdateStatus
+from edge_agent.formats.signed_document import format_timestamp
+from edge_agent.formats.status_object import SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.server.task_modes import MonitoringAlarms
 from edge_agent.store.journal import Progress
 from edge_agent.update.activation import Activation
-from edge_agent.update.updater import Overview
+from edge_agent.update.updater import UpdateOverview
 
 MESSAGE_CHARACTERS_MAX = 1000
 
@@ -17,7 +17,7 @@ MESSAGE_CHARACTERS_MAX = 1000
 def task_statuses(
     engines: EnginePool,
     activation: Activation,
-    overview: Overview,
+    overview: UpdateOverview,
     capture: ExampleCapture,
     alarms: MonitoringAlarms,
 ) -> list[TaskStatus]:
@@ -39,7 +39,7 @@ def task_statuses(
     ]
 
 
-def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
+def site_updates(activation: Activation, overview: UpdateOverview) -> SiteUpdates:
     """Describe the state of the site's updates."""
     arriving = {task: update_status(row) for task, row in overview.rows.items() if task not in activation.serving}
     problem = overview.problem.message[:MESSAGE_CHARACTERS_MAX] if overview.problem else ""
@@ -54,7 +54,7 @@ def update_status(row: Progress) -> UpdateStatus:
         candidate=row.candidate,
         version=row.version,
         state=row.state,
-        since=timestamp(row.since),
+        since=format_timestamp(row.since),
         plan_version=row.plan_version,
         reason=row.reason,
         message=row.message[:MESSAGE_CHARACTERS_MAX],

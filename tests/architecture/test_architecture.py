@@ -81,7 +81,7 @@ PURE = (
         for name in ("errors", "support_bundle.diagnostic_redaction", "engine.waiting", "engine.restart")
     ),
     *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
-    *(f"edge_agent.{name}" for name in ("formats.site_status", "server.roles")),
+    *(f"edge_agent.{name}" for name in ("formats.status_object", "server.roles")),
     *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificate_files")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spend_rules", "uplink.connectivity")),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.config import Config
-from edge_agent.formats.plan import Offer, TaskPlan
+from edge_agent.formats.plan import BundleOffer, TaskPlan
 from edge_agent.monitoring.bundle_figures import AlarmState
 from edge_agent.server.task_modes import TaskModes
 from edge_agent.store.demotions import Demotion
@@ -36,7 +36,7 @@ class Site:
         return {TASK: SimpleNamespace(digest=self.digest)}
 
     def plan(self, **said) -> None:
-        self.modes.apply_plan({TASK: TaskPlan(offers=(Offer(bundle=DIGEST, version="1.0.0"),), **said)})
+        self.modes.apply_plan({TASK: TaskPlan(offers=(BundleOffer(bundle=DIGEST, version="1.0.0"),), **said)})
 
     def demote(self, *standing: AlarmState, asks: bool = True) -> bool:
         return self.modes.demote(standing, SimpleNamespace(can_ask=lambda _: asks))
