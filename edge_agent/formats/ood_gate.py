@@ -28,7 +28,7 @@ GateScore = Literal["ood_score", "label_mass"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Gate(BaseModel):
+class OodGate(BaseModel):
     """The section `confidence.gate` of a manifest; without it a bundle has no gate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -43,7 +43,7 @@ class Gate(BaseModel):
     """For each score, how many of the rows belong to its family; None = every row is a family of its own."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Gate:
+    def _consistent(self) -> OodGate:
         if any(left > right for left, right in pairwise(self.scores)):
             raise ValueError("'scores' must rise")
         if self.family_sizes is not None and len(self.family_sizes) != len(self.scores):

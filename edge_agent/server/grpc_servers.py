@@ -1,0 +1,313 @@
+"""The listeners: one gRPC server for each socket, since the socket is the role, and one for TCP.
+
+inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
+review.sock      0660   FeedbackService, health
+admin.sock       0600   AdminService, both of inference.sock, health, reflection
+tcp_address      TLS    all of them; the client's certificate says which it may call
+                 plain  both of inference.sock, health; only with `insecure: true`
+
+Each call passes `interceptor.py` first, which authorizes it by the table in `roles.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import _async as reflection_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from edge_agent.config import AccessConfig, Config, Role, ServiceConfig
+from edge_agent.errors import ConfigInvalid, SiteError, SocketInUse
+from edge_agent.server import callers, roles
+from edge_agent.server.admission_control import RateLimiter
+from edge_agent.server.audit import AuditLog
+from edge_agent.server.callers import AccountTable, CallerIdentifier
+from edge_agent.server.detached_calls import ChangeRunner, DeduplicationLimits, RequestDeduplicator
+from edge_agent.server.health import HealthServicer, HealthState
+from edge_agent.server.inference import InferenceDependencies, InferenceServicer
+from edge_agent.server.interceptor import REFUSAL_SECONDS, ServerInterceptor
+from edge_agent.server.open_inference import oip_wire
+from edge_agent.server.open_inference.oip_servicer import OpenInferenceServicer, StreamLimiter
+from edge_agent.v1 import admin_pb2, admin_pb2_grpc, feedback_pb2, feedback_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from edge_agent.server.tls import TlsFiles
+
+PING_INTERVAL_MS_MIN = 10_000  # gRPC's own 300 s kills clients that keep a till's connection alive
+METADATA_BYTES_MAX = 16 * 1024
+HANDSHAKE_MS_MAX = 10_000  # gRPC's own 120 s lets a silent client hold a connection for long
+SILENCE_MS_MAX = 60_000
+"""A TCP client that sends no byte for so long gets a keepalive ping."""
+ANSWER_MS_MAX = 20_000
+"""For its answer to the ping."""
+AGE_GRACE_MS = 600_000
+"""For running calls of a connection that has reached its maximum age."""
+OPERATION_SECONDS = 1.0
+"""For calls of operators and reviewers to end at a stop."""
+_INT32_MAX = 2**31 - 1
+Options = tuple[tuple[str, int], ...]
+LISTED = (
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+    oip_wire.SERVICE.full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
+"""What reflection lists of admin.sock."""
+FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
+
+
+class GrpcServers:
+    """The gRPC servers of one daemon, one for each listener."""
+
+    def __init__(self, config: Config) -> None:
+        """Make the listeners; `add_services` says what they serve, `start` binds them.
+
+        Raises:
+            CertificateUnusable: the TLS files cannot be used.
+        """
+        service, access = config.service, config.access
+        self._config, self._health = config, HealthState()
+        self._audit = AuditLog(config.state_dir, access.audit_bytes_max)
+        self._changes = ChangeRunner(self._audit)
+        self._rates = RateLimiter(access.client_calls_per_second_max, access.client_calls_burst_max)
+        self._streams = StreamLimiter(access.client_streams_max)
+        self._deduplicator = RequestDeduplicator(
+            DeduplicationLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
+        )
+        self._devices = self._socket("inference.sock", roles.INFER)
+        self._reviewers = self._socket("review.sock", roles.FEEDBACK)
+        self._operator = self._socket("admin.sock", roles.OPERATOR)
+        self._tls, identify = _tls_identity(access)
+        self._network = self._listener(identify, _network_options(config))
+
+    def add_services(
+        self,
+        inference: InferenceDependencies,
+        admin: admin_pb2_grpc.AdminServiceServicer,
+        feedback: feedback_pb2_grpc.FeedbackServiceServicer,
+    ) -> None:
+        """Add to each listener the services of its role; see the module."""
+        service = self._config.service
+        for_devices, for_operator = (
+            InferenceServicer(inference, service, priority, self._deduplicator)
+            for priority in (service.devices_priority, service.operator_priority)
+        )
+        for listener, servicer in (
+            (self._devices, for_devices),
+            (self._network, for_devices),
+            (self._operator, for_operator),
+        ):
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener.interceptor)
+            oip = OpenInferenceServicer(inference, servicer, self._streams)
+            listener.interceptor.add_registered_method_handlers(oip_wire.SERVICE.full_name, oip_wire.handlers(oip))
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.interceptor)
+        _add_admin(self._operator.interceptor, admin, LISTED)
+        if self._tls:
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network.interceptor)
+            _add_admin(self._network.interceptor, admin, (FEEDBACK, *LISTED))
+
+    def _socket(self, name: str, given: frozenset[Role]) -> _Listener:
+        """Return the listener of a Unix socket whose callers have the roles `given`."""
+        accounts = AccountTable(self._config.access.socket_clients_max)
+        return self._listener(callers.socket_caller_identifier(name, given, accounts))
+
+    def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
+        """Return a listener with the health service."""
+        server = grpc.aio.server(options=[*_common_options(self._config), *options])
+        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), interceptor)
+        return _Listener(server, interceptor)
+
+    async def start(self) -> None:
+        """Bind every address and serve.
+
+        Raises:
+            SocketInUse: another process listens there.
+            SiteError: the run directory cannot be used.
+            ConfigInvalid: the socket's group does not exist.
+        """
+        service, run_dir = self._config.service, self._config.run_dir
+        try:
+            run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SiteError(
+                f"run_dir {run_dir} cannot be made: {error.strerror}", remedy="Choose another --run-dir."
+            ) from None
+        _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group(service, "inference_group"))
+        _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
+        _bind_unix(self._operator.server, self._config.admin_socket, 0o600, None)
+        if service.tcp_address:
+            _bind_tcp(self._network.server, service.tcp_address, self._tls.credentials() if self._tls else None)
+        for listener in (self._devices, self._network, self._reviewers, self._operator):
+            await listener.server.start()
+
+    @property
+    def denied(self) -> Mapping[str, int]:
+        """Calls that were denied, by reason."""
+        return self._audit.denied
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know about TCP and the audit log, a sentence each."""
+        return [*self._tcp_warnings(), *([f"Audit log: {self._audit.problem}."] if self._audit.problem else [])]
+
+    def _tcp_warnings(self) -> list[str]:
+        service = self._config.service
+        if service.tcp_address and service.insecure:
+            message = f"{service.tcp_address} is open: without certificates, anyone who reaches it may use the models."
+            return [f"{message} 'edge-agent certs init' makes them."]
+        return self._tls.warnings() if self._tls else []
+
+    async def report(self, ready: dict[str, bool], *, serving: bool) -> None:
+        """Set what health reports: whether each name, a task or service, is ready."""
+        self._health.tell(ready, serving=serving)
+
+    async def drain(self, seconds: float) -> None:
+        """Give running calls of devices `seconds` to end, and refuse the rest; admission control refuses new ones."""
+        self._health.end()
+        self._streams.close()
+        await asyncio.gather(*(each.interceptor.running.drain(seconds) for each in (self._devices, self._network)))
+
+    async def stop(self) -> bool:
+        """Close the listeners and remove the sockets; call it after `drain`, when no more calls come.
+
+        Tell whether the disk took the whole audit log.
+        """
+        await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in (self._devices, self._network)))
+        await self._deduplicator.stop()
+        operation = self._reviewers, self._operator
+        await asyncio.gather(*(each.interceptor.running.drain(OPERATION_SECONDS) for each in operation))
+        await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in operation))
+        await self._changes.stop()
+        closed = await self._audit.close()
+        for path in (self._config.inference_socket, self._config.review_socket, self._config.admin_socket):
+            path.unlink(missing_ok=True)
+        return closed
+
+
+class _Listener(NamedTuple):
+    """A server and its interceptor."""
+
+    server: grpc.aio.Server
+    interceptor: ServerInterceptor
+
+
+def _add_admin(
+    interceptor: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
+) -> None:
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, interceptor)
+    shown = oip_wire.pool_with(
+        *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, health_pb2, reflection_pb2))
+    )
+    reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, interceptor)
+
+
+def _common_options(config: Config) -> Options:
+    """Return the options of every server.
+
+    `maximum_concurrent_rpcs` is not set, because gRPC refuses without a reason: the daemon refuses a burst first, with
+    one. Connections, and the calls on each, bound what is in progress.
+    """
+    service, access = config.service, config.access
+    pending_max = min(access.connections_max * access.connection_calls_max, _INT32_MAX)
+    return (
+        ("grpc.so_reuseport", 0),  # on by default: a second daemon would silently share the port
+        ("grpc.max_receive_message_length", service.message_bytes_max),
+        ("grpc.max_send_message_length", service.message_bytes_max),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),  # between the two gRPC would leave it to chance
+        ("grpc.max_concurrent_streams", access.connection_calls_max),
+        ("grpc.max_allowed_incoming_connections", access.connections_max),
+        ("grpc.server.max_pending_requests", pending_max),  # beyond 1000, its default, streams are reset
+        ("grpc.server.max_pending_requests_hard_limit", pending_max),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+def _tls_identity(access: AccessConfig) -> tuple[TlsFiles | None, CallerIdentifier]:
+    """Return the TLS files of TCP, if it has them, and what identifies its callers. Raises CertificateUnusable."""
+    if not access.certificate_file:
+        return None, callers.identify_by_address
+    # Only a daemon with certificates loads the library that reads them.
+    from edge_agent.server.tls import CertificateIdentifier, TlsFiles  # noqa: PLC0415
+
+    return TlsFiles(access), CertificateIdentifier(access.roles)
+
+
+def _network_options(config: Config) -> Options:
+    """Return the options of TCP: a peer can vanish, or lose its access."""
+    return (
+        ("grpc.keepalive_time_ms", SILENCE_MS_MAX),
+        ("grpc.keepalive_timeout_ms", ANSWER_MS_MAX),
+        ("grpc.max_connection_age_ms", int(config.access.connection_seconds_max * 1000)),
+        ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
+    )
+
+
+def _group(config: ServiceConfig, key: str) -> int | None:
+    name = getattr(config, key)
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        raise ConfigInvalid(
+            f"service.{key}: there is no group {name!r}", remedy=f"'groupadd {name}', or choose another."
+        ) from None
+
+
+def _bind_unix(server: grpc.aio.Server, path: Path, mode: int, group: int | None) -> None:
+    """Bind a socket file that no process can open before its mode is set.
+
+    gRPC removes whatever is at the path, even the socket of a running daemon. So this checks for a running one first.
+    """
+    _require_unused(path)
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError:
+        raise SocketInUse(f"cannot listen on {path}") from None
+    finally:
+        os.umask(mask)
+    if group is not None:
+        os.chown(path, -1, group)
+    path.chmod(mode)
+
+
+def _require_unused(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+                return
+            raise SocketInUse(f"cannot use {path}: {error.strerror or 'it does not answer'}") from None
+    raise SocketInUse(f"another process listens on {path}", path=path)
+
+
+def _bind_tcp(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
+    try:
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise SocketInUse(
+            f"cannot listen on {address}: it is in use, or not an address of this machine", address=address
+        )

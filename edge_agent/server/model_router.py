@@ -1,0 +1,301 @@
+"""Routes one input between the local model and the large one, as `routing/policy.py` decides.
+
+The caller's deadline always holds. The large model gets what is left of it less MARGIN_SECONDS; then the local answer
+stands. An input is redacted before it leaves. An answer that comes back is checked, asked for once more if it cannot
+be used, and has the redacted values restored in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import structlog
+
+from edge_agent.capture.example_capture import ExampleCapture
+from edge_agent.capture.redact.redactor import RedactionSession
+from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed
+from edge_agent.formats.manifest import Manifest, TaskSpec
+from edge_agent.formats.plan import Mode
+from edge_agent.routing import policy
+from edge_agent.routing.large_model_questions import LargeModelQuestion, build_question, parse_reply
+from edge_agent.routing.policy import EscalationContext, LowConfidencePolicy, RouteDecision, RouteReason
+from edge_agent.server import finished_answers
+from edge_agent.server.finished_answers import FinishedAnswer, LargeModelAnswer
+from edge_agent.server.task_modes import TaskModes
+from edge_agent.server.uplink_client import LargeModelFinish, UplinkClient
+from edge_agent.store.state import InstalledBundle
+
+log = structlog.get_logger("edge_agent.server")
+
+PLACEHOLDER_CHARACTERS_MAX = 64
+MARGIN_SECONDS = 0.1
+"""Of the caller's time, reserved for writing and reading the local answer."""
+BEGINS_SHARE = 0.5
+"""Of the caller's time: if the large model's text has not begun by then, a local model writes it, if there is one."""
+TRIES_MAX = 2
+"""How often the large model is asked, if its answer cannot be used."""
+
+
+class RoutedInput(NamedTuple):
+    """One input of a bundle; its deadline is on the event loop's clock, in seconds."""
+
+    text: str
+    bundle: InstalledBundle
+    deadline: float
+
+
+class ModelRouter:
+    """See the module. One event loop owns it."""
+
+    def __init__(
+        self,
+        uplink: UplinkClient,
+        task_modes: TaskModes,
+        capture: ExampleCapture,
+        audit_share: float = 0.0,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """Ask the large model through `uplink`.
+
+        Args:
+            uplink: the way to the large model.
+            task_modes: the mode of each task.
+            capture: redacts inputs, and stores those that the large model is asked about later.
+            audit_share: of the confident answers, the share that the large model is asked about later, 0 to 1.
+            draw: returns a random number from 0 to below 1; not for secrets.
+        """
+        self._uplink, self._task_modes, self._capture = uplink, task_modes, capture
+        self._audit_share, self._draw = audit_share, draw
+
+    def mode(self, manifest: Manifest) -> Mode:
+        """Return the mode of a task; a task without a model of its own is always in bootstrap."""
+        return "bootstrap" if manifest.runtime == "upstream" else self._task_modes.mode_of(manifest.task.name)
+
+    def context(self, manifest: Manifest, low_confidence: LowConfidencePolicy, deadline: float) -> EscalationContext:
+        """Return what the policy needs to route an input of a caller with that deadline, on the event loop's clock."""
+        mode = self.mode(manifest)
+        if mode == "local" and low_confidence != "escalate":
+            return EscalationContext(mode, low_confidence)  # the large model is not asked, now or later
+        task, seconds_left = manifest.task.name, deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
+        blocker = policy.escalation_blocker(self._uplink.availability(task), seconds_left)
+        return EscalationContext(mode, low_confidence, blocker, self._capture.defers(task))
+
+    async def answer(
+        self, item: RoutedInput, context: EscalationContext, compute: Callable[[], Awaitable[FinishedAnswer]]
+    ) -> FinishedAnswer:
+        """Answer an input of a task whose local answers have a confidence; `compute` asks the local model.
+
+        Raises:
+            EdgeAgentError: the local model failed, and the large one has not answered.
+        """
+        if context.mode == "bootstrap":
+            return await self._answer_remotely(item, context)
+        if policy.decide_before_local_answer(context) is not None:
+            return await self._answer_with_both(item, context, compute)
+        finished = await compute()
+        decision = finished_answers.decide_on_local_answer(finished, context)
+        if decision.route != "upstream":
+            # Drawn for every answer that is given, so that load and connection do not bias the sample.
+            audited = policy.is_drawn_for_audit(decision, context, self._audit_share, self._draw())
+            return finished._replace(decision=decision, audited=audited)
+        answer = await self._ask(item)
+        if isinstance(answer, RouteReason):
+            return _with_decision(finished, policy.with_blocker(context, answer))
+        return finished._replace(decision=decision, large_model=answer)
+
+    async def stream_text(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
+        """Let the large model write a text; yield its pieces, and at last the whole answer.
+
+        Raises:
+            EdgeAgentError: there is no text, or no whole one.
+        """
+        async with contextlib.aclosing(self._pieces(item)) as pieces:
+            with _contain_failures(item):
+                async for piece in pieces:
+                    yield piece
+
+    async def _pieces(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
+        began, redaction = time.monotonic(), self._capture.redaction()
+        question = build_question(item.bundle.manifest, redaction.text(item.text))
+        seconds, pending, parts = _seconds_left(item), "", list[str]()
+        begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
+        async with contextlib.aclosing(_require_start(self._uplink.ask(question, seconds), begins)) as events:
+            async for event in events:
+                # A placeholder may come in pieces: what may still become one is not written yet.
+                text, pending = (pending, "") if isinstance(event, LargeModelFinish) else _split(pending + event)
+                if text:
+                    parts.append(redaction.restore(text))
+                    yield parts[-1]
+                if isinstance(event, LargeModelFinish):
+                    took_ms = 1000 * (time.monotonic() - began)
+                    yield LargeModelAnswer("".join(parts), event.model, took_ms, event.complete)
+
+    async def _answer_remotely(self, item: RoutedInput, context: EscalationContext) -> FinishedAnswer:
+        """Let the large model answer where there is no local one, or abstain."""
+        decision = policy.decide_before_local_answer(context)
+        assert decision is not None, "bootstrap is decided before a model is asked"
+        answer = await self._ask(item) if decision.route == "upstream" else None
+        if isinstance(answer, RouteReason):
+            decision = policy.decide_before_local_answer(policy.with_blocker(context, answer)) or decision
+            answer = None
+        return finished_answers.without_local_answer(item.text, item.bundle, decision, answer)
+
+    async def _answer_with_both(
+        self, item: RoutedInput, context: EscalationContext, compute: Callable[[], Awaitable[FinishedAnswer]]
+    ) -> FinishedAnswer:
+        """Ask both models for comparison, and give the large model's answer."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                computing = group.create_task(_answer_or_error(compute))
+                answer = await self._ask(item)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finished = computing.result()
+        if isinstance(finished, EdgeAgentError):
+            if isinstance(answer, RouteReason):
+                raise finished
+            decision = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(finished.reason,))
+            return finished_answers.without_local_answer(item.text, item.bundle, decision, answer)
+        if isinstance(answer, RouteReason):
+            return _with_decision(finished, policy.with_blocker(context, answer))
+        graded = finished_answers.decide_on_local_answer(finished, policy.with_blocker(context))
+        shadow = replace(graded, route="upstream", reason=RouteReason.MODE_SHADOW, degraded=(), later=False)
+        return finished._replace(decision=shadow, large_model=answer)
+
+    async def _ask(self, item: RoutedInput) -> LargeModelAnswer | RouteReason:
+        """Ask the large model; return why there is no answer if there is none.
+
+        A failure costs only the large model's answer: there may be a local one.
+        """
+        manifest, began = item.bundle.manifest, time.monotonic()
+        try:
+            with _contain_failures(item):
+                redaction = self._capture.redaction()
+                question = build_question(manifest, redaction.text(item.text))
+                conversation = LargeModelConversation(self._uplink, manifest.task, question)
+                value, finish = await conversation.answer(lambda: _seconds_left(item))
+                restored = _restore(value, manifest, redaction)
+                return LargeModelAnswer(restored, finish.model, 1000 * (time.monotonic() - began))
+        except UpstreamBusy:
+            return RouteReason.UPSTREAM_BUSY
+        except EdgeAgentError as error:
+            log.info("escalation_failed", task=manifest.task.name, reason=error.reason, message=error.message)
+            return RouteReason.UPSTREAM_FAILED
+
+
+class LargeModelConversation:
+    """A question to the large model and its answers: it is asked again if an answer cannot be used."""
+
+    def __init__(self, uplink: UplinkClient, task: TaskSpec, question: LargeModelQuestion) -> None:
+        """Prepare to ask `question` about an input of a task."""
+        self._uplink, self._task, self._question = uplink, task, question
+        self.answers = 0
+        """How many answers have come, usable or not."""
+
+    async def answer(self, seconds: Callable[[], float]) -> tuple[str, LargeModelFinish]:
+        """Return the label, the record as JSON, or the text; `seconds` returns the limit of each try when it begins.
+
+        Raises:
+            EdgeAgentError: there is no answer, or none that keeps to the labels or the schema.
+        """
+        problem = ""
+        for _ in range(TRIES_MAX):
+            text, finish = await self._whole_answer(seconds())
+            self.answers += 1
+            reply = parse_reply(self._task, text)
+            problem = reply.problem
+            if not problem:
+                return reply.value, finish
+            self._question = self._question.repaired(text, problem)
+        raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
+
+    async def _whole_answer(self, seconds: float) -> tuple[str, LargeModelFinish]:
+        parts: list[str] = []
+        async with contextlib.aclosing(self._uplink.ask(self._question, seconds)) as events:
+            async for event in events:
+                if isinstance(event, LargeModelFinish):
+                    return "".join(parts), event
+                parts.append(event)
+        raise UpstreamFailed("the large model gave no whole answer")
+
+
+def _with_decision(finished: FinishedAnswer, context: EscalationContext) -> FinishedAnswer:
+    return finished._replace(decision=finished_answers.decide_on_local_answer(finished, context))
+
+
+@contextlib.contextmanager
+def _contain_failures(item: RoutedInput) -> Iterator[None]:
+    """Turn an unexpected exception, such as one of a site's own redaction rule, into a failure of the large model.
+
+    Raises:
+        UpstreamFailed: instead of it; the log has the exception.
+    """
+    try:
+        yield
+    except EdgeAgentError:
+        raise
+    except Exception as error:
+        log.exception("escalation_broke", task=item.bundle.manifest.task.name, error=type(error).__name__)
+        raise UpstreamFailed(f"asking the large model ended with an unexpected {type(error).__name__}") from None
+
+
+async def _answer_or_error(compute: Callable[[], Awaitable[FinishedAnswer]]) -> FinishedAnswer | EdgeAgentError:
+    """Return the error of the local model: it must not cancel the question to the large one."""
+    try:
+        return await compute()
+    except EdgeAgentError as error:
+        return error
+
+
+def _seconds_left(item: RoutedInput) -> float:
+    seconds = item.deadline - MARGIN_SECONDS - asyncio.get_running_loop().time()
+    if seconds <= 0:
+        raise UpstreamFailed("no time is left for the large model")
+    return seconds
+
+
+async def _require_start(
+    answer: AsyncGenerator[str | LargeModelFinish, None], seconds: float | None
+) -> AsyncGenerator[str | LargeModelFinish, None]:
+    """Yield an answer that begins within `seconds`; None = no limit. Raises UpstreamFailed."""
+    async with contextlib.aclosing(answer) as events:
+        try:
+            async with asyncio.timeout(seconds):
+                first = await anext(events)
+        except TimeoutError:
+            raise UpstreamFailed("the large model had not begun when half of the caller's time was over") from None
+        yield first
+        async for event in events:
+            yield event
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split off what may be the beginning of a placeholder."""
+    at = text.rfind("[")
+    pending = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
+    return (text[:at], text[at:]) if pending else (text, "")
+
+
+def _restore(value: str, manifest: Manifest, redaction: RedactionSession) -> str:
+    """Restore redacted values in a record or a text; a label has none."""
+    kind = manifest.task.kind
+    if kind == "extract":
+        return json.dumps(_restore_values(json.loads(value), redaction), ensure_ascii=False)
+    return redaction.restore(value) if kind == "generate" else value
+
+
+def _restore_values(value: Any, redaction: RedactionSession) -> Any:
+    if isinstance(value, str):
+        return redaction.restore(value)
+    if isinstance(value, list):
+        return [_restore_values(each, redaction) for each in value]
+    if isinstance(value, dict):
+        return {key: _restore_values(each, redaction) for key, each in value.items()}
+    return value
