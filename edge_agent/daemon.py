@@ -42,7 +42,7 @@ from edge_agent.server.inference import Rooms
 from edge_agent.server.later import Later, Unhurried
 from edge_agent.server.server import FEEDBACK, Edge
 from edge_agent.server.upstream import Link
-from edge_agent.store.limits import StoreLimits
+from edge_agent.store.bundle_archive import StoreLimits
 from edge_agent.store.store import Store
 from edge_agent.supervision import Around, Component, Policy, Supervisor, run_of
 from edge_agent.update.activation import Activation, Engines
@@ -74,7 +74,7 @@ class Daemon:
         self._changed = asyncio.Event()
         self._serving = True
         self._engines = EnginePool(config.engine, self._changed.set, store.readable)
-        self._engines.tuned = tasks.remembering(store.settings)
+        self._engines.tuning_cache = tasks.remembering(store.settings)
         self._activation = Activation(
             store,
             self._handles(),

@@ -16,8 +16,8 @@ import structlog
 
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.trial import Asked, Loadable, trying
-from edge_agent.engine.tuned import Settings, Tuned
+from edge_agent.engine.sandbox import LoadableBundle, SandboxedBundle, open_sandbox
+from edge_agent.engine.tuning_cache import TuningCache, TuningSettings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.alarms import Alarm, RaisedAlarm
 from edge_agent.formats.document import timestamp
@@ -25,11 +25,11 @@ from edge_agent.formats.example import Consent
 from edge_agent.formats.plan import Mode, TaskPlan
 from edge_agent.formats.status import SiteUpdates, TaskStatus, UpdateStatus
 from edge_agent.monitoring.figures import Standing
-from edge_agent.store.demotions import Demotion
-from edge_agent.store.journal import Progress
-from edge_agent.store.settings import SettingsFile
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
+from edge_agent.store.task_modes import Demotion
+from edge_agent.store.tuning_file import TuningFile
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import hardware
 from edge_agent.update.activation import Activation
 from edge_agent.update.probation import Seen
@@ -43,17 +43,17 @@ ModeBy = Literal["alarm", "operator", "plan", "configuration"]
 DEMOTABLE: tuple[Mode, ...] = ("hybrid", "local")
 
 
-def remembering(file: SettingsFile) -> Tuned:
+def remembering(file: TuningFile) -> TuningCache:
     """Return what engines remember of this machine, kept in a file; a disk that takes none of it is only said."""
-    tuned = Tuned(file.read())
+    tuned = TuningCache(file.read())
 
-    def keep(settings: Settings) -> None:
+    def save(settings: TuningSettings) -> None:
         try:
             file.write(settings)
         except EdgeAgentError as error:
             log.warning("settings_not_kept", message=error.message)
 
-    tuned.keep = keep
+    tuned.on_change = save
     return tuned
 
 
@@ -67,16 +67,16 @@ def around(
 
     @asynccontextmanager
     async def tried(bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float) -> AsyncIterator[Subject]:
-        loadable = Loadable(bundle.manifest, bundle.manifest_bytes, paths)
-        async with trying(engines, bundle.digest, loadable, seconds_max) as asked:
+        loadable = LoadableBundle(bundle.manifest, bundle.manifest_bytes, paths)
+        async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as asked:
             yield _subject(asked)
 
     def serving(bundle: InstalledBundle) -> Subject | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
-        return _subject(Asked(engines, bundle.digest, bundle.manifest)) if ready else None
+        return _subject(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
 
     def seen(digest: str) -> Seen:
-        tally = engines.tally(digest)
+        tally = engines.stats(digest)
         problem = engines.failure(digest) if engines.holds(digest) else _not_loaded(activation, digest)
         return Seen(tally.calls, tally.failures, tally.crashes, tally.timed, tally.median_ms, problem)
 
@@ -187,7 +187,7 @@ def site_updates(activation: Activation, overview: Overview) -> SiteUpdates:
     )
 
 
-def update_status(row: Progress) -> UpdateStatus:
+def update_status(row: UpdateProgress) -> UpdateStatus:
     """Write a row of the journal as the centre reads it."""
     return UpdateStatus(
         candidate=row.candidate,
@@ -201,7 +201,7 @@ def update_status(row: Progress) -> UpdateStatus:
     )
 
 
-def _subject(asked: Asked) -> Subject:
+def _subject(asked: SandboxedBundle) -> Subject:
     return Subject(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from benchmarks.bars import Bar, median
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.config import Config, EscalationConfig
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Done
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import JobResult
 from edge_agent.routing import question
 from edge_agent.routing.policy import Wish
 from edge_agent.server.answers import Finished
 from edge_agent.server.escalating import Around, Escalation, Input
 from edge_agent.server.upstream import Link
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store, StoreLimits
 from edge_agent.tasks import TaskModes
 from edge_agent.uplink.escalation.purse import Purse
@@ -119,8 +119,8 @@ def _bundle(folder: Path) -> InstalledBundle:
 
 def _finished(bundle: InstalledBundle, first: tuple[float, ...]) -> Finished:
     scores = (*first, *[0.0] * (len(INTENTS) - len(first)))
-    done = Done(job_id="j", scores=scores, label_mass=0.9, input_tokens=20)
-    return Finished(TEXT, Answer(done, queue_ms=0.1), bundle, "p-1")
+    done = JobResult(job_id="j", scores=scores, label_mass=0.9, input_tokens=20)
+    return Finished(TEXT, EngineAnswer(done, queue_ms=0.1), bundle, "p-1")
 
 
 def _set_aside(folder: Path) -> float:

@@ -13,7 +13,7 @@ from functools import partial
 from transformers import BatchEncoding
 
 from convert.data.row_files import Span
-from edge_agent.engine.runtimes.onnx_outputs import Word, words
+from edge_agent.engine.runtimes.onnx_outputs import WordSpan, word_spans
 
 UNREAD = -100
 """The tag of a token that is not read; the value that losses of PyTorch leave out."""
@@ -37,7 +37,7 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[Span], labels: Se
     """
     index = dict(zip(labels, range(len(labels)), strict=True))
     tags = [UNREAD] * len(encoding["input_ids"])
-    found = words(text, encoding.word_ids(), encoding["offset_mapping"])
+    found = word_spans(text, encoding.word_ids(), encoding["offset_mapping"])
     before: Span | None = None
     for word in found:
         span = next(filter(partial(_touches, word), spans), None)
@@ -46,7 +46,7 @@ def tagged(text: str, encoding: BatchEncoding, spans: Sequence[Span], labels: Se
     return Tagged(tuple(tags), _misfits(found, spans))
 
 
-def _touches(word: Word, span: Span) -> bool:
+def _touches(word: WordSpan, span: Span) -> bool:
     return span.start < word.end and word.start < span.end
 
 
@@ -56,6 +56,6 @@ def _tag(span: Span | None, before: Span | None) -> str:
     return f"{'I' if span is before else 'B'}-{span.label}"
 
 
-def _misfits(found: Sequence[Word], spans: Sequence[Span]) -> int:
+def _misfits(found: Sequence[WordSpan], spans: Sequence[Span]) -> int:
     starts, ends = {word.start for word in found}, {word.end for word in found}
     return len(spans) - sum(span.start in starts and span.end in ends for span in spans)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.config import EngineConfig
 from edge_agent.engine.memory_cap import MemoryCap
-from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, Run
+from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, JobRequest
 from edge_agent.errors import InputQuarantined, ModelLoadFailed
 
 ENTRIES_MAX = 1024
@@ -32,27 +32,27 @@ def is_to_blame(exit_code: int, *, wedged: bool) -> bool:
     return wedged or (exit_code not in _FROM_OUTSIDE and exit_code != EXIT_OUT_OF_MEMORY)
 
 
-def death(exit_code: int) -> str:
+def describe_exit(exit_code: int) -> str:
     """Return how a child ended, in words."""
     by_signal = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     return _LAST_WORDS.get(exit_code, by_signal)
 
 
-def seconds_max(config: EngineConfig, what: str) -> float:
+def time_limit_seconds(config: EngineConfig, what: str) -> float:
     """Return the time that a "load" or an "attach" may take."""
     return config.load_seconds_max if what == "load" else config.attach_seconds_max
 
 
-def load_death(what: str, ended: asyncio.Future[int], config: EngineConfig, cap: MemoryCap) -> ModelLoadFailed:
+def load_exit_error(what: str, ended: asyncio.Future[int], config: EngineConfig, cap: MemoryCap) -> ModelLoadFailed:
     """Return what a load or an attach is told whose child has ended, with its limits, or did not end in time."""
     if not ended.done() or ended.result() == -signal.SIGALRM:
-        limit = seconds_max(config, what)
+        limit = time_limit_seconds(config, what)
         return ModelLoadFailed(f"{what} took longer than {limit:g} s", limit_seconds=limit)
-    said = f"the model's process died during {what}: {death(ended.result())}{cap.told}"
+    said = f"the model's process died during {what}: {describe_exit(ended.result())}{cap.summary}"
     return ModelLoadFailed(said, **cap.metadata)
 
 
-def fingerprint(run: Run) -> str:
+def fingerprint(run: JobRequest) -> str:
     """Return what makes two inputs the same for the model; the seed and the id of the call do not."""
     identity = [run.digest, run.text, run.output_tokens_max, run.temperature, run.stops]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
@@ -65,13 +65,13 @@ class Quarantine:
     seconds: float
     _until: OrderedDict[str, float] = field(default_factory=OrderedDict)
 
-    def add(self, run: Run, now: float) -> None:
+    def add(self, run: JobRequest, now: float) -> None:
         """Refuse an input from now on."""
         self._until[fingerprint(run)] = now + self.seconds
         while len(self._until) > ENTRIES_MAX:
             self._until.popitem(last=False)
 
-    def check(self, run: Run, now: float) -> None:
+    def check(self, run: JobRequest, now: float) -> None:
         """Raise InputQuarantined for an input that is refused."""
         if not self._until:  # hashing every input for nothing would be the dearest step of a call
             return

@@ -17,7 +17,7 @@ from edge_agent import __version__
 from edge_agent.capture.collection import Collection, CollectionStatus
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.formats.document import seconds
 from edge_agent.formats.uplink import FILE_NAME
 from edge_agent.metrics import field, processes
@@ -29,7 +29,7 @@ from edge_agent.server import messages
 from edge_agent.server.admission import Admission
 from edge_agent.server.uplink import listen
 from edge_agent.server.upstream import Link
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Overview
 from edge_agent.v1.admin_pb2 import EscalationStatus
@@ -209,7 +209,7 @@ def _engine(engine: EngineStatus) -> Iterator[Sample]:
     for reason in engine.shortfalls:
         yield Sample("engine_device_shortfall", 1, (engine.name, reason))
     numbers = {
-        "up": engine.state is State.READY,
+        "up": engine.state is EngineState.READY,
         "device_short": bool(engine.shortfalls),
         "sequences_in_use": engine.running,
         "sequences_max": engine.running_max,

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from edge_agent.durable.database import Database
+from edge_agent.durable.sqlite_database import Database
 from edge_agent.formats.alarms import Alarm
 from edge_agent.formats.example import local_answer
 from edge_agent.monitoring import new_inputs

@@ -13,7 +13,7 @@ from edge_agent import __version__
 from edge_agent.capture.collection import Collection
 from edge_agent.config import Config
 from edge_agent.engine.pool import EnginePool, EngineStatus
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import ConfigInvalid, InvalidRequest
 from edge_agent.formats.plan import Mode
 from edge_agent.metrics.counting import Counts
@@ -24,7 +24,7 @@ from edge_agent.server.changes import caller_left
 from edge_agent.server.escalating import Escalation
 from edge_agent.server.uplink import uplink_message
 from edge_agent.server.upstream import Link
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.update.updater import Updater
 from edge_agent.v1 import admin_pb2 as pb
@@ -306,7 +306,7 @@ def _warnings(serving: dict[str, InstalledBundle], engines: list[EngineStatus]) 
     if unsigned:
         warnings.append(f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles.")
     for engine in engines:
-        if engine.problem and engine.state is not State.READY:
+        if engine.problem and engine.state is not EngineState.READY:
             warnings.append(f"Engine {engine.name} is {engine.state.value}: {engine.problem}.")
         elif engine.problem:
             warnings.append(f"Engine {engine.name} answers, but not for every task: {engine.problem}.")

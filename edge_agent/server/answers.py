@@ -12,18 +12,18 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import NamedTuple
 
-from edge_agent.engine.jobs import Answer, Computed
-from edge_agent.engine.protocol import Done
+from edge_agent.engine.job_dispatch import ComputeInfo, EngineAnswer
+from edge_agent.engine.protocol import JobResult
 from edge_agent.routing.policy import Asked, Decision, Reason, Seen, decide, gated, marks
 from edge_agent.server import messages
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 UNGRADED = Decision("local", Reason.UNGRADED)
 
 
-NOT_ASKED = Answer(Done(job_id=""), 0.0, Computed(""))
+NOT_ASKED = EngineAnswer(JobResult(job_id=""), 0.0, ComputeInfo(""))
 """Of a local model that was not asked."""
 
 
@@ -41,7 +41,7 @@ class Finished(NamedTuple):
     """One input, what its engine answered, and what belongs to the answer."""
 
     text: str
-    answer: Answer
+    answer: EngineAnswer
     bundle: InstalledBundle
     prediction_id: str
     seconds: float = 0.0

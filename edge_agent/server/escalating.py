@@ -29,7 +29,7 @@ from edge_agent.server import answers
 from edge_agent.server.answers import Finished, Said
 from edge_agent.server.asking import Asking
 from edge_agent.server.upstream import Finish, Link
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 
 log = structlog.get_logger("edge_agent.server")
 

@@ -13,7 +13,7 @@ from edge_agent.monitoring.drift import REFERENCE_ROWS, Stream
 from edge_agent.monitoring.evidence import Evidence, Promise
 from edge_agent.monitoring.figures import Agreed, AtConfidence, Disagreement, Series, Spent, Standing
 from edge_agent.monitoring.observed import FAIR
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
 

@@ -18,9 +18,9 @@ from typing import Any, Generic, TypeVar
 from edge_agent.capture.collection import Collection
 from edge_agent.capture.records import Answered
 from edge_agent.config import ServiceConfig
+from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.pool import EnginePool
-from edge_agent.engine.protocol import Chunk, Run
-from edge_agent.engine.waiting import Reservation
+from edge_agent.engine.protocol import JobRequest, TextChunk
 from edge_agent.errors import (
     DeadlineExpired,
     EdgeAgentError,
@@ -39,7 +39,7 @@ from edge_agent.server.answers import Finished
 from edge_agent.server.dedupe import Deduplicator
 from edge_agent.server.escalating import Escalation, Input
 from edge_agent.server.status import to_input_error
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.update.activation import Activation
 from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import inference_pb2_grpc, task_pb2
@@ -175,7 +175,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     await write(message)
 
     async def _written(
-        self, item: Input, run: Run, escalate: bool, client: str
+        self, item: Input, run: JobRequest, escalate: bool, client: str
     ) -> AsyncGenerator[str | Finished, None]:
         """Yield a text piece by piece, and its end; the large model's, if it is to write and can."""
         asked = self._escalation.asked(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
@@ -197,7 +197,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return
         async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
             async for event in events:
-                if isinstance(event, Chunk):
+                if isinstance(event, TextChunk):
                     yield event.text
                 else:
                     yield Finished(item.text, event, item.bundle, run.job_id, decision=decision)
@@ -329,7 +329,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return finished._replace(seconds=time.perf_counter() - began)
 
     async def _local(self, text: str, bundle: InstalledBundle, deadline: float, places: Reservation | None) -> Finished:
-        run = Run(job_id=answers.new_id(), digest=bundle.digest, text=text)
+        run = JobRequest(job_id=answers.new_id(), digest=bundle.digest, text=text)
         client = callers.current.get().account
         answer = await self._engines.answer(run, deadline, self._priority, client, places)
         return Finished(text, answer, bundle, run.job_id)
@@ -374,7 +374,7 @@ def _check_text(text: str) -> None:
         raise EmptyInput("the input has no text")
 
 
-def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
+def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> JobRequest:
     """Check a generation and fill in the bundle's values."""
     _check_text(request.text)
     task = bundle.manifest.task
@@ -389,7 +389,7 @@ def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> Run:
         raise InvalidRequest(
             f"output_tokens_max is {request.output_tokens_max}; the task's limit is {task.limits.output_tokens_max}"
         )
-    return Run(
+    return JobRequest(
         job_id=answers.new_id(),
         digest=bundle.digest,
         text=request.text,

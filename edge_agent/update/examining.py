@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats.golden import Case, parse
 from edge_agent.formats.plan import TaskPlan
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update.activation import Activation
 from edge_agent.update.machine import End, Outcome, outcome_of

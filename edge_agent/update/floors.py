@@ -16,14 +16,14 @@ from tuf.api.metadata import Metadata
 from edge_agent.errors import UpdateExpired, UpdateOutdated, UpdateUntrusted
 from edge_agent.formats.document import seconds
 from edge_agent.formats.plan import FILE_NAME
-from edge_agent.store.trusted import Floor
+from edge_agent.store.update_records import MetadataFloor
 from edge_agent.update.chain import Chain
 
 ISSUED_AT = "x-edge-agent-issued-at"
 """Signed in every metadata file, RFC 3339: the only time that a site keeps."""
 _TWO_REMEDY = "Have the central team look who published it, and publish again: 'edge-convert verify-repo'."
-_NONE = Floor(0, (), 0.0)
-Floors = Mapping[str, Floor]
+_NONE = MetadataFloor(0, (), 0.0)
+Floors = Mapping[str, MetadataFloor]
 """By role; that of `plan.json` goes by the number in the plan."""
 
 
@@ -32,7 +32,7 @@ def holding(found: Chain, before: Floors) -> Floors:
     return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
 
 
-def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, Floor]:
+def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: object) -> dict[str, MetadataFloor]:
     """Return the floors that these versions make.
 
     Raises:
@@ -55,7 +55,7 @@ def raised(found: Chain, versions: Mapping[str, int], before: Floors, where: obj
             said = f"{where} has another {name} {version} than the one that this site has seen"
             raise UpdateUntrusted(said, remedy=_TWO_REMEDY, path=where, role=name)
         issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
-        floors[name] = Floor(version, found.signers(role), issued_at, listed, sha256)
+        floors[name] = MetadataFloor(version, found.signers(role), issued_at, listed, sha256)
     return floors
 
 

@@ -19,8 +19,8 @@ from edge_agent.formats import wants
 from edge_agent.formats.document import timestamp
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX, Artifact, Manifest, digest_of, parse
 from edge_agent.formats.wants import Want, Wants
-from edge_agent.store.archive import Member
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.bundle_archive import BundleMember
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.store.store import Store
 from edge_agent.update.source import BLOBS, SourceFolder, TooLong
 from edge_agent.update.trust import Trust
@@ -197,7 +197,7 @@ class Intake:
 
 
 @dataclass(frozen=True)
-class _Counted(Member):
+class _Counted(BundleMember):
     """A file whose bytes are counted while they are read."""
 
     count: Callable[[int], None] = lambda _: None
@@ -209,7 +209,7 @@ class _Counted(Member):
             yield chunk
 
 
-def _counted(member: Member, count: Callable[[int], None]) -> Member:
+def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember:
     return _Counted(member.path, member.size_bytes, member.open_fd, member.offset, count)
 
 

@@ -24,7 +24,7 @@ from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import CapacityError, EdgeAgentError, RequirementUnmet, SiteError, StateError
 from edge_agent.formats.rollout import Wish
 from edge_agent.formats.status import UpdateState
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 
 INTERRUPTIONS_MAX = 3
 """Tries in which the daemon itself ended; then the bundle is taken to be the reason."""
@@ -97,7 +97,7 @@ def outcome_of(error: EdgeAgentError) -> Outcome:
     return Outcome(End.HINDERED if hindered else End.FAILED, error.reason, error.message)
 
 
-Decision = tuple[Progress, Action]
+Decision = tuple[UpdateProgress, Action]
 
 
 def wish_id(wish: Wish) -> str:
@@ -116,7 +116,7 @@ def pause_seconds(attempts: int) -> float:
     return backoff_seconds(attempts, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
 
 
-def decide(task: str, row: Progress | None, facts: Facts, now: float) -> Decision:
+def decide(task: str, row: UpdateProgress | None, facts: Facts, now: float) -> Decision:
     """Return the row as it should stand, and what is to be done next; `now` in seconds since 1970."""
     if facts.wish is not None:
         row = _of_today(task, row, facts.wish, facts, now)
@@ -134,37 +134,37 @@ def decide(task: str, row: Progress | None, facts: Facts, now: float) -> Decisio
     return _forward(row, facts.wish, facts, now)
 
 
-def after_test(row: Progress, outcome: Outcome, now: float) -> Progress:
+def after_test(row: UpdateProgress, outcome: Outcome, now: float) -> UpdateProgress:
     """Return the row after the self-test, or after the candidate was taken into the store."""
     if outcome.end is End.PASSED:
         return _at(row, "switching", now, message=outcome.message)
     return _stopped(row, outcome, now)
 
 
-def after_switch(row: Progress, outcome: Outcome, now: float) -> Progress:
+def after_switch(row: UpdateProgress, outcome: Outcome, now: float) -> UpdateProgress:
     """Return the row after the candidate was to be switched to; with PASSED, the one to be written with the pointer."""
     if outcome.end is End.PASSED:
         return replace(_at(row, "probation", now), attempts=0, interruptions=0)
     return _stopped(row, outcome, now)
 
 
-def rolled_back(row: Progress, now: float) -> Progress:
+def rolled_back(row: UpdateProgress, now: float) -> UpdateProgress:
     """Return the row to be written with the pointer when the incumbent answers again."""
     return _at(row, "rolled_back", now, row.reason, row.message)
 
 
-def not_rolled_back(row: Progress, outcome: Outcome) -> Progress:
+def not_rolled_back(row: UpdateProgress, outcome: Outcome) -> UpdateProgress:
     """Return the row when the incumbent cannot answer: the candidate goes on, and it is tried again."""
     said = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
     return replace(row, attempts=row.attempts + 1, message=said)
 
 
-def put_down(row: Progress, now: float) -> Progress:
+def put_down(row: UpdateProgress, now: float) -> UpdateProgress:
     """Return the row when the daemon stops in the middle of a step, of its own will."""
     return _at(row, "staged", now) if row.state in ("testing", "switching") else row
 
 
-def _of_today(task: str, row: Progress | None, wish: Wish, facts: Facts, now: float) -> Progress:
+def _of_today(task: str, row: UpdateProgress | None, wish: Wish, facts: Facts, now: float) -> UpdateProgress:
     """Return the row of what the plan wants now: a new one if that is something else."""
     wanted = wish_id(wish)
     if row is not None and row.wish == wanted:
@@ -172,7 +172,7 @@ def _of_today(task: str, row: Progress | None, wish: Wish, facts: Facts, now: fl
     if row is not None and row.state == "probation" and facts.active == row.candidate and wish.verdict != "WANTED":
         return row  # what answers now is still to be judged, and nothing takes its place yet
     offer = wish.offer or wish.plan.offers[0]
-    return Progress(
+    return UpdateProgress(
         task=task,
         candidate=offer.bundle,
         version=offer.version,
@@ -184,7 +184,7 @@ def _of_today(task: str, row: Progress | None, wish: Wish, facts: Facts, now: fl
     )
 
 
-def _answering(row: Progress, facts: Facts, now: float) -> Decision:
+def _answering(row: UpdateProgress, facts: Facts, now: float) -> Decision:
     """Look after a candidate that answers."""
     if row.state == "probation":
         return _in_probation(row, facts, now)
@@ -195,7 +195,7 @@ def _answering(row: Progress, facts: Facts, now: float) -> Decision:
     return _at(row, "done", now, *by_hand), Action.NOTHING
 
 
-def _in_probation(row: Progress, facts: Facts, now: float) -> Decision:
+def _in_probation(row: UpdateProgress, facts: Facts, now: float) -> Decision:
     if row.reason:  # it was condemned, and the way back was cut off or failed
         return row, Action.BACK if facts.rested else Action.NOTHING
     if facts.judged is None:
@@ -209,7 +209,7 @@ def _in_probation(row: Progress, facts: Facts, now: float) -> Decision:
     return replace(row, reason=judged.reason, message=judged.message), Action.BACK
 
 
-def _interrupted(row: Progress, now: float) -> Progress:
+def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
     row = replace(row, interruptions=row.interruptions + 1)
     if row.interruptions < INTERRUPTIONS_MAX:
         return _at(row, "staged", now)
@@ -217,7 +217,7 @@ def _interrupted(row: Progress, now: float) -> Progress:
     return _at(row, "failed", now, "INTERRUPTED", said)
 
 
-def _forward(row: Progress, wish: Wish, facts: Facts, now: float) -> Decision:
+def _forward(row: UpdateProgress, wish: Wish, facts: Facts, now: float) -> Decision:
     """Take the next step towards the candidate, if nothing is in the way."""
     if wish.verdict != "WANTED":
         return _at(row, "waiting", now, wish.verdict, LATER[wish.verdict]), Action.NOTHING
@@ -231,13 +231,13 @@ def _forward(row: Progress, wish: Wish, facts: Facts, now: float) -> Decision:
     return _at(row, "testing", now), Action.TEST
 
 
-def _stopped(row: Progress, outcome: Outcome, now: float) -> Progress:
+def _stopped(row: UpdateProgress, outcome: Outcome, now: float) -> UpdateProgress:
     if outcome.end is End.FAILED:
         return _at(row, "failed", now, outcome.reason, outcome.message)
     return replace(_at(row, "staged", now, outcome.reason, outcome.message), attempts=row.attempts + 1)
 
 
-def _at(row: Progress, state: UpdateState, now: float, reason: str = "", message: str = "") -> Progress:
+def _at(row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = "") -> UpdateProgress:
     """Return the row in a state; `since` stays where it is in that state already."""
     since = row.since if row.state == state else now
     return replace(row, state=state, since=since, reason=reason, message=message)

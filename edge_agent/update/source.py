@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent.errors import PathUnsafe
-from edge_agent.store.archive import READ, Member, open_inside
+from edge_agent.store.bundle_archive import READ, BundleMember, open_inside
 
 METADATA, BLOBS = "metadata", "blobs"
 TIMESTAMP = "timestamp.json"
@@ -49,7 +49,7 @@ class SourceFolder:
             return -1
 
     @contextmanager
-    def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, Member]]:
+    def blobs(self, sizes: dict[str, int]) -> Iterator[dict[str, BundleMember]]:
         """Yield those of these blobs, sizes by sha256, that are there with the right size; readable in the block."""
         try:
             root_fd = os.open(self.path, READ | os.O_DIRECTORY)
@@ -58,7 +58,7 @@ class SourceFolder:
             return
         try:
             yield {
-                sha256: Member(f"{BLOBS}/{sha256}", size, partial(open_inside, root_fd, f"{BLOBS}/{sha256}"))
+                sha256: BundleMember(f"{BLOBS}/{sha256}", size, partial(open_inside, root_fd, f"{BLOBS}/{sha256}"))
                 for sha256, size in sizes.items()
                 if self.size(BLOBS, sha256) == size
             }

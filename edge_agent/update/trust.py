@@ -28,7 +28,7 @@ from edge_agent.errors import PlanInvalid, UpdateError, UpdateExpired, UpdateInc
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, Offer, Plan
-from edge_agent.store.trusted import Trusted
+from edge_agent.store.update_records import TrustTable
 from edge_agent.update import chain, floors
 from edge_agent.update.chain import Chain
 from edge_agent.update.roots import Roots
@@ -60,7 +60,7 @@ class _Known(NamedTuple):
 class Trust:
     """See the module. Synchronous; the thread that uses the store uses this."""
 
-    def __init__(self, config: Config, records: Trusted, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, records: TrustTable, now: Callable[[], float] = time.time) -> None:
         """Read nothing yet; `now` gives seconds since 1970, and may be wrong."""
         self._incoming, self._mirrored = config.incoming, bool(config.uplink.updates_url)
         self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_agent.formats.plan import Probation
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.machine import Outcome
 from edge_agent.update.probation import Seen, Watch, judge
 
@@ -36,16 +36,16 @@ class Watcher:
         """Return what the journal has to say of a probation that begins when `incumbent` makes way."""
         return Watch.begin(plan, self._seen(incumbent)).encode()
 
-    def begin(self, row: Progress) -> None:
+    def begin(self, row: UpdateProgress) -> None:
         """Count the time of a probation from now on."""
         if row.state == "probation":
             self._of(row)
 
-    def judge(self, row: Progress) -> Outcome | None:
+    def judge(self, row: UpdateProgress) -> Outcome | None:
         """Return what a probation came to; None while it goes on, or for a row of another state."""
         return judge(self._total(row), self._seen(row.candidate)) if row.state == "probation" else None
 
-    def due(self, row: Progress) -> bool:
+    def due(self, row: UpdateProgress) -> bool:
         """Tell whether what was counted should be written down again."""
         if row.state != "probation":
             return False
@@ -54,15 +54,15 @@ class Watcher:
         watched.saved = self._monotonic() if due else watched.saved
         return due
 
-    def noted(self, row: Progress) -> Progress:
+    def noted(self, row: UpdateProgress) -> UpdateProgress:
         """Return the row of a probation with all that was counted."""
         return replace(row, watch=self._total(row).encode()) if row.state == "probation" else row
 
-    def _total(self, row: Progress) -> Watch:
+    def _total(self, row: UpdateProgress) -> Watch:
         watched = self._of(row)
         return watched.before.plus(self._seen(row.candidate), self._monotonic() - watched.began)
 
-    def _of(self, row: Progress) -> _Watched:
+    def _of(self, row: UpdateProgress) -> _Watched:
         watched = self._watched.get(row.task)
         which = row.candidate, row.since
         if watched is None or watched.which != which:

@@ -76,10 +76,16 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # Modules that only decide: no clock, no waiting, no file. Time is an argument.
 PURE = (
-    *(f"edge_agent.{name}" for name in ("errors", "support_bundle.redact", "engine.waiting", "engine.restart")),
-    *(f"edge_agent.{name}" for name in ("engine.placing", "engine.golden", "routing.policy", "statistics")),
+    *(
+        f"edge_agent.{name}"
+        for name in ("errors", "support_bundle.redact", "engine.job_queue", "engine.restart_policy")
+    ),
+    *(
+        f"edge_agent.{name}"
+        for name in ("engine.accelerator_policy", "engine.golden_jobs", "routing.policy", "statistics")
+    ),
     *(f"edge_agent.{name}" for name in ("formats.alarms", "server.roles", "server.rates", "server.repeats")),
-    *(f"edge_agent.{name}" for name in ("engine.shares", "formats.certificates", "uplink.escalation.retrying")),
+    *(f"edge_agent.{name}" for name in ("backoff", "byte_sizes", "formats.certificates", "uplink.escalation.retrying")),
     *(f"edge_agent.{name}" for name in ("formats.certificate_fields", "routing.schema_check")),
     *(f"edge_agent.{name}" for name in ("uplink.escalation.spending", "uplink.connectivity", "uplink.bandwidth")),
     *(f"edge_agent.{name}" for name in ("uplink.plan", "uplink.faults", "uplink.stored", "enrolment.judging")),
@@ -121,7 +127,7 @@ ENTRIES = {
     "installer.build.__main__": "started by scripts/build-installer",
     "edge_agent.engine.child": "started with python -m",
     "edge_agent.engine.runtimes.echo": "chosen by the table of runtimes",
-    "edge_agent.engine.runtimes.onnx": "chosen by the table of runtimes",
+    "edge_agent.engine.runtimes.onnx_runtime": "chosen by the table of runtimes",
     "edge_agent.engine.runtimes.llama.runtime": "chosen by the table of runtimes",
 }
 LATE_IMPORTS: dict[str, str] = {
@@ -161,8 +167,8 @@ BACKGROUND = {
     "edge_agent.server.audit": "owns the thread that writes its log; `close` awaits what waits, a failure is logged",
     "edge_agent.update.turns": "work that is given up when a caller leaves; whoever waits for it ends it",
     "edge_agent.server.detached_task": "an answer or a change that outlives its callers; `ended` tells its owner",
-    "edge_agent.engine.jobs": "a probe of a second; what it raises is logged",
-    "edge_agent.engine.process": "waits for the end of a child; `ended` awaits it",
+    "edge_agent.engine.job_dispatch": "a probe of a second; what it raises is logged",
+    "edge_agent.engine.child_process": "waits for the end of a child; `ended` awaits it",
     "edge_agent.engine.runtimes": "in the child, which ends with its threads",
     "edge_agent.uplink.mirror": "a step and the wish to stop, both awaited where they begin",
     "edge_agent.uplink.escalation.desk": "owns the thread that keeps the books; each piece of work is awaited",

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from edge_agent.engine.engine import Engine, now
-from edge_agent.engine.protocol import Attach, Load
+from edge_agent.engine.protocol import AttachRequest, LoadRequest
 from edge_agent.engine.quarantine import Quarantine
-from edge_agent.engine.state import State
+from edge_agent.engine.state import EngineState
 from edge_agent.errors import EngineNotReady
 from edge_agent.formats.manifest import encode
 from edge_agent.supervision import Supervisor
@@ -24,7 +24,7 @@ from tests.support.injected_faults import InjectedFaults
 
 # A pause that no test waits for.
 LONG = CONFIG.model_copy(update={"restart_seconds_first": 600.0, "restart_seconds_max": 600.0})
-CLASSIFIER = Attach(digest="classify", manifest=encode(CLASSIFY), paths={})
+CLASSIFIER = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +32,7 @@ async def engine_of(
     owner: Supervisor | None = None, on_change: Callable[[], None] = lambda: None
 ) -> AsyncIterator[Engine]:
     """An echo engine that backs off for long. At its end no child and no task is left."""
-    engine = Engine("echo", Load(runtime="echo"), LONG, Quarantine(60.0), on_change, owner=owner)
+    engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), on_change, owner=owner)
     async with asyncio.timeout(20):
         yield engine
         await engine.stop()
@@ -42,15 +42,15 @@ async def engine_of(
 async def crashed(engine: Engine) -> None:
     """Let it back off."""
     await engine.attach(CLASSIFIER)
-    await eventually(lambda: engine.state is State.READY)
+    await eventually(lambda: engine.state is EngineState.READY)
     os.kill(engine.pid, signal.SIGKILL)
-    await eventually(lambda: engine.state is State.BACKING_OFF and not engine.pid)
+    await eventually(lambda: engine.state is EngineState.BACKING_OFF and not engine.pid)
 
 
 async def assert_ended(engine: Engine) -> None:
     """It has ended, and says so to whoever asks more of it."""
     await eventually(lambda: engine.ended)
-    assert (State.STOPPING, 0, True) == (engine.state, engine.pid, engine.alive(1.0))
+    assert (EngineState.STOPPING, 0, True) == (engine.state, engine.pid, engine.alive(1.0))
     with pytest.raises(EngineNotReady):
         await engine.attach(CLASSIFIER)
     with pytest.raises(EngineNotReady):
@@ -115,16 +115,16 @@ async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: in
 
 async def test_no_pause_begins_while_an_engine_drains() -> None:
     """Told to drain as its child has died and is not yet put away, it ends without the pause that would have come."""
-    told: list[State] = []
+    told: list[EngineState] = []
 
     def drain_as_it_dies() -> None:
-        if engine.state is State.BACKING_OFF and engine.pid and not told:
+        if engine.state is EngineState.BACKING_OFF and engine.pid and not told:
             told.append(engine.state)
             engine.drain()
 
     async with engine_of(on_change=drain_as_it_dies) as engine:
         await engine.attach(CLASSIFIER)
-        await eventually(lambda: engine.state is State.READY)
+        await eventually(lambda: engine.state is EngineState.READY)
         os.kill(engine.pid, signal.SIGKILL)
         await eventually(lambda: bool(told))
         await assert_ended(engine)
@@ -173,7 +173,7 @@ class _Other:
     """A second engine of the same name and owner."""
 
     def __init__(self, owner: Supervisor) -> None:
-        self.engine = Engine("echo", Load(runtime="echo"), LONG, Quarantine(60.0), lambda: None, owner=owner)
+        self.engine = Engine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), lambda: None, owner=owner)
 
     async def aclose(self) -> None:
         await self.engine.stop()

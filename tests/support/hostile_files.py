@@ -29,7 +29,7 @@ from edge_agent.formats import golden, manifest, plan, receipts, segment
 from edge_agent.formats.document import public_key_hex, sign, timestamp
 from edge_agent.formats.wants import Want, Wants, encode
 from edge_agent.server.uplink import uplink_message
-from edge_agent.store import archive
+from edge_agent.store import bundle_archive
 from edge_agent.update.intake import Intake
 from tests.support.bundles import RECORD_SCHEMA
 from tests.support.examples import CENTRE_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
@@ -309,8 +309,8 @@ def _tar(place: Path) -> Format:
 
 
 def _read_all(path: Path) -> None:
-    with archive.opened(path, LIMITS) as members:
-        manifest.parse(archive.manifest_bytes(members))
+    with bundle_archive.open_bundle(path, LIMITS) as members:
+        manifest.parse(bundle_archive.manifest_bytes(members))
         for member in members.values():
             for _ in member.chunks():
                 pass

@@ -21,8 +21,8 @@ from edge_agent.formats.golden import Said
 from edge_agent.formats.plan import Fleet, Offer, Plan, TaskPlan
 from edge_agent.formats.rollout import Machine
 from edge_agent.formats.wants import Want
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update.probation import Seen
 from edge_agent.update.selftest import Subject
 from edge_agent.update.updater import Around, Source, Updater
@@ -141,12 +141,12 @@ class UpdatingSite(Site):
         plan = Plan(version=plan_version, issued_at=timestamp(NOW), channels=channels)
         self.published.verified = replace(self.published.verified, plan=plan)
 
-    async def look(self) -> Progress:
+    async def look(self) -> UpdateProgress:
         """Look once; return the row, which the journal must agree with."""
         await self.updater.look()
         return self.row()
 
-    def row(self) -> Progress:
+    def row(self) -> UpdateProgress:
         """Return the row as it is shown and as it is on the disk."""
         assert self.updater.overview.rows == self.store.journal.rows()
         return self.updater.overview.rows[TASK]

@@ -10,8 +10,8 @@ from pathlib import Path
 from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.probes.place import content
 from edge_agent.errors import EdgeAgentError
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.update_records import UpdateProgress
 
 COPY_BYTES_MAX = 64 * 2**20
 
@@ -22,7 +22,7 @@ class Stored:
 
     signed: float | None
     """Newest time that the fleet has signed, in seconds since 1970."""
-    journal: Mapping[str, Progress]
+    journal: Mapping[str, UpdateProgress]
 
 
 def stored(path: Path) -> Stored | Unseen:
@@ -57,7 +57,7 @@ def _read_copy(path: Path) -> Stored:
             if not suffix or source.exists():
                 _copy(source, copy.with_name(copy.name + suffix))
         try:
-            state = State(copy, may_create=False)
+            state = StateDatabase(copy, may_create=False)
         except EdgeAgentError as error:
             error.message = error.message.replace(str(copy), str(path))
             raise

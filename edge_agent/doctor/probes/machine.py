@@ -13,7 +13,7 @@ from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.machine import ClockFacts, CpuFacts, KernelFacts, MemoryFacts, Volume
 from edge_agent.doctor.probes.place import text
 from edge_agent.doctor.probes.serving import Case, running_seconds
-from edge_agent.engine.confinement import kernel
+from edge_agent.engine.confinement import linux_calls
 
 _KIB = 1024
 _LANDLOCK_CREATE_RULESET = 444
@@ -101,7 +101,7 @@ def confinement(case: Case) -> KernelFacts:
 
 def _has_landlock() -> bool:
     try:
-        kernel.call(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_VERSION)
+        linux_calls.call(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_VERSION)
     except OSError:
         return False
     return True

@@ -11,7 +11,7 @@ from edge_agent.doctor.probes import database
 from edge_agent.doctor.probes.place import DAEMON_USER, EXCHANGE_GROUP, UPLINK_USER, above, content, look
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.state import DatabaseFacts, Exchanged, StateFacts
-from edge_agent.store.state import SCHEMA_VERSION as STATE_VERSION
+from edge_agent.store.state_database import SCHEMA_VERSION as STATE_VERSION
 
 ENTRIES_MAX = 5000
 _HEADER = b"SQLite format 3\0"

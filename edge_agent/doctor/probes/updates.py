@@ -10,7 +10,7 @@ from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.probes.serving import Case
 from edge_agent.doctor.probes.settings import signed_part
 from edge_agent.doctor.updates import MetadataFacts, UpdatesFacts
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 
 TRUSTED = "trust"
 
@@ -45,7 +45,7 @@ def updates(case: Case) -> UpdatesFacts | Unseen:
     return UpdatesFacts(0, channel, "", tasks, time.time(), live=False)
 
 
-def _written(row: Progress) -> TaskUpdate:
+def _written(row: UpdateProgress) -> TaskUpdate:
     return TaskUpdate(
         task=row.task,
         active=None,

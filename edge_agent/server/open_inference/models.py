@@ -12,7 +12,7 @@ from edge_agent.formats.plan import Mode
 from edge_agent.metrics.counting import Counts, Histogram
 from edge_agent.server.open_inference import asking, tensors
 from edge_agent.server.open_inference.wire import pb
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 _TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}

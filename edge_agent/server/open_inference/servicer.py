@@ -26,7 +26,7 @@ from edge_agent.server.inference import InferenceServicer, Rooms
 from edge_agent.server.open_inference import asking, models, tensors
 from edge_agent.server.open_inference.dialogues import Dialogues
 from edge_agent.server.open_inference.wire import pb
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import inference_pb2
 
 STATUSES_WANTED = ("triton_grpc_error", "true")

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
+from edge_agent.engine.bundle_stats import BundleStats
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.shares import Rounds
-from edge_agent.engine.tally import Tally
+from edge_agent.engine.job_queue import FairRounds
 from edge_agent.metrics.counting import Counts
 from edge_agent.server.admission import Admission
 from edge_agent.server.dedupe import Deduplicator
@@ -33,7 +33,7 @@ IN_PROGRESS = {
     Engine: ("pending", "in_flight"),
 }
 """Counters of what is in progress, by the class that has them."""
-REMEMBERS = (Counts, Tally, Rounds, Repeats, Deduplicator, Rates, Verified)
+REMEMBERS = (Counts, BundleStats, FairRounds, Repeats, Deduplicator, Rates, Verified)
 """What remembers what has been, within limits of its own: that it grows is no leak."""
 PASSING = ("spool.db", "state.db", "audit", "outbox", "wants.json", "trust")
 """Files of the state directory that come and go in ordinary work."""

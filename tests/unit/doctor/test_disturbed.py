@@ -17,8 +17,8 @@ from edge_agent.doctor.findings import Unseen
 from edge_agent.doctor.probes.database import COPY_BYTES_MAX, damage, stored
 from edge_agent.doctor.probes.place import Place, above, content, look, me, person, run, text
 from edge_agent.doctor.probes.serving import ask, listens
-from edge_agent.store.journal import Progress
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.support_bundle import redact
 from edge_agent.support_bundle.gather import Sources, gather
 from tests.support.doctor_cases import enrolled, place
@@ -169,8 +169,8 @@ def test_nobody_listens_where_nothing_is(tmp_path):
 def test_a_database_is_read_with_what_is_in_its_log_only(tmp_path):
     """A change that is committed and not yet in the file itself is seen in the copy."""
     path = tmp_path / "state.db"
-    state = State(path, may_create=True)
-    state.journal.record(Progress("t", "ab" * 32, "2.0.0", "w", 7, "", "done", 1.0))
+    state = StateDatabase(path, may_create=True)
+    state.journal.record(UpdateProgress("t", "ab" * 32, "2.0.0", "w", 7, "", "done", 1.0))
     found = stored(path)
     state.close()
     assert not isinstance(found, Unseen)

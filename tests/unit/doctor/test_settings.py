@@ -15,7 +15,7 @@ from edge_agent.doctor.files import ENTER, READ, WRITE, Person, may, may_reach
 from edge_agent.doctor.probes.place import Place, look
 from edge_agent.doctor.settings import ConfigFacts, EnrolmentFacts, KeyFacts, Reader, RootFacts, Secret
 from edge_agent.doctor.state import DatabaseFacts, Exchanged, StateFacts
-from edge_agent.store.state import State
+from edge_agent.store.state_database import StateDatabase
 from tests.support.doctor_cases import DAEMON, DAY, UPLINK, enrolled, file, looked, only, place, told, verdicts
 
 STRANGER = Person("nobody", 99, frozenset({99}))
@@ -222,7 +222,7 @@ def test_a_database_of_another_version_is_told_from_a_damaged_one(verdict, versi
 def database(tmp_path: Path) -> Place:
     where = place(tmp_path)
     where.config.state_dir.mkdir(parents=True, mode=0o700)
-    State(where.config.state_dir / "state.db", may_create=True).close()
+    StateDatabase(where.config.state_dir / "state.db", may_create=True).close()
     return where
 
 

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
-from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, Run
-from edge_agent.engine.quarantine import ENTRIES_MAX, Quarantine, death, fingerprint, is_to_blame
+from edge_agent.engine.protocol import EXIT_OUT_OF_MEMORY, JobRequest
+from edge_agent.engine.quarantine import ENTRIES_MAX, Quarantine, describe_exit, fingerprint, is_to_blame
 from edge_agent.errors import InputQuarantined
 
-RUN = Run(job_id="1", digest="d", text="hello")
+RUN = JobRequest(job_id="1", digest="d", text="hello")
 
 
 @pytest.mark.parametrize("code", [-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGSYS, 1])
@@ -36,7 +36,7 @@ def test_our_own_kill_for_silence_is() -> None:
 )
 def test_a_death_is_told_in_words(code: int, words: str) -> None:
     """What the child could say itself, the signal, or the code."""
-    assert words == death(code)
+    assert words == describe_exit(code)
 
 
 def test_an_input_is_refused_until_its_time_is_over() -> None:
@@ -52,14 +52,14 @@ def test_an_input_is_refused_until_its_time_is_over() -> None:
 
 def test_another_call_with_the_same_input_is_refused_too() -> None:
     """The id and the seed do not matter; text, bundle and options do."""
-    same = Run(job_id="2", digest="d", text="hello", seed=7)
+    same = JobRequest(job_id="2", digest="d", text="hello", seed=7)
     assert fingerprint(RUN) == fingerprint(same)
     others = [
-        Run(job_id="1", digest="e", text="hello"),
-        Run(job_id="1", digest="d", text="hello!"),
-        Run(job_id="1", digest="d", text="hello", output_tokens_max=1),
-        Run(job_id="1", digest="d", text="hello", temperature=0.5),
-        Run(job_id="1", digest="d", text="hello", stops=("x",)),
+        JobRequest(job_id="1", digest="e", text="hello"),
+        JobRequest(job_id="1", digest="d", text="hello!"),
+        JobRequest(job_id="1", digest="d", text="hello", output_tokens_max=1),
+        JobRequest(job_id="1", digest="d", text="hello", temperature=0.5),
+        JobRequest(job_id="1", digest="d", text="hello", stops=("x",)),
     ]
     assert 6 == len({fingerprint(run) for run in (RUN, *others)})
 
@@ -75,7 +75,7 @@ def test_the_list_is_bounded() -> None:
     """The oldest entry makes room."""
     quarantine = Quarantine(seconds=60)
     for i in range(ENTRIES_MAX + 1):
-        quarantine.add(Run(job_id="", digest="d", text=str(i)), now=0)
-    quarantine.check(Run(job_id="", digest="d", text="0"), now=1)
+        quarantine.add(JobRequest(job_id="", digest="d", text=str(i)), now=0)
+    quarantine.check(JobRequest(job_id="", digest="d", text="0"), now=1)
     with pytest.raises(InputQuarantined):
-        quarantine.check(Run(job_id="", digest="d", text="1"), now=1)
+        quarantine.check(JobRequest(job_id="", digest="d", text="1"), now=1)

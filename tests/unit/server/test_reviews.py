@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from edge_agent.capture.collection import Reviewed
 from edge_agent.capture.review_streams import Place
-from edge_agent.engine.jobs import Answer
-from edge_agent.engine.protocol import Done, Found
+from edge_agent.engine.job_dispatch import EngineAnswer
+from edge_agent.engine.protocol import EntitySpan, JobResult
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats import example
 from edge_agent.routing.policy import Asked, Decision, Reason
 from edge_agent.server import answers, kept, reviews
 from edge_agent.server.answers import Finished, Said
-from edge_agent.store.state import InstalledBundle
+from edge_agent.store.state_database import InstalledBundle
 from edge_agent.v1 import feedback_pb2, task_pb2
 from edge_agent.v1 import inference_pb2 as pb
 from tests.support.examples import DIGEST, feedback, prediction
@@ -120,15 +120,15 @@ def test_a_token_that_was_made_up_is_refused_or_harmless(token):
     assert [int, int, int, int, float, int] == [type(each) for each in found]
 
 
-def finished(task: str, done: Done, text: str = "Anna takes ibuprofen") -> Finished:
+def finished(task: str, done: JobResult, text: str = "Anna takes ibuprofen") -> Finished:
     bundle = InstalledBundle(DIGEST, b"", manifest(task), signed=False, installed_at=0.0)
-    return Finished(text, Answer(done, 0.0), bundle, "p-1")
+    return Finished(text, EngineAnswer(done, 0.0), bundle, "p-1")
 
 
 @pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
 def test_a_classification_is_kept_with_its_best_label(wish, route):
     """Also where the label was withheld from the device: it is what a reviewer corrects."""
-    done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     result = pb.ClassifyResult()
     done = done._replace(decision=answers.judge(done, Asked(wish=wish)))
     answers.classify(result.classification, done, top_k=1)
@@ -139,8 +139,8 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
 
 def test_an_extraction_is_kept_as_its_record():
     """With the places of nothing: the record is what is corrected."""
-    found = [Found(label="PATIENT", start=0, end=4, score=0.9)]
-    done = finished("visit", Done(job_id="p-1", entities=found, confidence=0.9))
+    found = [EntitySpan(label="PATIENT", start=0, end=4, score=0.9)]
+    done = finished("visit", JobResult(job_id="p-1", entities=found, confidence=0.9))
     result = pb.ExtractResult()
     done = done._replace(decision=answers.judge(done, Asked()))
     answers.extract(result.extraction, done)
@@ -151,13 +151,13 @@ def test_an_extraction_is_kept_as_its_record():
 
 def test_a_generation_is_kept_as_its_text():
     """It has no confidence."""
-    said = kept.generated(finished("talk", Done(job_id="p-1")), "Hello")
+    said = kept.generated(finished("talk", JobResult(job_id="p-1")), "Hello")
     assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
 
 
 def test_both_answers_are_kept_apart():
     """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
-    done = finished("pos-intent", Done(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
+    done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     done = done._replace(decision=Decision("upstream", Reason.MODE_SHADOW), said=Said("refund", "large-1", 9.0))
     result = pb.ClassifyResult()
     answers.classify(result.classification, done, top_k=1)
@@ -173,7 +173,7 @@ def test_both_answers_are_kept_apart():
 
 def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
     """A withheld record is the local answer; a record of the large model alone has none beside it."""
-    withheld = finished("visit", Done(job_id="p-1", confidence=0.1))
+    withheld = finished("visit", JobResult(job_id="p-1", confidence=0.1))
     withheld = withheld._replace(decision=answers.judge(withheld, Asked(wish="abstain")))
     result = pb.ExtractResult()
     answers.extract(result.extraction, withheld)

@@ -14,7 +14,7 @@ from edge_agent.errors import BundleUnsigned, DiskFull, MemoryShort, ModelLoadFa
 from edge_agent.formats.plan import Hardware, Offer, Probation, Window
 from edge_agent.formats.rollout import Verdict, Wish
 from edge_agent.formats.status import UpdateState
-from edge_agent.store.journal import Progress
+from edge_agent.store.update_records import UpdateProgress
 from edge_agent.update import machine
 from edge_agent.update.machine import Action, End, Facts, Outcome
 from tests.support.plans import NEW, OLD, TASK, task
@@ -38,13 +38,13 @@ def facts(active: str = OLD, **changes) -> Facts:
     return Facts(**{"active": active, "wish": wish(), "plan_version": 7, "installed": True, **changes})
 
 
-def row(state: UpdateState, **changes) -> Progress:
+def row(state: UpdateState, **changes) -> UpdateProgress:
     """Return a row on the way from OLD to NEW."""
     begun, _ = machine.decide(TASK, None, facts(wish=wish("HALTED")), 0.0)
     return replace(begun, state=state, **{"reason": "", "message": "", **changes})
 
 
-def decided(before: Progress | None, seen: Facts) -> tuple[UpdateState, str, Action]:
+def decided(before: UpdateProgress | None, seen: Facts) -> tuple[UpdateState, str, Action]:
     """Return where a decision leads."""
     after, action = machine.decide(TASK, before, seen, NOW)
     return after.state, after.reason, action
@@ -53,7 +53,7 @@ def decided(before: Progress | None, seen: Facts) -> tuple[UpdateState, str, Act
 def test_it_begins_with_what_answers():
     """The first row knows the bundle before, and since when it stands."""
     begun, action = machine.decide(TASK, None, facts(), NOW)
-    expected = Progress(TASK, NEW, "2.0.0", machine.wish_id(wish()), 7, OLD, "testing", NOW)
+    expected = UpdateProgress(TASK, NEW, "2.0.0", machine.wish_id(wish()), 7, OLD, "testing", NOW)
     assert (expected, Action.TEST) == (begun, action)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge_agent.engine.runtimes.jobs import checked_length
+from edge_agent.engine.runtimes.job_results import check_input_length
 from edge_agent.engine.runtimes.llama.adapters import Adapter
 from edge_agent.engine.runtimes.llama.drafts import Drafts
 from edge_agent.engine.runtimes.llama.grammar import Grammar
@@ -56,7 +56,7 @@ class Bundle:
                 limit=limit,
             )
         tokens = [*self.prompt.tokens, *model.tokenize(self.blanks + text, special=False), *self.rest]
-        checked_length(len(tokens), limit)
+        check_input_length(len(tokens), limit)
         return tokens
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.cache import shape_of
 from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.header import Header
@@ -32,10 +32,10 @@ class Capacity(NamedTuple):
     places: int
     """Requests computed together."""
     shape: Shape
-    need: Need
+    need: MemoryNeed
 
 
-def capacity_of(header: Header, file_bytes: int, spec: Load) -> Capacity:
+def capacity_of(header: Header, file_bytes: int, spec: LoadRequest) -> Capacity:
     """Return as many places as are asked for, or else as many as the memory holds; at least one, if it holds that."""
     if spec.sequences_max:
         return _with(header, file_bytes, spec, spec.sequences_max, spec.sequences_max)
@@ -52,7 +52,7 @@ def capacity_of(header: Header, file_bytes: int, spec: Load) -> Capacity:
     return found._replace(places=next(fits, full) if available else PLACES_MAX)
 
 
-def _with(header: Header, file_bytes: int, spec: Load, places: int, full: int) -> Capacity:
+def _with(header: Header, file_bytes: int, spec: LoadRequest, places: int, full: int) -> Capacity:
     """Return places for so many requests, with cells for so many of full length."""
     shape = shape_of(spec.context_tokens, full, spec.kv_type, spec.threads)
     shape = replace(shape, sequences=shape.sequences + places - full)

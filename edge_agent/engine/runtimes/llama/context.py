@@ -18,7 +18,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engine.runtimes.jobs import DeviceLost
+from edge_agent.engine.runtimes.job_results import DeviceLost
 from edge_agent.engine.runtimes.llama.native import ERRORS, Model
 from edge_agent.engine.runtimes.llama.sampling import Sampler
 from edge_agent.errors import ModelFailed, ModelLoadFailed

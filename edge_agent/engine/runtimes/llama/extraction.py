@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from edge_agent.engine.protocol import Event, Run
+from edge_agent.engine.protocol import Event, JobRequest
 from edge_agent.engine.runtimes.llama.bundle import Bundle
 from edge_agent.engine.runtimes.llama.context import NOT_NUMBERS, Context, Part
 from edge_agent.engine.runtimes.llama.drafts import DRAFT_MAX
@@ -28,7 +28,7 @@ class Extraction(Job):
 
     exact = True
 
-    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], model: Model, grammar: Grammar) -> None:
+    def __init__(self, run: JobRequest, bundle: Bundle, tokens: list[int], model: Model, grammar: Grammar) -> None:
         """Start with nothing computed. Raises ModelFailed."""
         super().__init__(run, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max

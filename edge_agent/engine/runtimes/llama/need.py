@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 
-from edge_agent.engine.memory import Need
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.runtimes.llama.context import ROWS_MAX, Shape
 from edge_agent.engine.runtimes.llama.grammar import STATES_MAX
 from edge_agent.engine.runtimes.llama.header import Header
@@ -30,14 +30,14 @@ _REPACKED = {2, 20, 39}
 _REPACKED_ELSEWHERE = _REPACKED | {8, 13, 14, 41}
 
 
-def need_of(header: Header, file_bytes: int, shape: Shape, machine: str = platform.machine()) -> Need:
+def need_of(header: Header, file_bytes: int, shape: Shape, machine: str = platform.machine()) -> MemoryNeed:
     """Return what loading the file and a context of that shape take."""
     repacked = _REPACKED if machine in ("x86_64", "AMD64") else _REPACKED_ELSEWHERE
     # Rows that a step gives out, once as computed and once as given out. The buffers are larger, but what no step uses
     # takes no memory. In the graph's own buffer logits lie where activations lay.
     given = ROWS_MAX * header.vocabulary * LOGIT_BYTES
     computed = max(given, activation_bytes(header, shape))
-    return Need(
+    return MemoryNeed(
         weights=file_bytes,
         copies=sum(size for kind, size in header.product_bytes.items() if kind in repacked) * header.may_be_repacked,
         cache=cache_bytes(header.cell_elements, shape),
@@ -65,7 +65,7 @@ def kept_bytes(header: Header, shape: Shape, context_tokens: int, kept_bytes_max
     return kept_bytes_max + cache_bytes(header.cell_elements, replace(shape, cells=context_tokens))
 
 
-def beside_device(need: Need, device_weights: int, device_cache: int, driver: int) -> Need:
+def beside_device(need: MemoryNeed, device_weights: int, device_cache: int, driver: int) -> MemoryNeed:
     """Return what of a need stays in the machine's memory when a device of its own memory takes some of it.
 
     The file stays mapped, but what the device has is not read again. Copies for the processor are counted whole as long

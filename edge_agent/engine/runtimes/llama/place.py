@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import backends
 from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.header import Header
@@ -35,7 +35,7 @@ class Place:
         """How many the device gets, as llama.cpp counts them."""
         return self.offload.layers if self.offload else 0
 
-    def beside(self, need: Need) -> Need:
+    def beside(self, need: MemoryNeed) -> MemoryNeed:
         """Return what of a need is left to the machine's memory."""
         if self.offload is None:
             return need
@@ -48,7 +48,7 @@ class Place:
 ON_CPU = Place("cpu")
 
 
-def placed(spec: Load, header: Header, shape: Shape) -> Place:
+def placed(spec: LoadRequest, header: Header, shape: Shape) -> Place:
     """Open the device and choose the layers for it. Raises DeviceUnusable."""
     device = backends.open_device(spec.device, spec.device_index)
     free = usable_bytes(device.free_bytes, device.total_bytes, spec.device_memory_bytes_max)

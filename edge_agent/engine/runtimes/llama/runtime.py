@@ -13,9 +13,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from edge_agent.engine.memory import Need
-from edge_agent.engine.protocol import SEQUENCES, CacheUse, Done, Event, Failed, Load, Run
-from edge_agent.engine.runtimes.jobs import cancelled, failed, hear_nothing, no_parent
+from edge_agent.engine.memory_need import MemoryNeed
+from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
+from edge_agent.engine.runtimes.job_results import (
+    cancellation_report,
+    failure_report,
+    no_cancellations,
+    unlimited_memory,
+)
 from edge_agent.engine.runtimes.llama import backends, header, trying
 from edge_agent.engine.runtimes.llama.adapters import Adapter, Adapters, memory_of
 from edge_agent.engine.runtimes.llama.admission import Admission
@@ -41,7 +46,7 @@ from edge_agent.formats.record_schema import Schema
 WARM_UP_TEXT = "Hello"
 LEARN_EACH = 4
 """Of the steps in which streams write on, one in so many tells what it took."""
-ENDS = (Done, Failed)
+ENDS = (JobResult, FailureReport)
 
 Job = Scoring | Generation | Extraction
 
@@ -50,8 +55,8 @@ class LlamaRuntime:
     """One GGUF base and the bundles attached to it."""
 
     mailbox = -1
-    hear = staticmethod(hear_nothing)
-    request_memory = staticmethod(no_parent)
+    poll_cancellations = staticmethod(no_cancellations)
+    request_memory = staticmethod(unlimited_memory)
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
@@ -65,7 +70,7 @@ class LlamaRuntime:
         self._cache: Cache
         self._adapters: Adapters
         self._interruption: Interruption | None = None
-        self._need: Need
+        self._need: MemoryNeed
         self._available = 0
         self._bundles: dict[str, Bundle] = {}
         self._jobs: dict[str, Job] = {}
@@ -86,7 +91,7 @@ class LlamaRuntime:
         self._tuner: ThreadTuner
         self._computed_at = 0.0
 
-    def load(self, spec: Load) -> dict[str, str]:
+    def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load weights and allocate the context, if memory holds them.
 
         Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
@@ -115,7 +120,7 @@ class LlamaRuntime:
         self.threads = tuned.shape.threads
         self._model, self._loaded, self.device = model, True, place.name
         if self.mailbox >= 0:
-            self._interruption = Interruption(self.mailbox, self.hear, self._cache.context.abort)
+            self._interruption = Interruption(self.mailbox, self.poll_cancellations, self._cache.context.abort)
         self._adapters = Adapters(model, lambda: self._cache.context.use_adapter(None))
         self._need, self._available = need, available
         self._sequences = places
@@ -158,7 +163,7 @@ class LlamaRuntime:
             self._need, self._tokens = need, tokens_of(self._model)
         return Grammar(self._tokens, schema)
 
-    def _claim(self, need: Need) -> None:
+    def _claim(self, need: MemoryNeed) -> None:
         """Raise MemoryShort unless there is as much for what a bundle adds."""
         self.request_memory(need.total, self._available, 0)
         need.check(self._available)
@@ -197,7 +202,7 @@ class LlamaRuntime:
         self._free_adapter(bundle.adapter)
         return events
 
-    def submit(self, job: Run) -> None:
+    def submit(self, job: JobRequest) -> None:
         """Take a job; it waits while all sequences are taken."""
         bundle = self._bundles.get(job.digest)
         if bundle is None:
@@ -217,7 +222,7 @@ class LlamaRuntime:
         if job_id not in self._jobs:
             return []
         self._end(job_id)
-        return [cancelled(job_id)]
+        return [cancellation_report(job_id)]
 
     @property
     def busy(self) -> bool:
@@ -282,7 +287,7 @@ class LlamaRuntime:
             try:
                 events += job.advance(context, row, 1)
             except ModelFailed as error:
-                events.append(failed(job.run.job_id, error))
+                events.append(failure_report(job.run.job_id, error))
         self._alike += 1
         if self._alike % LEARN_EACH == 0 or self._tuner.trying:  # the others are like it
             costs, rows, pairs = self._scheduler.costs, len(jobs), sum(depths)
@@ -372,7 +377,7 @@ class LlamaRuntime:
         try:
             entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
         except ModelFailed as error:
-            events.append(failed(job_id, error))
+            events.append(failure_report(job_id, error))
             return True
         if entered is not None:
             job.start(*entered)
@@ -389,7 +394,7 @@ class LlamaRuntime:
             return self._batch(turns, long=long)
         except ModelFailed as error:
             if len(turns) == 1:
-                return [failed(turns[0][0].run.job_id, error)]
+                return [failure_report(turns[0][0].run.job_id, error)]
         return [event for turn in turns for event in self._compute([turn], long=long)]
 
     def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
@@ -441,7 +446,7 @@ class LlamaRuntime:
                     job.kept = True
                     self._cache.keep(job.place, job.suffix)
             except ModelFailed as error:
-                events.append(failed(job.run.job_id, error))
+                events.append(failure_report(job.run.job_id, error))
             first += count
         return events
 
@@ -463,10 +468,10 @@ def _too_late(lane: Lane, seconds: float, now: float, pause: float) -> Event:
     """End a job that would cost others time, and come to nothing; it may be tried again after a pause."""
     left = lane.deadline - now
     if left <= 0:
-        return failed(lane.key, DeadlineExpired("the deadline passed before the input was read"))
+        return failure_report(lane.key, DeadlineExpired("the deadline passed before the input was read"))
     said = f"{lane.rows} tokens are still to be read, which takes about {seconds:.1f} s as the last steps went"
     waits = f"{said}; the caller waits for another {left:.1f} s"
     error = DeadlineUnattainable(
         waits, retry_seconds=pause, tokens=lane.rows, seconds_expected=f"{seconds:.3f}", seconds_left=f"{left:.3f}"
     )
-    return failed(lane.key, error)
+    return failure_report(lane.key, error)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import tuning
 from edge_agent.engine.runtimes.llama.context import Context, Logits, Rows, Shape
 from edge_agent.engine.runtimes.llama.native import Model
@@ -47,7 +47,7 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def settle(spec: Load, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
+def settle(spec: LoadRequest, model: Model, shape: Shape, named: str, limits: Limits | None = None) -> Tuned:
     """Return the shape with its settings: as remembered, or measured now; on a device, or where nobody asks, as given.
 
     `named` is the processor and its code. On the processor it is always measured whether scores depend on what else is

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import llama_cpp
 
-from edge_agent.engine.protocol import Load
+from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama.context import Shape
 from edge_agent.engine.runtimes.llama.rates import ROWS_BLOCK, ROWS_GROUP
 
@@ -108,7 +108,7 @@ def groups_of(seconds: Sequence[tuple[float, float]]) -> int:
     return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
 
 
-def key_of(spec: Load, shape: Shape, processor: str) -> str:
+def key_of(spec: LoadRequest, shape: Shape, processor: str) -> str:
     """Name what settings hold for, beside the weights."""
     given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
     return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from edge_agent.engine.protocol import Chunk, Done, Event, Run, Token
+from edge_agent.engine.protocol import Event, JobRequest, JobResult, TextChunk, Token
 from edge_agent.engine.runtimes.llama.bundle import Bundle
 from edge_agent.engine.runtimes.llama.context import Branches, Context, Logits, Part, Rows
 from edge_agent.engine.runtimes.llama.label_tree import LabelTree, TreeChunk
@@ -36,7 +36,7 @@ class Job:
     exact: ClassVar[bool] = True
     """What comes out must not depend on who else is computed."""
 
-    run: Run
+    run: JobRequest
     bundle: Bundle
     tokens: list[int]
     place: Place | None = None
@@ -110,9 +110,9 @@ class Job:
         self._rows = rows
         return part
 
-    def done(self) -> Done:
+    def done(self) -> JobResult:
         """Return the end of the job with what all kinds report: tokens, and wall time of prompt and answer."""
-        return Done(
+        return JobResult(
             job_id=self.run.job_id,
             input_tokens=self.input_tokens,
             rows=self.computed - self._found + self.beside,
@@ -128,7 +128,9 @@ class Job:
 class Scoring(Job):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
-    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], tree: LabelTree, *, crowds: bool = False) -> None:
+    def __init__(
+        self, run: JobRequest, bundle: Bundle, tokens: list[int], tree: LabelTree, *, crowds: bool = False
+    ) -> None:
         """Start with nothing computed. `crowds`: its input may be read in bulk steps, beside others like it."""
         super().__init__(run, bundle, tokens)
         self._tree, self._crowds = tree, crowds
@@ -165,7 +167,7 @@ class Scoring(Job):
             self.beside += rows
         return [] if self._tree.rows(self._next_branch) else [self._done()]
 
-    def _done(self) -> Done:
+    def _done(self) -> JobResult:
         done = self.done()
         done.scores, done.label_mass = scores_of(self._tally.joint, self.bundle.temperature)
         return done
@@ -176,7 +178,7 @@ class Generation(Job):
 
     exact = False
 
-    def __init__(self, run: Run, bundle: Bundle, tokens: list[int], model: Model) -> None:
+    def __init__(self, run: JobRequest, bundle: Bundle, tokens: list[int], model: Model) -> None:
         """Start with nothing computed."""
         super().__init__(run, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
@@ -241,7 +243,7 @@ class Generation(Job):
             return []
         self._piece_due = time.perf_counter() + PIECE_SECONDS
         piece, self._held = self._held, ""
-        return [Chunk(job_id=self.run.job_id, text=piece)]
+        return [TextChunk(job_id=self.run.job_id, text=piece)]
 
     def _end(self, finish: str) -> list[Event]:
         done = self.done()
